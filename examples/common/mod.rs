@@ -1,0 +1,40 @@
+//! What every example needs: its address, and an end that says goodbye.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ikisocket::{Server, Shutdown};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// The address to listen on: the first argument, or `default`.
+pub fn address(default: &str) -> String {
+    std::env::args().nth(1).unwrap_or_else(|| default.to_owned())
+}
+
+/// A flag that Ctrl-C raises. A second Ctrl-C ends the process at once.
+pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, flag.clone())?;
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(flag)
+}
+
+/// Turns the loop until Ctrl-C, then closes everybody with 1001.
+#[allow(dead_code)] // An example with a loop of its own has no use for it.
+pub fn run_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
+    let interrupted = interrupt_flag()?;
+    let mut stopping = false;
+    while !server.is_finished() {
+        // The signal wakes the poll; the timeout is for one that comes just before it.
+        server.poll(Some(Duration::from_millis(250)))?;
+        if !stopping && interrupted.load(Ordering::Relaxed) {
+            stopping = true;
+            server.lend().1.shutdown(Shutdown::default())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
+//!
+//! `cargo run --release --example echo [ADDR]`
+
+use ikisocket::{Event, Server};
+
+mod common;
+
+const MIB: usize = 1024 * 1024;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Large enough for conformance suites; everything else is the library's default.
+    let mut server = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB).build(())?;
+    server.route("/echo", |_, _| {})?.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {
+        ep.kws.broadcast_all(ep.data);
+    });
+    let address = server.listen(common::address("127.0.0.1:9001"))?;
+    println!("listening on {address}");
+    common::run_until_interrupted(&mut server)
+}

@@ -1,0 +1,223 @@
+//! Every limit and timeout, with unit, range and default.
+
+use std::time::Duration;
+
+use crate::error::BuildError;
+use crate::handshake::HeadLimits;
+use crate::protocol::Rules;
+use crate::server::Server;
+
+/// Settings of a server, each with a default that suits most.
+///
+/// ```
+/// use std::time::Duration;
+/// use ikisocket::Server;
+///
+/// let mut server = Server::builder()
+///     .max_message(64 * 1024)
+///     .ping_after(Duration::from_secs(10))
+///     .build(())?;
+/// let address = server.listen("127.0.0.1:0")?;
+/// assert_ne!(address.port(), 0);
+/// # Ok::<(), ikisocket::BindError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    handshake_timeout: Duration,
+    ping_after: Duration,
+    dead_after: Duration,
+    close_timeout: Duration,
+    stall_timeout: Duration,
+    max_message: usize,
+    max_outbox: usize,
+    max_head: usize,
+    max_headers: usize,
+    max_connections: usize,
+    pub(crate) receive_buffer: usize,
+    pub(crate) nodelay: bool,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) origins: Vec<String>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            ping_after: Duration::from_secs(25),
+            dead_after: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+            max_message: 1024 * 1024,
+            max_outbox: 1024 * 1024,
+            max_head: 16 * 1024,
+            max_headers: 100,
+            max_connections: usize::MAX,
+            receive_buffer: 256 * 1024,
+            nodelay: true,
+            subprotocols: Vec::new(),
+            origins: Vec::new(),
+        }
+    }
+}
+
+impl Builder {
+    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. Default: 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// A ping goes out after this time without any byte from the peer. Default: 25 s. [`Duration::MAX`]: never.
+    pub fn ping_after(mut self, silence: Duration) -> Self {
+        self.ping_after = silence;
+        self
+    }
+
+    /// A peer from which nothing was heard (data counts) for this time after a ping is disconnected. Default: 20 s.
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.dead_after = silence;
+        self
+    }
+
+    /// How long the peer's close frame is waited for once ours is on the wire, and its FIN after that. Default: 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// A peer that takes nothing for this time while something waits for it is disconnected. Default: 30 s.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// The longest message that is accepted, in bytes, all its fragments together; a longer one is refused with close code
+    /// 1009 as soon as its length is known. Default: 1 MiB.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// The most that may wait for one connection's socket, in bytes, frame headers included. A connection for which more
+    /// would wait, after its socket was offered what there is, is disconnected with
+    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer); a single message that is larger is refused as such. Default: 1 MiB,
+    /// at least 1 KiB.
+    pub fn max_outbox(mut self, bytes: usize) -> Self {
+        self.max_outbox = bytes;
+        self
+    }
+
+    /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB, 256 to 65 535.
+    pub fn max_head(mut self, bytes: usize) -> Self {
+        self.max_head = bytes;
+        self
+    }
+
+    /// The most headers in a request; more get 431. Default: 100.
+    pub fn max_headers(mut self, headers: usize) -> Self {
+        self.max_headers = headers;
+        self
+    }
+
+    /// Open connections beyond this number get 503. Default: no limit but the process's file descriptors.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
+    /// without being copied. Default: 256 KiB, at least 1 KiB; what is not used of it costs no memory.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.receive_buffer = bytes;
+        self
+    }
+
+    /// `TCP_NODELAY`: small messages leave at once. Default: on.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.nodelay = on;
+        self
+    }
+
+    /// The subprotocols that are spoken, the best first: the server's order decides (RFC 6455 §4.2.2). A route may have its own. If the client
+    /// asks for none of them the connection has none. Default: none.
+    pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The web pages that may connect, as their browsers say it (`https://example.org`); everybody else gets 403, also whoever
+    /// does not say (RFC 6455 §10.2). A route may have its own. Default: anybody.
+    pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
+        self.origins = origins.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Builds a server that owns `state` and listens nowhere yet: [`Server::listen`].
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the operating system gives no poll.
+    pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
+        let check = |ok, setting, expected| if ok { Ok(()) } else { Err(BuildError::Setting { setting, expected }) };
+        for (timeout, setting) in [
+            (self.handshake_timeout, "handshake_timeout"),
+            (self.ping_after, "ping_after"),
+            (self.dead_after, "dead_after"),
+            (self.close_timeout, "close_timeout"),
+            (self.stall_timeout, "stall_timeout"),
+        ] {
+            check(timeout >= Duration::from_millis(1), setting, "at least 1 ms")?;
+        }
+        check(self.max_message > 0, "max_message", "at least 1 byte")?;
+        check(self.max_outbox >= 1024, "max_outbox", "at least 1024 bytes")?;
+        check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
+        check(self.max_headers > 0, "max_headers", "at least 1")?;
+        check(self.max_connections > 0, "max_connections", "at least 1")?;
+        check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
+        let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));
+        check(tokens, "subprotocols", "names of letters, digits and `-`")?;
+        Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Limits {
+            handshake_timeout: millis(self.handshake_timeout),
+            ping_after: millis(self.ping_after),
+            dead_after: millis(self.dead_after),
+            close_timeout: millis(self.close_timeout),
+            stall_timeout: millis(self.stall_timeout),
+            rules: Rules::default().max_message(self.max_message),
+            max_outbox: self.max_outbox,
+            head: HeadLimits { max_bytes: self.max_head, max_headers: self.max_headers },
+            max_connections: self.max_connections,
+        }
+    }
+}
+
+/// What the hub holds connections to; times in milliseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) handshake_timeout: u64,
+    pub(crate) ping_after: u64,
+    pub(crate) dead_after: u64,
+    pub(crate) close_timeout: u64,
+    pub(crate) stall_timeout: u64,
+    pub(crate) rules: Rules,
+    pub(crate) max_outbox: usize,
+    pub(crate) head: HeadLimits,
+    pub(crate) max_connections: usize,
+}
+
+impl Limits {
+    /// How long a peer was silent when it is given up.
+    pub(crate) fn silence(&self) -> Duration {
+        Duration::from_millis(self.ping_after.saturating_add(self.dead_after))
+    }
+
+    /// How long a peer took nothing when it is given up.
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout)
+    }
+}

@@ -1,0 +1,185 @@
+//! One peer from accept to reap: its phase, its decoder, its outbox and what user code keeps with it.
+//!
+//! It knows no poll, no clock and no listener. Which phase follows which is decided in the hub; here is what a phase holds and when it has
+//! lasted long enough.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use uuid::Uuid;
+
+use crate::attributes::Attributes;
+use crate::builder::Limits;
+use crate::error::Error;
+use crate::handshake::{HeadScanner, Request};
+use crate::outbox::Outbox;
+use crate::protocol::{CloseCode, Decoder};
+use crate::timer::NEVER;
+
+/// What a connection needs of the thing that carries its bytes, beside reading and writing.
+pub(crate) trait Transport: io::Read + io::Write {
+    /// Sends FIN: nothing more will be written.
+    fn shutdown_write(&self) -> io::Result<()>;
+
+    /// Makes the coming drop a reset, so that the peer cannot take half a message for a whole one.
+    fn reset_on_drop(&self);
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// The address and port of a TCP peer.
+    Tcp(SocketAddr),
+}
+
+impl PeerAddress {
+    /// The peer's IP address, if it has one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+/// The part of a connection's life that it is in; strictly forward.
+pub(crate) enum Phase {
+    /// Waiting for the end of the request head.
+    Handshaking(Option<Box<Head>>),
+    Open,
+    /// Our close frame is queued or sent; the peer's, and the end of our queue, are waited for.
+    Closing(Box<Farewell>),
+    /// Nothing more is said: what is queued is flushed, writing is shut down, input is discarded until FIN.
+    Draining {
+        /// Our FIN is sent.
+        shut: bool,
+        /// The peer's FIN has come.
+        finished: bool,
+        discarded: u32,
+    },
+    /// To be removed at the end of the turn.
+    Dead,
+}
+
+/// A request head that is not complete yet.
+#[derive(Default)]
+pub(crate) struct Head {
+    pub(crate) received: Vec<u8>,
+    pub(crate) scanner: HeadScanner,
+}
+
+/// What a `disconnect` will tell when a close has run its course.
+#[derive(Default)]
+pub(crate) struct Farewell {
+    pub(crate) error: Option<Error>,
+    pub(crate) code: Option<CloseCode>,
+    pub(crate) reason: String,
+    /// The peer's close frame has come.
+    pub(crate) answered: bool,
+    /// The peer's FIN has come.
+    pub(crate) finished: bool,
+}
+
+/// What is to be done with a connection whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// The request head is late.
+    Handshake,
+    /// A sign of life is asked for.
+    Ping,
+    /// No sign of life came.
+    Silent,
+    /// The peer takes nothing of what waits.
+    Stalled,
+    /// A close or the last words took too long.
+    Close,
+}
+
+pub(crate) struct Connection<T> {
+    pub(crate) socket: T,
+    pub(crate) phase: Phase,
+    pub(crate) outbox: Outbox,
+    pub(crate) decoder: Decoder,
+    pub(crate) generation: u32,
+    /// Which of the server's routes it came by.
+    pub(crate) route: u32,
+    /// Which of the route's subprotocols was agreed on.
+    pub(crate) subprotocol: Option<u16>,
+    /// It is on the list of connections with something to write.
+    pub(crate) dirty: bool,
+    /// It is on the list of connections with something to read.
+    pub(crate) ready_again: bool,
+    /// A ping went out, and nothing was heard since.
+    pub(crate) pinged: bool,
+    /// When something was last heard; like all times here, milliseconds on the loop's clock.
+    pub(crate) heard: u64,
+    /// When the phase began, or its queue was flushed.
+    pub(crate) since: u64,
+    /// When its entry in the timers is due.
+    pub(crate) timer: u64,
+    pub(crate) uuid: Uuid,
+    pub(crate) request: Option<Box<Request>>,
+    pub(crate) attributes: Attributes,
+    pub(crate) peer: PeerAddress,
+}
+
+impl<T> Connection<T> {
+    pub(crate) fn new(socket: T, peer: PeerAddress, generation: u32, now: u64) -> Self {
+        Self {
+            socket,
+            phase: Phase::Handshaking(None),
+            outbox: Outbox::Empty,
+            decoder: Decoder::new(),
+            generation,
+            route: 0,
+            subprotocol: None,
+            dirty: false,
+            ready_again: false,
+            pinged: false,
+            heard: now,
+            since: now,
+            timer: NEVER,
+            uuid: Uuid::nil(),
+            request: None,
+            attributes: Attributes::default(),
+            peer,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// What is to be done with it next if nothing happens, and when.
+    pub(crate) fn deadline(&self, limits: &Limits) -> (u64, Option<Due>) {
+        match &self.phase {
+            Phase::Handshaking(_) => (self.since.saturating_add(limits.handshake_timeout), Some(Due::Handshake)),
+            Phase::Open => {
+                let ping = self.heard.saturating_add(limits.ping_after);
+                let silence = match self.pinged {
+                    false => (ping, Some(Due::Ping)),
+                    true => (ping.saturating_add(limits.dead_after), Some(Due::Silent)),
+                };
+                match self.outbox.blocked_since().map(|since| since.saturating_add(limits.stall_timeout)) {
+                    Some(stall) if stall < silence.0 => (stall, Some(Due::Stalled)),
+                    _ => silence,
+                }
+            }
+            Phase::Closing(_) | Phase::Draining { .. } => {
+                let progress = self.outbox.blocked_since().unwrap_or(0).max(self.since);
+                (progress.saturating_add(limits.close_timeout), Some(Due::Close))
+            }
+            Phase::Dead => (NEVER, None),
+        }
+    }
+}

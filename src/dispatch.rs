@@ -1,0 +1,187 @@
+//! Calling user code: which listeners run, with what, and what happens when one panics.
+//!
+//! Only here are callbacks called, and each is called on its own under `catch_unwind`. Only `fire` gets here from inside a callback;
+//! everything else that happens there is recorded by the hub and told by `tell_records` when the outermost callback has returned.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::Error;
+use crate::event::{Event, EventPayload, Listener, is_reserved};
+use crate::hub::{Hub, Received, Record};
+use crate::protocol::{CloseCode, Payload};
+use crate::reactor::Stream;
+use crate::route::{Recovered, Registry};
+use crate::socket::Socket;
+use crate::token::Token;
+
+/// Listeners that fire events whose listeners fire events, at most.
+const MAX_DEPTH: u32 = 64;
+
+/// What an event tells beside its name and connection.
+#[derive(Clone, Copy, Default)]
+struct Details<'a> {
+    data: Payload<'a>,
+    error: Option<&'a Error>,
+    code: Option<CloseCode>,
+    reason: &'a str,
+    clean: bool,
+}
+
+/// Calls the listeners of a custom event on one connection; returns how many ran.
+pub(crate) fn fire<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    token: Token,
+    event: &str,
+    data: Payload<'_>,
+) -> usize {
+    let depth = (hub.depth >= MAX_DEPTH).then_some(MAX_DEPTH);
+    if depth.is_some() || is_reserved(event) {
+        hub.verb_failed(token, Error::FireRefused { event: event.to_owned(), depth }, String::new());
+        return 0;
+    }
+    let Some(route) = hub.get(token).map(|connection| connection.route) else { return 0 };
+    let own = registry.routes[route as usize].listeners.of_custom(event);
+    let details = Details { data, ..Details::default() };
+    call(state, hub, registry, token, event, [registry.listeners.of_custom(event), own], details)
+}
+
+/// Runs a route's callback, and `connect` unless it closed the connection.
+pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32) {
+    let entry = &registry.routes[route as usize];
+    let mut panicked = None;
+    hub.depth += 1;
+    guard(state, registry, "route", &mut panicked, |state| {
+        (entry.callback)(state, &mut Socket { hub, registry, token });
+    });
+    hub.depth -= 1;
+    if let Some(error) = panicked {
+        hub.fail(token, error);
+    }
+    if entry.forget_request
+        && let Some(connection) = hub.get_mut(token)
+    {
+        connection.request = None;
+    }
+    if hub.is_open(token) {
+        tell(state, hub, registry, token, Event::Connect, Details::default());
+    }
+    tell_records(state, hub, registry);
+}
+
+/// Tells what a peer has sent.
+pub(crate) fn received<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    token: Token,
+    received: &Received<'_>,
+) {
+    let (event, data) = match received {
+        Received::Message(message) => (Event::Message, message.payload()),
+        Received::Ping(data) => (Event::Ping, Payload::Binary(data)),
+        Received::Pong(data) => (Event::Pong, Payload::Binary(data)),
+    };
+    tell(state, hub, registry, token, event, Details { data, ..Details::default() });
+}
+
+/// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.
+pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>) -> bool {
+    let mut told = false;
+    while let Some((token, record)) = hub.next_record() {
+        told = true;
+        match &record {
+            Record::Close { code, reason } => {
+                let details = Details { code: Some(*code), reason, ..Details::default() };
+                tell(state, hub, registry, token, Event::Close, details);
+            }
+            Record::Error { error, data } => {
+                hub.telling_error = true;
+                let details = Details { error: Some(error), data: Payload::Text(data), ..Details::default() };
+                tell(state, hub, registry, token, Event::Error, details);
+                hub.telling_error = false;
+            }
+            Record::Disconnect { error, code, reason, clean } => {
+                let details =
+                    Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..Details::default() };
+                tell(state, hub, registry, token, Event::Disconnect, details);
+            }
+        }
+    }
+    told
+}
+
+/// Calls the listeners of a built-in event.
+fn tell<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    token: Token,
+    event: Event,
+    details: Details<'_>,
+) {
+    let Some(route) = hub.get(token).map(|connection| connection.route) else { return };
+    let listeners = [registry.listeners.of(event), registry.routes[route as usize].listeners.of(event)];
+    call(state, hub, registry, token, event.name(), listeners, details);
+}
+
+/// Calls the server's listeners, then the route's; returns how many ran.
+fn call<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    token: Token,
+    name: &str,
+    listeners: [&[Listener<S>]; 2],
+    details: Details<'_>,
+) -> usize {
+    let Some(socket_uuid) = hub.get(token).map(|connection| connection.uuid) else { return 0 };
+    let Details { data, error, code, reason, clean } = details;
+    let mut panicked = None;
+    hub.depth += 1;
+    for listener in listeners.into_iter().flatten() {
+        guard(state, registry, name, &mut panicked, |state| {
+            let kws = Socket { hub, registry, token };
+            listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
+        });
+    }
+    hub.depth -= 1;
+    if let Some(error) = panicked {
+        // A connection that is past being open has nothing more to lose.
+        if hub.is_open(token) && name != Event::Error.name() {
+            hub.fail(token, error);
+        }
+    }
+    listeners[0].len() + listeners[1].len()
+}
+
+/// Runs one piece of user code; a panic is caught and told to the recover handler, and the first of an event is kept.
+pub(crate) fn guard<S, R>(
+    state: &mut S,
+    registry: &Registry<S>,
+    event: &str,
+    panicked: &mut Option<Error>,
+    code: impl FnOnce(&mut S) -> R,
+) -> Option<R> {
+    // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
+    let payload = match catch_unwind(AssertUnwindSafe(|| code(state))) {
+        Ok(result) => return Some(result),
+        Err(payload) => payload,
+    };
+    let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload) };
+    log::error!("a listener of `{event}` panicked: {}", recovered.message);
+    if let Some(recover) = &registry.recover
+        && catch_unwind(AssertUnwindSafe(|| recover(state, &recovered))).is_err()
+    {
+        log::error!("the recover handler panicked too");
+    }
+    panicked.get_or_insert(Error::Panicked { event: recovered.event, message: recovered.message });
+    None
+}
+
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a string)").to_owned()
+}

@@ -1,0 +1,237 @@
+//! What can go wrong, one comparable enum per domain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::protocol::{CloseCode, Violation};
+
+/// An error of the operating system, in a form that can be compared and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{}", self.describe())]
+#[non_exhaustive]
+pub struct IoError {
+    /// What kind of error it was.
+    pub kind: io::ErrorKind,
+    /// The operating system's own code (`errno`), if it gave one.
+    pub os_code: Option<i32>,
+}
+
+impl IoError {
+    fn describe(&self) -> String {
+        match self.os_code {
+            Some(code) => io::Error::from_raw_os_error(code).to_string(),
+            None => self.kind.to_string(),
+        }
+    }
+}
+
+impl From<io::Error> for IoError {
+    fn from(error: io::Error) -> Self {
+        Self { kind: error.kind(), os_code: error.raw_os_error() }
+    }
+}
+
+impl From<IoError> for io::Error {
+    fn from(error: IoError) -> Self {
+        match error.os_code {
+            Some(code) => Self::from_raw_os_error(code),
+            None => Self::from(error.kind),
+        }
+    }
+}
+
+/// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or `disconnect` event.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The peer broke the protocol or a limit; it was told so with the violation's close code.
+    #[error("protocol violation: {0}")]
+    Protocol(Violation),
+    /// The peer closed with a code other than 1000 (normal) and 1001 (going away).
+    #[error("closed by the peer with code {code}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    ClosedByPeer {
+        /// The code of its close frame.
+        code: CloseCode,
+        /// The reason in its close frame; may be empty.
+        reason: String,
+    },
+    /// The peer ended the TCP connection without a close frame (what other libraries call code 1006).
+    #[error("the peer ended the connection without a close frame")]
+    Lost,
+    /// Reading from or writing to the socket failed.
+    #[error("socket: {0}")]
+    Io(IoError),
+    /// More bytes would have waited for this peer than the outbox limit allows.
+    #[error("slow consumer: {waiting} bytes wait, the limit is {limit}")]
+    SlowConsumer {
+        /// Bytes that waited.
+        waiting: usize,
+        /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
+        limit: usize,
+    },
+    /// Bytes waited for the peer and for this long it took none of them.
+    #[error("stalled: the peer took nothing for {0:?}")]
+    Stalled(Duration),
+    /// Nothing at all was heard from the peer, not even the answer to a ping, for this long.
+    #[error("no sign of life for {0:?}")]
+    Silent(Duration),
+    /// A callback panicked while it handled this event of the connection.
+    #[error("a listener of `{event}` panicked: {message}")]
+    Panicked {
+        /// The event's name, or `route` for a route callback.
+        event: String,
+        /// The panic's message, if it was a string.
+        message: String,
+    },
+    /// `emit_to` or `emit_to_list` named a connection that does not exist (any more). The event's data is its uuid as text.
+    #[error("no open connection has the uuid {0}")]
+    Gone(Uuid),
+    /// `fire` called nobody: the name belongs to the library, or listeners fired each other too deep.
+    #[error("fire(`{event}`) was refused: {}", match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
+    FireRefused {
+        /// The event's name.
+        event: String,
+        /// The depth that would have been exceeded, or `None` if the name is a built-in's.
+        depth: Option<u32>,
+    },
+}
+
+/// No open connection has this uuid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no open connection has the uuid {uuid}")]
+#[non_exhaustive]
+pub struct Gone {
+    /// The uuid that was named.
+    pub uuid: Uuid,
+}
+
+/// Why a message was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EmitError {
+    /// The connection is closing or closed.
+    #[error("the connection is closed")]
+    Closed,
+    /// The message alone is larger than the outbox may be. The connection stays open.
+    #[error("a frame of {len} bytes is larger than the outbox limit of {limit} bytes")]
+    TooLarge {
+        /// The frame's length in bytes, header included.
+        len: usize,
+        /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
+        limit: usize,
+    },
+    /// The peer reads too slowly: the outbox is full and the socket took nothing more. The connection is being disconnected
+    /// with [`Error::SlowConsumer`].
+    #[error("the peer reads too slowly: its outbox is full")]
+    Full,
+    /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).
+    #[error("a ping carries at most 125 bytes, not {len}")]
+    PingTooLong {
+        /// The payload's length in bytes.
+        len: usize,
+    },
+}
+
+/// Why `set_uuid` changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UuidError {
+    /// Another open connection has this uuid.
+    #[error("another open connection has the uuid {0}")]
+    Duplicate(Uuid),
+    /// The connection is closing or closed: nobody could find it under any uuid.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+/// Why a close was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The code may not be sent in a close frame (RFC 6455 §7.4): use 1000–1003, 1007–1014 or 3000–4999.
+    #[error("{0} may not be sent in a close frame: use 1000-1003, 1007-1014 or 3000-4999")]
+    IllegalCode(CloseCode),
+}
+
+/// Why a server could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A setting is out of its range.
+    #[error("{setting} must be {expected}")]
+    Setting {
+        /// The builder's method.
+        setting: &'static str,
+        /// What it accepts.
+        expected: &'static str,
+    },
+    /// The operating system gave no poll.
+    #[error("cannot create the poll: {0}")]
+    Io(IoError),
+}
+
+/// Why an address could not be listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The server could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The name did not resolve to an address.
+    #[error("cannot resolve the address to listen on: {0}")]
+    Resolve(IoError),
+    /// The name resolved to no address at all.
+    #[error("the name to listen on has no address")]
+    NoAddress,
+    /// The operating system refused the address, for instance because something listens there already.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        error: IoError,
+    },
+}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        let kind = match &error {
+            BindError::Build(BuildError::Io(error)) | BindError::Resolve(error) | BindError::Listen { error, .. } => {
+                error.kind
+            }
+            _ => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<BuildError> for io::Error {
+    fn from(error: BuildError) -> Self {
+        BindError::from(error).into()
+    }
+}
+
+/// Why a route or page was not added.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// The pattern cannot be understood.
+    #[error("{0}")]
+    Pattern(#[from] crate::handshake::PatternError),
+    /// There is one already for the same paths.
+    #[error("`{pattern}` is taken already")]
+    Duplicate {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A subprotocol's name is not a token (RFC 6455 §4.1): letters, digits and `-` are safe.
+    #[error("`{name}` cannot be a subprotocol's name: use letters, digits and `-`")]
+    Subprotocol {
+        /// The name.
+        name: String,
+    },
+}

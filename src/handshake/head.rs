@@ -1,0 +1,204 @@
+//! Finds the end of a request head while it arrives, and refuses early what cannot become one.
+//! Knows the shape of lines only: what the headers mean is `request.rs`.
+
+use super::Refusal;
+
+/// The most that [`HeadLimits::max_bytes`] can be: a [`Request`](super::Request) keeps lengths in 16 bits.
+pub(super) const LARGEST_HEAD: usize = u16::MAX as usize;
+
+/// How large a request head may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head, with the blank line at its end. Default 16 384; more than 65 535 counts as 65 535.
+    pub max_bytes: usize,
+    /// Header lines. Default 100.
+    pub max_headers: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> HeadLimits {
+        HeadLimits { max_bytes: 16 * 1024, max_headers: 100 }
+    }
+}
+
+impl HeadLimits {
+    pub(super) fn effective_max_bytes(&self) -> usize {
+        self.max_bytes.min(LARGEST_HEAD)
+    }
+}
+
+/// What [`HeadScanner::scan`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// No end so far, and nothing wrong with it: call again when more has arrived.
+    Partial,
+    /// The head ends here: its length in bytes, with the blank line. What follows is no longer HTTP.
+    Complete(usize),
+}
+
+/// Looks for the blank line that ends a request head (RFC 9112 §2.1), each byte once.
+///
+/// It checks the form of each line as soon as the line is complete, so that a client which speaks something
+/// else (TLS, HTTP/2, a telnet user) is refused at once and not after the handshake timeout. Line ends must be
+/// CRLF: what else passes for one is read differently by different servers, and that is how requests are
+/// smuggled. Empty lines before the request line are skipped (RFC 9112 §2.2); they count as bytes of the head.
+///
+/// ```
+/// use ikisocket::handshake::{HeadLimits, HeadScanner, Refusal, Scan};
+///
+/// let limits = HeadLimits::default();
+/// let mut scanner = HeadScanner::default();
+/// assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nHost:", &limits), Ok(Scan::Partial));
+/// assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x81", &limits), Ok(Scan::Complete(27)));
+///
+/// let talking = HeadScanner::default().scan(b"hello there\r\n", &limits);
+/// assert!(matches!(talking, Err(Refusal::Malformed(_))));
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeadScanner {
+    /// How many bytes were looked at.
+    seen: usize,
+    /// Where the line begins that is not complete yet.
+    line_start: usize,
+    /// The last byte seen was a CR: now only LF may follow.
+    after_cr: bool,
+    expects: Expects,
+}
+
+/// What the line that is arriving has to be.
+#[derive(Debug, Clone, Copy, Default)]
+enum Expects {
+    #[default]
+    RequestLine,
+    FieldLine,
+}
+
+impl HeadScanner {
+    /// Looks at what is new in `received`, which holds *all* bytes of this head that have arrived so far.
+    ///
+    /// After `Partial` call it again with more. After anything else it is done: use a new one for the next head.
+    ///
+    /// # Errors
+    ///
+    /// - [`Refusal::Malformed`]: a bare CR or LF, another control character, or a line that is not HTTP/1.
+    /// - [`Refusal::HeadTooLarge`]: `limits.max_bytes` have arrived, are well-formed so far, and hold no end.
+    pub fn scan(&mut self, received: &[u8], limits: &HeadLimits) -> Result<Scan, Refusal> {
+        let limit = limits.effective_max_bytes();
+        let visible = &received[..received.len().min(limit)];
+
+        for (at, &byte) in visible.iter().enumerate().skip(self.seen) {
+            match (self.after_cr, byte) {
+                (true, b'\n') => {
+                    let line = &visible[self.line_start..=at];
+                    if self.end_of_line(line)? {
+                        return Ok(Scan::Complete(at + 1));
+                    }
+                    self.line_start = at + 1;
+                    self.after_cr = false;
+                }
+                (true, _) => return Err(Refusal::Malformed("a CR is not followed by LF")),
+                (false, b'\r') => self.after_cr = true,
+                (false, b'\n') => return Err(Refusal::Malformed("a line ends in LF without CR")),
+                (false, b'\t') => {}
+                (false, byte) if byte.is_ascii_control() => {
+                    return Err(Refusal::Malformed("a control character in the head"));
+                }
+                (false, _) => {}
+            }
+        }
+        self.seen = self.seen.max(visible.len());
+
+        if received.len() < limit {
+            return Ok(Scan::Partial);
+        }
+        // A malformed head is refused as such even when it is also too large.
+        let unfinished = visible.get(self.line_start..).unwrap_or_default();
+        self.check_line(unfinished)?;
+        Err(Refusal::HeadTooLarge)
+    }
+
+    /// Takes a line with its CRLF; `true` if it is the blank one that ends the head.
+    fn end_of_line(&mut self, line: &[u8]) -> Result<bool, Refusal> {
+        let blank = line == b"\r\n";
+        match self.expects {
+            Expects::RequestLine if blank => Ok(false),
+            Expects::FieldLine if blank => Ok(true),
+            _ => {
+                self.check_line(line)?;
+                self.expects = Expects::FieldLine;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether a line, or the beginning of one, has the form that is expected here.
+    fn check_line(&self, line: &[u8]) -> Result<(), Refusal> {
+        let parsed = match self.expects {
+            Expects::RequestLine => httparse::Request::new(&mut []).parse(line).map(drop),
+            Expects::FieldLine => httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]).map(drop),
+        };
+        parsed.map_err(malformed)
+    }
+}
+
+/// What httparse found wrong, in words for the client.
+pub(super) fn malformed(error: httparse::Error) -> Refusal {
+    Refusal::Malformed(match error {
+        httparse::Error::Token => "the request line is not `METHOD target HTTP/1.1`",
+        httparse::Error::Version => "the request line does not end in HTTP/1.1 or HTTP/1.0",
+        httparse::Error::HeaderName => {
+            "a header line is not `Name: value` (no space before the colon, no folded lines)"
+        }
+        httparse::Error::HeaderValue => "a header value holds a character that is not allowed",
+        _ => "this is not an HTTP/1.1 request head",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits { max_bytes: 64, max_headers: 100 };
+
+    #[test]
+    fn the_head_ends_at_the_blank_line_and_not_at_what_follows() {
+        let bytes = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n\r\n\0\n";
+        let mut scanner = HeadScanner::default();
+        assert_eq!(scanner.scan(bytes, &LIMITS), Ok(Scan::Complete(29)));
+        for length in 0..29 {
+            let mut scanner = HeadScanner::default();
+            assert_eq!(scanner.scan(&bytes[..length], &LIMITS), Ok(Scan::Partial));
+        }
+    }
+
+    #[test]
+    fn bytes_are_looked_at_once() {
+        let mut bytes = *b"GET / HTTP/1.1\r\nHost: a";
+        let mut scanner = HeadScanner::default();
+        assert_eq!(scanner.scan(&bytes, &LIMITS), Ok(Scan::Partial));
+        bytes[..14].fill(0);
+        assert_eq!(scanner.scan(&bytes, &LIMITS), Ok(Scan::Partial));
+    }
+
+    #[test]
+    fn a_head_may_be_exactly_as_large_as_the_limit() {
+        let head = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(38));
+        assert_eq!(head.len(), 64);
+        let scan = |limit| {
+            let limits = HeadLimits { max_bytes: limit, ..LIMITS };
+            HeadScanner::default().scan(head.as_bytes(), &limits)
+        };
+        assert_eq!(scan(64), Ok(Scan::Complete(64)));
+        assert_eq!(scan(63), Err(Refusal::HeadTooLarge));
+        assert_eq!(scan(0), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn the_limit_is_at_most_what_a_request_can_hold() {
+        let limits = HeadLimits { max_bytes: usize::MAX, ..LIMITS };
+        let endless = "a".repeat(LARGEST_HEAD);
+        let mut scanner = HeadScanner::default();
+        assert_eq!(scanner.scan(&endless.as_bytes()[1..], &limits), Ok(Scan::Partial));
+        assert_eq!(scanner.scan(endless.as_bytes(), &limits), Err(Refusal::HeadTooLarge));
+    }
+}

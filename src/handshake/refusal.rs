@@ -1,0 +1,141 @@
+//! Why a request is not accepted, and the answer that tells the client. Knows nothing of how it was found out.
+
+use super::Response;
+
+/// Why a request was refused.
+///
+/// The variants stand in the order in which they win when several apply. [`Refusal::response`] is the
+/// answer for the client; the `Display` text is its body.
+///
+/// ```
+/// use ikisocket::handshake::Refusal;
+///
+/// let refusal = Refusal::MethodNotAllowed { allow: "GET, HEAD" };
+/// assert_eq!(refusal.status(), 405);
+/// assert_eq!(refusal.response().header_value("allow"), Some("GET, HEAD"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// 400: not a request head that RFC 9112 allows, or one that two servers could read differently.
+    #[error("Malformed request: {0}.")]
+    Malformed(
+        /// What is wrong, in plain words.
+        &'static str,
+    ),
+    /// 431: the head has more bytes than [`HeadLimits::max_bytes`](super::HeadLimits::max_bytes).
+    #[error("The request head is too large. Send fewer or shorter headers and cookies.")]
+    HeadTooLarge,
+    /// 431: more header lines than [`HeadLimits::max_headers`](super::HeadLimits::max_headers).
+    #[error("The request has too many headers. Send fewer.")]
+    TooManyHeaders,
+    /// 408: the head was not complete in time.
+    #[error("The request took too long to arrive. Send it again.")]
+    TimedOut,
+    /// 404: no route has this path.
+    #[error("There is nothing at this path.")]
+    NotFound,
+    /// 405: there is something at this path, but not for this method.
+    #[error("This method is not allowed here. Allowed: {allow}.")]
+    MethodNotAllowed {
+        /// The value of the `Allow` header: the methods, separated by commas.
+        allow: &'static str,
+    },
+    /// 426: the path is a WebSocket route and the request asked for no upgrade, or speaks HTTP/1.0,
+    /// which has none (RFC 9110 §7.8).
+    #[error(
+        "This is a WebSocket endpoint. Connect with a WebSocket client: \
+         HTTP/1.1 with `Connection: Upgrade` and `Upgrade: websocket`."
+    )]
+    UpgradeRequired,
+    /// 426: `Sec-WebSocket-Version` is missing or is not 13 (RFC 6455 §4.4).
+    #[error("Only WebSocket version 13 is spoken here. Send `Sec-WebSocket-Version: 13`.")]
+    UnsupportedVersion,
+    /// 400: `Sec-WebSocket-Key` is missing or is not the base64 of 16 bytes (RFC 6455 §4.1).
+    #[error("`Sec-WebSocket-Key` is missing or is not 16 bytes in base64.")]
+    BadKey,
+    /// 403: the page that opened the connection may not (RFC 6455 §10.2).
+    #[error("Connections from this origin are not allowed.")]
+    OriginNotAllowed,
+    /// 503: as many connections are open as the server takes.
+    #[error("The server is full. Try again in {retry_after} s.")]
+    Full {
+        /// The value of the `Retry-After` header, in seconds.
+        retry_after: u32,
+    },
+    /// 503: the server takes no new connections at the moment, for instance because it shuts down.
+    #[error("The server takes no new connections. Try again in {retry_after} s.")]
+    Refusing {
+        /// The value of the `Retry-After` header, in seconds.
+        retry_after: u32,
+    },
+}
+
+impl Refusal {
+    /// The HTTP status code.
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::Malformed(_) | Refusal::BadKey => 400,
+            Refusal::OriginNotAllowed => 403,
+            Refusal::NotFound => 404,
+            Refusal::MethodNotAllowed { .. } => 405,
+            Refusal::TimedOut => 408,
+            Refusal::UpgradeRequired | Refusal::UnsupportedVersion => 426,
+            Refusal::HeadTooLarge | Refusal::TooManyHeaders => 431,
+            Refusal::Full { .. } | Refusal::Refusing { .. } => 503,
+        }
+    }
+
+    /// The answer for the client: the status, the headers that belong to it, and the reason as plain text.
+    pub fn response(&self) -> Response {
+        let response = Response::text(format!("{self}\n")).with_status(self.status());
+        match self {
+            Refusal::MethodNotAllowed { allow } => response.with_header("Allow", *allow),
+            // RFC 9110 §15.5.22: every 426 names the protocol to upgrade to.
+            Refusal::UpgradeRequired => response.with_header("Upgrade", "websocket"),
+            Refusal::UnsupportedVersion => {
+                response.with_header("Upgrade", "websocket").with_header("Sec-WebSocket-Version", "13")
+            }
+            Refusal::Full { retry_after } | Refusal::Refusing { retry_after } => {
+                response.with_header("Retry-After", retry_after.to_string())
+            }
+            _ => response,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(refusal: &Refusal) -> String {
+        let mut out = Vec::new();
+        refusal.response().encode(false, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn each_refusal_carries_the_headers_of_its_status() {
+        let rows = [
+            (Refusal::Malformed("x"), "400 Bad Request", ""),
+            (Refusal::BadKey, "400 Bad Request", ""),
+            (Refusal::OriginNotAllowed, "403 Forbidden", ""),
+            (Refusal::NotFound, "404 Not Found", ""),
+            (Refusal::MethodNotAllowed { allow: "GET" }, "405 Method Not Allowed", "\r\nAllow: GET\r\n"),
+            (Refusal::TimedOut, "408 Request Timeout", ""),
+            (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nUpgrade: websocket\r\n"),
+            (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nConnection: close, Upgrade\r\n"),
+            (Refusal::UnsupportedVersion, "426 Upgrade Required", "\r\nSec-WebSocket-Version: 13\r\n"),
+            (Refusal::HeadTooLarge, "431 Request Header Fields Too Large", ""),
+            (Refusal::TooManyHeaders, "431 Request Header Fields Too Large", ""),
+            (Refusal::Full { retry_after: 5 }, "503 Service Unavailable", "\r\nRetry-After: 5\r\n"),
+            (Refusal::Refusing { retry_after: 1 }, "503 Service Unavailable", "\r\nRetry-After: 1\r\n"),
+        ];
+        for (refusal, status, header) in rows {
+            let text = encoded(&refusal);
+            assert!(text.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{text}");
+            assert!(text.contains(header), "{text}");
+            assert!(text.ends_with(&format!("\r\n\r\n{refusal}\n")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! What the client asks, as an owned snapshot that stays with its connection.
+//! Knows HTTP only: whether the upgrade can be accepted is `upgrade.rs`, where the path leads is `pattern.rs`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+
+use super::head::malformed;
+use super::{HeadLimits, Refusal};
+
+/// Header lines for which parsing needs no heap. Browsers send about fifteen.
+const USUAL_HEADERS: usize = 64;
+
+/// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
+///
+/// It owns what it says, in two allocations of about the size of the request itself, because it lives as long
+/// as its connection. Looking something up walks through the headers and decodes on the way; keep what you
+/// need often.
+///
+/// Text that is not UTF-8 after percent-decoding holds U+FFFD in place of the bad bytes.
+///
+/// ```
+/// use ikisocket::handshake::{HeadLimits, Request};
+///
+/// let head = b"GET /caf%C3%A9?q=a+b&q=c HTTP/1.1\r\nHost: example.org\r\nCookie: id=4%202\r\n\r\n";
+/// let request = Request::parse(head, &HeadLimits::default())?;
+/// assert_eq!(request.decoded_path(), "/café");
+/// assert_eq!(request.query("q").as_deref(), Some("c"));
+/// assert_eq!(request.header("HOST"), Some("example.org"));
+/// assert_eq!(request.cookie("id").as_deref(), Some("4 2"));
+/// # Ok::<(), ikisocket::handshake::Refusal>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Method, target, then name and value of each header, then name and value of each parameter, end to end.
+    text: Box<[u8]>,
+    /// The length of each of these pieces. 16 bits are enough: each piece is part of a head of at most 65 535 bytes.
+    lengths: Box<[u16]>,
+    header_count: u16,
+    http_minor: u8,
+}
+
+impl Request {
+    /// Reads a head that [`HeadScanner`](super::HeadScanner) found to be complete. Bytes after its blank line
+    /// are ignored.
+    ///
+    /// # Errors
+    ///
+    /// The first of these that applies:
+    ///
+    /// - [`Refusal::Malformed`]: the form is wrong or the head is not complete;
+    /// - [`Refusal::HeadTooLarge`]: more than `limits.max_bytes`;
+    /// - [`Refusal::Malformed`]: the parts contradict each other. No or two `Host` (RFC 9112 §3.2), a target of
+    ///   no known form, `Content-Length` with `Transfer-Encoding` or without one meaning (RFC 9112 §6.3), two
+    ///   `Sec-WebSocket-Key` (RFC 6455 §11.3.1), an upgrade to WebSocket with a body;
+    /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`.
+    pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Request, Refusal> {
+        let mut few = [httparse::EMPTY_HEADER; USUAL_HEADERS];
+        let mut many;
+        // There cannot be more headers than lines, so httparse always has room for all of them: a malformed
+        // one is found even behind the last that is allowed.
+        let lines = head.iter().filter(|&&byte| byte == b'\n').count();
+        let headers = if lines <= few.len() {
+            &mut few[..]
+        } else {
+            many = vec![httparse::EMPTY_HEADER; lines];
+            &mut many[..]
+        };
+
+        let mut parsed = httparse::Request::new(headers);
+        let length = match parsed.parse(head).map_err(malformed)? {
+            httparse::Status::Complete(length) => length,
+            httparse::Status::Partial => {
+                return Err(Refusal::Malformed("the head is not complete"));
+            }
+        };
+        let head = &head[..length];
+        if has_bare_lf(head) {
+            return Err(Refusal::Malformed("a line ends in LF without CR"));
+        }
+        if length > limits.effective_max_bytes() {
+            return Err(Refusal::HeadTooLarge);
+        }
+        let request = Request::from_parsed(&parsed);
+        request.check_target()?;
+        request.check_host()?;
+        request.check_body()?;
+        if request.values("Sec-WebSocket-Key").count() > 1 {
+            return Err(Refusal::Malformed("more than one Sec-WebSocket-Key"));
+        }
+        if parsed.headers.len() > limits.max_headers {
+            return Err(Refusal::TooManyHeaders);
+        }
+        Ok(request)
+    }
+
+    fn from_parsed(parsed: &httparse::Request<'_, '_>) -> Request {
+        let method = parsed.method.unwrap_or_default();
+        let target = parsed.path.unwrap_or_default();
+        let headers = parsed.headers.iter();
+        let pieces = [method.as_bytes(), target.as_bytes()]
+            .into_iter()
+            .chain(headers.flat_map(|header| [header.name.as_bytes(), header.value]));
+
+        let mut text = Vec::new();
+        let mut lengths = Vec::with_capacity(2 + 2 * parsed.headers.len());
+        for piece in pieces {
+            push_piece(piece, &mut text, &mut lengths);
+        }
+        Request {
+            text: text.into_boxed_slice(),
+            lengths: lengths.into_boxed_slice(),
+            // Each header takes at least four of the head's 65 535 bytes.
+            header_count: parsed.headers.len() as u16,
+            http_minor: parsed.version.unwrap_or_default(),
+        }
+    }
+
+    /// RFC 9112 §3.2: the four forms of a target, each with the methods that may use it.
+    fn check_target(&self) -> Result<(), Refusal> {
+        let target = self.target();
+        if target.contains('#') {
+            return Err(Refusal::Malformed("the target holds a fragment (#)"));
+        }
+        let well_formed = match (self.method(), target.split_once("://")) {
+            (_, _) if target.starts_with('/') => true,
+            ("OPTIONS", None) if target == "*" => true,
+            ("CONNECT", None) => is_host(target),
+            (_, Some((scheme, rest))) => {
+                let known = ["http", "https", "ws", "wss"];
+                let host = rest.split(['/', '?']).next().unwrap_or_default();
+                known.iter().any(|each| scheme.eq_ignore_ascii_case(each)) && !host.is_empty() && is_host(host)
+            }
+            _ => false,
+        };
+        if !well_formed {
+            return Err(Refusal::Malformed("the target is not a path that starts with /"));
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 §3.2: exactly one valid `Host`; HTTP/1.0 may do without.
+    fn check_host(&self) -> Result<(), Refusal> {
+        let mut hosts = self.values("Host");
+        match (hosts.next(), hosts.next()) {
+            (None, _) if self.http_minor == 0 => Ok(()),
+            (None, _) => Err(Refusal::Malformed("no Host header")),
+            (Some(_), Some(_)) => Err(Refusal::Malformed("more than one Host header")),
+            (Some(host), None) if str::from_utf8(host).is_ok_and(is_host) => Ok(()),
+            (Some(_), None) => Err(Refusal::Malformed("the Host header is not a host name")),
+        }
+    }
+
+    /// RFC 9112 §6.3: everybody must agree on where the body ends. An upgrade has none: the bytes behind it
+    /// would be taken for frames by one server and for a body by another.
+    fn check_body(&self) -> Result<(), Refusal> {
+        let chunked = self.values("Transfer-Encoding").next().is_some();
+        let mut length = None;
+        for value in self.values("Content-Length").flat_map(|v| v.split(|&b| b == b',')) {
+            let number =
+                parse_digits(value.trim_ascii()).ok_or(Refusal::Malformed("Content-Length is not a number"))?;
+            if *length.get_or_insert(number) != number {
+                return Err(Refusal::Malformed("more than one Content-Length"));
+            }
+        }
+        match length {
+            Some(_) if chunked => Err(Refusal::Malformed("Content-Length together with Transfer-Encoding")),
+            None if chunked && self.http_minor == 0 => Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0")),
+            length if self.asks_websocket() && (chunked || length.unwrap_or(0) > 0) => {
+                Err(Refusal::Malformed("an upgrade request with a body"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The method, for instance `GET`. Methods are case-sensitive.
+    pub fn method(&self) -> &str {
+        self.pieces().next().map_or("", as_text)
+    }
+
+    /// The request target as it was sent (RFC 9112 §3.2).
+    pub fn target(&self) -> &str {
+        self.pieces().nth(1).map_or("", as_text)
+    }
+
+    /// The path as it was sent, still percent-encoded, without the query.
+    ///
+    /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2); `*` and the
+    /// target of CONNECT have none, it is empty then and leads nowhere.
+    pub fn path(&self) -> &str {
+        match self.path_and_query().split('?').next() {
+            Some("") if self.target().contains("://") => "/",
+            Some(path) => path,
+            None => "",
+        }
+    }
+
+    /// The path, percent-decoded. A `/` in it may have been an encoded one.
+    pub fn decoded_path(&self) -> Cow<'_, str> {
+        percent_decode_str(self.path()).decode_utf8_lossy()
+    }
+
+    /// What follows the first `?` of the target, as it was sent.
+    pub fn query_string(&self) -> Option<&str> {
+        let (_, query) = self.path_and_query().split_once('?')?;
+        Some(query)
+    }
+
+    /// The value of a query key, decoded (`%20` and `+` are spaces). The last one wins.
+    pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        let with_name = self.query_pairs().filter(|(key, _)| key == name);
+        with_name.last().map(|(_, value)| value)
+    }
+
+    /// All keys and values of the query in their order, decoded.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        form_urlencoded::parse(self.query_string().unwrap_or_default().as_bytes())
+    }
+
+    /// A parameter of the route's pattern, percent-decoded: `id` of `/ws/:id`.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        let mut params = self.params();
+        params.find(|(each, _)| *each == name).map(|(_, value)| value)
+    }
+
+    /// All parameters of the route, names and decoded values, in the order of its pattern.
+    pub fn params(&self) -> impl Iterator<Item = (&str, &str)> {
+        pairs(self.pieces().skip(self.first_param())).map(|(name, value)| (as_text(name), as_text(value)))
+    }
+
+    /// Keeps the parameters of the route that was found: the names from [`Routes::slot`](super::Routes::slot),
+    /// the values from [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
+    pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
+        let first_param = self.first_param();
+        let before: usize = self.pieces().take(first_param).map(<[u8]>::len).sum();
+        let mut text = std::mem::take(&mut self.text).into_vec();
+        let mut lengths = std::mem::take(&mut self.lengths).into_vec();
+        text.truncate(before);
+        lengths.truncate(first_param);
+        for (name, value) in names.iter().zip(values) {
+            push_piece(name.as_ref().as_bytes(), &mut text, &mut lengths);
+            push_piece(value.as_ref().as_bytes(), &mut text, &mut lengths);
+        }
+        self.text = text.into_boxed_slice();
+        self.lengths = lengths.into_boxed_slice();
+    }
+
+    /// The first header of this name, in any case. `None` also if its value is not UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        str::from_utf8(self.header_bytes(name)?).ok()
+    }
+
+    /// The first header of this name, in any case, as bytes.
+    pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.values(name).next()
+    }
+
+    /// The values of all headers of this name, in any case, in their order; without those that are not UTF-8.
+    pub fn header_values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r str> {
+        self.values(name).filter_map(|value| str::from_utf8(value).ok())
+    }
+
+    /// All headers in their order, names as they were sent, values without the white space around them.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let pieces = self.pieces().take(self.first_param()).skip(2);
+        pairs(pieces).map(|(name, value)| (as_text(name), value))
+    }
+
+    /// The elements of a header that is a list (RFC 9110 §5.6.1), which may be spread over several lines.
+    pub(crate) fn list<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r str> {
+        let elements = self.header_values(name).flat_map(|value| value.split(','));
+        elements.map(str::trim).filter(|element| !element.is_empty())
+    }
+
+    fn list_holds(&self, name: &str, element: &str) -> bool {
+        self.list(name).any(|each| each.eq_ignore_ascii_case(element))
+    }
+
+    /// The value of a cookie, percent-decoded, without the quotes around it. The first one wins: browsers send
+    /// the one with the most specific path first (RFC 6265 §5.4).
+    pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut cookies = self.cookies();
+        cookies.find(|(each, _)| *each == name).map(|(_, value)| value)
+    }
+
+    /// All cookies in their order: the name as it was sent, the value as [`Request::cookie`] gives it.
+    pub fn cookies(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let parts = self.header_values("Cookie").flat_map(|value| value.split(';'));
+        parts.filter_map(|part| part.split_once('=')).map(|(name, value)| {
+            let value = value.trim();
+            let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+            (name.trim(), percent_decode_str(quoted.unwrap_or(value)).decode_utf8_lossy())
+        })
+    }
+
+    /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
+    pub fn http_minor(&self) -> u8 {
+        self.http_minor
+    }
+
+    /// Whether the client asks to change to the WebSocket protocol: `Upgrade` lists `websocket` and
+    /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted, [`check`](super::check)
+    /// says; the method and the version play no role here.
+    pub fn asks_websocket(&self) -> bool {
+        self.list_holds("Upgrade", "websocket") && self.list_holds("Connection", "upgrade")
+    }
+
+    /// Bytes of heap memory that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.text) + size_of_val(&*self.lengths)
+    }
+
+    /// The target without the scheme and the host that an absolute one begins with.
+    fn path_and_query(&self) -> &str {
+        let target = self.target();
+        if target.starts_with('/') {
+            return target;
+        }
+        let after_scheme = target.split_once("://").map_or("", |(_, rest)| rest);
+        let host_ends = after_scheme.find(['/', '?']);
+        host_ends.map_or("", |at| &after_scheme[at..])
+    }
+
+    fn values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r [u8]> {
+        let headers = self.headers();
+        headers.filter_map(move |(each, value)| each.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// The index of the piece behind the last header.
+    fn first_param(&self) -> usize {
+        2 + 2 * usize::from(self.header_count)
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.text;
+        self.lengths.iter().map(move |&length| {
+            let (piece, after) = rest.split_at(usize::from(length));
+            rest = after;
+            piece
+        })
+    }
+}
+
+/// The request line only: headers hold secrets (cookies, authorization) that do not belong into logs.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method())
+            .field("target", &self.target())
+            .field("http_minor", &self.http_minor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Appends a piece. What would not fit its length is cut off; nothing that came in a head is as long as that.
+fn push_piece(piece: &[u8], text: &mut Vec<u8>, lengths: &mut Vec<u16>) {
+    let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
+    text.extend_from_slice(&piece[..usize::from(length)]);
+    lengths.push(length);
+}
+
+fn pairs<T>(mut items: impl Iterator<Item = T>) -> impl Iterator<Item = (T, T)> {
+    std::iter::from_fn(move || Some((items.next()?, items.next()?)))
+}
+
+/// Everything but header values was text when it came in, so this never falls back.
+fn as_text(piece: &[u8]) -> &str {
+    str::from_utf8(piece).unwrap_or_default()
+}
+
+fn has_bare_lf(head: &[u8]) -> bool {
+    head.starts_with(b"\n") || head.windows(2).any(|two| two[0] != b'\r' && two[1] == b'\n')
+}
+
+/// Whether this can be a host with an optional port: no spaces, no user name, nothing of a path (RFC 9110 §7.2).
+fn is_host(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"/?#@\\\"<>^`{|}".contains(&byte);
+    text.bytes().all(allowed)
+}
+
+/// `1*DIGIT`: unlike `str::parse`, no sign.
+fn parse_digits(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Request {
+        Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap()
+    }
+
+    fn get(target: &str) -> Request {
+        parse(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    }
+
+    #[test]
+    fn what_was_sent_is_there_unchanged() {
+        let request = parse(
+            "PUT /a%20b?c=%20 HTTP/1.1\r\nHost: example.org\r\nX-Two:  one\t\r\nx-two: two\r\nEmpty:\r\n\r\nbehind",
+        );
+        assert_eq!(request.method(), "PUT");
+        assert_eq!(request.target(), "/a%20b?c=%20");
+        assert_eq!(request.path(), "/a%20b");
+        assert_eq!(request.query_string(), Some("c=%20"));
+        assert_eq!(request.http_minor(), 1);
+        assert_eq!(request.header("HOST"), Some("example.org"));
+        assert_eq!(request.header("empty"), Some(""));
+        assert_eq!(request.header("absent"), None);
+        assert!(request.header_values("X-TWO").eq(["one", "two"]));
+        let names: Vec<_> = request.headers().map(|(name, _)| name).collect();
+        assert_eq!(names, ["Host", "X-Two", "x-two", "Empty"]);
+    }
+
+    #[test]
+    fn an_absolute_target_is_routed_by_its_path() {
+        let rows = [
+            ("http://a/ws/1?x=2", "/ws/1", Some("x=2")),
+            ("https://a:1", "/", None),
+            ("ws://a?x=/y", "/", Some("x=/y")),
+            ("/http://a/b", "/http://a/b", None),
+            ("/?u=http://a/b?c", "/", Some("u=http://a/b?c")),
+            ("/a?", "/a", Some("")),
+        ];
+        for (target, path, query) in rows {
+            let request = get(target);
+            assert_eq!((request.path(), request.query_string()), (path, query), "{target}");
+        }
+    }
+
+    #[test]
+    fn targets_without_a_path_lead_nowhere() {
+        for line in ["CONNECT a:443", "OPTIONS *"] {
+            let request = parse(&format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!((request.path(), request.query_string()), ("", None), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_query_is_decoded_and_the_last_of_two_wins() {
+        let request = get("/?a=1+2&b=%C3%BC&a=%26&c&%61=3%ff&=x");
+        assert_eq!(request.query("a").as_deref(), Some("3\u{fffd}"));
+        assert_eq!(request.query("b").as_deref(), Some("ü"));
+        assert_eq!(request.query("c").as_deref(), Some(""));
+        assert_eq!(request.query("d"), None);
+        let all: Vec<_> = request.query_pairs().collect();
+        let a: Vec<_> = all.iter().filter(|(key, _)| key == "a").map(|(_, value)| &**value).collect();
+        assert_eq!((all.len(), a), (6, vec!["1 2", "&", "3\u{fffd}"]));
+        assert_eq!(get("/").query("a"), None);
+    }
+
+    #[test]
+    fn cookies_are_decoded_unquoted_and_the_first_of_two_wins() {
+        let request = parse(
+            "GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1; b=\"two\";c=%C3%BC+ ; a=2; d; e==\r\ncookie: f=\"\r\n\r\n",
+        );
+        let all: Vec<_> = request.cookies().collect();
+        let all: Vec<_> = all.iter().map(|(name, value)| (*name, &**value)).collect();
+        let expected = [("a", "1"), ("b", "two"), ("c", "ü+"), ("a", "2"), ("e", "="), ("f", "\"")];
+        assert_eq!(all, expected);
+        assert_eq!(request.cookie("a").as_deref(), Some("1"));
+        assert_eq!(request.cookie("A"), None);
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf8_is_there_as_bytes() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\nX: \xff\r\nX: b\r\n\r\n";
+        let request = Request::parse(head, &HeadLimits::default()).unwrap();
+        assert_eq!(request.header_bytes("x"), Some(&b"\xff"[..]));
+        assert_eq!(request.header("x"), None);
+        assert!(request.header_values("x").eq(["b"]));
+    }
+
+    #[test]
+    fn params_are_kept_beside_the_headers_and_replaced_as_a_whole() {
+        let mut request = get("/ws/1");
+        assert_eq!(request.param("id"), None);
+        request.set_params(&["id", "rest"], &["ünï", ""]);
+        assert_eq!(request.param("id"), Some("ünï"));
+        assert!(request.params().eq([("id", "ünï"), ("rest", "")]));
+        assert!(request.headers().eq([("Host", &b"a"[..])]));
+        assert_eq!(request.header("id"), None);
+        request.set_params(&["x"], &["2"]);
+        assert!(request.params().eq([("x", "2")]));
+        request.set_params(&[] as &[&str], &[] as &[&str]);
+        assert_eq!(request, get("/ws/1"));
+    }
+
+    #[test]
+    fn a_request_needs_hardly_more_memory_than_it_had_bytes() {
+        let lines: String = (0..15).map(|n| format!("X-Header-{n}: some value\r\n")).collect();
+        let head = format!("GET /ws HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let request = parse(&head);
+        assert!(request.heap_bytes() <= head.len(), "{} for {}", request.heap_bytes(), head.len());
+        assert!(size_of::<Request>() <= 40);
+    }
+
+    #[test]
+    fn the_largest_head_keeps_its_last_value() {
+        let limits = HeadLimits { max_bytes: usize::MAX, max_headers: usize::MAX };
+        let start = "GET / HTTP/1.1\r\nHost: a\r\n";
+        let end = "Last: one\r\n\r\n";
+        let filler = "b:\r\n".repeat((65_535 - start.len() - end.len()) / 4);
+        let request = Request::parse(format!("{start}{filler}{end}").as_bytes(), &limits).unwrap();
+        assert_eq!(request.header("last"), Some("one"));
+        let larger = format!("{start}{filler}c: {}\r\n{end}", "c".repeat(100));
+        assert_eq!(Request::parse(larger.as_bytes(), &limits), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn debug_output_holds_no_secrets() {
+        let request = parse("GET / HTTP/1.1\r\nHost: a\r\nCookie: secret\r\n\r\n");
+        assert!(!format!("{request:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,213 @@
+//! The WebSocket part of the handshake (RFC 6455 §4.2): what is required, and the 101 that accepts it.
+//! Knows no route, no setting and no connection.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use sha1::{Digest as _, Sha1};
+
+use super::response::is_field_value;
+use super::{Refusal, Request};
+
+/// What is appended to the client's key before hashing (RFC 6455 §1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// 16 bytes in base64.
+const KEY_LENGTH: usize = 24;
+
+/// Base64 that does not insist on zeros in the unused last bits: the example key in RFC 6455 §4.1 has ones.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+/// A `Sec-WebSocket-Key` that was found to be the base64 of 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key([u8; KEY_LENGTH]);
+
+impl Key {
+    /// Checks the value of a `Sec-WebSocket-Key` header.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::BadKey`] if it is not the base64 of exactly 16 bytes.
+    pub fn parse(text: &str) -> Result<Key, Refusal> {
+        let key: [u8; KEY_LENGTH] = text.as_bytes().try_into().map_err(|_| Refusal::BadKey)?;
+        // 24 characters may stand for 16, 17 or 18 bytes.
+        let mut nonce = [0; 18];
+        match LENIENT.decode_slice(key, &mut nonce) {
+            Ok(16) => Ok(Key(key)),
+            _ => Err(Refusal::BadKey),
+        }
+    }
+
+    /// The key as the client sent it.
+    pub fn as_str(&self) -> &str {
+        // Base64 is ASCII, so this never falls back.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Whether this is a handshake that a server can accept (RFC 6455 §4.2.1), whatever its method and path.
+///
+/// # Errors
+///
+/// The first of these that applies:
+///
+/// - [`Refusal::UpgradeRequired`]: HTTP/1.0, or `Connection: Upgrade` with `Upgrade: websocket` is missing;
+/// - [`Refusal::UnsupportedVersion`]: not exactly one `Sec-WebSocket-Version`, or not 13;
+/// - [`Refusal::BadKey`]: no `Sec-WebSocket-Key`, or not the base64 of 16 bytes.
+pub fn check(request: &Request) -> Result<Key, Refusal> {
+    if request.http_minor() == 0 || !request.asks_websocket() {
+        return Err(Refusal::UpgradeRequired);
+    }
+    if !request.header_values("Sec-WebSocket-Version").eq(["13"]) {
+        return Err(Refusal::UnsupportedVersion);
+    }
+    Key::parse(request.header("Sec-WebSocket-Key").ok_or(Refusal::BadKey)?)
+}
+
+/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`, in ASCII (RFC 6455 §4.2.2, step 5.4). The key itself
+/// is not checked.
+///
+/// ```
+/// use ikisocket::handshake::accept_key;
+///
+/// assert_eq!(&accept_key("dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+/// ```
+pub fn accept_key(key: &str) -> [u8; 28] {
+    let hash = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    let mut accept = [0; 28];
+    let written = STANDARD.encode_slice(hash, &mut accept);
+    debug_assert!(matches!(written, Ok(28)), "20 bytes are 28 in base64");
+    accept
+}
+
+/// Appends the head of the 101 answer that accepts the handshake (RFC 6455 §4.2.2).
+///
+/// `subprotocol` is the one that was chosen, `extensions` the whole value of `Sec-WebSocket-Extensions`. What
+/// cannot stand in its header (a subprotocol that is no token, a line break) is left out.
+pub fn write_switching_protocols(key: &Key, subprotocol: Option<&str>, extensions: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\n\
+          Upgrade: websocket\r\n\
+          Connection: Upgrade\r\n\
+          Sec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(&accept_key(key.as_str()));
+    if let Some(subprotocol) = subprotocol.filter(|name| is_token(name)) {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        out.extend_from_slice(subprotocol.as_bytes());
+    }
+    if let Some(extensions) = extensions.filter(|value| is_field_value(value)) {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        out.extend_from_slice(extensions.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Which of the server's subprotocols to speak: the index of the first one that the client also offered, in the
+/// server's order of preference. Names are compared exactly (RFC 6455 §4.2.2, step 4).
+///
+/// `None` if they have none in common: the handshake goes on without one.
+pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Option<usize> {
+    server.iter().position(|name| {
+        let mut offered = request.list("Sec-WebSocket-Protocol");
+        offered.any(|offer| offer == name.as_ref())
+    })
+}
+
+/// Whether the page that opened the connection is on the list (RFC 6455 §10.2), in any case, otherwise exactly:
+/// `https://example.org` does not allow `https://example.org:8443`.
+///
+/// An empty list, or `"*"` on it, allows everybody. With a list, a request without exactly one `Origin` is not
+/// allowed. Only browsers can be relied on to send it: this protects their users, it does not keep clients out.
+pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
+    if allowed.is_empty() || allowed.iter().any(|origin| origin.as_ref() == "*") {
+        return true;
+    }
+    let mut origins = request.header_values("Origin");
+    let (Some(origin), None) = (origins.next(), origins.next()) else {
+        return false;
+    };
+    let mut allowed = allowed.iter().map(AsRef::as_ref);
+    allowed.any(|each| each.eq_ignore_ascii_case(origin))
+}
+
+/// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
+pub fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::HeadLimits;
+
+    fn request(lines: &str) -> Request {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap()
+    }
+
+    fn switching_protocols(subprotocol: Option<&str>, extensions: Option<&str>) -> String {
+        let key = Key::parse("dGhlIHNhbXBsZSBub25jZQ==").unwrap();
+        let mut out = Vec::new();
+        write_switching_protocols(&key, subprotocol, extensions, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_101_holds_what_the_rfc_wants_and_nothing_else() {
+        assert_eq!(
+            switching_protocols(None, None),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+        let full = switching_protocols(Some("chat"), Some("permessage-deflate"));
+        assert!(
+            full.ends_with("\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+        );
+    }
+
+    #[test]
+    fn the_101_cannot_be_split() {
+        let split = switching_protocols(Some("a\r\nX: y"), Some("a\r\nX: y"));
+        assert_eq!(split, switching_protocols(None, None));
+    }
+
+    #[test]
+    fn the_servers_favourite_subprotocol_wins() {
+        let request = request("Sec-WebSocket-Protocol: a, b\r\nsec-websocket-protocol: ,c\r\n");
+        assert_eq!(choose_subprotocol(&request, &["x", "c", "a"]), Some(1));
+        assert_eq!(choose_subprotocol(&request, &["b"]), Some(0));
+        assert_eq!(choose_subprotocol(&request, &["A", ""]), None);
+        assert_eq!(choose_subprotocol(&request, &[] as &[&str]), None);
+    }
+
+    #[test]
+    fn only_listed_origins_are_allowed() {
+        let list = ["https://example.org", "http://localhost:3000"];
+        let allowed = |lines| origin_allowed(&request(lines), &list);
+        assert!(allowed("Origin: https://Example.ORG\r\n"));
+        assert!(allowed("Origin: http://localhost:3000\r\n"));
+        assert!(!allowed("Origin: https://example.org:8443\r\n"));
+        assert!(!allowed("Origin: http://example.org\r\n"));
+        assert!(!allowed("Origin: https://example.org.evil.org\r\n"));
+        assert!(!allowed("Origin: null\r\n"));
+        assert!(!allowed(""));
+        assert!(!allowed("Origin: https://example.org\r\nOrigin: https://evil.org\r\n"));
+    }
+
+    #[test]
+    fn no_list_of_origins_allows_everybody() {
+        assert!(origin_allowed(&request(""), &[] as &[&str]));
+        assert!(origin_allowed(&request("Origin: null\r\n"), &["*"]));
+    }
+
+    #[test]
+    fn a_token_is_what_the_rfc_says() {
+        assert!(is_token("graphql-transport-ws") && is_token("v1.chat!#$%&'*+^_`|~"));
+        for text in ["", "a b", "a,b", "a\r", "ü", "\"a\"", "a/b", "a:"] {
+            assert!(!is_token(text), "{text:?}");
+        }
+    }
+}

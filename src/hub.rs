@@ -1,0 +1,760 @@
+//! The hub: every connection by slot and by uuid, what happens to each, and what is written to whom.
+//!
+//! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
+//! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use slab::Slab;
+use uuid::Uuid;
+
+use crate::attributes::Attributes;
+use crate::builder::Limits;
+use crate::connection::{Connection, Due, Farewell, PeerAddress, Phase, Transport};
+use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
+use crate::handshake::Request;
+use crate::outbox::{Flushed, STAGE_SHARE, Stage, WRITE_THROUGH};
+use crate::protocol::{CloseCode, CloseFrame, Decoded, Message, Opcode, encode_close, encode_header, truncate_reason};
+use crate::socket::Emitted;
+use crate::timer::{NEVER, Timers};
+use crate::token::{MAX_CONNECTIONS, Token, next_generation};
+
+/// Input that is read and thrown away after the last word was said to a peer, at most, in bytes.
+const MAX_DISCARDED: u32 = 256 * 1024;
+/// Slots are added by this share of those there are, so that growing wastes little memory.
+const GROW_SHARE: usize = 8;
+const GROW_LEAST: usize = 64;
+
+/// Something that listeners have to be told of as soon as no other callback is running.
+pub(crate) enum Record {
+    Close { code: CloseCode, reason: String },
+    Error { error: Error, data: String },
+    Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
+}
+
+/// What a peer sent, when user code has to hear of it.
+pub(crate) enum Received<'i> {
+    Message(Message<'i>),
+    Ping(Cow<'i, [u8]>),
+    Pong(Cow<'i, [u8]>),
+}
+
+/// A shutdown under way.
+pub(crate) struct Stopping {
+    /// When what remains is cut off; milliseconds on the loop's clock.
+    pub(crate) deadline: u64,
+    /// Connections that were cut off.
+    pub(crate) remained: usize,
+}
+
+pub(crate) struct Hub<T> {
+    connections: Slab<Connection<T>>,
+    by_uuid: HashMap<Uuid, u32>,
+    generation: u32,
+    open: usize,
+    stage: Stage,
+    /// Connections with something to write that nobody has offered to their sockets yet.
+    dirty: Vec<Token>,
+    /// The connection whose input is being handled: it is flushed when that is done, and need not be on the list.
+    active: Option<u32>,
+    records: VecDeque<(Token, Record)>,
+    dead: Vec<Token>,
+    timers: Timers,
+    pub(crate) limits: Limits,
+    /// Milliseconds on the loop's clock, as last set.
+    pub(crate) now: u64,
+    pub(crate) refusing: bool,
+    pub(crate) stopping: Option<Stopping>,
+    /// How many callbacks are running inside each other.
+    pub(crate) depth: u32,
+    /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
+    pub(crate) telling_error: bool,
+}
+
+impl<T: Transport> Hub<T> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            connections: Slab::new(),
+            by_uuid: HashMap::new(),
+            generation: 0,
+            open: 0,
+            stage: Stage::default(),
+            dirty: Vec::new(),
+            active: None,
+            records: VecDeque::new(),
+            dead: Vec::new(),
+            timers: Timers::default(),
+            limits,
+            now: 0,
+            refusing: false,
+            stopping: None,
+            depth: 0,
+            telling_error: false,
+        }
+    }
+
+    // Who is there.
+
+    /// Takes in a peer that has just connected; `None` if there is no slot left.
+    pub(crate) fn insert(&mut self, socket: T, peer: PeerAddress) -> Option<Token> {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        if self.connections.len() == self.connections.capacity() {
+            self.connections.reserve_exact((self.connections.len() / GROW_SHARE).max(GROW_LEAST));
+        }
+        self.generation = next_generation(self.generation);
+        let connection = Connection::new(socket, peer, self.generation, self.now);
+        let index = self.connections.insert(connection) as u32;
+        self.arm(index);
+        Some(Token { index, generation: self.generation })
+    }
+
+    pub(crate) fn get(&self, token: Token) -> Option<&Connection<T>> {
+        self.connections.get(token.index as usize).filter(|c| c.generation == token.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Connection<T>> {
+        self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+    }
+
+    pub(crate) fn find(&self, uuid: Uuid) -> Option<Token> {
+        let &index = self.by_uuid.get(&uuid)?;
+        let generation = self.connections.get(index as usize)?.generation;
+        Some(Token { index, generation })
+    }
+
+    pub(crate) fn is_open(&self, token: Token) -> bool {
+        self.get(token).is_some_and(Connection::is_open)
+    }
+
+    pub(crate) fn is_handshaking(&self, token: Token) -> bool {
+        self.get(token).is_some_and(|c| matches!(c.phase, Phase::Handshaking(_)))
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open_len(&self) -> usize {
+        self.open
+    }
+
+    /// Connections in any phase.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn open_tokens(&self) -> Vec<Token> {
+        let open = self.connections.iter().filter(|(_, c)| c.is_open());
+        open.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
+    }
+
+    pub(crate) fn set_uuid(&mut self, token: Token, uuid: Uuid) -> Result<(), UuidError> {
+        let index = token.index;
+        match self.by_uuid.get(&uuid) {
+            Some(&holder) if holder == index && self.is_open(token) => return Ok(()),
+            Some(_) => return Err(UuidError::Duplicate(uuid)),
+            None => {}
+        }
+        let Some(connection) = self.get_mut(token).filter(|c| c.is_open()) else { return Err(UuidError::Closed) };
+        let old = std::mem::replace(&mut connection.uuid, uuid);
+        self.by_uuid.remove(&old);
+        self.by_uuid.insert(uuid, index);
+        Ok(())
+    }
+
+    // The handshake's outcome.
+
+    /// The peer becomes an open connection; `head` is the 101 response.
+    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<u16>, upgrade: Upgraded) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
+        connection.phase = Phase::Open;
+        connection.heard = now;
+        connection.route = route;
+        connection.subprotocol = subprotocol;
+        connection.request = Some(upgrade.request);
+        connection.attributes = upgrade.attributes;
+        connection.outbox.push_head(&mut self.stage, upgrade.head);
+        let mut uuid = Uuid::new_v4();
+        while self.by_uuid.contains_key(&uuid) {
+            uuid = Uuid::new_v4();
+        }
+        connection.uuid = uuid;
+        self.by_uuid.insert(uuid, token.index);
+        self.open += 1;
+        self.arm(token.index);
+        self.mark(token);
+    }
+
+    /// The peer gets a response instead, and is seen off.
+    pub(crate) fn respond(&mut self, token: Token, response: Vec<u8>) {
+        let Some(connection) = self.get_mut(token) else { return };
+        connection.phase = Phase::Draining { shut: false, finished: false, discarded: 0 };
+        let connection = &mut self.connections[token.index as usize];
+        connection.outbox.push_head(&mut self.stage, response);
+        self.begin_phase(token);
+        self.mark(token);
+    }
+
+    // What comes in.
+
+    /// Notes a sign of life.
+    pub(crate) fn heard(&mut self, token: Token) {
+        let now = self.now;
+        if let Some(connection) = self.get_mut(token) {
+            connection.heard = now;
+            connection.pinged = false;
+        }
+    }
+
+    /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
+    pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
+        loop {
+            let rules = self.limits.rules;
+            let connection = self.get_mut(token)?;
+            let open = match connection.phase {
+                Phase::Open => true,
+                Phase::Closing(_) => false,
+                _ => return None,
+            };
+            match connection.decoder.decode(input, &rules) {
+                Ok(None) => return None,
+                Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
+                Ok(Some(Decoded::Ping(data))) if open => {
+                    self.push_control(token, Opcode::Pong, &data);
+                    return Some(Received::Ping(data));
+                }
+                Ok(Some(Decoded::Pong(data))) if open => return Some(Received::Pong(data)),
+                Ok(Some(Decoded::Close(frame))) => {
+                    self.peer_closed(token, frame);
+                    return None;
+                }
+                // After our own close frame only the peer's is of interest (RFC 6455 §7.1.2).
+                Ok(Some(_)) => {}
+                Err(violation) => {
+                    self.fail(token, Error::Protocol(violation));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Counts input that nobody will look at; a peer that does not stop is cut off.
+    pub(crate) fn discard(&mut self, token: Token, len: usize) {
+        let Some(connection) = self.get_mut(token) else { return };
+        if let Phase::Draining { discarded, .. } = &mut connection.phase {
+            *discarded = discarded.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
+            if *discarded > MAX_DISCARDED {
+                self.bury(token);
+            }
+        }
+    }
+
+    /// The peer's FIN has come.
+    pub(crate) fn peer_finished(&mut self, token: Token) {
+        let Some(connection) = self.get_mut(token) else { return };
+        match &mut connection.phase {
+            Phase::Handshaking(_) => self.bury(token),
+            Phase::Open => self.fail(token, Error::Lost),
+            // It has said goodbye and waits for the end of what we have to say.
+            Phase::Closing(farewell) => {
+                farewell.finished = true;
+                // Without its close frame there will never be one; with it, it waits for the end of what we have to say.
+                if !farewell.answered {
+                    self.end_close(token, false);
+                }
+            }
+            Phase::Draining { finished, .. } => {
+                *finished = true;
+                self.flush(token);
+            }
+            Phase::Dead => {}
+        }
+    }
+
+    /// Reading from or writing to the socket failed.
+    pub(crate) fn socket_failed(&mut self, token: Token, error: &io::Error) {
+        self.fail(token, Error::Io(crate::error::IoError { kind: error.kind(), os_code: error.raw_os_error() }));
+    }
+
+    /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
+    fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
+        let (code, reason) = match frame {
+            Some(frame) => (Some(frame.code), frame.reason.into_owned()),
+            None => (None, String::new()),
+        };
+        let Some(connection) = self.get_mut(token) else { return };
+        if let Phase::Closing(farewell) = &mut connection.phase {
+            farewell.answered = true;
+            self.mark(token);
+            return;
+        }
+        let error = match code {
+            None | Some(CloseCode::NORMAL | CloseCode::GOING_AWAY) => None,
+            Some(code) => Some(Error::ClosedByPeer { code, reason: reason.clone() }),
+        };
+        if let Some(error) = &error {
+            self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        }
+        self.leave_open(
+            token,
+            Phase::Closing(Box::new(Farewell { error, code, reason, answered: true, finished: false })),
+        );
+        self.push_close(token, code.map(|code| (code, "")));
+    }
+
+    // What goes out.
+
+    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
+        let Some(connection) =
+            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation && c.is_open())
+        else {
+            return Emitted::Refused(EmitError::Closed);
+        };
+        let limit = self.limits.max_outbox;
+        let len = encode_header(opcode, payload.len()).len() + payload.len();
+        if len > limit {
+            return Emitted::Refused(EmitError::TooLarge { len, limit });
+        }
+        let (stage, now) = (&mut self.stage, self.now);
+        let mut offered = Ok(Flushed::All);
+        if connection.outbox.waiting() + len > limit {
+            offered = connection.outbox.flush(stage, &mut connection.socket, now);
+            let waiting = connection.outbox.waiting();
+            if offered.is_ok() && waiting + len > limit {
+                self.fail(token, Error::SlowConsumer { waiting, limit });
+                return Emitted::Refused(EmitError::Full);
+            }
+        }
+        if offered.is_ok() {
+            if opcode == Opcode::Ping {
+                connection.outbox.push_control(stage, opcode, payload);
+            } else if payload.len() >= WRITE_THROUGH && !connection.outbox.is_blocked() {
+                offered = connection.outbox.write_through(stage, opcode, payload, &mut connection.socket, now);
+            } else {
+                connection.outbox.push_frame(stage, opcode, payload);
+                if connection.outbox.waiting() >= STAGE_SHARE && !connection.outbox.is_blocked() {
+                    offered = connection.outbox.flush(stage, &mut connection.socket, now);
+                }
+            }
+        }
+        match offered {
+            Ok(_) if connection.outbox.is_blocked() => {
+                self.arm(token.index);
+                Emitted::Pressure
+            }
+            Ok(_) => {
+                self.mark(token);
+                Emitted::Queued
+            }
+            Err(error) => {
+                self.socket_failed(token, &error);
+                Emitted::Refused(EmitError::Closed)
+            }
+        }
+    }
+
+    /// Encodes a message once and gives it to every open connection but one; returns how many got it.
+    pub(crate) fn broadcast(&mut self, except: Option<Token>, message: &Message<'_>) -> usize {
+        let (opcode, payload) = (message.payload().opcode(), message.as_bytes());
+        let limit = self.limits.max_outbox;
+        let mut shared = self.stage.share(opcode, payload);
+        let len = shared.len();
+        if len > limit {
+            log::warn!("a broadcast of {len} bytes reached nobody: the outbox limit is {limit} bytes");
+            self.stage.end_share(shared);
+            return 0;
+        }
+        let mut reached = 0;
+        let mut failed = Vec::new();
+        for (index, connection) in &mut self.connections {
+            let token = Token { index: index as u32, generation: connection.generation };
+            if !connection.is_open() || Some(token) == except {
+                continue;
+            }
+            if connection.outbox.waiting() + len > limit {
+                let offered = connection.outbox.flush(&mut self.stage, &mut connection.socket, self.now);
+                let waiting = connection.outbox.waiting();
+                match offered {
+                    Err(error) => {
+                        failed.push((token, Error::Io(error.into())));
+                        continue;
+                    }
+                    Ok(_) if waiting + len > limit => {
+                        failed.push((token, Error::SlowConsumer { waiting, limit }));
+                        continue;
+                    }
+                    Ok(_) => {}
+                }
+            }
+            connection.outbox.push_shared(&mut self.stage, &mut shared);
+            reached += 1;
+            if !connection.dirty && !connection.outbox.is_blocked() && self.active != Some(token.index) {
+                connection.dirty = true;
+                self.dirty.push(token);
+            }
+        }
+        self.stage.end_share(shared);
+        for (token, error) in failed {
+            self.fail(token, error);
+        }
+        reached
+    }
+
+    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Message<'_>) -> Result<Emitted, Gone> {
+        let token = self.find(uuid).ok_or(Gone { uuid })?;
+        Ok(self.emit(token, message.payload().opcode(), message.as_bytes()))
+    }
+
+    /// Closes from our side; on a connection that is not open it does nothing.
+    pub(crate) fn close(&mut self, token: Token, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+        if !code.is_sendable() {
+            return Err(CloseError::IllegalCode(code));
+        }
+        if self.is_open(token) {
+            let reason = truncate_reason(reason).to_owned();
+            let farewell = Farewell { code: Some(code), reason: reason.clone(), ..Farewell::default() };
+            self.leave_open(token, Phase::Closing(Box::new(farewell)));
+            self.push_close(token, Some((code, &reason)));
+            self.records.push_back((token, Record::Close { code, reason }));
+        }
+        Ok(())
+    }
+
+    /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
+    pub(crate) fn fail(&mut self, token: Token, error: Error) {
+        let Some(connection) = self.get(token) else { return };
+        match connection.phase {
+            Phase::Open => {}
+            Phase::Closing(_) => return self.end_close(token, false),
+            _ => return self.bury(token),
+        }
+        let close = match &error {
+            Error::Protocol(violation) => Some((violation.close_code(), violation.to_string())),
+            Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
+            Error::SlowConsumer { .. } => {
+                let connection = &mut self.connections[token.index as usize];
+                connection.outbox.drop_waiting(&mut self.stage);
+                let half_written = connection.outbox.is_mid_frame();
+                (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
+            }
+            _ => None,
+        };
+        let finished = error == Error::Lost;
+        self.leave_open(token, Phase::Draining { shut: false, finished, discarded: 0 });
+        if let Some((code, reason)) = &close {
+            self.push_close(token, Some((*code, truncate_reason(reason))));
+        } else if finished {
+            self.mark(token);
+        } else {
+            self.connections[token.index as usize].socket.reset_on_drop();
+            self.bury(token);
+        }
+        log::debug!("connection {}: {error}", self.connections[token.index as usize].peer);
+        self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
+        self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
+    }
+
+    /// Records that a verb failed inside a callback of this connection. Nobody is told any more once its `disconnect` is
+    /// on its way, nor of what fails inside an `error` listener.
+    pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
+        let listening = self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
+        if listening && !self.telling_error {
+            self.records.push_back((token, Record::Error { error, data }));
+        }
+    }
+
+    pub(crate) fn next_record(&mut self) -> Option<(Token, Record)> {
+        self.records.pop_front()
+    }
+
+    // The socket.
+
+    /// From here to [`end_input`](Self::end_input) this connection's own replies are collected.
+    pub(crate) fn begin_input(&mut self, token: Token) {
+        self.active = Some(token.index);
+    }
+
+    /// Writes the replies of the connection whose input was handled.
+    pub(crate) fn end_input(&mut self, token: Token) {
+        self.active = None;
+        self.flush(token);
+    }
+
+    /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
+    pub(crate) fn flush(&mut self, token: Token) {
+        let now = self.now;
+        let Some(connection) =
+            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+        else {
+            return;
+        };
+        if matches!(connection.phase, Phase::Dead) {
+            return;
+        }
+        match connection.outbox.flush(&mut self.stage, &mut connection.socket, now) {
+            Ok(Flushed::All) => {
+                if !connection.is_open() {
+                    self.flushed(token);
+                }
+            }
+            Ok(Flushed::Blocked) => self.arm(token.index),
+            Err(error) => self.socket_failed(token, &error),
+        }
+    }
+
+    /// The socket has room again.
+    pub(crate) fn writable(&mut self, token: Token) {
+        if self.get(token).is_some_and(|c| c.outbox.is_blocked()) {
+            self.flush(token);
+        }
+    }
+
+    /// The queue of a connection that says nothing more is on the wire.
+    fn flushed(&mut self, token: Token) {
+        let now = self.now;
+        let Some(connection) = self.get_mut(token) else { return };
+        match &mut connection.phase {
+            Phase::Closing(farewell) if farewell.answered => self.end_close(token, true),
+            Phase::Closing(_) => {
+                // From here on the peer's answer is waited for.
+                connection.since = now;
+                self.arm(token.index);
+            }
+            Phase::Draining { shut, finished, .. } => {
+                let failed = !*shut && connection.socket.shutdown_write().is_err();
+                *shut = true;
+                if *finished || failed {
+                    self.bury(token);
+                }
+            }
+            Phase::Handshaking(_) | Phase::Open | Phase::Dead => {}
+        }
+    }
+
+    /// A close has run its course, or was cut short.
+    fn end_close(&mut self, token: Token, clean: bool) {
+        let Some(connection) = self.get_mut(token) else { return };
+        let Phase::Closing(farewell) = &mut connection.phase else { return };
+        let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
+        connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
+        self.begin_phase(token);
+        self.flush(token);
+    }
+
+    /// Whether the loop has something to write or to tell before it may wait.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.records.is_empty()
+    }
+
+    /// Offers every outbox that something was added to since it was last offered.
+    pub(crate) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for token in dirty.drain(..) {
+            if let Some(connection) = self.get_mut(token) {
+                connection.dirty = false;
+                if !connection.outbox.is_blocked() {
+                    self.flush(token);
+                }
+            }
+        }
+        // Flushing may have made others dirty; the larger list is kept.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    // Time.
+
+    /// When a connection has to be looked at next; milliseconds on the loop's clock.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let stop = self.stopping.as_ref().filter(|_| !self.connections.is_empty()).map(|stopping| stopping.deadline);
+        self.timers.next().into_iter().chain(stop).min()
+    }
+
+    /// The next connection whose time has come, and for what.
+    pub(crate) fn pop_due(&mut self) -> Option<(Token, Due)> {
+        while let Some(index) = self.timers.pop_due(self.now) {
+            let connection = &mut self.connections[index as usize];
+            connection.timer = NEVER;
+            if let (at, Some(due)) = connection.deadline(&self.limits)
+                && at <= self.now
+            {
+                return Some((Token { index, generation: connection.generation }, due));
+            }
+            self.arm(index);
+        }
+        None
+    }
+
+    /// Whether the connection's time has come still, for the same thing.
+    pub(crate) fn is_due(&self, token: Token, due: Due) -> bool {
+        self.get(token).is_some_and(|c| {
+            let (at, what) = c.deadline(&self.limits);
+            at <= self.now && what == Some(due)
+        })
+    }
+
+    /// Does what the time has come for, except for late request heads, which are answered.
+    pub(crate) fn expire(&mut self, token: Token, due: Due) {
+        match due {
+            Due::Ping => {
+                if let Some(connection) = self.get_mut(token) {
+                    connection.pinged = true;
+                    self.push_control(token, Opcode::Ping, b"");
+                }
+            }
+            Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
+            Due::Stalled => self.fail(token, Error::Stalled(self.limits.stall())),
+            Due::Handshake => self.bury(token),
+            Due::Close => {
+                self.end_close(token, false);
+                if let Some(connection) = self.get(token)
+                    && !connection.outbox.is_empty()
+                {
+                    connection.socket.reset_on_drop();
+                }
+                self.bury(token);
+            }
+        }
+        self.rearm(token);
+    }
+
+    /// Enters the connection in the timers again, for whatever is due next.
+    pub(crate) fn rearm(&mut self, token: Token) {
+        if self.get(token).is_some() {
+            self.arm(token.index);
+        }
+    }
+
+    /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
+    fn arm(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let (at, _) = connection.deadline(&self.limits);
+        if at < connection.timer {
+            self.timers.remove(connection.timer, index);
+            self.timers.insert(at, index);
+            connection.timer = at;
+        }
+    }
+
+    // The end.
+
+    /// Closes every connection and lets nobody in; what is left at the deadline is cut off.
+    pub(crate) fn shutdown(&mut self, code: CloseCode, reason: &str, deadline: u64) -> Result<(), CloseError> {
+        if !code.is_sendable() {
+            return Err(CloseError::IllegalCode(code));
+        }
+        if self.stopping.is_none() {
+            self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
+        }
+        for token in self.open_tokens() {
+            self.close(token, code, reason)?;
+        }
+        let handshaking = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Handshaking(_)));
+        let handshaking: Vec<_> =
+            handshaking.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in handshaking {
+            self.bury(token);
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is left when a shutdown's deadline has come.
+    pub(crate) fn enforce_shutdown(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if stopping.deadline > self.now {
+            return;
+        }
+        let late = self.connections.iter().filter(|(_, c)| !matches!(c.phase, Phase::Dead));
+        let late: Vec<_> = late.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in late {
+            if matches!(self.get(token), Some(c) if matches!(c.phase, Phase::Closing(_)))
+                && let Some(stopping) = &mut self.stopping
+            {
+                stopping.remained += 1;
+            }
+            self.expire(token, Due::Close);
+        }
+    }
+
+    /// Removes the dead; returns how many.
+    pub(crate) fn reap(&mut self) -> usize {
+        let mut reaped = 0;
+        while let Some(token) = self.dead.pop() {
+            if self.get(token).is_some() {
+                let connection = self.connections.remove(token.index as usize);
+                self.timers.remove(connection.timer, token.index);
+                reaped += 1;
+            }
+        }
+        if reaped > 0 && self.connections.is_empty() {
+            self.connections.shrink_to_fit();
+            self.by_uuid.shrink_to_fit();
+        }
+        reaped
+    }
+
+    /// Nothing more is read or written: the connection is removed at the end of the turn.
+    pub(crate) fn bury(&mut self, token: Token) {
+        let Some(connection) =
+            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+        else {
+            return;
+        };
+        if matches!(connection.phase, Phase::Dead) {
+            return;
+        }
+        debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
+        connection.phase = Phase::Dead;
+        connection.outbox.clear(&mut self.stage);
+        self.dead.push(token);
+    }
+
+    // Small steps.
+
+    /// An open connection stops being one: nobody finds, counts or reaches it any more.
+    fn leave_open(&mut self, token: Token, phase: Phase) {
+        let connection = &mut self.connections[token.index as usize];
+        connection.phase = phase;
+        self.by_uuid.remove(&connection.uuid);
+        self.open -= 1;
+        self.begin_phase(token);
+    }
+
+    fn begin_phase(&mut self, token: Token) {
+        self.connections[token.index as usize].since = self.now;
+        self.arm(token.index);
+    }
+
+    fn push_close(&mut self, token: Token, close: Option<(CloseCode, &str)>) {
+        let mut payload = Vec::new();
+        encode_close(close, &mut payload);
+        self.connections[token.index as usize].outbox.push_frame(&mut self.stage, Opcode::Close, &payload);
+        self.mark(token);
+    }
+
+    fn push_control(&mut self, token: Token, opcode: Opcode, payload: &[u8]) {
+        self.connections[token.index as usize].outbox.push_control(&mut self.stage, opcode, payload);
+        self.mark(token);
+    }
+
+    /// Puts a connection on the list of those with something to write, unless it is flushed anyway.
+    fn mark(&mut self, token: Token) {
+        let connection = &mut self.connections[token.index as usize];
+        if !connection.dirty && !connection.outbox.is_blocked() && self.active != Some(token.index) {
+            connection.dirty = true;
+            self.dirty.push(token);
+        }
+    }
+}
+
+/// What the handshake hands over for a connection that opens.
+pub(crate) struct Upgraded {
+    pub(crate) head: Vec<u8>,
+    pub(crate) request: Box<Request>,
+    pub(crate) attributes: Attributes,
+}

@@ -1,0 +1,489 @@
+//! What waits for one connection's socket: the one way from an emit to the wire.
+//!
+//! It knows `io::Write`, frame boundaries and byte counts. It knows no connection, no listener and no clock but the time it is
+//! handed. Bytes leave in the order in which they came, with two exceptions: a control frame may pass whole frames
+//! that still wait, and of several waiting pongs only the latest goes out (RFC 6455 §5.5.3).
+//!
+//! While a socket takes what it is given, frames are appended to one log that the whole loop shares (the `Stage`), and
+//! each connection remembers only which part of it is its own: an echo needs no buffer, and a broadcast is encoded
+//! once and sent to each from the same bytes. Only what a socket would not take moves into a `Queue` of the
+//! connection's own.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::ops::Range;
+
+use bytes::{Buf, Bytes};
+
+use crate::protocol::{Opcode, encode_frame, encode_header, frame_len};
+
+/// A payload from this size on is written from where it lies instead of being copied: below, a copy is cheaper than
+/// the system call that it may save.
+pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
+/// Staged bytes of one connection that are offered to its socket without waiting for the end of the callback.
+pub(crate) const STAGE_SHARE: usize = 64 * 1024;
+/// What a buffer may keep when it goes back to the loop.
+const KEEP_CAPACITY: usize = 256 * 1024;
+/// Queues that the loop keeps for reuse.
+const SPARE_QUEUES: usize = 64;
+/// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
+const SLICES: usize = 64;
+
+/// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it recycles.
+#[derive(Default)]
+pub(crate) struct Stage {
+    log: Vec<u8>,
+    /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
+    staged: usize,
+    spare: Vec<Box<Queue>>,
+}
+
+/// A frame that was encoded once and goes to several connections.
+pub(crate) struct Shared {
+    /// Where it lies in the log; nowhere if it is too large for copies.
+    place: Range<usize>,
+    /// The frame by itself: made at once if it is large, else when the first blocked connection needs to keep it.
+    frame: Option<Bytes>,
+}
+
+#[derive(Default)]
+pub(crate) enum Outbox {
+    #[default]
+    Empty,
+    /// Whole frames in the loop's log, offered to the socket soon.
+    Staged {
+        from: usize,
+        to: usize,
+    },
+    Queued(Box<Queue>),
+}
+
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
+    under_way: Bytes,
+    /// Control frames that pass the whole frames below.
+    ahead: VecDeque<Bytes>,
+    /// Whole frames, one or several to a piece.
+    waiting: VecDeque<Bytes>,
+    /// Whole frames behind all others, still growing; only while the socket is not blocked.
+    open: Vec<u8>,
+    bytes: usize,
+    /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
+    blocked: bool,
+    /// Milliseconds on the loop's clock when the socket last took something.
+    progress_at: u64,
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    All,
+    Blocked,
+}
+
+impl Stage {
+    /// Encodes one frame for several connections.
+    pub(crate) fn share(&mut self, opcode: Opcode, payload: &[u8]) -> Shared {
+        if payload.len() >= WRITE_THROUGH {
+            return Shared { place: 0..0, frame: Some(encoded(opcode, payload)) };
+        }
+        let from = self.log.len();
+        encode_frame(opcode, payload, &mut self.log);
+        self.staged += 1;
+        Shared { place: from..self.log.len(), frame: None }
+    }
+
+    /// Ends what [`share`](Self::share) began: until then its bytes stay in the log, whoever else leaves it.
+    pub(crate) fn end_share(&mut self, shared: Shared) {
+        if !shared.place.is_empty() {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        self.staged -= 1;
+        if self.staged == 0 {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.log.clear();
+        if self.log.capacity() > KEEP_CAPACITY {
+            self.log = Vec::new();
+        }
+    }
+
+    fn queue(&mut self) -> Box<Queue> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn recycle(&mut self, mut queue: Box<Queue>) {
+        if self.spare.len() < SPARE_QUEUES && queue.open.capacity() <= STAGE_SHARE {
+            queue.clear();
+            self.spare.push(queue);
+        }
+    }
+}
+
+impl Shared {
+    /// The frame's length, header included.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.as_ref().map_or(self.place.len(), Bytes::len)
+    }
+
+    fn frame(&mut self, log: &[u8]) -> Bytes {
+        self.frame.get_or_insert_with(|| Bytes::copy_from_slice(&log[self.place.clone()])).clone()
+    }
+}
+
+impl Outbox {
+    /// Bytes that wait here, headers included.
+    pub(crate) fn waiting(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Staged { from, to } => to - from,
+            Self::Queued(queue) => queue.bytes,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Whether the socket took less than it was last offered.
+    pub(crate) fn is_blocked(&self) -> bool {
+        matches!(self, Self::Queued(queue) if queue.blocked)
+    }
+
+    /// When the socket last took something, if it is blocked; milliseconds on the loop's clock.
+    pub(crate) fn blocked_since(&self) -> Option<u64> {
+        match self {
+            Self::Queued(queue) if queue.blocked => Some(queue.progress_at),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer has received the beginning of a frame whose rest waits here.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        matches!(self, Self::Queued(queue) if !queue.under_way.is_empty())
+    }
+
+    /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else yet.
+    pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Vec<u8>) {
+        let queue = self.queued(stage);
+        queue.bytes += head.len();
+        queue.under_way = Bytes::from(head);
+    }
+
+    pub(crate) fn push_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
+        match self {
+            Self::Empty => {
+                let from = stage.log.len();
+                encode_frame(opcode, payload, &mut stage.log);
+                stage.staged += 1;
+                *self = Self::Staged { from, to: stage.log.len() };
+            }
+            Self::Staged { to, .. } if *to == stage.log.len() => {
+                encode_frame(opcode, payload, &mut stage.log);
+                *to = stage.log.len();
+            }
+            _ => {
+                let queue = self.queued(stage);
+                if queue.blocked {
+                    queue.push(encoded(opcode, payload));
+                } else {
+                    let before = queue.open.len();
+                    encode_frame(opcode, payload, &mut queue.open);
+                    queue.bytes += queue.open.len() - before;
+                }
+            }
+        }
+    }
+
+    /// A frame that was encoded once for many: the connection refers to it where it can.
+    pub(crate) fn push_shared(&mut self, stage: &mut Stage, shared: &mut Shared) {
+        let Range { start, end } = shared.place;
+        let in_log = end > start;
+        match self {
+            Self::Empty if in_log => {
+                stage.staged += 1;
+                *self = Self::Staged { from: start, to: end };
+            }
+            Self::Staged { to, .. } if in_log && *to == start => *to = end,
+            _ => {
+                let queue = self.queued(stage);
+                if queue.blocked || !in_log {
+                    queue.push(shared.frame(&stage.log));
+                } else {
+                    queue.bytes += end - start;
+                    queue.open.extend_from_slice(&stage.log[start..end]);
+                }
+            }
+        }
+    }
+
+    /// A ping or pong: it passes whole frames that wait for a blocked socket. Of the pongs that wait there only the latest is kept
+    /// (RFC 6455 §5.5.3 allows it), so that a peer that pings without reading costs one frame.
+    pub(crate) fn push_control(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
+        let Self::Queued(queue) = self else { return self.push_frame(stage, opcode, payload) };
+        if !queue.blocked {
+            return self.push_frame(stage, opcode, payload);
+        }
+        let frame = encoded(opcode, payload);
+        if opcode == Opcode::Pong
+            && let Some(at) = queue.ahead.iter().position(|waiting| waiting[0] == frame[0])
+            && let Some(older) = queue.ahead.remove(at)
+        {
+            queue.bytes -= older.len();
+        }
+        queue.bytes += frame.len();
+        queue.ahead.push_back(frame);
+    }
+
+    /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only the rest is copied.
+    pub(crate) fn write_through(
+        &mut self,
+        stage: &mut Stage,
+        opcode: Opcode,
+        payload: &[u8],
+        out: &mut impl Write,
+        now: u64,
+    ) -> io::Result<Flushed> {
+        if self.flush(stage, out, now)? == Flushed::Blocked {
+            self.push_frame(stage, opcode, payload);
+            return Ok(Flushed::Blocked);
+        }
+        let header = encode_header(opcode, payload.len());
+        let written = offer(out, &[IoSlice::new(&header), IoSlice::new(payload)])?;
+        if written == header.len() + payload.len() {
+            return Ok(Flushed::All);
+        }
+        let mut frame = Vec::with_capacity(header.len() + payload.len() - written);
+        frame.extend_from_slice(&header[written.min(header.len())..]);
+        frame.extend_from_slice(&payload[written.saturating_sub(header.len())..]);
+        let queue = self.queued(stage);
+        queue.block(now);
+        if written == 0 {
+            queue.push(Bytes::from(frame));
+        } else {
+            queue.bytes += frame.len();
+            queue.under_way = Bytes::from(frame);
+        }
+        Ok(Flushed::Blocked)
+    }
+
+    /// Offers the socket all that waits, until all is taken or the socket takes no more.
+    pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+        match self {
+            Self::Empty => Ok(Flushed::All),
+            Self::Staged { from, to } => {
+                let frames = &stage.log[*from..*to];
+                let written = offer_one(out, frames)?;
+                if written == frames.len() {
+                    *self = Self::Empty;
+                    stage.leave();
+                    return Ok(Flushed::All);
+                }
+                let rest = Bytes::copy_from_slice(&frames[frame_start(frames, written)..]);
+                let begun = written - frame_start(frames, written);
+                stage.leave();
+                let mut queue = stage.queue();
+                queue.push(rest);
+                queue.consume(begun);
+                queue.block(now);
+                *self = Self::Queued(queue);
+                Ok(Flushed::Blocked)
+            }
+            Self::Queued(queue) => {
+                if queue.flush(out, now)? == Flushed::Blocked {
+                    return Ok(Flushed::Blocked);
+                }
+                if let Self::Queued(queue) = std::mem::take(self) {
+                    stage.recycle(queue);
+                }
+                Ok(Flushed::All)
+            }
+        }
+    }
+
+    /// Forgets every frame of which the peer has received nothing.
+    pub(crate) fn drop_waiting(&mut self, stage: &mut Stage) {
+        match self {
+            Self::Queued(queue) if !queue.under_way.is_empty() => {
+                queue.ahead.clear();
+                queue.waiting.clear();
+                queue.open.clear();
+                queue.bytes = queue.under_way.len();
+            }
+            _ => self.clear(stage),
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self, stage: &mut Stage) {
+        match std::mem::take(self) {
+            Self::Empty => {}
+            Self::Staged { .. } => stage.leave(),
+            Self::Queued(queue) => stage.recycle(queue),
+        }
+    }
+
+    /// The connection's own queue, with what was staged in it.
+    fn queued(&mut self, stage: &mut Stage) -> &mut Queue {
+        if !matches!(self, Self::Queued(_)) {
+            let mut queue = stage.queue();
+            if let Self::Staged { from, to } = *self {
+                queue.open.extend_from_slice(&stage.log[from..to]);
+                queue.bytes = to - from;
+                stage.leave();
+            }
+            *self = Self::Queued(queue);
+        }
+        match self {
+            Self::Queued(queue) => queue,
+            _ => unreachable!("made a queue just above"),
+        }
+    }
+}
+
+impl Queue {
+    fn clear(&mut self) {
+        self.under_way = Bytes::new();
+        self.ahead.clear();
+        self.waiting.clear();
+        self.open.clear();
+        self.bytes = 0;
+        self.blocked = false;
+    }
+
+    /// Appends whole frames behind everything else.
+    fn push(&mut self, frames: Bytes) {
+        self.close_open();
+        self.bytes += frames.len();
+        self.waiting.push_back(frames);
+    }
+
+    fn close_open(&mut self) {
+        if !self.open.is_empty() {
+            self.waiting.push_back(Bytes::from(std::mem::take(&mut self.open)));
+        }
+    }
+
+    fn block(&mut self, now: u64) {
+        self.close_open();
+        if !self.blocked {
+            self.blocked = true;
+            self.progress_at = now;
+        }
+    }
+
+    fn flush(&mut self, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+        while self.bytes > 0 {
+            let (offered, written) = self.offer(out)?;
+            if written > 0 {
+                self.consume(written);
+                self.progress_at = now;
+            }
+            if written < offered {
+                self.block(now);
+                return Ok(Flushed::Blocked);
+            }
+        }
+        self.blocked = false;
+        Ok(Flushed::All)
+    }
+
+    /// One vectored write of as much as fits; returns how much was offered and how much was taken.
+    fn offer(&self, out: &mut impl Write) -> io::Result<(usize, usize)> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        let mut offered = 0;
+        let pieces = std::iter::once(&self.under_way[..])
+            .chain(self.ahead.iter().map(|piece| &piece[..]))
+            .chain(self.waiting.iter().map(|piece| &piece[..]))
+            .chain(std::iter::once(&self.open[..]));
+        for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
+            slices[used] = IoSlice::new(piece);
+            used += 1;
+            offered += piece.len();
+        }
+        let written = match used {
+            1 => offer_one(out, &slices[0])?,
+            _ => offer(out, &slices[..used])?,
+        };
+        Ok((offered, written))
+    }
+
+    /// Takes `written` bytes off the front, in the order in which `offer` showed them.
+    fn consume(&mut self, mut written: usize) {
+        self.bytes -= written;
+        let now = written.min(self.under_way.len());
+        self.under_way.advance(now);
+        written -= now;
+        while written > 0 {
+            let front = match self.ahead.front_mut().or_else(|| self.waiting.front_mut()) {
+                Some(front) => front,
+                None => {
+                    self.close_open();
+                    continue;
+                }
+            };
+            if written < front.len() {
+                // The frame that the write ended in is under way from here on; the frames behind it in the piece are not.
+                let start = frame_start(front, written);
+                front.advance(start);
+                if start < written {
+                    let whole = frame_len(front).unwrap_or(front.len()).min(front.len());
+                    self.under_way = front.split_to(whole);
+                    self.under_way.advance(written - start);
+                }
+                written = 0;
+            } else {
+                written -= front.len();
+                front.clear();
+            }
+            if front.is_empty() && self.ahead.pop_front().is_none() {
+                self.waiting.pop_front();
+            }
+        }
+    }
+}
+
+/// Where the frame that holds byte `at` of `frames` begins, or `at` itself if a frame ends just before it.
+fn frame_start(frames: &[u8], at: usize) -> usize {
+    let mut start = 0;
+    while let Some(len) = frame_len(&frames[start..]) {
+        if start + len > at {
+            break;
+        }
+        start += len;
+    }
+    start
+}
+
+fn encoded(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(payload.len() + 10);
+    encode_frame(opcode, payload, &mut frame);
+    Bytes::from(frame)
+}
+
+fn offer_one(out: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+    taken(|| out.write(bytes))
+}
+
+fn offer(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    taken(|| out.write_vectored(slices))
+}
+
+/// What the socket took: 0 if it would block; an interrupted write is tried again.
+fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match write() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,1086 @@
+//! From received bytes to whole messages and control frames (RFC 6455 §5.4–§5.6, §8.1). Knows no socket, no clock and
+//! no connection: it is handed whatever arrived, in any pieces, and gives back what is complete.
+
+use super::frame::HeaderStart;
+use super::text::{self, TextBuffer};
+use super::{CloseCode, CloseFrame, FrameHeader, Message, Opcode, Violation, apply_mask};
+use std::borrow::Cow;
+
+/// Which side this endpoint is. A server takes masked frames only, a client unmasked ones only (RFC 6455 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Decodes what clients send.
+    #[default]
+    Server,
+    /// Decodes what servers send.
+    Client,
+}
+
+/// What a [`Decoder`] accepts. Many decoders share one `Rules`.
+///
+/// ```
+/// use ikisocket::protocol::{Role, Rules};
+///
+/// let rules = Rules::default().role(Role::Client).max_message(64 * 1024);
+/// assert_eq!(rules.max_empty_fragments, 1000);
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Which side we are. Default: server.
+    pub role: Role,
+    /// Longest message in bytes, over all its fragments; exactly so many are accepted. Default: 1 MiB.
+    pub max_message: usize,
+    /// How many fragments of one message may be empty. They cost work and count for nothing in
+    /// [`max_message`](Self::max_message). Default: 1000.
+    pub max_empty_fragments: u32,
+    // permessage-deflate: whether it was agreed on belongs here; see `allow`.
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            role: Role::Server,
+            max_message: 1024 * 1024,
+            max_empty_fragments: 1000,
+        }
+    }
+}
+
+impl Rules {
+    /// Sets [`role`](Self::role).
+    #[must_use]
+    pub const fn role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
+    /// Sets [`max_message`](Self::max_message), in bytes.
+    #[must_use]
+    pub const fn max_message(self, max_message: usize) -> Self {
+        Self {
+            max_message,
+            ..self
+        }
+    }
+
+    /// Sets [`max_empty_fragments`](Self::max_empty_fragments).
+    #[must_use]
+    pub const fn max_empty_fragments(self, max_empty_fragments: u32) -> Self {
+        Self {
+            max_empty_fragments,
+            ..self
+        }
+    }
+
+    /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes.
+    #[inline]
+    fn allow(&self, start: HeaderStart, message_is_open: bool) -> Result<(), Violation> {
+        // permessage-deflate: RSV1 is legal on the first frame of a message once it is agreed on (RFC 7692 §6).
+        if start.has_reserved_bits() {
+            return Err(Violation::ReservedBits);
+        }
+        match (self.role, start.is_masked()) {
+            (Role::Server, false) => return Err(Violation::Unmasked),
+            (Role::Client, true) => return Err(Violation::Masked),
+            _ => {}
+        }
+        match (start.opcode, message_is_open) {
+            (Opcode::Continuation, false) => Err(Violation::UnexpectedContinuation),
+            (Opcode::Text | Opcode::Binary, true) => Err(Violation::ExpectedContinuation),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Something complete that a [`Decoder`] found. Borrowed from the input where it lay there in one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded<'i> {
+    /// A whole message, its fragments put together.
+    Message(Message<'i>),
+    /// A Ping, to be answered with a Pong of the same bytes (§5.5.2).
+    Ping(Cow<'i, [u8]>),
+    /// A Pong; needs no answer (§5.5.3).
+    Pong(Cow<'i, [u8]>),
+    /// A Close frame, `None` if it was empty; nothing is decoded after it (§5.5.1).
+    Close(Option<CloseFrame<'i>>),
+}
+
+/// Decodes the stream of one connection.
+///
+/// One pointer wide, and holds no memory between messages: only the bytes of something incomplete are kept. Frames that
+/// arrive whole are unmasked where they lie and handed out borrowed, without a copy or an allocation.
+///
+/// ```
+/// use ikisocket::protocol::{Decoded, Decoder, Message, Role, Rules};
+///
+/// let rules = Rules::default().role(Role::Client);
+/// let mut decoder = Decoder::new();
+///
+/// let mut received = *b"\x89\x01!\x81\x05hel"; // a ping, and the beginning of a text message
+/// let mut input = &mut received[..];
+/// assert_eq!(decoder.decode(&mut input, &rules), Ok(Some(Decoded::Ping(b"!".into()))));
+/// assert_eq!(decoder.decode(&mut input, &rules), Ok(None));
+///
+/// let mut received = *b"lo";
+/// let mut input = &mut received[..];
+/// assert_eq!(decoder.decode(&mut input, &rules), Ok(Some(Decoded::Message(Message::from("hello")))));
+/// assert!(decoder.is_idle());
+/// ```
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// `None` between messages, so that an idle connection costs one word.
+    state: Option<Box<State>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In the middle of a message, or of a frame.
+    Assembling(Assembly),
+    /// After a violation: the stream cannot be understood any more.
+    Failed(Violation),
+    /// After the peer's Close frame.
+    Closed,
+}
+
+impl Decoder {
+    /// A decoder at the beginning of a stream.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { state: None }
+    }
+
+    /// Takes from the front of `input` what the next complete thing needs, and returns that thing.
+    ///
+    /// `Ok(None)` means that `input` is used up: everything in it was consumed, and the bytes of something incomplete
+    /// are kept here. Call it until then. `input` is advanced, and what it stood on is overwritten by unmasking.
+    ///
+    /// After a Close frame all further input is consumed and ignored (RFC 6455 §5.5.1).
+    ///
+    /// # Errors
+    ///
+    /// A [`Violation`], at the first byte that decides it: a header's first two bytes, its length, or the first byte
+    /// that is not UTF-8, even if the frame is incomplete. Every later call returns the same violation. How much of
+    /// `input` was then taken is not specified.
+    #[inline]
+    pub fn decode<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        rules: &Rules,
+    ) -> Result<Option<Decoded<'i>>, Violation> {
+        if self.state.is_none()
+            && let Some((opcode, payload)) = take_whole_frame(input, rules)
+        {
+            let result = interpret(opcode, Cow::Borrowed(payload));
+            match &result {
+                Err(violation) => self.end(State::Failed(*violation)),
+                Ok(Decoded::Close(_)) => self.end(State::Closed),
+                Ok(_) => {}
+            }
+            return result.map(Some);
+        }
+        self.decode_in_pieces(input, rules)
+    }
+
+    /// The way of everything that is not a whole frame between messages, and of everything illegal.
+    #[inline(never)]
+    fn decode_in_pieces<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        rules: &Rules,
+    ) -> Result<Option<Decoded<'i>>, Violation> {
+        if self.state.is_none() && input.is_empty() {
+            return Ok(None);
+        }
+        let state = self
+            .state
+            .get_or_insert_with(|| Box::new(State::Assembling(Assembly::default())));
+        let assembly = match &mut **state {
+            State::Assembling(assembly) => assembly,
+            State::Failed(violation) => return Err(*violation),
+            State::Closed => {
+                *input = &mut [];
+                return Ok(None);
+            }
+        };
+        let result = assembly.advance(input, rules);
+        match &result {
+            Err(violation) => **state = State::Failed(*violation),
+            Ok(Some(Decoded::Close(_))) => **state = State::Closed,
+            Ok(_) if assembly.is_empty() => self.state = None,
+            Ok(_) => {}
+        }
+        result
+    }
+
+    #[cold]
+    fn end(&mut self, state: State) {
+        self.state = Some(Box::new(state));
+    }
+
+    /// Whether the stream stands between two messages: no frame and no message is begun, and it has not ended by a Close
+    /// frame or a violation. Then the decoder holds no memory.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.state.is_none()
+    }
+
+    /// How many received bytes are held: of incomplete headers, payloads and messages. Capacity reserved for their
+    /// growth is not counted; it is at most as much again.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        match self.state.as_deref() {
+            Some(State::Assembling(assembly)) => assembly.buffered(),
+            Some(State::Failed(_) | State::Closed) | None => 0,
+        }
+    }
+}
+
+/// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full. Else `input` is left as
+/// it was; what is wrong or missing is found out by [`Assembly`].
+#[inline]
+fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(Opcode, &'i mut [u8])> {
+    let start = HeaderStart::parse(input).ok()??;
+    rules.allow(start, false).ok()?;
+    let (header, header_len) = start.parse_rest(input).ok()??;
+    if !header.fin || header.len > rules.max_message as u64 {
+        return None;
+    }
+    let frame_len = header_len.checked_add(header.len as usize)?;
+    let payload = input.split_off_mut(..frame_len)?.get_mut(header_len..)?;
+    if let Some(key) = header.mask {
+        apply_mask(payload, key, 0);
+    }
+    Some((header.opcode, payload))
+}
+
+/// What the whole, unmasked payload of an unfragmented frame means.
+#[inline]
+fn interpret(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Decoded<'_>, Violation> {
+    Ok(match opcode {
+        Opcode::Text => Decoded::Message(Message::Text(check_text(payload)?)),
+        Opcode::Binary => Decoded::Message(Message::Binary(payload)),
+        Opcode::Continuation => return Err(Violation::UnexpectedContinuation),
+        Opcode::Ping => Decoded::Ping(payload),
+        Opcode::Pong => Decoded::Pong(payload),
+        Opcode::Close => Decoded::Close(parse_close(payload)?),
+    })
+}
+
+#[inline]
+fn check_text(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
+    Ok(match bytes {
+        Cow::Borrowed(bytes) => Cow::Borrowed(text::check(bytes)?),
+        Cow::Owned(bytes) => {
+            Cow::Owned(String::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?)
+        }
+    })
+}
+
+/// The payload of a Close frame: nothing, or a code and a reason (RFC 6455 §5.5.1, §7.4).
+fn parse_close(payload: Cow<'_, [u8]>) -> Result<Option<CloseFrame<'_>>, Violation> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let Some(&code) = payload.first_chunk() else {
+        return Err(Violation::CloseFrameTooShort);
+    };
+    let code = CloseCode::from(u16::from_be_bytes(code));
+    if !code.is_sendable() {
+        return Err(Violation::InvalidCloseCode(code.into()));
+    }
+    let reason = check_text(match payload {
+        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[size_of::<CloseCode>()..]),
+        Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(size_of::<CloseCode>())),
+    })?;
+    Ok(Some(CloseFrame { code, reason }))
+}
+
+/// Puts together what arrives in pieces: a header, a frame, a fragmented message.
+#[derive(Debug, Default)]
+struct Assembly {
+    stage: Stage,
+    /// The message of which the last fragment has not come in full.
+    message: Option<OpenMessage>,
+}
+
+/// Where in a frame the stream stands.
+#[derive(Debug)]
+enum Stage {
+    Header(HeaderBytes),
+    /// In a text, binary or continuation frame: its payload goes to the open message.
+    Data(OpenFrame),
+    /// In a Close, Ping or Pong; with the part of its payload that came before, at most 125 bytes.
+    Control(OpenFrame, Vec<u8>),
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Header(HeaderBytes::default())
+    }
+}
+
+impl Assembly {
+    fn is_empty(&self) -> bool {
+        self.message.is_none() && matches!(&self.stage, Stage::Header(bytes) if bytes.len == 0)
+    }
+
+    fn buffered(&self) -> usize {
+        let message = self.message.as_ref().map_or(0, OpenMessage::len);
+        message
+            + match &self.stage {
+                Stage::Header(bytes) => bytes.len,
+                Stage::Data(_) => 0,
+                Stage::Control(_, payload) => payload.len(),
+            }
+    }
+
+    /// Goes through `input` until something is complete or nothing is left.
+    fn advance<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        rules: &Rules,
+    ) -> Result<Option<Decoded<'i>>, Violation> {
+        loop {
+            match &mut self.stage {
+                Stage::Header(bytes) => {
+                    let Some(header) = bytes.complete(input, rules, self.message.is_some())? else {
+                        return Ok(None);
+                    };
+                    self.begin_frame(&header, rules)?;
+                }
+                Stage::Data(frame) => {
+                    let piece = frame.take_payload(input);
+                    if let Some(message) = &mut self.message {
+                        message.push(piece)?;
+                    }
+                    if frame.remaining > 0 {
+                        return Ok(None);
+                    }
+                    let fin = frame.fin;
+                    self.stage = Stage::default();
+                    if fin && let Some(message) = self.message.take() {
+                        return message
+                            .finish()
+                            .map(|message| Some(Decoded::Message(message)));
+                    }
+                }
+                Stage::Control(frame, held) => {
+                    let piece = frame.take_payload(input);
+                    if frame.remaining > 0 {
+                        held.extend_from_slice(piece);
+                        return Ok(None);
+                    }
+                    let payload = if held.is_empty() {
+                        Cow::Borrowed(&*piece)
+                    } else {
+                        held.extend_from_slice(piece);
+                        Cow::Owned(std::mem::take(held))
+                    };
+                    let opcode = frame.opcode;
+                    self.stage = Stage::default();
+                    return interpret(opcode, payload).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Opens or continues a message, unless its length would break a rule; a control frame stands beside it.
+    fn begin_frame(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
+        // In range where it matters: a message is checked against `max_message` below, a control frame has 125 bytes.
+        let frame = OpenFrame {
+            opcode: header.opcode,
+            fin: header.fin,
+            mask: header.mask,
+            done: 0,
+            remaining: header.len as usize,
+        };
+        match header.opcode {
+            Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                self.stage = Stage::Control(frame, Vec::new());
+                return Ok(());
+            }
+            Opcode::Text => {
+                self.message = Some(OpenMessage::new(Body::Text(TextBuffer::default())))
+            }
+            Opcode::Binary => self.message = Some(OpenMessage::new(Body::Binary(Vec::new()))),
+            Opcode::Continuation => {}
+        }
+        if let Some(message) = &mut self.message {
+            message.admit(header, rules)?;
+        }
+        self.stage = Stage::Data(frame);
+        Ok(())
+    }
+}
+
+/// The bytes of a header that is not there in full.
+#[derive(Debug, Default)]
+struct HeaderBytes {
+    bytes: [u8; FrameHeader::MAX_LEN],
+    len: usize,
+}
+
+impl HeaderBytes {
+    /// Takes what the header needs from `input`. `None`: all of `input` was taken, and more is needed.
+    fn complete(
+        &mut self,
+        input: &mut &mut [u8],
+        rules: &Rules,
+        message_is_open: bool,
+    ) -> Result<Option<FrameHeader>, Violation> {
+        let held = self.len;
+        let copied = input.len().min(self.bytes.len() - held);
+        self.bytes[held..held + copied].copy_from_slice(&input[..copied]);
+        self.len += copied;
+
+        let bytes = &self.bytes[..self.len];
+        let header = match HeaderStart::parse(bytes)? {
+            Some(start) => {
+                rules.allow(start, message_is_open)?;
+                start.parse_rest(bytes)?
+            }
+            None => None,
+        };
+        // What was held before did not suffice, so a complete header is longer than that.
+        let taken = header.map_or(copied, |(_, header_len)| header_len - held);
+        let _ = input.split_off_mut(..taken);
+        if header.is_some() {
+            self.len = 0;
+        }
+        Ok(header.map(|(header, _)| header))
+    }
+}
+
+/// A frame whose payload is arriving.
+#[derive(Debug)]
+struct OpenFrame {
+    opcode: Opcode,
+    fin: bool,
+    mask: Option<[u8; 4]>,
+    /// Payload bytes already taken.
+    done: usize,
+    /// Payload bytes still to come.
+    remaining: usize,
+}
+
+impl OpenFrame {
+    /// Takes this frame's payload from `input`, as much as is there, and unmasks it.
+    fn take_payload<'i>(&mut self, input: &mut &'i mut [u8]) -> &'i mut [u8] {
+        let available = self.remaining.min(input.len());
+        let piece = input.split_off_mut(..available).unwrap_or_default();
+        if let Some(key) = self.mask {
+            apply_mask(piece, key, self.done);
+        }
+        self.done += piece.len();
+        self.remaining -= piece.len();
+        piece
+    }
+}
+
+/// A message that is not complete: what came of it so far.
+#[derive(Debug)]
+struct OpenMessage {
+    body: Body,
+    empty_fragments: u32,
+}
+
+#[derive(Debug)]
+enum Body {
+    Text(TextBuffer),
+    Binary(Vec<u8>),
+}
+
+impl OpenMessage {
+    fn new(body: Body) -> Self {
+        Self {
+            body,
+            empty_fragments: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.body {
+            Body::Text(text) => text.len(),
+            Body::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether the limits leave room for the frame of this header; all earlier ones are in.
+    fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
+        if header.len > rules.max_message.saturating_sub(self.len()) as u64 {
+            return Err(Violation::MessageTooBig {
+                limit: rules.max_message,
+            });
+        }
+        let is_fragment = !header.fin || header.opcode == Opcode::Continuation;
+        if is_fragment && header.len == 0 {
+            self.empty_fragments += 1;
+            if self.empty_fragments > rules.max_empty_fragments {
+                return Err(Violation::TooManyEmptyFragments {
+                    limit: rules.max_empty_fragments,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends unmasked payload. Grows with what arrived, never by what a header declares: declaring is free.
+    fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
+        match &mut self.body {
+            Body::Text(text) => text.push(piece),
+            Body::Binary(bytes) => {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Message<'static>, Violation> {
+        Ok(match self.body {
+            Body::Text(text) => Message::from(text.finish()?),
+            Body::Binary(bytes) => Message::from(bytes),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Opcode::{Binary, Close, Continuation, Ping, Pong, Text};
+    use super::*;
+    use crate::protocol::encode_close;
+
+    const KEY: [u8; 4] = [0x11, 0x82, 0x7f, 0xe0];
+    const LAST: bool = true;
+    const MORE: bool = false;
+
+    /// One frame as a client sends it.
+    fn frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
+        frame_to(Role::Server, opcode, fin, payload)
+    }
+
+    /// One frame as `role` expects it.
+    fn frame_to(role: Role, opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
+        let mask = (role == Role::Server).then_some(KEY);
+        let header = FrameHeader {
+            fin,
+            mask,
+            ..FrameHeader::new(opcode, payload.len() as u64)
+        };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(payload);
+        apply_mask(
+            &mut bytes[header.encoded_len()..],
+            mask.unwrap_or_default(),
+            0,
+        );
+        bytes
+    }
+
+    fn close_frame(code: u16, reason: &str) -> Vec<u8> {
+        let mut payload = Vec::new();
+        encode_close(Some((code.into(), reason)), &mut payload);
+        frame(Close, LAST, &payload)
+    }
+
+    fn text(text: &str) -> Decoded<'static> {
+        Decoded::Message(Message::from(text.to_owned()))
+    }
+
+    fn binary(bytes: &[u8]) -> Decoded<'static> {
+        Decoded::Message(Message::from(bytes.to_owned()))
+    }
+
+    fn ping(bytes: &[u8]) -> Decoded<'static> {
+        Decoded::Ping(bytes.to_owned().into())
+    }
+
+    fn owned(decoded: Decoded<'_>) -> Decoded<'static> {
+        match decoded {
+            Decoded::Message(Message::Text(text)) => Decoded::Message(text.into_owned().into()),
+            Decoded::Message(Message::Binary(bytes)) => Decoded::Message(bytes.into_owned().into()),
+            Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
+            Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
+            Decoded::Close(close) => Decoded::Close(close.map(|c| CloseFrame {
+                code: c.code,
+                reason: c.reason.into_owned().into(),
+            })),
+        }
+    }
+
+    /// All that comes out of a stream: what was decoded, and what went wrong.
+    type Outcome = (Vec<Decoded<'static>>, Option<Violation>);
+
+    /// Feeds `chunk` and collects what comes out of it.
+    fn feed(decoder: &mut Decoder, chunk: &[u8], rules: &Rules) -> Outcome {
+        let mut chunk = chunk.to_vec();
+        let mut input = &mut chunk[..];
+        let mut decoded = Vec::new();
+        loop {
+            match decoder.decode(&mut input, rules) {
+                Ok(Some(next)) => decoded.push(owned(next)),
+                Ok(None) => {
+                    assert!(input.is_empty(), "None means that everything was consumed");
+                    return (decoded, None);
+                }
+                Err(violation) => {
+                    assert_eq!(
+                        decoder.decode(&mut input, rules),
+                        Err(violation),
+                        "failed for good"
+                    );
+                    return (decoded, Some(violation));
+                }
+            }
+        }
+    }
+
+    /// Feeds a stream in chunks of the sizes that `size` gives.
+    fn outcome_in(stream: &[u8], rules: &Rules, mut size: impl FnMut() -> usize) -> Outcome {
+        let mut decoder = Decoder::new();
+        let (mut rest, mut all) = (stream, Vec::new());
+        while !rest.is_empty() {
+            let (chunk, later) = rest.split_at(size().min(rest.len()));
+            rest = later;
+            let (decoded, violation) = feed(&mut decoder, chunk, rules);
+            all.extend(decoded);
+            if violation.is_some() {
+                return (all, violation);
+            }
+        }
+        (all, None)
+    }
+
+    /// The outcome of a stream, which is the same for every cut of it.
+    fn outcome(stream: &[u8], rules: &Rules) -> Outcome {
+        let whole = outcome_in(stream, rules, || usize::MAX);
+        for size in [1, 2, 3, 5, 7, 13, 14, 15, 64, 1000] {
+            assert_eq!(
+                outcome_in(stream, rules, || size),
+                whole,
+                "in chunks of {size}"
+            );
+        }
+        let mut random = 0x9e37_79b9_u32;
+        for _ in 0..20 {
+            let size = || {
+                random ^= random << 13;
+                random ^= random >> 17;
+                random ^= random << 5;
+                1 + (random % 23) as usize
+            };
+            assert_eq!(outcome_in(stream, rules, size), whole, "in random chunks");
+        }
+        whole
+    }
+
+    /// The stream fails with `violation` when its byte number `decisive` (from 1) arrives, and not before.
+    fn assert_fails_at(stream: &[u8], decisive: usize, violation: Violation, rules: &Rules) {
+        let mut decoder = Decoder::new();
+        for (i, byte) in stream.iter().enumerate() {
+            let (_, found) = feed(&mut decoder, &[*byte], rules);
+            let expected = (i + 1 >= decisive).then_some(violation);
+            assert_eq!(found, expected, "at byte {} of {stream:x?}", i + 1);
+        }
+        assert!(!decoder.is_idle());
+        assert_eq!(decoder.buffered(), 0, "a failed decoder keeps nothing");
+        assert_eq!(outcome(stream, rules).1, Some(violation));
+    }
+
+    #[test]
+    fn a_decoder_is_one_pointer_wide() {
+        assert_eq!(size_of::<Decoder>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn every_length_survives_in_both_roles() {
+        for role in [Role::Server, Role::Client] {
+            let rules = Rules::default().role(role);
+            for len in [0, 1, 63, 64, 125, 126, 127, 65_535, 65_536] {
+                let payload = vec![b'a'; len];
+                let stream = [
+                    frame_to(role, Binary, LAST, &payload),
+                    frame_to(role, Text, LAST, &payload),
+                    frame_to(role, Text, MORE, &payload),
+                    frame_to(role, Continuation, LAST, &payload),
+                ]
+                .concat();
+                let string = String::from_utf8(payload.clone()).unwrap();
+                let expected = vec![binary(&payload), text(&string), text(&string.repeat(2))];
+                assert_eq!(outcome(&stream, &rules), (expected, None), "{role:?} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_frame_is_borrowed_from_the_input() {
+        let rules = Rules::default();
+        let mut stream = [
+            frame(Text, LAST, b"hello"),
+            frame(Ping, LAST, b"!"),
+            frame(Binary, MORE, b"1"),
+            frame(Pong, LAST, b"?"), // even between fragments
+            close_frame(1000, "bye"),
+        ]
+        .concat();
+        let mut input = &mut stream[..];
+        let mut decoder = Decoder::new();
+        let mut next = || decoder.decode(&mut input, &rules).unwrap().unwrap();
+        assert!(matches!(
+            next(),
+            Decoded::Message(Message::Text(Cow::Borrowed("hello")))
+        ));
+        assert!(matches!(next(), Decoded::Ping(Cow::Borrowed(b"!"))));
+        assert!(matches!(next(), Decoded::Pong(Cow::Borrowed(b"?"))));
+        assert!(matches!(
+            next(),
+            Decoded::Close(Some(CloseFrame {
+                reason: Cow::Borrowed("bye"),
+                ..
+            }))
+        ));
+    }
+
+    #[test]
+    fn control_frames_may_stand_between_fragments() {
+        let stream = [
+            frame(Ping, LAST, b"before"),
+            frame(Text, MORE, "hé".as_bytes()),
+            frame(Ping, LAST, b"1"),
+            frame(Continuation, MORE, b""),
+            frame(Pong, LAST, &[7; 125]),
+            frame(Ping, LAST, b""),
+            frame(Continuation, LAST, "llo".as_bytes()),
+            frame(Binary, LAST, b"next"),
+        ]
+        .concat();
+        let expected = vec![
+            ping(b"before"),
+            ping(b"1"),
+            Decoded::Pong(vec![7; 125].into()),
+            ping(b""),
+            text("héllo"),
+            binary(b"next"),
+        ];
+        assert_eq!(outcome(&stream, &Rules::default()), (expected, None));
+    }
+
+    #[test]
+    fn nothing_is_held_between_messages() {
+        let rules = Rules::default();
+        let mut decoder = Decoder::new();
+        let stream = [
+            frame(Text, MORE, b"hello "),
+            frame(Ping, LAST, b"now"),
+            frame(Continuation, LAST, b"world"),
+            frame(Ping, LAST, b"alone"),
+        ]
+        .concat();
+        assert!(decoder.is_idle());
+        let mut completed = 0;
+        for byte in stream {
+            let (decoded, _) = feed(&mut decoder, &[byte], &rules);
+            completed += decoded.len();
+            let message_is_open = completed < 2;
+            if !decoded.is_empty() {
+                assert_eq!(decoder.is_idle(), !message_is_open);
+            }
+        }
+        assert_eq!(completed, 3);
+        assert!(decoder.is_idle());
+    }
+
+    #[test]
+    fn only_what_arrived_is_held() {
+        let rules = Rules::default().max_message(usize::MAX);
+        let mut decoder = Decoder::new();
+        assert_eq!(feed(&mut decoder, &[], &rules), (vec![], None));
+        assert!(decoder.is_idle());
+        let huge = FrameHeader {
+            mask: Some(KEY),
+            ..FrameHeader::new(Binary, i64::MAX as u64)
+        };
+        let mut header = Vec::new();
+        huge.encode(&mut header);
+        feed(&mut decoder, &header[..13], &rules);
+        assert_eq!(decoder.buffered(), 13);
+        feed(&mut decoder, &header[13..], &rules);
+        assert_eq!(decoder.buffered(), 0);
+        feed(&mut decoder, &[0; 100], &rules);
+        assert_eq!(decoder.buffered(), 100);
+        match decoder.state.as_deref() {
+            Some(State::Assembling(Assembly {
+                message:
+                    Some(OpenMessage {
+                        body: Body::Binary(bytes),
+                        ..
+                    }),
+                ..
+            })) => assert!(bytes.capacity() <= 200),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn violations_are_found_at_the_first_byte_that_decides_them() {
+        let server = Rules::default();
+        let client = server.role(Role::Client);
+        let alter = |mut frame: Vec<u8>, first: u8, second: u8| {
+            frame[0] ^= first;
+            frame[1] ^= second;
+            frame
+        };
+        for rsv in [0x10, 0x20, 0x40, 0x70] {
+            let stream = alter(frame(Text, LAST, b"hello"), rsv, 0);
+            assert_fails_at(&stream, 2, Violation::ReservedBits, &server);
+        }
+        for opcode in (3..=7).chain(11..=15) {
+            let stream = alter(frame(Continuation, LAST, b"hello"), opcode, 0);
+            assert_fails_at(&stream, 2, Violation::ReservedOpcode(opcode), &server);
+        }
+        for opcode in [Text, Binary, Close, Ping, Pong] {
+            let unmasked = frame_to(Role::Client, opcode, LAST, b"");
+            assert_fails_at(&unmasked, 2, Violation::Unmasked, &server);
+            let masked = frame(opcode, LAST, b"");
+            assert_fails_at(&masked, 2, Violation::Masked, &client);
+        }
+        for opcode in [Close, Ping, Pong] {
+            let stream = frame(opcode, MORE, b"hello");
+            assert_fails_at(&stream, 2, Violation::FragmentedControl, &server);
+            let stream = frame(opcode, LAST, &[0; 126]);
+            assert_fails_at(&stream, 2, Violation::ControlTooLong, &server);
+        }
+        for fin in [LAST, MORE] {
+            let stream = frame(Continuation, fin, b"hello");
+            assert_fails_at(&stream, 2, Violation::UnexpectedContinuation, &server);
+            for opcode in [Text, Binary] {
+                let first = frame(Text, MORE, b"hello");
+                let stream = [&first[..], &frame(opcode, fin, b"again")].concat();
+                assert_fails_at(
+                    &stream,
+                    first.len() + 2,
+                    Violation::ExpectedContinuation,
+                    &server,
+                );
+            }
+        }
+        let stream = [0x82, 0x80 | 126, 0, 125, 1, 2, 3, 4, 5];
+        assert_fails_at(&stream, 4, Violation::LengthNotMinimal, &server);
+        let stream = [
+            0x82,
+            0x80 | 127,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0xff,
+            0xff,
+            1,
+            2,
+            3,
+            4,
+            5,
+        ];
+        assert_fails_at(&stream, 10, Violation::LengthNotMinimal, &server);
+        let stream = [0x82, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5];
+        assert_fails_at(&stream, 10, Violation::LengthOverflow, &server);
+    }
+
+    #[test]
+    fn a_message_of_exactly_the_limit_passes_and_one_byte_more_fails_at_its_header() {
+        let rules = Rules::default().max_message(10);
+        let too_big = Violation::MessageTooBig { limit: 10 };
+        let ten = [
+            frame(Binary, LAST, &[7; 10]),
+            frame(Text, MORE, b"seven.."),
+            frame(Ping, LAST, &[7; 125]), // counts for nothing
+            frame(Continuation, LAST, b"and"),
+        ]
+        .concat();
+        let expected = vec![binary(&[7; 10]), ping(&[7; 125]), text("seven..and")];
+        assert_eq!(outcome(&ten, &rules), (expected, None));
+
+        assert_fails_at(&frame(Binary, LAST, &[7; 11]), 6, too_big, &rules);
+        assert_fails_at(&frame(Text, MORE, &[7; 200]), 8, too_big, &rules);
+        let first = frame(Text, MORE, b"ten bytes.");
+        let stream = [&first[..], &frame(Continuation, LAST, b"1")].concat();
+        assert_fails_at(&stream, first.len() + 6, too_big, &rules);
+        let huge = [
+            0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4,
+        ];
+        assert_fails_at(&huge, 14, too_big, &rules);
+    }
+
+    #[test]
+    fn a_thousand_empty_fragments_pass_and_one_more_fails() {
+        let rules = Rules::default();
+        let fragments = |empty: usize| {
+            let mut stream = frame(Text, MORE, b"");
+            for _ in 1..empty {
+                stream.extend(frame(Continuation, MORE, b""));
+            }
+            stream
+        };
+        let end = frame(Continuation, LAST, b"end");
+        let stream = [&fragments(1000)[..], &end].concat();
+        assert_eq!(outcome(&stream, &rules), (vec![text("end")], None));
+
+        let too_many = Violation::TooManyEmptyFragments { limit: 1000 };
+        assert_fails_at(&fragments(1001), 1001 * 6, too_many, &rules);
+        let empty_to_the_end = [fragments(1000), frame(Continuation, LAST, b"")].concat();
+        assert_fails_at(&empty_to_the_end, 1001 * 6, too_many, &rules);
+
+        let unfragmented = frame(Text, LAST, b"").repeat(2000);
+        assert_eq!(outcome(&unfragmented, &rules).0.len(), 2000);
+    }
+
+    #[test]
+    fn the_number_of_other_fragments_is_not_limited() {
+        let mut stream = frame(Binary, MORE, b"x");
+        for _ in 1..65_536 {
+            stream.extend(frame(Continuation, MORE, b"x"));
+        }
+        stream.extend(frame(Continuation, LAST, b"x"));
+        let expected = (vec![binary(&[b'x'; 65_537])], None);
+        let rules = Rules::default();
+        assert_eq!(outcome_in(&stream, &rules, || usize::MAX), expected);
+        assert_eq!(outcome_in(&stream, &rules, || 1), expected);
+    }
+
+    #[test]
+    fn text_may_be_fragmented_inside_a_character() {
+        let string = "aé水😀z";
+        for i in 0..=string.len() {
+            for j in i..=string.len() {
+                let bytes = string.as_bytes();
+                let stream = [
+                    frame(Text, MORE, &bytes[..i]),
+                    frame(Ping, LAST, b""),
+                    frame(Continuation, MORE, &bytes[i..j]),
+                    frame(Continuation, LAST, &bytes[j..]),
+                ]
+                .concat();
+                let expected = (vec![ping(b""), text(string)], None);
+                assert_eq!(outcome(&stream, &Rules::default()), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn invalid_text_fails_at_its_first_bad_byte_even_in_the_middle_of_a_frame() {
+        let rules = Rules::default();
+        // A surrogate after "κόσμε": its second byte decides, 12 bytes into the payload.
+        let payload = b"\xce\xba\xcf\x8c\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited";
+        let stream = frame(Text, LAST, payload);
+        assert_fails_at(&stream, 6 + 12, Violation::InvalidUtf8, &rules);
+
+        let first = frame(Text, MORE, &payload[..11]);
+        let stream = [&first[..], &frame(Continuation, LAST, &payload[11..])].concat();
+        assert_fails_at(&stream, first.len() + 6 + 1, Violation::InvalidUtf8, &rules);
+
+        let unfinished = frame(Text, LAST, b"abc\xe6\xb0");
+        assert_fails_at(
+            &unfinished,
+            unfinished.len(),
+            Violation::InvalidUtf8,
+            &rules,
+        );
+
+        let binary_is_not_text = frame(Binary, LAST, payload);
+        assert_eq!(
+            outcome(&binary_is_not_text, &rules),
+            (vec![binary(payload)], None)
+        );
+    }
+
+    #[test]
+    fn a_close_frame_is_checked() {
+        let rules = Rules::default();
+        let close = |close| (vec![Decoded::Close(close)], None);
+        assert_eq!(outcome(&frame(Close, LAST, b""), &rules), close(None));
+
+        let reason = "é".repeat(61) + "!";
+        let expected = CloseFrame {
+            code: CloseCode::NORMAL,
+            reason: reason.clone().into(),
+        };
+        assert_eq!(
+            outcome(&close_frame(1000, &reason), &rules),
+            close(Some(expected))
+        );
+
+        let one_byte = frame(Close, LAST, &[3]);
+        assert_fails_at(&one_byte, 7, Violation::CloseFrameTooShort, &rules);
+        let not_utf8 = frame(Close, LAST, b"\x03\xe8\xff..");
+        assert_fails_at(&not_utf8, 11, Violation::InvalidUtf8, &rules);
+        for code in 0..=u16::MAX {
+            let code = CloseCode::from(code);
+            let found = outcome_in(&close_frame(code.into(), ""), &rules, || usize::MAX);
+            if code.is_sendable() {
+                assert_eq!(
+                    found,
+                    close(Some(CloseFrame {
+                        code,
+                        reason: "".into()
+                    }))
+                );
+            } else {
+                assert_eq!(
+                    found,
+                    (vec![], Some(Violation::InvalidCloseCode(code.into())))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_decoded_after_a_close_frame() {
+        let close = CloseFrame {
+            code: CloseCode::GOING_AWAY,
+            reason: "".into(),
+        };
+        for before in [frame(Text, LAST, b"1"), frame(Text, MORE, b"1")] {
+            let whole = usize::from(before[0] & 0x80 != 0);
+            let stream = [
+                &before[..],
+                &close_frame(1001, ""),
+                &frame(Text, LAST, b"too late"),
+                b"and not even frames \xff\xff\xff",
+            ]
+            .concat();
+            let (decoded, violation) = outcome(&stream, &Rules::default());
+            assert_eq!(violation, None);
+            assert_eq!(decoded[whole..], [Decoded::Close(Some(close.clone()))]);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let mut random = 1_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        for _ in 0..500 {
+            // Small numbers are likely to be opcodes and lengths, so that more than the first byte is looked at.
+            let stream: Vec<u8> = (0..64)
+                .map(|_| match next() % 4 {
+                    0 => next() as u8,
+                    1 => 0x80 | (next() % 11) as u8,
+                    2 => (next() % 3) as u8,
+                    _ => 0x80 | (next() % 128) as u8,
+                })
+                .collect();
+            for role in [Role::Server, Role::Client] {
+                outcome(
+                    &stream,
+                    &Rules::default().role(role).max_message(usize::MAX),
+                );
+            }
+        }
+    }
+}

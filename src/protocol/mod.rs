@@ -1,0 +1,27 @@
+//! The WebSocket wire format without I/O (RFC 6455 §5–§8): bytes in, messages out, and back. It serves both roles, and
+//! knows no socket, no clock, no connection and no listener.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `frame` | frame headers, read and written |
+//! | `decoder` | from received bytes to whole messages and control frames |
+//! | `text` | UTF-8 that arrives in pieces |
+//! | `mask` | the masking XOR |
+//! | `message` | messages and the view of them |
+//! | `close` | close codes, the payload of a Close frame |
+//! | `violation` | what a peer can do wrong |
+
+mod close;
+mod decoder;
+mod frame;
+mod mask;
+mod message;
+mod text;
+mod violation;
+
+pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
+pub use decoder::{Decoded, Decoder, Role, Rules};
+pub use frame::{EncodedHeader, FrameHeader, Opcode, encode_frame, encode_header, frame_len};
+pub use mask::apply_mask;
+pub use message::{Message, Payload};
+pub use violation::Violation;

@@ -1,0 +1,190 @@
+//! What user code has registered: listeners, routes, pages and filters, and which path leads where.
+
+use crate::attributes::Attributes;
+use crate::builder::Builder;
+use crate::connection::PeerAddress;
+use crate::error::RouteError;
+use crate::event::{EventPayload, Listener, Listeners};
+use crate::handshake::{ParamNames, Request, Response, Routes, is_token};
+use crate::socket::{Socket, Sockets};
+
+/// A request before it is answered: what filters and pages see. It derefs to [`Request`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Incoming {
+    /// The request.
+    pub request: Request,
+    /// Where the peer is. Behind a reverse proxy this is the proxy.
+    pub peer: PeerAddress,
+    /// What filters have found out; the connection has these attributes from the start.
+    pub attributes: Attributes,
+}
+
+impl std::ops::Deref for Incoming {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        &self.request
+    }
+}
+
+/// What the recover handler is told of a panic that was caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// What panicked: an event's name, or `route`, `filter` or `page`.
+    pub event: String,
+    /// The panic's message, if it was a string.
+    pub message: String,
+}
+
+pub(crate) type RouteCallback<S> = Box<dyn Fn(&mut S, &mut Socket<'_, S>)>;
+pub(crate) type Page<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> Response>;
+pub(crate) type Filter<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>>;
+pub(crate) type RecoverHandler<S> = Box<dyn Fn(&mut S, &Recovered)>;
+
+/// One WebSocket route.
+pub(crate) struct RouteEntry<S> {
+    pub(crate) callback: RouteCallback<S>,
+    pub(crate) listeners: Listeners<S>,
+    pub(crate) subprotocols: Option<Vec<String>>,
+    pub(crate) origins: Option<Vec<String>>,
+    pub(crate) forget_request: bool,
+}
+
+/// What is to be found at a path.
+#[derive(Default)]
+pub(crate) struct Place {
+    pub(crate) route: Option<(u32, ParamNames)>,
+    pub(crate) page: Option<(usize, ParamNames)>,
+}
+
+pub(crate) struct Registry<S> {
+    pub(crate) listeners: Listeners<S>,
+    pub(crate) places: Routes<Place>,
+    pub(crate) routes: Vec<RouteEntry<S>>,
+    pub(crate) pages: Vec<Page<S>>,
+    pub(crate) filters: Vec<Filter<S>>,
+    pub(crate) recover: Option<RecoverHandler<S>>,
+    subprotocols: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl<S> Registry<S> {
+    pub(crate) fn new(settings: &Builder) -> Self {
+        Self {
+            listeners: Listeners::default(),
+            places: Routes::default(),
+            routes: Vec::new(),
+            pages: Vec::new(),
+            filters: Vec::new(),
+            recover: None,
+            subprotocols: settings.subprotocols.clone(),
+            origins: settings.origins.clone(),
+        }
+    }
+
+    pub(crate) fn add_route(&mut self, pattern: &str, callback: RouteCallback<S>) -> Result<Route<'_, S>, RouteError> {
+        let index = self.routes.len();
+        let (place, names) = self.places.slot(pattern)?;
+        if place.route.is_some() {
+            return Err(RouteError::Duplicate { pattern: pattern.to_owned() });
+        }
+        place.route = Some((index as u32, names));
+        self.routes.push(RouteEntry {
+            callback,
+            listeners: Listeners::default(),
+            subprotocols: None,
+            origins: None,
+            forget_request: false,
+        });
+        Ok(Route { entry: &mut self.routes[index] })
+    }
+
+    pub(crate) fn add_page(&mut self, pattern: &str, page: Page<S>) -> Result<(), RouteError> {
+        let (place, names) = self.places.slot(pattern)?;
+        if place.page.is_some() {
+            return Err(RouteError::Duplicate { pattern: pattern.to_owned() });
+        }
+        place.page = Some((self.pages.len(), names));
+        self.pages.push(page);
+        Ok(())
+    }
+
+    /// Removes an event's listeners, those of routes included; returns how many there were.
+    pub(crate) fn off(&mut self, event: &str) -> usize {
+        let own = self.listeners.remove(event);
+        own + self.routes.iter_mut().map(|route| route.listeners.remove(event)).sum::<usize>()
+    }
+
+    pub(crate) fn subprotocols(&self, route: u32) -> &[String] {
+        self.routes[route as usize].subprotocols.as_deref().unwrap_or(&self.subprotocols)
+    }
+
+    pub(crate) fn origins(&self, route: u32) -> &[String] {
+        self.routes[route as usize].origins.as_deref().unwrap_or(&self.origins)
+    }
+}
+
+/// A route that was just added, for what is its own.
+///
+/// ```
+/// use ikisocket::{Event, Server};
+///
+/// let mut server = Server::bind("127.0.0.1:0", 0)?;
+/// server
+///     .route("/prices", |_, _| {})?
+///     .subprotocols(["ticks-2", "ticks-1"])?
+///     .origins(["https://example.org"])
+///     .forget_request()
+///     .on(Event::Message, |count, _| *count += 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Route<'r, S> {
+    entry: &'r mut RouteEntry<S>,
+}
+
+impl<S> Route<'_, S> {
+    /// Calls `listener` on an event of this route's connections, after the server's own listeners of that event.
+    pub fn on<F>(self, event: impl AsRef<str>, listener: F) -> Self
+    where
+        F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
+    {
+        let listener: Listener<S> = Box::new(listener);
+        self.entry.listeners.add(event.as_ref(), listener);
+        self
+    }
+
+    /// The subprotocols of this route, the best first, instead of the server's: [`Builder::subprotocols`].
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Subprotocol`] if a name cannot stand in a header; then the route keeps what it had.
+    pub fn subprotocols<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Result<Self, RouteError> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        if let Some(name) = names.iter().find(|name| !is_token(name)) {
+            return Err(RouteError::Subprotocol { name: name.clone() });
+        }
+        self.entry.subprotocols = Some(names);
+        Ok(self)
+    }
+
+    /// The web pages that may connect to this route, instead of the server's: [`Builder::origins`].
+    pub fn origins<N: Into<String>>(self, origins: impl IntoIterator<Item = N>) -> Self {
+        self.entry.origins = Some(origins.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,
+    /// `query`, `header` and `cookie` answer `None`.
+    pub fn forget_request(self) -> Self {
+        self.entry.forget_request = true;
+        self
+    }
+}
+
+impl<S> std::fmt::Debug for Route<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route").finish_non_exhaustive()
+    }
+}

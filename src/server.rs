@@ -1,0 +1,458 @@
+//! The server: the user's door, and the turn of the loop that everything happens in.
+
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use mio::Events;
+
+use crate::builder::Builder;
+use crate::connection::{Due, PeerAddress, Phase};
+use crate::dispatch;
+use crate::error::{BindError, IoError, RouteError};
+use crate::event::EventPayload;
+use crate::handshake::Response;
+use crate::hub::Hub;
+use crate::reactor::{Accepted, Reactor, Stream};
+use crate::route::{Incoming, Recovered, Registry, Route};
+use crate::socket::{Socket, Sockets};
+use crate::timer::NEVER;
+use crate::token::{Ready, Token};
+use crate::upgrade;
+
+/// Full buffers read from one connection in one turn, at most: then it is somebody else's turn.
+const READS_PER_TURN: usize = 4;
+/// Connections accepted from one listener in one turn, at most.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Timeouts handled in one turn, at most.
+const TIMEOUTS_PER_TURN: usize = 1024;
+/// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
+const ACCEPT_PAUSE: u64 = 250;
+
+/// What one turn of the loop did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Peers that connected.
+    pub accepted: usize,
+    /// Connections that were upgraded to WebSocket.
+    pub opened: usize,
+    /// Requests that a page or a filter answered.
+    pub pages: usize,
+    /// Messages, pings and pongs that listeners were told of.
+    pub messages: usize,
+    /// Connections that are gone, with their descriptors.
+    pub closed: usize,
+}
+
+/// What a shutdown left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finished {
+    /// WebSocket connections that had not said goodbye at the deadline and were cut off.
+    pub remained: usize,
+}
+
+/// A WebSocket server with the user's state `S` in it, on one loop that its owner turns: [`run`](Self::run) or [`poll`](Self::poll).
+///
+/// It stays on the thread that built it, starts no other, and does nothing between calls. Dropping it closes every connection at once;
+/// [`Sockets::shutdown`] closes them in good order.
+pub struct Server<S> {
+    state: S,
+    hub: Hub<Stream>,
+    registry: Registry<S>,
+    reactor: Reactor,
+    /// The one buffer that all input is read into.
+    buffer: Vec<u8>,
+    /// Who used up its share of a turn and may have more.
+    again: Vec<Ready>,
+    /// Listeners that wait for a free descriptor.
+    paused: Vec<usize>,
+    resume_at: u64,
+    started: Instant,
+}
+
+impl Server<()> {
+    /// The settings, to change them before a server is built.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+impl<S> Server<S> {
+    pub(crate) fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+        Ok(Self {
+            state,
+            hub: Hub::new(settings.limits()),
+            registry: Registry::new(settings),
+            reactor: Reactor::new(settings.nodelay)?,
+            buffer: vec![0; settings.receive_buffer],
+            again: Vec::new(),
+            paused: Vec::new(),
+            resume_at: NEVER,
+            started: Instant::now(),
+        })
+    }
+
+    /// A server with default settings that owns `state` and listens on `address`; port 0 lets the system choose one.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen) and [`Builder::build`].
+    pub fn bind(address: impl ToSocketAddrs, state: S) -> Result<Self, BindError> {
+        let mut server = Builder::default().build(state)?;
+        server.listen(address)?;
+        Ok(server)
+    }
+
+    /// Listens on one more address and returns it, with the port that the system chose if it was 0. Of a name with several addresses
+    /// it is the first that can be listened on.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Listen`] names the address and what the operating system said; [`BindError::Resolve`] and
+    /// [`BindError::NoAddress`] if there is no address to try.
+    pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
+        let mut last = BindError::NoAddress;
+        for address in address.to_socket_addrs().map_err(|error| BindError::Resolve(error.into()))? {
+            match self.reactor.listen(address) {
+                Ok(address) => return Ok(address),
+                Err(error) => last = BindError::Listen { address, error: error.into() },
+            }
+        }
+        Err(last)
+    }
+
+    /// The first address that is listened on.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.reactor.addresses().next()
+    }
+
+    /// All addresses that are listened on.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.reactor.addresses().collect()
+    }
+
+    // What user code registers.
+
+    /// Calls `listener` on an event of any connection: an [`Event`](crate::Event), or a name of your own that `fire` calls. Several listeners run in the
+    /// order of registration.
+    pub fn on<F>(&mut self, event: impl AsRef<str>, listener: F) -> &mut Self
+    where
+        F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
+    {
+        self.registry.listeners.add(event.as_ref(), Box::new(listener));
+        self
+    }
+
+    /// Removes all listeners of an event, those of routes too; returns how many there were.
+    pub fn off(&mut self, event: impl AsRef<str>) -> usize {
+        self.registry.off(event.as_ref())
+    }
+
+    /// Accepts WebSocket connections at a path; `callback` runs once for each, right after the upgrade, before `connect`.
+    ///
+    /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for all that follows; a static segment beats a parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Pattern`] if the pattern cannot be understood, [`RouteError::Duplicate`] if its paths are taken.
+    pub fn route<F>(&mut self, pattern: &str, callback: F) -> Result<Route<'_, S>, RouteError>
+    where
+        F: Fn(&mut S, &mut Socket<'_, S>) + 'static,
+    {
+        self.registry.add_route(pattern, Box::new(callback))
+    }
+
+    /// Answers plain GET and HEAD requests at a path. It may be a route's path too: the upgrade decides. The connection is closed after the
+    /// response (`Connection: close`).
+    ///
+    /// # Errors
+    ///
+    /// As [`route`](Self::route).
+    pub fn get<F>(&mut self, pattern: &str, page: F) -> Result<(), RouteError>
+    where
+        F: Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> Response + 'static,
+    {
+        self.registry.add_page(pattern, Box::new(page))
+    }
+
+    /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is the answer that the client gets
+    /// instead. Several filters are asked in the order of registration, until one refuses.
+    pub fn filter<F>(&mut self, filter: F) -> &mut Self
+    where
+        F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
+    {
+        self.registry.filters.push(Box::new(filter));
+        self
+    }
+
+    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the connection that it happened on is closed with 1011;
+    /// whether the state can still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
+    pub fn recover<F>(&mut self, handler: F) -> &mut Self
+    where
+        F: Fn(&mut S, &Recovered) + 'static,
+    {
+        self.registry.recover = Some(Box::new(handler));
+        self
+    }
+
+    // The state and the connections, between turns.
+
+    /// The state and the open connections, both to use at once.
+    pub fn lend(&mut self) -> (&mut S, Sockets<'_, S>) {
+        self.hub.now = self.clock();
+        (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
+    }
+
+    /// The state.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The state, to change.
+    pub fn state_mut(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// Gives the state back and closes everything at once.
+    pub fn into_state(self) -> S {
+        self.state
+    }
+
+    // The loop.
+
+    /// Turns the loop until a shutdown has finished. Without one it never returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn run(&mut self) -> Result<Finished, IoError> {
+        loop {
+            self.poll(None)?;
+            if let Some(finished) = self.finished() {
+                return Ok(finished);
+            }
+        }
+    }
+
+    /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
+    /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
+    ///
+    /// It may return early with nothing done, for instance after a signal.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system's poll said. No connection can cause it.
+    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
+        let mut turn = Turn::default();
+        let told = self.settle();
+        let again = std::mem::take(&mut self.again);
+        let timeout = if told || !again.is_empty() { Some(Duration::ZERO) } else { self.until_next(timeout) };
+        if let Err(error) = self.reactor.wait(timeout) {
+            self.again = again;
+            return Err(error.into());
+        }
+        self.hub.now = self.clock();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
+        for event in &events {
+            match Ready::decode(event.token().0) {
+                Ready::Listener(listener) => self.accept(listener, &mut turn),
+                Ready::Connection(token) => {
+                    if event.is_writable() {
+                        self.hub.writable(token);
+                    }
+                    if event.is_readable() {
+                        self.read(token, event.is_read_closed(), &mut buffer, &mut turn);
+                    }
+                }
+            }
+        }
+        self.reactor.events = events;
+        for ready in again {
+            match ready {
+                Ready::Listener(listener) => self.accept(listener, &mut turn),
+                Ready::Connection(token) => {
+                    if let Some(connection) = self.hub.get_mut(token) {
+                        connection.ready_again = false;
+                    }
+                    self.read(token, true, &mut buffer, &mut turn);
+                }
+            }
+        }
+        self.settle();
+        self.expire(&mut buffer, &mut turn);
+        self.buffer = buffer;
+        self.settle();
+        turn.closed = self.hub.reap();
+        if turn.closed > 0 || self.resume_at <= self.hub.now {
+            self.resume_at = NEVER;
+            self.again.extend(self.paused.drain(..).map(Ready::Listener));
+        }
+        Ok(turn)
+    }
+
+    /// Writes what was emitted since the last turn, and does nothing else.
+    pub fn flush(&mut self) {
+        self.hub.flush_dirty();
+    }
+
+    /// How long [`poll`](Self::poll) may be put off if nothing happens on a socket; `None`: as long as you like. Asking is harmless; polling
+    /// later makes timeouts late.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Duration> {
+        if !self.hub.is_settled() || !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.until_next(None)
+    }
+
+    /// Whether a [`shutdown`](Sockets::shutdown) has run its course: nobody is left.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished().is_some()
+    }
+
+    /// What a [`shutdown`](Sockets::shutdown) left, once it has run its course.
+    #[must_use]
+    pub fn finished(&self) -> Option<Finished> {
+        let stopping = self.hub.stopping.as_ref()?;
+        (self.hub.len() == 0 && self.hub.is_settled()).then_some(Finished { remained: stopping.remained })
+    }
+
+    /// Milliseconds since the server was built.
+    fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
+    }
+
+    /// The time until the next timeout is due, or `limit` if that is less.
+    fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
+        let paused = Some(self.resume_at).filter(|&at| at != NEVER);
+        let next = self.hub.next_deadline().into_iter().chain(paused).min();
+        let Some(next) = next.filter(|_| limit != Some(Duration::ZERO)) else { return limit };
+        let until = Duration::from_millis(next.saturating_sub(self.clock()));
+        Some(limit.map_or(until, |limit| limit.min(until)))
+    }
+
+    /// Tells what was recorded and writes what was emitted, until there is nothing left of either; whether there was anything to tell.
+    fn settle(&mut self) -> bool {
+        if self.hub.stopping.is_some() {
+            self.reactor.stop_listening();
+        }
+        let mut told = false;
+        while !self.hub.is_settled() {
+            told |= dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+            self.hub.flush_dirty();
+        }
+        told
+    }
+
+    fn accept(&mut self, listener: usize, turn: &mut Turn) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.reactor.accept(listener) {
+                Accepted::None => return,
+                Accepted::Stream(stream, peer) => {
+                    turn.accepted += 1;
+                    let Some(token) = self.hub.insert(stream, PeerAddress::Tcp(peer)) else { continue };
+                    let Some(connection) = self.hub.get_mut(token) else { continue };
+                    if let Err(error) = self.reactor.register(&mut connection.socket, token) {
+                        log::warn!("cannot watch the connection from {peer}: {error}");
+                        self.hub.bury(token);
+                    }
+                }
+                Accepted::Exhausted(error) => {
+                    log::warn!("cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms");
+                    self.paused.push(listener);
+                    self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+        self.again.push(Ready::Listener(listener));
+    }
+
+    /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
+    /// stream may be behind it.
+    fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.hub.get_mut(token) else { return };
+            match connection.socket.read(buffer) {
+                Ok(0) => {
+                    self.hub.peer_finished(token);
+                    break;
+                }
+                Ok(read) => {
+                    self.hub.heard(token);
+                    self.handle(token, &mut buffer[..read], turn);
+                    if read < buffer.len() && !to_the_end {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.hub.socket_failed(token, &error);
+                    break;
+                }
+            }
+        }
+        dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+        if let Some(connection) = self.hub.get_mut(token)
+            && !connection.ready_again
+            && !matches!(connection.phase, Phase::Dead)
+        {
+            connection.ready_again = true;
+            self.again.push(Ready::Connection(token));
+        }
+    }
+
+    /// Handles what was read from one connection, and writes its replies once.
+    fn handle(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
+        let Self { state, hub, registry, .. } = self;
+        hub.begin_input(token);
+        if hub.is_handshaking(token) {
+            upgrade::receive(state, hub, registry, token, &mut input, turn);
+        }
+        while let Some(received) = hub.receive(token, &mut input) {
+            turn.messages += 1;
+            dispatch::received(state, hub, registry, token, &received);
+            dispatch::tell_records(state, hub, registry);
+        }
+        hub.discard(token, input.len());
+        dispatch::tell_records(state, hub, registry);
+        hub.end_input(token);
+        dispatch::tell_records(state, hub, registry);
+    }
+
+    /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
+    fn expire(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        for _ in 0..TIMEOUTS_PER_TURN {
+            let Some((token, due)) = self.hub.pop_due() else { break };
+            if due != Due::Ping {
+                self.read(token, true, buffer, turn);
+                if !self.hub.is_due(token, due) {
+                    self.hub.rearm(token);
+                    continue;
+                }
+            }
+            match due {
+                Due::Handshake => upgrade::late(&mut self.hub, token),
+                _ => self.hub.expire(token, due),
+            }
+            dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+        }
+        self.hub.enforce_shutdown();
+    }
+}
+
+impl<S> std::fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("addresses", &self.local_addrs())
+            .field("open", &self.hub.open_len())
+            .finish_non_exhaustive()
+    }
+}

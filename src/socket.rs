@@ -1,0 +1,449 @@
+//! The two nouns for all verbs: `Sockets`, the open connections, and `Socket`, one of them (the `kws` of the Go library).
+//!
+//! Both are lent together with the user's state and hold nothing of it, so that both can be used at once.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::attributes::Attributes;
+use crate::connection::{Connection, PeerAddress};
+use crate::dispatch;
+use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
+use crate::handshake::Request;
+use crate::hub::Hub;
+use crate::protocol::{CloseCode, Message, Opcode, Payload};
+use crate::reactor::Stream;
+use crate::route::Registry;
+use crate::token::Token;
+
+/// What became of an emit; may be ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Emitted {
+    /// It is queued, and leaves when the callback or the turn ends.
+    Queued,
+    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for now.
+    Pressure,
+    /// It is not queued, for this reason.
+    Refused(EmitError),
+}
+
+impl Emitted {
+    /// The refusal as an error, for `?`.
+    ///
+    /// # Errors
+    ///
+    /// Why the message was refused.
+    pub fn ok(self) -> Result<(), EmitError> {
+        match self {
+            Self::Queued | Self::Pressure => Ok(()),
+            Self::Refused(error) => Err(error),
+        }
+    }
+}
+
+/// How a server stops: [`Sockets::shutdown`].
+///
+/// ```
+/// use std::time::Duration;
+/// use ikisocket::Shutdown;
+///
+/// let at_once = Shutdown { deadline: Duration::from_millis(100), ..Shutdown::default() };
+/// assert_eq!(at_once.code.to_string(), "1001");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// The close code for everybody. Default: 1001, going away.
+    pub code: CloseCode,
+    /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
+    pub reason: String,
+    /// What has not said goodbye by then is cut off. Default: 10 s.
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { code: CloseCode::GOING_AWAY, reason: "Server shutdown".to_owned(), deadline: Duration::from_secs(10) }
+    }
+}
+
+/// The open connections of a server.
+pub struct Sockets<'a, S> {
+    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) registry: &'a Registry<S>,
+}
+
+impl<S> Sockets<'_, S> {
+    /// How many connections are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hub.open_len()
+    }
+
+    /// Whether no connection is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The uuids of the connections that are open now.
+    #[must_use]
+    pub fn uuids(&self) -> Vec<Uuid> {
+        self.hub.open_tokens().into_iter().filter_map(|token| Some(self.hub.get(token)?.uuid)).collect()
+    }
+
+    /// The open connection with this uuid.
+    #[must_use]
+    pub fn get(&mut self, uuid: Uuid) -> Option<Socket<'_, S>> {
+        let token = self.hub.find(uuid)?;
+        Some(Socket { hub: self.hub, registry: self.registry, token })
+    }
+
+    /// Calls `visit` with each connection that is open now, except those that it closes meanwhile.
+    pub fn for_each(&mut self, mut visit: impl FnMut(&mut Socket<'_, S>)) {
+        for token in self.hub.open_tokens() {
+            if self.hub.is_open(token) {
+                visit(&mut Socket { hub: self.hub, registry: self.registry, token });
+            }
+        }
+    }
+
+    /// Sends a message to one connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] if no open connection has this uuid.
+    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Message<'m>>) -> Result<Emitted, Gone> {
+        self.hub.emit_to(to, &message.into())
+    }
+
+    /// Sends a message to each connection of a list; returns how many took it. The unknown are passed over.
+    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Message<'m>>) -> usize {
+        let message = message.into();
+        to.iter()
+            .filter(|&&to| matches!(self.hub.emit_to(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
+            .count()
+    }
+
+    /// Sends a message to every open connection; returns how many took it. It is encoded once, and no reader delays another.
+    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+        self.hub.broadcast(None, &message.into())
+    }
+
+    /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
+    ///
+    /// A built-in event's name calls nobody.
+    pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
+        let data = data.into();
+        let mut ran = 0;
+        for token in self.hub.open_tokens() {
+            if self.hub.is_open(token) {
+                ran += dispatch::fire(state, self.hub, self.registry, token, event, data);
+            }
+        }
+        ran
+    }
+
+    /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a reason, behind all that was emitted before, and waits
+    /// for their goodbyes. It goes on being polled until [`Server::is_finished`](crate::Server::is_finished); [`Server::run`](crate::Server::run) then returns.
+    ///
+    /// A second call changes nothing about the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
+    pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
+        let deadline = u64::try_from(how.deadline.as_millis()).unwrap_or(u64::MAX);
+        self.hub.shutdown(how.code, &how.reason, deadline)
+    }
+
+    /// Whether new WebSocket connections get 503 from now on. Those that are open stay.
+    pub fn refuse_upgrades(&mut self, refuse: bool) {
+        self.hub.refusing = refuse;
+    }
+
+    /// Whether new WebSocket connections get 503: because of [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
+    #[must_use]
+    pub fn is_refusing(&self) -> bool {
+        self.hub.refusing || self.hub.stopping.is_some()
+    }
+}
+
+impl<S> fmt::Debug for Sockets<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockets").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// One connection.
+///
+/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are refused.
+pub struct Socket<'a, S> {
+    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) registry: &'a Registry<S>,
+    pub(crate) token: Token,
+}
+
+impl<S> Socket<'_, S> {
+    fn connection(&self) -> &Connection<Stream> {
+        self.hub.get(self.token).expect("a connection that is lent stays in its slot until the turn ends")
+    }
+
+    /// All open connections.
+    #[must_use]
+    pub fn sockets(&mut self) -> Sockets<'_, S> {
+        Sockets { hub: self.hub, registry: self.registry }
+    }
+
+    // What it sends.
+
+    /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. Never blocks: it is queued, and
+    /// leaves when the callback ends; a large one is offered to the socket at once.
+    pub fn emit<'m>(&mut self, message: impl Into<Message<'m>>) -> Emitted {
+        let message = message.into();
+        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes())
+    }
+
+    /// Sends a text message.
+    pub fn emit_text(&mut self, text: impl AsRef<str>) -> Emitted {
+        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes())
+    }
+
+    /// Sends a binary message, whatever the data's type.
+    pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
+        self.hub.emit(self.token, Opcode::Binary, data.as_ref())
+    }
+
+    /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
+    pub fn ping(&mut self, data: impl AsRef<[u8]>) -> Emitted {
+        let data = data.as_ref();
+        if data.len() > 125 {
+            return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
+        }
+        self.hub.emit(self.token, Opcode::Ping, data)
+    }
+
+    /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
+    /// is that uuid.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] if no open connection has this uuid.
+    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Message<'m>>) -> Result<Emitted, Gone> {
+        self.emit_to_one(to, &message.into())
+    }
+
+    /// Sends a message to each connection of a list; returns how many took it. For each uuid that is unknown an `error` event follows on this connection.
+    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Message<'m>>) -> usize {
+        let message = message.into();
+        to.iter()
+            .filter(|&&to| matches!(self.emit_to_one(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
+            .count()
+    }
+
+    fn emit_to_one(&mut self, to: Uuid, message: &Message<'_>) -> Result<Emitted, Gone> {
+        let result = self.hub.emit_to(to, message);
+        if result.is_err() {
+            self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
+        }
+        result
+    }
+
+    /// Sends a message to every open connection but this one; returns how many took it.
+    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+        self.hub.broadcast(Some(self.token), &message.into())
+    }
+
+    /// Sends a message to every open connection, this one included; returns how many took it.
+    pub fn broadcast_all<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+        self.hub.broadcast(None, &message.into())
+    }
+
+    /// Calls the listeners of an event of your own on this connection, here and now; returns how many ran. Nothing is sent.
+    ///
+    /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an `error` event follows.
+    pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
+        dispatch::fire(state, self.hub, self.registry, self.token, event, data.into())
+    }
+
+    /// Closes the connection with code 1000 and "Connection closed"; see [`close_with`](Self::close_with).
+    pub fn close(&mut self) {
+        let _ = self.close_with(CloseCode::NORMAL, "Connection closed");
+    }
+
+    /// Closes the connection, behind everything that was emitted before. A `close` event follows, and `disconnect` when the peer
+    /// has answered or the close timeout is over. On a connection that is closed already it does nothing.
+    ///
+    /// The reason is cut to 123 bytes at a character's boundary (RFC 6455 §5.5).
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
+    pub fn close_with(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), CloseError> {
+        self.hub.close(self.token, code.into(), reason)
+    }
+
+    // Who it is.
+
+    /// The uuid under which it is found; it answers after the end too.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.connection().uuid
+    }
+
+    /// Changes the uuid; the old one finds nobody from now on. Its own one is accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`UuidError::Duplicate`] if another open connection has it, [`UuidError::Closed`] if this one is closed; then nothing changes.
+    pub fn set_uuid(&mut self, uuid: Uuid) -> Result<(), UuidError> {
+        self.hub.set_uuid(self.token, uuid)
+    }
+
+    /// Whether it is open: neither side has closed it.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.hub.is_open(self.token)
+    }
+
+    /// Bytes that wait for the socket, frame headers included.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.connection().outbox.waiting()
+    }
+
+    /// The subprotocol that was agreed on.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&str> {
+        let connection = self.connection();
+        self.registry.subprotocols(connection.route).get(usize::from(connection.subprotocol?)).map(String::as_str)
+    }
+
+    /// Where the peer is.
+    ///
+    /// Behind a reverse proxy this is the proxy; what it says of the client is in a header of the request.
+    #[must_use]
+    pub fn peer_address(&self) -> PeerAddress {
+        self.connection().peer
+    }
+
+    /// The underlying connection.
+    #[must_use]
+    pub fn conn(&self) -> Conn<'_> {
+        Conn { stream: &self.connection().socket }
+    }
+
+    // What it asked for.
+
+    /// The upgrade request; `None` if the route forgets requests and its callback has returned.
+    #[must_use]
+    pub fn request(&self) -> Option<&Request> {
+        self.connection().request.as_deref()
+    }
+
+    /// The value of a `:name` or `*name` of the route's pattern, percent-decoded.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.request()?.param(name)
+    }
+
+    /// The last value of a query parameter, decoded.
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request()?.query(name)
+    }
+
+    /// The first value of a header, its name in any case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.request()?.header(name)
+    }
+
+    /// The value of a cookie, percent-decoded.
+    #[must_use]
+    pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request()?.cookie(name)
+    }
+
+    // What user code keeps with it.
+
+    /// Keeps a value of any type under a name, whatever was there before.
+    pub fn set_attribute(&mut self, key: impl Into<String>, value: impl Any) {
+        self.attributes_mut().set(key, value);
+    }
+
+    /// The value under a name, if there is one and it is a `T`.
+    #[must_use]
+    pub fn attribute<T: Any>(&self, key: &str) -> Option<&T> {
+        self.attributes().get(key)
+    }
+
+    /// The value under a name, if it was set from a `String` or a `&'static str`.
+    #[must_use]
+    pub fn string_attribute(&self, key: &str) -> Option<&str> {
+        self.attributes().string(key)
+    }
+
+    /// The value under a name, if it was set from an integer that fits.
+    #[must_use]
+    pub fn int_attribute(&self, key: &str) -> Option<i64> {
+        self.attributes().int(key)
+    }
+
+    /// All attributes.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.connection().attributes
+    }
+
+    /// All attributes, to change.
+    #[must_use]
+    pub fn attributes_mut(&mut self) -> &mut Attributes {
+        &mut self
+            .hub
+            .get_mut(self.token)
+            .expect("a connection that is lent stays in its slot until the turn ends")
+            .attributes
+    }
+}
+
+impl<S> fmt::Debug for Socket<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("uuid", &self.uuid()).field("alive", &self.is_alive()).finish_non_exhaustive()
+    }
+}
+
+/// The TCP connection under a [`Socket`]: for its addresses and options, not for writing past the framing.
+///
+/// On Unix it lends its descriptor, so `socket2::SockRef::from(&kws.conn())` reaches every option. What is read from or written to
+/// that descriptor is missing in the WebSocket stream.
+#[derive(Debug)]
+pub struct Conn<'a> {
+    stream: &'a Stream,
+}
+
+impl Conn<'_> {
+    /// Our side's address; `None` once the connection is gone.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
+    /// The peer's address; `None` once the connection is gone.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Conn<'_> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

@@ -1,0 +1,69 @@
+//! Tokens: what stands for a connection, a listener or another source between the poll and the tables.
+//!
+//! A token carries the generation of its slot, so that a late event or a stale token for a reused slot finds nobody.
+
+/// Names one connection for as long as its slot is not reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// What a poll token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Connection(Token),
+    Listener(usize),
+}
+
+const KIND_BITS: u32 = 1;
+/// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the generation.
+const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
+const GENERATION_BITS: u32 = if usize::BITS == 64 { 32 } else { 11 };
+
+/// As many connections as one server can hold at a time.
+pub(crate) const MAX_CONNECTIONS: usize = 1 << INDEX_BITS;
+
+/// The generation after `generation`, as far as a token can tell them apart.
+pub(crate) fn next_generation(generation: u32) -> u32 {
+    generation.wrapping_add(1) & (u32::MAX >> (32 - GENERATION_BITS))
+}
+
+impl Ready {
+    pub(crate) fn encode(self) -> usize {
+        match self {
+            Self::Connection(token) => {
+                ((token.generation as usize) << (INDEX_BITS + KIND_BITS)) | ((token.index as usize) << KIND_BITS)
+            }
+            Self::Listener(index) => (index << KIND_BITS) | 1,
+        }
+    }
+
+    pub(crate) fn decode(word: usize) -> Self {
+        if word & 1 == 1 {
+            return Self::Listener(word >> KIND_BITS);
+        }
+        Self::Connection(Token {
+            index: ((word >> KIND_BITS) & (MAX_CONNECTIONS - 1)) as u32,
+            generation: (word >> (INDEX_BITS + KIND_BITS)) as u32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_the_trip_through_the_poll() {
+        let last = u32::MAX >> (32 - GENERATION_BITS);
+        for generation in [0, 1, last] {
+            for index in [0, 1, (MAX_CONNECTIONS - 1) as u32] {
+                let ready = Ready::Connection(Token { index, generation });
+                assert_eq!(Ready::decode(ready.encode()), ready);
+            }
+        }
+        assert_eq!(Ready::decode(Ready::Listener(3).encode()), Ready::Listener(3));
+        assert_eq!(next_generation(last), 0);
+    }
+}
