@@ -1,4 +1,117 @@
-//! WebSocket server with events.
+//! A WebSocket server with events, for people who own their thread.
+//!
+//! The model is that of Go's ikisocket (later `socketio`): listeners on named events, `emit`, `emit_to`, `broadcast`, `fire`,
+//! attributes, and a uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself: no async
+//! runtime, no thread but yours, no lock, no `unsafe`.
+//!
+//! ```no_run
+//! use ikisocket::{Event, Server};
+//!
+//! #[derive(Default)]
+//! struct Room {
+//!     messages: u64,
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut server = Server::bind("127.0.0.1:3000", Room::default())?;
+//!     server.on(Event::Message, |room, ep| {
+//!         room.messages += 1;
+//!         ep.kws.broadcast_all(ep.data); // to everybody, with the kind that it came with
+//!     });
+//!     server.route("/ws/:name", |room, kws| {
+//!         let name = kws.param("name").unwrap_or_default().to_owned();
+//!         kws.emit(format!("Hello {name}, {} messages so far", room.messages));
+//!         kws.set_attribute("name", name);
+//!     })?;
+//!     server.run()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # State is lent
+//!
+//! The server owns your state. Every callback gets `&mut` of it as its first argument and the connection as its second, so
+//! both can be used at once, with no `Rc`, `RefCell` or lock. Callbacks are `Fn`: what must change lives in the state.
+//!
+//! Two nouns have all the verbs. [`Sockets`] are the open connections: `emit_to`, `broadcast`, `fire`, `get`, `len`,
+//! `shutdown`. [`Socket`] is one of them (`kws`), and [`Socket::sockets`] leads from one to all. Between turns
+//! [`Server::lend`] gives the state and the sockets.
+//!
+//! # The loop
+//!
+//! [`Server::run`] turns the loop for you. To turn it yourself, call [`Server::poll`] as often as you like; it does nothing between
+//! calls:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:3000", 0u64)?;
+//! loop {
+//!     server.poll(Some(Duration::from_millis(1)))?;    // listeners run in here
+//!     let (ticks, mut sockets) = server.lend();        // the rest of the time everything is yours
+//!     *ticks += 1;
+//!     sockets.broadcast(format!("tick {ticks}"));      // on the wire when the next poll begins, or at flush()
+//! }
+//! # #[allow(unreachable_code)]
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! One turn: write what was emitted since the last one; wait; for each ready connection read, decode, call listeners and
+//! write its own replies once; write to the others that got something, once each; handle timeouts; remove what is gone.
+//! [`Turn`] says what was done.
+//!
+//! # The rules
+//!
+//! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
+//!   panic) is told when the outermost callback has returned, in order. A broadcast never runs your code half-way.
+//! - **`disconnect` is last.** It comes exactly once for each connection whose route callback ran, and nothing comes after it. In
+//!   it, the uuid, attributes and request still answer.
+//! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was emitted before it. Between an
+//!   emit and the wire nothing is reordered; only pings and pongs may pass messages that wait.
+//! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in memory, up to
+//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], and nobody else notices.
+//! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
+//! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
+//! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
+//! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
+//! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
+//!
+//! # What is not guaranteed
+//!
+//! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
+//! offered to the socket, not that the peer has read it. A listener that takes long delays everybody: the thread is yours.
+//! There is no TLS: put a reverse proxy in front.
+//!
+//! # The Go names
+//!
+//! | Go | here |
+//! |---|---|
+//! | `New(cb, cfg)` | [`Server::route`] |
+//! | `app.Use`, `IsWebSocketUpgrade`, `ErrUpgradeRequired` | [`Server::filter`]; a plain request on a route gets 426 by itself |
+//! | `Locals` | [`Incoming::attributes`], then [`Socket::attribute`] |
+//! | `Params`, `Query`, `Cookies`, `Headers` | [`Socket::param`], [`query`](Socket::query), [`cookie`](Socket::cookie), [`header`](Socket::header), or all of [`Socket::request`] |
+//! | `IP` | [`Socket::peer_address`] |
+//! | `Config.Origins`, `Subprotocols` | [`Builder::origins`], [`Builder::subprotocols`], or a route's own ([`Route`]) |
+//! | `Config.HandshakeTimeout`, buffer sizes | [`Builder::handshake_timeout`], [`Builder::receive_buffer`], [`Builder::max_outbox`] |
+//! | `Config.RecoverHandler` | [`Server::recover`] |
+//! | `Config.EnableCompression` | not yet: the offer is declined |
+//! | `On(event, cb)` | [`Server::on`], [`Route::on`], [`Server::off`] |
+//! | `Fire`, `kws.Fire` | [`Sockets::fire`], [`Socket::fire`] |
+//! | `kws.Emit` | [`Socket::emit`], [`emit_text`](Socket::emit_text), [`emit_binary`](Socket::emit_binary) |
+//! | `EmitTo`, `kws.EmitTo` | [`Sockets::emit_to`], [`Socket::emit_to`] |
+//! | `EmitToList`, `kws.EmitToList` | [`Sockets::emit_to_list`], [`Socket::emit_to_list`] |
+//! | `Broadcast`, `kws.Broadcast(m, true)`, `kws.Broadcast(m, false)` | [`Sockets::broadcast`], [`Socket::broadcast`], [`Socket::broadcast_all`] |
+//! | `GetUUID`, `SetUUID`, `IsAlive` | [`Socket::uuid`], [`set_uuid`](Socket::set_uuid), [`is_alive`](Socket::is_alive) |
+//! | `SetAttribute`, `GetAttribute`, `GetStringAttribute`, `GetIntAttribute` | [`Socket::set_attribute`], [`attribute`](Socket::attribute), [`string_attribute`](Socket::string_attribute), [`int_attribute`](Socket::int_attribute) |
+//! | `Close` | [`Socket::close`], [`close_with`](Socket::close_with) |
+//! | `CloseAll`, `Drain`, `IsDraining` | [`Sockets::shutdown`], [`refuse_upgrades`](Sockets::refuse_upgrades), [`is_refusing`](Sockets::is_refusing) |
+//! | `kws.Conn` | [`Socket::conn`] |
+//! | `EventPayload{Kws, Name, SocketUUID, SocketAttributes, Error, Data}` | [`EventPayload`], with `code`, `reason` and `clean` beside |
+//! | `EventMessage` … `EventError` | [`Event`] |
+//! | `TextMessage`, `BinaryMessage`, `PingMessage` | [`Message`], [`Payload`], [`Socket::ping`] |
+//!
+//! # Inside
+//!
+//! [`handshake`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
 
 mod attributes;
 mod builder;
@@ -30,3 +143,8 @@ pub use server::{Finished, Server, Turn};
 pub use socket::{Conn, Emitted, Shutdown, Socket, Sockets};
 #[doc(no_inline)]
 pub use uuid::Uuid;
+
+/// The README's examples are compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -35,6 +35,7 @@ pub(crate) struct Stage {
     log: Vec<u8>,
     /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
     staged: usize,
+    #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     spare: Vec<Box<Queue>>,
 }
 

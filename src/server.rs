@@ -350,7 +350,15 @@ impl<S> Server<S> {
         told
     }
 
+    /// Tells what was recorded.
+    fn tell(&mut self) {
+        dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+    }
+
     fn accept(&mut self, listener: usize, turn: &mut Turn) {
+        if self.hub.stopping.is_some() {
+            return;
+        }
         for _ in 0..ACCEPTS_PER_TURN {
             match self.reactor.accept(listener) {
                 Accepted::None => return,
@@ -382,7 +390,7 @@ impl<S> Server<S> {
             match connection.socket.read(buffer) {
                 Ok(0) => {
                     self.hub.peer_finished(token);
-                    break;
+                    return self.tell();
                 }
                 Ok(read) => {
                     self.hub.heard(token);
@@ -395,11 +403,10 @@ impl<S> Server<S> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.hub.socket_failed(token, &error);
-                    break;
+                    return self.tell();
                 }
             }
         }
-        dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
         if let Some(connection) = self.hub.get_mut(token)
             && !connection.ready_again
             && !matches!(connection.phase, Phase::Dead)
@@ -442,7 +449,7 @@ impl<S> Server<S> {
                 Due::Handshake => upgrade::late(&mut self.hub, token),
                 _ => self.hub.expire(token, due),
             }
-            dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+            self.tell();
         }
         self.hub.enforce_shutdown();
     }

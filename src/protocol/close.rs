@@ -1,5 +1,5 @@
-//! Close codes and the payload of a Close frame (RFC 6455 §5.5.1, §7.4). Knows nothing of headers or of the closing
-//! handshake.
+//! Close codes and the payload of a Close frame (RFC 6455 §5.5.1, §7.4). Knows nothing of headers
+//! or of the closing handshake.
 
 use std::{borrow::Cow, fmt};
 
@@ -46,8 +46,8 @@ impl CloseCode {
     /// 1014: a gateway got a bad answer from the server behind it.
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// Whether this code may be put into a Close frame, and so also whether a received one is legal (§7.4): 1000–1003,
-    /// 1007–1014 (1012–1014 by the IANA registry) and 3000–4999.
+    /// Whether this code may be put into a Close frame, and so also whether a received one is legal
+    /// (§7.4): 1000–1003, 1007–1014 (1012–1014 by the IANA registry) and 3000–4999.
     #[must_use]
     pub const fn is_sendable(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
@@ -77,7 +77,8 @@ impl fmt::Display for CloseCode {
 pub struct CloseFrame<'a> {
     /// Why; always [sendable](CloseCode::is_sendable) when it comes from the decoder.
     pub code: CloseCode,
-    /// The same in words, at most 123 bytes, often empty. For logs: it is the peer's text, not to be trusted.
+    /// The same in words, at most 123 bytes, often empty. For logs: it is the peer's text, not to
+    /// be trusted.
     pub reason: Cow<'a, str>,
 }
 
@@ -152,10 +153,7 @@ mod tests {
         let mut payload = Vec::new();
         encode_close(None, &mut payload);
         assert!(payload.is_empty());
-        encode_close(
-            Some((CloseCode::from(4999), &"x".repeat(1000))),
-            &mut payload,
-        );
+        encode_close(Some((CloseCode::from(4999), &"x".repeat(1000))), &mut payload);
         assert_eq!(payload.len(), 125);
         assert_eq!(payload[..3], [0x13, 0x87, b'x']);
     }

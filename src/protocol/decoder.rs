@@ -1,114 +1,18 @@
-//! From received bytes to whole messages and control frames (RFC 6455 §5.4–§5.6, §8.1). Knows no socket, no clock and
-//! no connection: it is handed whatever arrived, in any pieces, and gives back what is complete.
+//! From received bytes to whole messages and control frames (RFC 6455 §5.4–§5.6, §8.1). Knows no
+//! socket, no clock and no connection: it is handed whatever arrived, in any pieces, and gives back
+//! what is complete.
 
+use super::assembly::Assembly;
+use super::decoded::interpret;
 use super::frame::HeaderStart;
-use super::text::{self, TextBuffer};
-use super::{CloseCode, CloseFrame, FrameHeader, Message, Opcode, Violation, apply_mask};
+use super::{Decoded, Opcode, Rules, Violation, apply_mask};
 use std::borrow::Cow;
-
-/// Which side this endpoint is. A server takes masked frames only, a client unmasked ones only (RFC 6455 §5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Role {
-    /// Decodes what clients send.
-    #[default]
-    Server,
-    /// Decodes what servers send.
-    Client,
-}
-
-/// What a [`Decoder`] accepts. Many decoders share one `Rules`.
-///
-/// ```
-/// use ikisocket::protocol::{Role, Rules};
-///
-/// let rules = Rules::default().role(Role::Client).max_message(64 * 1024);
-/// assert_eq!(rules.max_empty_fragments, 1000);
-/// ```
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Which side we are. Default: server.
-    pub role: Role,
-    /// Longest message in bytes, over all its fragments; exactly so many are accepted. Default: 1 MiB.
-    pub max_message: usize,
-    /// How many fragments of one message may be empty. They cost work and count for nothing in
-    /// [`max_message`](Self::max_message). Default: 1000.
-    pub max_empty_fragments: u32,
-    // permessage-deflate: whether it was agreed on belongs here; see `allow`.
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            role: Role::Server,
-            max_message: 1024 * 1024,
-            max_empty_fragments: 1000,
-        }
-    }
-}
-
-impl Rules {
-    /// Sets [`role`](Self::role).
-    #[must_use]
-    pub const fn role(self, role: Role) -> Self {
-        Self { role, ..self }
-    }
-
-    /// Sets [`max_message`](Self::max_message), in bytes.
-    #[must_use]
-    pub const fn max_message(self, max_message: usize) -> Self {
-        Self {
-            max_message,
-            ..self
-        }
-    }
-
-    /// Sets [`max_empty_fragments`](Self::max_empty_fragments).
-    #[must_use]
-    pub const fn max_empty_fragments(self, max_empty_fragments: u32) -> Self {
-        Self {
-            max_empty_fragments,
-            ..self
-        }
-    }
-
-    /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes.
-    #[inline]
-    fn allow(&self, start: HeaderStart, message_is_open: bool) -> Result<(), Violation> {
-        // permessage-deflate: RSV1 is legal on the first frame of a message once it is agreed on (RFC 7692 §6).
-        if start.has_reserved_bits() {
-            return Err(Violation::ReservedBits);
-        }
-        match (self.role, start.is_masked()) {
-            (Role::Server, false) => return Err(Violation::Unmasked),
-            (Role::Client, true) => return Err(Violation::Masked),
-            _ => {}
-        }
-        match (start.opcode, message_is_open) {
-            (Opcode::Continuation, false) => Err(Violation::UnexpectedContinuation),
-            (Opcode::Text | Opcode::Binary, true) => Err(Violation::ExpectedContinuation),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Something complete that a [`Decoder`] found. Borrowed from the input where it lay there in one piece.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decoded<'i> {
-    /// A whole message, its fragments put together.
-    Message(Message<'i>),
-    /// A Ping, to be answered with a Pong of the same bytes (§5.5.2).
-    Ping(Cow<'i, [u8]>),
-    /// A Pong; needs no answer (§5.5.3).
-    Pong(Cow<'i, [u8]>),
-    /// A Close frame, `None` if it was empty; nothing is decoded after it (§5.5.1).
-    Close(Option<CloseFrame<'i>>),
-}
 
 /// Decodes the stream of one connection.
 ///
-/// One pointer wide, and holds no memory between messages: only the bytes of something incomplete are kept. Frames that
-/// arrive whole are unmasked where they lie and handed out borrowed, without a copy or an allocation.
+/// One pointer wide, and holds no memory between messages: only the bytes of something incomplete
+/// are kept. Frames that arrive whole are unmasked where they lie and handed out borrowed, without
+/// a copy or an allocation.
 ///
 /// ```
 /// use ikisocket::protocol::{Decoded, Decoder, Message, Role, Rules};
@@ -151,22 +55,19 @@ impl Decoder {
 
     /// Takes from the front of `input` what the next complete thing needs, and returns that thing.
     ///
-    /// `Ok(None)` means that `input` is used up: everything in it was consumed, and the bytes of something incomplete
-    /// are kept here. Call it until then. `input` is advanced, and what it stood on is overwritten by unmasking.
+    /// `Ok(None)` means that `input` is used up: everything in it was consumed, and the bytes of
+    /// something incomplete are kept here. Call it until then. `input` is advanced, and what it
+    /// stood on is overwritten by unmasking.
     ///
     /// After a Close frame all further input is consumed and ignored (RFC 6455 §5.5.1).
     ///
     /// # Errors
     ///
-    /// A [`Violation`], at the first byte that decides it: a header's first two bytes, its length, or the first byte
-    /// that is not UTF-8, even if the frame is incomplete. Every later call returns the same violation. How much of
-    /// `input` was then taken is not specified.
+    /// A [`Violation`], at the first byte that decides it: a header's first two bytes, its length,
+    /// or the first byte that is not UTF-8, even if the frame is incomplete. Every later call
+    /// returns the same violation. How much of `input` was then taken is not specified.
     #[inline]
-    pub fn decode<'i>(
-        &mut self,
-        input: &mut &'i mut [u8],
-        rules: &Rules,
-    ) -> Result<Option<Decoded<'i>>, Violation> {
+    pub fn decode<'i>(&mut self, input: &mut &'i mut [u8], rules: &Rules) -> Result<Option<Decoded<'i>>, Violation> {
         if self.state.is_none()
             && let Some((opcode, payload)) = take_whole_frame(input, rules)
         {
@@ -191,9 +92,7 @@ impl Decoder {
         if self.state.is_none() && input.is_empty() {
             return Ok(None);
         }
-        let state = self
-            .state
-            .get_or_insert_with(|| Box::new(State::Assembling(Assembly::default())));
+        let state = self.state.get_or_insert_with(|| Box::new(State::Assembling(Assembly::default())));
         let assembly = match &mut **state {
             State::Assembling(assembly) => assembly,
             State::Failed(violation) => return Err(*violation),
@@ -217,15 +116,15 @@ impl Decoder {
         self.state = Some(Box::new(state));
     }
 
-    /// Whether the stream stands between two messages: no frame and no message is begun, and it has not ended by a Close
-    /// frame or a violation. Then the decoder holds no memory.
+    /// Whether the stream stands between two messages: no frame and no message is begun, and it has
+    /// not ended by a Close frame or a violation. Then the decoder holds no memory.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state.is_none()
     }
 
-    /// How many received bytes are held: of incomplete headers, payloads and messages. Capacity reserved for their
-    /// growth is not counted; it is at most as much again.
+    /// How many received bytes are held: of incomplete headers, payloads and messages. Capacity
+    /// reserved for their growth is not counted; it is at most about as much again.
     #[must_use]
     pub fn buffered(&self) -> usize {
         match self.state.as_deref() {
@@ -235,8 +134,8 @@ impl Decoder {
     }
 }
 
-/// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full. Else `input` is left as
-/// it was; what is wrong or missing is found out by [`Assembly`].
+/// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full.
+/// Else `input` is left as it was; what is wrong or missing is found out by [`Assembly`].
 #[inline]
 fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(Opcode, &'i mut [u8])> {
     let start = HeaderStart::parse(input).ok()??;
@@ -253,301 +152,12 @@ fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(Opco
     Some((header.opcode, payload))
 }
 
-/// What the whole, unmasked payload of an unfragmented frame means.
-#[inline]
-fn interpret(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Decoded<'_>, Violation> {
-    Ok(match opcode {
-        Opcode::Text => Decoded::Message(Message::Text(check_text(payload)?)),
-        Opcode::Binary => Decoded::Message(Message::Binary(payload)),
-        Opcode::Continuation => return Err(Violation::UnexpectedContinuation),
-        Opcode::Ping => Decoded::Ping(payload),
-        Opcode::Pong => Decoded::Pong(payload),
-        Opcode::Close => Decoded::Close(parse_close(payload)?),
-    })
-}
-
-#[inline]
-fn check_text(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
-    Ok(match bytes {
-        Cow::Borrowed(bytes) => Cow::Borrowed(text::check(bytes)?),
-        Cow::Owned(bytes) => {
-            Cow::Owned(String::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?)
-        }
-    })
-}
-
-/// The payload of a Close frame: nothing, or a code and a reason (RFC 6455 §5.5.1, §7.4).
-fn parse_close(payload: Cow<'_, [u8]>) -> Result<Option<CloseFrame<'_>>, Violation> {
-    if payload.is_empty() {
-        return Ok(None);
-    }
-    let Some(&code) = payload.first_chunk() else {
-        return Err(Violation::CloseFrameTooShort);
-    };
-    let code = CloseCode::from(u16::from_be_bytes(code));
-    if !code.is_sendable() {
-        return Err(Violation::InvalidCloseCode(code.into()));
-    }
-    let reason = check_text(match payload {
-        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[size_of::<CloseCode>()..]),
-        Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(size_of::<CloseCode>())),
-    })?;
-    Ok(Some(CloseFrame { code, reason }))
-}
-
-/// Puts together what arrives in pieces: a header, a frame, a fragmented message.
-#[derive(Debug, Default)]
-struct Assembly {
-    stage: Stage,
-    /// The message of which the last fragment has not come in full.
-    message: Option<OpenMessage>,
-}
-
-/// Where in a frame the stream stands.
-#[derive(Debug)]
-enum Stage {
-    Header(HeaderBytes),
-    /// In a text, binary or continuation frame: its payload goes to the open message.
-    Data(OpenFrame),
-    /// In a Close, Ping or Pong; with the part of its payload that came before, at most 125 bytes.
-    Control(OpenFrame, Vec<u8>),
-}
-
-impl Default for Stage {
-    fn default() -> Self {
-        Self::Header(HeaderBytes::default())
-    }
-}
-
-impl Assembly {
-    fn is_empty(&self) -> bool {
-        self.message.is_none() && matches!(&self.stage, Stage::Header(bytes) if bytes.len == 0)
-    }
-
-    fn buffered(&self) -> usize {
-        let message = self.message.as_ref().map_or(0, OpenMessage::len);
-        message
-            + match &self.stage {
-                Stage::Header(bytes) => bytes.len,
-                Stage::Data(_) => 0,
-                Stage::Control(_, payload) => payload.len(),
-            }
-    }
-
-    /// Goes through `input` until something is complete or nothing is left.
-    fn advance<'i>(
-        &mut self,
-        input: &mut &'i mut [u8],
-        rules: &Rules,
-    ) -> Result<Option<Decoded<'i>>, Violation> {
-        loop {
-            match &mut self.stage {
-                Stage::Header(bytes) => {
-                    let Some(header) = bytes.complete(input, rules, self.message.is_some())? else {
-                        return Ok(None);
-                    };
-                    self.begin_frame(&header, rules)?;
-                }
-                Stage::Data(frame) => {
-                    let piece = frame.take_payload(input);
-                    if let Some(message) = &mut self.message {
-                        message.push(piece)?;
-                    }
-                    if frame.remaining > 0 {
-                        return Ok(None);
-                    }
-                    let fin = frame.fin;
-                    self.stage = Stage::default();
-                    if fin && let Some(message) = self.message.take() {
-                        return message
-                            .finish()
-                            .map(|message| Some(Decoded::Message(message)));
-                    }
-                }
-                Stage::Control(frame, held) => {
-                    let piece = frame.take_payload(input);
-                    if frame.remaining > 0 {
-                        held.extend_from_slice(piece);
-                        return Ok(None);
-                    }
-                    let payload = if held.is_empty() {
-                        Cow::Borrowed(&*piece)
-                    } else {
-                        held.extend_from_slice(piece);
-                        Cow::Owned(std::mem::take(held))
-                    };
-                    let opcode = frame.opcode;
-                    self.stage = Stage::default();
-                    return interpret(opcode, payload).map(Some);
-                }
-            }
-        }
-    }
-
-    /// Opens or continues a message, unless its length would break a rule; a control frame stands beside it.
-    fn begin_frame(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
-        // In range where it matters: a message is checked against `max_message` below, a control frame has 125 bytes.
-        let frame = OpenFrame {
-            opcode: header.opcode,
-            fin: header.fin,
-            mask: header.mask,
-            done: 0,
-            remaining: header.len as usize,
-        };
-        match header.opcode {
-            Opcode::Close | Opcode::Ping | Opcode::Pong => {
-                self.stage = Stage::Control(frame, Vec::new());
-                return Ok(());
-            }
-            Opcode::Text => {
-                self.message = Some(OpenMessage::new(Body::Text(TextBuffer::default())))
-            }
-            Opcode::Binary => self.message = Some(OpenMessage::new(Body::Binary(Vec::new()))),
-            Opcode::Continuation => {}
-        }
-        if let Some(message) = &mut self.message {
-            message.admit(header, rules)?;
-        }
-        self.stage = Stage::Data(frame);
-        Ok(())
-    }
-}
-
-/// The bytes of a header that is not there in full.
-#[derive(Debug, Default)]
-struct HeaderBytes {
-    bytes: [u8; FrameHeader::MAX_LEN],
-    len: usize,
-}
-
-impl HeaderBytes {
-    /// Takes what the header needs from `input`. `None`: all of `input` was taken, and more is needed.
-    fn complete(
-        &mut self,
-        input: &mut &mut [u8],
-        rules: &Rules,
-        message_is_open: bool,
-    ) -> Result<Option<FrameHeader>, Violation> {
-        let held = self.len;
-        let copied = input.len().min(self.bytes.len() - held);
-        self.bytes[held..held + copied].copy_from_slice(&input[..copied]);
-        self.len += copied;
-
-        let bytes = &self.bytes[..self.len];
-        let header = match HeaderStart::parse(bytes)? {
-            Some(start) => {
-                rules.allow(start, message_is_open)?;
-                start.parse_rest(bytes)?
-            }
-            None => None,
-        };
-        // What was held before did not suffice, so a complete header is longer than that.
-        let taken = header.map_or(copied, |(_, header_len)| header_len - held);
-        let _ = input.split_off_mut(..taken);
-        if header.is_some() {
-            self.len = 0;
-        }
-        Ok(header.map(|(header, _)| header))
-    }
-}
-
-/// A frame whose payload is arriving.
-#[derive(Debug)]
-struct OpenFrame {
-    opcode: Opcode,
-    fin: bool,
-    mask: Option<[u8; 4]>,
-    /// Payload bytes already taken.
-    done: usize,
-    /// Payload bytes still to come.
-    remaining: usize,
-}
-
-impl OpenFrame {
-    /// Takes this frame's payload from `input`, as much as is there, and unmasks it.
-    fn take_payload<'i>(&mut self, input: &mut &'i mut [u8]) -> &'i mut [u8] {
-        let available = self.remaining.min(input.len());
-        let piece = input.split_off_mut(..available).unwrap_or_default();
-        if let Some(key) = self.mask {
-            apply_mask(piece, key, self.done);
-        }
-        self.done += piece.len();
-        self.remaining -= piece.len();
-        piece
-    }
-}
-
-/// A message that is not complete: what came of it so far.
-#[derive(Debug)]
-struct OpenMessage {
-    body: Body,
-    empty_fragments: u32,
-}
-
-#[derive(Debug)]
-enum Body {
-    Text(TextBuffer),
-    Binary(Vec<u8>),
-}
-
-impl OpenMessage {
-    fn new(body: Body) -> Self {
-        Self {
-            body,
-            empty_fragments: 0,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match &self.body {
-            Body::Text(text) => text.len(),
-            Body::Binary(bytes) => bytes.len(),
-        }
-    }
-
-    /// Whether the limits leave room for the frame of this header; all earlier ones are in.
-    fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
-        if header.len > rules.max_message.saturating_sub(self.len()) as u64 {
-            return Err(Violation::MessageTooBig {
-                limit: rules.max_message,
-            });
-        }
-        let is_fragment = !header.fin || header.opcode == Opcode::Continuation;
-        if is_fragment && header.len == 0 {
-            self.empty_fragments += 1;
-            if self.empty_fragments > rules.max_empty_fragments {
-                return Err(Violation::TooManyEmptyFragments {
-                    limit: rules.max_empty_fragments,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends unmasked payload. Grows with what arrived, never by what a header declares: declaring is free.
-    fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
-        match &mut self.body {
-            Body::Text(text) => text.push(piece),
-            Body::Binary(bytes) => {
-                bytes.extend_from_slice(piece);
-                Ok(())
-            }
-        }
-    }
-
-    fn finish(self) -> Result<Message<'static>, Violation> {
-        Ok(match self.body {
-            Body::Text(text) => Message::from(text.finish()?),
-            Body::Binary(bytes) => Message::from(bytes),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Opcode::{Binary, Close, Continuation, Ping, Pong, Text};
     use super::*;
-    use crate::protocol::encode_close;
+    use crate::protocol::assembly::{Body, OpenMessage};
+    use crate::protocol::{CloseCode, CloseFrame, FrameHeader, Message, Role, encode_close};
 
     const KEY: [u8; 4] = [0x11, 0x82, 0x7f, 0xe0];
     const LAST: bool = true;
@@ -561,19 +171,11 @@ mod tests {
     /// One frame as `role` expects it.
     fn frame_to(role: Role, opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
         let mask = (role == Role::Server).then_some(KEY);
-        let header = FrameHeader {
-            fin,
-            mask,
-            ..FrameHeader::new(opcode, payload.len() as u64)
-        };
+        let header = FrameHeader { fin, mask, ..FrameHeader::new(opcode, payload.len() as u64) };
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
         bytes.extend_from_slice(payload);
-        apply_mask(
-            &mut bytes[header.encoded_len()..],
-            mask.unwrap_or_default(),
-            0,
-        );
+        apply_mask(&mut bytes[header.encoded_len()..], mask.unwrap_or_default(), 0);
         bytes
     }
 
@@ -601,10 +203,9 @@ mod tests {
             Decoded::Message(Message::Binary(bytes)) => Decoded::Message(bytes.into_owned().into()),
             Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
             Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
-            Decoded::Close(close) => Decoded::Close(close.map(|c| CloseFrame {
-                code: c.code,
-                reason: c.reason.into_owned().into(),
-            })),
+            Decoded::Close(close) => {
+                Decoded::Close(close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }))
+            }
         }
     }
 
@@ -624,11 +225,7 @@ mod tests {
                     return (decoded, None);
                 }
                 Err(violation) => {
-                    assert_eq!(
-                        decoder.decode(&mut input, rules),
-                        Err(violation),
-                        "failed for good"
-                    );
+                    assert_eq!(decoder.decode(&mut input, rules), Err(violation), "failed for good");
                     return (decoded, Some(violation));
                 }
             }
@@ -655,11 +252,7 @@ mod tests {
     fn outcome(stream: &[u8], rules: &Rules) -> Outcome {
         let whole = outcome_in(stream, rules, || usize::MAX);
         for size in [1, 2, 3, 5, 7, 13, 14, 15, 64, 1000] {
-            assert_eq!(
-                outcome_in(stream, rules, || size),
-                whole,
-                "in chunks of {size}"
-            );
+            assert_eq!(outcome_in(stream, rules, || size), whole, "in chunks of {size}");
         }
         let mut random = 0x9e37_79b9_u32;
         for _ in 0..20 {
@@ -674,7 +267,8 @@ mod tests {
         whole
     }
 
-    /// The stream fails with `violation` when its byte number `decisive` (from 1) arrives, and not before.
+    /// The stream fails with `violation` when its byte number `decisive` (from 1) arrives, and not
+    /// before.
     fn assert_fails_at(stream: &[u8], decisive: usize, violation: Violation, rules: &Rules) {
         let mut decoder = Decoder::new();
         for (i, byte) in stream.iter().enumerate() {
@@ -726,19 +320,10 @@ mod tests {
         let mut input = &mut stream[..];
         let mut decoder = Decoder::new();
         let mut next = || decoder.decode(&mut input, &rules).unwrap().unwrap();
-        assert!(matches!(
-            next(),
-            Decoded::Message(Message::Text(Cow::Borrowed("hello")))
-        ));
+        assert!(matches!(next(), Decoded::Message(Message::Text(Cow::Borrowed("hello")))));
         assert!(matches!(next(), Decoded::Ping(Cow::Borrowed(b"!"))));
         assert!(matches!(next(), Decoded::Pong(Cow::Borrowed(b"?"))));
-        assert!(matches!(
-            next(),
-            Decoded::Close(Some(CloseFrame {
-                reason: Cow::Borrowed("bye"),
-                ..
-            }))
-        ));
+        assert!(matches!(next(), Decoded::Close(Some(CloseFrame { reason: Cow::Borrowed("bye"), .. }))));
     }
 
     #[test]
@@ -796,10 +381,7 @@ mod tests {
         let mut decoder = Decoder::new();
         assert_eq!(feed(&mut decoder, &[], &rules), (vec![], None));
         assert!(decoder.is_idle());
-        let huge = FrameHeader {
-            mask: Some(KEY),
-            ..FrameHeader::new(Binary, i64::MAX as u64)
-        };
+        let huge = FrameHeader { mask: Some(KEY), ..FrameHeader::new(Binary, i64::MAX as u64) };
         let mut header = Vec::new();
         huge.encode(&mut header);
         feed(&mut decoder, &header[..13], &rules);
@@ -810,12 +392,7 @@ mod tests {
         assert_eq!(decoder.buffered(), 100);
         match decoder.state.as_deref() {
             Some(State::Assembling(Assembly {
-                message:
-                    Some(OpenMessage {
-                        body: Body::Binary(bytes),
-                        ..
-                    }),
-                ..
+                message: Some(OpenMessage { body: Body::Binary(bytes), .. }), ..
             })) => assert!(bytes.capacity() <= 200),
             other => panic!("{other:?}"),
         }
@@ -856,33 +433,12 @@ mod tests {
             for opcode in [Text, Binary] {
                 let first = frame(Text, MORE, b"hello");
                 let stream = [&first[..], &frame(opcode, fin, b"again")].concat();
-                assert_fails_at(
-                    &stream,
-                    first.len() + 2,
-                    Violation::ExpectedContinuation,
-                    &server,
-                );
+                assert_fails_at(&stream, first.len() + 2, Violation::ExpectedContinuation, &server);
             }
         }
         let stream = [0x82, 0x80 | 126, 0, 125, 1, 2, 3, 4, 5];
         assert_fails_at(&stream, 4, Violation::LengthNotMinimal, &server);
-        let stream = [
-            0x82,
-            0x80 | 127,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0xff,
-            0xff,
-            1,
-            2,
-            3,
-            4,
-            5,
-        ];
+        let stream = [0x82, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4, 5];
         assert_fails_at(&stream, 10, Violation::LengthNotMinimal, &server);
         let stream = [0x82, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5];
         assert_fails_at(&stream, 10, Violation::LengthOverflow, &server);
@@ -907,9 +463,7 @@ mod tests {
         let first = frame(Text, MORE, b"ten bytes.");
         let stream = [&first[..], &frame(Continuation, LAST, b"1")].concat();
         assert_fails_at(&stream, first.len() + 6, too_big, &rules);
-        let huge = [
-            0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4,
-        ];
+        let huge = [0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4];
         assert_fails_at(&huge, 14, too_big, &rules);
     }
 
@@ -981,18 +535,10 @@ mod tests {
         assert_fails_at(&stream, first.len() + 6 + 1, Violation::InvalidUtf8, &rules);
 
         let unfinished = frame(Text, LAST, b"abc\xe6\xb0");
-        assert_fails_at(
-            &unfinished,
-            unfinished.len(),
-            Violation::InvalidUtf8,
-            &rules,
-        );
+        assert_fails_at(&unfinished, unfinished.len(), Violation::InvalidUtf8, &rules);
 
         let binary_is_not_text = frame(Binary, LAST, payload);
-        assert_eq!(
-            outcome(&binary_is_not_text, &rules),
-            (vec![binary(payload)], None)
-        );
+        assert_eq!(outcome(&binary_is_not_text, &rules), (vec![binary(payload)], None));
     }
 
     #[test]
@@ -1002,14 +548,8 @@ mod tests {
         assert_eq!(outcome(&frame(Close, LAST, b""), &rules), close(None));
 
         let reason = "é".repeat(61) + "!";
-        let expected = CloseFrame {
-            code: CloseCode::NORMAL,
-            reason: reason.clone().into(),
-        };
-        assert_eq!(
-            outcome(&close_frame(1000, &reason), &rules),
-            close(Some(expected))
-        );
+        let expected = CloseFrame { code: CloseCode::NORMAL, reason: reason.clone().into() };
+        assert_eq!(outcome(&close_frame(1000, &reason), &rules), close(Some(expected)));
 
         let one_byte = frame(Close, LAST, &[3]);
         assert_fails_at(&one_byte, 7, Violation::CloseFrameTooShort, &rules);
@@ -1019,28 +559,16 @@ mod tests {
             let code = CloseCode::from(code);
             let found = outcome_in(&close_frame(code.into(), ""), &rules, || usize::MAX);
             if code.is_sendable() {
-                assert_eq!(
-                    found,
-                    close(Some(CloseFrame {
-                        code,
-                        reason: "".into()
-                    }))
-                );
+                assert_eq!(found, close(Some(CloseFrame { code, reason: "".into() })));
             } else {
-                assert_eq!(
-                    found,
-                    (vec![], Some(Violation::InvalidCloseCode(code.into())))
-                );
+                assert_eq!(found, (vec![], Some(Violation::InvalidCloseCode(code.into()))));
             }
         }
     }
 
     #[test]
     fn nothing_is_decoded_after_a_close_frame() {
-        let close = CloseFrame {
-            code: CloseCode::GOING_AWAY,
-            reason: "".into(),
-        };
+        let close = CloseFrame { code: CloseCode::GOING_AWAY, reason: "".into() };
         for before in [frame(Text, LAST, b"1"), frame(Text, MORE, b"1")] {
             let whole = usize::from(before[0] & 0x80 != 0);
             let stream = [
@@ -1066,7 +594,8 @@ mod tests {
             random
         };
         for _ in 0..500 {
-            // Small numbers are likely to be opcodes and lengths, so that more than the first byte is looked at.
+            // Small numbers are likely to be opcodes and lengths, so that more than the first byte
+            // is looked at.
             let stream: Vec<u8> = (0..64)
                 .map(|_| match next() % 4 {
                     0 => next() as u8,
@@ -1076,10 +605,7 @@ mod tests {
                 })
                 .collect();
             for role in [Role::Server, Role::Client] {
-                outcome(
-                    &stream,
-                    &Rules::default().role(role).max_message(usize::MAX),
-                );
+                outcome(&stream, &Rules::default().role(role).max_message(usize::MAX));
             }
         }
     }

@@ -2,8 +2,8 @@
 
 /// Masks or unmasks `payload` in place; the two are the same operation (RFC 6455 §5.3).
 ///
-/// `offset` is the position of `payload[0]` in its frame's payload: 0 for a whole frame, and the number of bytes already
-/// done when a frame arrives in pieces. Only `offset % 4` matters.
+/// `offset` is the position of `payload[0]` in its frame's payload: 0 for a whole frame, and the
+/// number of bytes already done when a frame arrives in pieces. Only `offset % 4` matters.
 ///
 /// ```
 /// use ikisocket::protocol::apply_mask;
@@ -18,7 +18,8 @@
 /// ```
 #[inline]
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    // As a little-endian number whatever the machine, so that turning right drops the first bytes of the key.
+    // As a little-endian number whatever the machine, so that turning right drops the first bytes
+    // of the key.
     let key = u32::from_le_bytes(key).rotate_right(8 * (offset % 4) as u32);
 
     // After the first, each step runs at most once: a short payload takes no loop at all.
@@ -32,8 +33,9 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     }
 }
 
-/// Masks as many chunks of `N` bytes as there are, and returns the rest. `N` is a multiple of four, so that the key fits
-/// the rest as it fitted the first chunk; and a constant, so that a chunk becomes a few 16-byte XORs without a loop.
+/// Masks as many chunks of `N` bytes as there are, and returns the rest. `N` is a multiple of four,
+/// so that the key fits the rest as it fitted the first chunk; and a constant, so that a chunk
+/// becomes a few 16-byte XORs without a loop.
 #[inline(always)]
 fn xor_chunks<const N: usize>(payload: &mut [u8], key: u32) -> &mut [u8] {
     let (chunks, rest) = payload.as_chunks_mut::<N>();
@@ -58,11 +60,7 @@ mod tests {
                 let mut masked = plain.clone();
                 apply_mask(&mut masked, key, offset);
                 for (i, (plain, masked)) in plain.iter().zip(&masked).enumerate() {
-                    assert_eq!(
-                        *masked,
-                        plain ^ key[(offset % 4 + i) % 4],
-                        "len {len} offset {offset} at {i}"
-                    );
+                    assert_eq!(*masked, plain ^ key[(offset % 4 + i) % 4], "len {len} offset {offset} at {i}");
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! A whole message, owned or borrowed ([`Message`]), and the cheap view of one ([`Payload`]). Knows nothing of frames.
+//! A whole message, owned or borrowed ([`Message`]), and the cheap view of one ([`Payload`]). Knows
+//! nothing of frames.
 
 use super::Opcode;
 use std::{borrow::Cow, ops::Deref};
@@ -120,8 +121,8 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
     }
 }
 
-/// A borrowed message, as small as a slice and `Copy`. It derefs to its bytes and remembers its kind, so that it can be
-/// passed on as what it was.
+/// A borrowed message, as small as a slice and `Copy`. It derefs to its bytes and remembers its
+/// kind, so that it can be passed on as what it was.
 ///
 /// ```
 /// use ikisocket::protocol::Payload;

@@ -1,27 +1,35 @@
-//! The WebSocket wire format without I/O (RFC 6455 §5–§8): bytes in, messages out, and back. It serves both roles, and
-//! knows no socket, no clock, no connection and no listener.
+//! The WebSocket wire format without I/O (RFC 6455 §5–§8): bytes in, messages out, and back. It
+//! serves both roles, and knows no socket, no clock, no connection and no listener.
 //!
 //! | file | what it is for |
 //! |---|---|
 //! | `frame` | frame headers, read and written |
 //! | `decoder` | from received bytes to whole messages and control frames |
+//! | `assembly` | what is incomplete, until it is not |
+//! | `rules` | limits, and which frame may stand where |
+//! | `decoded` | what comes out |
 //! | `text` | UTF-8 that arrives in pieces |
 //! | `mask` | the masking XOR |
 //! | `message` | messages and the view of them |
 //! | `close` | close codes, the payload of a Close frame |
 //! | `violation` | what a peer can do wrong |
 
+mod assembly;
 mod close;
+mod decoded;
 mod decoder;
 mod frame;
 mod mask;
 mod message;
+mod rules;
 mod text;
 mod violation;
 
 pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
-pub use decoder::{Decoded, Decoder, Role, Rules};
+pub use decoded::Decoded;
+pub use decoder::Decoder;
 pub use frame::{EncodedHeader, FrameHeader, Opcode, encode_frame, encode_header, frame_len};
 pub use mask::apply_mask;
 pub use message::{Message, Payload};
+pub use rules::{Role, Rules};
 pub use violation::Violation;

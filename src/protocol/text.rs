@@ -1,9 +1,10 @@
-//! UTF-8, whole or in pieces (RFC 6455 §8.1, RFC 3629). Knows nothing of frames: pieces may be cut anywhere.
+//! UTF-8, whole or in pieces (RFC 6455 §8.1, RFC 3629). Knows nothing of frames: pieces may be cut
+//! anywhere.
 
 use super::Violation;
 
-/// `simdutf8` works in blocks of 64 bytes and passes anything shorter on to the standard library; asking that at once
-/// saves the detour.
+/// `simdutf8` works in blocks of 64 bytes and passes anything shorter on to the standard library;
+/// asking that at once saves the detour.
 const SHORT: usize = 64;
 
 /// `bytes` as text, if they are UTF-8.
@@ -40,8 +41,8 @@ impl TextBuffer {
             piece = rest;
             self.push_pending(byte)?;
         }
-        // The begun character at the end is cut off first: so one fast pass over the rest says yes or no, and nobody
-        // has to look for the place where it ended.
+        // The begun character at the end is cut off first: so one fast pass over the rest says yes
+        // or no, and nobody has to look for the place where it ended.
         let (whole, begun) = piece.split_at(piece.len() - begun_character(piece));
         self.text.push_str(check(whole)?);
         for &byte in begun {
@@ -52,14 +53,11 @@ impl TextBuffer {
 
     /// The text, unless a character at its end is incomplete.
     pub(super) fn finish(self) -> Result<String, Violation> {
-        if self.pending_len == 0 {
-            Ok(self.text)
-        } else {
-            Err(Violation::InvalidUtf8)
-        }
+        if self.pending_len == 0 { Ok(self.text) } else { Err(Violation::InvalidUtf8) }
     }
 
-    /// Adds one byte to the begun character, which is never longer than four bytes: by then it is whole or wrong.
+    /// Adds one byte to the begun character, which is never longer than four bytes: by then it is
+    /// whole or wrong.
     fn push_pending(&mut self, byte: u8) -> Result<(), Violation> {
         self.pending[self.pending_len] = byte;
         self.pending_len += 1;
@@ -150,11 +148,7 @@ mod tests {
                 for j in i..=bytes.len() {
                     let mut buffer = TextBuffer::default();
                     let pieces = [&bytes[..i], &bytes[i..j], &bytes[j..]];
-                    assert_eq!(
-                        push_all(&mut buffer, &pieces),
-                        Ok(()),
-                        "{text:?} cut at {i}, {j}"
-                    );
+                    assert_eq!(push_all(&mut buffer, &pieces), Ok(()), "{text:?} cut at {i}, {j}");
                     assert_eq!(buffer.len(), bytes.len());
                     assert_eq!(buffer.finish(), Ok(text.clone()));
                 }
@@ -171,11 +165,7 @@ mod tests {
                 for cut in 0..=text.len() {
                     let mut buffer = TextBuffer::default();
                     let before = buffer.push(&text[..cut]);
-                    assert_eq!(
-                        before.is_err(),
-                        cut >= decisive,
-                        "{bytes:x?} after {padding}, cut at {cut}"
-                    );
+                    assert_eq!(before.is_err(), cut >= decisive, "{bytes:x?} after {padding}, cut at {cut}");
                     if before.is_ok() {
                         assert_eq!(buffer.push(&text[cut..]), Err(Violation::InvalidUtf8));
                     }

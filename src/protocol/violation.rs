@@ -1,11 +1,12 @@
-//! What a peer can do wrong on the wire, and the close code that RFC 6455 names for it. Knows no connection and
-//! takes no action: whoever drives the decoder decides what to send.
+//! What a peer can do wrong on the wire, and the close code that RFC 6455 names for it. Knows no
+//! connection and takes no action: whoever drives the decoder decides what to send.
 
 use super::CloseCode;
 
 /// A breach of RFC 6455, or of one of our limits, found while decoding.
 ///
-/// Comparable, so a test can say `assert_eq!(outcome, Err(Violation::Unmasked))`. More variants may be added.
+/// Comparable, so a test can say `assert_eq!(outcome, Err(Violation::Unmasked))`. More variants may
+/// be added.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -48,13 +49,15 @@ pub enum Violation {
     /// A Close frame with a payload of one byte, where a code needs two (§5.5.1).
     #[error("a close frame is too short for its code")]
     CloseFrameTooShort,
-    /// A message is, or says that it will be, longer than [`Rules::max_message`](super::Rules::max_message).
+    /// A message is, or says that it will be, longer than
+    /// [`Rules::max_message`](super::Rules::max_message).
     #[error("a message is longer than {limit} bytes")]
     MessageTooBig {
         /// The limit in bytes.
         limit: usize,
     },
-    /// More fragments without payload than [`Rules::max_empty_fragments`](super::Rules::max_empty_fragments).
+    /// More fragments without payload than
+    /// [`Rules::max_empty_fragments`](super::Rules::max_empty_fragments).
     #[error("a message has more than {limit} empty fragments")]
     TooManyEmptyFragments {
         /// The limit, in fragments of one message.
