@@ -1,4 +1,5 @@
 //! The public API as the manual shows it.
+#![allow(clippy::collapsible_if)] // written as the manual shows it
 use std::collections::HashMap;
 use std::time::Duration;
 
