@@ -6,6 +6,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use uuid::Uuid;
+
 use crate::error::Error;
 use crate::event::{Event, EventPayload, Listener, is_reserved};
 use crate::hub::{Hub, Received, Record};
@@ -42,10 +44,10 @@ pub(crate) fn fire<S>(
         hub.verb_failed(token, Error::FireRefused { event: event.to_owned(), depth }, String::new());
         return 0;
     }
-    let Some(route) = hub.get(token).map(|connection| connection.route) else { return 0 };
-    let own = registry.routes[route as usize].listeners.of_custom(event);
-    let details = Details { data, ..Details::default() };
-    call(state, hub, registry, token, event, [registry.listeners.of_custom(event), own], details)
+    let Some(connection) = hub.get(token) else { return 0 };
+    let (uuid, route) = (connection.uuid, &registry.routes[connection.route as usize]);
+    let listeners = [registry.listeners.of_custom(event), route.listeners.of_custom(event)];
+    call(state, hub, registry, (token, uuid), event, listeners, Details { data, ..Details::default() })
 }
 
 /// Runs a route's callback, and `connect` unless it closed the connection.
@@ -88,29 +90,34 @@ pub(crate) fn received<S>(
 }
 
 /// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.
+#[inline]
 pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>) -> bool {
     let mut told = false;
     while let Some((token, record)) = hub.next_record() {
+        tell_record(state, hub, registry, token, &record);
         told = true;
-        match &record {
-            Record::Close { code, reason } => {
-                let details = Details { code: Some(*code), reason, ..Details::default() };
-                tell(state, hub, registry, token, Event::Close, details);
-            }
-            Record::Error { error, data } => {
-                hub.telling_error = true;
-                let details = Details { error: Some(error), data: Payload::Text(data), ..Details::default() };
-                tell(state, hub, registry, token, Event::Error, details);
-                hub.telling_error = false;
-            }
-            Record::Disconnect { error, code, reason, clean } => {
-                let details =
-                    Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..Details::default() };
-                tell(state, hub, registry, token, Event::Disconnect, details);
-            }
-        }
     }
     told
+}
+
+#[cold]
+fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
+    match record {
+        Record::Close { code, reason } => {
+            let details = Details { code: Some(*code), reason, ..Details::default() };
+            tell(state, hub, registry, token, Event::Close, details);
+        }
+        Record::Error { error, data } => {
+            hub.telling_error = true;
+            let details = Details { error: Some(error), data: Payload::Text(data), ..Details::default() };
+            tell(state, hub, registry, token, Event::Error, details);
+            hub.telling_error = false;
+        }
+        Record::Disconnect { error, code, reason, clean } => {
+            let details = Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..Details::default() };
+            tell(state, hub, registry, token, Event::Disconnect, details);
+        }
+    }
 }
 
 /// Calls the listeners of a built-in event.
@@ -122,9 +129,10 @@ fn tell<S>(
     event: Event,
     details: Details<'_>,
 ) {
-    let Some(route) = hub.get(token).map(|connection| connection.route) else { return };
-    let listeners = [registry.listeners.of(event), registry.routes[route as usize].listeners.of(event)];
-    call(state, hub, registry, token, event.name(), listeners, details);
+    let Some(connection) = hub.get(token) else { return };
+    let (uuid, route) = (connection.uuid, &registry.routes[connection.route as usize]);
+    let listeners = [registry.listeners.of(event), route.listeners.of(event)];
+    call(state, hub, registry, (token, uuid), event.name(), listeners, details);
 }
 
 /// Calls the server's listeners, then the route's; returns how many ran.
@@ -132,16 +140,14 @@ fn call<S>(
     state: &mut S,
     hub: &mut Hub<Stream>,
     registry: &Registry<S>,
-    token: Token,
+    (token, socket_uuid): (Token, Uuid),
     name: &str,
-    listeners: [&[Listener<S>]; 2],
-    details: Details<'_>,
+    [servers, routes]: [&[Listener<S>]; 2],
+    Details { data, error, code, reason, clean }: Details<'_>,
 ) -> usize {
-    let Some(socket_uuid) = hub.get(token).map(|connection| connection.uuid) else { return 0 };
-    let Details { data, error, code, reason, clean } = details;
     let mut panicked = None;
     hub.depth += 1;
-    for listener in listeners.into_iter().flatten() {
+    for listener in servers.iter().chain(routes) {
         guard(state, registry, name, &mut panicked, |state| {
             let kws = Socket { hub, registry, token };
             listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
@@ -154,7 +160,7 @@ fn call<S>(
             hub.fail(token, error);
         }
     }
-    listeners[0].len() + listeners[1].len()
+    servers.len() + routes.len()
 }
 
 /// Runs one piece of user code; a panic is caught and told to the recover handler, and the first of an event is kept.
@@ -166,19 +172,27 @@ pub(crate) fn guard<S, R>(
     code: impl FnOnce(&mut S) -> R,
 ) -> Option<R> {
     // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
-    let payload = match catch_unwind(AssertUnwindSafe(|| code(state))) {
-        Ok(result) => return Some(result),
-        Err(payload) => payload,
-    };
-    let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload) };
+    match catch_unwind(AssertUnwindSafe(|| code(state))) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            let error = recovered(state, registry, event, &*payload);
+            panicked.get_or_insert(error);
+            None
+        }
+    }
+}
+
+/// Tells the recover handler of a panic.
+#[cold]
+fn recovered<S>(state: &mut S, registry: &Registry<S>, event: &str, payload: &(dyn Any + Send)) -> Error {
+    let recovered = Recovered { event: event.to_owned(), message: message_of(payload) };
     log::error!("a listener of `{event}` panicked: {}", recovered.message);
     if let Some(recover) = &registry.recover
         && catch_unwind(AssertUnwindSafe(|| recover(state, &recovered))).is_err()
     {
         log::error!("the recover handler panicked too");
     }
-    panicked.get_or_insert(Error::Panicked { event: recovered.event, message: recovered.message });
-    None
+    Error::Panicked { event: recovered.event, message: recovered.message }
 }
 
 fn message_of(payload: &(dyn Any + Send)) -> String {

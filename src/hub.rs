@@ -130,10 +130,6 @@ impl<T: Transport> Hub<T> {
         self.get(token).is_some_and(Connection::is_open)
     }
 
-    pub(crate) fn is_handshaking(&self, token: Token) -> bool {
-        self.get(token).is_some_and(|c| matches!(c.phase, Phase::Handshaking(_)))
-    }
-
     /// Connections that are open.
     pub(crate) fn open_len(&self) -> usize {
         self.open
@@ -199,26 +195,28 @@ impl<T: Transport> Hub<T> {
 
     // What comes in.
 
-    /// Notes a sign of life.
-    pub(crate) fn heard(&mut self, token: Token) {
+    /// Something has come in, a sign of life. From here to [`end_input`](Self::end_input) this connection's own replies are
+    /// collected. Returns whether it is still handshaking.
+    pub(crate) fn begin_input(&mut self, token: Token) -> bool {
+        self.active = Some(token.index);
         let now = self.now;
-        if let Some(connection) = self.get_mut(token) {
-            connection.heard = now;
-            connection.pinged = false;
-        }
+        let Some(connection) = self.get_mut(token) else { return false };
+        connection.heard = now;
+        connection.pinged = false;
+        matches!(connection.phase, Phase::Handshaking(_))
     }
 
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
     pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
-        loop {
-            let rules = self.limits.rules;
-            let connection = self.get_mut(token)?;
+        while !input.is_empty() {
+            let connection =
+                self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)?;
             let open = match connection.phase {
                 Phase::Open => true,
                 Phase::Closing(_) => false,
                 _ => return None,
             };
-            match connection.decoder.decode(input, &rules) {
+            match connection.decoder.decode(input, &self.limits.rules) {
                 Ok(None) => return None,
                 Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
                 Ok(Some(Decoded::Ping(data))) if open => {
@@ -238,6 +236,7 @@ impl<T: Transport> Hub<T> {
                 }
             }
         }
+        None
     }
 
     /// Counts input that nobody will look at; a peer that does not stop is cut off.
@@ -471,11 +470,6 @@ impl<T: Transport> Hub<T> {
     }
 
     // The socket.
-
-    /// From here to [`end_input`](Self::end_input) this connection's own replies are collected.
-    pub(crate) fn begin_input(&mut self, token: Token) {
-        self.active = Some(token.index);
-    }
 
     /// Writes the replies of the connection whose input was handled.
     pub(crate) fn end_input(&mut self, token: Token) {

@@ -393,7 +393,6 @@ impl<S> Server<S> {
                     return self.tell();
                 }
                 Ok(read) => {
-                    self.hub.heard(token);
                     self.handle(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
@@ -419,8 +418,7 @@ impl<S> Server<S> {
     /// Handles what was read from one connection, and writes its replies once.
     fn handle(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
         let Self { state, hub, registry, .. } = self;
-        hub.begin_input(token);
-        if hub.is_handshaking(token) {
+        if hub.begin_input(token) {
             upgrade::receive(state, hub, registry, token, &mut input, turn);
         }
         while let Some(received) = hub.receive(token, &mut input) {
@@ -428,7 +426,9 @@ impl<S> Server<S> {
             dispatch::received(state, hub, registry, token, &received);
             dispatch::tell_records(state, hub, registry);
         }
-        hub.discard(token, input.len());
+        if !input.is_empty() {
+            hub.discard(token, input.len());
+        }
         dispatch::tell_records(state, hub, registry);
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
