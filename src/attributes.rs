@@ -7,38 +7,39 @@ use std::fmt;
 /// Values of any type by name; empty, it owns no memory.
 #[derive(Default)]
 pub struct Attributes {
-    values: BTreeMap<Box<str>, Box<dyn Any>>,
+    /// Boxed, so that the many connections that have none pay for one word.
+    values: Option<Box<BTreeMap<Box<str>, Box<dyn Any>>>>,
 }
 
 impl Attributes {
     /// Sets `key` to `value`, whatever it was before.
     pub fn set(&mut self, key: impl Into<String>, value: impl Any) {
-        self.values.insert(key.into().into_boxed_str(), Box::new(value));
+        self.values.get_or_insert_default().insert(key.into().into_boxed_str(), Box::new(value));
     }
 
     /// The value of `key`, if there is one and it is a `T`.
     #[must_use]
     pub fn get<T: Any>(&self, key: &str) -> Option<&T> {
-        self.values.get(key)?.downcast_ref()
+        self.value(key)?.downcast_ref()
     }
 
     /// The value of `key` to change in place, if there is one and it is a `T`.
     #[must_use]
     pub fn get_mut<T: Any>(&mut self, key: &str) -> Option<&mut T> {
-        self.values.get_mut(key)?.downcast_mut()
+        self.values.as_mut()?.get_mut(key)?.downcast_mut()
     }
 
     /// The value of `key`, if it was set from a `String` or a `&'static str`.
     #[must_use]
     pub fn string(&self, key: &str) -> Option<&str> {
-        let value = self.values.get(key)?;
+        let value = self.value(key)?;
         value.downcast_ref::<String>().map(String::as_str).or_else(|| value.downcast_ref::<&'static str>().copied())
     }
 
     /// The value of `key`, if it was set from any primitive integer type and fits an `i64`.
     #[must_use]
     pub fn int(&self, key: &str) -> Option<i64> {
-        let value = &**self.values.get(key)?;
+        let value = self.value(key)?;
         macro_rules! first_of {
             ($($integer:ty),*) => {
                 $(if let Some(&number) = value.downcast_ref::<$integer>() { return i64::try_from(number).ok(); })*
@@ -48,26 +49,30 @@ impl Attributes {
         None
     }
 
+    fn value(&self, key: &str) -> Option<&dyn Any> {
+        self.values.as_ref()?.get(key).map(|value| &**value)
+    }
+
     /// Removes `key`; `true` if it was there.
     pub fn remove(&mut self, key: &str) -> bool {
-        self.values.remove(key).is_some()
+        self.values.as_mut().is_some_and(|values| values.remove(key).is_some())
     }
 
     /// The names that are set, in alphabetical order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(|key| &**key)
+        self.values.iter().flat_map(|values| values.keys()).map(|key| &**key)
     }
 
     /// How many are set.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.values.as_ref().map_or(0, |values| values.len())
     }
 
     /// Whether none is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len() == 0
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use uuid::Uuid;
 
@@ -48,6 +48,30 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
+pub(crate) enum KeptAddress {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl From<PeerAddress> for KeptAddress {
+    fn from(address: PeerAddress) -> Self {
+        match address {
+            PeerAddress::Tcp(SocketAddr::V4(address)) => Self::V4(address),
+            PeerAddress::Tcp(SocketAddr::V6(address)) => Self::V6(Box::new(address)),
+        }
+    }
+}
+
+impl KeptAddress {
+    pub(crate) fn get(&self) -> PeerAddress {
+        match self {
+            Self::V4(address) => PeerAddress::Tcp((*address).into()),
+            Self::V6(address) => PeerAddress::Tcp((**address).into()),
         }
     }
 }
@@ -130,7 +154,7 @@ pub(crate) struct Connection<T> {
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Box<Request>>,
     pub(crate) attributes: Attributes,
-    pub(crate) peer: PeerAddress,
+    pub(crate) peer: KeptAddress,
 }
 
 impl<T> Connection<T> {
@@ -152,7 +176,7 @@ impl<T> Connection<T> {
             uuid: Uuid::nil(),
             request: None,
             attributes: Attributes::default(),
-            peer,
+            peer: peer.into(),
         }
     }
 

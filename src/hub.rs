@@ -450,7 +450,7 @@ impl<T: Transport> Hub<T> {
             self.connections[token.index as usize].socket.reset_on_drop();
             self.bury(token);
         }
-        log::debug!("connection {}: {error}", self.connections[token.index as usize].peer);
+        log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
         self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
         self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));

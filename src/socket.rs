@@ -329,7 +329,7 @@ impl<S> Socket<'_, S> {
     /// Behind a reverse proxy this is the proxy; what it says of the client is in a header of the request.
     #[must_use]
     pub fn peer_address(&self) -> PeerAddress {
-        self.connection().peer
+        self.connection().peer.get()
     }
 
     /// The underlying connection.

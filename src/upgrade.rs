@@ -83,7 +83,7 @@ fn answer<S>(
     let Some((place, values)) = registry.places.find(request.path()) else {
         return refuse(hub, token, &Refusal::NotFound);
     };
-    let Some(peer) = hub.get(token).map(|connection| connection.peer) else { return };
+    let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
     match (&place.route, &place.page) {
         (Some((route, names)), page) if page.is_none() || request.asks_websocket() => {
             request.set_params(names, &values);
