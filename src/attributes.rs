@@ -4,11 +4,13 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
+type Values = BTreeMap<Box<str>, Box<dyn Any>>;
+
 /// Values of any type by name; empty, it owns no memory.
 #[derive(Default)]
 pub struct Attributes {
     /// Boxed, so that the many connections that have none pay for one word.
-    values: Option<Box<BTreeMap<Box<str>, Box<dyn Any>>>>,
+    values: Option<Box<Values>>,
 }
 
 impl Attributes {
