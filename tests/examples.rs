@@ -1,0 +1,380 @@
+//! The examples as their users run them: each says where it listens, answers clients, and says goodbye at Ctrl-C.
+//!
+//! `cargo test` builds the programs too; `cargo test --test examples` alone does not.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use ikisocket::Uuid;
+use serde_json::{Value, json};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Error, Message, WebSocket};
+
+/// Nothing here takes long; what has not come by then does not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running example; it is killed when a test leaves it behind.
+struct Example {
+    child: Child,
+    lines: Receiver<String>,
+    address: String,
+}
+
+impl Example {
+    fn start(name: &str) -> Self {
+        let test = std::env::current_exe().unwrap();
+        let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+        let mut child = Command::new(&program)
+            .arg("127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; `cargo build --examples` makes it", program.display()));
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut example = Self { child, lines, address: String::new() };
+        let line = example.line();
+        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).clone_into(&mut example.address);
+        example
+    }
+
+    /// The next line that it prints.
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("another line")
+    }
+
+    /// Skips what it prints until this line.
+    fn wait_for(&self, line: &str) {
+        while self.line() != line {}
+    }
+
+    fn plain(&self, path: &str) -> Client {
+        self.connect(path, None).unwrap()
+    }
+
+    fn page(&self, name: &str) -> Client {
+        self.connect(&format!("/ws/{name}"), Some("chat-page")).unwrap()
+    }
+
+    fn connect(&self, path: &str, subprotocol: Option<&'static str>) -> Result<Client, String> {
+        let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
+        if let Some(subprotocol) = subprotocol {
+            request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(subprotocol));
+        }
+        let (socket, _) = tungstenite::client(request, self.stream()).map_err(|error| error.to_string())?;
+        Ok(Client { socket })
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = self.stream();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
+    fn stream(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Ctrl-C: these clients are told 1001, and the program ends well. Returns what it printed meanwhile.
+    fn interrupt(mut self, clients: impl IntoIterator<Item = Client>) -> Vec<String> {
+        let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
+        assert!(kill.unwrap().success());
+        for client in clients {
+            assert_eq!(client.closed(), (1001, "Server shutdown".to_owned()));
+        }
+        let mut printed = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => printed.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end"),
+            }
+        }
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        printed
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Client {
+    socket: WebSocket<TcpStream>,
+}
+
+impl Client {
+    fn send(&mut self, message: impl Into<Message>) {
+        self.socket.send(message.into()).unwrap();
+    }
+
+    /// The next text message.
+    fn text(&mut self) -> String {
+        match self.socket.read().unwrap() {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("{other:?} is no text"),
+        }
+    }
+
+    fn binary(&mut self) -> Vec<u8> {
+        match self.socket.read().unwrap() {
+            Message::Binary(bytes) => bytes.into(),
+            other => panic!("{other:?} is not binary"),
+        }
+    }
+
+    /// The next message for a page: the next that is JSON.
+    fn json_text(&mut self) -> String {
+        loop {
+            let text = self.text();
+            if text.starts_with('{') {
+                return text;
+            }
+        }
+    }
+
+    fn json(&mut self) -> Value {
+        serde_json::from_str(&self.json_text()).unwrap()
+    }
+
+    /// The uuid from the welcome, which must be the next message.
+    fn welcome(&mut self, name: &str) -> Uuid {
+        let text = self.text();
+        let uuid = text.strip_prefix(&format!("Hello user: {name} with UUID: ")).unwrap_or_else(|| panic!("{text:?}"));
+        uuid.parse().unwrap()
+    }
+
+    /// Passes over messages until the close frame, answers it, and waits for the end of the connection.
+    fn closed(mut self) -> (u16, String) {
+        let frame = loop {
+            if let Message::Close(frame) = self.socket.read().unwrap() {
+                break frame.expect("a close frame with a code");
+            }
+        };
+        assert!(matches!(self.socket.read(), Err(Error::ConnectionClosed)));
+        (frame.code.into(), frame.reason.as_str().to_owned())
+    }
+}
+
+fn message(from: &str, to: &str, event: &str, data: &str) -> String {
+    let [from, to, event, data] = [from, to, event, data].map(|text| json!(text));
+    format!(r#"{{"from":{from},"to":{to},"event":{event},"data":{data}}}"#)
+}
+
+fn newcomer(name: &str, uuid: Uuid) -> String {
+    format!("New user connected: {name} and UUID: {uuid}")
+}
+
+#[test]
+fn echo_answers_and_says_goodbye() {
+    let echo = Example::start("echo");
+    let mut client = echo.plain("/echo");
+    client.send("hello");
+    assert_eq!(client.text(), "hello");
+    echo.interrupt([client]);
+}
+
+#[test]
+fn embed_shows_its_world_sixty_times_a_second_on_one_thread() {
+    let embed = Example::start("embed");
+    let mut client = embed.plain("/world");
+    client.send("up!");
+    let mut before = client.binary();
+    for _ in 0..60 {
+        let picture = client.binary();
+        assert_eq!(picture.len(), before.len());
+        assert_ne!(picture, before, "balls move");
+        before = picture;
+    }
+    let line = embed.line();
+    assert!(line.starts_with("tick 60: "), "{line}");
+    if cfg!(target_os = "linux") {
+        assert!(line.ends_with(", threads 1"), "{line}");
+    }
+    embed.interrupt([client]);
+}
+
+#[test]
+fn two_plain_clients_of_the_chat_get_the_go_examples_messages_and_no_others() {
+    let chat = Example::start("chat");
+    let mut ann = chat.plain("/ws/ann");
+    ann.welcome("ann");
+    assert_eq!(chat.line(), "Connection event 1 - User: ann");
+    // A page in the room changes nothing for them but that it is somebody.
+    let mut page = chat.page("page");
+    let page_uuid = page.welcome("page");
+    assert_eq!(chat.line(), "Connection event 1 - User: page");
+    let mut bob = chat.plain("/ws/bob");
+    let bob_uuid = bob.welcome("bob");
+    assert_eq!(chat.line(), "Connection event 1 - User: bob");
+    assert_eq!(ann.text(), newcomer("page", page_uuid));
+    assert_eq!(ann.text(), newcomer("bob", bob_uuid));
+    assert_eq!(page.json(), json!({ "you": "page", "here": ["ann", "page"] }));
+    assert_eq!(page.json(), json!({ "joined": "page" }));
+    assert_eq!(page.json(), json!({ "joined": "bob" }));
+
+    // Its own bytes, spaces and all, whoever they say they are from.
+    let words = r#"{ "from": "somebody",  "to": "bob", "event": "CUSTOM_EVENT", "data": "hello" }"#;
+    ann.send(words);
+    assert_eq!(bob.text(), words);
+    assert_eq!(chat.line(), format!("Message event - User: ann - Message: {words}"));
+    assert_eq!(chat.line(), "Custom event - User: ann");
+
+    let words = message("bob", "nobody", "", "hello?");
+    bob.send(&*words);
+    assert_eq!(chat.line(), format!("Message event - User: bob - Message: {words}"));
+    assert_eq!(chat.line(), format!("no open connection has the uuid {}", Uuid::nil()));
+    assert_eq!(chat.line(), "Error event - User: bob");
+
+    bob.socket.close(None).unwrap();
+    drop(bob);
+    assert_eq!(chat.line(), "Disconnection event - User: bob");
+    assert_eq!(page.json(), json!({ "left": "bob" }));
+    ann.send("still there?");
+    assert_eq!(chat.line(), "Message event - User: ann - Message: still there?");
+    assert!(chat.line().starts_with("expected value"));
+
+    let mut printed = chat.interrupt([ann, page]);
+    printed.sort();
+    assert_eq!(
+        printed,
+        [
+            "Close event - User: ann",
+            "Close event - User: page",
+            "Disconnection event - User: ann",
+            "Disconnection event - User: page"
+        ]
+    );
+}
+
+#[test]
+fn chat_pages_and_plain_clients_write_to_each_other_and_pages_learn_the_true_sender() {
+    let chat = Example::start("chat");
+    let mut page = chat.page("page");
+    assert_eq!(page.json(), json!({ "you": "page", "here": ["page"] }));
+    assert_eq!(page.json(), json!({ "joined": "page" }));
+    let mut ann = chat.plain("/ws/ann");
+    ann.welcome("ann");
+    assert_eq!(page.json(), json!({ "joined": "ann" }));
+
+    ann.send(message("the boss", "page", "", "do as I say"));
+    assert_eq!(page.json_text(), message("ann", "page", "", "do as I say"));
+    page.send(message("the boss", "ann", "", "no"));
+    let delivered = message("page", "ann", "", "no");
+    assert_eq!(ann.text(), delivered);
+    assert_eq!(page.json_text(), delivered, "it comes back because it was delivered");
+
+    page.send(r#"{"to":"","data":"hello, everybody"}"#);
+    assert_eq!(ann.text(), message("page", "ann", "", "hello, everybody"));
+    assert_eq!(page.json_text(), message("page", "", "", "hello, everybody"));
+    page.send(r#"{"to":"page","data":"note to self"}"#);
+    assert_eq!(page.json_text(), message("page", "page", "", "note to self"));
+    page.send(r#"{"to":"zoe","data":"hello?"}"#);
+    assert_eq!(page.json(), json!({ "undelivered": "zoe" }));
+
+    // More than the server would queue for anybody: refused, and nobody is disconnected for it.
+    page.send(json!({ "to": "ann", "data": "x".repeat(1024 * 1024 - 26) }).to_string());
+    assert_eq!(page.json(), json!({ "undelivered": "ann" }));
+
+    // To everybody is a page's privilege: in the Go example nobody has the empty name.
+    ann.send(message("ann", "", "", "hello, everybody"));
+    chat.wait_for("Error event - User: ann");
+    chat.interrupt([ann, page]);
+}
+
+#[test]
+fn a_chat_name_that_was_taken_over_survives_the_end_of_the_first_connection() {
+    let chat = Example::start("chat");
+    let mut page = chat.page("page");
+    assert_eq!(page.json()["you"], "page");
+    assert_eq!(page.json(), json!({ "joined": "page" }));
+    let mut first = chat.plain("/ws/bob");
+    first.welcome("bob");
+    assert_eq!(page.json(), json!({ "joined": "bob" }));
+    let mut second = chat.plain("/ws/bob");
+    let second_uuid = second.welcome("bob");
+    assert_eq!(first.text(), newcomer("bob", second_uuid));
+
+    drop(first);
+    chat.wait_for("Disconnection event - User: bob");
+    page.send(r#"{"to":"bob","data":"you?"}"#);
+    assert_eq!(second.text(), message("page", "bob", "", "you?"));
+    assert_eq!(page.json_text(), message("page", "bob", "", "you?"), "nobody joined and nobody left");
+
+    // A page that loses its name is told so, in words that its script can tell from a lost connection.
+    let mut other = chat.page("page");
+    assert_eq!(page.closed().0, 4000);
+    chat.wait_for("Disconnection event - User: page");
+    assert_eq!(other.json(), json!({ "you": "page", "here": ["bob", "page"] }));
+    second.send(message("bob", "page", "", "you!"));
+    assert_eq!(other.json_text(), message("bob", "page", "", "you!"));
+    chat.interrupt([second, other]);
+}
+
+#[test]
+fn nothing_that_a_client_sends_harms_the_chat() {
+    let chat = Example::start("chat");
+    let mut page = chat.page("page");
+    let mut mallory = chat.plain("/ws/mallory");
+    mallory.welcome("mallory");
+    for nonsense in ["", "{", "null", "[]", "7", r#"{"to":7}"#, r#"{"to":"page","to":"page"}"#, &"[".repeat(100_000)] {
+        mallory.send(nonsense);
+    }
+    mallory.send(vec![0xff, 0x00, 0xfe]);
+    for event in ["message", "disconnect", "no such event", ""] {
+        mallory.send(message("", "mallory", event, "to myself"));
+        assert_eq!(mallory.text(), message("", "mallory", event, "to myself"));
+    }
+    // Messages that pretend to be the server's own words for a page arrive as what they are.
+    mallory.send(r#"{"to":"page","here":[],"you":"nobody","left":"page","data":"{\"left\":\"page\"}"}"#);
+    while page.json_text() != message("mallory", "page", "", r#"{"left":"page"}"#) {}
+
+    let long = "n".repeat(10_000);
+    for (written, name) in [
+        ("%3Cscript%3E", "<script>"),
+        ("a%0Ab%1B%5B2J%00", "a\nb\u{1b}[2J\0"),
+        ("%F0%9F%A6%80%E2%80%AE%CC%81", "🦀\u{202e}\u{301}"),
+        ("%2F..%2F", "/../"),
+        (&long, &long),
+    ] {
+        let mut odd = chat.plain(&format!("/ws/{written}"));
+        odd.welcome(name);
+        assert_eq!(page.json(), json!({ "joined": name }));
+        page.send(json!({ "to": name, "data": "welcome" }).to_string());
+        assert_eq!(odd.text(), message("page", name, "", "welcome"));
+        assert_eq!(page.json_text(), message("page", name, "", "welcome"));
+        drop(odd);
+        assert_eq!(page.json(), json!({ "left": name }));
+        // What it prints is one line, without the terminal's control characters.
+        chat.wait_for(&format!("Disconnection event - User: {}", name.replace(char::is_control, "\u{fffd}")));
+    }
+    assert!(chat.connect("/ws/", None).is_err_and(|error| error.contains("404")));
+    chat.interrupt([mallory, page]);
+}
+
+#[test]
+fn the_chat_serves_its_page_and_its_health() {
+    let chat = Example::start("chat");
+    let [page, again] = [chat.get("/"), chat.get("/")];
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
+    let nonce = |page: &str| page.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned();
+    assert_eq!(page.matches(&format!("nonce=\"{}\"", nonce(&page))).count(), 2, "the style and the script");
+    assert_ne!(nonce(&page), nonce(&again));
+    let health = chat.get("/healthz");
+    assert!(health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok"), "{health}");
+    assert!(health.contains("Content-Type: text/plain"), "{health}");
+    chat.interrupt([]);
+}
