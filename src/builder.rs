@@ -101,8 +101,8 @@ impl Builder {
 
     /// The most that may wait for one connection's socket, in bytes, frame headers included. A connection for which more
     /// would wait, after its socket was offered what there is, is disconnected with
-    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer); a single message that is larger is refused as such. Default: 1 MiB,
-    /// at least 1 KiB.
+    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer); a single message that is larger is refused as such. (A message of
+    /// exactly this length may wait alone, its header beside it.) Default: 1 MiB, at least 1 KiB.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self

@@ -145,9 +145,8 @@ pub(crate) struct Connection<T> {
     pub(crate) ready_again: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
-    /// When something was last heard; like all times here, milliseconds on the loop's clock.
-    pub(crate) heard: u64,
-    /// When the phase began, or its queue was flushed.
+    /// While open, when something was last heard; in other phases, when the phase began or its queue was flushed. Like all
+    /// times here, milliseconds on the loop's clock.
     pub(crate) since: u64,
     /// When its entry in the timers is due.
     pub(crate) timer: u64,
@@ -170,7 +169,6 @@ impl<T> Connection<T> {
             dirty: false,
             ready_again: false,
             pinged: false,
-            heard: now,
             since: now,
             timer: NEVER,
             uuid: Uuid::nil(),
@@ -189,7 +187,7 @@ impl<T> Connection<T> {
         match &self.phase {
             Phase::Handshaking(_) => (self.since.saturating_add(limits.handshake_timeout), Some(Due::Handshake)),
             Phase::Open => {
-                let ping = self.heard.saturating_add(limits.ping_after);
+                let ping = self.since.saturating_add(limits.ping_after);
                 let silence = match self.pinged {
                     false => (ping, Some(Due::Ping)),
                     true => (ping.saturating_add(limits.dead_after), Some(Due::Silent)),

@@ -117,9 +117,9 @@ pub enum EmitError {
     #[error("the connection is closed")]
     Closed,
     /// The message alone is larger than the outbox may be. The connection stays open.
-    #[error("a frame of {len} bytes is larger than the outbox limit of {limit} bytes")]
+    #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]
     TooLarge {
-        /// The frame's length in bytes, header included.
+        /// The message's length in bytes.
         len: usize,
         /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
         limit: usize,

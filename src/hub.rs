@@ -135,9 +135,9 @@ impl<T: Transport> Hub<T> {
         self.open
     }
 
-    /// Connections in any phase.
-    pub(crate) fn len(&self) -> usize {
-        self.connections.len()
+    /// Whether all that is left is to wait for the FINs of peers that have got everything, our FIN too.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.connections.iter().all(|(_, c)| matches!(c.phase, Phase::Draining { shut: true, .. } | Phase::Dead))
     }
 
     pub(crate) fn open_tokens(&self) -> Vec<Token> {
@@ -166,7 +166,7 @@ impl<T: Transport> Hub<T> {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
         connection.phase = Phase::Open;
-        connection.heard = now;
+        connection.since = now;
         connection.route = route;
         connection.subprotocol = subprotocol;
         connection.request = Some(upgrade.request);
@@ -201,9 +201,15 @@ impl<T: Transport> Hub<T> {
         self.active = Some(token.index);
         let now = self.now;
         let Some(connection) = self.get_mut(token) else { return false };
-        connection.heard = now;
-        connection.pinged = false;
-        matches!(connection.phase, Phase::Handshaking(_))
+        match connection.phase {
+            Phase::Open => {
+                connection.since = now;
+                connection.pinged = false;
+                false
+            }
+            Phase::Handshaking(_) => true,
+            _ => false,
+        }
     }
 
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
@@ -313,15 +319,15 @@ impl<T: Transport> Hub<T> {
         };
         let limit = self.limits.max_outbox;
         let len = encode_header(opcode, payload.len()).len() + payload.len();
-        if len > limit {
-            return Emitted::Refused(EmitError::TooLarge { len, limit });
+        if payload.len() > limit {
+            return Emitted::Refused(EmitError::TooLarge { len: payload.len(), limit });
         }
         let (stage, now) = (&mut self.stage, self.now);
         let mut offered = Ok(Flushed::All);
-        if connection.outbox.waiting() + len > limit {
+        if connection.outbox.lacks_room(len, limit) {
             offered = connection.outbox.flush(stage, &mut connection.socket, now);
             let waiting = connection.outbox.waiting();
-            if offered.is_ok() && waiting + len > limit {
+            if offered.is_ok() && connection.outbox.lacks_room(len, limit) {
                 self.fail(token, Error::SlowConsumer { waiting, limit });
                 return Emitted::Refused(EmitError::Full);
             }
@@ -360,8 +366,8 @@ impl<T: Transport> Hub<T> {
         let limit = self.limits.max_outbox;
         let mut shared = self.stage.share(opcode, payload);
         let len = shared.len();
-        if len > limit {
-            log::warn!("a broadcast of {len} bytes reached nobody: the outbox limit is {limit} bytes");
+        if payload.len() > limit {
+            log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
             self.stage.end_share(shared);
             return 0;
         }
@@ -372,7 +378,7 @@ impl<T: Transport> Hub<T> {
             if !connection.is_open() || Some(token) == except {
                 continue;
             }
-            if connection.outbox.waiting() + len > limit {
+            if connection.outbox.lacks_room(len, limit) {
                 let offered = connection.outbox.flush(&mut self.stage, &mut connection.socket, self.now);
                 let waiting = connection.outbox.waiting();
                 match offered {
@@ -380,7 +386,7 @@ impl<T: Transport> Hub<T> {
                         failed.push((token, Error::Io(error.into())));
                         continue;
                     }
-                    Ok(_) if waiting + len > limit => {
+                    Ok(_) if connection.outbox.lacks_room(len, limit) => {
                         failed.push((token, Error::SlowConsumer { waiting, limit }));
                         continue;
                     }

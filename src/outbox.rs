@@ -149,6 +149,13 @@ impl Outbox {
         }
     }
 
+    /// Whether a frame of `len` bytes must not wait here as well. A message as long as the limit may always wait alone: its header
+    /// is not counted then.
+    pub(crate) fn lacks_room(&self, len: usize, limit: usize) -> bool {
+        let waiting = self.waiting();
+        waiting > 0 && waiting + len > limit
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
@@ -419,6 +426,9 @@ impl Queue {
 
     /// Takes `written` bytes off the front, in the order in which `offer` showed them.
     fn consume(&mut self, mut written: usize) {
+        if written == self.bytes {
+            return self.clear();
+        }
         self.bytes -= written;
         let now = written.min(self.under_way.len());
         self.under_way.advance(now);

@@ -310,7 +310,8 @@ impl<S> Server<S> {
         self.until_next(None)
     }
 
-    /// Whether a [`shutdown`](Sockets::shutdown) has run its course: nobody is left.
+    /// Whether a [`shutdown`](Sockets::shutdown) has run its course: every `disconnect` is told, and nothing more is to be said to
+    /// anybody.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished().is_some()
@@ -320,7 +321,7 @@ impl<S> Server<S> {
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
-        (self.hub.len() == 0 && self.hub.is_settled()).then_some(Finished { remained: stopping.remained })
+        (self.hub.is_settled() && self.hub.has_said_all()).then_some(Finished { remained: stopping.remained })
     }
 
     /// Milliseconds since the server was built.
