@@ -1,0 +1,419 @@
+//! The test kit: a server that is turned by hand, and clients on the same thread that turn it while they wait.
+//!
+//! Nothing here sleeps. Whoever waits turns the loop until what it waits for is there, and panics at the caller's line when it
+//! has not come in [`PATIENCE`].
+#![allow(dead_code)] // No test file needs all of it.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use ikisocket::{Builder, Error, Event, EventPayload, Recovered, Server, Socket, Uuid};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// What has not happened by then does not happen any more.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest wait inside one turn; whatever the server has to do ends it sooner.
+const TURN: Duration = Duration::from_millis(1);
+
+// Turning.
+
+/// Turns the server until `done` says so.
+#[track_caller]
+pub fn turn_until<S>(server: &mut Server<S>, mut done: impl FnMut(&mut Server<S>) -> bool) {
+    turn_for(server, |server| done(server).then_some(()));
+}
+
+/// Turns the server until `look` finds something.
+#[track_caller]
+pub fn turn_for<S, R>(server: &mut Server<S>, mut look: impl FnMut(&mut Server<S>) -> Option<R>) -> R {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look(server) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it has not happened in {PATIENCE:?}");
+        server.poll(Some(TURN)).unwrap();
+    }
+}
+
+// The server's side: a state that keeps a diary.
+
+/// One event as a listener saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The `:name` that the connection came with.
+    pub who: String,
+    pub event: String,
+    pub data: String,
+    pub error: Option<Error>,
+    pub code: Option<u16>,
+    pub reason: String,
+    pub clean: bool,
+}
+
+/// The state of most test servers: who is there, and what happened.
+#[derive(Debug, Default)]
+pub struct Diary {
+    pub entries: Vec<Entry>,
+    pub ids: HashMap<String, Uuid>,
+    /// What a test writes down itself.
+    pub notes: Vec<String>,
+    /// Panics in callbacks that were not on purpose: an `assert!` in a listener, say. The server catches them, so the end of the
+    /// diary is where they fail the test.
+    panics: Vec<Recovered>,
+}
+
+impl Drop for Diary {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.panics, []);
+        }
+    }
+}
+
+impl Diary {
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    pub fn id(&self, who: &str) -> Uuid {
+        self.ids[who]
+    }
+
+    /// The names of the events of one connection, in order.
+    pub fn events(&self, who: &str) -> Vec<&str> {
+        self.entries.iter().filter(|entry| entry.who == who).map(|entry| entry.event.as_str()).collect()
+    }
+
+    /// All entries of one event of one connection.
+    pub fn all(&self, who: &str, event: &str) -> Vec<&Entry> {
+        self.entries.iter().filter(|entry| entry.who == who && entry.event == event).collect()
+    }
+
+    /// The entry of an event that must have happened exactly once.
+    #[track_caller]
+    pub fn only(&self, who: &str, event: &str) -> &Entry {
+        match self.all(who, event)[..] {
+            [entry] => entry,
+            _ => panic!("`{event}` of {who} did not happen exactly once: {:#?}", self.entries),
+        }
+    }
+
+    pub fn has(&self, who: &str, event: &str) -> bool {
+        !self.all(who, event).is_empty()
+    }
+
+    pub fn is_gone(&self, who: &str) -> bool {
+        self.has(who, "disconnect")
+    }
+
+    /// The errors that one connection was told of, in order.
+    pub fn errors(&self, who: &str) -> Vec<Error> {
+        self.all(who, "error").into_iter().filter_map(|entry| entry.error.clone()).collect()
+    }
+}
+
+/// A server on a free port that writes every built-in event into its diary, with a route `/:name`.
+pub fn server() -> Server<Diary> {
+    let mut server = server_with(Server::builder());
+    server.route("/:name", enter).unwrap();
+    server
+}
+
+/// The same with settings, and without the route.
+pub fn server_with(settings: Builder) -> Server<Diary> {
+    let mut server = settings.build(Diary::default()).unwrap();
+    server.listen("127.0.0.1:0").unwrap();
+    for event in
+        [Event::Connect, Event::Message, Event::Ping, Event::Pong, Event::Close, Event::Error, Event::Disconnect]
+    {
+        server.on(event, write_down);
+    }
+    server.recover(note_panic);
+    server
+}
+
+fn note_panic(diary: &mut Diary, recovered: &Recovered) {
+    if recovered.message != ON_PURPOSE {
+        diary.panics.push(recovered.clone());
+    }
+}
+
+/// The route callback that enters the connection's uuid into the diary under its `:name`.
+pub fn enter(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
+    diary.ids.insert(name_of(kws), kws.uuid());
+}
+
+/// The `:name` of a connection's path.
+pub fn name_of(kws: &Socket<'_, Diary>) -> String {
+    kws.param("name").unwrap_or_default().to_owned()
+}
+
+fn write_down(diary: &mut Diary, ep: &mut EventPayload<'_, Diary>) {
+    diary.entries.push(Entry {
+        who: name_of(&ep.kws),
+        event: ep.name.to_owned(),
+        data: String::from_utf8_lossy(&ep.data).into_owned(),
+        error: ep.error.cloned(),
+        code: ep.code.map(Into::into),
+        reason: ep.reason.to_owned(),
+        clean: ep.clean,
+    });
+}
+
+/// Runs `act` on one connection, between turns.
+pub fn with_socket<R>(server: &mut Server<Diary>, who: &str, act: impl FnOnce(&mut Socket<'_, Diary>) -> R) -> R {
+    let (diary, mut sockets) = server.lend();
+    act(&mut sockets.get(diary.id(who)).expect("this connection is open"))
+}
+
+/// The panic message of tests that panic in callbacks: see [`quiet_panics`].
+pub const ON_PURPOSE: &str = "on purpose";
+
+/// Keeps panics with the message [`ON_PURPOSE`] out of the test's output; all others are printed as ever.
+pub fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            if text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)) != Some(ON_PURPOSE) {
+                loud(info);
+            }
+        }));
+    });
+}
+
+// The client's side.
+
+/// A WebSocket client whose socket never blocks: what it waits for, it turns the server for.
+pub struct Client {
+    pub ws: WebSocket<TcpStream>,
+}
+
+impl Client {
+    #[track_caller]
+    pub fn connect<S>(server: &mut Server<S>, path: &str) -> Self {
+        let address = server.local_addr().unwrap();
+        Self::request(server, format!("ws://{address}{path}")).unwrap()
+    }
+
+    /// The status of the response with which an upgrade is refused.
+    #[track_caller]
+    pub fn refused<S>(server: &mut Server<S>, path: &str) -> u16 {
+        let address = server.local_addr().unwrap();
+        match Self::request(server, format!("ws://{address}{path}")) {
+            Err(tungstenite::Error::Http(response)) => response.status().as_u16(),
+            Err(error) => panic!("not refused, but failed: {error}"),
+            Ok(_) => panic!("not refused"),
+        }
+    }
+
+    /// Connects with a request of one's own.
+    #[track_caller]
+    pub fn request<S>(
+        server: &mut Server<S>,
+        request: impl IntoClientRequest + Unpin,
+    ) -> Result<Self, tungstenite::Error> {
+        let request = request.into_client_request()?;
+        let host = request.uri().authority().unwrap().to_string();
+        let stream = stream_to(host.parse().unwrap());
+        let mut attempt = Some(tungstenite::client(request, stream));
+        turn_for(server, |_| match attempt.take()? {
+            Ok((ws, _)) => Some(Ok(Self { ws })),
+            Err(HandshakeError::Failure(error)) => Some(Err(error)),
+            Err(HandshakeError::Interrupted(unfinished)) => {
+                attempt = Some(unfinished.handshake());
+                None
+            }
+        })
+    }
+
+    /// Sends a message that fits into the socket.
+    #[track_caller]
+    pub fn send(&mut self, message: impl Into<Message>) {
+        self.ws.send(message.into()).unwrap();
+    }
+
+    /// What has arrived, if anything has.
+    #[track_caller]
+    pub fn try_next(&mut self) -> Option<Message> {
+        match self.ws.read() {
+            Ok(message) => Some(message),
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("the connection has ended: {error}"),
+        }
+    }
+
+    /// The next message, whatever its kind.
+    #[track_caller]
+    pub fn next<S>(&mut self, server: &mut Server<S>) -> Message {
+        turn_for(server, |_| self.try_next())
+    }
+
+    /// The next message, which must be text.
+    #[track_caller]
+    pub fn text<S>(&mut self, server: &mut Server<S>) -> String {
+        match self.next(server) {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("text was expected, not {other:?}"),
+        }
+    }
+
+    /// The next message, which must be a close frame with a code.
+    #[track_caller]
+    pub fn close_frame<S>(&mut self, server: &mut Server<S>) -> (u16, String) {
+        match self.next(server) {
+            Message::Close(Some(frame)) => (frame.code.into(), frame.reason.as_str().to_owned()),
+            other => panic!("a close frame was expected, not {other:?}"),
+        }
+    }
+
+    /// Sends a close frame.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        self.ws.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).unwrap();
+    }
+
+    /// Goes on until both sides have closed.
+    #[track_caller]
+    pub fn end<S>(mut self, server: &mut Server<S>) {
+        turn_until(server, |_| match self.ws.read() {
+            Ok(_) => false,
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(tungstenite::Error::ConnectionClosed) => true,
+            Err(error) => panic!("not a clean end: {error}"),
+        });
+    }
+
+    /// Goes without a word: the peer sees FIN, as long as everything was read.
+    pub fn vanish(self) {
+        self.ws.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// Goes with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.ws.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A client that speaks raw bytes, for everything that a proper client would never do.
+pub struct Raw {
+    pub stream: TcpStream,
+}
+
+impl Raw {
+    /// Connects, and says nothing yet.
+    pub fn connect<S>(server: &Server<S>) -> Self {
+        Self { stream: stream_to(server.local_addr().unwrap()) }
+    }
+
+    /// Connects and upgrades; what follows the response head stays unread.
+    #[track_caller]
+    pub fn upgrade<S>(server: &mut Server<S>, path: &str) -> Self {
+        let mut raw = Self::connect(server);
+        raw.send(upgrade_request(path).as_bytes());
+        let mut head = Vec::new();
+        turn_until(server, |_| {
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && matches!((&raw.stream).read(&mut byte), Ok(1)) {
+                head.push(byte[0]);
+            }
+            head.ends_with(b"\r\n\r\n")
+        });
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        raw
+    }
+
+    /// Sends bytes that fit into the socket.
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Reads `len` bytes.
+    #[track_caller]
+    pub fn read<S>(&mut self, server: &mut Server<S>, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        turn_until(server, |_| {
+            read_available(&self.stream, &mut bytes, len).unwrap();
+            bytes.len() == len
+        });
+        bytes
+    }
+
+    /// Reads to the end of the stream: an error if that is a reset.
+    #[track_caller]
+    pub fn read_to_end<S>(&mut self, server: &mut Server<S>) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        turn_for(server, |_| match read_available(&self.stream, &mut bytes, usize::MAX) {
+            Ok(Available::End) => Some(Ok(())),
+            Ok(Available::Open) => None,
+            Err(error) => Some(Err(error)),
+        })?;
+        Ok(bytes)
+    }
+}
+
+/// Whether more may come.
+#[derive(PartialEq)]
+enum Available {
+    Open,
+    End,
+}
+
+/// Reads what is there, until `into` is `limit` bytes long.
+fn read_available(mut stream: &TcpStream, into: &mut Vec<u8>, limit: usize) -> std::io::Result<Available> {
+    let mut buffer = [0; 64 * 1024];
+    while into.len() < limit {
+        let room = buffer.len().min(limit - into.len());
+        match stream.read(&mut buffer[..room]) {
+            Ok(0) => return Ok(Available::End),
+            Ok(read) => into.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Available::Open)
+}
+
+fn stream_to(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// A request that is upgraded (the key is the RFC's example).
+pub fn upgrade_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+}
+
+/// A frame as a client sends it, for payloads up to 65535 bytes. The masking key is zero, so the payload stands there as it is.
+pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+pub const TEXT: u8 = 1;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
