@@ -494,10 +494,11 @@ impl<T: Transport> Hub<T> {
         if matches!(connection.phase, Phase::Dead) {
             return;
         }
+        let waited = !connection.outbox.is_empty();
         match connection.outbox.flush(&mut self.stage, &mut connection.socket, now) {
             Ok(Flushed::All) => {
                 if !connection.is_open() {
-                    self.flushed(token);
+                    self.flushed(token, waited);
                 }
             }
             Ok(Flushed::Blocked) => self.arm(token.index),
@@ -512,17 +513,18 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    /// The queue of a connection that says nothing more is on the wire.
-    fn flushed(&mut self, token: Token) {
+    /// The queue of a connection that says nothing more is on the wire, since just now if anything `waited`.
+    fn flushed(&mut self, token: Token, waited: bool) {
         let now = self.now;
         let Some(connection) = self.get_mut(token) else { return };
         match &mut connection.phase {
             Phase::Closing(farewell) if farewell.answered => self.end_close(token, true),
-            Phase::Closing(_) => {
-                // From here on the peer's answer is waited for.
+            // From here on the peer's answer is waited for; nothing else that it sends gives it more time.
+            Phase::Closing(_) if waited => {
                 connection.since = now;
                 self.arm(token.index);
             }
+            Phase::Closing(_) => {}
             Phase::Draining { shut, finished, .. } => {
                 let failed = !*shut && connection.socket.shutdown_write().is_err();
                 *shut = true;
