@@ -204,7 +204,10 @@ impl<T: Transport> Hub<T> {
         match connection.phase {
             Phase::Open => {
                 connection.since = now;
-                connection.pinged = false;
+                // Its entry in the timers was for its death; the next ping may be due sooner.
+                if std::mem::take(&mut connection.pinged) {
+                    self.arm(token.index);
+                }
                 false
             }
             Phase::Handshaking(_) => true,
