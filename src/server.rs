@@ -250,7 +250,8 @@ impl<S> Server<S> {
         let mut turn = Turn::default();
         let told = self.settle();
         let again = std::mem::take(&mut self.again);
-        let timeout = if told || !again.is_empty() { Some(Duration::ZERO) } else { self.until_next(timeout) };
+        let at_once = told || !again.is_empty() || self.is_finished();
+        let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Err(error) = self.reactor.wait(timeout) {
             self.again = again;
             return Err(error.into());
@@ -304,7 +305,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || !self.again.is_empty() {
+        if !self.hub.is_settled() || !self.again.is_empty() || self.is_finished() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)

@@ -1,0 +1,228 @@
+//! How a server ends: shutdown and its deadline, refusing upgrades, and being dropped.
+
+mod common;
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{Client, PATIENCE, Raw, enter, server, server_with, turn_until, with_socket};
+use ikisocket::{CloseCode, CloseError, Event, Response, Server, Shutdown};
+use tungstenite::Message;
+
+fn within(deadline: Duration) -> Shutdown {
+    Shutdown { deadline, ..Shutdown::default() }
+}
+
+fn is_refused_at(address: std::net::SocketAddr) -> bool {
+    TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_server() {
+    let mut server = server();
+    let address = server.local_addr().unwrap();
+    let mut clients: Vec<_> = (0..10).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
+    assert_eq!((server.is_finished(), server.finished()), (false, None));
+
+    let (_, mut sockets) = server.lend();
+    sockets.broadcast("the last message");
+    sockets.shutdown(Shutdown::default()).unwrap();
+    assert!(sockets.is_empty() && sockets.is_refusing());
+    assert_eq!(sockets.broadcast("too late"), 0);
+    assert!(!server.is_finished(), "it is a request");
+
+    for client in &mut clients {
+        assert_eq!(client.text(&mut server), "the last message");
+        assert_eq!(client.close_frame(&mut server), (1001, "Server shutdown".to_owned()));
+    }
+    assert!(is_refused_at(address));
+    for client in clients {
+        client.end(&mut server);
+    }
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.finished().unwrap().remained, 0);
+    for i in 0..10 {
+        assert_eq!(server.state().events(&i.to_string()), ["connect", "close", "disconnect"]);
+        let entry = server.state().only(&i.to_string(), "disconnect");
+        assert_eq!((entry.error.clone(), entry.code, entry.clean), (None, Some(1001), true));
+    }
+}
+
+#[test]
+fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
+    let mut server = server();
+    let mut ann = Client::connect(&mut server, "/ann");
+    let how = Shutdown { code: CloseCode::SERVICE_RESTART, reason: "é".repeat(100), ..Shutdown::default() };
+    server.lend().1.shutdown(how).unwrap();
+    assert_eq!(ann.close_frame(&mut server), (1012, "é".repeat(61)));
+}
+
+#[test]
+fn a_shutdown_with_an_illegal_code_does_nothing() {
+    let mut server = server();
+    let mut ann = Client::connect(&mut server, "/ann");
+    let how = Shutdown { code: 1006.into(), ..Shutdown::default() };
+    assert_eq!(server.lend().1.shutdown(how), Err(CloseError::IllegalCode(1006.into())));
+    assert!(!server.lend().1.is_refusing());
+    server.lend().1.broadcast("still here");
+    assert_eq!(ann.text(&mut server), "still here");
+    Client::connect(&mut server, "/bob");
+    assert_eq!(server.finished(), None);
+}
+
+#[test]
+fn a_shutdown_of_an_empty_server_is_finished_after_one_turn() {
+    let mut server = server();
+    let address = server.local_addr().unwrap();
+    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+    let started = Instant::now();
+    server.poll(Some(PATIENCE)).unwrap();
+    assert!(started.elapsed() < PATIENCE, "there is nothing left to wait for");
+    assert!(is_refused_at(address));
+    assert_eq!(server.finished().unwrap().remained, 0);
+    assert_eq!(server.run(), Ok(server.finished().unwrap()));
+}
+
+#[test]
+fn the_deadline_cuts_off_who_never_answers_and_counts_them() {
+    let mut server = server();
+    let _deaf = [Raw::upgrade(&mut server, "/deaf1"), Raw::upgrade(&mut server, "/deaf2")];
+    let polite = Client::connect(&mut server, "/polite");
+    server.lend().1.shutdown(within(Duration::from_secs(1))).unwrap();
+    polite.end(&mut server);
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.finished().unwrap().remained, 2);
+    for who in ["deaf1", "deaf2"] {
+        assert_eq!(server.state().events(who), ["connect", "close", "disconnect"]);
+        assert!(!server.state().only(who, "disconnect").clean);
+    }
+    assert!(server.state().only("polite", "disconnect").clean);
+}
+
+#[test]
+fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
+    let mut server = server();
+    let _deaf = Raw::upgrade(&mut server, "/deaf");
+    server.lend().1.shutdown(within(Duration::from_millis(50))).unwrap();
+    assert_eq!(server.run().unwrap().remained, 1);
+}
+
+#[test]
+fn with_no_time_at_all_everybody_still_gets_the_close_frame() {
+    let mut server = server();
+    let mut ann = Client::connect(&mut server, "/ann");
+    server.lend().1.shutdown(within(Duration::ZERO)).unwrap();
+    server.poll(Some(Duration::ZERO)).unwrap();
+    assert_eq!(server.finished().unwrap().remained, 1);
+    assert_eq!(ann.close_frame(&mut server).0, 1001);
+}
+
+#[test]
+fn a_second_shutdown_changes_nothing_about_the_deadline() {
+    let mut server = server();
+    let mut deaf = Raw::upgrade(&mut server, "/deaf");
+    server.lend().1.shutdown(within(Duration::from_millis(50))).unwrap();
+    let later = Shutdown { code: CloseCode::SERVICE_RESTART, ..within(Duration::from_secs(3600)) };
+    server.lend().1.shutdown(later).unwrap();
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.state().events("deaf"), ["connect", "close", "disconnect"]);
+    assert_eq!(deaf.read(&mut server, 4)[2..], 1001_u16.to_be_bytes());
+}
+
+#[test]
+fn run_returns_when_a_listener_asked_for_a_shutdown_and_all_are_gone() {
+    let mut server = server();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit("good night");
+        ep.kws.sockets().shutdown(Shutdown::default()).unwrap();
+        assert!(!ep.kws.is_alive());
+    });
+    let mut ann = Client::connect(&mut server, "/ann");
+    let bob = Client::connect(&mut server, "/bob");
+    ann.send("stop");
+    let leaving = [ann, bob].map(|client| {
+        std::thread::spawn(move || {
+            let Client { mut ws } = client;
+            ws.get_ref().set_nonblocking(false).unwrap();
+            ws.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut heard = Vec::new();
+            loop {
+                match ws.read() {
+                    Ok(message) => heard.push(message),
+                    Err(tungstenite::Error::ConnectionClosed) => return heard,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+    });
+    assert_eq!(server.run().unwrap().remained, 0);
+    let [ann, bob] = leaving.map(|client| client.join().unwrap());
+    assert_eq!(ann[0], Message::text("good night"));
+    assert!(matches!(ann[1..], [Message::Close(_)]), "{ann:?}");
+    assert!(matches!(bob[..], [Message::Close(_)]), "{bob:?}");
+}
+
+#[test]
+fn a_shutdown_in_a_route_callback_closes_the_newcomer_too() {
+    let mut server = server_with(Server::builder());
+    server
+        .route("/:name", |diary, kws| {
+            enter(diary, kws);
+            kws.sockets().shutdown(Shutdown::default()).unwrap();
+        })
+        .unwrap();
+    let ann = Client::connect(&mut server, "/ann");
+    ann.end(&mut server);
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.state().events("ann"), ["close", "disconnect"]);
+}
+
+#[test]
+fn a_shutdown_waits_for_nobody_who_has_not_upgraded() {
+    let mut server = server();
+    let mut visitor = Raw::connect(&server);
+    visitor.send(b"GET /visitor HTTP/1.1\r\n");
+    while server.poll(Some(PATIENCE)).unwrap().accepted == 0 {}
+    server.lend().1.shutdown(within(Duration::from_secs(3600))).unwrap();
+    turn_until(&mut server, |server| server.is_finished());
+    assert_eq!(server.finished().unwrap().remained, 0);
+    assert_eq!(server.state().entries, []);
+}
+
+#[test]
+fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
+    let mut server = server();
+    server.get("/page", |_, _, _| Response::text("hello")).unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    server.lend().1.refuse_upgrades(true);
+    assert!(server.lend().1.is_refusing());
+    assert_eq!(Client::refused(&mut server, "/bob"), 503);
+    let mut visitor = Raw::connect(&server);
+    visitor.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(visitor.read_to_end(&mut server).unwrap().starts_with(b"HTTP/1.1 200 "));
+    with_socket(&mut server, "ann", |kws| kws.emit("you stay"));
+    assert_eq!(ann.text(&mut server), "you stay");
+
+    server.lend().1.refuse_upgrades(false);
+    assert!(!server.lend().1.is_refusing());
+    let _bob = Client::connect(&mut server, "/bob");
+    assert_eq!(server.lend().1.len(), 2);
+}
+
+#[test]
+fn dropping_the_server_closes_everything_at_once() {
+    let mut server = server();
+    let address = server.local_addr().unwrap();
+    let visitor = Raw::connect(&server);
+    while server.poll(Some(PATIENCE)).unwrap().accepted == 0 {}
+    let open = Raw::upgrade(&mut server, "/ann");
+    drop(server);
+    assert!(is_refused_at(address));
+    for mut client in [visitor, open] {
+        client.stream.set_nonblocking(false).unwrap();
+        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(client.stream.read(&mut [0; 100]).unwrap(), 0);
+    }
+}

@@ -1,0 +1,328 @@
+//! The loop: what a turn does and reports, when it blocks, where it listens, and what a server is built from.
+
+mod common;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::{
+    Client, PATIENCE, PING, PONG, Raw, TEXT, enter, frame, server, server_with, turn_until, upgrade_request,
+    with_socket,
+};
+use ikisocket::{BindError, BuildError, Builder, Event, Response, Server, Turn, Uuid};
+use tungstenite::Message;
+
+/// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for nothing, the test fails.
+#[track_caller]
+fn turns<S>(server: &mut Server<S>, enough: impl Fn(&Turn) -> bool) -> Turn {
+    let started = Instant::now();
+    let mut sum = Turn::default();
+    while !enough(&sum) {
+        let turn = server.poll(Some(PATIENCE)).unwrap();
+        sum.accepted += turn.accepted;
+        sum.opened += turn.opened;
+        sum.pages += turn.pages;
+        sum.messages += turn.messages;
+        sum.closed += turn.closed;
+        assert!(started.elapsed() < PATIENCE, "only {sum:?}");
+    }
+    sum
+}
+
+fn counts(turn: Turn) -> [usize; 5] {
+    [turn.accepted, turn.opened, turn.pages, turn.messages, turn.closed]
+}
+
+#[test]
+fn poll_returns_what_the_turn_did() {
+    let mut server = server();
+    server.get("/page", |_, _, _| Response::text("hello")).unwrap();
+    let mut ann = Raw::connect(&server);
+    assert_eq!(counts(turns(&mut server, |turn| turn.accepted == 1)), [1, 0, 0, 0, 0]);
+    ann.send(upgrade_request("/ann").as_bytes());
+    assert_eq!(counts(turns(&mut server, |turn| turn.opened == 1)), [0, 1, 0, 0, 0]);
+    ann.send(&[frame(TEXT, b"text"), frame(PING, b""), frame(PONG, b"")].concat());
+    assert_eq!(counts(turns(&mut server, |turn| turn.messages == 3)), [0, 0, 0, 3, 0]);
+    Raw::connect(&server).send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(counts(turns(&mut server, |turn| turn.closed == 1)), [1, 0, 1, 0, 1]);
+    drop(ann);
+    assert_eq!(counts(turns(&mut server, |turn| turn.closed == 1)), [0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn poll_with_zero_never_blocks() {
+    let mut server = server();
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(server.poll(Some(Duration::ZERO)), Ok(Turn::default()));
+    }
+    let _ann = Client::connect(&mut server, "/ann");
+    for _ in 0..100 {
+        assert_eq!(server.poll(Some(Duration::ZERO)), Ok(Turn::default()));
+    }
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[test]
+fn poll_without_a_limit_ends_when_a_timer_is_due() {
+    let mut server = server_with(Server::builder().ping_after(Duration::from_millis(20)));
+    server.route("/:name", enter).unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    loop {
+        server.poll(None).unwrap();
+        if let Some(message) = ann.try_next() {
+            assert_eq!(message, Message::Ping(b""[..].into()));
+            break;
+        }
+    }
+}
+
+#[test]
+fn flush_alone_writes_what_was_emitted() {
+    let mut server = server();
+    let mut ann = Client::connect(&mut server, "/ann");
+    with_socket(&mut server, "ann", |kws| kws.emit("flushed"));
+    assert_eq!(ann.try_next(), None);
+    server.flush();
+    assert_eq!(ann.try_next(), Some(Message::text("flushed")));
+}
+
+#[test]
+fn what_is_emitted_between_turns_is_on_the_wire_before_the_next_wait() {
+    let mut server = server();
+    let ann = Client::connect(&mut server, "/ann");
+    ann.ws.get_ref().set_nonblocking(false).unwrap();
+    ann.ws.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut ann = ann;
+        let heard = ann.ws.read().unwrap();
+        ann.ws.send(heard).unwrap();
+        ann
+    });
+    server.lend().1.broadcast("hello");
+    // If it were written after the wait, this would wait for an answer to what was never said.
+    turns(&mut server, |turn| turn.messages == 1);
+    assert_eq!(server.state().only("ann", "message").data, "hello");
+    drop(answering.join().unwrap());
+}
+
+#[test]
+fn replies_and_broadcasts_of_a_turn_are_written_in_that_turn() {
+    let mut server = server();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.broadcast_all(ep.data);
+    });
+    let mut ann = Client::connect(&mut server, "/ann");
+    let mut bob = Client::connect(&mut server, "/bob");
+    ann.send("to all");
+    turns(&mut server, |turn| turn.messages == 1);
+    assert_eq!(ann.try_next(), Some(Message::text("to all")));
+    assert_eq!(bob.try_next(), Some(Message::text("to all")));
+}
+
+#[test]
+fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work_to_do() {
+    let mut server = server();
+    assert_eq!(server.next_timeout(), None);
+    let mut ann = Client::connect(&mut server, "/ann");
+    turn_until(&mut server, |server| server.next_timeout() != Some(Duration::ZERO));
+    assert!(server.next_timeout().unwrap() <= Duration::from_secs(25), "the ping");
+
+    with_socket(&mut server, "ann", |kws| kws.emit("something to write"));
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+    server.flush();
+    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+    assert_eq!(ann.text(&mut server), "something to write");
+
+    with_socket(&mut server, "ann", |kws| kws.emit_to(Uuid::nil(), "").unwrap_err());
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO), "something to tell");
+    server.poll(Some(Duration::ZERO)).unwrap();
+    assert!(server.state().has("ann", "error"));
+    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+}
+
+#[test]
+fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
+    const MESSAGES: usize = 60;
+    let mut server = server_with(Server::builder().receive_buffer(1024));
+    server.route("/:name", enter).unwrap();
+    let mut ann = Raw::upgrade(&mut server, "/ann");
+    let mut bob = Client::connect(&mut server, "/bob");
+    ann.send(&frame(TEXT, &[b'x'; 1000]).repeat(MESSAGES));
+    bob.send("me too");
+    let first = server.poll(Some(PATIENCE)).unwrap();
+    assert!(first.messages < MESSAGES / 2, "{first:?}");
+    assert!(server.state().has("bob", "message"), "he need not wait for her");
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO), "there is more to read");
+    // No edge announces the rest: it must be remembered, or these turns wait for ever.
+    turns(&mut server, |turn| first.messages + turn.messages == MESSAGES + 1);
+}
+
+#[test]
+fn readiness_left_over_from_a_connection_that_is_gone_harms_nobody_in_its_slot() {
+    let mut server = server_with(Server::builder().receive_buffer(1024));
+    server.route("/:name", enter).unwrap();
+    for round in 0..30 {
+        // It leaves with input unread, still on the list of those who have more.
+        let mut gone = Raw::upgrade(&mut server, &format!("/gone{round}"));
+        gone.send(&frame(TEXT, &[b'x'; 1000]).repeat(20));
+        server.poll(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&gone.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone);
+        let mut heir = Client::connect(&mut server, &format!("/heir{round}"));
+        turn_until(&mut server, |server| server.state().is_gone(&format!("gone{round}")));
+        let mut next = Client::connect(&mut server, &format!("/next{round}"));
+        server.lend().1.broadcast("you are yourself");
+        for client in [&mut heir, &mut next] {
+            assert_eq!(client.text(&mut server), "you are yourself");
+        }
+        for who in [format!("heir{round}"), format!("next{round}")] {
+            assert_eq!(server.state().events(&who), ["connect"]);
+            with_socket(&mut server, &who, |kws| kws.close());
+        }
+        heir.end(&mut server);
+        next.end(&mut server);
+    }
+}
+
+// Where it listens.
+
+#[test]
+fn port_0_becomes_a_port_and_every_address_is_listened_on() {
+    let mut server = Server::builder().build(0).unwrap();
+    server.route("/", |opened, _| *opened += 1).unwrap();
+    assert_eq!((server.local_addr(), server.local_addrs()), (None, vec![]));
+    let addresses: Vec<SocketAddr> = (0..3).map(|_| server.listen("127.0.0.1:0").unwrap()).collect();
+    assert!(addresses.iter().all(|address| address.port() != 0));
+    assert_eq!(server.local_addr(), Some(addresses[0]));
+    assert_eq!(server.local_addrs(), addresses);
+    for address in addresses {
+        Client::request(&mut server, format!("ws://{address}/")).unwrap();
+    }
+    assert_eq!(*server.state(), 3);
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_the_address() {
+    let first = Server::bind("127.0.0.1:0", ()).unwrap();
+    let taken = first.local_addr().unwrap();
+    let error = Server::bind(taken, ()).unwrap_err();
+    let BindError::Listen { address, error: cause } = &error else { panic!("{error:?}") };
+    assert_eq!((*address, cause.kind), (taken, ErrorKind::AddrInUse));
+    assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    assert_eq!(std::io::Error::from(error).kind(), ErrorKind::AddrInUse);
+}
+
+#[test]
+fn of_several_addresses_the_first_that_can_be_had_is_listened_on() {
+    let first = Server::bind("127.0.0.1:0", ()).unwrap();
+    let taken = first.local_addr().unwrap();
+    let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let second = Server::bind(&[taken, free][..], ()).unwrap();
+    assert_eq!(second.local_addrs().len(), 1);
+    assert_ne!(second.local_addr(), Some(taken));
+}
+
+#[test]
+fn a_name_that_is_no_address_is_an_error() {
+    assert!(matches!(Server::bind("no port here", ()), Err(BindError::Resolve(_))));
+    assert!(matches!(Server::bind(&[][..] as &[SocketAddr], ()), Err(BindError::NoAddress)));
+}
+
+#[test]
+fn several_servers_share_a_thread() {
+    let mut servers = ["one", "two", "three"].map(|name| {
+        let mut server = Server::bind("127.0.0.1:0", name).unwrap();
+        server.route("/", |_, _| {}).unwrap();
+        server.on(Event::Message, |name, ep| {
+            ep.kws.emit(*name);
+        });
+        server
+    });
+    let mut clients: Vec<_> = servers.iter_mut().map(|server| Client::connect(server, "/")).collect();
+    clients.iter_mut().for_each(|client| client.send("who are you?"));
+    for (server, client) in servers.iter_mut().zip(&mut clients) {
+        let name = *server.state();
+        assert_eq!(client.text(server), name);
+    }
+}
+
+// What it is built from, and what it is.
+
+#[test]
+fn a_setting_out_of_range_is_an_error_that_names_it() {
+    type Spoil = fn(Builder) -> Builder;
+    let cases: [(&str, Spoil); 13] = [
+        ("handshake_timeout", |builder| builder.handshake_timeout(Duration::ZERO)),
+        ("ping_after", |builder| builder.ping_after(Duration::ZERO)),
+        ("dead_after", |builder| builder.dead_after(Duration::ZERO)),
+        ("close_timeout", |builder| builder.close_timeout(Duration::ZERO)),
+        ("stall_timeout", |builder| builder.stall_timeout(Duration::ZERO)),
+        ("max_message", |builder| builder.max_message(0)),
+        ("max_outbox", |builder| builder.max_outbox(1023)),
+        ("max_head", |builder| builder.max_head(255)),
+        ("max_head", |builder| builder.max_head(65_536)),
+        ("max_headers", |builder| builder.max_headers(0)),
+        ("max_connections", |builder| builder.max_connections(0)),
+        ("receive_buffer", |builder| builder.receive_buffer(1023)),
+        ("subprotocols", |builder| builder.subprotocols(["fine", "not fine"])),
+    ];
+    for (name, spoil) in cases {
+        let error = spoil(Server::builder()).build(()).unwrap_err();
+        let BuildError::Setting { setting, .. } = error else { panic!("{name}: {error:?}") };
+        assert_eq!(setting, name);
+        assert!(error.to_string().starts_with(name), "{error}");
+    }
+}
+
+#[test]
+fn the_longest_timeouts_and_the_smallest_sizes_work() {
+    let never = Duration::MAX;
+    let settings = Server::builder()
+        .handshake_timeout(never)
+        .ping_after(never)
+        .dead_after(never)
+        .close_timeout(never)
+        .stall_timeout(never)
+        .max_message(1)
+        .max_outbox(1024)
+        .max_head(256)
+        .receive_buffer(1024)
+        .max_connections(1);
+    let mut server = server_with(settings);
+    server.route("/:name", enter).unwrap();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+        ep.kws.close();
+    });
+    let mut ann = Client::connect(&mut server, "/ann");
+    assert_eq!(server.next_timeout(), None);
+    assert_eq!(Client::refused(&mut server, "/bob"), 503);
+    ann.send("x");
+    assert_eq!(ann.text(&mut server), "x");
+    ann.end(&mut server);
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+}
+
+#[test]
+fn the_state_belongs_to_its_owner_between_turns() {
+    let mut server = Server::bind("127.0.0.1:0", vec![1]).unwrap();
+    server.state_mut().push(2);
+    server.lend().0.push(3);
+    assert_eq!(server.state(), &[1, 2, 3]);
+    assert_eq!(server.into_state(), [1, 2, 3]);
+}
+
+/// A server stays on its thread, even if its state could move. Were `Server` to become `Send`, both implementations would fit
+/// the call below, and this file would not compile.
+#[test]
+fn a_server_is_not_send() {
+    trait NotSend<Why> {
+        fn holds() {}
+    }
+    struct BecauseItIs;
+    impl<T> NotSend<()> for T {}
+    impl<T: Send> NotSend<BecauseItIs> for T {}
+    <Server<()> as NotSend<_>>::holds();
+}
