@@ -278,3 +278,15 @@ fn a_head_of_a_mebibyte_is_refused_before_its_end() {
     assert_eq!(response.header("Content-Length").unwrap(), response.body.len().to_string());
     assert_eq!(server.lend().1.len(), 0);
 }
+
+#[test]
+fn a_refusal_to_a_head_request_has_no_body() {
+    let mut server = echo(Server::builder());
+    for (path, status) in [("/nothing", 404), ("/ws", 405)] {
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, request("HEAD", path));
+        let response = peer.response(&mut server);
+        assert_eq!((response.status(), response.text(), response.end), (status, "", End::Fin));
+        assert_ne!(response.header("Content-Length"), Some("0"), "as for GET (RFC 9110 §9.3.2)");
+    }
+}
