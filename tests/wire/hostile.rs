@@ -1,6 +1,8 @@
 //! Peers that vanish, flood or stop half-way: nobody else notices, and the loop neither grows nor spins.
 
-use ikisocket::Server;
+use std::time::Duration;
+
+use ikisocket::{Response, Server};
 use socket2::SockRef;
 
 use crate::kit::*;
@@ -13,6 +15,14 @@ fn assert_serves(server: &mut Server<Log>) {
     peer.send(server, close(1000, ""));
     peer.expect_close(server, 1000);
     peer.part(server);
+}
+
+/// Turns until there is nothing to do at once, or fails: a loop that always has something to do spins.
+fn turn_until_quiet<S>(server: &mut Server<S>) {
+    for _ in 0..100 {
+        server.poll(Some(Duration::ZERO)).unwrap();
+    }
+    assert_ne!(server.next_timeout(), Some(Duration::ZERO), "the loop spins");
 }
 
 #[test]
@@ -98,6 +108,32 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     }
     assert_eq!(answered.last(), Some(&(PINGS - 1)));
     assert!(answered.len() < PINGS as usize, "older pongs were left out");
+}
+
+#[test]
+fn a_peer_that_sends_fin_and_then_reads_slowly_does_not_make_the_loop_spin() {
+    let mut server = echo(Server::builder().max_outbox(16 << 20));
+    server.get("/big", |_, _, _| Response::new(200).with_body(vec![b'x'; 8 << 20])).unwrap();
+
+    let mut page = Peer::connect_narrow(&server, 4096);
+    page.send(&mut server, get("/big"));
+    page.finish();
+    turn_until_quiet(&mut server);
+    let page = page.response(&mut server);
+    page.assert_whole();
+
+    // With and without a close frame.
+    for (bytes, frames) in [(vec![], 1), (close(1000, ""), 2)] {
+        let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
+        let (_, mut sockets) = server.lend();
+        sockets.broadcast(vec![b'x'; 8 << 20]);
+        peer.send(&mut server, bytes);
+        peer.finish();
+        turn_until_quiet(&mut server);
+        assert_eq!(peer.end(&mut server), End::Fin);
+        assert_eq!(peer.frames().len(), frames);
+        turn_until(&mut server, "the end", |server| server.lend().1.is_empty());
+    }
 }
 
 #[test]
