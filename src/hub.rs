@@ -376,6 +376,7 @@ impl<T: Transport> Hub<T> {
         }
         let mut reached = 0;
         let mut failed = Vec::new();
+        let mut blocked = Vec::new();
         for (index, connection) in &mut self.connections {
             let token = Token { index: index as u32, generation: connection.generation };
             if !connection.is_open() || Some(token) == except {
@@ -393,7 +394,8 @@ impl<T: Transport> Hub<T> {
                         failed.push((token, Error::SlowConsumer { waiting, limit }));
                         continue;
                     }
-                    Ok(_) => {}
+                    Ok(Flushed::Blocked) => blocked.push(token.index),
+                    Ok(Flushed::All) => {}
                 }
             }
             connection.outbox.push_shared(&mut self.stage, &mut shared);
@@ -404,6 +406,9 @@ impl<T: Transport> Hub<T> {
             }
         }
         self.stage.end_share(shared);
+        for index in blocked {
+            self.arm(index);
+        }
         for (token, error) in failed {
             self.fail(token, error);
         }
@@ -529,8 +534,13 @@ impl<T: Transport> Hub<T> {
             }
             Phase::Closing(_) => {}
             Phase::Draining { shut, finished, .. } => {
-                let failed = !*shut && connection.socket.shutdown_write().is_err();
-                *shut = true;
+                let mut failed = false;
+                if !*shut {
+                    // From here on the peer's FIN is waited for.
+                    connection.since = now;
+                    *shut = true;
+                    failed = connection.socket.shutdown_write().is_err();
+                }
                 if *finished || failed {
                     self.bury(token);
                 }
@@ -762,4 +772,150 @@ pub(crate) struct Upgraded {
     pub(crate) head: Vec<u8>,
     pub(crate) request: Box<Request>,
     pub(crate) attributes: Attributes,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::Server;
+
+    /// The far end of a connection, as a test sees it.
+    #[derive(Default)]
+    struct Far {
+        /// Bytes that the socket takes before it would block.
+        room: usize,
+        received: Vec<u8>,
+        finished: bool,
+        reset: bool,
+    }
+
+    #[derive(Clone, Default)]
+    struct Wire(Rc<RefCell<Far>>);
+
+    impl io::Read for Wire {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl io::Write for Wire {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut far = self.0.borrow_mut();
+            let taken = bytes.len().min(far.room);
+            far.room -= taken;
+            far.received.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Transport for Wire {
+        fn shutdown_write(&self) -> io::Result<()> {
+            self.0.borrow_mut().finished = true;
+            Ok(())
+        }
+
+        fn reset_on_drop(&self) {
+            self.0.borrow_mut().reset = true;
+        }
+    }
+
+    const STALL: u64 = 500;
+    const CLOSE: u64 = 100;
+
+    fn hub() -> Hub<Wire> {
+        let millis = std::time::Duration::from_millis;
+        let settings = Server::builder().max_outbox(1024).ping_after(std::time::Duration::MAX);
+        Hub::new(settings.stall_timeout(millis(STALL)).close_timeout(millis(CLOSE)).limits())
+    }
+
+    fn insert(hub: &mut Hub<Wire>, room: usize) -> (Token, Wire) {
+        let wire = Wire::default();
+        wire.0.borrow_mut().room = room;
+        let peer = PeerAddress::Tcp(([127, 0, 0, 1], 1).into());
+        (hub.insert(wire.clone(), peer).unwrap(), wire)
+    }
+
+    /// A connection that is open and has written its 101; then its socket takes `room` bytes.
+    fn open(hub: &mut Hub<Wire>, room: usize) -> (Token, Wire) {
+        let (token, wire) = insert(hub, 1000);
+        let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
+        let head = b"101".to_vec();
+        hub.open(token, 0, None, Upgraded { head, request: Box::new(request), attributes: Attributes::default() });
+        hub.flush_dirty();
+        let mut far = wire.0.borrow_mut();
+        assert_eq!(std::mem::take(&mut far.received), b"101");
+        far.room = room;
+        drop(far);
+        (token, wire)
+    }
+
+    fn records(hub: &mut Hub<Wire>) -> Vec<String> {
+        let told = std::iter::from_fn(|| hub.next_record());
+        told.map(|(_, record)| match record {
+            Record::Close { code, reason } => format!("close {code} {reason}"),
+            Record::Error { error, .. } => format!("error {error:?}"),
+            Record::Disconnect { error, code, .. } => format!("disconnect {error:?} {code:?}"),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
+        let mut hub = hub();
+        let (token, _) = open(&mut hub, 600);
+        for _ in 0..6 {
+            assert_eq!(hub.broadcast(None, &Message::from(&[0; 200])), 1);
+        }
+        assert!(hub.get(token).unwrap().outbox.is_blocked());
+        assert_eq!(hub.next_deadline(), Some(STALL));
+        hub.now = STALL;
+        assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
+        let mut hub = hub();
+        let (token, wire) = insert(&mut hub, 10);
+        hub.respond(token, vec![b'x'; 100]);
+        hub.flush_dirty();
+        // It goes on taking bytes until long after the timeout that counts from the beginning.
+        for _ in 0..9 {
+            hub.now += CLOSE - 1;
+            wire.0.borrow_mut().room = 10;
+            assert_eq!(hub.pop_due(), None);
+            hub.writable(token);
+        }
+        assert!(wire.0.borrow().finished && wire.0.borrow().received.len() == 100);
+        hub.now += CLOSE - 1;
+        assert_eq!(hub.pop_due(), None);
+        hub.now += 1;
+        assert_eq!(hub.pop_due(), Some((token, Due::Close)));
+    }
+
+    #[test]
+    fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
+        let frame = encode_header(Opcode::Binary, 200).len() + 200;
+        for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
+            let mut hub = hub();
+            let (token, wire) = open(&mut hub, room);
+            while hub.emit(token, Opcode::Binary, &[7; 200]) != Emitted::Refused(EmitError::Full) {}
+            wire.0.borrow_mut().room = 1000;
+            hub.flush_dirty();
+            hub.writable(token);
+            let far = wire.0.borrow();
+            assert_eq!((far.reset, far.finished), (cut, !cut), "room for {room}");
+            let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
+            assert_eq!(far.received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
+            let told = records(&mut hub);
+            assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
+            assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");
+        }
+    }
 }

@@ -498,3 +498,295 @@ fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same numbers in every run (xorshift).
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % limit as u64) as usize
+        }
+    }
+
+    /// A socket with moods: it takes so many bytes at a time, would block or is interrupted.
+    struct Wire {
+        random: Random,
+        most: usize,
+        received: Vec<u8>,
+    }
+
+    impl Write for Wire {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(bytes)])
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            assert!(slices.iter().any(|slice| !slice.is_empty()), "nothing is never offered");
+            match self.random.below(8) {
+                0 => return Err(ErrorKind::Interrupted.into()),
+                1 | 2 => return Err(ErrorKind::WouldBlock.into()),
+                _ => {}
+            }
+            let before = self.received.len();
+            let most = if self.most == 0 { 1 + self.random.below(400) } else { self.most };
+            for slice in slices {
+                let room = most - (self.received.len() - before);
+                self.received.extend_from_slice(&slice[..slice.len().min(room)]);
+            }
+            Ok(self.received.len() - before)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An outbox, its socket, and what has still to arrive there.
+    struct Pair {
+        outbox: Outbox,
+        wire: Wire,
+        head: Vec<u8>,
+        /// Messages and Close frames, in their order.
+        frames: VecDeque<Vec<u8>>,
+        /// Pings and pongs.
+        controls: Vec<Vec<u8>>,
+        /// The pong that the next one replaces.
+        latest: Option<Vec<u8>>,
+        blocked_since: Option<u64>,
+    }
+
+    impl Pair {
+        fn new(random: &mut Random) -> Self {
+            let most = [0, 1, 2, 3, 7, 100, usize::MAX][random.below(7)];
+            let wire = Wire { random: Random(1 + random.below(1 << 30) as u64), most, received: Vec::new() };
+            Self {
+                outbox: Outbox::Empty,
+                wire,
+                head: Vec::new(),
+                frames: VecDeque::new(),
+                controls: Vec::new(),
+                latest: None,
+                blocked_since: None,
+            }
+        }
+
+        /// The frame of which the socket has taken the beginning: that, and what the outbox keeps of it.
+        fn begun(&self) -> Option<Vec<u8>> {
+            let Outbox::Queued(queue) = &self.outbox else { return None };
+            let begun = !self.wire.received.is_empty() && self.head.is_empty();
+            begun.then(|| [&self.wire.received, &queue.under_way[..]].concat())
+        }
+
+        fn push_control(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
+            if self.outbox.is_blocked() && opcode == Opcode::Pong {
+                if let Some(older) = self.latest.take().filter(|older| self.begun().as_ref() != Some(older)) {
+                    self.controls.retain(|each| *each != older);
+                }
+                self.latest = Some(encoded(opcode, payload).to_vec());
+            }
+            self.controls.push(encoded(opcode, payload).to_vec());
+            self.outbox.push_control(stage, opcode, payload);
+        }
+
+        fn drop_waiting(&mut self, stage: &mut Stage) {
+            let begun = self.begun();
+            self.outbox.drop_waiting(stage);
+            // A head counts as begun; frames follow only when it is gone.
+            self.frames.retain(|frame| Some(frame) == begun.as_ref());
+            self.controls.retain(|frame| Some(frame) == begun.as_ref());
+            self.latest = self.latest.take().filter(|frame| Some(frame) == begun.as_ref());
+        }
+
+        /// Takes whole frames off the wire and compares; then the outbox must hold exactly the rest.
+        fn check(&mut self, was_blocked: bool, progress: bool, now: u64) {
+            let wire = &mut self.wire.received;
+            let len = self.head.len().min(wire.len());
+            assert_eq!(self.head.drain(..len).collect::<Vec<_>>(), wire.drain(..len).collect::<Vec<_>>());
+            while let Some(len) = frame_len(wire).filter(|&len| len <= wire.len()) {
+                let frame: Vec<u8> = wire.drain(..len).collect();
+                if let Some(at) = self.controls.iter().position(|each| *each == frame) {
+                    self.controls.remove(at);
+                    self.latest = self.latest.take().filter(|latest| *latest != frame);
+                } else {
+                    assert_eq!(self.frames.pop_front(), Some(frame), "in their order, each once, uncut");
+                }
+            }
+            if let Some(begun) = self.begun() {
+                assert!(self.frames.front() == Some(&begun) || self.controls.contains(&begun), "nothing cuts a frame");
+            }
+            assert_eq!(self.outbox.is_mid_frame(), self.begun().is_some() || !self.head.is_empty());
+            let rest = self.frames.iter().chain(&self.controls).map(Vec::len).sum::<usize>();
+            assert_eq!(self.outbox.waiting(), self.head.len() + rest - self.wire.received.len());
+            assert_eq!(self.outbox.is_empty(), self.outbox.waiting() == 0);
+            match (was_blocked, self.outbox.is_blocked()) {
+                (_, false) => self.blocked_since = None,
+                (true, true) if !progress => {}
+                (_, true) => self.blocked_since = Some(now),
+            }
+            assert_eq!(self.outbox.blocked_since(), self.blocked_since);
+            if !self.outbox.is_blocked() {
+                self.latest = None;
+            }
+        }
+    }
+
+    /// A payload that no other has.
+    fn payload(random: &mut Random, number: &mut u32, most: usize) -> Vec<u8> {
+        *number += 1;
+        let len = 4 + random.below(most - 3);
+        number.to_be_bytes().into_iter().cycle().take(len).collect()
+    }
+
+    #[test]
+    fn whatever_the_socket_does_whole_frames_arrive_in_their_order_and_every_byte_is_counted() {
+        let mut random = Random(0x0DDB_A115);
+        let mut number = 0;
+        let (mut begun, mut blocked, mut steps) = (0, 0, 0);
+        for _ in 0..300 {
+            let mut stage = Stage::default();
+            let mut pairs: Vec<Pair> = (0..3).map(|_| Pair::new(&mut random)).collect();
+            for pair in &mut pairs {
+                if random.below(2) == 0 {
+                    pair.head = vec![b'H'; 1 + random.below(40)];
+                    pair.outbox.push_head(&mut stage, pair.head.clone());
+                }
+            }
+            let length = 20 + random.below(200);
+            for now in 0..length as u64 {
+                let at = random.below(pairs.len());
+                let before: Vec<_> = pairs.iter().map(|p| (p.outbox.is_blocked(), p.wire.received.len())).collect();
+                let all = number;
+                let opcode = [Opcode::Text, Opcode::Binary, Opcode::Close][random.below(3)];
+                let most = if opcode == Opcode::Close { 125 } else { 600 };
+                let pair = &mut pairs[at];
+                match random.below(20) {
+                    0..5 => {
+                        let payload = payload(&mut random, &mut number, most);
+                        pair.frames.push_back(encoded(opcode, &payload).to_vec());
+                        pair.outbox.push_frame(&mut stage, opcode, &payload);
+                    }
+                    5..9 => {
+                        let large = random.below(20) == 0;
+                        let payload = payload(&mut random, &mut number, if large { 2 * WRITE_THROUGH } else { 600 });
+                        let mut shared = stage.share(Opcode::Binary, &payload);
+                        assert_eq!(shared.len(), encoded(Opcode::Binary, &payload).len());
+                        for pair in &mut pairs {
+                            if random.below(4) == 0 {
+                                pair.outbox.flush(&mut stage, &mut pair.wire, now).unwrap();
+                            }
+                            if random.below(4) > 0 {
+                                pair.frames.push_back(encoded(Opcode::Binary, &payload).to_vec());
+                                pair.outbox.push_shared(&mut stage, &mut shared);
+                            }
+                        }
+                        stage.end_share(shared);
+                    }
+                    9..13 => {
+                        let opcode = [Opcode::Ping, Opcode::Pong][random.below(2)];
+                        let payload = payload(&mut random, &mut number, 125);
+                        pair.push_control(&mut stage, opcode, &payload);
+                    }
+                    13 | 14 => {
+                        let payload = payload(&mut random, &mut number, most);
+                        pair.frames.push_back(encoded(opcode, &payload).to_vec());
+                        pair.outbox.write_through(&mut stage, opcode, &payload, &mut pair.wire, now).unwrap();
+                    }
+                    15 if random.below(5) == 0 => pair.drop_waiting(&mut stage),
+                    16 if random.below(5) == 0 => {
+                        pair.outbox.clear(&mut stage);
+                        assert!(pair.outbox.is_empty());
+                        *pair = Pair::new(&mut random);
+                    }
+                    _ => {
+                        let flushed = pair.outbox.flush(&mut stage, &mut pair.wire, now).unwrap();
+                        assert_eq!(flushed == Flushed::All, pair.outbox.is_empty());
+                        assert_eq!(flushed == Flushed::Blocked, pair.outbox.is_blocked());
+                    }
+                }
+                for (pair, (was_blocked, received)) in pairs.iter_mut().zip(before) {
+                    let progress = pair.wire.received.len() > received;
+                    pair.check(was_blocked, progress, now);
+                    blocked += usize::from(pair.outbox.is_blocked());
+                    begun += usize::from(number > all && pair.outbox.is_mid_frame());
+                }
+                steps += 1;
+                let staged = pairs.iter().filter(|pair| matches!(pair.outbox, Outbox::Staged { .. })).count();
+                assert_eq!(stage.staged, staged);
+                assert!(staged > 0 || stage.log.is_empty(), "nobody points into the log");
+            }
+            // In the end everything arrives.
+            for pair in &mut pairs {
+                pair.wire.most = usize::MAX;
+                while pair.outbox.flush(&mut stage, &mut pair.wire, 0).unwrap() == Flushed::Blocked {}
+                pair.check(false, false, 0);
+                assert!(pair.head.is_empty() && pair.frames.is_empty() && pair.controls.is_empty());
+                assert!(pair.wire.received.is_empty());
+            }
+            assert!(stage.log.is_empty() && stage.staged == 0);
+        }
+        assert!(blocked > steps / 2 && begun > steps / 20, "{blocked} and {begun} in {steps} steps");
+    }
+
+    #[test]
+    fn of_the_pongs_that_wait_for_a_blocked_socket_only_the_latest_goes_out_and_it_passes_messages() {
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        let mut out: &mut [u8] = &mut [0; 3];
+        outbox.push_frame(&mut stage, Opcode::Text, b"one");
+        outbox.push_frame(&mut stage, Opcode::Text, b"two");
+        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::Blocked);
+        outbox.push_control(&mut stage, Opcode::Pong, b"a");
+        outbox.push_control(&mut stage, Opcode::Ping, b"p");
+        outbox.push_control(&mut stage, Opcode::Pong, b"b");
+        let mut out = Vec::new();
+        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::All);
+        assert_eq!(out, b"ne\x89\x01p\x8A\x01b\x81\x03two");
+    }
+
+    #[test]
+    fn a_broken_socket_is_reported_and_leaves_nothing_in_the_log() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        outbox.push_frame(&mut stage, Opcode::Text, b"one");
+        assert_eq!(outbox.flush(&mut stage, &mut Broken, 0).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(outbox.waiting(), 5, "what was not written still waits");
+        outbox.clear(&mut stage);
+        assert!(stage.log.is_empty() && stage.staged == 0 && outbox.is_empty());
+    }
+
+    #[test]
+    fn what_the_loop_keeps_for_reuse_is_bounded_and_empty() {
+        let mut stage = Stage::default();
+        let mut outboxes: Vec<Outbox> = (0..2 * SPARE_QUEUES).map(|_| Outbox::Empty).collect();
+        for outbox in &mut outboxes {
+            outbox.push_head(&mut stage, vec![b'H'; 100]);
+            outbox.push_frame(&mut stage, Opcode::Binary, &[0; 100]);
+            outbox.clear(&mut stage);
+        }
+        outboxes.iter_mut().for_each(|outbox| outbox.push_head(&mut stage, vec![b'H'; 100]));
+        outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
+        assert_eq!(stage.spare.len(), SPARE_QUEUES);
+        for queue in &stage.spare {
+            assert!(queue.under_way.is_empty() && queue.open.is_empty() && queue.bytes == 0 && !queue.blocked);
+        }
+        outboxes[0].push_frame(&mut stage, Opcode::Binary, &vec![0; 2 * KEEP_CAPACITY]);
+        outboxes[0].clear(&mut stage);
+        assert!(stage.log.capacity() <= KEEP_CAPACITY);
+    }
+}

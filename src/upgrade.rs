@@ -59,7 +59,7 @@ pub(crate) fn receive<S>(
     };
     match request {
         Ok(request) => answer(state, hub, registry, token, request, turn),
-        Err(refusal) => refuse(hub, token, &refusal),
+        Err(refusal) => refuse(hub, token, &refusal, false),
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn receive<S>(
 pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
-        Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut),
+        Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut, false),
         _ => {}
     }
 }
@@ -80,8 +80,9 @@ fn answer<S>(
     mut request: Request,
     turn: &mut Turn,
 ) {
+    let head_only = request.method() == "HEAD";
     let Some((place, values)) = registry.places.find(request.path()) else {
-        return refuse(hub, token, &Refusal::NotFound);
+        return refuse(hub, token, &Refusal::NotFound, head_only);
     };
     let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
     match (&place.route, &place.page) {
@@ -89,7 +90,7 @@ fn answer<S>(
             request.set_params(names, &values);
             let key = match check_upgrade(hub, registry, &request, *route, page.is_some()) {
                 Ok(key) => key,
-                Err(refusal) => return refuse(hub, token, &refusal),
+                Err(refusal) => return refuse(hub, token, &refusal, head_only),
             };
             let mut incoming = Incoming { request, peer, attributes: Default::default() };
             if let Err(response) = ask_filters(state, hub, registry, &mut incoming) {
@@ -97,16 +98,15 @@ fn answer<S>(
             }
             // A filter may have changed that.
             if hub.stopping.is_some() {
-                return refuse(hub, token, &Refusal::Refusing { retry_after: RETRY_AFTER });
+                return refuse(hub, token, &Refusal::Refusing { retry_after: RETRY_AFTER }, head_only);
             }
             upgrade(hub, registry, token, *route, &key, incoming);
             turn.opened += 1;
             dispatch::opened(state, hub, registry, token, *route);
         }
         (_, Some((page, names))) => {
-            let head_only = request.method() == "HEAD";
             if !head_only && request.method() != "GET" {
-                return refuse(hub, token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" });
+                return refuse(hub, token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" }, head_only);
             }
             request.set_params(names, &values);
             let mut incoming = Incoming { request, peer, attributes: Default::default() };
@@ -117,7 +117,7 @@ fn answer<S>(
             respond(hub, token, &response, head_only);
             turn.pages += 1;
         }
-        _ => refuse(hub, token, &Refusal::NotFound),
+        _ => refuse(hub, token, &Refusal::NotFound, head_only),
     }
     dispatch::tell_records(state, hub, registry);
 }
@@ -193,9 +193,9 @@ fn internal_error() -> Response {
     Response::text("Internal server error.\n").with_status(500)
 }
 
-fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal) {
+fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal, head_only: bool) {
     log::debug!("refused with {}: {refusal}", refusal.status());
-    respond(hub, token, &refusal.response(), false);
+    respond(hub, token, &refusal.response(), head_only);
 }
 
 fn respond(hub: &mut Hub<Stream>, token: Token, response: &Response, head_only: bool) {

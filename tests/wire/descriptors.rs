@@ -1,0 +1,125 @@
+//! What needs a process with its own limit of open files: each test runs its inner part in one.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ikisocket::Server;
+
+use crate::kit::*;
+
+/// Set in the process that runs an inner part.
+const INSIDE: &str = "IKISOCKET_TEST_INSIDE";
+
+/// Runs `inner`, a test of this file that is ignored otherwise, in a process with a limit of open files.
+fn run_with_limit(inner: &str, limit: u32) {
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("descriptors::{inner}"), "--ignored", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, inner)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success() && said[0].contains("1 passed"), "{}\n{}", said[0], said[1]);
+}
+
+fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_resumes_and_never_spins() {
+    run_with_limit("inner_exhaustion", 40);
+}
+
+#[test]
+#[ignore = "runs inside another test, with its own limit of open files"]
+fn inner_exhaustion() {
+    if !is_inside() {
+        return;
+    }
+    let mut server = echo(Server::builder());
+    let mut first = Peer::open(&mut server, "/ws");
+    let second = Peer::open(&mut server, "/ws");
+    // All but one descriptor are taken, and that one the newcomer's own socket gets.
+    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(taken.len() < 40, "there is a limit");
+    taken.pop();
+    let mut newcomer = Peer::connect(&server);
+    newcomer.send_at_once(upgrade("/ws", "").as_bytes());
+    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().accepted, 0);
+
+    // It waits, and looks for a free one from time to time: two turns for each 250 ms.
+    let started = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(server.poll(Some(Duration::from_secs(5))).unwrap().accepted, 0);
+    }
+    assert!(started.elapsed() >= Duration::from_millis(500), "six turns in {:?}", started.elapsed());
+
+    // Those who are there are served meanwhile.
+    for _ in 0..20 {
+        first.send_at_once(&frame(TEXT, "still here"));
+        first.expect_text(&mut server, "still here");
+    }
+    assert_eq!(newcomer.read_some(1), 0, "the newcomer waits");
+
+    // One has gone: the newcomer is served, without a new connection to remind the server.
+    second.reset();
+    assert!(newcomer.head(&mut server).starts_with("HTTP/1.1 101 "));
+    newcomer.send(&mut server, frame(TEXT, "at last"));
+    newcomer.expect_text(&mut server, "at last");
+
+    // And when nobody goes but a descriptor becomes free elsewhere, it is found after the pause.
+    taken.extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
+    taken.pop();
+    let mut last = Peer::connect(&server);
+    last.send_at_once(upgrade("/ws", "").as_bytes());
+    for _ in 0..3 {
+        assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().accepted, 0);
+    }
+    taken.pop();
+    assert!(last.head(&mut server).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
+fn a_flood_of_half_open_requests_does_not_disturb_an_open_connection() {
+    run_with_limit("inner_flood", 2000);
+}
+
+#[test]
+#[ignore = "runs inside another test, with its own limit of open files"]
+fn inner_flood() {
+    if !is_inside() {
+        return;
+    }
+    let mut server = echo(Server::builder().handshake_timeout(Duration::MAX));
+    let mut open = Peer::open(&mut server, "/ws");
+    let head = upgrade("/ws", "");
+    let mut flood = Vec::new();
+    let mut turns = 0;
+    for number in 0..500 {
+        let mut peer = Peer::connect(&server);
+        peer.send_at_once(&head.as_bytes()[..number % head.len()]);
+        flood.push(peer);
+        if number % 10 == 0 {
+            open.send_at_once(&frame(TEXT, number.to_string()));
+            turn_until(&mut server, "its answer", |_| {
+                turns += 1;
+                open.read_some(usize::MAX) > 0
+            });
+            open.expect_text(&mut server, &number.to_string());
+        }
+    }
+    assert!(turns < 500, "{turns} turns for 50 answers");
+    assert_eq!(server.lend().1.len(), 1);
+    // The flood's connections are no worse than others, once they say what they want.
+    for (number, peer) in flood.iter_mut().enumerate().step_by(50) {
+        peer.send_at_once(&head.as_bytes()[number % head.len()..]);
+        assert!(peer.head(&mut server).starts_with("HTTP/1.1 101 "));
+    }
+    drop(flood);
+    turn_until_closed(&mut server, 500);
+    open.send(&mut server, frame(TEXT, "alone again"));
+    open.expect_text(&mut server, "alone again");
+}

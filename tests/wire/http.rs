@@ -1,0 +1,166 @@
+//! Plain HTTP: pages beside the sockets.
+
+use ikisocket::{HeaderError, Response, Server};
+
+use crate::kit::*;
+
+const BIG: usize = 5 * 1024 * 1024;
+
+fn big() -> Vec<u8> {
+    (0..BIG).map(|at| (at % 251) as u8).collect()
+}
+
+fn site() -> Server<Log> {
+    let mut server = echo(Server::builder());
+    let pages = [("/", "home"), ("/about", "us")];
+    for (path, text) in pages {
+        server.get(path, move |_, _, _| Response::html(text)).unwrap();
+    }
+    server.get("/count", |_, sockets, _| Response::json(sockets.len().to_string())).unwrap();
+    server.get("/big", |_, _, _| Response::new(200).with_body(big())).unwrap();
+    server.get("/panic", |_, _, _| panic!("on purpose")).unwrap();
+    server.recover(|log, recovered| log.push(format!("{} panicked", recovered.event)));
+    server
+}
+
+fn ask(server: &mut Server<Log>, request: impl AsRef<[u8]>) -> crate::kit::Response {
+    let mut peer = Peer::connect(server);
+    peer.send(server, request);
+    let response = peer.response(server);
+    assert_eq!(response.end, End::Fin);
+    peer.part(server);
+    response
+}
+
+#[test]
+fn a_page_is_answered_and_the_connection_closed() {
+    let mut server = site();
+    let _open = Peer::open(&mut server, "/ws");
+    for (path, kind, body) in [
+        ("/", "text/html; charset=utf-8", "home"),
+        ("/about?x=y", "text/html; charset=utf-8", "us"),
+        ("http://localhost/about", "text/html; charset=utf-8", "us"),
+        ("http://localhost", "text/html; charset=utf-8", "home"),
+        ("/count", "application/json", "1"),
+    ] {
+        let page = ask(&mut server, get(path));
+        page.assert_whole();
+        assert_eq!((page.status(), page.text(), page.header("Content-Type")), (200, body, Some(kind)), "{path}");
+        assert_eq!(page.header("Connection"), Some("close"));
+    }
+}
+
+#[test]
+fn head_has_the_headers_of_get_and_no_body() {
+    let mut server = site();
+    for path in ["/", "/about", "/big"] {
+        let page = ask(&mut server, request("HEAD", path));
+        assert_eq!((page.status(), page.body.len()), (200, 0));
+        let heads = (page.head, ask(&mut server, get(path)).head);
+        assert_eq!(heads.0, heads.1);
+    }
+}
+
+#[test]
+fn what_is_not_there_or_not_allowed_is_said() {
+    let mut server = site();
+    for path in ["/nothing", "/about/", "//", "/a/../about"] {
+        let page = ask(&mut server, get(path));
+        page.assert_whole();
+        assert_eq!(page.status(), 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "get", "X"] {
+        let page = ask(&mut server, request(method, "/about"));
+        page.assert_whole();
+        assert_eq!((page.status(), page.header("Allow")), (405, Some("GET, HEAD")), "{method}");
+    }
+    assert_eq!(ask(&mut server, request("OPTIONS", "*")).status(), 404);
+    assert_eq!(ask(&mut server, request("CONNECT", "localhost:80")).status(), 404);
+}
+
+#[test]
+fn old_and_busy_clients_are_served_too() {
+    let mut server = site();
+    let two = [get("/about"), get("/")].concat();
+    for (name, request) in [
+        ("HTTP/1.0 without Host", "GET /about HTTP/1.0\r\n\r\n".to_owned()),
+        ("Connection: close", get("/about").replace("Host", "Connection: close\r\nHost")),
+        ("Connection: keep-alive", get("/about").replace("Host", "Connection: keep-alive\r\nHost")),
+        ("a second request behind it", two),
+        ("a body that nobody reads", get("/about").replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello")),
+        ("empty lines before", format!("\r\n\r\n{}", get("/about"))),
+    ] {
+        let page = ask(&mut server, request);
+        page.assert_whole();
+        assert_eq!((page.status(), page.text()), (200, "us"), "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_has_said_all_it_had_to_say_gets_its_page() {
+    let mut server = site();
+    for path in ["/about", "/big"] {
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, get(path));
+        peer.finish();
+        let page = peer.response(&mut server);
+        page.assert_whole();
+        assert_eq!(page.status(), 200);
+    }
+}
+
+#[test]
+fn a_large_page_reaches_a_slow_reader_whole_and_delays_nobody() {
+    let mut server = site();
+    let mut slow = Peer::connect_narrow(&server, 16 * 1024);
+    slow.send(&mut server, get("/big"));
+    let mut quick = Peer::open(&mut server, "/ws");
+    let mut turns = 0;
+    turn_until(&mut server, "the page", |_| {
+        turns += 1;
+        slow.read_some(50_000) == 0 && slow.received().len() > BIG
+    });
+    assert!(turns > 20, "it was slow");
+    quick.send(&mut server, frame(TEXT, "still here"));
+    quick.expect_text(&mut server, "still here");
+    let page = slow.response(&mut server);
+    page.assert_whole();
+    assert!(page.body == big());
+    slow.part(&mut server);
+}
+
+#[test]
+fn a_page_that_panics_is_500_and_the_others_go_on() {
+    let mut server = site();
+    let page = ask(&mut server, get("/panic"));
+    page.assert_whole();
+    assert_eq!((page.status(), &server.state()[..]), (500, &["page panicked".to_owned()][..]));
+    assert_eq!(ask(&mut server, get("/about")).text(), "us");
+}
+
+#[test]
+fn no_header_can_split_a_response() {
+    for (name, value, why) in [
+        ("X", "a\r\nSet-Cookie: b=c", HeaderError::InvalidValue),
+        ("X", "a\n", HeaderError::InvalidValue),
+        ("X", "a\0", HeaderError::InvalidValue),
+        ("X: a\r\nY", "b", HeaderError::InvalidName),
+        ("", "b", HeaderError::InvalidName),
+        ("content-length", "7", HeaderError::Reserved),
+        ("Transfer-Encoding", "chunked", HeaderError::Reserved),
+        ("Connection", "keep-alive", HeaderError::Reserved),
+    ] {
+        assert_eq!(Response::text("x").header(name, value).unwrap_err(), why, "{name:?}: {value:?}");
+    }
+    // What came in percent-encoded cannot get out as a line break.
+    let mut server = echo(Server::builder());
+    server
+        .get("/to", |_, _, incoming| {
+            let to = incoming.query("url").unwrap().into_owned();
+            Response::new(302).header("Location", to).unwrap_or_else(|_| Response::new(400))
+        })
+        .unwrap();
+    assert_eq!(ask(&mut server, get("/to?url=/about")).header("Location"), Some("/about"));
+    let split = ask(&mut server, get("/to?url=/%0d%0aSet-Cookie:%20a=b"));
+    assert_eq!((split.status(), split.header("Set-Cookie")), (400, None));
+}

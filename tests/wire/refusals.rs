@@ -1,0 +1,292 @@
+//! Which requests are refused with what, which refusal wins, and that its words arrive.
+
+use std::time::Duration;
+
+use ikisocket::{Response, Server};
+
+use crate::kit::*;
+
+/// What can be wrong with a request, in the order in which it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    MalformedLine,
+    TwoHosts,
+    TooLarge,
+    TooManyHeaders,
+    TooSlow,
+    UnknownPath,
+    WrongMethod,
+    NoUpgrade,
+    Version,
+    NoKey,
+    BadKey,
+    Origin,
+    Refusing,
+    Filter,
+}
+
+use Fault::*;
+
+const FAULTS: [Fault; 14] = [
+    MalformedLine,
+    TwoHosts,
+    TooLarge,
+    TooManyHeaders,
+    TooSlow,
+    UnknownPath,
+    WrongMethod,
+    NoUpgrade,
+    Version,
+    NoKey,
+    BadKey,
+    Origin,
+    Refusing,
+    Filter,
+];
+
+impl Fault {
+    /// The status, a header with its value, and words that only this refusal has.
+    fn answer(self) -> (u16, Option<(&'static str, &'static str)>, &'static str) {
+        match self {
+            MalformedLine => (400, None, "before the colon"),
+            TwoHosts => (400, None, "more than one Host"),
+            TooLarge => (431, None, "too large"),
+            TooManyHeaders => (431, None, "too many"),
+            TooSlow => (408, None, "too long to arrive"),
+            UnknownPath => (404, None, "nothing at this path"),
+            WrongMethod => (405, Some(("Allow", "GET")), "not allowed"),
+            NoUpgrade => (426, Some(("Upgrade", "websocket")), "WebSocket endpoint"),
+            Version => (426, Some(("Sec-WebSocket-Version", "13")), "version 13"),
+            NoKey | BadKey => (400, None, "Sec-WebSocket-Key"),
+            Origin => (403, None, "origin"),
+            Refusing => (503, Some(("Retry-After", "5")), "no new connections"),
+            Filter => (418, Some(("X-Filter", "no")), "filtered"),
+        }
+    }
+}
+
+/// A handshake with these faults.
+fn faulty(faults: &[Fault]) -> String {
+    let has = |fault| faults.contains(&fault);
+    let mut lines = vec![
+        format!(
+            "{} {} HTTP/1.1",
+            if has(WrongMethod) { "POST" } else { "GET" },
+            if has(UnknownPath) { "/no" } else { "/ws" }
+        ),
+        "Host: localhost".to_owned(),
+        "Connection: Upgrade".to_owned(),
+        format!("Sec-WebSocket-Version: {}", if has(Version) { 8 } else { 13 }),
+        format!("Origin: {}", if has(Origin) { "https://evil.example" } else { "https://good.example" }),
+    ];
+    let mut add = |fault, line: &str| {
+        if has(fault) {
+            lines.push(line.to_owned());
+        }
+    };
+    add(MalformedLine, "X : space before the colon");
+    add(TwoHosts, "Host: two");
+    add(Filter, "X-Filter: please");
+    add(TooManyHeaders, &["X: a"; 101].join("\r\n"));
+    if !has(NoUpgrade) {
+        lines.push("Upgrade: websocket".to_owned());
+    }
+    match (has(NoKey), has(BadKey)) {
+        (true, _) => {}
+        (_, true) => lines.push("Sec-WebSocket-Key: short".to_owned()),
+        _ => lines.push(format!("Sec-WebSocket-Key: {KEY}")),
+    }
+    if has(TooLarge) {
+        lines.push(format!("X: {}", "a".repeat(16 * 1024)));
+    }
+    lines.join("\r\n") + if has(TooSlow) { "\r\n" } else { "\r\n\r\n" }
+}
+
+fn strict(handshake_timeout: u64) -> Server<Log> {
+    let settings = Server::builder().origins(["https://good.example"]);
+    let mut server = echo(settings.handshake_timeout(Duration::from_millis(handshake_timeout)));
+    server.filter(|_, _, incoming| match incoming.header("X-Filter") {
+        Some(_) => Err(Response::text("filtered").with_status(418).header("X-Filter", "no").unwrap()),
+        None => Ok(()),
+    });
+    server
+}
+
+/// Sends a faulty handshake, and then `more` that nobody asked for; reads the whole answer.
+fn refuse(server: &mut Server<Log>, faults: &[Fault], more: usize) -> Response_ {
+    server.lend().1.refuse_upgrades(faults.contains(&Refusing));
+    let mut peer = Peer::connect(server);
+    peer.send(server, faulty(faults));
+    for _ in 0..more / 1000 {
+        peer.send(server, [0xE5; 1000]);
+    }
+    let response = peer.response(server);
+    response.assert_whole();
+    peer.part(server);
+    response
+}
+
+type Response_ = crate::kit::Response;
+
+fn assert_refused(response: &Response_, fault: Fault, name: &str) {
+    let (status, header, words) = fault.answer();
+    assert_eq!(response.status(), status, "{name}: {response:?}");
+    assert!(response.text().contains(words), "{name}: {response:?}");
+    if let Some((header, value)) = header {
+        assert_eq!(response.header(header), Some(value), "{name}: {response:?}");
+    }
+    if status == 426 {
+        assert_eq!(response.header("Upgrade"), Some("websocket"), "{name}: {response:?}");
+    }
+}
+
+/// A head that breaks no line's form but two rules at once is only judged when it is there, so what is too large for that is not.
+fn cannot_meet(former: Fault, latter: Fault) -> bool {
+    let one_of = |a, b| former == a && latter == b;
+    one_of(TwoHosts, TooLarge)
+        || one_of(TwoHosts, TooSlow)
+        || one_of(TooLarge, TooManyHeaders)
+        || one_of(TooManyHeaders, TooSlow)
+        || one_of(NoUpgrade, TooSlow)
+        || one_of(NoKey, BadKey)
+}
+
+#[test]
+fn every_refusal_has_its_status_and_its_header_and_nothing_is_opened() {
+    let mut server = strict(50);
+    for fault in FAULTS {
+        let response = refuse(&mut server, &[fault], 0);
+        assert_refused(&response, fault, &format!("{fault:?}"));
+    }
+    assert_eq!(*server.state(), [""; 0]);
+    let response = {
+        server.lend().1.refuse_upgrades(false);
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, faulty(&[]));
+        peer.head(&mut server)
+    };
+    assert!(response.starts_with("HTTP/1.1 101 "), "without a fault it is accepted");
+}
+
+#[test]
+fn of_two_faults_the_former_wins() {
+    let mut server = strict(20);
+    for (at, &former) in FAULTS.iter().enumerate() {
+        for &latter in &FAULTS[at + 1..] {
+            if !cannot_meet(former, latter) {
+                let response = refuse(&mut server, &[former, latter], 0);
+                assert_refused(&response, former, &format!("{former:?} before {latter:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_goes_on_sending_reads_its_refusal_and_then_fin() {
+    let mut server = strict(10_000);
+    for fault in FAULTS.into_iter().filter(|&fault| fault != TooSlow) {
+        let response = refuse(&mut server, &[fault], 200_000);
+        assert_refused(&response, fault, &format!("{fault:?}"));
+    }
+}
+
+#[test]
+fn http_1_0_cannot_be_upgraded() {
+    let mut server = strict(10_000);
+    let mut peer = Peer::connect(&server);
+    peer.send(&mut server, faulty(&[]).replace("HTTP/1.1", "HTTP/1.0"));
+    assert_refused(&peer.response(&mut server), NoUpgrade, "HTTP/1.0");
+}
+
+#[test]
+fn a_full_server_says_so_until_somebody_leaves() {
+    let mut server = echo(Server::builder().max_connections(2));
+    let first = Peer::open(&mut server, "/ws");
+    let _second = Peer::open(&mut server, "/ws");
+    let mut third = Peer::connect(&server);
+    third.send(&mut server, upgrade("/ws", ""));
+    let response = third.response(&mut server);
+    response.assert_whole();
+    assert_eq!((response.status(), response.header("Retry-After")), (503, Some("5")));
+    first.reset();
+    turn_until_logged(&mut server, "disconnect", 1);
+    Peer::open(&mut server, "/ws");
+}
+
+#[test]
+fn whoever_says_nothing_until_the_handshake_timeout_is_left_without_a_word() {
+    let mut server = strict(20);
+    let mut peer = Peer::connect(&server);
+    assert_eq!(peer.end(&mut server), End::Fin);
+    assert_eq!(peer.received(), b"");
+    assert_eq!(*server.state(), [""; 0]);
+}
+
+#[test]
+fn half_a_request_and_silence_is_answered_with_408_wherever_it_stops() {
+    let mut server = strict(20);
+    let head = faulty(&[]);
+    let stops = [1, 3, 20, 23, 24, head.len() / 2, head.len() - 2, head.len() - 1];
+    let mut peers: Vec<_> = stops.map(|_| Peer::connect(&server)).into();
+    for (peer, stop) in peers.iter_mut().zip(stops) {
+        peer.send(&mut server, &head[..stop]);
+    }
+    for (peer, stop) in peers.iter_mut().zip(stops) {
+        let response = peer.response(&mut server);
+        response.assert_whole();
+        assert_refused(&response, TooSlow, &format!("{stop} bytes"));
+    }
+}
+
+#[test]
+fn whoever_speaks_something_else_is_told_at_once() {
+    let mut server = echo(Server::builder());
+    for (name, bytes) in [
+        ("TLS hello", &b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03"[..]),
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
+        ("words", b"hello there\r\n"),
+        ("zeros", &[0; 4096]),
+        ("a WebSocket frame", &[0x81, 0x85, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ("bare LF", b"GET /ws HTTP/1.1\nHost: a\n\n"),
+        ("NUL", b"GET /ws HTTP/1.1\r\nHost: a\0\r\n\r\n"),
+        ("folded line", b"GET /ws HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
+        ("no Host", b"GET /ws HTTP/1.1\r\n\r\n"),
+        ("two lengths", b"GET /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("two keys", upgrade("/ws", "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n").as_bytes()),
+        ("an upgrade with a body", upgrade("/ws", "Content-Length: 1\r\n").as_bytes()),
+    ] {
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, bytes);
+        let response = peer.response(&mut server);
+        response.assert_whole();
+        assert_eq!(response.status(), 400, "{name}: {response:?}");
+        peer.part(&mut server);
+    }
+    assert_eq!(*server.state(), [""; 0]);
+}
+
+#[test]
+fn a_head_of_a_mebibyte_is_refused_before_its_end() {
+    let mut server = echo(Server::builder());
+    let mut peer = Peer::connect(&server);
+    let head = upgrade("/ws", &format!("X: {}\r\n", "a".repeat(1 << 20)));
+    peer.try_send(&mut server, head.as_bytes());
+    let response = peer.response(&mut server);
+    assert_eq!(response.status(), 431);
+    // Past what is discarded for the sake of the last word the connection is cut off.
+    assert_eq!(response.header("Content-Length").unwrap(), response.body.len().to_string());
+    assert_eq!(server.lend().1.len(), 0);
+}
+
+#[test]
+fn a_refusal_to_a_head_request_has_no_body() {
+    let mut server = echo(Server::builder());
+    for (path, status) in [("/nothing", 404), ("/ws", 405)] {
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, request("HEAD", path));
+        let response = peer.response(&mut server);
+        assert_eq!((response.status(), response.text(), response.end), (status, "", End::Fin));
+        assert_ne!(response.header("Content-Length"), Some("0"), "as for GET (RFC 9110 §9.3.2)");
+    }
+}
