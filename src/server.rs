@@ -374,8 +374,12 @@ impl<S> Server<S> {
                     }
                 }
                 Accepted::Exhausted(error) => {
-                    log::warn!("cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms");
-                    self.paused.push(listener);
+                    if !self.paused.contains(&listener) {
+                        log::warn!(
+                            "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
+                        );
+                        self.paused.push(listener);
+                    }
                     self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
                     return;
                 }
