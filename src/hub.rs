@@ -314,12 +314,24 @@ impl<T: Transport> Hub<T> {
 
     // What goes out.
 
+    #[inline]
     pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
-        let Some(connection) =
-            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation && c.is_open())
-        else {
+        let connection = self.connections.get_mut(token.index as usize);
+        let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
             return Emitted::Refused(EmitError::Closed);
         };
+        let most = self.limits.max_outbox.min(STAGE_SHARE);
+        if payload.len() < WRITE_THROUGH && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most) {
+            self.mark(token);
+            return Emitted::Queued;
+        }
+        self.emit_more(token, opcode, payload)
+    }
+
+    /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more.
+    #[inline(never)]
+    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
+        let connection = &mut self.connections[token.index as usize];
         let limit = self.limits.max_outbox;
         let len = encode_header(opcode, payload.len()).len() + payload.len();
         if payload.len() > limit {

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use crate::protocol::{Opcode, encode_frame, encode_header, frame_len};
+use crate::protocol::{FrameHeader, Opcode, encode_frame, encode_header, frame_len};
 
 /// A payload from this size on is written from where it lies instead of being copied: below, a copy is cheaper than
 /// the system call that it may save.
@@ -185,28 +185,36 @@ impl Outbox {
         queue.under_way = Bytes::from(head);
     }
 
+    /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, or if the connection
+    /// would have more than `most` bytes there.
+    #[inline]
+    pub(crate) fn stage_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8], most: usize) -> bool {
+        let end = stage.log.len();
+        let start = match *self {
+            Self::Empty => end,
+            Self::Staged { from, to } if to == end => from,
+            _ => return false,
+        };
+        if end - start + payload.len() + FrameHeader::MAX_LEN > most {
+            return false;
+        }
+        stage.staged += usize::from(start == end);
+        encode_frame(opcode, payload, &mut stage.log);
+        *self = Self::Staged { from: start, to: stage.log.len() };
+        true
+    }
+
     pub(crate) fn push_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
-        match self {
-            Self::Empty => {
-                let from = stage.log.len();
-                encode_frame(opcode, payload, &mut stage.log);
-                stage.staged += 1;
-                *self = Self::Staged { from, to: stage.log.len() };
-            }
-            Self::Staged { to, .. } if *to == stage.log.len() => {
-                encode_frame(opcode, payload, &mut stage.log);
-                *to = stage.log.len();
-            }
-            _ => {
-                let queue = self.queued(stage);
-                if queue.blocked {
-                    queue.push(encoded(opcode, payload));
-                } else {
-                    let before = queue.open.len();
-                    encode_frame(opcode, payload, &mut queue.open);
-                    queue.bytes += queue.open.len() - before;
-                }
-            }
+        if self.stage_frame(stage, opcode, payload, usize::MAX) {
+            return;
+        }
+        let queue = self.queued(stage);
+        if queue.blocked {
+            queue.push(encoded(opcode, payload));
+        } else {
+            let before = queue.open.len();
+            encode_frame(opcode, payload, &mut queue.open);
+            queue.bytes += queue.open.len() - before;
         }
     }
 

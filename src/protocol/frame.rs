@@ -318,8 +318,11 @@ pub fn encode_header(opcode: Opcode, len: usize) -> EncodedHeader {
 #[inline]
 pub fn encode_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     let header = encode_header(opcode, payload.len());
-    out.reserve(header.len() + payload.len());
-    out.extend_from_slice(&header);
+    out.reserve(header.bytes.len() + payload.len());
+    // All ten bytes and then fewer: a copy of fixed length is a few moves, one of unknown length is a call.
+    let start = out.len();
+    out.extend_from_slice(&header.bytes);
+    out.truncate(start + header.len());
     out.extend_from_slice(payload);
 }
 
