@@ -15,7 +15,7 @@ use crate::builder::Limits;
 use crate::connection::{Connection, Due, Farewell, PeerAddress, Phase, Transport};
 use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
 use crate::handshake::Request;
-use crate::outbox::{Flushed, STAGE_SHARE, Stage, WRITE_THROUGH};
+use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
 use crate::protocol::{CloseCode, CloseFrame, Decoded, Message, Opcode, encode_close, encode_header, truncate_reason};
 use crate::socket::Emitted;
 use crate::timer::{NEVER, Timers};
@@ -59,6 +59,8 @@ pub(crate) struct Hub<T> {
     dirty: Vec<Token>,
     /// The connection whose input is being handled: it is flushed when that is done, and need not be on the list.
     active: Option<u32>,
+    /// Scratch of a broadcast: who cannot simply be referred to the log.
+    rest: Vec<Token>,
     records: VecDeque<(Token, Record)>,
     dead: Vec<Token>,
     timers: Timers,
@@ -83,6 +85,7 @@ impl<T: Transport> Hub<T> {
             stage: Stage::default(),
             dirty: Vec::new(),
             active: None,
+            rest: Vec::new(),
             records: VecDeque::new(),
             dead: Vec::new(),
             timers: Timers::default(),
@@ -379,52 +382,66 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn broadcast(&mut self, except: Option<Token>, message: &Message<'_>) -> usize {
         let (opcode, payload) = (message.payload().opcode(), message.as_bytes());
         let limit = self.limits.max_outbox;
-        let mut shared = self.stage.share(opcode, payload);
-        let len = shared.len();
         if payload.len() > limit {
             log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
-            self.stage.end_share(shared);
             return 0;
         }
+        let mut shared = self.stage.share(opcode, payload);
+        let mut rest = std::mem::take(&mut self.rest);
+        let mut reached = self.stage_for_all(except, &shared, &mut rest);
+        for token in rest.drain(..) {
+            reached += usize::from(self.emit_shared(token, &mut shared));
+        }
+        self.rest = rest;
+        self.stage.end_share(shared);
+        reached
+    }
+
+    /// Refers every open connection but one to a frame in the log; returns how many. Those for which that is not enough are added to `rest`.
+    /// This is what a broadcast costs for each connection, so nothing else is done here.
+    fn stage_for_all(&mut self, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
+        let Self { connections, stage, dirty, active, limits, .. } = self;
         let mut reached = 0;
-        let mut failed = Vec::new();
-        let mut blocked = Vec::new();
-        for (index, connection) in &mut self.connections {
-            let token = Token { index: index as u32, generation: connection.generation };
-            if !connection.is_open() || Some(token) == except {
+        for (index, connection) in connections {
+            let index = index as u32;
+            if !connection.is_open() || except.is_some_and(|except| except.index == index) {
                 continue;
             }
-            if connection.outbox.lacks_room(len, limit) {
-                let offered = connection.outbox.flush(&mut self.stage, &mut connection.socket, self.now);
-                let waiting = connection.outbox.waiting();
-                match offered {
-                    Err(error) => {
-                        failed.push((token, Error::Io(error.into())));
-                        continue;
-                    }
-                    Ok(_) if connection.outbox.lacks_room(len, limit) => {
-                        failed.push((token, Error::SlowConsumer { waiting, limit }));
-                        continue;
-                    }
-                    Ok(Flushed::Blocked) => blocked.push(token.index),
-                    Ok(Flushed::All) => {}
-                }
+            let token = Token { index, generation: connection.generation };
+            if !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
+                rest.push(token);
+                continue;
             }
-            connection.outbox.push_shared(&mut self.stage, &mut shared);
             reached += 1;
-            if !connection.dirty && !connection.outbox.is_blocked() && self.active != Some(token.index) {
+            if !connection.dirty && *active != Some(index) {
                 connection.dirty = true;
-                self.dirty.push(token);
+                dirty.push(token);
             }
-        }
-        self.stage.end_share(shared);
-        for index in blocked {
-            self.arm(index);
-        }
-        for (token, error) in failed {
-            self.fail(token, error);
         }
         reached
+    }
+
+    /// Gives one connection a shared frame, whatever waits there; whether it took it.
+    fn emit_shared(&mut self, token: Token, shared: &mut Shared) -> bool {
+        let (len, limit) = (shared.len(), self.limits.max_outbox);
+        let connection = &mut self.connections[token.index as usize];
+        if connection.outbox.lacks_room(len, limit) {
+            if let Err(error) = connection.outbox.flush(&mut self.stage, &mut connection.socket, self.now) {
+                self.socket_failed(token, &error);
+                return false;
+            }
+            if connection.outbox.lacks_room(len, limit) {
+                let waiting = connection.outbox.waiting();
+                self.fail(token, Error::SlowConsumer { waiting, limit });
+                return false;
+            }
+        }
+        connection.outbox.push_shared(&mut self.stage, shared);
+        if connection.outbox.is_blocked() {
+            self.arm(token.index);
+        }
+        self.mark(token);
+        true
     }
 
     pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Message<'_>) -> Result<Emitted, Gone> {

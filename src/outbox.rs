@@ -190,17 +190,19 @@ impl Outbox {
     #[inline]
     pub(crate) fn stage_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8], most: usize) -> bool {
         let end = stage.log.len();
-        let start = match *self {
-            Self::Empty => end,
-            Self::Staged { from, to } if to == end => from,
+        let add = payload.len() + FrameHeader::MAX_LEN;
+        match self {
+            Self::Staged { from, to } if *to == end && end - *from + add <= most => {
+                encode_frame(opcode, payload, &mut stage.log);
+                *to = stage.log.len();
+            }
+            Self::Empty if add <= most => {
+                encode_frame(opcode, payload, &mut stage.log);
+                stage.staged += 1;
+                *self = Self::Staged { from: end, to: stage.log.len() };
+            }
             _ => return false,
-        };
-        if end - start + payload.len() + FrameHeader::MAX_LEN > most {
-            return false;
         }
-        stage.staged += usize::from(start == end);
-        encode_frame(opcode, payload, &mut stage.log);
-        *self = Self::Staged { from: start, to: stage.log.len() };
         true
     }
 
@@ -218,25 +220,33 @@ impl Outbox {
         }
     }
 
-    /// A frame that was encoded once for many: the connection refers to it where it can.
-    pub(crate) fn push_shared(&mut self, stage: &mut Stage, shared: &mut Shared) {
+    /// The usual way of a frame that goes to many: the outbox refers to it in the log. `false` if it cannot, or if the connection would have
+    /// more than `most` bytes there.
+    #[inline]
+    pub(crate) fn stage_shared(&mut self, stage: &mut Stage, shared: &Shared, most: usize) -> bool {
         let Range { start, end } = shared.place;
-        let in_log = end > start;
         match self {
-            Self::Empty if in_log => {
+            Self::Staged { from, to } if *to == start && end > start && end - *from <= most => *to = end,
+            Self::Empty if end > start && end - start <= most => {
                 stage.staged += 1;
                 *self = Self::Staged { from: start, to: end };
             }
-            Self::Staged { to, .. } if in_log && *to == start => *to = end,
-            _ => {
-                let queue = self.queued(stage);
-                if queue.blocked || !in_log {
-                    queue.push(shared.frame(&stage.log));
-                } else {
-                    queue.bytes += end - start;
-                    queue.open.extend_from_slice(&stage.log[start..end]);
-                }
-            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A frame that was encoded once for many: the connection refers to it where it can.
+    pub(crate) fn push_shared(&mut self, stage: &mut Stage, shared: &mut Shared) {
+        if self.stage_shared(stage, shared, usize::MAX) {
+            return;
+        }
+        let queue = self.queued(stage);
+        if queue.blocked || shared.place.is_empty() {
+            queue.push(shared.frame(&stage.log));
+        } else {
+            queue.bytes += shared.place.len();
+            queue.open.extend_from_slice(&stage.log[shared.place.clone()]);
         }
     }
 
