@@ -7,7 +7,7 @@ use crate::handshake::HeadLimits;
 use crate::protocol::Rules;
 use crate::server::Server;
 
-/// Settings of a server, each with a default that suits most.
+/// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,7 +80,8 @@ impl Builder {
         self
     }
 
-    /// How long the peer's close frame is waited for once ours is on the wire, and its FIN after that. Default: 5 s.
+    /// How long the peer's close frame is waited for once ours is on the wire, and its FIN after that. While something still waits for
+    /// the socket, the stall timeout counts. Default: 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
@@ -120,7 +121,8 @@ impl Builder {
         self
     }
 
-    /// Open connections beyond this number get 503. Default: no limit but the process's file descriptors.
+    /// Open connections beyond this number get 503. Those that have not asked for anything yet are not counted; they end with the handshake
+    /// timeout. Default: no limit but the process's file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -147,7 +149,7 @@ impl Builder {
     }
 
     /// The web pages that may connect, as their browsers say it (`https://example.org`); everybody else gets 403, also whoever
-    /// does not say (RFC 6455 §10.2). A route may have its own. Default: anybody.
+    /// does not say (RFC 6455 §10.2). `*` is anybody. A route may have its own. Default: anybody.
     pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
         self.origins = origins.into_iter().map(Into::into).collect();
         self
@@ -176,6 +178,11 @@ impl Builder {
         check(self.max_connections > 0, "max_connections", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));
+        check(
+            self.origins.iter().all(|origin| crate::handshake::is_origin(origin)),
+            "origins",
+            "like https://example.org",
+        )?;
         check(tokens, "subprotocols", "names of letters, digits and `-`")?;
         Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
     }

@@ -197,6 +197,11 @@ impl<T> Connection<T> {
                     _ => silence,
                 }
             }
+            // What was emitted before the close is still due to the peer, as if it were open.
+            Phase::Closing(_) if self.outbox.is_blocked() => {
+                let progress = self.outbox.blocked_since().unwrap_or(0);
+                (progress.saturating_add(limits.stall_timeout), Some(Due::Stalled))
+            }
             Phase::Closing(_) | Phase::Draining { .. } => {
                 let progress = self.outbox.blocked_since().unwrap_or(0).max(self.since);
                 (progress.saturating_add(limits.close_timeout), Some(Due::Close))

@@ -53,13 +53,13 @@ pub(crate) fn fire<S>(
 /// Runs a route's callback, and `connect` unless it closed the connection.
 pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32) {
     let entry = &registry.routes[route as usize];
-    let mut panicked = None;
+    let uuid = hub.get(token).map(|connection| connection.uuid);
     hub.depth += 1;
-    guard(state, registry, "route", &mut panicked, |state| {
+    let result = guard(state, registry, "route", uuid, |state| {
         (entry.callback)(state, &mut Socket { hub, registry, token });
     });
     hub.depth -= 1;
-    if let Some(error) = panicked {
+    if let Err(error) = result {
         hub.fail(token, error);
     }
     if entry.forget_request
@@ -148,10 +148,13 @@ fn call<S>(
     let mut panicked = None;
     hub.depth += 1;
     for listener in servers.iter().chain(routes) {
-        guard(state, registry, name, &mut panicked, |state| {
+        let result = guard(state, registry, name, Some(socket_uuid), |state| {
             let kws = Socket { hub, registry, token };
             listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
         });
+        if let Err(error) = result {
+            panicked.get_or_insert(error);
+        }
     }
     hub.depth -= 1;
     if let Some(error) = panicked {
@@ -163,36 +166,31 @@ fn call<S>(
     servers.len() + routes.len()
 }
 
-/// Runs one piece of user code; a panic is caught and told to the recover handler, and the first of an event is kept.
+/// Runs one piece of user code; a panic is caught, told to the recover handler, and returned.
+#[inline]
 pub(crate) fn guard<S, R>(
     state: &mut S,
     registry: &Registry<S>,
     event: &str,
-    panicked: &mut Option<Error>,
+    uuid: Option<Uuid>,
     code: impl FnOnce(&mut S) -> R,
-) -> Option<R> {
+) -> Result<R, Error> {
     // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
-    match catch_unwind(AssertUnwindSafe(|| code(state))) {
-        Ok(result) => Some(result),
-        Err(payload) => {
-            let error = recovered(state, registry, event, &*payload);
-            panicked.get_or_insert(error);
-            None
-        }
-    }
+    catch_unwind(AssertUnwindSafe(|| code(state))).map_err(|payload| {
+        let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
+        tell_recover_handler(state, registry, &recovered);
+        Error::Panicked { event: recovered.event, message: recovered.message }
+    })
 }
 
-/// Tells the recover handler of a panic.
 #[cold]
-fn recovered<S>(state: &mut S, registry: &Registry<S>, event: &str, payload: &(dyn Any + Send)) -> Error {
-    let recovered = Recovered { event: event.to_owned(), message: message_of(payload) };
-    log::error!("a listener of `{event}` panicked: {}", recovered.message);
+fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Recovered) {
+    log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
     if let Some(recover) = &registry.recover
-        && catch_unwind(AssertUnwindSafe(|| recover(state, &recovered))).is_err()
+        && catch_unwind(AssertUnwindSafe(|| recover(state, recovered))).is_err()
     {
         log::error!("the recover handler panicked too");
     }
-    Error::Panicked { event: recovered.event, message: recovered.message }
 }
 
 fn message_of(payload: &(dyn Any + Send)) -> String {

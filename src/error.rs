@@ -181,9 +181,15 @@ pub enum BindError {
     /// The server could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The name did not resolve to an address.
-    #[error("cannot resolve the address to listen on: {0}")]
-    Resolve(IoError),
+    /// What was given is no address and no name that has one.
+    #[error("cannot tell which address to listen on: {reason}; give one like 127.0.0.1:3000")]
+    Resolve {
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The server was asked to shut down: it listens no more.
+    #[error("the server is shut down")]
+    ShutDown,
     /// The name resolved to no address at all.
     #[error("the name to listen on has no address")]
     NoAddress,
@@ -200,9 +206,7 @@ pub enum BindError {
 impl From<BindError> for io::Error {
     fn from(error: BindError) -> Self {
         let kind = match &error {
-            BindError::Build(BuildError::Io(error)) | BindError::Resolve(error) | BindError::Listen { error, .. } => {
-                error.kind
-            }
+            BindError::Build(BuildError::Io(error)) | BindError::Listen { error, .. } => error.kind,
             _ => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
@@ -227,6 +231,12 @@ pub enum RouteError {
     Duplicate {
         /// The pattern.
         pattern: String,
+    },
+    /// An origin is none that a browser would send: a scheme, a host and perhaps a port (RFC 6454 §6.2).
+    #[error("`{origin}` is no origin: write it like https://example.org, without a slash at the end")]
+    Origin {
+        /// What was given.
+        origin: String,
     },
     /// A subprotocol's name is not a token (RFC 6455 §4.1): letters, digits and `-` are safe.
     #[error("`{name}` cannot be a subprotocol's name: use letters, digits and `-`")]

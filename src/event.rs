@@ -92,7 +92,8 @@ pub struct EventPayload<'a, S> {
     pub error: Option<&'a Error>,
     /// The message, with its kind; the payload of a ping, pong or custom event. Empty where there is none.
     pub data: Payload<'a>,
-    /// The close code, in `close` and `disconnect`: the one that was sent, or the one that the peer gave.
+    /// The close code, in `close` and `disconnect`: that of whoever closed first. If a failure ended the connection, the one that the
+    /// peer was told.
     pub code: Option<CloseCode>,
     /// The reason that came with `code`.
     pub reason: &'a str,

@@ -652,19 +652,35 @@ impl<T: Transport> Hub<T> {
                 }
             }
             Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
-            Due::Stalled => self.fail(token, Error::Stalled(self.limits.stall())),
-            Due::Handshake => self.bury(token),
-            Due::Close => {
-                self.end_close(token, false);
-                if let Some(connection) = self.get(token)
-                    && !connection.outbox.is_empty()
-                {
-                    connection.socket.reset_on_drop();
+            Due::Stalled => {
+                let error = Error::Stalled(self.limits.stall());
+                if let Some(Phase::Closing(farewell)) = self.get_mut(token).map(|connection| &mut connection.phase) {
+                    farewell.error = Some(error.clone());
+                    self.records.push_back((token, Record::Error { error, data: String::new() }));
+                    self.cut_off(token);
+                } else {
+                    self.fail(token, error);
                 }
-                self.bury(token);
             }
+            Due::Handshake => self.bury(token),
+            Due::Close => self.cut_off(token),
         }
         self.rearm(token);
+    }
+
+    /// Ends what is left of a connection that has had its time to end well.
+    fn cut_off(&mut self, token: Token) {
+        let unanswered = self.get(token).is_some_and(|connection| matches!(connection.phase, Phase::Closing(_)));
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
+            stopping.remained += 1;
+        }
+        self.end_close(token, false);
+        if let Some(connection) = self.get(token)
+            && !connection.outbox.is_empty()
+        {
+            connection.socket.reset_on_drop();
+        }
+        self.bury(token);
     }
 
     /// Enters the connection in the timers again, for whatever is due next.
@@ -716,12 +732,7 @@ impl<T: Transport> Hub<T> {
         let late = self.connections.iter().filter(|(_, c)| !matches!(c.phase, Phase::Dead));
         let late: Vec<_> = late.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
         for token in late {
-            if matches!(self.get(token), Some(c) if matches!(c.phase, Phase::Closing(_)))
-                && let Some(stopping) = &mut self.stopping
-            {
-                stopping.remained += 1;
-            }
-            self.expire(token, Due::Close);
+            self.cut_off(token);
         }
     }
 

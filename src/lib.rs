@@ -107,7 +107,10 @@
 //! | `kws.Conn` | [`Socket::conn`] |
 //! | `EventPayload{Kws, Name, SocketUUID, SocketAttributes, Error, Data}` | [`EventPayload`], with `code`, `reason` and `clean` beside |
 //! | `EventMessage` … `EventError` | [`Event`] |
-//! | `TextMessage`, `BinaryMessage`, `PingMessage` | [`Message`], [`Payload`], [`Socket::ping`] |
+//! | `TextMessage`, `BinaryMessage` | [`Message`], [`Payload`] |
+//! | `PingMessage`, `PongMessage`, `CloseMessage` as a message's type | [`Socket::ping`]; pongs are sent by themselves; [`Socket::close_with`] |
+//! | `ErrorUUIDDuplication`, `ErrorInvalidConnection` | [`UuidError::Duplicate`], [`Gone`] |
+//! | nothing (an emit has no result) | [`Emitted`], [`EmitError`] |
 //!
 //! # Inside
 //!

@@ -1,11 +1,13 @@
 //! What user code has registered: listeners, routes, pages and filters, and which path leads where.
 
+use uuid::Uuid;
+
 use crate::attributes::Attributes;
 use crate::builder::Builder;
 use crate::connection::PeerAddress;
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
-use crate::handshake::{ParamNames, Request, Response, Routes, is_token};
+use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
 use crate::socket::{Socket, Sockets};
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
@@ -36,6 +38,8 @@ pub struct Recovered {
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
+    /// The connection that it happened on; `None` in a filter or page.
+    pub uuid: Option<Uuid>,
 }
 
 pub(crate) type RouteCallback<S> = Box<dyn Fn(&mut S, &mut Socket<'_, S>)>;
@@ -135,7 +139,7 @@ impl<S> Registry<S> {
 /// server
 ///     .route("/prices", |_, _| {})?
 ///     .subprotocols(["ticks-2", "ticks-1"])?
-///     .origins(["https://example.org"])
+///     .origins(["https://example.org"])?
 ///     .forget_request()
 ///     .on(Event::Message, |count, _| *count += 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -170,9 +174,17 @@ impl<S> Route<'_, S> {
     }
 
     /// The web pages that may connect to this route, instead of the server's: [`Builder::origins`].
-    pub fn origins<N: Into<String>>(self, origins: impl IntoIterator<Item = N>) -> Self {
-        self.entry.origins = Some(origins.into_iter().map(Into::into).collect());
-        self
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Origin`] if one is written as no browser would; then the route keeps what it had.
+    pub fn origins<N: Into<String>>(self, origins: impl IntoIterator<Item = N>) -> Result<Self, RouteError> {
+        let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
+        if let Some(origin) = origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(RouteError::Origin { origin: origin.clone() });
+        }
+        self.entry.origins = Some(origins);
+        Ok(self)
     }
 
     /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,

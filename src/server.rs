@@ -49,7 +49,7 @@ pub struct Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finished {
-    /// WebSocket connections that had not said goodbye at the deadline and were cut off.
+    /// WebSocket connections that were cut off because their goodbye had not come when the close timeout or the deadline did.
     pub remained: usize,
 }
 
@@ -111,10 +111,13 @@ impl<S> Server<S> {
     /// # Errors
     ///
     /// [`BindError::Listen`] names the address and what the operating system said; [`BindError::Resolve`] and
-    /// [`BindError::NoAddress`] if there is no address to try.
+    /// [`BindError::NoAddress`] if there is no address to try; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
         let mut last = BindError::NoAddress;
-        for address in address.to_socket_addrs().map_err(|error| BindError::Resolve(error.into()))? {
+        for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
             match self.reactor.listen(address) {
                 Ok(address) => return Ok(address),
                 Err(error) => last = BindError::Listen { address, error: error.into() },
@@ -138,7 +141,7 @@ impl<S> Server<S> {
     // What user code registers.
 
     /// Calls `listener` on an event of any connection: an [`Event`](crate::Event), or a name of your own that `fire` calls. Several listeners run in the
-    /// order of registration.
+    /// order of registration. A listener returns nothing: what `emit` says is ignored with a semicolon.
     pub fn on<F>(&mut self, event: impl AsRef<str>, listener: F) -> &mut Self
     where
         F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
@@ -147,7 +150,7 @@ impl<S> Server<S> {
         self
     }
 
-    /// Removes all listeners of an event, those of routes too; returns how many there were.
+    /// Removes all listeners of an event, those of routes too; returns how many there were. A misspelt name has none.
     pub fn off(&mut self, event: impl AsRef<str>) -> usize {
         self.registry.off(event.as_ref())
     }
@@ -241,7 +244,7 @@ impl<S> Server<S> {
     /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
     /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
     ///
-    /// It may return early with nothing done, for instance after a signal.
+    /// It may return early with nothing done, for instance after a signal; and at once when a shutdown [is finished](Self::is_finished).
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ use crate::token::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Emitted {
-    /// It is queued, and leaves when the callback or the turn ends.
+    /// It is queued, and will be offered to the socket before the loop waits again.
     Queued,
     /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for now.
     Pressure,
@@ -113,7 +113,7 @@ impl<S> Sockets<'_, S> {
         }
     }
 
-    /// Sends a message to one connection.
+    /// Sends a message to one connection. What became of it there is in the [`Emitted`]: it may be refused.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl<S> Sockets<'_, S> {
 
     /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
     ///
-    /// A built-in event's name calls nobody.
+    /// A built-in event's name calls nobody, and an `error` event follows on each connection.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
         let data = data.into();
         let mut ran = 0;
@@ -203,7 +203,11 @@ impl<S> Socket<'_, S> {
     // What it sends.
 
     /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. Never blocks: it is queued, and
-    /// leaves when the callback ends; a large one is offered to the socket at once.
+    /// leaves when the connection's input is handled, or when the turn ends; between turns, when the next begins. A large one is
+    /// offered to the socket at once.
+    ///
+    /// It is [refused](EmitError) if the connection is closed, if the message is longer than
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
     pub fn emit<'m>(&mut self, message: impl Into<Message<'m>>) -> Emitted {
         let message = message.into();
         self.hub.emit(self.token, message.payload().opcode(), message.as_bytes())
@@ -229,7 +233,7 @@ impl<S> Socket<'_, S> {
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
-    /// is that uuid.
+    /// is that uuid. What became of the message there is in the [`Emitted`]: it may be refused.
     ///
     /// # Errors
     ///

@@ -164,11 +164,11 @@ fn ask_filters<S>(
 ) -> Result<(), Response> {
     for filter in &registry.filters {
         hub.depth += 1;
-        let verdict = dispatch::guard(state, registry, "filter", &mut None, |state| {
+        let verdict = dispatch::guard(state, registry, "filter", None, |state| {
             filter(state, &mut Sockets { hub, registry }, incoming)
         });
         hub.depth -= 1;
-        verdict.unwrap_or_else(|| Err(internal_error()))?;
+        verdict.unwrap_or_else(|_| Err(internal_error()))?;
     }
     Ok(())
 }
@@ -182,11 +182,10 @@ fn call_page<S>(
 ) -> Response {
     let page = &registry.pages[page];
     hub.depth += 1;
-    let response = dispatch::guard(state, registry, "page", &mut None, |state| {
-        page(state, &mut Sockets { hub, registry }, incoming)
-    });
+    let response =
+        dispatch::guard(state, registry, "page", None, |state| page(state, &mut Sockets { hub, registry }, incoming));
     hub.depth -= 1;
-    response.unwrap_or_else(internal_error)
+    response.unwrap_or_else(|_| internal_error())
 }
 
 fn internal_error() -> Response {

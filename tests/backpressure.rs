@@ -160,3 +160,28 @@ fn a_peer_that_takes_nothing_while_something_waits_is_disconnected_as_stalled() 
     assert_eq!(server.state().errors("ann"), [Error::Stalled(stall)]);
     assert_eq!(server.state().events("ann"), ["connect", "error", "disconnect"]);
 }
+
+#[test]
+fn what_waits_before_a_close_is_given_up_at_the_stall_timeout_and_not_at_the_close_timeout() {
+    let ms = Duration::from_millis;
+    let settings = Server::builder().close_timeout(ms(20)).stall_timeout(ms(200));
+    let mut server = server_with(settings);
+    server.route("/narrow/:name", enter_narrow).unwrap();
+    let _ann = Raw::upgrade(&mut server, "/narrow/ann");
+    // A second one, whose close is on the wire at once: when it is given up, ten close timeouts fit into what is left for the first.
+    let _bob = Raw::upgrade(&mut server, "/narrow/bob");
+    with_socket(&mut server, "ann", |kws| {
+        while kws.waiting() < 512 * KIB {
+            kws.emit(vec![7; KIB]);
+        }
+        kws.close();
+    });
+    with_socket(&mut server, "bob", |kws| kws.close());
+    turn_until(&mut server, |server| server.state().is_gone("bob"));
+    assert_eq!(server.state().events("bob"), ["connect", "close", "disconnect"]);
+    assert!(!server.state().is_gone("ann"));
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_eq!(server.state().events("ann"), ["connect", "close", "error", "disconnect"]);
+    let disconnect = server.state().only("ann", "disconnect");
+    assert_eq!((disconnect.error.clone(), disconnect.clean), (Some(Error::Stalled(ms(200))), false));
+}

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, Raw, enter, server, server_with, turn_until, with_socket};
-use ikisocket::{CloseCode, CloseError, Event, Response, Server, Shutdown};
+use ikisocket::{BindError, CloseCode, CloseError, Event, Response, Server, Shutdown};
 use tungstenite::Message;
 
 fn within(deadline: Duration) -> Shutdown {
@@ -225,4 +225,20 @@ fn dropping_the_server_closes_everything_at_once() {
         client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(client.stream.read(&mut [0; 100]).unwrap(), 0);
     }
+}
+
+#[test]
+fn whoever_is_cut_off_by_the_close_timeout_is_counted_too() {
+    let mut server = server_with(Server::builder().close_timeout(Duration::from_millis(20)));
+    server.route("/:name", enter).unwrap();
+    let _silent = Raw::upgrade(&mut server, "/silent");
+    server.lend().1.shutdown(within(PATIENCE)).unwrap();
+    assert_eq!(server.run().unwrap().remained, 1);
+}
+
+#[test]
+fn a_server_that_is_shut_down_listens_no_more() {
+    let mut server = server();
+    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    assert_eq!(server.listen("127.0.0.1:0"), Err(BindError::ShutDown));
 }

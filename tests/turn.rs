@@ -226,7 +226,7 @@ fn of_several_addresses_the_first_that_can_be_had_is_listened_on() {
 
 #[test]
 fn a_name_that_is_no_address_is_an_error() {
-    assert!(matches!(Server::bind("no port here", ()), Err(BindError::Resolve(_))));
+    assert!(matches!(Server::bind("no port here", ()), Err(BindError::Resolve { .. })));
     assert!(matches!(Server::bind(&[][..] as &[SocketAddr], ()), Err(BindError::NoAddress)));
 }
 

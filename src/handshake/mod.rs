@@ -50,7 +50,9 @@ pub use pattern::{ParamNames, PatternError, Routes};
 pub use refusal::Refusal;
 pub use request::Request;
 pub use response::{HeaderError, Response};
-pub use upgrade::{Key, accept_key, check, choose_subprotocol, is_token, origin_allowed, write_switching_protocols};
+pub use upgrade::{
+    Key, accept_key, check, choose_subprotocol, is_origin, is_token, origin_allowed, write_switching_protocols,
+};
 
 #[cfg(test)]
 mod tests {

@@ -46,6 +46,14 @@ pub enum HeaderError {
     Reserved,
 }
 
+/// So that `?` may stand behind [`Response::header`] in a filter: a header that cannot be sent is the server's own fault.
+impl From<HeaderError> for Response {
+    fn from(error: HeaderError) -> Response {
+        log::error!("a response is replaced by 500: {error}");
+        Response::text("Internal server error.\n").with_status(500)
+    }
+}
+
 impl Response {
     /// An answer with this status, no headers and no body.
     ///

@@ -132,6 +132,22 @@ pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     allowed.any(|each| each.eq_ignore_ascii_case(origin))
 }
 
+/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and perhaps a port, with no slash at
+/// the end (RFC 6454 §6.2).
+///
+/// ```
+/// use ikisocket::handshake::is_origin;
+///
+/// assert!(is_origin("https://example.org") && is_origin("http://[::1]:8080"));
+/// assert!(!is_origin("example.org") && !is_origin("https://example.org/"));
+/// ```
+pub fn is_origin(text: &str) -> bool {
+    let host_of = |(scheme, host)| if is_token(scheme) { host } else { "" };
+    let host = text.split_once("://").map_or("", host_of);
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@".contains(&byte);
+    text == "*" || text == "null" || (!host.is_empty() && host.bytes().all(plain))
+}
+
 /// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
 pub fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

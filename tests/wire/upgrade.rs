@@ -167,8 +167,8 @@ fn the_servers_order_of_subprotocols_wins_and_a_route_may_have_its_own() {
 #[test]
 fn origins_are_checked_and_a_route_may_have_its_own() {
     let mut server = echo(Server::builder().origins(["https://example.org"]));
-    server.route("/own", |_, _| {}).unwrap().origins(["https://own.example"]);
-    server.route("/all", |_, _| {}).unwrap().origins(["*"]);
+    server.route("/own", |_, _| {}).unwrap().origins(["https://own.example"]).unwrap();
+    server.route("/all", |_, _| {}).unwrap().origins(["*"]).unwrap();
     for (path, origin, status) in [
         ("/ws", "Origin: https://example.org\r\n", 101),
         ("/ws", "Origin: HTTPS://Example.Org\r\n", 101),
@@ -370,7 +370,7 @@ fn a_filter_that_panics_refuses_with_500() {
     let refused = peer.response(&mut server);
     refused.assert_whole();
     assert_eq!(refused.status(), 500);
-    assert_eq!(*server.state(), [r#"Recovered { event: "filter", message: "on purpose" }"#]);
+    assert_eq!(*server.state(), [r#"Recovered { event: "filter", message: "on purpose", uuid: None }"#]);
 }
 
 #[test]

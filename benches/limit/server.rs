@@ -1,0 +1,104 @@
+//! Servers as processes: started on their core, asked for their address, ended with the bench.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::CORES;
+
+/// A server that listens.
+pub struct Running {
+    process: Child,
+    address: String,
+}
+
+impl Running {
+    /// Starts `program` on the servers' core, with `arguments` and an address on which it finds a port.
+    pub fn start(program: &Path, arguments: &[String]) -> Result<Self, Box<dyn Error>> {
+        let mut command = pinned(CORES[0], program);
+        command.args(arguments).arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let mut line = String::new();
+        if let Some(output) = process.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let running = Self { process, address: line.trim().rsplit(' ').next().unwrap_or_default().to_owned() };
+        if running.address.is_empty() {
+            return Err(format!("{} did not say where it listens", program.display()).into());
+        }
+        Ok(running)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+
+    pub fn pid(&self) -> String {
+        self.process.id().to_string()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // If it has ended already there is nothing to end.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A command that runs on one core only. `taskset` becomes the program it starts, so that the process has the same id.
+pub fn pinned(core: &str, program: &Path) -> Command {
+    let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if !several || !Path::new("/usr/bin/taskset").exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("/usr/bin/taskset");
+    command.args(["-c", core]).arg(program);
+    command
+}
+
+/// Another library's server.
+pub struct Peer {
+    pub name: String,
+    pub program: PathBuf,
+    /// What stands before the address.
+    pub arguments: Vec<String>,
+}
+
+/// The other libraries' servers, as benches/peers has built them.
+pub fn peers() -> Result<Vec<Peer>, Box<dyn Error>> {
+    let built = Path::new("benches/peers/target/release");
+    let mut peers = Vec::new();
+    for name in ["fastwebsockets", "sockudo-ws", "tokio-websockets", "ws-rs", "tokio-tungstenite"] {
+        let program = built.join(name);
+        if !program.exists() {
+            return Err("build them first: cargo build --release --manifest-path benches/peers/Cargo.toml".into());
+        }
+        peers.push(Peer { name: name.to_owned(), program, arguments: Vec::new() });
+    }
+    let node = Path::new("benches/peers/node");
+    if node.join("node_modules/ws").exists() {
+        let arguments = vec!["node".to_owned(), node.join("server.mjs").display().to_string()];
+        peers.push(Peer { name: "ws (Node)".to_owned(), program: "/usr/bin/env".into(), arguments });
+    } else {
+        println!("ws (Node) is left out: npm install --prefix {}", node.display());
+    }
+    Ok(peers)
+}
+
+/// The processor, the kernel and the day, for the record.
+pub fn machine() -> String {
+    let first = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.rsplit_once(": ").map_or(line, |(_, value)| value).to_owned()
+    };
+    let processor = first("/proc/cpuinfo", "model name");
+    let kernel = first("/proc/sys/kernel/osrelease", "");
+    let day = Command::new("date")
+        .arg("+%F")
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!("{processor}, Linux {kernel}, {}", day.unwrap_or_default())
+}
