@@ -646,8 +646,11 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn expire(&mut self, token: Token, due: Due) {
         match due {
             Due::Ping => {
+                let asked = self.now.saturating_sub(self.limits.ping_after);
                 if let Some(connection) = self.get_mut(token) {
                     connection.pinged = true;
+                    // The answer's time counts from this ping, also if the loop was turned late.
+                    connection.since = asked;
                     self.push_control(token, Opcode::Ping, b"");
                 }
             }
