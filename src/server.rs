@@ -298,6 +298,7 @@ impl<S> Server<S> {
 
     /// Writes what was emitted since the last turn, and does nothing else.
     pub fn flush(&mut self) {
+        self.hub.now = self.clock();
         self.hub.flush_dirty();
     }
 
@@ -345,6 +346,10 @@ impl<S> Server<S> {
             self.reactor.stop_listening();
         }
         let mut told = false;
+        if !self.hub.is_settled() {
+            // What goes out now is answered from now on, however long user code has run since the clock was read last.
+            self.hub.now = self.clock();
+        }
         while !self.hub.is_settled() {
             told |= dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
             self.hub.flush_dirty();
