@@ -634,8 +634,10 @@ impl<T: Transport> Hub<T> {
         None
     }
 
-    /// Whether the connection's time has come still, for the same thing.
-    pub(crate) fn is_due(&self, token: Token, due: Due) -> bool {
+    /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
+    /// may be one of the events that did not fit into this turn.
+    pub(crate) fn is_still_due(&mut self, token: Token, due: Due) -> bool {
+        self.writable(token);
         self.get(token).is_some_and(|c| {
             let (at, what) = c.deadline(&self.limits);
             at <= self.now && what == Some(due)
@@ -909,6 +911,20 @@ mod tests {
         assert_eq!(hub.next_deadline(), Some(STALL));
         hub.now = STALL;
         assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn a_peer_whose_socket_has_room_again_is_not_given_up_however_late_that_is_found_out() {
+        for room in [0, 100] {
+            let mut hub = hub();
+            let (token, wire) = open(&mut hub, 100);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400]), Emitted::Queued);
+            hub.flush_dirty();
+            hub.now = 2 * STALL;
+            wire.0.borrow_mut().room = room;
+            assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+            assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
+        }
     }
 
     #[test]

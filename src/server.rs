@@ -451,7 +451,7 @@ impl<S> Server<S> {
             let Some((token, due)) = self.hub.pop_due() else { break };
             if due != Due::Ping {
                 self.read(token, true, buffer, turn);
-                if !self.hub.is_due(token, due) {
+                if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
                 }
