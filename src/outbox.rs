@@ -22,6 +22,8 @@ use crate::protocol::{FrameHeader, Opcode, encode_frame, encode_header, frame_le
 pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
 /// Staged bytes of one connection that are offered to its socket without waiting for the end of the callback.
 pub(crate) const STAGE_SHARE: usize = 64 * 1024;
+/// When the log is as long as this, what is in it is written before more is added.
+const LONGEST_LOG: usize = 4 * 1024 * 1024;
 /// What a buffer may keep when it goes back to the loop.
 const KEEP_CAPACITY: usize = 256 * 1024;
 /// Queues that the loop keeps for reuse.
@@ -105,6 +107,17 @@ impl Stage {
         if !shared.place.is_empty() {
             self.leave();
         }
+    }
+
+    /// Whether what is in the log should be written before more is added. It may be in the middle of a callback: else one that emits to
+    /// thousands, or thousands of times, would have to hold all of it at once.
+    pub(crate) fn is_full(&self) -> bool {
+        self.log.len() >= LONGEST_LOG
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.log.len()
     }
 
     fn leave(&mut self) {
