@@ -727,7 +727,12 @@ impl<T: Transport> Hub<T> {
         for token in self.open_tokens() {
             self.close(token, code, reason)?;
         }
-        let handshaking = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Handshaking(_)));
+        // Whoever's request is being answered just now still gets the answer.
+        let active = self.active;
+        let handshaking = self
+            .connections
+            .iter()
+            .filter(|(index, c)| matches!(c.phase, Phase::Handshaking(_)) && active != Some(*index as u32));
         let handshaking: Vec<_> =
             handshaking.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
         for token in handshaking {
