@@ -59,7 +59,9 @@ pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
         (entry.callback)(state, &mut Socket { hub, registry, token });
     });
     hub.depth -= 1;
-    if let Some(error) = panicked {
+    if let Some(error) = panicked
+        && hub.is_open(token)
+    {
         hub.fail(token, error);
     }
     if entry.forget_request

@@ -235,3 +235,21 @@ fn a_panic_after_a_close_changes_nothing_about_the_close() {
     assert_eq!(server.state().events("ann"), ["connect", "message", "close", "disconnect"]);
     assert!(server.state().only("ann", "disconnect").clean);
 }
+
+#[test]
+fn a_panic_after_a_close_in_the_route_callback_changes_nothing_about_the_close() {
+    let mut server = server();
+    server
+        .route("/:name", |diary, kws| {
+            enter(diary, kws);
+            kws.close();
+            panic!("{ON_PURPOSE}");
+        })
+        .unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    assert_eq!(ann.close_frame(&mut server).0, 1000);
+    ann.end(&mut server);
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_eq!(server.state().events("ann"), ["close", "disconnect"]);
+    assert!(server.state().only("ann", "disconnect").clean);
+}
