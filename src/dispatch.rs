@@ -179,6 +179,10 @@ pub(crate) fn guard<S, R>(
         Err(payload) => {
             let error = recovered(state, registry, event, &*payload);
             panicked.get_or_insert(error);
+            // Dropping what was thrown is user code too; what that throws is not even dropped.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(payload);
+            }
             None
         }
     }
