@@ -249,7 +249,7 @@ impl<S> Server<S> {
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let told = self.settle();
-        let again = std::mem::take(&mut self.again);
+        let mut again = std::mem::take(&mut self.again);
         let at_once = told || !again.is_empty() || self.is_finished();
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Err(error) = self.reactor.wait(timeout) {
@@ -261,7 +261,9 @@ impl<S> Server<S> {
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
         for event in &events {
             match Ready::decode(event.token().0) {
-                Ready::Listener(listener) => self.accept(listener, &mut turn),
+                // It has one share of the turn, also if it is ready and was left over from the last one.
+                listener @ Ready::Listener(_) if again.contains(&listener) => {}
+                listener @ Ready::Listener(_) => again.push(listener),
                 Ready::Connection(token) => {
                     if event.is_writable() {
                         self.hub.writable(token);
@@ -291,7 +293,10 @@ impl<S> Server<S> {
         turn.closed = self.hub.reap();
         if turn.closed > 0 || self.resume_at <= self.hub.now {
             self.resume_at = NEVER;
-            self.again.extend(self.paused.drain(..).map(Ready::Listener));
+            let again = &self.again;
+            let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
+            let paused: Vec<_> = paused.collect();
+            self.again.extend(paused);
         }
         Ok(turn)
     }
