@@ -59,7 +59,9 @@ pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
         (entry.callback)(state, &mut Socket { hub, registry, token });
     });
     hub.depth -= 1;
-    if let Err(error) = result {
+    if let Err(error) = result
+        && hub.is_open(token)
+    {
         hub.fail(token, error);
     }
     if entry.forget_request
@@ -179,6 +181,10 @@ pub(crate) fn guard<S, R>(
     catch_unwind(AssertUnwindSafe(|| code(state))).map_err(|payload| {
         let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
         tell_recover_handler(state, registry, &recovered);
+        // Dropping what was thrown is user code too; what that throws is not even dropped.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(payload);
+        }
         Error::Panicked { event: recovered.event, message: recovered.message }
     })
 }

@@ -324,7 +324,10 @@ impl<T: Transport> Hub<T> {
             return Emitted::Refused(EmitError::Closed);
         };
         let most = self.limits.max_outbox.min(STAGE_SHARE);
-        if payload.len() < WRITE_THROUGH && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most) {
+        if payload.len() < WRITE_THROUGH
+            && !self.stage.is_full()
+            && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
+        {
             self.mark(token);
             return Emitted::Queued;
         }
@@ -334,6 +337,12 @@ impl<T: Transport> Hub<T> {
     /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more.
     #[inline(never)]
     fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
+        if self.stage.is_full() {
+            self.flush_staged();
+            if !self.is_open(token) {
+                return Emitted::Refused(EmitError::Closed);
+            }
+        }
         let connection = &mut self.connections[token.index as usize];
         let limit = self.limits.max_outbox;
         let len = encode_header(opcode, payload.len()).len() + payload.len();
@@ -385,6 +394,9 @@ impl<T: Transport> Hub<T> {
         if payload.len() > limit {
             log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
             return 0;
+        }
+        if self.stage.is_full() {
+            self.flush_staged();
         }
         let mut shared = self.stage.share(opcode, payload);
         let mut rest = std::mem::take(&mut self.rest);
@@ -611,6 +623,18 @@ impl<T: Transport> Hub<T> {
         }
     }
 
+    /// Empties the log: whoever has something there is on the list or is active.
+    #[cold]
+    fn flush_staged(&mut self) {
+        self.flush_dirty();
+        if let Some(index) = self.active
+            && let Some(connection) = self.connections.get(index as usize)
+        {
+            self.flush(Token { index, generation: connection.generation });
+        }
+        debug_assert!(!self.stage.is_full(), "somebody has something in the log and is not on the list");
+    }
+
     // Time.
 
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
@@ -634,8 +658,10 @@ impl<T: Transport> Hub<T> {
         None
     }
 
-    /// Whether the connection's time has come still, for the same thing.
-    pub(crate) fn is_due(&self, token: Token, due: Due) -> bool {
+    /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
+    /// may be one of the events that did not fit into this turn.
+    pub(crate) fn is_still_due(&mut self, token: Token, due: Due) -> bool {
+        self.writable(token);
         self.get(token).is_some_and(|c| {
             let (at, what) = c.deadline(&self.limits);
             at <= self.now && what == Some(due)
@@ -646,8 +672,11 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn expire(&mut self, token: Token, due: Due) {
         match due {
             Due::Ping => {
+                let asked = self.now.saturating_sub(self.limits.ping_after);
                 if let Some(connection) = self.get_mut(token) {
                     connection.pinged = true;
+                    // The answer's time counts from this ping, also if the loop was turned late.
+                    connection.since = asked;
                     self.push_control(token, Opcode::Ping, b"");
                 }
             }
@@ -714,7 +743,12 @@ impl<T: Transport> Hub<T> {
         for token in self.open_tokens() {
             self.close(token, code, reason)?;
         }
-        let handshaking = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Handshaking(_)));
+        // Whoever's request is being answered just now still gets the answer.
+        let active = self.active;
+        let handshaking = self
+            .connections
+            .iter()
+            .filter(|(index, c)| matches!(c.phase, Phase::Handshaking(_)) && active != Some(*index as u32));
         let handshaking: Vec<_> =
             handshaking.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
         for token in handshaking {
@@ -850,6 +884,11 @@ mod tests {
             if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
         }
 
+        fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            self.write(&bytes)
+        }
+
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
@@ -917,6 +956,42 @@ mod tests {
         assert_eq!(hub.next_deadline(), Some(STALL));
         hub.now = STALL;
         assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn a_peer_whose_socket_has_room_again_is_not_given_up_however_late_that_is_found_out() {
+        for room in [0, 100] {
+            let mut hub = hub();
+            let (token, wire) = open(&mut hub, 100);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400]), Emitted::Queued);
+            hub.flush_dirty();
+            hub.now = 2 * STALL;
+            wire.0.borrow_mut().room = room;
+            assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+            assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
+        }
+    }
+
+    #[test]
+    fn however_much_is_emitted_between_turns_the_log_stays_short() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 1024 * 1024;
+        let (ann, far) = open(&mut hub, usize::MAX);
+        let (bob, _) = open(&mut hub, usize::MAX);
+        let (_, stuck) = open(&mut hub, 0);
+        hub.begin_input(bob);
+        for _ in 0..2000 {
+            assert!(hub.broadcast(None, &Message::from(&[1; 10_000])) >= 2);
+            for token in [ann, bob] {
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000]), Emitted::Queued);
+            }
+            assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
+        }
+        hub.end_input(bob);
+        hub.flush_dirty();
+        assert_eq!(hub.stage.len(), 0);
+        assert_eq!(far.0.borrow().received.len(), 2000 * 2 * (10_000 + 4));
+        assert!(stuck.0.borrow().received.is_empty());
     }
 
     #[test]

@@ -22,10 +22,16 @@ use crate::protocol::{FrameHeader, Opcode, encode_frame, encode_header, frame_le
 pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
 /// Staged bytes of one connection that are offered to its socket without waiting for the end of the callback.
 pub(crate) const STAGE_SHARE: usize = 64 * 1024;
+/// When the log is as long as this, what is in it is written before more is added.
+const LONGEST_LOG: usize = 4 * 1024 * 1024;
 /// What a buffer may keep when it goes back to the loop.
 const KEEP_CAPACITY: usize = 256 * 1024;
 /// Queues that the loop keeps for reuse.
 const SPARE_QUEUES: usize = 64;
+/// A shared frame from this size on is referred to while it waits; below, a copy takes less memory than the reference.
+const REFER: usize = 256;
+/// Pieces that a queue of the loop's may have room for.
+const KEEP_PIECES: usize = 256;
 /// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
 const SLICES: usize = 64;
 
@@ -67,7 +73,8 @@ pub(crate) struct Queue {
     ahead: VecDeque<Bytes>,
     /// Whole frames, one or several to a piece.
     waiting: VecDeque<Bytes>,
-    /// Whole frames behind all others, still growing; only while the socket is not blocked.
+    /// Whole frames behind all others, still growing: small frames wait here side by side, because each by itself would take many
+    /// times its length.
     open: Vec<u8>,
     bytes: usize,
     /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
@@ -102,6 +109,17 @@ impl Stage {
         }
     }
 
+    /// Whether what is in the log should be written before more is added. It may be in the middle of a callback: else one that emits to
+    /// thousands, or thousands of times, would have to hold all of it at once.
+    pub(crate) fn is_full(&self) -> bool {
+        self.log.len() >= LONGEST_LOG
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.log.len()
+    }
+
     fn leave(&mut self) {
         self.staged -= 1;
         if self.staged == 0 {
@@ -121,7 +139,8 @@ impl Stage {
     }
 
     fn recycle(&mut self, mut queue: Box<Queue>) {
-        if self.spare.len() < SPARE_QUEUES && queue.open.capacity() <= STAGE_SHARE {
+        let pieces = queue.ahead.capacity().max(queue.waiting.capacity());
+        if self.spare.len() < SPARE_QUEUES && queue.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES {
             queue.clear();
             self.spare.push(queue);
         }
@@ -211,12 +230,10 @@ impl Outbox {
             return;
         }
         let queue = self.queued(stage);
-        if queue.blocked {
+        if queue.blocked && payload.len() >= WRITE_THROUGH {
             queue.push(encoded(opcode, payload));
         } else {
-            let before = queue.open.len();
-            encode_frame(opcode, payload, &mut queue.open);
-            queue.bytes += queue.open.len() - before;
+            queue.append(|open| encode_frame(opcode, payload, open));
         }
     }
 
@@ -242,11 +259,10 @@ impl Outbox {
             return;
         }
         let queue = self.queued(stage);
-        if queue.blocked || shared.place.is_empty() {
+        if shared.place.is_empty() || (queue.blocked && shared.len() >= REFER) {
             queue.push(shared.frame(&stage.log));
         } else {
-            queue.bytes += shared.place.len();
-            queue.open.extend_from_slice(&stage.log[shared.place.clone()]);
+            queue.append(|open| open.extend_from_slice(&stage.log[shared.place.clone()]));
         }
     }
 
@@ -389,6 +405,16 @@ impl Queue {
         self.close_open();
         self.bytes += frames.len();
         self.waiting.push_back(frames);
+    }
+
+    /// Appends a frame behind everything else, beside the ones before it.
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.open.len() >= STAGE_SHARE {
+            self.close_open();
+        }
+        let before = self.open.len();
+        write(&mut self.open);
+        self.bytes += self.open.len() - before;
     }
 
     fn close_open(&mut self) {
@@ -786,6 +812,36 @@ mod tests {
         assert_eq!(outbox.waiting(), 5, "what was not written still waits");
         outbox.clear(&mut stage);
         assert!(stage.log.is_empty() && stage.staged == 0 && outbox.is_empty());
+    }
+
+    #[test]
+    fn small_frames_that_wait_for_a_blocked_socket_take_little_more_memory_than_their_bytes() {
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        outbox.push_frame(&mut stage, Opcode::Text, b"one");
+        outbox.flush(&mut stage, &mut &mut [0; 3][..], 0).unwrap();
+        let mut shared = stage.share(Opcode::Text, b"x");
+        while outbox.waiting() < 1024 * 1024 {
+            outbox.push_frame(&mut stage, Opcode::Text, b"y");
+            outbox.push_shared(&mut stage, &mut shared);
+        }
+        stage.end_share(shared);
+        let Outbox::Queued(queue) = &outbox else { panic!("it is blocked") };
+        assert!(queue.waiting.len() <= 1024 * 1024 / STAGE_SHARE + 1, "{} pieces", queue.waiting.len());
+        let mut out = Vec::new();
+        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::All);
+        assert!(out[2..].chunks(6).all(|frames| b"\x81\x01y\x81\x01x".starts_with(frames)));
+    }
+
+    #[test]
+    fn a_queue_that_has_held_many_pieces_is_not_kept() {
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        outbox.push_head(&mut stage, vec![b'H'; 100]);
+        let mut shared = stage.share(Opcode::Binary, &[0; WRITE_THROUGH]);
+        (0..4 * KEEP_PIECES).for_each(|_| outbox.push_shared(&mut stage, &mut shared));
+        outbox.clear(&mut stage);
+        assert!(stage.spare.is_empty());
     }
 
     #[test]

@@ -252,7 +252,7 @@ impl<S> Server<S> {
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let told = self.settle();
-        let again = std::mem::take(&mut self.again);
+        let mut again = std::mem::take(&mut self.again);
         let at_once = told || !again.is_empty() || self.is_finished();
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Err(error) = self.reactor.wait(timeout) {
@@ -264,7 +264,9 @@ impl<S> Server<S> {
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
         for event in &events {
             match Ready::decode(event.token().0) {
-                Ready::Listener(listener) => self.accept(listener, &mut turn),
+                // It has one share of the turn, also if it is ready and was left over from the last one.
+                listener @ Ready::Listener(_) if again.contains(&listener) => {}
+                listener @ Ready::Listener(_) => again.push(listener),
                 Ready::Connection(token) => {
                     if event.is_writable() {
                         self.hub.writable(token);
@@ -294,13 +296,17 @@ impl<S> Server<S> {
         turn.closed = self.hub.reap();
         if turn.closed > 0 || self.resume_at <= self.hub.now {
             self.resume_at = NEVER;
-            self.again.extend(self.paused.drain(..).map(Ready::Listener));
+            let again = &self.again;
+            let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
+            let paused: Vec<_> = paused.collect();
+            self.again.extend(paused);
         }
         Ok(turn)
     }
 
     /// Writes what was emitted since the last turn, and does nothing else.
     pub fn flush(&mut self) {
+        self.hub.now = self.clock();
         self.hub.flush_dirty();
     }
 
@@ -348,6 +354,10 @@ impl<S> Server<S> {
             self.reactor.stop_listening();
         }
         let mut told = false;
+        if !self.hub.is_settled() {
+            // What goes out now is answered from now on, however long user code has run since the clock was read last.
+            self.hub.now = self.clock();
+        }
         while !self.hub.is_settled() {
             told |= dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
             self.hub.flush_dirty();
@@ -449,7 +459,7 @@ impl<S> Server<S> {
             let Some((token, due)) = self.hub.pop_due() else { break };
             if due != Due::Ping {
                 self.read(token, true, buffer, turn);
-                if !self.hub.is_due(token, due) {
+                if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
                 }

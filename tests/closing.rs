@@ -5,7 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    CLOSE, Client, Diary, Entry, PONG, Raw, TEXT, enter, frame, name_of, server, server_with, turn_until, with_socket,
+    CLOSE, Client, Diary, Entry, PONG, Raw, TEXT, busy, enter, frame, name_of, server, server_with, turn_until,
+    with_socket,
 };
 use ikisocket::protocol::Violation;
 use ikisocket::{CloseError, EmitError, Emitted, Error, Event, Server, Shutdown, Uuid};
@@ -322,6 +323,24 @@ fn a_close_that_nobody_answers_ends_unclean_at_the_close_timeout() {
     let entry = disconnect_of(&mut server, "ann");
     assert_eq!((entry.error, entry.code, &*entry.reason, entry.clean), (None, Some(4000), "answer me", false));
     assert_eq!(server.state().events("ann"), ["connect", "close", "disconnect"]);
+}
+
+#[test]
+fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    for flush in [false, true] {
+        let mut server = server_with(Server::builder().close_timeout(TIMEOUT));
+        server.route("/:name", enter).unwrap();
+        let ann = Client::connect(&mut server, "/ann");
+        with_socket(&mut server, "ann", |kws| kws.close());
+        busy(2 * TIMEOUT);
+        if flush {
+            server.flush();
+        }
+        server.poll(Some(Duration::ZERO)).unwrap();
+        ann.end(&mut server);
+        assert!(disconnect_of(&mut server, "ann").clean);
+    }
 }
 
 #[test]

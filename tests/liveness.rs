@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Client, PING, Raw, TEXT, enter, frame, server_with, turn_until};
+use common::{Client, PING, Raw, TEXT, busy, enter, frame, server_with, turn_until};
 use ikisocket::{Error, Server};
 use tungstenite::Message;
 
@@ -66,12 +66,23 @@ fn nobody_is_declared_dead_in_a_turn_that_left_input_unread() {
     assert_eq!(ann.read(&mut server, 2), [0x80 | PING, 0]);
     ann.send(&frame(TEXT, b"in time"));
     // The owner of the loop is busy for longer than Ann may be silent.
-    let (_silent, watch) = (ann, std::time::Instant::now());
-    while watch.elapsed() < 2 * (PING_AFTER + DEAD_AFTER) {
-        std::hint::spin_loop();
-    }
+    let _silent = ann;
+    busy(2 * (PING_AFTER + DEAD_AFTER));
     server.poll(Some(Duration::ZERO)).unwrap();
     assert_eq!(server.state().events("ann"), ["connect", "message"]);
+}
+
+#[test]
+fn a_late_ping_leaves_as_much_time_for_its_answer_as_one_in_time() {
+    let mut server = server_with(Server::builder().ping_after(PING_AFTER).dead_after(DEAD_AFTER));
+    server.route("/:name", enter).unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    // The owner of the loop is busy until both the ping and the answer would have been due.
+    busy(2 * (PING_AFTER + DEAD_AFTER));
+    assert_eq!(ann.next(&mut server), Message::Ping(b""[..].into()));
+    ann.ws.flush().unwrap(); // The pong.
+    turn_until(&mut server, |server| server.state().has("ann", "pong"));
+    assert_eq!(server.state().events("ann"), ["connect", "pong"]);
 }
 
 #[test]

@@ -235,3 +235,39 @@ fn a_panic_after_a_close_changes_nothing_about_the_close() {
     assert_eq!(server.state().events("ann"), ["connect", "message", "close", "disconnect"]);
     assert!(server.state().only("ann", "disconnect").clean);
 }
+
+#[test]
+fn a_panic_after_a_close_in_the_route_callback_changes_nothing_about_the_close() {
+    let mut server = server();
+    server
+        .route("/:name", |diary, kws| {
+            enter(diary, kws);
+            kws.close();
+            panic!("{ON_PURPOSE}");
+        })
+        .unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    assert_eq!(ann.close_frame(&mut server).0, 1000);
+    ann.end(&mut server);
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_eq!(server.state().events("ann"), ["close", "disconnect"]);
+    assert!(server.state().only("ann", "disconnect").clean);
+}
+
+#[test]
+fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
+    struct Spiteful;
+    impl Drop for Spiteful {
+        fn drop(&mut self) {
+            std::panic::panic_any(ON_PURPOSE);
+        }
+    }
+    let mut server = server();
+    server.route("/:name", enter).unwrap();
+    server.on(Event::Message, |_, _| std::panic::panic_any(Spiteful));
+    let mut ann = Client::connect(&mut server, "/ann");
+    let mut bob = Client::connect(&mut server, "/bob");
+    ann.send("go");
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_unharmed(&mut server, &mut bob);
+}

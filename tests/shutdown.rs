@@ -192,6 +192,33 @@ fn a_shutdown_waits_for_nobody_who_has_not_upgraded() {
 }
 
 #[test]
+fn a_page_or_a_filter_that_asks_for_a_shutdown_is_answered_in_full() {
+    let length = 8 * 1024 * 1024;
+    let response = move || Response::text("x".repeat(length));
+    for path in ["/page", "/filter"] {
+        let mut server = server();
+        server
+            .get("/page", move |_, sockets, _| {
+                sockets.shutdown(Shutdown::default()).unwrap();
+                response()
+            })
+            .unwrap();
+        server.filter(move |_, sockets, incoming| {
+            if incoming.path() != "/filter" {
+                return Ok(());
+            }
+            sockets.shutdown(Shutdown::default()).unwrap();
+            Err(response())
+        });
+        let mut ann = Raw::connect(&server);
+        ann.send(common::upgrade_request(path).as_bytes());
+        let answer = ann.read_to_end(&mut server).unwrap();
+        assert!(answer.len() > length, "{path}: {} bytes", answer.len());
+        turn_until(&mut server, |server| server.is_finished());
+    }
+}
+
+#[test]
 fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
     let mut server = server();
     server.get("/page", |_, _, _| Response::text("hello")).unwrap();

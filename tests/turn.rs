@@ -160,6 +160,22 @@ fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
 }
 
 #[test]
+fn a_rush_of_newcomers_gets_no_more_than_its_share_of_each_turn() {
+    let mut server = server();
+    let address = server.local_addr().unwrap();
+    let mut clients = Vec::new();
+    let mut accepted = 0;
+    while accepted < 300 {
+        while clients.len() < accepted + 100 {
+            clients.push(std::net::TcpStream::connect(address).unwrap());
+        }
+        let turn = server.poll(Some(PATIENCE)).unwrap();
+        assert!(turn.accepted <= 64, "{turn:?}");
+        accepted += turn.accepted;
+    }
+}
+
+#[test]
 fn readiness_left_over_from_a_connection_that_is_gone_harms_nobody_in_its_slot() {
     let mut server = server_with(Server::builder().receive_buffer(1024));
     server.route("/:name", enter).unwrap();
