@@ -86,8 +86,13 @@ impl Crew {
         sum.ok_or(WorkerLost)
     }
 
-    pub fn close(mut self) -> Result<(), WorkerLost> {
-        self.all(|| Order::Close)?;
+    /// Ends all connections.
+    pub fn close(&mut self) -> Result<(), WorkerLost> {
+        self.all(|| Order::Close).map(drop)
+    }
+
+    /// Ends the threads.
+    pub fn dismiss(self) -> Result<(), WorkerLost> {
         for worker in self.workers {
             drop(worker.orders); // The end of its inbox is the end of the thread.
             worker.thread.join().map_err(|_| WorkerLost)?;

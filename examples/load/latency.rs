@@ -71,7 +71,7 @@ mod tests {
         (1..=1000).for_each(|time| latency.record(time * 1000));
         latency.record(u64::MAX); // longer than the longest: counted as that
         assert_eq!(latency.count(), 1001);
-        assert!(latency.percentile(50.0).abs_diff(500_000) <= 1000);
+        assert!(latency.percentile(50.0).abs_diff(500_000) <= 2000);
         assert!(latency.max() >= LONGEST);
     }
 

@@ -12,7 +12,7 @@
 //! | `client` | connections: the handshake, frames, one mio poll |
 //! | `scenario` | what the connections do |
 //! | `crew` | the threads that do it |
-//! | `measure` | the phases of a run |
+//! | `measure`, `search` | the phases of a run |
 //! | `sample`, `latency`, `process`, `clock` | what is measured |
 //! | `compare` | ratios of two servers |
 //! | `report`, `progress` | what is shown |
@@ -29,6 +29,7 @@ mod progress;
 mod report;
 mod sample;
 mod scenario;
+mod search;
 
 use args::{Command, Options};
 use report::Report;
@@ -83,6 +84,9 @@ fn write_report(options: &Options, report: &Report) -> Result<(), Box<dyn std::e
         } else {
             write_file(path, &json)?;
         }
+    }
+    if let Some(path) = &options.html {
+        write_file(path, &report::to_html(report))?;
     }
     if text_wanted {
         print(&report::to_text(report))?;

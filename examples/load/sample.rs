@@ -43,6 +43,7 @@ pub enum Fault {
     Lost,
     OutOfOrder,
     Duplicate,
+    Stuck,
     Overloaded,
 }
 
@@ -95,10 +96,9 @@ impl Sample {
         self.add(other);
     }
 
-    /// Adds what was measured afterwards.
+    /// Adds what was measured afterwards. The timeline stays that of the first.
     pub fn merge_later(&mut self, other: &Sample) {
         self.elapsed += other.elapsed;
-        self.timeline.append(&other.timeline);
         self.tool.threads = self.tool.threads.max(other.tool.threads);
         self.tool.wall += other.tool.wall;
         self.add(other);
@@ -146,11 +146,6 @@ impl Sample {
     /// Received payload, in bytes per second.
     pub fn bandwidth(&self) -> f64 {
         self.bytes as f64 / seconds(self.elapsed).max(f64::MIN_POSITIVE)
-    }
-
-    /// Whether everything that was sent came back, whole and in order, and every connection lasted.
-    pub fn is_clean(&self) -> bool {
-        self.faults.is_empty() && self.failures.is_empty()
     }
 }
 
@@ -217,10 +212,6 @@ impl Timeline {
         }
         self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine += theirs);
     }
-
-    fn append(&mut self, other: &Timeline) {
-        self.0.extend_from_slice(&other.0);
-    }
 }
 
 #[cfg(test)]
@@ -247,6 +238,5 @@ mod tests {
         let mut sum = sample(10);
         sum.merge_later(&sample(30));
         assert_eq!(sum.rate(), 20.0);
-        assert_eq!(sum.timeline.rates(sum.elapsed), [100.0, 300.0]);
     }
 }

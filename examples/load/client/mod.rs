@@ -130,6 +130,13 @@ impl<T> Fleet<T> {
         }
     }
 
+    /// Ends all connections without a word.
+    pub fn drop_all(&mut self) {
+        for connection in self.connections.drain() {
+            reset_on_drop(&connection.stream);
+        }
+    }
+
     /// From now on this connection does not read, and its kernel buffer takes only little.
     pub fn stall(&mut self, token: usize) {
         if let Some(connection) = self.connections.get_mut(token) {
@@ -235,9 +242,13 @@ impl<T> Fleet<T> {
 
     fn end(&mut self, token: usize, end: End, listener: &mut impl Listener<Data = T>) {
         if let Some(connection) = self.connections.try_remove(token) {
-            // Reset instead of FIN: else each connection that ends would hold a local port for a minute (TIME_WAIT).
-            let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
+            reset_on_drop(&connection.stream);
             listener.gone(token, connection.data, end, clock::now());
         }
     }
+}
+
+/// Reset instead of FIN: else each connection that ends would hold a local port for a minute (TIME_WAIT).
+fn reset_on_drop(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -1,6 +1,6 @@
 //! The report for programs. Keys stay; times are in nanoseconds, sizes in bytes, shares between 0 and 1.
 
-use super::{Distribution, Fact, Measured, Report};
+use super::{Distribution, Fact, Measured, Report, Step};
 use crate::compare::{Comparison, Ratio};
 use crate::latency::PERCENTILES;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ pub fn to_json(report: &Report) -> Value {
         "settings": settings,
         "measured": report.measured.iter().map(measured).collect::<Vec<_>>(),
         "comparison": report.comparison.as_ref().map(comparison),
+        "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
         "remarks": report.remarks,
         "interrupted": report.was_interrupted,
         "holds": report.holds(),
@@ -22,10 +23,14 @@ pub fn to_json(report: &Report) -> Value {
     out
 }
 
+fn step(step: &Step) -> Value {
+    json!({ "rate": step.rate, "achieved": step.achieved, "p50": step.p50, "p99": step.p99, "passed": step.passed })
+}
+
 fn measured(measured: &Measured) -> Value {
     let mut out = json!({
         "name": measured.name,
-        "per_second_by_tenth": measured.timeline,
+        "over_time": { "step_ns": measured.over_time.step, "per_second": measured.over_time.rates },
         "faults": measured.faults.iter().cloned().map(|(fault, times)| (fault, json!(times))).collect::<Map<_, _>>(),
         "remarks": measured.remarks,
     });

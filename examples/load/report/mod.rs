@@ -1,15 +1,18 @@
 //! What is told when all is measured: the figures by name, once for all forms of report.
 
+mod chart;
+mod html;
 mod json;
 mod text;
 
+pub use html::to_html;
 pub use json::to_json;
 pub use text::{grouped, to_text};
 
 use crate::clock::Nanos;
 use crate::compare::Comparison;
 use crate::latency::Latency;
-use crate::sample::{Count, Extra, Fault, Sample};
+use crate::sample::{Count, Extra, Fault, Sample, Timeline};
 
 /// A figure with its name.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,23 @@ pub struct Distribution {
     pub latency: Latency,
 }
 
+/// Finished per second, in one stretch of time after the other.
+#[derive(Clone, Debug, Default)]
+pub struct OverTime {
+    pub step: Nanos,
+    pub rates: Vec<f64>,
+}
+
+/// A rate that was tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub rate: f64,
+    pub achieved: f64,
+    pub p50: Nanos,
+    pub p99: Nanos,
+    pub passed: bool,
+}
+
 /// What was measured of one server, or in one phase.
 #[derive(Clone)]
 pub struct Measured {
@@ -49,8 +69,7 @@ pub struct Measured {
     pub facts: Vec<Fact>,
     /// The main one first.
     pub distributions: Vec<Distribution>,
-    /// Per second, for each tenth of a second.
-    pub timeline: Vec<f64>,
+    pub over_time: OverTime,
     /// What should not have happened, and how often.
     pub faults: Vec<(String, u64)>,
     /// What is to be known to read the figures right.
@@ -65,8 +84,13 @@ pub struct Report {
     pub settings: Vec<(&'static str, String)>,
     pub measured: Vec<Measured>,
     pub comparison: Option<Comparison>,
+    /// `search`: what was tried, in that order.
+    pub steps: Vec<Step>,
+    /// What follows from all measurements together.
     pub facts: Vec<Fact>,
     pub remarks: Vec<String>,
+    /// Something that was asked for was not reached.
+    pub has_failed: bool,
     pub was_interrupted: bool,
 }
 
@@ -74,7 +98,7 @@ impl Report {
     /// Whether everything that the exit code promises holds.
     pub fn holds(&self) -> bool {
         let is_clean = self.measured.iter().all(|measured| measured.faults.is_empty());
-        is_clean && !self.comparison.as_ref().is_some_and(Comparison::is_exceeded)
+        is_clean && !self.has_failed && !self.comparison.as_ref().is_some_and(Comparison::is_exceeded)
     }
 }
 
@@ -103,6 +127,9 @@ impl Measured {
             fact("per_second", "throughput", sample.rate(), Unit::PerSecond),
             fact("finished", "finished", sample.finished as f64, Unit::Count),
         ];
+        if sample.finished_at_all == 0 {
+            facts.clear(); // Nothing was counted: connections were only held.
+        }
         if sample.bytes > 0 {
             facts.push(fact("bytes_per_second", "payload received", sample.bandwidth(), Unit::BytesPerSecond));
         }
@@ -111,8 +138,10 @@ impl Measured {
             facts.push(fact(key, label, times as f64, Unit::Count));
         }
         if let Some(server) = server {
-            let each = server.cpu as f64 / sample.finished_at_all.max(1) as f64;
-            facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
+            if sample.finished_at_all > 0 {
+                let each = server.cpu as f64 / sample.finished_at_all as f64;
+                facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
+            }
             let share = server.cpu as f64 / server.wall.max(1) as f64;
             facts.push(fact("server_cores", "server, cores in use", share, Unit::Times));
             facts.push(fact("server_resident_bytes", "server memory", server.resident as f64, Unit::Bytes));
@@ -134,7 +163,7 @@ impl Measured {
             name,
             facts,
             distributions,
-            timeline: sample.timeline.rates(sample.elapsed),
+            over_time: OverTime { step: Timeline::BIN, rates: sample.timeline.rates(sample.elapsed) },
             faults: faults.chain(failures).collect(),
             remarks: sample.remarks.clone(),
         };
@@ -216,6 +245,7 @@ impl Fault {
             Fault::Lost => "deliveries were lost",
             Fault::OutOfOrder => "deliveries came out of order",
             Fault::Duplicate => "deliveries came twice",
+            Fault::Stuck => "connections were still not closed in the end",
             Fault::Overloaded => "times the server was so far behind that the run was ended early",
         }
     }

@@ -1,6 +1,6 @@
 //! The report for a terminal.
 
-use super::{Distribution, Fact, Measured, Report, Unit};
+use super::{Distribution, Fact, Measured, Report, Step, Unit};
 use crate::compare::{Comparison, Ratio};
 use crate::latency::PERCENTILES;
 use std::fmt::Write;
@@ -11,6 +11,7 @@ pub fn to_text(report: &Report) -> String {
     let mut out = String::new();
     let settings: Vec<String> = report.settings.iter().map(|(_, value)| value.clone()).collect();
     line(&mut out, format!("{}: {}", report.scenario, settings.join(", ")));
+    write_steps(&report.steps, report.unit, &mut out);
     for measured in &report.measured {
         write_measured(measured, report.unit, &mut out);
     }
@@ -46,6 +47,18 @@ fn write_measured(measured: &Measured, unit: &str, out: &mut String) {
     }
     for remark in &measured.remarks {
         line(out, format!("  note: {remark}"));
+    }
+}
+
+fn write_steps(steps: &[Step], unit: &str, out: &mut String) {
+    if !steps.is_empty() {
+        line(out, format!("\n  {:>14}{:>14}{:>10}{:>10}", format!("{unit}/s"), "achieved", "p50", "p99"));
+    }
+    for step in steps {
+        let (rate, achieved) = (grouped(step.rate.round()), grouped(step.achieved.round()));
+        let (p50, p99) = (time(step.p50 as f64), time(step.p99 as f64));
+        let verdict = if step.passed { "" } else { "  failed" };
+        line(out, format!("  {rate:>14}{achieved:>14}{p50:>10}{p99:>10}{verdict}"));
     }
 }
 

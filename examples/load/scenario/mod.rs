@@ -1,11 +1,15 @@
 //! What the connections do. A scenario drives one fleet, on one thread, slice after slice.
 
 mod broadcast;
+mod churn;
 mod echo;
+mod idle;
 mod stamp;
 
 pub use broadcast::Broadcast;
+pub use churn::Churn;
 pub use echo::Echo;
+pub use idle::Idle;
 pub use stamp::STAMP_LEN;
 
 use crate::client::{Connection, End, Failure, Fleet, Listener, Shape, Tape, Target, Upgrade};
