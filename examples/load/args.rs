@@ -83,6 +83,7 @@ pub struct Options {
     pub connections: usize,
     pub ramp_up: Option<f64>,
     pub threads: usize,
+    pub spin: bool,
     pub in_flight: Option<usize>,
     pub rate: Option<f64>,
     pub publishers: usize,
@@ -141,7 +142,7 @@ where
     let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) = (None, None, 1, 1, 10);
     let (mut p99, mut step, mut warm_up) =
         (Duration::from_millis(1), Duration::from_secs(1), Duration::from_millis(500));
-    let (mut text, mut sizes, mut verify) = (false, None, false);
+    let (mut text, mut sizes, mut verify, mut spin) = (false, None, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
 
@@ -179,6 +180,7 @@ where
             "step" => step = given("a time")?.duration()?,
             "duration" => duration = Some(given("a time")?.duration()?),
             "warm-up" => warm_up = given("a time")?.duration()?,
+            "spin" => spin = true,
             "text" => text = true,
             "binary" => text = false,
             "size" => sizes = Some(given("a size or a range")?.sizes()?),
@@ -216,6 +218,7 @@ where
         connections: connections.unwrap_or_else(|| scenario.default_connections()),
         ramp_up,
         threads,
+        spin,
         in_flight,
         rate,
         publishers,
@@ -408,6 +411,8 @@ OPTIONS
     --step TIME        search: how long each rate is tried [1s]
     --ramp-up R        at most R new connections per second
     --threads N        threads of this tool [1]
+    --spin             never sleep. On one machine a server pays for waking this tool whenever it sleeps, which can be a
+                       fifth of its work; then it does not. Only with a core for each thread
   Messages
     --binary, --text   [binary]
     --size N | A-B     bytes, or random sizes from A to B; 16k = 16384 [20; broadcasts: 64]

@@ -147,7 +147,7 @@ impl Run<'_> {
     /// A slice of the scenario as it was asked for.
     fn plain(&self, length: Nanos) -> Slice {
         let rate = self.options.rate.map(|rate| rate / self.crew.threads() as f64);
-        Slice { length, rate, stalled: false }
+        Slice { length, rate, stalled: false, spins: self.options.spin }
     }
 
     fn warm_up(&mut self) -> Result<(), MeasureError> {
@@ -279,7 +279,7 @@ impl Run<'_> {
         let mut tool_was_late = false;
         while let Some(rate) = search.next() {
             self.progress.phase("searching", None);
-            let (sample, time) = self.slice(0, Slice { length, rate: Some(rate / threads), stalled: false })?;
+            let (sample, time) = self.slice(0, Slice { rate: Some(rate / threads), ..self.plain(length) })?;
             if self.crew.shared.is_interrupted() {
                 break;
             }
@@ -306,6 +306,9 @@ impl Run<'_> {
                 report.measured.push(self.measured(0, &sample, time));
             }
             _ => report.remarks.push("no rate stayed under the limit".to_owned()),
+        }
+        if report.steps.last().is_some_and(|step| step.passed) && report.steps.iter().all(|step| step.passed) {
+            report.remarks.push("no rate failed: this is the highest that is tried".to_owned());
         }
         if tool_was_late {
             report.remarks.push(
@@ -360,6 +363,9 @@ impl Run<'_> {
             None if scenario == ScenarioName::Search => ("step", format!("steps of {:?}", options.step)),
             None => ("duration", format!("{:?}", options.duration)),
         });
+        if options.spin {
+            settings.push(("spin", "spinning".to_owned()));
+        }
         if options.threads > 1 {
             settings.push(("threads", plural(options.threads, "thread")));
         }

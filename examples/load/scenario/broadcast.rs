@@ -2,7 +2,7 @@
 //! `slow-reader` adds one more connection, which at some time stops reading.
 
 use super::stamp::{STAMP_LEN, Stamp};
-use super::{Crowd, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, MILLISECOND, Nanos};
 use crate::latency::Latency;
@@ -118,8 +118,7 @@ impl Broadcast {
             }
             while self.room.unfinished < self.at_once && self.room.publish(&mut self.fleet) {}
             self.fleet.flush(&mut self.room);
-            self.fleet.turn(watch.patience(now), &mut self.room)?;
-            watch.note(clock::now(), &mut self.room.sample, shared);
+            watch.turn(&mut self.fleet, &mut self.room, now, Nanos::MAX, shared)?;
         }
     }
 
@@ -176,7 +175,7 @@ impl Scenario for Broadcast {
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
         let prepared = self.set_stalled(slice.stalled);
-        let mut watch = Stopwatch::start(slice.length);
+        let mut watch = Stopwatch::start(slice);
         self.room.deadline = watch.deadline;
 
         let ran = self.traffic(&mut watch, shared);
@@ -240,6 +239,12 @@ impl Room {
         self.first += self.flights.len() as u64;
         self.flights.clear();
         self.unfinished = 0;
+    }
+}
+
+impl Measuring for Room {
+    fn sample(&mut self) -> &mut Sample {
+        &mut self.sample
     }
 }
 

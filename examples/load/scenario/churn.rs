@@ -1,7 +1,7 @@
 //! `churn`: connect, exchange messages, close, again; and `connect`, which is the same without messages: an upgrade storm. As
 //! many visits as there are connections are always under way.
 
-use super::{Crowd, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
 use crate::client::{Connection, End, Failure, Fleet, Listener};
 use crate::clock::{self, MILLISECOND, Nanos};
 use crate::latency::Latency;
@@ -66,8 +66,7 @@ impl Churn {
                 self.fleet.connect(Visit { begin, sent: 0, left: self.door.messages }, begin)?;
                 self.door.vacant -= 1;
             }
-            self.fleet.turn(watch.patience(now), &mut self.door)?;
-            watch.note(clock::now(), &mut self.door.sample, shared);
+            watch.turn(&mut self.fleet, &mut self.door, now, Nanos::MAX, shared)?;
             if now >= expiry {
                 self.fleet.expire(now, &mut self.door);
                 expiry = now + EXPIRY;
@@ -86,7 +85,7 @@ impl Scenario for Churn {
     }
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
-        let mut watch = Stopwatch::start(slice.length);
+        let mut watch = Stopwatch::start(slice);
         self.door.deadline = watch.deadline;
         let ran = self.traffic(&mut watch, shared);
         watch.stop_traffic(&mut self.door.sample);
@@ -119,6 +118,12 @@ impl Door {
         self.sample.latency.record(latency);
         self.sample.finished_at_all += 1;
         self.sample.finished += u64::from(now < self.deadline);
+    }
+}
+
+impl Measuring for Door {
+    fn sample(&mut self) -> &mut Sample {
+        &mut self.sample
     }
 }
 

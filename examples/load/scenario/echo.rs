@@ -1,23 +1,20 @@
 //! `echo`: each message comes back to its sender. In a closed loop the echo releases the next message; in an open loop messages
 //! are sent at their time, whether or not the server keeps up.
 
-use super::{Crowd, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
-use crate::clock::{self, MICROSECOND, MILLISECOND, Nanos, SECOND};
+use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::latency::Latency;
 use crate::sample::{Extra, Fault, Sample};
 use ikisocket::protocol::Payload;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A server that is further behind than so many messages, in open loop, will not catch up.
 const MAX_BACKLOG: u64 = 1_000_000;
 /// Sleeping is as precise as this; shorter waits are spent awake.
 const SLEEP_PRECISION: Nanos = MILLISECOND + MILLISECOND / 5;
-/// To look for events and find none takes no longer; if it did, the thread was kept from its core meanwhile.
-const LONGEST_LOOK: Nanos = 5 * MICROSECOND;
 
 pub struct Echo {
     fleet: Fleet<Lane>,
@@ -81,11 +78,13 @@ impl Echo {
             }
         }
         self.fleet.flush(&mut self.exchange);
-        while clock::now() < watch.deadline && !self.fleet.is_empty() && !shared.is_interrupted() {
-            self.fleet.turn(watch.patience(clock::now()), &mut self.exchange)?;
-            watch.note(clock::now(), &mut self.exchange.sample, shared);
+        loop {
+            let now = clock::now();
+            if now >= watch.deadline || self.fleet.is_empty() || shared.is_interrupted() {
+                return Ok(());
+            }
+            watch.turn(&mut self.fleet, &mut self.exchange, now, Nanos::MAX, shared)?;
         }
-        Ok(())
     }
 
     /// Message `i` is due at `i / rate`, on one connection after the other, however the server fares.
@@ -114,15 +113,9 @@ impl Echo {
                 self.exchange.sample.fault(Fault::Overloaded, 1);
                 return Ok(lag);
             }
-            let until_due =
-                Duration::from_millis(due.saturating_sub(now).saturating_sub(SLEEP_PRECISION) / MILLISECOND);
-            let is_awake = until_due.is_zero();
-            let anything = self.fleet.turn(until_due.min(watch.patience(now)), &mut self.exchange)?;
-            let after = clock::now();
-            if is_awake && !anything {
-                watch.spun += (after - now).min(LONGEST_LOOK);
-            }
-            watch.note(after, &mut self.exchange.sample, shared);
+            // In whole milliseconds, as epoll rounds them up.
+            let sleep = due.saturating_sub(now).saturating_sub(SLEEP_PRECISION) / MILLISECOND * MILLISECOND;
+            watch.turn(&mut self.fleet, &mut self.exchange, now, sleep, shared)?;
         }
     }
 }
@@ -142,7 +135,7 @@ impl Scenario for Echo {
     }
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
-        let mut watch = Stopwatch::start(slice.length);
+        let mut watch = Stopwatch::start(slice);
         self.exchange.is_running = true;
         self.exchange.open_loop = slice.rate.is_some();
         self.exchange.deadline = watch.deadline;
@@ -201,6 +194,12 @@ impl Exchange {
     fn send(&mut self, connection: &mut Connection<Lane>, intended: Nanos, sent: Nanos) {
         connection.data.flying.push_back(Flight { intended, sent });
         connection.owe(1);
+    }
+}
+
+impl Measuring for Exchange {
+    fn sample(&mut self) -> &mut Sample {
+        &mut self.sample
     }
 }
 

@@ -1,6 +1,6 @@
 //! `idle`: connections that say nothing. Pings are answered, so that the server keeps them.
 
-use super::{Crowd, Scenario, Setup, Shared, Slice, Stopwatch, close_all};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all};
 use crate::client::{Connection, End, Failure, Fleet, Listener};
 use crate::clock::{self, Nanos};
 use crate::sample::{Count, Sample};
@@ -29,13 +29,13 @@ impl Scenario for Idle {
     }
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
-        let mut watch = Stopwatch::start(slice.length);
+        let mut watch = Stopwatch::start(slice);
         loop {
             let now = clock::now();
             if now >= watch.deadline || shared.is_interrupted() {
                 break;
             }
-            if let Err(error) = self.fleet.turn(watch.patience(now), &mut self.watch) {
+            if let Err(error) = watch.turn(&mut self.fleet, &mut self.watch, now, Nanos::MAX, shared) {
                 self.watch.sample.failure(&error);
                 break;
             }
@@ -49,6 +49,12 @@ impl Scenario for Idle {
 
     fn close(&mut self) {
         close_all(&mut self.fleet);
+    }
+}
+
+impl Measuring for Watch {
+    fn sample(&mut self) -> &mut Sample {
+        &mut self.sample
     }
 }
 

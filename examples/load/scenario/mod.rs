@@ -13,7 +13,7 @@ pub use idle::Idle;
 pub use stamp::STAMP_LEN;
 
 use crate::client::{Connection, End, Failure, Fleet, Listener, Shape, Tape, Target, Upgrade};
-use crate::clock::{self, MILLISECOND, Nanos, SECOND};
+use crate::clock::{self, MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::process::ThreadTime;
 use crate::sample::{Sample, ToolTime};
 use ikisocket::protocol::Payload;
@@ -28,6 +28,8 @@ pub const DRAIN: Nanos = 2 * SECOND;
 const GOODBYE: Nanos = SECOND;
 /// Upgrades under way at the same time while connections are set up: fewer than any listen queue holds.
 const OPENING_AT_ONCE: usize = 64;
+/// To look for events and find none takes no longer; if it did, the thread was kept from its core meanwhile.
+const LONGEST_LOOK: Nanos = 5 * MICROSECOND;
 /// The longest wait: so soon Ctrl-C is noticed.
 const LONGEST_WAIT: Nanos = 50 * MILLISECOND;
 
@@ -39,6 +41,8 @@ pub struct Slice {
     pub rate: Option<f64>,
     /// `slow-reader`: whether the slow one has stopped reading.
     pub stalled: bool,
+    /// Never sleep.
+    pub spins: bool,
 }
 
 /// What the threads share with the one that waits for them.
@@ -159,29 +163,57 @@ fn close_all<T>(fleet: &mut Fleet<T>) {
     }
 }
 
+/// A listener that counts.
+trait Measuring {
+    fn sample(&mut self) -> &mut Sample;
+}
+
 /// Time and CPU of a slice, as it goes.
 struct Stopwatch {
     begin: Nanos,
     /// From then on nothing new is sent.
     deadline: Nanos,
     tool_at_begin: ThreadTime,
+    spins: bool,
     spun: Nanos,
     /// Finished when it was last looked at.
     seen: u64,
 }
 
 impl Stopwatch {
-    fn start(length: Nanos) -> Stopwatch {
+    fn start(slice: &Slice) -> Stopwatch {
         let begin = clock::now();
-        Stopwatch { begin, deadline: begin + length, tool_at_begin: ThreadTime::of_this_thread(), spun: 0, seen: 0 }
+        Stopwatch {
+            begin,
+            deadline: begin + slice.length,
+            tool_at_begin: ThreadTime::of_this_thread(),
+            spins: slice.spins,
+            spun: 0,
+            seen: 0,
+        }
     }
 
-    /// How long a turn may wait at `now` if nothing else is due.
-    fn patience(&self, now: Nanos) -> Duration {
-        Duration::from_nanos(self.deadline.saturating_sub(now).min(LONGEST_WAIT))
+    /// One turn of the fleet, which begins at `now`, waits no longer than `at_most`, and is noted in the timeline.
+    fn turn<L: Listener + Measuring>(
+        &mut self,
+        fleet: &mut Fleet<L::Data>,
+        listener: &mut L,
+        now: Nanos,
+        at_most: Nanos,
+        shared: &Shared,
+    ) -> io::Result<()> {
+        let until_deadline = self.deadline.saturating_sub(now);
+        let wait = if self.spins { 0 } else { at_most.min(until_deadline).min(LONGEST_WAIT) };
+        let anything = fleet.turn(Duration::from_nanos(wait), listener)?;
+        let after = clock::now();
+        if wait == 0 && !anything {
+            self.spun += (after - now).min(LONGEST_LOOK);
+        }
+        self.note(after, listener.sample(), shared);
+        Ok(())
     }
 
-    /// To be called once a turn, for the timeline and the progress display.
+    /// For the timeline and the progress display.
     fn note(&mut self, now: Nanos, sample: &mut Sample, shared: &Shared) {
         let finished = sample.finished_at_all;
         if finished > self.seen && now < self.deadline {
