@@ -203,7 +203,8 @@ impl Timeline {
     pub fn rates(&self, elapsed: Nanos) -> Vec<f64> {
         let whole = (elapsed / Self::BIN) as usize;
         let per_second = SECOND as f64 / Self::BIN as f64;
-        self.0.iter().take(whole).map(|&finished| finished as f64 * per_second).collect()
+        let finished = |bin| self.0.get(bin).copied().unwrap_or(0);
+        (0..whole).map(|bin| finished(bin) as f64 * per_second).collect()
     }
 
     fn merge(&mut self, other: &Timeline) {
@@ -230,7 +231,7 @@ mod tests {
         let mut sum = sample(10);
         sum.merge_parallel(&sample(30));
         assert_eq!((sum.rate(), sum.faults[&Fault::Lost]), (40.0, 2));
-        assert_eq!(sum.timeline.rates(SECOND), [400.0]);
+        assert_eq!(sum.timeline.rates(SECOND)[..2], [400.0, 0.0]);
     }
 
     #[test]

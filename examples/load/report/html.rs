@@ -95,45 +95,59 @@ fn row(distribution: &Distribution) -> String {
     format!("<tr><th>{}</th>{cells}</tr>", escape(distribution.label))
 }
 
+/// A distribution as it is drawn.
+struct Curve {
+    /// Whose it is.
+    series: usize,
+    is_uncorrected: bool,
+    /// (percentile, time)
+    points: Vec<(f64, u64)>,
+}
+
+/// The curves of all main distributions, and of what they would be uncorrected.
+fn curves(report: &Report) -> Vec<Curve> {
+    let mut curves = Vec::new();
+    for (series, measured) in report.measured.iter().enumerate() {
+        for one in &measured.distributions {
+            if ["latency", "latency_uncorrected"].contains(&one.key) {
+                curves.push(Curve { series, is_uncorrected: one.key != "latency", points: one.latency.curve() });
+            }
+        }
+    }
+    curves
+}
+
 /// The curve of the percentiles: 90 %, 99 %, 99.9 % … at equal distances, so that the rare cases have room.
 fn write_latency(report: &Report, body: &mut String) {
-    let is_shown = |one: &&Distribution| ["latency", "latency_uncorrected"].contains(&one.key);
-    let curves: Vec<(usize, &Distribution, Vec<(f64, u64)>)> = (report.measured.iter().enumerate())
-        .flat_map(|(series, measured)| measured.distributions.iter().filter(is_shown).map(move |one| (series, one)))
-        .map(|(series, one)| (series, one, one.latency.curve()))
-        .collect();
-    let times = || curves.iter().flat_map(|(_, _, curve)| curve.iter().map(|&(_, time)| time as f64));
+    let curves = curves(report);
+    let times = || curves.iter().flat_map(|curve| curve.points.iter().map(|&(_, time)| time as f64));
     let (least, most) = (times().fold(f64::INFINITY, f64::min), times().fold(0.0, f64::max));
     if most == 0.0 {
         return;
     }
     let nines = |percentile: f64| -(1.0 - percentile / 100.0).max(10f64.powf(-MOST_NINES)).log10();
-    let points = || curves.iter().flat_map(|(_, _, curve)| curve.iter().map(|&(percentile, _)| nines(percentile)));
-    let widest = points().fold(1.0, f64::max);
+    let all = curves.iter().flat_map(|curve| curve.points.iter().map(|&(percentile, _)| nines(percentile)));
+    let widest = all.fold(1.0, f64::max);
     let x_ticks: Vec<Tick> = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999]
         .into_iter()
         .filter(|&percentile| nines(percentile) <= widest + 1e-9)
         .map(|percentile| Tick { at: nines(percentile) / widest, label: format!("{percentile} %") })
         .collect();
     let (y_ticks, low, high) = log_ticks(least, most, short_time);
-    let lines: Vec<Line> = curves
-        .iter()
-        .map(|(series, one, curve)| Line {
-            series: *series,
-            is_dashed: one.key != "latency",
-            is_filled: false,
-            points: curve
-                .iter()
-                .map(|&(percentile, time)| {
-                    (nines(percentile) / widest, ((time.max(1) as f64).log10() - low) / (high - low))
-                })
-                .collect(),
-        })
-        .collect();
+    let place = |&(percentile, time): &(f64, u64)| {
+        (nines(percentile) / widest, ((time.max(1) as f64).log10() - low) / (high - low))
+    };
+    let line = |curve: &Curve| Line {
+        series: curve.series,
+        is_dashed: curve.is_uncorrected,
+        is_filled: false,
+        points: curve.points.iter().map(place).collect(),
+    };
+    let lines: Vec<Line> = curves.iter().map(line).collect();
     let _ = writeln!(
         body,
         "<section><h2>Latency</h2><p>So many percent took no longer than this. {}</p>{}</section>",
-        legend(report, curves.iter().any(|(_, one, _)| one.key != "latency")),
+        legend(report, curves.iter().any(|curve| curve.is_uncorrected)),
         chart("Latency by percentile", &x_ticks, &y_ticks, &lines)
     );
 }

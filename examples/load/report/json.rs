@@ -1,6 +1,6 @@
 //! The report for programs. Keys stay; times are in nanoseconds, sizes in bytes, shares between 0 and 1.
 
-use super::{Distribution, Fact, Measured, Report, Step};
+use super::{Distribution, Fact, Measured, Report, Step, Unit};
 use crate::compare::{Comparison, Ratio};
 use crate::latency::PERCENTILES;
 use serde_json::{Map, Value, json};
@@ -64,6 +64,7 @@ fn comparison(comparison: &Comparison) -> Value {
 
 fn add_facts(out: &mut Value, facts: &[Fact]) {
     for fact in facts {
-        out[fact.key] = json!(fact.value);
+        let is_whole = matches!(fact.unit, Unit::Count | Unit::Bytes) && fact.value.fract() == 0.0;
+        out[fact.key] = if is_whole { json!(fact.value as i64) } else { json!(fact.value) };
     }
 }
