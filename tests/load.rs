@@ -242,7 +242,7 @@ fn two_servers_are_compared_and_the_limit_decides_the_exit_code() {
     }
     let output = run(&format!("{line} --at-most 0.01"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("server CPU for each at most 0.01 times that of B: NO"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--at-most 0.01 (server CPU for each): EXCEEDED"));
 }
 
 #[test]

@@ -241,9 +241,12 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     );
     if let Some(limit) = comparison.at_most {
         let (what, _) = comparison.limited();
-        let (class, verdict) = if comparison.is_exceeded() { ("note fault", "no") } else { ("note good", "yes") };
-        let _ =
-            write!(body, "<p class=\"{class}\">{what} for each at most {limit} times that of B: <b>{verdict}</b></p>");
+        let (class, verdict) = if comparison.is_exceeded() {
+            ("note fault", "exceeded")
+        } else {
+            ("note good", "not exceeded with confidence")
+        };
+        let _ = write!(body, "<p class=\"{class}\">At most {limit} ({what} for each): <b>{verdict}</b></p>");
     }
     body.push_str("</section>\n");
 }

@@ -135,6 +135,12 @@ impl Scenario for Echo {
     }
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
+        if self.exchange.outstanding > 0 {
+            // What a slice before left behind that was too much must not count in this one.
+            let _ = drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0);
+            self.exchange.sample = Sample::new();
+            self.exchange.uncorrected = Latency::new();
+        }
         let mut watch = Stopwatch::start(slice);
         self.exchange.is_running = true;
         self.exchange.open_loop = slice.rate.is_some();
