@@ -429,7 +429,7 @@ OPTIONS
     --against URL      a second server, in alternating slices: A B, B A, A B, ...
     --against-pid PID
     --slices N         in all [40]
-    --slice TIME       [250ms]
+    --slice TIME       [250ms], behind 50 ms that are not measured
     --at-most X        exit code 1 if A's CPU per message (without pids: time per message) is, with 95 %
                        confidence, more than X times B's
   Output
