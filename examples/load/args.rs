@@ -1,0 +1,525 @@
+//! The command line: what can be asked for, within which bounds.
+
+use crate::client::{Shape, TargetError, Upgrade, Url};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The bounds: a mistyped figure must not take the machine down, or run overnight.
+const MAX_DURATION: Duration = Duration::from_secs(600);
+const MAX_CONNECTIONS: usize = 100_000;
+const MAX_IN_FLIGHT: usize = 10_000;
+const MAX_SIZE: usize = 16 * 1024 * 1024;
+const MAX_RATE: f64 = 10_000_000.0;
+const MAX_THREADS: usize = 64;
+/// Fewer pairs of slices allow no statement with 95 % confidence.
+const MIN_SLICES: usize = 12;
+const SHORTEST_SLICE: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScenarioName {
+    Echo,
+    Broadcast,
+    Idle,
+    Connect,
+    Churn,
+    SlowReader,
+    Search,
+}
+
+impl ScenarioName {
+    pub const ALL: [ScenarioName; 7] = [
+        ScenarioName::Echo,
+        ScenarioName::Broadcast,
+        ScenarioName::Idle,
+        ScenarioName::Connect,
+        ScenarioName::Churn,
+        ScenarioName::SlowReader,
+        ScenarioName::Search,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScenarioName::Echo => "echo",
+            ScenarioName::Broadcast => "broadcast",
+            ScenarioName::Idle => "idle",
+            ScenarioName::Connect => "connect",
+            ScenarioName::Churn => "churn",
+            ScenarioName::SlowReader => "slow-reader",
+            ScenarioName::Search => "search",
+        }
+    }
+
+    fn default_connections(self) -> usize {
+        match self {
+            ScenarioName::Idle => 1000,
+            ScenarioName::Connect | ScenarioName::Churn => 16,
+            _ => 100,
+        }
+    }
+
+    /// One message concerns all connections, so they share a thread and its clock.
+    pub fn is_broadcast(self) -> bool {
+        matches!(self, ScenarioName::Broadcast | ScenarioName::SlowReader)
+    }
+
+    fn can_compare(self) -> bool {
+        matches!(self, ScenarioName::Echo | ScenarioName::Broadcast | ScenarioName::Connect | ScenarioName::Churn)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub scenario: ScenarioName,
+    pub url: Url,
+    pub pid: Option<u32>,
+    pub against: Option<Url>,
+    pub against_pid: Option<u32>,
+    pub at_most: Option<f64>,
+    pub slices: usize,
+    pub slice: Duration,
+    pub connections: usize,
+    pub ramp_up: Option<f64>,
+    pub threads: usize,
+    pub spin: bool,
+    pub in_flight: Option<usize>,
+    pub rate: Option<f64>,
+    pub publishers: usize,
+    pub at_once: usize,
+    pub messages: usize,
+    pub p99: Duration,
+    pub step: Duration,
+    pub duration: Duration,
+    pub warm_up: Duration,
+    pub shape: Shape,
+    pub verify: bool,
+    pub upgrade: Upgrade,
+    pub json: Option<PathBuf>,
+    pub html: Option<PathBuf>,
+    pub allow_remote: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Options>),
+    Help,
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum ArgsError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Url(#[from] TargetError),
+}
+
+impl From<lexopt::Error> for ArgsError {
+    fn from(error: lexopt::Error) -> ArgsError {
+        ArgsError::Usage(error.to_string())
+    }
+}
+
+fn usage(text: impl fmt::Display) -> ArgsError {
+    ArgsError::Usage(text.to_string())
+}
+
+/// Reads the command line, which begins behind the program's name.
+pub fn parse<I>(args: I) -> Result<Command, ArgsError>
+where
+    I: IntoIterator,
+    I::Item: Into<std::ffi::OsString>,
+{
+    use lexopt::prelude::*;
+
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut words: Vec<String> = Vec::new();
+    let (mut pid, mut against, mut against_pid, mut at_most) = (None, None, None, None);
+    let (mut slices, mut slice, mut duration) = (None, Duration::from_millis(250), None);
+    let (mut connections, mut ramp_up, mut threads) = (None, None, 1);
+    let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) = (None, None, 1, 1, 10);
+    let (mut p99, mut step, mut warm_up) =
+        (Duration::from_millis(1), Duration::from_secs(1), Duration::from_millis(500));
+    let (mut text, mut sizes, mut verify, mut spin) = (false, None, false, false);
+    let mut upgrade = Upgrade::default();
+    let (mut json, mut html, mut allow_remote) = (None, None, false);
+
+    while let Some(arg) = parser.next()? {
+        let option = match arg {
+            Value(word) => {
+                words.push(word.string()?);
+                continue;
+            }
+            Short('h') => return Ok(Command::Help),
+            Short(letter) => return Err(usage(format!("there is no option -{letter}; see --help"))),
+            Long(option) => option.to_owned(),
+        };
+        let mut given = |what: &str| -> Result<Given, ArgsError> {
+            let text = parser.value()?.string()?;
+            Ok(Given { option: option.clone(), what: what.to_owned(), text })
+        };
+        match option.as_str() {
+            "help" => return Ok(Command::Help),
+            "pid" => pid = Some(given("a process id")?.parse()?),
+            "against" => against = Some(Url::parse(&given("a URL")?.text)?),
+            "against-pid" => against_pid = Some(given("a process id")?.parse()?),
+            "at-most" => at_most = Some(given("a ratio such as 1.05")?.within(0.01..=1000.0)?),
+            "slices" => slices = Some(given("an even number")?.within(2..=10_000)?),
+            "slice" => slice = given("a time")?.duration()?,
+            "connections" => connections = Some(given("a number")?.within(1..=MAX_CONNECTIONS)?),
+            "ramp-up" => ramp_up = Some(given("connections per second")?.within(0.1..=MAX_RATE)?),
+            "threads" => threads = given("a number")?.within(1..=MAX_THREADS)?,
+            "in-flight" => in_flight = Some(given("a number")?.within(1..=MAX_IN_FLIGHT)?),
+            "rate" => rate = Some(given("messages per second")?.within(0.1..=MAX_RATE)?),
+            "publishers" => publishers = given("a number")?.within(1..=MAX_PUBLISHERS)?,
+            "at-once" => at_once = given("a number")?.within(1..=MAX_IN_FLIGHT)?,
+            "messages" => messages = given("a number")?.within(1..=MAX_IN_FLIGHT)?,
+            "p99" => p99 = given("a time")?.duration()?,
+            "step" => step = given("a time")?.duration()?,
+            "duration" => duration = Some(given("a time")?.duration()?),
+            "warm-up" => warm_up = given("a time")?.duration()?,
+            "spin" => spin = true,
+            "text" => text = true,
+            "binary" => text = false,
+            "size" => sizes = Some(given("a size or a range")?.sizes()?),
+            "verify" => verify = true,
+            "subprotocol" => upgrade.subprotocol = Some(given("a name")?.header_value()?),
+            "header" => upgrade.headers.push(given("a header")?.header()?),
+            "json" => json = Some(given("a file")?.text.into()),
+            "html" => html = Some(given("a file")?.text.into()),
+            "allow-remote" => allow_remote = true,
+            other => return Err(usage(format!("there is no option --{other}; see --help"))),
+        }
+    }
+
+    let [scenario, url] = &words[..] else {
+        return Err(usage("usage: load SCENARIO URL [OPTIONS]; see --help"));
+    };
+    let Some(scenario) = ScenarioName::ALL.into_iter().find(|one| one.as_str() == scenario) else {
+        let all = ScenarioName::ALL.map(ScenarioName::as_str).join(", ");
+        return Err(usage(format!("there is no scenario {scenario:?}; there are: {all}")));
+    };
+    let default_size = if scenario.is_broadcast() { 64 } else { 20 };
+    let slices = slices.unwrap_or_else(|| match duration {
+        Some(duration) => duration.div_duration_f64(slice).round() as usize / 2 * 2,
+        None => 40,
+    });
+    let options = Options {
+        scenario,
+        url: Url::parse(url)?,
+        pid,
+        against,
+        against_pid,
+        at_most,
+        slices,
+        slice,
+        connections: connections.unwrap_or_else(|| scenario.default_connections()),
+        ramp_up,
+        threads,
+        spin,
+        in_flight,
+        rate,
+        publishers,
+        at_once,
+        messages,
+        p99,
+        step,
+        duration: duration.unwrap_or(Duration::from_secs(10)),
+        warm_up,
+        shape: Shape { text, sizes: sizes.unwrap_or(default_size..=default_size), distinct: verify },
+        verify,
+        upgrade,
+        json,
+        html,
+        allow_remote,
+    };
+    check(&options)?;
+    Ok(Command::Run(Box::new(options)))
+}
+
+/// As many publishers as a stamp can tell apart.
+const MAX_PUBLISHERS: usize = 1 << 14;
+
+/// What fits each by itself, but not together.
+fn check(options: &Options) -> Result<(), ArgsError> {
+    let scenario = options.scenario;
+    let name = scenario.as_str();
+    if options.against.is_none() {
+        if options.against_pid.is_some() || options.at_most.is_some() {
+            return Err(usage("--against-pid and --at-most belong to --against"));
+        }
+    } else {
+        if !scenario.can_compare() {
+            return Err(usage(format!("{name} cannot be used with --against: echo, broadcast, connect and churn can")));
+        }
+        if options.slices % 2 == 1 {
+            return Err(usage("--slices must be even: they come in pairs"));
+        }
+        if options.slices < MIN_SLICES {
+            return Err(usage(format!(
+                "--against needs at least {MIN_SLICES} slices, else nothing is known with confidence"
+            )));
+        }
+        if options.slice < SHORTEST_SLICE || options.slice * options.slices as u32 > MAX_DURATION {
+            return Err(usage("--slice must be at least 10 ms, and all slices together no longer than 10 minutes"));
+        }
+        if options.at_most.is_some() && options.pid.is_some() != options.against_pid.is_some() {
+            return Err(usage("--at-most compares CPU time with both --pid and --against-pid, or time with neither"));
+        }
+    }
+    for (option, duration) in
+        [("duration", options.duration), ("warm-up", options.warm_up), ("step", options.step), ("p99", options.p99)]
+    {
+        if duration > MAX_DURATION {
+            return Err(usage(format!("--{option}: at most {} s", MAX_DURATION.as_secs())));
+        }
+    }
+    if options.duration.is_zero() || options.step.is_zero() || options.p99.is_zero() {
+        return Err(usage("--duration, --step and --p99 must be longer than nothing"));
+    }
+    if options.threads > options.connections {
+        return Err(usage("--threads: no more than connections"));
+    }
+    if scenario.is_broadcast() {
+        if options.threads > 1 {
+            return Err(usage(format!("{name} runs on one thread: its receivers share a clock")));
+        }
+        if *options.shape.sizes.start() < crate::scenario::STAMP_LEN {
+            let least = crate::scenario::STAMP_LEN;
+            return Err(usage(format!("{name} needs --size of at least {least}: each message carries its number")));
+        }
+        if options.publishers > options.connections {
+            return Err(usage("--publishers: no more than connections"));
+        }
+    }
+    if options.ramp_up.is_some() && matches!(scenario, ScenarioName::Connect | ScenarioName::Churn) {
+        return Err(usage(format!("{name} connects as fast as it can: it has no --ramp-up")));
+    }
+    if options.rate.is_some() && !matches!(scenario, ScenarioName::Echo | ScenarioName::Search) {
+        return Err(usage(format!("{name} has no --rate; echo has")));
+    }
+    Ok(())
+}
+
+/// The value of an option.
+struct Given {
+    option: String,
+    what: String,
+    text: String,
+}
+
+impl Given {
+    fn wrong(&self) -> ArgsError {
+        usage(format!("--{} {:?}: not {}", self.option, self.text, self.what))
+    }
+
+    fn parse<V: FromStr>(&self) -> Result<V, ArgsError> {
+        self.text.parse().map_err(|_| self.wrong())
+    }
+
+    fn within<V: FromStr + PartialOrd + fmt::Display>(&self, range: RangeInclusive<V>) -> Result<V, ArgsError> {
+        let value = self.parse()?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(usage(format!("--{} {}: it can be {} to {}", self.option, value, range.start(), range.end())))
+    }
+
+    /// Seconds, or with a unit: `10`, `0.25`, `10s`, `250ms`, `500us`.
+    fn duration(&self) -> Result<Duration, ArgsError> {
+        let text = self.text.trim();
+        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+        let scale = match unit {
+            "" | "s" => 1.0,
+            "ms" => 1e-3,
+            "us" => 1e-6,
+            "min" | "m" => 60.0,
+            _ => return Err(self.wrong()),
+        };
+        let seconds: f64 = number.trim().parse().map_err(|_| self.wrong())?;
+        Duration::try_from_secs_f64(seconds * scale).map_err(|_| self.wrong())
+    }
+
+    /// Bytes: `20`, `16k`, `1m`, or a range of them: `20-1k`.
+    fn sizes(&self) -> Result<RangeInclusive<usize>, ArgsError> {
+        let size = |text: &str| {
+            let lower = text.trim().to_ascii_lowercase();
+            let (number, scale) = match lower.trim_end_matches("ib").strip_suffix(['k', 'm']) {
+                Some(number) => (number, if lower.contains('k') { 1024 } else { 1024 * 1024 }),
+                None => (lower.as_str(), 1),
+            };
+            let size = number.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(scale));
+            size.ok_or_else(|| self.wrong())
+        };
+        let (low, high) = self.text.split_once('-').unwrap_or((&self.text, &self.text));
+        let (low, high) = (size(low)?, size(high)?);
+        if low > high {
+            return Err(self.wrong());
+        }
+        if high > MAX_SIZE {
+            return Err(usage(format!("--size: at most {MAX_SIZE} bytes")));
+        }
+        Ok(low..=high)
+    }
+
+    /// `Name: value`
+    fn header(&self) -> Result<(String, String), ArgsError> {
+        let (name, _) = self.text.split_once(':').ok_or_else(|| self.wrong())?;
+        let value = self.header_value()?[name.len() + 1..].trim().to_owned();
+        if !ikisocket::handshake::is_token(name) {
+            return Err(self.wrong());
+        }
+        Ok((name.to_owned(), value))
+    }
+
+    /// Something that cannot break out of its header.
+    fn header_value(&self) -> Result<String, ArgsError> {
+        if self.text.chars().any(char::is_control) {
+            return Err(self.wrong());
+        }
+        Ok(self.text.clone())
+    }
+}
+
+pub const HELP: &str = "\
+load: load for a WebSocket server, and honest figures about it.
+
+    cargo run --release --example load -- SCENARIO URL [OPTIONS]
+
+SCENARIOS
+    echo         a message comes back to its sender; closed loop, or open loop with --rate
+    broadcast    a message goes to all connections, its sender included; loss and order are checked
+    idle         hold connections; with --pid: the server's memory for each
+    connect      upgrade storm: connect, upgrade, close, again
+    churn        connect, exchange --messages, close, again
+    slow-reader  a broadcast without and with one reader that has stopped reading
+    search       the highest rate of echoes at which the 99th percentile stays under --p99
+
+URL              ws://host:port/path
+
+OPTIONS
+  Load
+    --connections N    [100; idle: 1000; connect, churn: 16]
+    --in-flight N      messages under way on each connection [1; with --rate: no limit]
+    --rate R           open loop: R messages per second over all connections, at their time
+    --publishers N     broadcast: of the connections, so many send [1]
+    --at-once N        broadcast: so many are under way at the same time [1]
+    --messages N       churn: messages on each connection [10]
+    --p99 TIME         search: the limit [1ms]
+    --step TIME        search: how long each rate is tried [1s]
+    --ramp-up R        at most R new connections per second
+    --threads N        threads of this tool [1]
+    --spin             never sleep. On one machine a server pays for waking this tool whenever it sleeps, which can be a
+                       fifth of its work; then it does not. Only with a core for each thread
+  Messages
+    --binary, --text   [binary]
+    --size N | A-B     bytes, or random sizes from A to B; 16k = 16384 [20; broadcasts: 64]
+    --verify           compare each echo with what was sent
+    --subprotocol NAME
+    --header 'Name: value'
+  Time (10, 0.25, 10s, 250ms)
+    --duration TIME    [10s], at most 10 minutes
+    --warm-up TIME     traffic before the measurement [500ms]
+  The server
+    --pid PID          its process: CPU per message and memory
+    --allow-remote     an address that is not loopback
+  Comparing two servers
+    --against URL      a second server, in alternating slices: A B, B A, A B, ...
+    --against-pid PID
+    --slices N         in all [40]
+    --slice TIME       [250ms], behind 50 ms that are not measured
+    --at-most X        exit code 1 if A's CPU per message (without pids: time per message) is, with 95 %
+                       confidence, more than X times B's
+  Output
+    --json FILE        all figures; - for stdout
+    --html FILE        one page with the curves, for a browser
+
+LATENCY is from when a message should have been sent to when its answer was read. In open loop `uncorrected` stands beside it:
+from when the message was really handed to the socket, which hides the time that it had to wait for that.
+
+HOW FAR TO TRUST IT. The tool says when itself was the bottleneck. Give it a core of its own: taskset -c 1 load ..., with the
+server on another one. On a machine that is shared, or changes its clock, absolute figures mean little: compare two servers in
+one run with --against, whose slices feel the same machine, and look at the interval of the ratio. To know the noise, compare a
+server with itself.
+
+EXIT CODE   0: measured. 1: measured, but --at-most was exceeded, or something was lost, wrong or broken. 2: not measured.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Result<Options, ArgsError> {
+        match parse(line.split_whitespace())? {
+            Command::Run(options) => Ok(*options),
+            Command::Help => panic!("help"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        options(line).expect_err(line).to_string()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let options = options("echo ws://localhost:1/").unwrap();
+        assert_eq!((options.connections, options.threads, options.slices), (100, 1, 40));
+        assert_eq!((options.duration, options.slice), (Duration::from_secs(10), Duration::from_millis(250)));
+        assert_eq!((options.shape.sizes, options.shape.text), (20..=20, false));
+    }
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        let options =
+            options("echo ws://l/ --duration 1.5 --warm-up=250ms --p99 500us --size 1k-2KiB --rate 1e3").unwrap();
+        assert_eq!(options.duration, Duration::from_millis(1500));
+        assert_eq!(options.warm_up, Duration::from_millis(250));
+        assert_eq!(options.p99, Duration::from_micros(500));
+        assert_eq!(options.shape.sizes, 1024..=2048);
+        assert_eq!(options.rate, Some(1000.0));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (line, part) in [
+            ("echo", "usage"),
+            ("ping ws://l/", "there is no scenario"),
+            ("echo ws://l/ --conections 3", "--conections"),
+            ("echo ws://l/ --connections 0", "--connections 0: it can be 1 to"),
+            ("echo ws://l/ --connections x", "not a number"),
+            ("echo ws://l/ --duration 11min", "at most 600 s"),
+            ("echo ws://l/ --duration -1", "--duration"),
+            ("echo ws://l/ --duration nan", "--duration"),
+            ("echo ws://l/ --size 9-3", "--size"),
+            ("echo ws://l/ --size 1g", "--size"),
+            ("echo ws://l/ --header X", "--header"),
+            ("echo ws://l/ --at-most 1.1", "belong to --against"),
+            ("idle ws://l/ --against ws://m/", "cannot be used with --against"),
+            ("echo ws://l/ --against ws://m/ --slices 13", "even"),
+            ("echo ws://l/ --against ws://m/ --slices 4", "at least 12"),
+            ("echo ws://l/ --against ws://m/ --at-most 1 --pid 1", "both"),
+            ("broadcast ws://l/ --size 3", "carries its number"),
+            ("broadcast ws://l/ --threads 2", "one thread"),
+            ("connect ws://l/ --rate 5", "no --rate"),
+            ("echo http://l/", "ws://"),
+        ] {
+            assert!(error(line).contains(part), "{line}: {}", error(line));
+        }
+        let split = parse(["echo", "ws://l/", "--header", "A: b\r\nC: d"]);
+        assert!(split.is_err(), "a header cannot smuggle in another one");
+    }
+
+    #[test]
+    fn every_option_is_in_the_help() {
+        let source = include_str!("args.rs");
+        let options = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
+        let is_option = |name: &&str| name.len() > 3 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        let names: Vec<&str> = options.map(|(name, _)| name).filter(is_option).filter(|&name| name != "help").collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names.into_iter().filter(|&name| name != "help" && name != "min") {
+            assert!(HELP.contains(&format!("--{name}")), "--{name}");
+        }
+    }
+}

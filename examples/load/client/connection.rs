@@ -1,0 +1,187 @@
+//! One connection: the upgrade, what is to be sent, what was received. Knows no poll and no other connection.
+
+use super::handshake::{Upgrade, new_key};
+use super::tape::{Cursor, Tape, encode_masked};
+use super::{Failure, Listener, Target};
+use crate::clock::Nanos;
+use ikisocket::protocol::{CloseFrame, Decoded, Decoder, Opcode, Rules};
+use mio::net::TcpStream;
+use std::io::{self, Write};
+
+/// A connection, with the `data` that a scenario keeps for it.
+pub struct Connection<T> {
+    pub data: T,
+    /// Its place in the fleet; free for another one when it is gone.
+    pub token: usize,
+    pub(super) stream: TcpStream,
+    phase: Phase,
+    decoder: Decoder,
+    /// Frames that are not on the tape: they go out as soon as no other frame is begun.
+    queued: Vec<u8>,
+    cursor: Cursor,
+    /// Already on the fleet's list of those to write to.
+    pub(super) is_dirty: bool,
+    /// Does not read.
+    pub(super) is_stalled: bool,
+}
+
+enum Phase {
+    /// From connect(2) to the end of the server's answer.
+    Opening {
+        since: Nanos,
+        key: String,
+        answer: Vec<u8>,
+    },
+    Open,
+    /// Our Close frame is queued; the server's is not here yet.
+    Closing,
+}
+
+/// Why a connection is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// We closed it, and the server agreed.
+    Closed,
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for End {
+    fn from(failure: E) -> End {
+        End::Failed(failure.into())
+    }
+}
+
+impl<T> Connection<T> {
+    pub(super) fn new(
+        stream: TcpStream,
+        token: usize,
+        target: &Target,
+        upgrade: &Upgrade,
+        data: T,
+        now: Nanos,
+    ) -> Self {
+        let key = new_key();
+        Connection {
+            data,
+            token,
+            stream,
+            queued: upgrade.request(&target.url, &key),
+            phase: Phase::Opening { since: now, key, answer: Vec::new() },
+            decoder: Decoder::new(),
+            cursor: Cursor::default(),
+            is_dirty: false,
+            is_stalled: false,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// When the connecting began, if it has not ended.
+    pub fn opening_since(&self) -> Option<Nanos> {
+        match self.phase {
+            Phase::Opening { since, .. } => Some(since),
+            Phase::Open | Phase::Closing => None,
+        }
+    }
+
+    /// The tape is sent from this frame on.
+    pub fn start_at(&mut self, frame: usize) {
+        self.cursor = Cursor::at(frame);
+    }
+
+    /// The next `frames` of the tape are to be sent.
+    pub fn owe(&mut self, frames: usize) {
+        self.cursor.owe(frames);
+    }
+
+    /// A message that is not on the tape is to be sent.
+    pub fn send(&mut self, opcode: Opcode, payload: &[u8]) {
+        encode_masked(opcode, payload, &mut self.queued);
+    }
+
+    /// A Close frame is to be sent (an empty one: each server has an answer to it), and nothing more. The server's Close
+    /// frame ends the connection.
+    pub fn close(&mut self) {
+        if self.is_open() {
+            self.cursor.forget_unbegun();
+            self.send(Opcode::Close, &[]);
+            self.phase = Phase::Closing;
+        }
+    }
+
+    /// Writes what there is to write, until the socket takes no more.
+    pub(super) fn flush(&mut self, tape: &Tape) -> io::Result<()> {
+        loop {
+            let from_queue = !self.queued.is_empty() && !self.cursor.is_inside_a_frame();
+            let bytes = if from_queue {
+                &self.queued[..]
+            } else if self.cursor.is_done() {
+                return Ok(());
+            } else if self.queued.is_empty() {
+                self.cursor.bytes(tape)
+            } else {
+                self.cursor.rest_of_frame(tape)
+            };
+            let written = match self.stream.write(bytes) {
+                Ok(written) => written,
+                // Not connected: the upgrade request waits for the connection.
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let is_short = written < bytes.len();
+            if !from_queue {
+                self.cursor.advance(tape, written);
+            } else if is_short {
+                self.queued.drain(..written);
+            } else {
+                self.queued = Vec::new();
+            }
+            if is_short {
+                return Ok(()); // The socket is full; its readiness will come as an event.
+            }
+        }
+    }
+
+    /// Takes what was received at `now`, and tells the listener what it means.
+    pub(super) fn receive<L: Listener<Data = T>>(
+        &mut self,
+        mut input: &mut [u8],
+        now: Nanos,
+        (upgrade, rules): (&Upgrade, &Rules),
+        listener: &mut L,
+    ) -> Result<(), End> {
+        if let Phase::Opening { key, answer, .. } = &mut self.phase {
+            let before = answer.len();
+            answer.extend_from_slice(input);
+            let Some(length) = upgrade.check_answer(answer, key)? else {
+                return Ok(());
+            };
+            let taken = length.saturating_sub(before);
+            self.phase = Phase::Open;
+            listener.opened(self, now);
+            input = &mut input[taken..];
+        }
+        loop {
+            match self.decoder.decode(&mut input, rules) {
+                Ok(None) => return Ok(()),
+                Ok(Some(Decoded::Message(message))) => listener.message(self, message.payload(), now),
+                Ok(Some(Decoded::Ping(payload))) => self.send(Opcode::Pong, &payload),
+                Ok(Some(Decoded::Pong(_))) => {}
+                Ok(Some(Decoded::Close(_))) if !self.is_open() => return Err(End::Closed),
+                Ok(Some(Decoded::Close(close))) => return Err(Failure::Closed(describe(close)).into()),
+                Err(violation) => return Err(violation.into()),
+            }
+        }
+    }
+}
+
+fn describe(close: Option<CloseFrame<'_>>) -> String {
+    match close {
+        None => "an empty close frame".to_owned(),
+        Some(close) if close.reason.is_empty() => format!("code {}", close.code),
+        Some(close) => format!("code {}: {:?}", close.code, close.reason),
+    }
+}

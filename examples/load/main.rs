@@ -1,0 +1,107 @@
+//! Load for any WebSocket server, and honest figures about it.
+//!
+//! `cargo run --release --example load -- --help`, or `cargo install ikisocket --example load`
+//!
+//! Latencies are measured from when a message *should* have been sent (coordinated omission), the tool says when itself was the
+//! bottleneck, and two servers are compared in alternating slices of one run, because on a machine that is shared only
+//! ratios mean anything: its speed changes by more than the servers differ.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `args` | the command line |
+//! | `client` | connections: the handshake, frames, one mio poll |
+//! | `scenario` | what the connections do |
+//! | `crew` | the threads that do it |
+//! | `measure`, `search` | the phases of a run |
+//! | `sample`, `latency`, `process`, `clock` | what is measured |
+//! | `compare` | ratios of two servers |
+//! | `report`, `progress` | what is shown |
+
+mod args;
+mod client;
+mod clock;
+mod compare;
+mod crew;
+mod latency;
+mod measure;
+mod process;
+mod progress;
+mod report;
+mod sample;
+mod scenario;
+mod search;
+
+use args::{Command, Options};
+use report::Report;
+use scenario::Shared;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Measured, but something that was promised or asked for does not hold.
+const DOES_NOT_HOLD: u8 = 1;
+/// Nothing was measured.
+const NOT_MEASURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let outcome = match args::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help) => return print(args::HELP).map_or(ExitCode::from(NOT_MEASURED), |()| ExitCode::SUCCESS),
+        Ok(Command::Run(options)) => run(&options),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(report) if report.holds() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(DOES_NOT_HOLD),
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::from(NOT_MEASURED)
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<Report, Box<dyn std::error::Error>> {
+    let shared = Arc::new(Shared::default());
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, shared.interrupted.clone())?;
+        signal_hook::flag::register(signal, shared.interrupted.clone())?;
+    }
+    let report = measure::measure(options, shared)?;
+    write_report(options, &report)?;
+    Ok(report)
+}
+
+/// To wherever it was asked for; JSON on stdout stands there alone.
+fn write_report(options: &Options, report: &Report) -> Result<(), Box<dyn std::error::Error>> {
+    let mut text_wanted = true;
+    if let Some(path) = &options.json {
+        let json = format!("{:#}\n", report::to_json(report));
+        if path == Path::new("-") {
+            text_wanted = false;
+            print(&json)?;
+        } else {
+            write_file(path, &json)?;
+        }
+    }
+    if let Some(path) = &options.html {
+        write_file(path, &report::to_html(report))?;
+    }
+    if text_wanted {
+        print(&report::to_text(report))?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// To stdout; that nobody reads it is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,395 @@
+//! From what was asked for to what was measured: the phases of a run, in order.
+
+use crate::args::{Options, ScenarioName};
+use crate::client::{Failure, Tape, Target, TargetError};
+use crate::clock::{self, Nanos, nanos};
+use crate::compare::{Comparison, Figures};
+use crate::crew::{Crew, Lanes, WorkerLost};
+use crate::process::Process;
+use crate::progress::Progress;
+use crate::report::{Fact, Measured, OverTime, Report, ServerTime, Step, Unit};
+use crate::sample::{Extra, Sample};
+use crate::scenario::{Broadcast, Churn, Crowd, Echo, Idle, Scenario, Setup, Shared, Slice};
+use crate::search::Search;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A process gives memory back a moment after it has closed its sockets, if at all.
+const MEMORY_SETTLES: Duration = Duration::from_millis(300);
+/// Traffic before each slice of a comparison that is not measured. TCP acknowledges the first 16 segments after a pause
+/// one by one, which the server pays for: a server that had just been silent looked up to 7 % slower than one that had not.
+const LEAD_IN: Duration = Duration::from_millis(50);
+/// What `search` tries first, in messages per second.
+const FIRST_RATE: f64 = 1000.0;
+/// A server that finishes less than this part of what it is sent within the time does not keep up.
+const KEPT_UP: f64 = 0.95;
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("{0}: {1}")]
+    Connect(String, Failure),
+    #[error("{0}")]
+    Process(String),
+    #[error("cannot set up: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Worker(#[from] WorkerLost),
+    #[error("interrupted before anything was measured")]
+    Interrupted,
+}
+
+/// A server, and its process if that is known.
+struct Server {
+    name: String,
+    target: Target,
+    process: Option<Process>,
+}
+
+/// Everything that a run needs.
+struct Run<'o> {
+    options: &'o Options,
+    servers: Vec<Server>,
+    crew: Crew,
+    progress: Progress,
+}
+
+pub fn measure(options: &Options, shared: Arc<Shared>) -> Result<Report, MeasureError> {
+    let progress = Progress::new();
+    let servers = find_servers(options)?;
+    let lanes = (0..options.threads).map(|thread| lanes(options, &servers, thread)).collect::<io::Result<_>>()?;
+    let tick = progress.ticker();
+    let crew = Crew::new(lanes, shared, tick);
+    let mut run = Run { options, servers, crew, progress };
+    let report = match options.scenario {
+        ScenarioName::Idle => run.idle(),
+        ScenarioName::SlowReader => run.slow_reader(),
+        ScenarioName::Search => run.search(),
+        _ if options.against.is_some() => run.compare(),
+        _ => run.one_server(),
+    };
+    run.progress.end();
+    if report.is_ok() {
+        run.crew.close()?;
+    }
+    run.crew.dismiss()?;
+    report
+}
+
+fn find_servers(options: &Options) -> Result<Vec<Server>, MeasureError> {
+    let mut servers = Vec::new();
+    let wanted = [(Some(&options.url), options.pid), (options.against.as_ref(), options.against_pid)];
+    for (url, pid) in wanted {
+        let Some(url) = url else { continue };
+        let process = pid.map(Process::find).transpose().map_err(MeasureError::Process)?;
+        let name = match (&options.against, servers.len()) {
+            (None, _) => url.to_string(),
+            (Some(_), 0) => format!("A  {url}"),
+            (Some(_), _) => format!("B  {url}"),
+        };
+        servers.push(Server { name, target: Target::find(url.clone(), options.allow_remote)?, process });
+    }
+    Ok(servers)
+}
+
+/// One thread's scenarios, with its share of the connections to each server.
+fn lanes(options: &Options, servers: &[Server], thread: usize) -> io::Result<Lanes> {
+    let threads = options.threads;
+    let connections = options.connections / threads + usize::from(thread < options.connections % threads);
+    let ramp_up = options.ramp_up.map(|rate| rate / threads as f64);
+    let is_open_loop = options.rate.is_some() || options.scenario == ScenarioName::Search;
+    let in_flight = options.in_flight.unwrap_or(if is_open_loop { usize::MAX } else { 1 });
+    let tape = Arc::new(Tape::new(&options.shape, in_flight));
+    let lane = |server: &Server| -> io::Result<Box<dyn Scenario>> {
+        let setup = Setup {
+            target: server.target.clone(),
+            upgrade: options.upgrade.clone(),
+            shape: options.shape.clone(),
+            tape: tape.clone(),
+            crowd: Crowd { connections, ramp_up },
+        };
+        Ok(match options.scenario {
+            ScenarioName::Echo | ScenarioName::Search => Box::new(Echo::new(&setup, in_flight, options.verify)?),
+            ScenarioName::Broadcast | ScenarioName::SlowReader => {
+                let has_slow_reader = options.scenario == ScenarioName::SlowReader;
+                Box::new(Broadcast::new(&setup, options.publishers, options.at_once, options.verify, has_slow_reader)?)
+            }
+            ScenarioName::Connect => Box::new(Churn::new(&setup, 0)?),
+            ScenarioName::Churn => Box::new(Churn::new(&setup, options.messages)?),
+            ScenarioName::Idle => Box::new(Idle::new(&setup)?),
+        })
+    };
+    servers.iter().map(lane).collect()
+}
+
+impl Run<'_> {
+    fn open(&mut self) -> Result<(), MeasureError> {
+        self.progress.phase("connecting", None);
+        let opened = self.crew.open()?;
+        opened.map_err(|failure| MeasureError::Connect("could not set up the connections".to_owned(), failure))?;
+        if self.crew.shared.is_interrupted() { Err(MeasureError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Traffic to one server, and what its process did meanwhile.
+    fn slice(&mut self, server: usize, slice: Slice) -> Result<(Sample, Option<ServerTime>), MeasureError> {
+        let process = self.servers[server].process;
+        let cpu = || process.and_then(Process::cpu);
+        let (begin, cpu_before) = (clock::now(), cpu());
+        let sample = self.crew.run(server, slice)?;
+        let time = cpu_before.zip(cpu()).map(|(before, after)| ServerTime {
+            cpu: after.saturating_sub(before),
+            wall: clock::now() - begin,
+            resident: process.and_then(Process::resident).unwrap_or_default(),
+        });
+        Ok((sample, time))
+    }
+
+    /// A slice of the scenario as it was asked for.
+    fn plain(&self, length: Nanos) -> Slice {
+        let rate = self.options.rate.map(|rate| rate / self.crew.threads() as f64);
+        Slice { length, rate, stalled: false, spins: self.options.spin }
+    }
+
+    fn warm_up(&mut self) -> Result<(), MeasureError> {
+        self.progress.phase("warming up", None);
+        for server in 0..self.servers.len() {
+            if !self.options.warm_up.is_zero() {
+                self.slice(server, self.plain(nanos(self.options.warm_up)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one_server(&mut self) -> Result<Report, MeasureError> {
+        self.open()?;
+        self.warm_up()?;
+        self.progress.phase("measuring", Some(self.options.duration));
+        let (sample, time) = self.slice(0, self.plain(nanos(self.options.duration)))?;
+        let mut report = self.report();
+        report.measured.push(self.measured(0, &sample, time));
+        Ok(report)
+    }
+
+    /// A B, B A, A B, …: a change of the machine's speed hits both alike.
+    fn compare(&mut self) -> Result<Report, MeasureError> {
+        self.open()?;
+        self.warm_up()?;
+        self.progress.phase("comparing", Some((self.options.slice + LEAD_IN) * self.options.slices as u32));
+        let slice = self.plain(nanos(self.options.slice));
+        let lead_in = self.plain(nanos(LEAD_IN));
+        let mut pairs = Vec::new();
+        let mut sums: [Option<(Sample, Option<ServerTime>)>; 2] = [None, None];
+        for pair in 0..self.options.slices / 2 {
+            let mut figures = [None, None];
+            for server in if pair % 2 == 0 { [0, 1] } else { [1, 0] } {
+                self.crew.run(server, lead_in)?;
+                let (sample, time) = self.slice(server, slice)?;
+                figures[server] = Some(Figures::of(&sample, time.map(|time| time.cpu)));
+                match &mut sums[server] {
+                    Some((sum, sum_of_time)) => {
+                        sum.merge_later(&sample);
+                        *sum_of_time = sum_of_time.zip(time).map(|(sum, time)| sum.and(time));
+                    }
+                    none => *none = Some((sample, time)),
+                }
+            }
+            if self.crew.shared.is_interrupted() {
+                break; // The pair that was cut short tells nothing.
+            }
+            let [Some(a), Some(b)] = figures else { break };
+            pairs.push((a, b));
+        }
+        let mut report = self.report();
+        for (server, sum) in sums.iter().enumerate() {
+            if let Some((sample, time)) = sum {
+                let rates = pairs.iter().map(|(a, b)| [a, b][server].per_second).collect();
+                let over_time = OverTime { step: slice.length, rates };
+                report.measured.push(Measured { over_time, ..self.measured(server, sample, *time) });
+            }
+        }
+        report.comparison = Some(Comparison::new(&pairs, self.options.at_most));
+        Ok(report)
+    }
+
+    /// Holds connections, and looks at the server's memory before, meanwhile, and after.
+    fn idle(&mut self) -> Result<Report, MeasureError> {
+        let process = self.servers[0].process;
+        let resident = || process.and_then(Process::resident).map(|bytes| bytes as f64);
+        let before = resident();
+        let begin = clock::now();
+        self.open()?;
+        let set_up = clock::now() - begin;
+        self.progress.phase("holding", Some(self.options.duration));
+        let (sample, time) = self.slice(0, self.plain(nanos(self.options.duration)))?;
+        let with = resident();
+        self.progress.phase("closing", None);
+        self.crew.close()?;
+        std::thread::sleep(MEMORY_SETTLES);
+
+        let mut report = self.report();
+        let held = sample.finished as f64;
+        let mut fact = |key, label, value, unit| report.facts.push(Fact { key, label, value, unit });
+        fact("held", "connections held", held, Unit::Count);
+        fact("set_up_ns", "set up within", set_up as f64, Unit::Nanos);
+        if let (Some(before), Some(with), Some(after)) = (before, with, resident()) {
+            fact("server_bytes_before", "server memory before", before, Unit::Bytes);
+            fact("server_bytes_with", "… with connections", with, Unit::Bytes);
+            fact("server_bytes_after", "… when all had gone", after, Unit::Bytes);
+            fact("server_bytes_per_connection", "for each connection", (with - before) / held.max(1.0), Unit::Bytes);
+            report.remarks.push("memory is that of the process; the kernel's for each socket is not in it".to_owned());
+        } else {
+            report.remarks.push("with --pid you would see the server's memory".to_owned());
+        }
+        report.measured.push(self.measured(0, &sample, time));
+        Ok(report)
+    }
+
+    /// A broadcast without the slow reader, with it, and without it again: how much the first and the last differ is noise.
+    fn slow_reader(&mut self) -> Result<Report, MeasureError> {
+        self.open()?;
+        self.warm_up()?;
+        self.progress.phase("measuring", Some(self.options.duration));
+        let length = nanos(self.options.duration) / 3;
+        let mut report = self.report();
+        let mut p99 = Vec::new();
+        for (name, stalled) in
+            [("without a slow reader", false), ("with one that has stopped", true), ("without it again", false)]
+        {
+            let (sample, time) = self.slice(0, Slice { stalled, ..self.plain(length) })?;
+            p99.push(sample.latency.percentile(99.0) as f64);
+            let mut measured = self.measured(0, &sample, time);
+            measured.name = name.to_owned();
+            report.measured.push(measured);
+        }
+        if let [without, with, again] = p99[..] {
+            let mut fact = |key, label, value| report.facts.push(Fact { key, label, value, unit: Unit::Times });
+            fact("p99_with_to_without", "p99, with / without", with / without.max(1.0));
+            fact("p99_again_to_without", "p99, noise", again / without.max(1.0));
+        }
+        report.was_interrupted = self.crew.shared.is_interrupted();
+        Ok(report)
+    }
+
+    /// The highest rate at which the 99th percentile stays under the limit.
+    fn search(&mut self) -> Result<Report, MeasureError> {
+        self.open()?;
+        let limit = nanos(self.options.p99);
+        let length = nanos(self.options.step);
+        let threads = self.crew.threads() as f64;
+        let mut search = Search::new(self.options.rate.unwrap_or(FIRST_RATE));
+        let (mut best, mut steps) = (None, Vec::new());
+        let mut tool_was_late = false;
+        while let Some(rate) = search.next() {
+            self.progress.phase("searching", None);
+            let (sample, time) = self.slice(0, Slice { rate: Some(rate / threads), ..self.plain(length) })?;
+            if self.crew.shared.is_interrupted() {
+                break;
+            }
+            let p99 = sample.latency.percentile(99.0);
+            let passed = p99 <= limit && sample.faults.is_empty() && sample.rate() >= rate * KEPT_UP;
+            if !passed {
+                let lag = sample.extras.get(&Extra::Lag).map_or(0, |lag| lag.percentile(99.0));
+                tool_was_late = lag * 2 > limit;
+            }
+            let p50 = sample.latency.percentile(50.0);
+            steps.push(Step { rate, achieved: sample.rate(), p50, p99, passed });
+            search.tried(passed);
+            if passed {
+                best = Some((sample, time));
+            }
+        }
+        let mut report = self.report();
+        report.steps = steps;
+        report.has_failed = best.is_none();
+        let found = Fact { key: "highest_rate", label: "highest rate", value: 0.0, unit: Unit::PerSecond };
+        match (search.best, best) {
+            (Some(rate), Some((sample, time))) => {
+                report.facts.push(Fact { value: rate, ..found });
+                report.measured.push(self.measured(0, &sample, time));
+            }
+            _ => report.remarks.push("no rate stayed under the limit".to_owned()),
+        }
+        if report.steps.last().is_some_and(|step| step.passed) && report.steps.iter().all(|step| step.passed) {
+            report.remarks.push("no rate failed: this is the highest that is tried".to_owned());
+        }
+        if tool_was_late {
+            report.remarks.push(
+                "THE SEARCH ENDED AT THIS TOOL, not at the server: it was late itself. Give it a core of its own, or --threads"
+                    .to_owned(),
+            );
+        }
+        Ok(report)
+    }
+
+    fn measured(&self, server: usize, sample: &Sample, time: Option<ServerTime>) -> Measured {
+        let distribution = match self.options.scenario {
+            ScenarioName::Connect => "connect to upgrade",
+            ScenarioName::Churn => "connect to close",
+            _ => "latency",
+        };
+        Measured::new(self.servers[server].name.clone(), distribution, sample, time)
+    }
+
+    /// The report without its figures.
+    fn report(&self) -> Report {
+        let options = self.options;
+        let scenario = options.scenario;
+        let (low, high) = (options.shape.sizes.start(), options.shape.sizes.end());
+        let size = if low == high { format!("{low} B") } else { format!("{low} to {high} B") };
+        let kind = if options.shape.text { "text" } else { "binary" };
+        let plural = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+
+        let mut settings = vec![("connections", plural(options.connections, "connection"))];
+        if scenario.is_broadcast() {
+            settings.push(("publishers", plural(options.publishers, "publisher")));
+            settings.push(("at_once", format!("{} at once", options.at_once)));
+        }
+        match (options.rate, options.in_flight) {
+            (Some(rate), _) => settings.push(("rate", format!("{rate} messages/s (open loop)"))),
+            (None, in_flight) if matches!(scenario, ScenarioName::Echo) => {
+                settings.push(("in_flight", format!("{} in flight", in_flight.unwrap_or(1))));
+            }
+            _ => {}
+        }
+        if scenario == ScenarioName::Churn {
+            settings.push(("messages_each", format!("{} messages each", options.messages)));
+        }
+        if scenario == ScenarioName::Search {
+            settings.push(("p99", format!("p99 at most {:?}", options.p99)));
+        }
+        if !matches!(scenario, ScenarioName::Idle | ScenarioName::Connect) {
+            settings.push(("messages", format!("{size} {kind}")));
+        }
+        settings.push(match options.against {
+            Some(_) => ("slices", format!("{} slices of {:?}", options.slices, options.slice)),
+            None if scenario == ScenarioName::Search => ("step", format!("steps of {:?}", options.step)),
+            None => ("duration", format!("{:?}", options.duration)),
+        });
+        if options.spin {
+            settings.push(("spin", "spinning".to_owned()));
+        }
+        if options.threads > 1 {
+            settings.push(("threads", plural(options.threads, "thread")));
+        }
+        Report {
+            scenario: scenario.as_str(),
+            unit: match scenario {
+                ScenarioName::Broadcast | ScenarioName::SlowReader => "deliveries",
+                ScenarioName::Connect => "upgrades",
+                ScenarioName::Churn => "connections",
+                _ => "messages",
+            },
+            settings,
+            measured: Vec::new(),
+            comparison: None,
+            steps: Vec::new(),
+            facts: Vec::new(),
+            has_failed: false,
+            remarks: Vec::new(),
+            was_interrupted: self.crew.shared.is_interrupted(),
+        }
+    }
+}

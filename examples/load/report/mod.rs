@@ -1,0 +1,252 @@
+//! What is told when all is measured: the figures by name, once for all forms of report.
+
+mod chart;
+mod html;
+mod json;
+mod text;
+
+pub use html::to_html;
+pub use json::to_json;
+pub use text::{grouped, to_text};
+
+use crate::clock::Nanos;
+use crate::compare::Comparison;
+use crate::latency::Latency;
+use crate::sample::{Count, Extra, Fault, Sample, Timeline};
+
+/// A figure with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// For programs.
+    pub key: &'static str,
+    /// For people.
+    pub label: &'static str,
+    pub value: f64,
+    pub unit: Unit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Count,
+    PerSecond,
+    Bytes,
+    BytesPerSecond,
+    Nanos,
+    /// A part of a whole, 0 to 1.
+    Share,
+    Times,
+}
+
+/// A distribution with its name.
+#[derive(Clone)]
+pub struct Distribution {
+    pub key: &'static str,
+    pub label: &'static str,
+    pub latency: Latency,
+}
+
+/// Finished per second, in one stretch of time after the other.
+#[derive(Clone, Debug, Default)]
+pub struct OverTime {
+    pub step: Nanos,
+    pub rates: Vec<f64>,
+}
+
+/// A rate that was tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub rate: f64,
+    pub achieved: f64,
+    pub p50: Nanos,
+    pub p99: Nanos,
+    pub passed: bool,
+}
+
+/// What was measured of one server, or in one phase.
+#[derive(Clone)]
+pub struct Measured {
+    pub name: String,
+    pub facts: Vec<Fact>,
+    /// The main one first.
+    pub distributions: Vec<Distribution>,
+    pub over_time: OverTime,
+    /// What should not have happened, and how often.
+    pub faults: Vec<(String, u64)>,
+    /// What is to be known to read the figures right.
+    pub remarks: Vec<String>,
+}
+
+pub struct Report {
+    pub scenario: &'static str,
+    /// What is counted: "messages", "deliveries", …
+    pub unit: &'static str,
+    /// What was asked for, in words.
+    pub settings: Vec<(&'static str, String)>,
+    pub measured: Vec<Measured>,
+    pub comparison: Option<Comparison>,
+    /// `search`: what was tried, in that order.
+    pub steps: Vec<Step>,
+    /// What follows from all measurements together.
+    pub facts: Vec<Fact>,
+    pub remarks: Vec<String>,
+    /// Something that was asked for was not reached.
+    pub has_failed: bool,
+    pub was_interrupted: bool,
+}
+
+impl Report {
+    /// Whether everything that the exit code promises holds.
+    pub fn holds(&self) -> bool {
+        let is_clean = self.measured.iter().all(|measured| measured.faults.is_empty());
+        is_clean && !self.has_failed && !self.comparison.as_ref().is_some_and(Comparison::is_exceeded)
+    }
+}
+
+/// What the server's process did meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerTime {
+    pub cpu: Nanos,
+    /// Over how long.
+    pub wall: Nanos,
+    /// Resident memory afterwards, in bytes.
+    pub resident: u64,
+}
+
+impl ServerTime {
+    /// This, and what it did later.
+    pub fn and(self, later: ServerTime) -> ServerTime {
+        ServerTime { cpu: self.cpu + later.cpu, wall: self.wall + later.wall, resident: later.resident }
+    }
+}
+
+impl Measured {
+    /// All that a sample says; `distribution` names what its main one is.
+    pub fn new(name: String, distribution: &'static str, sample: &Sample, server: Option<ServerTime>) -> Measured {
+        let fact = |key, label, value, unit| Fact { key, label, value, unit };
+        let mut facts = vec![
+            fact("per_second", "throughput", sample.rate(), Unit::PerSecond),
+            fact("finished", "finished", sample.finished as f64, Unit::Count),
+        ];
+        if sample.finished_at_all == 0 {
+            facts.clear(); // Nothing was counted: connections were only held.
+        }
+        if sample.bytes > 0 {
+            facts.push(fact("bytes_per_second", "payload received", sample.bandwidth(), Unit::BytesPerSecond));
+        }
+        for (&count, &times) in &sample.counts {
+            let (key, label) = count.names();
+            facts.push(fact(key, label, times as f64, Unit::Count));
+        }
+        if let Some(server) = server {
+            if sample.finished_at_all > 0 {
+                let each = server.cpu as f64 / sample.finished_at_all as f64;
+                facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
+            }
+            let share = server.cpu as f64 / server.wall.max(1) as f64;
+            facts.push(fact("server_cores", "server, cores in use", share, Unit::Times));
+            facts.push(fact("server_resident_bytes", "server memory", server.resident as f64, Unit::Bytes));
+        }
+        facts.push(fact("tool_busy", "this tool at work", sample.tool.busy(), Unit::Share));
+        facts.push(fact("tool_waited", "… kept from a core", sample.tool.waited(), Unit::Share));
+
+        let mut distributions = Vec::new();
+        if !sample.latency.is_empty() {
+            distributions.push(Distribution { key: "latency", label: distribution, latency: sample.latency.clone() });
+        }
+        for (&extra, latency) in sample.extras.iter().filter(|(_, latency)| !latency.is_empty()) {
+            let (key, label) = extra.names();
+            distributions.push(Distribution { key, label, latency: latency.clone() });
+        }
+        let faults = sample.faults.iter().map(|(fault, &times)| (fault.describe().to_owned(), times));
+        let failures = sample.failures.iter().map(|(failure, &times)| (failure.clone(), times));
+        let mut measured = Measured {
+            name,
+            facts,
+            distributions,
+            over_time: OverTime { step: Timeline::BIN, rates: sample.timeline.rates(sample.elapsed) },
+            faults: faults.chain(failures).collect(),
+            remarks: sample.remarks.clone(),
+        };
+        measured.remarks.extend(self_check(sample, server));
+        measured
+    }
+}
+
+/// What a part of the time is worth mentioning.
+const BUSY: f64 = 0.9;
+const KEPT_WAITING: f64 = 0.1;
+
+/// Whether the figures are those of the server, or of this tool.
+fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let percent = |share: f64| (share * 100.0).round();
+    let server_cores = server.map(|server| server.cpu as f64 / server.wall.max(1) as f64);
+    let (busy, waited) = (sample.tool.busy(), sample.tool.waited());
+    if busy >= BUSY {
+        remarks.push(match server_cores {
+            Some(cores) if cores >= BUSY => format!(
+                "both were at their limit: this tool at work for {} % of the time, the server's core for {} %",
+                percent(busy),
+                percent(cores)
+            ),
+            _ => format!(
+                "THIS TOOL WAS THE BOTTLENECK (at work for {} % of the time): the server can do more. Use --threads",
+                percent(busy)
+            ),
+        });
+    }
+    if waited >= KEPT_WAITING {
+        remarks.push(format!(
+            "this tool was kept from a core for {} % of the time: latencies contain that. Give it a core of its own (taskset)",
+            percent(waited)
+        ));
+    }
+    if let Some(lag) = sample.extras.get(&Extra::Lag) {
+        let (lag, latency) = (lag.percentile(99.0), sample.latency.percentile(99.0));
+        if lag * 4 > latency {
+            remarks.push(format!(
+                "this tool was late: 1 % of the messages were sent {} or more after their time, which is in the latency",
+                text::time(lag as f64)
+            ));
+        }
+    }
+    remarks
+}
+
+impl Count {
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Count::Broadcasts => ("broadcasts", "broadcasts sent"),
+            Count::Messages => ("messages", "messages"),
+            Count::Foreign => ("foreign_messages", "messages of others"),
+        }
+    }
+}
+
+impl Extra {
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Extra::Uncorrected => ("latency_uncorrected", "uncorrected"),
+            Extra::Lag => ("scheduling_lag", "this tool's lag"),
+            Extra::Skew => ("fan_out_skew", "first to last receiver"),
+            Extra::LastReceiver => ("last_receiver", "to the last receiver"),
+            Extra::Handshake => ("handshake", "handshake"),
+            Extra::RoundTrip => ("round_trip", "message"),
+        }
+    }
+}
+
+impl Fault {
+    fn describe(self) -> &'static str {
+        match self {
+            Fault::Unanswered => "messages were not answered",
+            Fault::Unexpected => "messages came that nobody waited for",
+            Fault::WrongPayload => "messages came back with another payload",
+            Fault::Lost => "deliveries were lost",
+            Fault::OutOfOrder => "deliveries came out of order",
+            Fault::Duplicate => "deliveries came twice",
+            Fault::Stuck => "connections were still not closed in the end",
+            Fault::Overloaded => "times the server was so far behind that the run was ended early",
+        }
+    }
+}

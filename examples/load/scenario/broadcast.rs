@@ -1,0 +1,314 @@
+//! `broadcast`: what one connection sends, all receive, the sender included. When all have a message, the next one is sent.
+//! `slow-reader` adds one more connection, which at some time stops reading.
+
+use super::stamp::{STAMP_LEN, Stamp};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
+use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
+use crate::clock::{self, MILLISECOND, Nanos};
+use crate::latency::Latency;
+use crate::sample::{Count, Extra, Fault, Sample};
+use ikisocket::protocol::{Opcode, Payload};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the slow reader, when it reads again, may take to find out what became of it.
+const SECOND_CHANCE: Nanos = 500 * MILLISECOND;
+
+pub struct Broadcast {
+    fleet: Fleet<Seat>,
+    crowd: Crowd,
+    publishers: usize,
+    at_once: usize,
+    slow: Slow,
+    room: Room,
+}
+
+/// What is kept for a connection.
+#[derive(Default)]
+struct Seat {
+    /// The newest number from each publisher, plus one; zero if there was none. Empty for the slow reader.
+    newest: Vec<u64>,
+}
+
+/// The connection that reads slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slow {
+    Unwanted,
+    /// Still reads like the others.
+    Reading(usize),
+    Stalled(usize),
+    /// It has had its time.
+    Over,
+}
+
+/// All receivers, and what is on its way to them.
+struct Room {
+    tape: Arc<Tape>,
+    opcode: Opcode,
+    verify: bool,
+    /// This run, among others that may be in the same room.
+    run: u16,
+    /// Connections that publish.
+    publishers: Vec<usize>,
+    /// Connections that count as receivers.
+    members: usize,
+    /// The slow reader; when it is gone, how that came.
+    slow: Option<usize>,
+    slow_end: Option<End>,
+    deadline: Nanos,
+    /// The broadcasts from number `first` on. Those in front that all have received are no longer kept.
+    flights: VecDeque<Flight>,
+    first: u64,
+    /// Those of them that somebody has yet to receive.
+    unfinished: usize,
+    /// The message that goes out next is put together here.
+    scratch: Vec<u8>,
+    sample: Sample,
+    skew: Latency,
+    last_receiver: Latency,
+}
+
+struct Flight {
+    publisher: usize,
+    sent: Nanos,
+    first_received: Nanos,
+    /// So many have yet to receive it.
+    missing: usize,
+}
+
+impl Broadcast {
+    pub fn new(
+        setup: &Setup,
+        publishers: usize,
+        at_once: usize,
+        verify: bool,
+        slow_reader: bool,
+    ) -> io::Result<Broadcast> {
+        let room = Room {
+            tape: setup.tape.clone(),
+            opcode: setup.shape.opcode(),
+            verify,
+            run: uuid::Uuid::new_v4().as_u128() as u16 & 0x3fff,
+            publishers: Vec::new(),
+            members: 0,
+            slow: None,
+            slow_end: None,
+            deadline: 0,
+            flights: VecDeque::new(),
+            first: 0,
+            unfinished: 0,
+            scratch: Vec::new(),
+            sample: Sample::new(),
+            skew: Latency::new(),
+            last_receiver: Latency::new(),
+        };
+        let mut crowd = setup.crowd;
+        crowd.connections += usize::from(slow_reader);
+        let slow = if slow_reader { Slow::Reading(0) } else { Slow::Unwanted };
+        Ok(Broadcast { fleet: setup.fleet()?, crowd, publishers, at_once, slow, room })
+    }
+
+    fn traffic(&mut self, watch: &mut Stopwatch, shared: &Shared) -> io::Result<()> {
+        loop {
+            let now = clock::now();
+            if now >= watch.deadline || self.room.publishers.is_empty() || shared.is_interrupted() {
+                return Ok(());
+            }
+            while self.room.unfinished < self.at_once && self.room.publish(&mut self.fleet) {}
+            self.fleet.flush(&mut self.room);
+            watch.turn(&mut self.fleet, &mut self.room, now, Nanos::MAX, shared)?;
+        }
+    }
+
+    /// Before a slice: the slow reader stops, or its time is over.
+    fn set_stalled(&mut self, stalled: bool) -> io::Result<()> {
+        match (self.slow, stalled) {
+            (Slow::Reading(token), true) => {
+                self.fleet.stall(token);
+                self.slow = Slow::Stalled(token);
+            }
+            (Slow::Stalled(token), false) => {
+                self.slow = Slow::Over;
+                self.fleet.resume(token, &mut self.room);
+                let end = clock::now() + SECOND_CHANCE;
+                while self.room.slow_end.is_none() && clock::now() < end {
+                    self.fleet.turn(Duration::from_millis(10), &mut self.room)?;
+                }
+                let fate = match self.room.slow_end.take() {
+                    None => "was still connected at the end".to_owned(),
+                    Some(End::Closed) => "was closed by us".to_owned(),
+                    Some(End::Failed(failure)) => format!("ended: {failure}"),
+                };
+                self.room.sample.remarks.push(format!("the slow reader {fate}"));
+                if let Some(connection) = self.fleet.get(token) {
+                    connection.close();
+                }
+                self.fleet.flush(&mut self.room);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Scenario for Broadcast {
+    fn open(&mut self, shared: &Shared) -> Result<(), Failure> {
+        self.crowd.open(&mut self.fleet, shared)?;
+        let mut tokens: Vec<usize> = self.fleet.iter().map(|connection| connection.token).collect();
+        if self.slow != Slow::Unwanted
+            && let Some(token) = tokens.pop()
+        {
+            self.slow = Slow::Reading(token);
+            self.room.slow = Some(token);
+        }
+        for &token in &tokens {
+            if let Some(connection) = self.fleet.get(token) {
+                connection.data.newest = vec![0; self.publishers];
+            }
+        }
+        self.room.members = tokens.len();
+        self.room.publishers = tokens.into_iter().take(self.publishers).collect();
+        Ok(())
+    }
+
+    fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
+        let prepared = self.set_stalled(slice.stalled);
+        let mut watch = Stopwatch::start(slice);
+        self.room.deadline = watch.deadline;
+
+        let ran = self.traffic(&mut watch, shared);
+        watch.stop_traffic(&mut self.room.sample);
+        self.room.deadline = watch.deadline;
+        let drained = drain(&mut self.fleet, &mut self.room, |room| room.unfinished == 0);
+        watch.note(clock::now(), &mut self.room.sample, shared);
+        self.room.give_up_the_rest();
+
+        let mut sample = std::mem::replace(&mut self.room.sample, Sample::new());
+        for error in [prepared, ran, drained].into_iter().filter_map(Result::err) {
+            sample.failure(&error);
+        }
+        let take = |latency: &mut Latency| std::mem::replace(latency, Latency::new());
+        sample.extras.insert(Extra::Skew, take(&mut self.room.skew));
+        sample.extras.insert(Extra::LastReceiver, take(&mut self.room.last_receiver));
+        watch.finish(&mut sample);
+        sample
+    }
+
+    fn close(&mut self) {
+        close_all(&mut self.fleet);
+    }
+}
+
+impl Room {
+    /// Gives the next message to the publisher whose turn it is. False if there is none.
+    fn publish(&mut self, fleet: &mut Fleet<Seat>) -> bool {
+        let number = self.first + self.flights.len() as u64;
+        let publisher = (number % self.publishers.len().max(1) as u64) as usize;
+        let Some(connection) = self.publishers.get(publisher).and_then(|&token| fleet.get(token)) else {
+            return false;
+        };
+        self.scratch.clear();
+        self.scratch.extend_from_slice(self.tape.payload(self.tape.frame_of(number)));
+        Stamp { run: self.run, publisher: publisher as u16, number }.write(&mut self.scratch);
+        connection.send(self.opcode, &self.scratch);
+        self.flights.push_back(Flight { publisher, sent: clock::now(), first_received: 0, missing: self.members });
+        self.unfinished += 1;
+        *self.sample.counts.entry(Count::Broadcasts).or_default() += 1;
+        true
+    }
+
+    /// Somebody received a broadcast, or never will.
+    fn settle(&mut self, index: usize) {
+        let flight = &mut self.flights[index];
+        flight.missing -= 1;
+        if flight.missing == 0 {
+            self.unfinished -= 1;
+            while self.flights.front().is_some_and(|flight| flight.missing == 0) {
+                self.flights.pop_front();
+                self.first += 1;
+            }
+        }
+    }
+
+    /// What has not come by now is lost.
+    fn give_up_the_rest(&mut self) {
+        let lost: usize = self.flights.iter().map(|flight| flight.missing).sum();
+        self.sample.fault(Fault::Lost, lost as u64);
+        self.first += self.flights.len() as u64;
+        self.flights.clear();
+        self.unfinished = 0;
+    }
+}
+
+impl Measuring for Room {
+    fn sample(&mut self) -> &mut Sample {
+        &mut self.sample
+    }
+}
+
+impl Listener for Room {
+    type Data = Seat;
+
+    fn opened(&mut self, _: &mut Connection<Seat>, _: Nanos) {}
+
+    fn message(&mut self, connection: &mut Connection<Seat>, payload: Payload<'_>, now: Nanos) {
+        if self.slow == Some(connection.token) {
+            return;
+        }
+        let Some(stamp) = Stamp::read(&payload).filter(|stamp| stamp.run == self.run) else {
+            *self.sample.counts.entry(Count::Foreign).or_default() += 1;
+            return;
+        };
+        let Some(newest) = connection.data.newest.get_mut(usize::from(stamp.publisher)) else {
+            return self.sample.fault(Fault::WrongPayload, 1);
+        };
+        if stamp.number < *newest {
+            let is_same = stamp.number + 1 == *newest;
+            return self.sample.fault(if is_same { Fault::Duplicate } else { Fault::OutOfOrder }, 1);
+        }
+        *newest = stamp.number + 1;
+        let index = stamp.number.wrapping_sub(self.first) as usize;
+        let Some(flight) = self.flights.get_mut(index) else {
+            return self.sample.fault(Fault::Unexpected, 1);
+        };
+
+        let latency = now.saturating_sub(flight.sent);
+        if flight.first_received == 0 {
+            flight.first_received = now;
+        }
+        self.sample.latency.record(latency);
+        self.sample.finished_at_all += 1;
+        if now < self.deadline {
+            self.sample.finished += 1;
+            self.sample.bytes += payload.len() as u64;
+        }
+        if flight.missing == 1 {
+            self.skew.record(now - flight.first_received);
+            self.last_receiver.record(latency);
+        }
+        if self.verify && payload[STAMP_LEN..] != self.tape.payload(self.tape.frame_of(stamp.number))[STAMP_LEN..] {
+            self.sample.fault(Fault::WrongPayload, 1);
+        }
+        self.settle(index);
+    }
+
+    fn gone(&mut self, token: usize, seat: Seat, end: End, _: Nanos) {
+        if self.slow == Some(token) {
+            self.slow_end = Some(end);
+            return;
+        }
+        self.members -= 1;
+        self.publishers.retain(|&publisher| publisher != token);
+        let first = self.first;
+        let not_received = |(index, flight): (usize, &Flight)| {
+            seat.newest.get(flight.publisher).is_some_and(|&newest| first + index as u64 >= newest).then_some(index)
+        };
+        // From the back: settling the front moves the others.
+        let lost: Vec<usize> = self.flights.iter().enumerate().filter_map(not_received).collect();
+        self.sample.fault(Fault::Lost, lost.len() as u64);
+        lost.into_iter().rev().for_each(|index| self.settle(index));
+        self.sample.ended(end);
+    }
+}
