@@ -79,7 +79,7 @@ pub fn peers() -> Result<Vec<Peer>, Box<dyn Error>> {
     }
     let node = Path::new("benches/peers/node");
     if node.join("node_modules/ws").exists() {
-        let arguments = vec!["node".to_owned(), node.join("server.mjs").display().to_string()];
+        let arguments = vec!["node".to_owned(), node.join("server.js").display().to_string()];
         peers.push(Peer { name: "ws (Node)".to_owned(), program: "/usr/bin/env".into(), arguments });
     } else {
         println!("ws (Node) is left out: npm install --prefix {}", node.display());
