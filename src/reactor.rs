@@ -74,6 +74,10 @@ impl Reactor {
         self.listeners.iter().map(|listener| listener.address)
     }
 
+    pub(crate) fn is_listening(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// Stops listening; those that wait to be accepted are refused by the operating system.
     pub(crate) fn stop_listening(&mut self) {
         self.listeners.clear();

@@ -244,16 +244,22 @@ impl<S> Server<S> {
     /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
     /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
     ///
-    /// It may return early with nothing done, for instance after a signal; and at once when a shutdown [is finished](Self::is_finished).
+    /// It may return early with nothing done, for instance after a signal. With `None` it returns at once when a shutdown
+    /// [is finished](Self::is_finished).
     ///
     /// # Errors
     ///
     /// What the operating system's poll said. No connection can cause it.
+    ///
+    /// # Panics
+    ///
+    /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let told = self.settle();
         let mut again = std::mem::take(&mut self.again);
-        let at_once = told || !again.is_empty() || self.is_finished();
+        // Without an end to the wait nobody would learn that there is nothing left to wait for.
+        let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Err(error) = self.reactor.wait(timeout) {
             self.again = again;
@@ -314,7 +320,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || !self.again.is_empty() || self.is_finished() {
+        if !self.hub.is_settled() || !self.again.is_empty() || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -334,6 +340,11 @@ impl<S> Server<S> {
         (self.hub.is_settled() && self.hub.has_said_all()).then_some(Finished { remained: stopping.remained })
     }
 
+    /// Whether a shutdown was asked for since the last turn.
+    fn is_stopping_anew(&self) -> bool {
+        self.hub.stopping.is_some() && self.reactor.is_listening()
+    }
+
     /// Milliseconds since the server was built.
     fn clock(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
@@ -348,12 +359,13 @@ impl<S> Server<S> {
         Some(limit.map_or(until, |limit| limit.min(until)))
     }
 
-    /// Tells what was recorded and writes what was emitted, until there is nothing left of either; whether there was anything to tell.
+    /// Tells what was recorded and writes what was emitted, until there is nothing left of either, and begins a shutdown that was asked for; whether
+    /// there was anything to tell or to begin.
     fn settle(&mut self) -> bool {
-        if self.hub.stopping.is_some() {
+        let mut told = self.is_stopping_anew();
+        if told {
             self.reactor.stop_listening();
         }
-        let mut told = false;
         if !self.hub.is_settled() {
             // What goes out now is answered from now on, however long user code has run since the clock was read last.
             self.hub.now = self.clock();
