@@ -285,9 +285,9 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use crate::error::EmitError;
+    use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
     use crate::protocol::{Opcode, encode_header};
-    use crate::socket::Emitted;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {

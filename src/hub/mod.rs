@@ -16,15 +16,16 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::builder::Limits;
 use crate::connection::{Connection, PeerAddress, Transport};
 use crate::error::UuidError;
+use crate::limits::Limits;
 use crate::outbox::Stage;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 
 pub(crate) use life::{Record, Stopping, Upgraded};
 pub(crate) use receiving::Received;
+pub use sending::Emitted;
 
 /// Slots are added by this share of those there are, so that growing wastes little memory.
 const GROW_SHARE: usize = 8;

@@ -10,8 +10,33 @@ use crate::connection::{Phase, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, WRITE_THROUGH};
 use crate::protocol::{CloseCode, Message, Opcode, encode_close, encode_header};
-use crate::socket::Emitted;
 use crate::token::Token;
+
+/// What became of an emit; may be ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Emitted {
+    /// It is queued, and will be offered to the socket before the loop waits again.
+    Queued,
+    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for now.
+    Pressure,
+    /// It is not queued, for this reason.
+    Refused(EmitError),
+}
+
+impl Emitted {
+    /// The refusal as an error, for `?`.
+    ///
+    /// # Errors
+    ///
+    /// Why the message was refused.
+    pub fn ok(self) -> Result<(), EmitError> {
+        match self {
+            Self::Queued | Self::Pressure => Ok(()),
+            Self::Refused(error) => Err(error),
+        }
+    }
+}
 
 impl<T: Transport> Hub<T> {
     #[inline]

@@ -120,9 +120,9 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Emitted;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::protocol::Message;
-    use crate::socket::Emitted;
 
     #[test]
     fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
