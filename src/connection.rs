@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::builder::Limits;
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Request};
+use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;

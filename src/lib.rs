@@ -124,6 +124,7 @@ mod error;
 mod event;
 pub mod handshake;
 mod hub;
+mod limits;
 mod outbox;
 pub mod protocol;
 mod reactor;
@@ -132,6 +133,7 @@ mod server;
 mod socket;
 mod timer;
 mod token;
+mod turn;
 mod upgrade;
 
 pub use attributes::Attributes;
@@ -140,10 +142,12 @@ pub use connection::PeerAddress;
 pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, UuidError};
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
+pub use hub::Emitted;
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
-pub use server::{Finished, Server, Turn};
-pub use socket::{Conn, Emitted, Shutdown, Socket, Sockets};
+pub use server::{Finished, Server};
+pub use socket::{Conn, Shutdown, Socket, Sockets};
+pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;
 

@@ -18,6 +18,7 @@ use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::socket::{Socket, Sockets};
 use crate::timer::NEVER;
 use crate::token::{Ready, Token};
+use crate::turn::Turn;
 use crate::upgrade;
 
 /// Full buffers read from one connection in one turn, at most: then it is somebody else's turn.
@@ -28,22 +29,6 @@ const ACCEPTS_PER_TURN: usize = 64;
 const TIMEOUTS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
 const ACCEPT_PAUSE: u64 = 250;
-
-/// What one turn of the loop did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Turn {
-    /// Peers that connected.
-    pub accepted: usize,
-    /// Connections that were upgraded to WebSocket.
-    pub opened: usize,
-    /// Requests that a page or a filter answered.
-    pub pages: usize,
-    /// Messages, pings and pongs that listeners were told of.
-    pub messages: usize,
-    /// Connections that are gone, with their descriptors.
-    pub closed: usize,
-}
 
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

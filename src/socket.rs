@@ -15,37 +15,11 @@ use crate::connection::{Connection, PeerAddress};
 use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
 use crate::handshake::Request;
-use crate::hub::Hub;
+use crate::hub::{Emitted, Hub};
 use crate::protocol::{CloseCode, Message, Opcode, Payload};
 use crate::reactor::Stream;
 use crate::route::Registry;
 use crate::token::Token;
-
-/// What became of an emit; may be ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Emitted {
-    /// It is queued, and will be offered to the socket before the loop waits again.
-    Queued,
-    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for now.
-    Pressure,
-    /// It is not queued, for this reason.
-    Refused(EmitError),
-}
-
-impl Emitted {
-    /// The refusal as an error, for `?`.
-    ///
-    /// # Errors
-    ///
-    /// Why the message was refused.
-    pub fn ok(self) -> Result<(), EmitError> {
-        match self {
-            Self::Queued | Self::Pressure => Ok(()),
-            Self::Refused(error) => Err(error),
-        }
-    }
-}
 
 /// How a server stops: [`Sockets::shutdown`].
 ///

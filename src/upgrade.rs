@@ -6,9 +6,9 @@ use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Hub, Upgraded};
 use crate::reactor::Stream;
 use crate::route::{Incoming, Registry};
-use crate::server::Turn;
 use crate::socket::Sockets;
 use crate::token::Token;
+use crate::turn::Turn;
 
 /// What `Retry-After` tells those who find the server full or closing, in seconds.
 const RETRY_AFTER: u32 = 5;

@@ -1,0 +1,311 @@
+//! What follows what in a connection's life, from its upgrade to its end, and what listeners will be told of it.
+//!
+//! Only here does one phase follow another. It knows no bytes but the ones that say goodbye, and does not look for those whose
+//! time has come: that is `time`'s.
+
+use std::io;
+
+use uuid::Uuid;
+
+use super::Hub;
+use crate::attributes::Attributes;
+use crate::connection::{Farewell, Phase, Transport};
+use crate::error::{CloseError, Error, IoError};
+use crate::handshake::Request;
+use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
+use crate::token::Token;
+
+/// Something that listeners have to be told of as soon as no other callback is running.
+pub(crate) enum Record {
+    Close { code: CloseCode, reason: String },
+    Error { error: Error, data: String },
+    Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
+}
+
+/// A shutdown under way.
+pub(crate) struct Stopping {
+    /// When what remains is cut off; milliseconds on the loop's clock.
+    pub(crate) deadline: u64,
+    /// Connections that were cut off.
+    pub(crate) remained: usize,
+}
+
+/// What the handshake hands over for a connection that opens.
+pub(crate) struct Upgraded {
+    pub(crate) head: Vec<u8>,
+    pub(crate) request: Box<Request>,
+    pub(crate) attributes: Attributes,
+}
+
+impl<T: Transport> Hub<T> {
+    /// The peer becomes an open connection; `head` is the 101 response.
+    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<u16>, upgrade: Upgraded) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
+        connection.phase = Phase::Open;
+        connection.since = now;
+        connection.route = route;
+        connection.subprotocol = subprotocol;
+        connection.request = Some(upgrade.request);
+        connection.attributes = upgrade.attributes;
+        connection.outbox.push_head(&mut self.stage, upgrade.head);
+        let mut uuid = Uuid::new_v4();
+        while self.by_uuid.contains_key(&uuid) {
+            uuid = Uuid::new_v4();
+        }
+        connection.uuid = uuid;
+        self.by_uuid.insert(uuid, token.index);
+        self.open += 1;
+        self.arm(token.index);
+        self.mark(token);
+    }
+
+    /// The peer gets a response instead, and is seen off.
+    pub(crate) fn respond(&mut self, token: Token, response: Vec<u8>) {
+        let Some(connection) = self.get_mut(token) else { return };
+        connection.phase = Phase::Draining { shut: false, finished: false, discarded: 0 };
+        let connection = &mut self.connections[token.index as usize];
+        connection.outbox.push_head(&mut self.stage, response);
+        self.begin_phase(token);
+        self.mark(token);
+    }
+
+    /// Closes from our side; on a connection that is not open it does nothing.
+    pub(crate) fn close(&mut self, token: Token, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+        if !code.is_sendable() {
+            return Err(CloseError::IllegalCode(code));
+        }
+        if self.is_open(token) {
+            let reason = truncate_reason(reason).to_owned();
+            let farewell = Farewell { code: Some(code), reason: reason.clone(), ..Farewell::default() };
+            self.leave_open(token, Phase::Closing(Box::new(farewell)));
+            self.push_close(token, Some((code, &reason)));
+            self.records.push_back((token, Record::Close { code, reason }));
+        }
+        Ok(())
+    }
+
+    /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
+    pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
+        let (code, reason) = match frame {
+            Some(frame) => (Some(frame.code), frame.reason.into_owned()),
+            None => (None, String::new()),
+        };
+        let Some(connection) = self.get_mut(token) else { return };
+        if let Phase::Closing(farewell) = &mut connection.phase {
+            farewell.answered = true;
+            self.mark(token);
+            return;
+        }
+        let error = match code {
+            None | Some(CloseCode::NORMAL | CloseCode::GOING_AWAY) => None,
+            Some(code) => Some(Error::ClosedByPeer { code, reason: reason.clone() }),
+        };
+        if let Some(error) = &error {
+            self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        }
+        self.leave_open(
+            token,
+            Phase::Closing(Box::new(Farewell { error, code, reason, answered: true, finished: false })),
+        );
+        self.push_close(token, code.map(|code| (code, "")));
+    }
+
+    /// The peer's FIN has come.
+    pub(crate) fn peer_finished(&mut self, token: Token) {
+        let Some(connection) = self.get_mut(token) else { return };
+        match &mut connection.phase {
+            Phase::Handshaking(_) => self.bury(token),
+            Phase::Open => self.fail(token, Error::Lost),
+            // It has said goodbye and waits for the end of what we have to say.
+            Phase::Closing(farewell) => {
+                farewell.finished = true;
+                // Without its close frame there will never be one; with it, it waits for the end of what we have to say.
+                if !farewell.answered {
+                    self.end_close(token, false);
+                }
+            }
+            Phase::Draining { finished, .. } => {
+                *finished = true;
+                self.flush(token);
+            }
+            Phase::Dead => {}
+        }
+    }
+
+    /// Reading from or writing to the socket failed.
+    pub(crate) fn socket_failed(&mut self, token: Token, error: &io::Error) {
+        self.fail(token, Error::Io(IoError { kind: error.kind(), os_code: error.raw_os_error() }));
+    }
+
+    /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
+    pub(crate) fn fail(&mut self, token: Token, error: Error) {
+        let Some(connection) = self.get(token) else { return };
+        match connection.phase {
+            Phase::Open => {}
+            Phase::Closing(_) => return self.end_close(token, false),
+            _ => return self.bury(token),
+        }
+        let close = match &error {
+            Error::Protocol(violation) => Some((violation.close_code(), violation.to_string())),
+            Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
+            Error::SlowConsumer { .. } => {
+                let connection = &mut self.connections[token.index as usize];
+                connection.outbox.drop_waiting(&mut self.stage);
+                let half_written = connection.outbox.is_mid_frame();
+                (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
+            }
+            _ => None,
+        };
+        let finished = error == Error::Lost;
+        self.leave_open(token, Phase::Draining { shut: false, finished, discarded: 0 });
+        if let Some((code, reason)) = &close {
+            self.push_close(token, Some((*code, truncate_reason(reason))));
+        } else if finished {
+            self.mark(token);
+        } else {
+            self.connections[token.index as usize].socket.reset_on_drop();
+            self.bury(token);
+        }
+        log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
+        self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
+        self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
+    }
+
+    /// Records that a verb failed inside a callback of this connection. Nobody is told any more once its `disconnect` is
+    /// on its way, nor of what fails inside an `error` listener.
+    pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
+        let listening = self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
+        if listening && !self.telling_error {
+            self.records.push_back((token, Record::Error { error, data }));
+        }
+    }
+
+    /// The queue of a connection that says nothing more is on the wire, since just now if anything `waited`.
+    pub(super) fn flushed(&mut self, token: Token, waited: bool) {
+        let now = self.now;
+        let Some(connection) = self.get_mut(token) else { return };
+        match &mut connection.phase {
+            Phase::Closing(farewell) if farewell.answered => self.end_close(token, true),
+            // From here on the peer's answer is waited for; nothing else that it sends gives it more time.
+            Phase::Closing(_) if waited => {
+                connection.since = now;
+                self.arm(token.index);
+            }
+            Phase::Closing(_) => {}
+            Phase::Draining { shut, finished, .. } => {
+                let mut failed = false;
+                if !*shut {
+                    // From here on the peer's FIN is waited for.
+                    connection.since = now;
+                    *shut = true;
+                    failed = connection.socket.shutdown_write().is_err();
+                }
+                if *finished || failed {
+                    self.bury(token);
+                }
+            }
+            Phase::Handshaking(_) | Phase::Open | Phase::Dead => {}
+        }
+    }
+
+    /// A close has run its course, or was cut short.
+    pub(super) fn end_close(&mut self, token: Token, clean: bool) {
+        let Some(connection) = self.get_mut(token) else { return };
+        let Phase::Closing(farewell) = &mut connection.phase else { return };
+        let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
+        connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
+        self.begin_phase(token);
+        self.flush(token);
+    }
+
+    /// An open connection stops being one: nobody finds, counts or reaches it any more.
+    fn leave_open(&mut self, token: Token, phase: Phase) {
+        let connection = &mut self.connections[token.index as usize];
+        connection.phase = phase;
+        self.by_uuid.remove(&connection.uuid);
+        self.open -= 1;
+        self.begin_phase(token);
+    }
+
+    fn begin_phase(&mut self, token: Token) {
+        self.connections[token.index as usize].since = self.now;
+        self.arm(token.index);
+    }
+
+    /// Nothing more is read or written: the connection is removed at the end of the turn.
+    pub(crate) fn bury(&mut self, token: Token) {
+        let Some(connection) =
+            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+        else {
+            return;
+        };
+        if matches!(connection.phase, Phase::Dead) {
+            return;
+        }
+        debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
+        connection.phase = Phase::Dead;
+        connection.outbox.clear(&mut self.stage);
+        self.dead.push(token);
+    }
+
+    /// Whether all that is left is to wait for the FINs of peers that have got everything, our FIN too.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.connections.iter().all(|(_, c)| matches!(c.phase, Phase::Draining { shut: true, .. } | Phase::Dead))
+    }
+
+    /// Closes every connection and lets nobody in; what is left at the deadline is cut off.
+    pub(crate) fn shutdown(&mut self, code: CloseCode, reason: &str, deadline: u64) -> Result<(), CloseError> {
+        if !code.is_sendable() {
+            return Err(CloseError::IllegalCode(code));
+        }
+        if self.stopping.is_none() {
+            self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
+        }
+        for token in self.open_tokens() {
+            self.close(token, code, reason)?;
+        }
+        // Whoever's request is being answered just now still gets the answer.
+        let active = self.active;
+        let handshaking = self
+            .connections
+            .iter()
+            .filter(|(index, c)| matches!(c.phase, Phase::Handshaking(_)) && active != Some(*index as u32));
+        let handshaking: Vec<_> =
+            handshaking.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in handshaking {
+            self.bury(token);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::EmitError;
+    use crate::hub::Emitted;
+    use crate::hub::wire::{hub, open, records};
+    use crate::protocol::{Opcode, encode_header};
+
+    #[test]
+    fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
+        let frame = encode_header(Opcode::Binary, 200).len() + 200;
+        for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
+            let mut hub = hub();
+            let (token, wire) = open(&mut hub, room);
+            while hub.emit(token, Opcode::Binary, &[7; 200]) != Emitted::Refused(EmitError::Full) {}
+            wire.0.borrow_mut().room = 1000;
+            hub.flush_dirty();
+            hub.writable(token);
+            let far = wire.0.borrow();
+            assert_eq!((far.reset, far.finished), (cut, !cut), "room for {room}");
+            let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
+            assert_eq!(far.received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
+            let told = records(&mut hub);
+            assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
+            assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a room of its own:
+//! what comes in (`receiving`), what goes out (`sending`), what follows what (`life`), and what is due when (`time`).
+//!
+//! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
+//! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
+
+mod life;
+mod receiving;
+mod sending;
+mod time;
+#[cfg(test)]
+mod wire;
+
+use std::collections::{HashMap, VecDeque};
+
+use slab::Slab;
+use uuid::Uuid;
+
+use crate::connection::{Connection, PeerAddress, Transport};
+use crate::error::UuidError;
+use crate::limits::Limits;
+use crate::outbox::Stage;
+use crate::timer::Timers;
+use crate::token::{MAX_CONNECTIONS, Token, next_generation};
+
+pub(crate) use life::{Record, Stopping, Upgraded};
+pub(crate) use receiving::Received;
+pub use sending::Emitted;
+
+/// Slots are added by this share of those there are, so that growing wastes little memory.
+const GROW_SHARE: usize = 8;
+const GROW_LEAST: usize = 64;
+
+pub(crate) struct Hub<T> {
+    connections: Slab<Connection<T>>,
+    by_uuid: HashMap<Uuid, u32>,
+    generation: u32,
+    open: usize,
+    stage: Stage,
+    /// Connections with something to write that nobody has offered to their sockets yet.
+    dirty: Vec<Token>,
+    /// The connection whose input is being handled: it is flushed when that is done, and need not be on the list.
+    active: Option<u32>,
+    /// Scratch of a broadcast: who cannot simply be referred to the log.
+    rest: Vec<Token>,
+    records: VecDeque<(Token, Record)>,
+    dead: Vec<Token>,
+    timers: Timers,
+    pub(crate) limits: Limits,
+    /// Milliseconds on the loop's clock, as last set.
+    pub(crate) now: u64,
+    pub(crate) refusing: bool,
+    pub(crate) stopping: Option<Stopping>,
+    /// How many callbacks are running inside each other.
+    pub(crate) depth: u32,
+    /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
+    pub(crate) telling_error: bool,
+}
+
+impl<T: Transport> Hub<T> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            connections: Slab::new(),
+            by_uuid: HashMap::new(),
+            generation: 0,
+            open: 0,
+            stage: Stage::default(),
+            dirty: Vec::new(),
+            active: None,
+            rest: Vec::new(),
+            records: VecDeque::new(),
+            dead: Vec::new(),
+            timers: Timers::default(),
+            limits,
+            now: 0,
+            refusing: false,
+            stopping: None,
+            depth: 0,
+            telling_error: false,
+        }
+    }
+
+    /// Takes in a peer that has just connected; `None` if there is no slot left.
+    pub(crate) fn insert(&mut self, socket: T, peer: PeerAddress) -> Option<Token> {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        if self.connections.len() == self.connections.capacity() {
+            self.connections.reserve_exact((self.connections.len() / GROW_SHARE).max(GROW_LEAST));
+        }
+        self.generation = next_generation(self.generation);
+        let connection = Connection::new(socket, peer, self.generation, self.now);
+        let index = self.connections.insert(connection) as u32;
+        self.arm(index);
+        Some(Token { index, generation: self.generation })
+    }
+
+    pub(crate) fn get(&self, token: Token) -> Option<&Connection<T>> {
+        self.connections.get(token.index as usize).filter(|c| c.generation == token.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Connection<T>> {
+        self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+    }
+
+    pub(crate) fn find(&self, uuid: Uuid) -> Option<Token> {
+        let &index = self.by_uuid.get(&uuid)?;
+        let generation = self.connections.get(index as usize)?.generation;
+        Some(Token { index, generation })
+    }
+
+    pub(crate) fn is_open(&self, token: Token) -> bool {
+        self.get(token).is_some_and(Connection::is_open)
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open_len(&self) -> usize {
+        self.open
+    }
+
+    pub(crate) fn open_tokens(&self) -> Vec<Token> {
+        let open = self.connections.iter().filter(|(_, c)| c.is_open());
+        open.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
+    }
+
+    pub(crate) fn set_uuid(&mut self, token: Token, uuid: Uuid) -> Result<(), UuidError> {
+        let index = token.index;
+        match self.by_uuid.get(&uuid) {
+            Some(&holder) if holder == index && self.is_open(token) => return Ok(()),
+            Some(_) => return Err(UuidError::Duplicate(uuid)),
+            None => {}
+        }
+        let Some(connection) = self.get_mut(token).filter(|c| c.is_open()) else { return Err(UuidError::Closed) };
+        let old = std::mem::replace(&mut connection.uuid, uuid);
+        self.by_uuid.remove(&old);
+        self.by_uuid.insert(uuid, index);
+        Ok(())
+    }
+
+    /// Removes the dead; returns how many.
+    pub(crate) fn reap(&mut self) -> usize {
+        let mut reaped = 0;
+        while let Some(token) = self.dead.pop() {
+            if self.get(token).is_some() {
+                let connection = self.connections.remove(token.index as usize);
+                self.timers.remove(connection.timer, token.index);
+                reaped += 1;
+            }
+        }
+        if reaped > 0 && self.connections.is_empty() {
+            self.connections.shrink_to_fit();
+            self.by_uuid.shrink_to_fit();
+        }
+        reaped
+    }
+
+    /// Whether the loop has something to write or to tell before it may wait.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.records.is_empty()
+    }
+
+    pub(crate) fn next_record(&mut self) -> Option<(Token, Record)> {
+        self.records.pop_front()
+    }
+}

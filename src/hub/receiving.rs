@@ -1,0 +1,94 @@
+//! What comes in from one peer: from the bytes that were read to what listeners have to hear of.
+//!
+//! It knows no socket that is read from and no listener, and what becomes of a connection is not decided here: a close frame, a
+//! violation and too much of anything are handed to `life`.
+
+use std::borrow::Cow;
+
+use super::Hub;
+use crate::connection::{Phase, Transport};
+use crate::error::Error;
+use crate::protocol::{Decoded, Message, Opcode};
+use crate::token::Token;
+
+/// Input that is read and thrown away after the last word was said to a peer, at most, in bytes.
+const MAX_DISCARDED: u32 = 256 * 1024;
+
+/// What a peer sent, when user code has to hear of it.
+pub(crate) enum Received<'i> {
+    Message(Message<'i>),
+    Ping(Cow<'i, [u8]>),
+    Pong(Cow<'i, [u8]>),
+}
+
+impl<T: Transport> Hub<T> {
+    /// Something has come in, a sign of life. From here to [`end_input`](Self::end_input) this connection's own replies are
+    /// collected. Returns whether it is still handshaking.
+    pub(crate) fn begin_input(&mut self, token: Token) -> bool {
+        self.active = Some(token.index);
+        let now = self.now;
+        let Some(connection) = self.get_mut(token) else { return false };
+        match connection.phase {
+            Phase::Open => {
+                connection.since = now;
+                // Its entry in the timers was for its death; the next ping may be due sooner.
+                if std::mem::take(&mut connection.pinged) {
+                    self.arm(token.index);
+                }
+                false
+            }
+            Phase::Handshaking(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
+    pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
+        while !input.is_empty() {
+            let connection =
+                self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)?;
+            let open = match connection.phase {
+                Phase::Open => true,
+                Phase::Closing(_) => false,
+                _ => return None,
+            };
+            match connection.decoder.decode(input, &self.limits.rules) {
+                Ok(None) => return None,
+                Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
+                Ok(Some(Decoded::Ping(data))) if open => {
+                    self.push_control(token, Opcode::Pong, &data);
+                    return Some(Received::Ping(data));
+                }
+                Ok(Some(Decoded::Pong(data))) if open => return Some(Received::Pong(data)),
+                Ok(Some(Decoded::Close(frame))) => {
+                    self.peer_closed(token, frame);
+                    return None;
+                }
+                // After our own close frame only the peer's is of interest (RFC 6455 §7.1.2).
+                Ok(Some(_)) => {}
+                Err(violation) => {
+                    self.fail(token, Error::Protocol(violation));
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Counts input that nobody will look at; a peer that does not stop is cut off.
+    pub(crate) fn discard(&mut self, token: Token, len: usize) {
+        let Some(connection) = self.get_mut(token) else { return };
+        if let Phase::Draining { discarded, .. } = &mut connection.phase {
+            *discarded = discarded.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
+            if *discarded > MAX_DISCARDED {
+                self.bury(token);
+            }
+        }
+    }
+
+    /// Writes the replies of the connection whose input was handled.
+    pub(crate) fn end_input(&mut self, token: Token) {
+        self.active = None;
+        self.flush(token);
+    }
+}

@@ -1,0 +1,173 @@
+//! What is due when, and what is done with those whose time has come.
+//!
+//! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
+
+use super::{Hub, Record};
+use crate::connection::{Due, Phase, Transport};
+use crate::error::Error;
+use crate::protocol::Opcode;
+use crate::timer::NEVER;
+use crate::token::Token;
+
+impl<T: Transport> Hub<T> {
+    /// When a connection has to be looked at next; milliseconds on the loop's clock.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        let stop = self.stopping.as_ref().filter(|_| !self.connections.is_empty()).map(|stopping| stopping.deadline);
+        self.timers.next().into_iter().chain(stop).min()
+    }
+
+    /// The next connection whose time has come, and for what.
+    pub(crate) fn pop_due(&mut self) -> Option<(Token, Due)> {
+        while let Some(index) = self.timers.pop_due(self.now) {
+            let connection = &mut self.connections[index as usize];
+            connection.timer = NEVER;
+            if let (at, Some(due)) = connection.deadline(&self.limits)
+                && at <= self.now
+            {
+                return Some((Token { index, generation: connection.generation }, due));
+            }
+            self.arm(index);
+        }
+        None
+    }
+
+    /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
+    /// may be one of the events that did not fit into this turn.
+    pub(crate) fn is_still_due(&mut self, token: Token, due: Due) -> bool {
+        self.writable(token);
+        self.get(token).is_some_and(|c| {
+            let (at, what) = c.deadline(&self.limits);
+            at <= self.now && what == Some(due)
+        })
+    }
+
+    /// Does what the time has come for, except for late request heads, which are answered.
+    pub(crate) fn expire(&mut self, token: Token, due: Due) {
+        match due {
+            Due::Ping => {
+                let asked = self.now.saturating_sub(self.limits.ping_after);
+                if let Some(connection) = self.get_mut(token) {
+                    connection.pinged = true;
+                    // The answer's time counts from this ping, also if the loop was turned late.
+                    connection.since = asked;
+                    self.push_control(token, Opcode::Ping, b"");
+                }
+            }
+            Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
+            Due::Stalled => {
+                let error = Error::Stalled(self.limits.stall());
+                if let Some(Phase::Closing(farewell)) = self.get_mut(token).map(|connection| &mut connection.phase) {
+                    farewell.error = Some(error.clone());
+                    self.records.push_back((token, Record::Error { error, data: String::new() }));
+                    self.cut_off(token);
+                } else {
+                    self.fail(token, error);
+                }
+            }
+            Due::Handshake => self.bury(token),
+            Due::Close => self.cut_off(token),
+        }
+        self.rearm(token);
+    }
+
+    /// Ends what is left of a connection that has had its time to end well.
+    fn cut_off(&mut self, token: Token) {
+        let unanswered = self.get(token).is_some_and(|connection| matches!(connection.phase, Phase::Closing(_)));
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
+            stopping.remained += 1;
+        }
+        self.end_close(token, false);
+        if let Some(connection) = self.get(token)
+            && !connection.outbox.is_empty()
+        {
+            connection.socket.reset_on_drop();
+        }
+        self.bury(token);
+    }
+
+    /// Cuts off what is left when a shutdown's deadline has come.
+    pub(crate) fn enforce_shutdown(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if stopping.deadline > self.now {
+            return;
+        }
+        let late = self.connections.iter().filter(|(_, c)| !matches!(c.phase, Phase::Dead));
+        let late: Vec<_> = late.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in late {
+            self.cut_off(token);
+        }
+    }
+
+    /// Enters the connection in the timers again, for whatever is due next.
+    pub(crate) fn rearm(&mut self, token: Token) {
+        if self.get(token).is_some() {
+            self.arm(token.index);
+        }
+    }
+
+    /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
+    pub(super) fn arm(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let (at, _) = connection.deadline(&self.limits);
+        if at < connection.timer {
+            self.timers.remove(connection.timer, index);
+            self.timers.insert(at, index);
+            connection.timer = at;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Emitted;
+    use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
+    use crate::protocol::Message;
+
+    #[test]
+    fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
+        let mut hub = hub();
+        let (token, _) = open(&mut hub, 600);
+        for _ in 0..6 {
+            assert_eq!(hub.broadcast(None, &Message::from(&[0; 200])), 1);
+        }
+        assert!(hub.get(token).unwrap().outbox.is_blocked());
+        assert_eq!(hub.next_deadline(), Some(STALL));
+        hub.now = STALL;
+        assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn a_peer_whose_socket_has_room_again_is_not_given_up_however_late_that_is_found_out() {
+        for room in [0, 100] {
+            let mut hub = hub();
+            let (token, wire) = open(&mut hub, 100);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400]), Emitted::Queued);
+            hub.flush_dirty();
+            hub.now = 2 * STALL;
+            wire.0.borrow_mut().room = room;
+            assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+            assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
+        }
+    }
+
+    #[test]
+    fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
+        let mut hub = hub();
+        let (token, wire) = insert(&mut hub, 10);
+        hub.respond(token, vec![b'x'; 100]);
+        hub.flush_dirty();
+        // It goes on taking bytes until long after the timeout that counts from the beginning.
+        for _ in 0..9 {
+            hub.now += CLOSE - 1;
+            wire.0.borrow_mut().room = 10;
+            assert_eq!(hub.pop_due(), None);
+            hub.writable(token);
+        }
+        assert!(wire.0.borrow().finished && wire.0.borrow().received.len() == 100);
+        hub.now += CLOSE - 1;
+        assert_eq!(hub.pop_due(), None);
+        hub.now += 1;
+        assert_eq!(hub.pop_due(), Some((token, Due::Close)));
+    }
+}

@@ -1,0 +1,32 @@
+//! What connections are held to, in the units of the loop. What each limit means and where it comes from is the builder's knowledge.
+
+use std::time::Duration;
+
+use crate::handshake::HeadLimits;
+use crate::protocol::Rules;
+
+/// What the hub holds connections to; times in milliseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) handshake_timeout: u64,
+    pub(crate) ping_after: u64,
+    pub(crate) dead_after: u64,
+    pub(crate) close_timeout: u64,
+    pub(crate) stall_timeout: u64,
+    pub(crate) rules: Rules,
+    pub(crate) max_outbox: usize,
+    pub(crate) head: HeadLimits,
+    pub(crate) max_connections: usize,
+}
+
+impl Limits {
+    /// How long a peer was silent when it is given up.
+    pub(crate) fn silence(&self) -> Duration {
+        Duration::from_millis(self.ping_after.saturating_add(self.dead_after))
+    }
+
+    /// How long a peer took nothing when it is given up.
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout)
+    }
+}

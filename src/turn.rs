@@ -1,0 +1,17 @@
+//! What a turn of the loop reports. Whoever does some of it counts it here; nobody decides anything by it.
+
+/// What one turn of the loop did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Peers that connected.
+    pub accepted: usize,
+    /// Connections that were upgraded to WebSocket.
+    pub opened: usize,
+    /// Requests that a page or a filter answered.
+    pub pages: usize,
+    /// Messages, pings and pongs that listeners were told of.
+    pub messages: usize,
+    /// Connections that are gone, with their descriptors.
+    pub closed: usize,
+}
