@@ -151,7 +151,7 @@ pub(crate) struct Connection<T> {
     /// When its entry in the timers is due.
     pub(crate) timer: u64,
     pub(crate) uuid: Uuid,
-    pub(crate) request: Option<Box<Request>>,
+    pub(crate) request: Option<Request>,
     pub(crate) attributes: Attributes,
     pub(crate) peer: KeptAddress,
 }

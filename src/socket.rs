@@ -321,7 +321,7 @@ impl<S> Socket<'_, S> {
     /// The upgrade request; `None` if the route forgets requests and its callback has returned.
     #[must_use]
     pub fn request(&self) -> Option<&Request> {
-        self.connection().request.as_deref()
+        self.connection().request.as_ref()
     }
 
     /// The value of a `:name` or `*name` of the route's pattern, percent-decoded.

@@ -152,7 +152,7 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
     let chosen = handshake::choose_subprotocol(&incoming.request, spoken);
     let mut head = Vec::new();
     handshake::write_switching_protocols(key, chosen.map(|chosen| spoken[chosen].as_str()), None, &mut head);
-    let upgraded = Upgraded { head, request: Box::new(incoming.request), attributes: incoming.attributes };
+    let upgraded = Upgraded { head, request: incoming.request, attributes: incoming.attributes };
     hub.open(token, route, chosen.and_then(|chosen| u16::try_from(chosen).ok()), upgraded);
 }
 

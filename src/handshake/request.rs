@@ -11,10 +11,12 @@ use super::{HeadLimits, Refusal};
 
 /// Header lines for which parsing needs no heap. Browsers send about fifteen.
 const USUAL_HEADERS: usize = 64;
+/// Bytes of the length before each piece.
+const LENGTH: usize = size_of::<u16>();
 
 /// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
 ///
-/// It owns what it says, in two allocations of about the size of the request itself, because it lives as long
+/// It owns what it says, in one allocation of about the size of the request itself, because it lives as long
 /// as its connection. Looking something up walks through the headers and decodes on the way; keep what you
 /// need often.
 ///
@@ -33,10 +35,10 @@ const USUAL_HEADERS: usize = 64;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Method, target, then name and value of each header, then name and value of each parameter, end to end.
-    text: Box<[u8]>,
-    /// The length of each of these pieces. 16 bits are enough: each piece is part of a head of at most 65 535 bytes.
-    lengths: Box<[u16]>,
+    /// Method, target, then name and value of each header, then name and value of each parameter, end to end and each behind its
+    /// length in 16 bits. That is enough: each is part of a head of at most 65 535 bytes. And they are one allocation, because
+    /// many small ones among other connections' would keep the allocator from giving memory back.
+    pieces: Box<[u8]>,
     header_count: u16,
     http_minor: u8,
 }
@@ -103,14 +105,12 @@ impl Request {
             .into_iter()
             .chain(headers.flat_map(|header| [header.name.as_bytes(), header.value]));
 
-        let mut text = Vec::new();
-        let mut lengths = Vec::with_capacity(2 + 2 * parsed.headers.len());
+        let mut collected = Vec::new();
         for piece in pieces {
-            push_piece(piece, &mut text, &mut lengths);
+            push_piece(piece, &mut collected);
         }
         Request {
-            text: text.into_boxed_slice(),
-            lengths: lengths.into_boxed_slice(),
+            pieces: collected.into_boxed_slice(),
             // Each header takes at least four of the head's 65 535 bytes.
             header_count: parsed.headers.len() as u16,
             http_minor: parsed.version.unwrap_or_default(),
@@ -233,17 +233,14 @@ impl Request {
     /// the values from [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
     pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
         let first_param = self.first_param();
-        let before: usize = self.pieces().take(first_param).map(<[u8]>::len).sum();
-        let mut text = std::mem::take(&mut self.text).into_vec();
-        let mut lengths = std::mem::take(&mut self.lengths).into_vec();
-        text.truncate(before);
-        lengths.truncate(first_param);
+        let before: usize = self.pieces().take(first_param).map(|piece| LENGTH + piece.len()).sum();
+        let mut pieces = std::mem::take(&mut self.pieces).into_vec();
+        pieces.truncate(before);
         for (name, value) in names.iter().zip(values) {
-            push_piece(name.as_ref().as_bytes(), &mut text, &mut lengths);
-            push_piece(value.as_ref().as_bytes(), &mut text, &mut lengths);
+            push_piece(name.as_ref().as_bytes(), &mut pieces);
+            push_piece(value.as_ref().as_bytes(), &mut pieces);
         }
-        self.text = text.into_boxed_slice();
-        self.lengths = lengths.into_boxed_slice();
+        self.pieces = pieces.into_boxed_slice();
     }
 
     /// The first header of this name, in any case. `None` also if its value is not UTF-8.
@@ -308,7 +305,7 @@ impl Request {
 
     /// Bytes of heap memory that it holds.
     pub fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.text) + size_of_val(&*self.lengths)
+        self.pieces.len()
     }
 
     /// The target without the scheme and the host that an absolute one begins with.
@@ -333,11 +330,12 @@ impl Request {
     }
 
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &*self.text;
-        self.lengths.iter().map(move |&length| {
-            let (piece, after) = rest.split_at(usize::from(length));
+        let mut rest = &*self.pieces;
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk()?;
+            let (piece, after) = after.split_at_checked(usize::from(u16::from_ne_bytes(*length)))?;
             rest = after;
-            piece
+            Some(piece)
         })
     }
 }
@@ -354,10 +352,10 @@ impl fmt::Debug for Request {
 }
 
 /// Appends a piece. What would not fit its length is cut off; nothing that came in a head is as long as that.
-fn push_piece(piece: &[u8], text: &mut Vec<u8>, lengths: &mut Vec<u16>) {
+fn push_piece(piece: &[u8], pieces: &mut Vec<u8>) {
     let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
-    text.extend_from_slice(&piece[..usize::from(length)]);
-    lengths.push(length);
+    pieces.extend_from_slice(&length.to_ne_bytes());
+    pieces.extend_from_slice(&piece[..usize::from(length)]);
 }
 
 fn pairs<T>(mut items: impl Iterator<Item = T>) -> impl Iterator<Item = (T, T)> {
@@ -497,7 +495,7 @@ mod tests {
         let head = format!("GET /ws HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let request = parse(&head);
         assert!(request.heap_bytes() <= head.len(), "{} for {}", request.heap_bytes(), head.len());
-        assert!(size_of::<Request>() <= 40);
+        assert!(size_of::<Request>() <= 24);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) struct Stopping {
 /// What the handshake hands over for a connection that opens.
 pub(crate) struct Upgraded {
     pub(crate) head: Vec<u8>,
-    pub(crate) request: Box<Request>,
+    pub(crate) request: Request,
     pub(crate) attributes: Attributes,
 }
 
