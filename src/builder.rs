@@ -6,7 +6,6 @@ use crate::error::BuildError;
 use crate::handshake::HeadLimits;
 use crate::limits::Limits;
 use crate::protocol::Rules;
-use crate::server::Server;
 
 /// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
 ///
@@ -156,12 +155,8 @@ impl Builder {
         self
     }
 
-    /// Builds a server that owns `state` and listens nowhere yet: [`Server::listen`].
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the operating system gives no poll.
-    pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
+    /// Whether every setting is in its range.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
         let check = |ok, setting, expected| if ok { Ok(()) } else { Err(BuildError::Setting { setting, expected }) };
         for (timeout, setting) in [
             (self.handshake_timeout, "handshake_timeout"),
@@ -184,8 +179,7 @@ impl Builder {
             "origins",
             "like https://example.org",
         )?;
-        check(tokens, "subprotocols", "names of letters, digits and `-`")?;
-        Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
+        check(tokens, "subprotocols", "names of letters, digits and `-`")
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -39,8 +39,9 @@ pub(crate) fn fire<S>(
     event: &str,
     data: Payload<'_>,
 ) -> usize {
-    let depth = (hub.depth >= MAX_DEPTH).then_some(MAX_DEPTH);
-    if depth.is_some() || is_reserved(event) {
+    let too_deep = hub.depth >= MAX_DEPTH;
+    if too_deep || is_reserved(event) {
+        let depth = too_deep.then_some(MAX_DEPTH);
         hub.verb_failed(token, Error::FireRefused { event: event.to_owned(), depth }, String::new());
         return 0;
     }

@@ -34,9 +34,6 @@ pub enum Event {
     Disconnect,
 }
 
-/// Names that are kept for built-in events to come: listeners may be registered, `fire` refuses them.
-const RESERVED: [&str; 2] = ["pressure", "relief"];
-
 impl Event {
     const ALL: [Self; 7] =
         [Self::Connect, Self::Message, Self::Ping, Self::Pong, Self::Close, Self::Error, Self::Disconnect];
@@ -58,7 +55,16 @@ impl Event {
     /// The built-in event with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|event| event.name() == name)
+        match name {
+            "connect" => Some(Self::Connect),
+            "message" => Some(Self::Message),
+            "ping" => Some(Self::Ping),
+            "pong" => Some(Self::Pong),
+            "close" => Some(Self::Close),
+            "error" => Some(Self::Error),
+            "disconnect" => Some(Self::Disconnect),
+            _ => None,
+        }
     }
 }
 
@@ -76,7 +82,11 @@ impl fmt::Display for Event {
 
 /// Whether only the library may fire an event of this name.
 pub(crate) fn is_reserved(name: &str) -> bool {
-    Event::from_name(name).is_some() || RESERVED.contains(&name)
+    match name {
+        // Kept for built-in events to come: listeners may be registered, `fire` refuses them.
+        "pressure" | "relief" => true,
+        _ => Event::from_name(name).is_some(),
+    }
 }
 
 /// What a listener is told: which event, on which connection, with what.

@@ -9,7 +9,7 @@ use mio::Events;
 use crate::builder::Builder;
 use crate::connection::{Due, PeerAddress, Phase};
 use crate::dispatch;
-use crate::error::{BindError, IoError, RouteError};
+use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
 use crate::handshake::Response;
 use crate::hub::Hub;
@@ -64,8 +64,20 @@ impl Server<()> {
     }
 }
 
+impl Builder {
+    /// Builds a server that owns `state` and listens nowhere yet: [`Server::listen`].
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the operating system gives no poll.
+    pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
+        self.check()?;
+        Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
+    }
+}
+
 impl<S> Server<S> {
-    pub(crate) fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+    fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
         Ok(Self {
             state,
             hub: Hub::new(settings.limits()),
