@@ -148,8 +148,14 @@ impl<T: Transport> Hub<T> {
             }
         }
         if reaped > 0 && self.connections.is_empty() {
+            // All that has grown with the number of connections.
             self.connections.shrink_to_fit();
             self.by_uuid.shrink_to_fit();
+            self.dirty.shrink_to_fit();
+            self.dead.shrink_to_fit();
+            self.rest.shrink_to_fit();
+            self.records.shrink_to_fit();
+            self.timers = Timers::default();
         }
         reaped
     }
