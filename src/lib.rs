@@ -59,6 +59,58 @@
 //! write its own replies once; write to the others that got something, once each; handle timeouts; remove what is gone.
 //! [`Turn`] says what was done.
 //!
+//! # A little of everything
+//!
+//! ```
+//! use std::collections::HashMap;
+//! use std::time::Duration;
+//! use ikisocket::{Event, Response, Server, Shutdown, Uuid};
+//!
+//! #[derive(Default)]
+//! struct Users {
+//!     by_name: HashMap<String, Uuid>,
+//! }
+//!
+//! let mut server = Server::builder().max_message(64 * 1024).build(Users::default())?;
+//!
+//! // Who may come in? A filter sees the request; what it sets is there on the connection.
+//! server.filter(|_, _, incoming| {
+//!     if incoming.path() == "/healthz" {
+//!         return Ok(());
+//!     }
+//!     let Some(name) = incoming.cookie("user").map(|name| name.into_owned()) else {
+//!         return Err(Response::text("Log in first.").with_status(401).header("WWW-Authenticate", "Cookie")?);
+//!     };
+//!     incoming.attributes.set("user", name);
+//!     Ok(())
+//! });
+//! server.get("/healthz", |users, sockets, _| Response::text(format!("{} users, {} sockets", users.by_name.len(), sockets.len())))?;
+//! server.route("/ws/:room", |users, kws| {
+//!     let name = kws.string_attribute("user").unwrap_or_default().to_owned();
+//!     users.by_name.insert(name, kws.uuid());
+//! })?;
+//! server.on(Event::Message, |users, ep| {
+//!     // "bob hello": to bob alone. Everything else is an event of our own, for whoever listens to it.
+//!     let Some((to, text)) = ep.data.as_str().and_then(|text| text.split_once(' ')) else {
+//!         ep.kws.fire(users, "odd", ep.data);
+//!         return;
+//!     };
+//!     if let Some(&to) = users.by_name.get(to) {
+//!         let _ = ep.kws.emit_to(to, text); // if bob has just gone, an `error` event follows
+//!     }
+//! });
+//! server.on("odd", |_, ep| ep.kws.close());
+//! server.on(Event::Disconnect, |users, ep| users.by_name.retain(|_, uuid| *uuid != ep.socket_uuid));
+//! server.recover(|_, panic| eprintln!("{} panicked: {}", panic.event, panic.message));
+//! server.listen("127.0.0.1:0")?;
+//!
+//! // One turn for the example's sake, then goodbye to everybody.
+//! server.poll(Some(Duration::ZERO))?;
+//! server.lend().1.shutdown(Shutdown { reason: "maintenance".to_owned(), ..Shutdown::default() })?;
+//! assert_eq!(server.run()?.remained, 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # The rules
 //!
 //! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
@@ -115,6 +167,19 @@
 //! # Inside
 //!
 //! [`handshake`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
+//!
+//! | room | what it is for | what it must not know |
+//! |---|---|---|
+//! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
+//! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
+//! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
+//! | `reactor` | the poll, listeners, streams | user code |
+//! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
+//! | `connection`, `timer`, `token`, `limits` | what the hub is made of | |
+//! | `outbox` | from an emit to the wire | connections |
+//! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
+//!
+//! Imports run from top to bottom.
 
 mod attributes;
 mod builder;

@@ -104,7 +104,8 @@ impl<S> Sockets<'_, S> {
             .count()
     }
 
-    /// Sends a message to every open connection; returns how many took it. It is encoded once, and no reader delays another.
+    /// Sends a message to every open connection; returns how many took it, which is nobody if it is longer than
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no reader delays another.
     pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
         self.hub.broadcast(None, &message.into())
     }

@@ -5,6 +5,7 @@
 //! cargo bench --bench limit                        # about two minutes; a table, and figures.json
 //! cargo bench --bench limit -- --peers             # the other libraries beside it: build benches/peers first
 //! cargo bench --bench limit -- --reference PROGRAM # our raw against another program of its kind, to see that it is no slower
+//! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
@@ -27,6 +28,8 @@ use server::{Running, pinned};
 
 /// The core of the servers, and that of the load.
 const CORES: [&str; 2] = ["0", "1"];
+/// Connections that do nothing while others are measured. Both ends need a descriptor: see `ulimit -n`.
+const IDLE: usize = 15_000;
 const FIGURES: &str = "benches/limit/figures.json";
 const PICTURE: &str = "benches/limit/figures.svg";
 
@@ -108,8 +111,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--draw"] => Ok(fs::write(PICTURE, picture::draw(&serde_json::from_str(&fs::read_to_string(FIGURES)?)?))?),
         [] => table(false),
         ["--peers"] => table(true),
+        ["--idle"] => idle(),
         ["--reference", program] => reference(Path::new(program)),
-        _ => Err("unknown arguments: nothing, --peers, --draw or --reference PROGRAM".into()),
+        _ => Err("unknown arguments: nothing, --peers, --idle, --draw or --reference PROGRAM".into()),
     }
 }
 
@@ -167,6 +171,23 @@ fn reference(program: &Path) -> Result<(), Box<dyn Error>> {
         let (cpu, _) = programs.compare(work, &raw, &reference)?;
         println!("{:36} {cpu}", work.name);
     }
+    Ok(())
+}
+
+/// Measures our echo with many idle connections against our echo with few.
+fn idle() -> Result<(), Box<dyn Error>> {
+    let programs = Programs::build()?;
+    let few = Running::start(&programs.echo, &[])?;
+    let many = Running::start(&programs.echo, &[])?;
+    let noise = programs.compare(&WORKS[0], &many, &few)?.0;
+    println!("server CPU for each message, {}: {noise} with nobody idle at either", WORKS[0].name);
+    let mut holders = Vec::new();
+    for (server, count) in [(&few, 10), (&many, IDLE)] {
+        holders.push(Running::hold(&programs.load, &server.url("/echo"), count)?);
+        server.wait_for_connections(count)?;
+    }
+    let ratio = programs.compare(&WORKS[0], &many, &few)?.0;
+    println!("{ratio} with {IDLE} idle at one and 10 at the other");
     Ok(())
 }
 

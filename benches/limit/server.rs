@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::CORES;
 
@@ -28,6 +29,25 @@ impl Running {
             return Err(format!("{} did not say where it listens", program.display()).into());
         }
         Ok(running)
+    }
+
+    /// Holds `count` connections to `url`, for as long as this is kept but at most a minute.
+    pub fn hold(load: &Path, url: &str, count: usize) -> Result<Self, Box<dyn Error>> {
+        let mut command = pinned(CORES[1], load);
+        command.args(["idle", url, "--duration=60", "--connections", &count.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self { process: command.spawn()?, address: String::new() })
+    }
+
+    /// Waits until the server has so many descriptors open.
+    pub fn wait_for_connections(&self, count: usize) -> Result<(), Box<dyn Error>> {
+        for _ in 0..300 {
+            if std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() > count {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("{count} connections cannot be held: see ulimit -n").into())
     }
 
     pub fn url(&self, path: &str) -> String {

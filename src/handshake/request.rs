@@ -105,7 +105,8 @@ impl Request {
             .into_iter()
             .chain(headers.flat_map(|header| [header.name.as_bytes(), header.value]));
 
-        let mut collected = Vec::new();
+        // Names and values of a head of usual length fit without growing.
+        let mut collected = Vec::with_capacity(1024);
         for piece in pieces {
             push_piece(piece, &mut collected);
         }

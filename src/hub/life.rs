@@ -164,7 +164,10 @@ impl<T: Transport> Hub<T> {
         } else if finished {
             self.mark(token);
         } else {
-            self.connections[token.index as usize].socket.reset_on_drop();
+            // A socket that has failed has nobody left to be told.
+            if !matches!(error, Error::Io(_)) {
+                self.connections[token.index as usize].socket.reset_on_drop();
+            }
             self.bury(token);
         }
         log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());

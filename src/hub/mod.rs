@@ -30,6 +30,8 @@ pub use sending::Emitted;
 /// Slots are added by this share of those there are, so that growing wastes little memory.
 const GROW_SHARE: usize = 8;
 const GROW_LEAST: usize = 64;
+/// Slots that are kept when all are free: a server whose few connections come and go does not ask the allocator each time.
+const KEEP_SLOTS: usize = 1024;
 
 pub(crate) struct Hub<T> {
     connections: Slab<Connection<T>>,
@@ -147,7 +149,7 @@ impl<T: Transport> Hub<T> {
                 reaped += 1;
             }
         }
-        if reaped > 0 && self.connections.is_empty() {
+        if self.connections.is_empty() && self.connections.capacity() > KEEP_SLOTS {
             // All that has grown with the number of connections.
             self.connections.shrink_to_fit();
             self.by_uuid.shrink_to_fit();
