@@ -115,10 +115,11 @@ pub fn machine() -> String {
         line.rsplit_once(": ").map_or(line, |(_, value)| value).to_owned()
     };
     let processor = first("/proc/cpuinfo", "model name");
-    let kernel = first("/proc/sys/kernel/osrelease", "");
+    let release = first("/proc/sys/kernel/osrelease", "");
+    let kernel: Vec<&str> = release.split('.').take(2).collect();
     let day = Command::new("date")
         .arg("+%F")
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    format!("{processor}, Linux {kernel}, {}", day.unwrap_or_default())
+    format!("{processor}, Linux {}, {}", kernel.join("."), day.unwrap_or_default())
 }
