@@ -2,7 +2,7 @@
 //! (see `raw.rs`), which spends what nobody can save.
 //!
 //! ```sh
-//! cargo bench --bench limit                        # about two minutes; a table, and figures.json
+//! cargo bench --bench limit                        # about three minutes; a table, and figures.json
 //! cargo bench --bench limit -- --peers             # the other libraries beside it: build benches/peers first
 //! cargo bench --bench limit -- --reference PROGRAM # our raw against another program of its kind, to see that it is no slower
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
