@@ -392,7 +392,7 @@ SCENARIOS
     echo         a message comes back to its sender; closed loop, or open loop with --rate
     broadcast    a message goes to all connections, its sender included; loss and order are checked
     idle         hold connections; with --pid: the server's memory for each
-    connect      upgrade storm: connect, upgrade, close, again
+    connect      upgrade storm: connect, upgrade, reset, again
     churn        connect, exchange --messages, close, again
     slow-reader  a broadcast without and with one reader that has stopped reading
     search       the highest rate of echoes at which the 99th percentile stays under --p99

@@ -35,6 +35,8 @@ enum Phase {
     Open,
     /// Our Close frame is queued; the server's is not here yet.
     Closing,
+    /// To be reset without a word.
+    Leaving,
 }
 
 /// Why a connection is no more.
@@ -42,6 +44,8 @@ enum Phase {
 pub enum End {
     /// We closed it, and the server agreed.
     Closed,
+    /// We left.
+    Left,
     Failed(Failure),
 }
 
@@ -82,7 +86,7 @@ impl<T> Connection<T> {
     pub fn opening_since(&self) -> Option<Nanos> {
         match self.phase {
             Phase::Opening { since, .. } => Some(since),
-            Phase::Open | Phase::Closing => None,
+            Phase::Open | Phase::Closing | Phase::Leaving => None,
         }
     }
 
@@ -109,6 +113,11 @@ impl<T> Connection<T> {
             self.send(Opcode::Close, &[]);
             self.phase = Phase::Closing;
         }
+    }
+
+    /// The connection is to end now, without a Close frame: a TCP reset.
+    pub fn leave(&mut self) {
+        self.phase = Phase::Leaving;
     }
 
     /// Writes what there is to write, until the socket takes no more.
@@ -162,6 +171,9 @@ impl<T> Connection<T> {
             let taken = length.saturating_sub(before);
             self.phase = Phase::Open;
             listener.opened(self, now);
+            if matches!(self.phase, Phase::Leaving) {
+                return Err(End::Left);
+            }
             input = &mut input[taken..];
         }
         loop {

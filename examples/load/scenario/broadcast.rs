@@ -138,7 +138,7 @@ impl Broadcast {
                 }
                 let fate = match self.room.slow_end.take() {
                     None => "was still connected at the end".to_owned(),
-                    Some(End::Closed) => "was closed by us".to_owned(),
+                    Some(End::Closed | End::Left) => "was closed by us".to_owned(),
                     Some(End::Failed(failure)) => format!("ended: {failure}"),
                 };
                 self.room.sample.remarks.push(format!("the slow reader {fate}"));

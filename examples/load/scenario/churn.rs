@@ -1,5 +1,5 @@
-//! `churn`: connect, exchange messages, close, again; and `connect`, which is the same without messages: an upgrade storm. As
-//! many visits as there are connections are always under way.
+//! `churn`: connect, exchange messages, close, again; and `connect`, an upgrade storm: connect, upgrade, and a reset in place of all the
+//! rest, so that nothing but the upgrade is measured. As many visits as there are connections are always under way.
 
 use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
 use crate::client::{Connection, End, Failure, Fleet, Listener};
@@ -134,7 +134,7 @@ impl Listener for Door {
         let latency = now - connection.data.begin;
         if self.messages == 0 {
             self.count(latency, now);
-            connection.close();
+            connection.leave();
         } else {
             self.handshake.record(latency);
             connection.data.sent = now;
