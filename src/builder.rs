@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "deflate")]
+use crate::compression::Deflate;
 use crate::error::BuildError;
 use crate::handshake::HeadLimits;
 use crate::limits::Limits;
@@ -38,6 +40,8 @@ pub struct Builder {
     pub(crate) nodelay: bool,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) origins: Vec<String>,
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Deflate>,
 }
 
 impl Default for Builder {
@@ -57,6 +61,8 @@ impl Default for Builder {
             nodelay: true,
             subprotocols: Vec::new(),
             origins: Vec::new(),
+            #[cfg(feature = "deflate")]
+            deflate: None,
         }
     }
 }
@@ -155,6 +161,13 @@ impl Builder {
         self
     }
 
+    /// Compression for clients that offer permessage-deflate (RFC 7692). A route may have its own, or none. Default: none.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
+        self.deflate = deflate.into();
+        self
+    }
+
     /// Whether every setting is in its range.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         let check = |ok, setting, expected| if ok { Ok(()) } else { Err(BuildError::Setting { setting, expected }) };
@@ -173,6 +186,10 @@ impl Builder {
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
+        #[cfg(feature = "deflate")]
+        if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {
+            return Err(BuildError::Setting { setting, expected });
+        }
         let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));
         check(
             self.origins.iter().all(|origin| crate::handshake::is_origin(origin)),
@@ -184,13 +201,15 @@ impl Builder {
 
     pub(crate) fn limits(&self) -> Limits {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let rules = Rules::default().max_message(self.max_message);
         Limits {
             handshake_timeout: millis(self.handshake_timeout),
             ping_after: millis(self.ping_after),
             dead_after: millis(self.dead_after),
             close_timeout: millis(self.close_timeout),
             stall_timeout: millis(self.stall_timeout),
-            rules: Rules::default().max_message(self.max_message),
+            rules,
+            compressed_rules: rules.compression(true),
             max_outbox: self.max_outbox,
             head: HeadLimits { max_bytes: self.max_head, max_headers: self.max_headers },
             max_connections: self.max_connections,

@@ -10,10 +10,11 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
+use crate::compression::{Compression, Way};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Request};
 use crate::limits::Limits;
-use crate::outbox::Outbox;
+use crate::outbox::{Flushed, Outbox, Stage};
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 
@@ -134,6 +135,8 @@ pub(crate) struct Connection<T> {
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
+    /// Compression was agreed on.
+    pub(crate) compression: Option<Box<Compression>>,
     pub(crate) generation: u32,
     /// Which of the server's routes it came by.
     pub(crate) route: u32,
@@ -163,6 +166,7 @@ impl<T> Connection<T> {
             phase: Phase::Handshaking(None),
             outbox: Outbox::Empty,
             decoder: Decoder::new(),
+            compression: None,
             generation,
             route: 0,
             subprotocol: None,
@@ -175,6 +179,31 @@ impl<T> Connection<T> {
             request: None,
             attributes: Attributes::default(),
             peer: peer.into(),
+        }
+    }
+
+    /// How a message of `len` bytes goes out.
+    pub(crate) fn way(&self, len: usize, compress: bool) -> Way {
+        self.compression.as_ref().filter(|_| compress).map_or(Way::Plain, |compression| compression.way(len))
+    }
+
+    /// Whether messages that wait are compressed just before they are offered to the socket.
+    pub(crate) fn compresses_late(&self) -> bool {
+        self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
+    }
+
+    /// Offers the outbox to the socket.
+    #[inline]
+    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed>
+    where
+        T: Transport,
+    {
+        match &mut self.compression {
+            Some(compression) if compression.keeps_context() => {
+                let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
+                self.outbox.flush_with(stage, &mut self.socket, now, Some(&mut compress))
+            }
+            _ => self.outbox.flush(stage, &mut self.socket, now),
         }
     }
 

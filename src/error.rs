@@ -244,4 +244,12 @@ pub enum RouteError {
         /// The name.
         name: String,
     },
+    /// A setting is out of its range.
+    #[error("{setting} must be {expected}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What it accepts.
+        expected: &'static str,
+    },
 }

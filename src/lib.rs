@@ -127,6 +127,15 @@
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
 //! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
 //!
+//! # Compression
+//!
+//! With the cargo feature `deflate` the server speaks permessage-deflate (RFC 7692) with the clients that offer it, where
+//! `Builder::deflate` or `Route::deflate` turn it on. There are two modes. `Deflate::shared()` compresses each message by itself: no memory for
+//! a connection, and a broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the ones before: similar small
+//! messages become far smaller, a connection costs up to about 350 KiB, and a broadcast is compressed for each. Messages below a
+//! minimum go as they are, and so does [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small message
+//! that would become a large one stops at the limit. Without the feature the offer is declined.
+//!
 //! # What is not guaranteed
 //!
 //! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
@@ -145,7 +154,7 @@
 //! | `Config.Origins`, `Subprotocols` | [`Builder::origins`], [`Builder::subprotocols`], or a route's own ([`Route`]) |
 //! | `Config.HandshakeTimeout`, buffer sizes | [`Builder::handshake_timeout`], [`Builder::receive_buffer`], [`Builder::max_outbox`] |
 //! | `Config.RecoverHandler` | [`Server::recover`] |
-//! | `Config.EnableCompression` | not yet: the offer is declined |
+//! | `Config.EnableCompression` | `Builder::deflate`, or a route's own, with the cargo feature `deflate` |
 //! | `On(event, cb)` | [`Server::on`], [`Route::on`], [`Server::off`] |
 //! | `Fire`, `kws.Fire` | [`Sockets::fire`], [`Socket::fire`] |
 //! | `kws.Emit` | [`Socket::emit`], [`emit_text`](Socket::emit_text), [`emit_binary`](Socket::emit_binary) |
@@ -175,7 +184,7 @@
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `timer`, `token`, `limits` | what the hub is made of | |
+//! | `connection`, `timer`, `token`, `limits`, `compression` | what the hub is made of | |
 //! | `outbox` | from an emit to the wire | connections |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
@@ -183,6 +192,8 @@
 
 mod attributes;
 mod builder;
+#[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
+mod compression;
 mod connection;
 mod dispatch;
 mod error;
@@ -191,6 +202,7 @@ pub mod handshake;
 mod hub;
 mod limits;
 mod outbox;
+mod outgoing;
 pub mod protocol;
 mod reactor;
 mod route;
@@ -203,11 +215,14 @@ mod upgrade;
 
 pub use attributes::Attributes;
 pub use builder::Builder;
+#[cfg(feature = "deflate")]
+pub use compression::Deflate;
 pub use connection::PeerAddress;
 pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, UuidError};
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
+pub use outgoing::{Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use server::{Finished, Server};

@@ -14,6 +14,8 @@ pub(crate) struct Limits {
     pub(crate) close_timeout: u64,
     pub(crate) stall_timeout: u64,
     pub(crate) rules: Rules,
+    /// The same for connections that agreed on compression.
+    pub(crate) compressed_rules: Rules,
     pub(crate) max_outbox: usize,
     pub(crate) head: HeadLimits,
     pub(crate) max_connections: usize,

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 
-use crate::protocol::{FrameHeader, Opcode, encode_frame, encode_header, frame_len};
+use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header, frame_len};
 
 /// A payload from this size on is written from where it lies instead of being copied: below, a copy is cheaper than
 /// the system call that it may save.
@@ -83,6 +83,9 @@ pub(crate) struct Queue {
     progress_at: u64,
 }
 
+/// Appends the compressed form of a payload, to which that of the next one refers.
+pub(crate) type Compress<'c> = dyn FnMut(&[u8], &mut Vec<u8>) + 'c;
+
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
@@ -92,12 +95,12 @@ pub(crate) enum Flushed {
 
 impl Stage {
     /// Encodes one frame for several connections.
-    pub(crate) fn share(&mut self, opcode: Opcode, payload: &[u8]) -> Shared {
+    pub(crate) fn share(&mut self, kind: impl Into<FrameKind>, payload: &[u8]) -> Shared {
         if payload.len() >= WRITE_THROUGH {
-            return Shared { place: 0..0, frame: Some(encoded(opcode, payload)) };
+            return Shared { place: 0..0, frame: Some(encoded(kind, payload)) };
         }
         let from = self.log.len();
-        encode_frame(opcode, payload, &mut self.log);
+        encode_frame(kind, payload, &mut self.log);
         self.staged += 1;
         Shared { place: from..self.log.len(), frame: None }
     }
@@ -207,16 +210,22 @@ impl Outbox {
     /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, or if the connection
     /// would have more than `most` bytes there.
     #[inline]
-    pub(crate) fn stage_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8], most: usize) -> bool {
+    pub(crate) fn stage_frame(
+        &mut self,
+        stage: &mut Stage,
+        kind: impl Into<FrameKind>,
+        payload: &[u8],
+        most: usize,
+    ) -> bool {
         let end = stage.log.len();
         let add = payload.len() + FrameHeader::MAX_LEN;
         match self {
             Self::Staged { from, to } if *to == end && end - *from + add <= most => {
-                encode_frame(opcode, payload, &mut stage.log);
+                encode_frame(kind, payload, &mut stage.log);
                 *to = stage.log.len();
             }
             Self::Empty if add <= most => {
-                encode_frame(opcode, payload, &mut stage.log);
+                encode_frame(kind, payload, &mut stage.log);
                 stage.staged += 1;
                 *self = Self::Staged { from: end, to: stage.log.len() };
             }
@@ -225,15 +234,16 @@ impl Outbox {
         true
     }
 
-    pub(crate) fn push_frame(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
-        if self.stage_frame(stage, opcode, payload, usize::MAX) {
+    pub(crate) fn push_frame(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
+        let kind = kind.into();
+        if self.stage_frame(stage, kind, payload, usize::MAX) {
             return;
         }
         let queue = self.queued(stage);
         if queue.blocked && payload.len() >= WRITE_THROUGH {
-            queue.push(encoded(opcode, payload));
+            queue.push(encoded(kind, payload));
         } else {
-            queue.append(|open| encode_frame(opcode, payload, open));
+            queue.append(|open| encode_frame(kind, payload, open));
         }
     }
 
@@ -268,14 +278,15 @@ impl Outbox {
 
     /// A ping or pong: it passes whole frames that wait for a blocked socket. Of the pongs that wait there only the latest is kept
     /// (RFC 6455 §5.5.3 allows it), so that a peer that pings without reading costs one frame.
-    pub(crate) fn push_control(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
-        let Self::Queued(queue) = self else { return self.push_frame(stage, opcode, payload) };
+    pub(crate) fn push_control(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
+        let kind = kind.into();
+        let Self::Queued(queue) = self else { return self.push_frame(stage, kind, payload) };
         if !queue.blocked {
-            return self.push_frame(stage, opcode, payload);
+            return self.push_frame(stage, kind, payload);
         }
-        let frame = encoded(opcode, payload);
-        if opcode == Opcode::Pong
-            && let Some(at) = queue.ahead.iter().position(|waiting| waiting[0] == frame[0])
+        let frame = encoded(kind, payload);
+        if kind == FrameKind::PONG
+            && let Some(at) = queue.ahead.iter().position(|waiting| is_one_frame(waiting, kind))
             && let Some(older) = queue.ahead.remove(at)
         {
             queue.bytes -= older.len();
@@ -288,16 +299,17 @@ impl Outbox {
     pub(crate) fn write_through(
         &mut self,
         stage: &mut Stage,
-        opcode: Opcode,
+        kind: impl Into<FrameKind>,
         payload: &[u8],
         out: &mut impl Write,
         now: u64,
     ) -> io::Result<Flushed> {
+        let kind = kind.into();
         if self.flush(stage, out, now)? == Flushed::Blocked {
-            self.push_frame(stage, opcode, payload);
+            self.push_frame(stage, kind, payload);
             return Ok(Flushed::Blocked);
         }
-        let header = encode_header(opcode, payload.len());
+        let header = encode_header(kind, payload.len());
         let written = offer(out, &[IoSlice::new(&header), IoSlice::new(payload)])?;
         if written == header.len() + payload.len() {
             return Ok(Flushed::All);
@@ -318,6 +330,18 @@ impl Outbox {
 
     /// Offers the socket all that waits, until all is taken or the socket takes no more.
     pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+        self.flush_with(stage, out, now, None)
+    }
+
+    /// As [`flush`](Self::flush); with a compressor whose messages refer to each other, frames that wait to be compressed are, just
+    /// before they are offered.
+    pub(crate) fn flush_with(
+        &mut self,
+        stage: &mut Stage,
+        out: &mut impl Write,
+        now: u64,
+        compress: Option<&mut Compress<'_>>,
+    ) -> io::Result<Flushed> {
         match self {
             Self::Empty => Ok(Flushed::All),
             Self::Staged { from, to } => {
@@ -339,7 +363,7 @@ impl Outbox {
                 Ok(Flushed::Blocked)
             }
             Self::Queued(queue) => {
-                if queue.flush(out, now)? == Flushed::Blocked {
+                if queue.flush(out, now, compress)? == Flushed::Blocked {
                     return Ok(Flushed::Blocked);
                 }
                 if let Self::Queued(queue) = std::mem::take(self) {
@@ -370,6 +394,12 @@ impl Outbox {
             Self::Staged { .. } => stage.leave(),
             Self::Queued(queue) => stage.recycle(queue),
         }
+    }
+
+    /// Frames from here on wait in the connection's own queue until it is flushed. Those that are marked as compressed still have to be: see
+    /// [`flush_with`](Self::flush_with).
+    pub(crate) fn use_queue(&mut self, stage: &mut Stage) {
+        self.queued(stage);
     }
 
     /// The connection's own queue, with what was staged in it.
@@ -431,9 +461,20 @@ impl Queue {
         }
     }
 
-    fn flush(&mut self, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+    fn flush(
+        &mut self,
+        out: &mut impl Write,
+        now: u64,
+        mut compress: Option<&mut Compress<'_>>,
+    ) -> io::Result<Flushed> {
         while self.bytes > 0 {
-            let (offered, written) = self.offer(out)?;
+            if let Some(compress) = &mut compress
+                && self.under_way.is_empty()
+                && self.ahead.is_empty()
+            {
+                self.compress_next(compress);
+            }
+            let (offered, written) = self.offer(out, compress.is_none())?;
             if written > 0 {
                 self.consume(written);
                 self.progress_at = now;
@@ -447,15 +488,41 @@ impl Queue {
         Ok(Flushed::All)
     }
 
-    /// One vectored write of as much as fits; returns how much was offered and how much was taken.
-    fn offer(&self, out: &mut impl Write) -> io::Result<(usize, usize)> {
+    /// Moves the first frames that wait to where they are offered next, compressed if they are marked so. From there on they must go out,
+    /// because what is compressed after them refers to them; so it is no more than a socket takes readily.
+    fn compress_next(&mut self, compress: &mut Compress<'_>) {
+        self.close_open();
+        let (mut ready, mut payload) = (Vec::new(), Vec::new());
+        while ready.len() < WRITE_THROUGH
+            && let Some(front) = self.waiting.front_mut()
+        {
+            let frame = front.split_to(frame_len(front).unwrap_or(front.len()).min(front.len()));
+            self.bytes -= frame.len();
+            if front.is_empty() {
+                self.waiting.pop_front();
+            }
+            match (FrameHeader::parse(&frame), FrameKind::of(&frame)) {
+                (Ok(Some((header, header_len))), Some(kind)) if header.rsv1 => {
+                    payload.clear();
+                    compress(&frame[header_len..], &mut payload);
+                    encode_frame(kind, &payload, &mut ready);
+                }
+                _ => ready.extend_from_slice(&frame),
+            }
+        }
+        self.bytes += ready.len();
+        self.ahead.push_back(Bytes::from(ready));
+    }
+
+    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was offered and how much was taken.
+    fn offer(&self, out: &mut impl Write, all: bool) -> io::Result<(usize, usize)> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
         let mut offered = 0;
+        let behind = self.waiting.iter().map(|piece| &piece[..]).chain(std::iter::once(&self.open[..]));
         let pieces = std::iter::once(&self.under_way[..])
             .chain(self.ahead.iter().map(|piece| &piece[..]))
-            .chain(self.waiting.iter().map(|piece| &piece[..]))
-            .chain(std::iter::once(&self.open[..]));
+            .chain(behind.filter(|_| all));
         for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
             slices[used] = IoSlice::new(piece);
             used += 1;
@@ -518,9 +585,14 @@ fn frame_start(frames: &[u8], at: usize) -> usize {
     start
 }
 
-fn encoded(opcode: Opcode, payload: &[u8]) -> Bytes {
+/// Whether `frames` are one frame, of this kind.
+fn is_one_frame(frames: &[u8], kind: FrameKind) -> bool {
+    FrameKind::of(frames) == Some(kind) && frame_len(frames) == Some(frames.len())
+}
+
+fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(payload.len() + 10);
-    encode_frame(opcode, payload, &mut frame);
+    encode_frame(kind, payload, &mut frame);
     Bytes::from(frame)
 }
 
@@ -546,6 +618,7 @@ fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Opcode;
 
     /// The same numbers in every run (xorshift).
     struct Random(u64);

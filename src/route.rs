@@ -4,6 +4,9 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::builder::Builder;
+use crate::compression::Compression;
+#[cfg(feature = "deflate")]
+use crate::compression::Deflate;
 use crate::connection::PeerAddress;
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
@@ -54,6 +57,9 @@ pub(crate) struct RouteEntry<S> {
     pub(crate) subprotocols: Option<Vec<String>>,
     pub(crate) origins: Option<Vec<String>>,
     pub(crate) forget_request: bool,
+    /// `Some(None)`: not compressed, whatever the server's setting.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Option<Deflate>>,
 }
 
 /// What is to be found at a path.
@@ -72,6 +78,8 @@ pub(crate) struct Registry<S> {
     pub(crate) recover: Option<RecoverHandler<S>>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
+    #[cfg(feature = "deflate")]
+    deflate: Option<Deflate>,
 }
 
 impl<S> Registry<S> {
@@ -85,6 +93,8 @@ impl<S> Registry<S> {
             recover: None,
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
+            #[cfg(feature = "deflate")]
+            deflate: settings.deflate,
         }
     }
 
@@ -101,6 +111,8 @@ impl<S> Registry<S> {
             subprotocols: None,
             origins: None,
             forget_request: false,
+            #[cfg(feature = "deflate")]
+            deflate: None,
         });
         Ok(Route { entry: &mut self.routes[index] })
     }
@@ -123,6 +135,18 @@ impl<S> Registry<S> {
 
     pub(crate) fn subprotocols(&self, route: u32) -> &[String] {
         self.routes[route as usize].subprotocols.as_deref().unwrap_or(&self.subprotocols)
+    }
+
+    /// What a request's offer of compression comes to: what the connection keeps, and the answer.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn agree_on_compression(&self, route: u32, request: &Request) -> Option<(Box<Compression>, String)> {
+        self.routes[route as usize].deflate.unwrap_or(self.deflate)?.agree(request)
+    }
+
+    /// Every offer of compression is declined.
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Box<Compression>, String)> {
+        None
     }
 
     pub(crate) fn origins(&self, route: u32) -> &[String] {
@@ -184,6 +208,21 @@ impl<S> Route<'_, S> {
             return Err(RouteError::Origin { origin: origin.clone() });
         }
         self.entry.origins = Some(origins);
+        Ok(self)
+    }
+
+    /// Compression on this route, instead of the server's: [`Builder::deflate`]. `None` is none.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Setting`] if a setting is out of its range; then the route keeps what it had.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(self, deflate: impl Into<Option<Deflate>>) -> Result<Self, RouteError> {
+        let deflate = deflate.into();
+        if let Some(Err((setting, expected))) = deflate.as_ref().map(Deflate::check) {
+            return Err(RouteError::Setting { setting, expected });
+        }
+        self.entry.deflate = Some(deflate);
         Ok(self)
     }
 

@@ -16,7 +16,8 @@ use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Emitted, Hub};
-use crate::protocol::{CloseCode, Message, Opcode, Payload};
+use crate::outgoing::Outgoing;
+use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::reactor::Stream;
 use crate::route::Registry;
 use crate::token::Token;
@@ -92,12 +93,12 @@ impl<S> Sockets<'_, S> {
     /// # Errors
     ///
     /// [`Gone`] if no open connection has this uuid.
-    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Message<'m>>) -> Result<Emitted, Gone> {
+    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
         self.hub.emit_to(to, &message.into())
     }
 
     /// Sends a message to each connection of a list; returns how many took it. The unknown are passed over.
-    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Message<'m>>) -> usize {
+    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         let message = message.into();
         to.iter()
             .filter(|&&to| matches!(self.hub.emit_to(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
@@ -106,7 +107,7 @@ impl<S> Sockets<'_, S> {
 
     /// Sends a message to every open connection; returns how many took it, which is nobody if it is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no reader delays another.
-    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+    pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(None, &message.into())
     }
 
@@ -183,19 +184,19 @@ impl<S> Socket<'_, S> {
     ///
     /// It is [refused](EmitError) if the connection is closed, if the message is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
-    pub fn emit<'m>(&mut self, message: impl Into<Message<'m>>) -> Emitted {
-        let message = message.into();
-        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes())
+    pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
+        let Outgoing { message, compress } = message.into();
+        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), compress)
     }
 
     /// Sends a text message.
     pub fn emit_text(&mut self, text: impl AsRef<str>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes())
+        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), true)
     }
 
     /// Sends a binary message, whatever the data's type.
     pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Binary, data.as_ref())
+        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), true)
     }
 
     /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
@@ -204,7 +205,7 @@ impl<S> Socket<'_, S> {
         if data.len() > 125 {
             return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
         }
-        self.hub.emit(self.token, Opcode::Ping, data)
+        self.hub.emit(self.token, Opcode::Ping, data, false)
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
@@ -213,19 +214,19 @@ impl<S> Socket<'_, S> {
     /// # Errors
     ///
     /// [`Gone`] if no open connection has this uuid.
-    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Message<'m>>) -> Result<Emitted, Gone> {
+    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
         self.emit_to_one(to, &message.into())
     }
 
     /// Sends a message to each connection of a list; returns how many took it. For each uuid that is unknown an `error` event follows on this connection.
-    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Message<'m>>) -> usize {
+    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         let message = message.into();
         to.iter()
             .filter(|&&to| matches!(self.emit_to_one(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
             .count()
     }
 
-    fn emit_to_one(&mut self, to: Uuid, message: &Message<'_>) -> Result<Emitted, Gone> {
+    fn emit_to_one(&mut self, to: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
         let result = self.hub.emit_to(to, message);
         if result.is_err() {
             self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
@@ -234,12 +235,12 @@ impl<S> Socket<'_, S> {
     }
 
     /// Sends a message to every open connection but this one; returns how many took it.
-    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+    pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Some(self.token), &message.into())
     }
 
     /// Sends a message to every open connection, this one included; returns how many took it.
-    pub fn broadcast_all<'m>(&mut self, message: impl Into<Message<'m>>) -> usize {
+    pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(None, &message.into())
     }
 

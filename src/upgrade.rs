@@ -151,8 +151,10 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
     let spoken = registry.subprotocols(route);
     let chosen = handshake::choose_subprotocol(&incoming.request, spoken);
     let mut head = Vec::new();
-    handshake::write_switching_protocols(key, chosen.map(|chosen| spoken[chosen].as_str()), None, &mut head);
-    let upgraded = Upgraded { head, request: incoming.request, attributes: incoming.attributes };
+    let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
+    let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
+    handshake::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
+    let upgraded = Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression };
     hub.open(token, route, chosen.and_then(|chosen| u16::try_from(chosen).ok()), upgraded);
 }
 

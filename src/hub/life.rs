@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Hub;
 use crate::attributes::Attributes;
+use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::Request;
@@ -35,6 +36,7 @@ pub(crate) struct Upgraded {
     pub(crate) head: Vec<u8>,
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
+    pub(crate) compression: Option<Box<Compression>>,
 }
 
 impl<T: Transport> Hub<T> {
@@ -48,6 +50,7 @@ impl<T: Transport> Hub<T> {
         connection.subprotocol = subprotocol;
         connection.request = Some(upgrade.request);
         connection.attributes = upgrade.attributes;
+        connection.compression = upgrade.compression;
         connection.outbox.push_head(&mut self.stage, upgrade.head);
         let mut uuid = Uuid::new_v4();
         while self.by_uuid.contains_key(&uuid) {
@@ -298,7 +301,7 @@ mod tests {
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
             let (token, wire) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200]) != Emitted::Refused(EmitError::Full) {}
+            while hub.emit(token, Opcode::Binary, &[7; 200], true) != Emitted::Refused(EmitError::Full) {}
             wire.0.borrow_mut().room = 1000;
             hub.flush_dirty();
             hub.writable(token);

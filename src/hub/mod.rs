@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 use uuid::Uuid;
 
+use crate::compression::Common;
 use crate::connection::{Connection, PeerAddress, Transport};
 use crate::error::UuidError;
 use crate::limits::Limits;
@@ -39,6 +40,8 @@ pub(crate) struct Hub<T> {
     generation: u32,
     open: usize,
     stage: Stage,
+    /// Compressors that connections share.
+    common: Common,
     /// Connections with something to write that nobody has offered to their sockets yet.
     dirty: Vec<Token>,
     /// The connection whose input is being handled: it is flushed when that is done, and need not be on the list.
@@ -67,6 +70,7 @@ impl<T: Transport> Hub<T> {
             generation: 0,
             open: 0,
             stage: Stage::default(),
+            common: Common::default(),
             dirty: Vec::new(),
             active: None,
             rest: Vec::new(),

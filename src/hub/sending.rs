@@ -6,10 +6,12 @@
 use uuid::Uuid;
 
 use super::Hub;
+use crate::compression::{Common, Way};
 use crate::connection::{Phase, Transport};
 use crate::error::{EmitError, Error, Gone};
-use crate::outbox::{Flushed, STAGE_SHARE, Shared, WRITE_THROUGH};
-use crate::protocol::{CloseCode, Message, Opcode, encode_close, encode_header};
+use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
+use crate::outgoing::Outgoing;
+use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
 /// What became of an emit; may be ignored.
@@ -38,9 +40,53 @@ impl Emitted {
     }
 }
 
+/// A message for several connections, encoded once for each way in which it goes out.
+struct Forms<'m> {
+    opcode: Opcode,
+    payload: &'m [u8],
+    compress: bool,
+    plain: Shared,
+    /// Made when the first connection needs it; `None` if the plain form is no larger.
+    others: Vec<(Way, Option<Shared>)>,
+}
+
+impl<'m> Forms<'m> {
+    fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
+        let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
+        let plain = stage.share(opcode, payload);
+        Self { opcode, payload, compress: outgoing.compress, plain, others: Vec::new() }
+    }
+
+    fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common) -> &mut Shared {
+        if way == Way::Plain {
+            return &mut self.plain;
+        }
+        let at = self.others.iter().position(|(each, _)| *each == way).unwrap_or_else(|| {
+            let shared = match way {
+                Way::Shared(kind) => common.deflate(kind, self.payload).map(|deflated| {
+                    let shared = stage.share(self.opcode.compressed(), &deflated);
+                    common.recycle(deflated);
+                    shared
+                }),
+                Way::Own | Way::Plain => Some(stage.share(self.opcode.compressed(), self.payload)),
+            };
+            self.others.push((way, shared));
+            self.others.len() - 1
+        });
+        self.others[at].1.as_mut().unwrap_or(&mut self.plain)
+    }
+
+    fn end(self, stage: &mut Stage) {
+        let others = self.others.into_iter().filter_map(|(_, shared)| shared);
+        for shared in others.chain([self.plain]) {
+            stage.end_share(shared);
+        }
+    }
+}
+
 impl<T: Transport> Hub<T> {
     #[inline]
-    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
+    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
         let connection = self.connections.get_mut(token.index as usize);
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
             return Emitted::Refused(EmitError::Closed);
@@ -48,17 +94,19 @@ impl<T: Transport> Hub<T> {
         let most = self.limits.max_outbox.min(STAGE_SHARE);
         if payload.len() < WRITE_THROUGH
             && !self.stage.is_full()
+            && connection.compression.is_none()
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
             self.mark(token);
             return Emitted::Queued;
         }
-        self.emit_more(token, opcode, payload)
+        self.emit_more(token, opcode, payload, compress)
     }
 
-    /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more.
+    /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was
+    /// agreed on.
     #[inline(never)]
-    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8]) -> Emitted {
+    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -67,14 +115,34 @@ impl<T: Transport> Hub<T> {
         }
         let connection = &mut self.connections[token.index as usize];
         let limit = self.limits.max_outbox;
-        let len = encode_header(opcode, payload.len()).len() + payload.len();
         if payload.len() > limit {
             return Emitted::Refused(EmitError::TooLarge { len: payload.len(), limit });
         }
+        match connection.way(payload.len(), compress && !opcode.is_control()) {
+            Way::Plain => self.emit_frame(token, opcode.plain(), payload),
+            Way::Shared(kind) => match self.common.deflate(kind, payload) {
+                Some(deflated) => {
+                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated);
+                    self.common.recycle(deflated);
+                    emitted
+                }
+                None => self.emit_frame(token, opcode.plain(), payload),
+            },
+            Way::Own => {
+                connection.outbox.use_queue(&mut self.stage);
+                self.emit_frame(token, opcode.compressed(), payload)
+            }
+        }
+    }
+
+    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8]) -> Emitted {
+        let connection = &mut self.connections[token.index as usize];
+        let limit = self.limits.max_outbox;
+        let len = encode_header(kind, payload.len()).len() + payload.len();
         let (stage, now) = (&mut self.stage, self.now);
         let mut offered = Ok(Flushed::All);
         if connection.outbox.lacks_room(len, limit) {
-            offered = connection.outbox.flush(stage, &mut connection.socket, now);
+            offered = connection.flush(stage, now);
             let waiting = connection.outbox.waiting();
             if offered.is_ok() && connection.outbox.lacks_room(len, limit) {
                 self.fail(token, Error::SlowConsumer { waiting, limit });
@@ -82,14 +150,15 @@ impl<T: Transport> Hub<T> {
             }
         }
         if offered.is_ok() {
-            if opcode == Opcode::Ping {
-                connection.outbox.push_control(stage, opcode, payload);
-            } else if payload.len() >= WRITE_THROUGH && !connection.outbox.is_blocked() {
-                offered = connection.outbox.write_through(stage, opcode, payload, &mut connection.socket, now);
+            if kind == FrameKind::PING {
+                connection.outbox.push_control(stage, kind, payload);
+            } else if payload.len() >= WRITE_THROUGH && !connection.outbox.is_blocked() && !connection.compresses_late()
+            {
+                offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
             } else {
-                connection.outbox.push_frame(stage, opcode, payload);
+                connection.outbox.push_frame(stage, kind, payload);
                 if connection.outbox.waiting() >= STAGE_SHARE && !connection.outbox.is_blocked() {
-                    offered = connection.outbox.flush(stage, &mut connection.socket, now);
+                    offered = connection.flush(stage, now);
                 }
             }
         }
@@ -109,14 +178,15 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Message<'_>) -> Result<Emitted, Gone> {
+    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
         let token = self.find(uuid).ok_or(Gone { uuid })?;
-        Ok(self.emit(token, message.payload().opcode(), message.as_bytes()))
+        let Outgoing { message, compress } = message;
+        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), *compress))
     }
 
     /// Encodes a message once and gives it to every open connection but one; returns how many got it.
-    pub(crate) fn broadcast(&mut self, except: Option<Token>, message: &Message<'_>) -> usize {
-        let (opcode, payload) = (message.payload().opcode(), message.as_bytes());
+    pub(crate) fn broadcast(&mut self, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
+        let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
             log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
@@ -125,14 +195,14 @@ impl<T: Transport> Hub<T> {
         if self.stage.is_full() {
             self.flush_staged();
         }
-        let mut shared = self.stage.share(opcode, payload);
+        let mut forms = Forms::new(outgoing, &mut self.stage);
         let mut rest = std::mem::take(&mut self.rest);
-        let mut reached = self.stage_for_all(except, &shared, &mut rest);
+        let mut reached = self.stage_for_all(except, &forms.plain, &mut rest);
         for token in rest.drain(..) {
-            reached += usize::from(self.emit_shared(token, &mut shared));
+            reached += usize::from(self.emit_shared(token, &mut forms));
         }
         self.rest = rest;
-        self.stage.end_share(shared);
+        forms.end(&mut self.stage);
         reached
     }
 
@@ -147,7 +217,7 @@ impl<T: Transport> Hub<T> {
                 continue;
             }
             let token = Token { index, generation: connection.generation };
-            if !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
+            if connection.compression.is_some() || !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
                 rest.push(token);
                 continue;
             }
@@ -161,11 +231,16 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Gives one connection a shared frame, whatever waits there; whether it took it.
-    fn emit_shared(&mut self, token: Token, shared: &mut Shared) -> bool {
-        let (len, limit) = (shared.len(), self.limits.max_outbox);
+    fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
         let connection = &mut self.connections[token.index as usize];
+        let way = connection.way(forms.payload.len(), forms.compress);
+        let shared = forms.get(way, &mut self.stage, &mut self.common);
+        if way == Way::Own {
+            connection.outbox.use_queue(&mut self.stage);
+        }
+        let (len, limit) = (shared.len(), self.limits.max_outbox);
         if connection.outbox.lacks_room(len, limit) {
-            if let Err(error) = connection.outbox.flush(&mut self.stage, &mut connection.socket, self.now) {
+            if let Err(error) = connection.flush(&mut self.stage, self.now) {
                 self.socket_failed(token, &error);
                 return false;
             }
@@ -216,7 +291,7 @@ impl<T: Transport> Hub<T> {
             return;
         }
         let waited = !connection.outbox.is_empty();
-        match connection.outbox.flush(&mut self.stage, &mut connection.socket, now) {
+        match connection.flush(&mut self.stage, now) {
             Ok(Flushed::All) => {
                 if !connection.is_open() {
                     self.flushed(token, waited);
@@ -278,9 +353,9 @@ mod tests {
         let (_, stuck) = open(&mut hub, 0);
         hub.begin_input(bob);
         for _ in 0..2000 {
-            assert!(hub.broadcast(None, &Message::from(&[1; 10_000])) >= 2);
+            assert!(hub.broadcast(None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
-                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000]), Emitted::Queued);
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], true), Emitted::Queued);
             }
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }

@@ -122,14 +122,14 @@ mod tests {
     use super::*;
     use crate::hub::Emitted;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
-    use crate::protocol::Message;
+    use crate::outgoing::Outgoing;
 
     #[test]
     fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
         let mut hub = hub();
         let (token, _) = open(&mut hub, 600);
         for _ in 0..6 {
-            assert_eq!(hub.broadcast(None, &Message::from(&[0; 200])), 1);
+            assert_eq!(hub.broadcast(None, &Outgoing::from(&[0; 200])), 1);
         }
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
@@ -142,7 +142,7 @@ mod tests {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, wire) = open(&mut hub, 100);
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400]), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], true), Emitted::Queued);
             hub.flush_dirty();
             hub.now = 2 * STALL;
             wire.0.borrow_mut().room = room;

@@ -81,7 +81,7 @@ pub(super) fn open(hub: &mut Hub<Wire>, room: usize) -> (Token, Wire) {
     let (token, wire) = insert(hub, 1000);
     let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
     let head = b"101".to_vec();
-    hub.open(token, 0, None, Upgraded { head, request, attributes: Attributes::default() });
+    hub.open(token, 0, None, Upgraded { head, request, attributes: Attributes::default(), compression: None });
     hub.flush_dirty();
     let mut far = wire.0.borrow_mut();
     assert_eq!(std::mem::take(&mut far.received), b"101");
