@@ -36,6 +36,7 @@ pub struct Builder {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    max_topics: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) subprotocols: Vec<String>,
@@ -57,6 +58,7 @@ impl Default for Builder {
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
+            max_topics: 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
             subprotocols: Vec::new(),
@@ -134,6 +136,14 @@ impl Builder {
         self
     }
 
+    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join) refuses more. It bounds what a client can make
+    /// the server remember where names come from clients: about half a KiB for each topic that nobody else is in, with the longest
+    /// name. Default: 1024, at least 1.
+    pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
+        self.max_topics = topics;
+        self
+    }
+
     /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
     /// without being copied. Default: 256 KiB, at least 1 KiB; what is not used of it costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
@@ -185,6 +195,7 @@ impl Builder {
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
+        check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         #[cfg(feature = "deflate")]
         if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {
@@ -213,6 +224,7 @@ impl Builder {
             max_outbox: self.max_outbox,
             head: HeadLimits { max_bytes: self.max_head, max_headers: self.max_headers },
             max_connections: self.max_connections,
+            max_topics: self.max_topics,
         }
     }
 }

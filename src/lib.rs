@@ -111,6 +111,45 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Topics
+//!
+//! A topic is a name that connections [join](Socket::join); what is [published](Socket::publish) there goes to its members. Nothing has to
+//! be set up: a topic comes with its first member and goes with its last.
+//!
+//! ```
+//! # use ikisocket::{Event, Server};
+//! # let mut server = Server::bind("127.0.0.1:0", ())?;
+//! server.on(Event::Message, |_, ep| {
+//!     // "+rust" and "-rust" come and go; everything else is for the other members of all that one is in.
+//!     let text = ep.data.as_str().unwrap_or_default();
+//!     if let Some(topic) = text.strip_prefix('+') {
+//!         if let Err(error) = ep.kws.join(topic) {
+//!             ep.kws.emit(error.to_string()); // an empty name, one of more than 256 bytes, or too many
+//!         }
+//!     } else if let Some(topic) = text.strip_prefix('-') {
+//!         ep.kws.leave(topic);
+//!     } else {
+//!         for topic in ep.kws.topics() {
+//!             ep.kws.publish(&topic, ep.data);
+//!         }
+//!     }
+//! });
+//! // Leaving is automatic. `disconnect` is still told what the connection was in.
+//! server.on(Event::Disconnect, |_, ep| {
+//!     for topic in ep.kws.topics() {
+//!         ep.kws.publish(&topic, "somebody left");
+//!     }
+//! });
+//! let sockets = server.lend().1;
+//! assert_eq!((sockets.member_count("rust"), sockets.topics().count()), (0, 0));
+//! # Ok::<(), ikisocket::BindError>(())
+//! ```
+//!
+//! A publish is encoded once and costs the number of members, whoever else is connected. A connection is a member from `join` until it
+//! leaves, or stops being open: when either side closes it or it fails, and before any listener is told. Each member gets all that is sent to it
+//! in one order; which member is served first is not guaranteed. Joining costs no more than a look through the shorter of two lists, the
+//! topic's members and the connection's topics; leaving moves two entries. A membership takes at most 64 bytes, a topic about 200.
+//!
 //! # The rules
 //!
 //! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
@@ -184,7 +223,7 @@
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `timer`, `token`, `limits`, `compression` | what the hub is made of | |
+//! | `connection`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
 //! | `outbox` | from an emit to the wire | connections |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
@@ -210,6 +249,7 @@ mod server;
 mod socket;
 mod timer;
 mod token;
+mod topics;
 mod turn;
 mod upgrade;
 
@@ -218,7 +258,9 @@ pub use builder::Builder;
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
 pub use connection::PeerAddress;
-pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, UuidError};
+pub use error::{
+    BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, TopicError, UuidError,
+};
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;

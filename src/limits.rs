@@ -19,6 +19,7 @@ pub(crate) struct Limits {
     pub(crate) max_outbox: usize,
     pub(crate) head: HeadLimits,
     pub(crate) max_connections: usize,
+    pub(crate) max_topics: usize,
 }
 
 impl Limits {

@@ -232,6 +232,7 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         connection.phase = phase;
         self.by_uuid.remove(&connection.uuid);
+        self.topics.leave_all(token.index);
         self.open -= 1;
         self.begin_phase(token);
     }

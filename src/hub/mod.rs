@@ -1,5 +1,6 @@
 //! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a room of its own:
-//! what comes in (`receiving`), what goes out (`sending`), what follows what (`life`), and what is due when (`time`).
+//! what comes in (`receiving`), what goes out (`sending`), to whom by topic (`topics`), what follows what (`life`), and what is due when
+//! (`time`).
 //!
 //! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
 //! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
@@ -8,6 +9,7 @@ mod life;
 mod receiving;
 mod sending;
 mod time;
+mod topics;
 #[cfg(test)]
 mod wire;
 
@@ -23,9 +25,11 @@ use crate::limits::Limits;
 use crate::outbox::Stage;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
+use crate::topics::Topics;
 
 pub(crate) use life::{Record, Stopping, Upgraded};
 pub(crate) use receiving::Received;
+pub(crate) use sending::Audience;
 pub use sending::Emitted;
 
 /// Slots are added by this share of those there are, so that growing wastes little memory.
@@ -51,6 +55,8 @@ pub(crate) struct Hub<T> {
     records: VecDeque<(Token, Record)>,
     dead: Vec<Token>,
     timers: Timers,
+    /// Who is in which topic; only open connections are in any.
+    pub(crate) topics: Topics,
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
@@ -77,6 +83,7 @@ impl<T: Transport> Hub<T> {
             records: VecDeque::new(),
             dead: Vec::new(),
             timers: Timers::default(),
+            topics: Topics::default(),
             limits,
             now: 0,
             refusing: false,
@@ -150,6 +157,7 @@ impl<T: Transport> Hub<T> {
             if self.get(token).is_some() {
                 let connection = self.connections.remove(token.index as usize);
                 self.timers.remove(connection.timer, token.index);
+                self.topics.forget(token.index);
                 reaped += 1;
             }
         }
@@ -162,6 +170,7 @@ impl<T: Transport> Hub<T> {
             self.rest.shrink_to_fit();
             self.records.shrink_to_fit();
             self.timers = Timers::default();
+            self.topics.shrink();
         }
         reaped
     }

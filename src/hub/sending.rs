@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Hub;
 use crate::compression::{Common, Way};
-use crate::connection::{Phase, Transport};
+use crate::connection::{Connection, Phase, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
 use crate::outgoing::Outgoing;
@@ -82,6 +82,16 @@ impl<'m> Forms<'m> {
             stage.end_share(shared);
         }
     }
+}
+
+/// Who gets a message that is encoded once.
+#[derive(Clone, Copy)]
+pub(crate) enum Audience<'a> {
+    Everybody,
+    /// The members of one topic.
+    Topic(u32),
+    /// Each open connection of a list, as often as it stands there.
+    List(&'a [Uuid]),
 }
 
 impl<T: Transport> Hub<T> {
@@ -184,8 +194,8 @@ impl<T: Transport> Hub<T> {
         Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), *compress))
     }
 
-    /// Encodes a message once and gives it to every open connection but one; returns how many got it.
-    pub(crate) fn broadcast(&mut self, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
+    /// Encodes a message once and gives it to an audience, which has open connections only, but one; returns how many got it.
+    pub(crate) fn broadcast(&mut self, to: Audience<'_>, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
         let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
@@ -197,7 +207,7 @@ impl<T: Transport> Hub<T> {
         }
         let mut forms = Forms::new(outgoing, &mut self.stage);
         let mut rest = std::mem::take(&mut self.rest);
-        let mut reached = self.stage_for_all(except, &forms.plain, &mut rest);
+        let mut reached = self.stage_for(to, except, &forms.plain, &mut rest);
         for token in rest.drain(..) {
             reached += usize::from(self.emit_shared(token, &mut forms));
         }
@@ -206,33 +216,46 @@ impl<T: Transport> Hub<T> {
         reached
     }
 
-    /// Refers every open connection but one to a frame in the log; returns how many. Those for which that is not enough are added to `rest`.
-    /// This is what a broadcast costs for each connection, so nothing else is done here.
-    fn stage_for_all(&mut self, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
-        let Self { connections, stage, dirty, active, limits, .. } = self;
+    /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
+    /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
+    fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
+        let Self { connections, by_uuid, topics, stage, dirty, active, limits, .. } = self;
         let mut reached = 0;
-        for (index, connection) in connections {
-            let index = index as u32;
+        let mut stage_one = |index: u32, connection: &mut Connection<T>| {
             if !connection.is_open() || except.is_some_and(|except| except.index == index) {
-                continue;
+                return;
             }
             let token = Token { index, generation: connection.generation };
             if connection.compression.is_some() || !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
                 rest.push(token);
-                continue;
+                return;
             }
             reached += 1;
             if !connection.dirty && *active != Some(index) {
                 connection.dirty = true;
                 dirty.push(token);
             }
+        };
+        let stage_slot = |index: u32| {
+            if let Some(connection) = connections.get_mut(index as usize) {
+                stage_one(index, connection);
+            }
+        };
+        match to {
+            Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
+            Audience::Topic(topic) => topics.members(topic).for_each(stage_slot),
+            Audience::List(uuids) => uuids.iter().filter_map(|uuid| by_uuid.get(uuid).copied()).for_each(stage_slot),
         }
         reached
     }
 
     /// Gives one connection a shared frame, whatever waits there; whether it took it.
     fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
-        let connection = &mut self.connections[token.index as usize];
+        // It may stand in a list twice, and have failed meanwhile.
+        let connection = self.connections.get_mut(token.index as usize);
+        let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+            return false;
+        };
         let way = connection.way(forms.payload.len(), forms.compress);
         let shared = forms.get(way, &mut self.stage, &mut self.common);
         if way == Way::Own {
@@ -321,7 +344,7 @@ impl<T: Transport> Hub<T> {
 
     /// Empties the log: whoever has something there is on the list or is active.
     #[cold]
-    fn flush_staged(&mut self) {
+    pub(super) fn flush_staged(&mut self) {
         self.flush_dirty();
         if let Some(index) = self.active
             && let Some(connection) = self.connections.get(index as usize)
@@ -353,7 +376,7 @@ mod tests {
         let (_, stuck) = open(&mut hub, 0);
         hub.begin_input(bob);
         for _ in 0..2000 {
-            assert!(hub.broadcast(None, &Outgoing::from(&[1; 10_000])) >= 2);
+            assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
                 assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], true), Emitted::Queued);
             }

@@ -120,8 +120,8 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Emitted;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
+    use crate::hub::{Audience, Emitted};
     use crate::outgoing::Outgoing;
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
         let mut hub = hub();
         let (token, _) = open(&mut hub, 600);
         for _ in 0..6 {
-            assert_eq!(hub.broadcast(None, &Outgoing::from(&[0; 200])), 1);
+            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[0; 200])), 1);
         }
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
