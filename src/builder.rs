@@ -7,6 +7,7 @@ use crate::compression::Deflate;
 use crate::error::BuildError;
 use crate::handshake::HeadLimits;
 use crate::limits::Limits;
+use crate::pressure::SlowReader;
 use crate::protocol::Rules;
 
 /// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
@@ -33,6 +34,9 @@ pub struct Builder {
     stall_timeout: Duration,
     max_message: usize,
     max_outbox: usize,
+    high_water: Option<usize>,
+    low_water: Option<usize>,
+    pub(crate) slow_reader: SlowReader,
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
@@ -55,6 +59,9 @@ impl Default for Builder {
             stall_timeout: Duration::from_secs(30),
             max_message: 1024 * 1024,
             max_outbox: 1024 * 1024,
+            high_water: None,
+            low_water: None,
+            slow_reader: SlowReader::Disconnect,
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
@@ -110,11 +117,40 @@ impl Builder {
 
     /// The most that may wait for one connection's socket, in bytes, frame headers included. A connection for which more
     /// would wait, after its socket was offered what there is, is disconnected with
-    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer); a single message that is larger is refused as such. (A message of
+    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is refused as such. (A message of
     /// exactly this length may wait alone, its header beside it.) Default: 1 MiB, at least 1 KiB.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self
+    }
+
+    /// What happens when more than [`max_outbox`](Self::max_outbox) would wait for a connection. A route or a connection may have its own policy.
+    /// Default: [`SlowReader::Disconnect`]. The others need a limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
+    pub fn slow_reader(mut self, policy: SlowReader) -> Self {
+        self.slow_reader = policy;
+        self
+    }
+
+    /// With so much waiting for a connection, in bytes, [`Event::Pressure`](crate::Event::Pressure) is told. Default: half of
+    /// [`max_outbox`](Self::max_outbox), the most that it may be.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.high_water = Some(bytes);
+        self
+    }
+
+    /// When no more than that waits after `pressure`, in bytes, [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
+    /// [`high_water`](Self::high_water); it must be less than that.
+    pub fn low_water(mut self, bytes: usize) -> Self {
+        self.low_water = Some(bytes);
+        self
+    }
+
+    fn high(&self) -> usize {
+        self.high_water.unwrap_or(self.max_outbox / 2)
+    }
+
+    fn low(&self) -> usize {
+        self.low_water.unwrap_or(self.high() / 4)
     }
 
     /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB, 256 to 65 535.
@@ -192,6 +228,10 @@ impl Builder {
         }
         check(self.max_message > 0, "max_message", "at least 1 byte")?;
         check(self.max_outbox >= 1024, "max_outbox", "at least 1024 bytes")?;
+        let has_limit = self.slow_reader == SlowReader::Disconnect || self.max_outbox < usize::MAX;
+        check(has_limit, "max_outbox", "a limit that slow_reader can act at")?;
+        check((1..=self.max_outbox).contains(&self.high()), "high_water", "1 byte to max_outbox")?;
+        check(self.low() < self.high(), "low_water", "less than high_water")?;
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
@@ -222,6 +262,8 @@ impl Builder {
             rules,
             compressed_rules: rules.compression(true),
             max_outbox: self.max_outbox,
+            high_water: self.high(),
+            low_water: self.low(),
             head: HeadLimits { max_bytes: self.max_head, max_headers: self.max_headers },
             max_connections: self.max_connections,
             max_topics: self.max_topics,

@@ -106,6 +106,8 @@ pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &R
 #[cold]
 fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
     match record {
+        Record::Pressure => tell(state, hub, registry, token, Event::Pressure, Details::default()),
+        Record::Relief => tell(state, hub, registry, token, Event::Relief, Details::default()),
         Record::Close { code, reason } => {
             let details = Details { code: Some(*code), reason, ..Details::default() };
             tell(state, hub, registry, token, Event::Close, details);

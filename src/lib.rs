@@ -159,12 +159,38 @@
 //! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was emitted before it. Between an
 //!   emit and the wire nothing is reordered; only pings and pongs may pass messages that wait.
 //! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in memory, up to
-//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], and nobody else notices.
+//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and
+//!   nobody else notices.
 //! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
 //! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
 //! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
+//!
+//! # Slow readers
+//!
+//! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection. [`Builder::slow_reader`], [`Route::slow_reader`] and
+//! [`Socket::set_slow_reader`] say what happens then: the connection is given up (the default), the new message is refused, or the oldest are
+//! dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with any verb: a waiting message with the same key is
+//! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys.
+//! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
+//! are told at high and low water; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
+//! was not sent, [`Sockets::dropped`] for all.
+//!
+//! ```no_run
+//! use ikisocket::{Event, Latest, Server, SlowReader};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = Server::builder().max_outbox(256 * 1024).slow_reader(SlowReader::DropOldest).build(())?;
+//! server.route("/prices", |_, _| {})?;
+//! server.on(Event::Pressure, |_, ep| eprintln!("{}: {} bytes wait", ep.socket_uuid, ep.kws.waiting()));
+//! let (_, mut sockets) = server.lend();
+//! for (symbol, price) in [(7, "1.0857"), (8, "0.8432")] {
+//!     sockets.broadcast(Latest(symbol, price));
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Compression
 //!
@@ -224,7 +250,7 @@
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
 //! | `connection`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
-//! | `outbox` | from an emit to the wire | connections |
+//! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
 //! Imports run from top to bottom.
@@ -242,6 +268,7 @@ mod hub;
 mod limits;
 mod outbox;
 mod outgoing;
+mod pressure;
 pub mod protocol;
 mod reactor;
 mod route;
@@ -264,7 +291,8 @@ pub use error::{
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
-pub use outgoing::{Outgoing, Uncompressed};
+pub use outgoing::{Latest, Outgoing, Uncompressed};
+pub use pressure::{Dropped, SlowReader};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use server::{Finished, Server};

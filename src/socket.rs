@@ -16,7 +16,8 @@ use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Audience, Emitted, Hub};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{How, Latest, Outgoing};
+use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::reactor::Stream;
 use crate::route::Registry;
@@ -58,6 +59,12 @@ impl<S> Sockets<'_, S> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.hub.open_len()
+    }
+
+    /// Messages that slow readers were not sent, all connections together, since the server was built.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.hub.dropped
     }
 
     /// Whether no connection is open.
@@ -206,18 +213,24 @@ impl<S> Socket<'_, S> {
     /// It is [refused](EmitError) if the connection is closed, if the message is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
-        let Outgoing { message, compress } = message.into();
-        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), compress)
+        let Outgoing { message, how } = message.into();
+        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &how)
     }
 
     /// Sends a text message.
     pub fn emit_text(&mut self, text: impl AsRef<str>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), true)
+        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), &How::USUAL)
     }
 
     /// Sends a binary message, whatever the data's type.
     pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), true)
+        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &How::USUAL)
+    }
+
+    /// Sends a message that replaces the one before it with the same key, if that still waits: as `emit(Latest(key, message))`. See
+    /// [`Latest`].
+    pub fn emit_latest<'m>(&mut self, key: u64, message: impl Into<Outgoing<'m>>) -> Emitted {
+        self.emit(Latest(key, message))
     }
 
     /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
@@ -226,7 +239,7 @@ impl<S> Socket<'_, S> {
         if data.len() > 125 {
             return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
         }
-        self.hub.emit(self.token, Opcode::Ping, data, false)
+        self.hub.emit(self.token, Opcode::Ping, data, &How::USUAL)
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
@@ -366,11 +379,31 @@ impl<S> Socket<'_, S> {
         self.connection().outbox.waiting()
     }
 
+    /// Messages that wait for the socket and of which it has taken nothing. They are counted when you ask, so it costs time for each.
+    #[must_use]
+    pub fn waiting_messages(&self) -> usize {
+        self.hub.waiting_messages(self.token)
+    }
+
+    /// Messages that it was not sent because it reads too slowly, since it connected.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.hub.dropped_of(self.token)
+    }
+
+    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox) would wait for this connection.
+    pub fn set_slow_reader(&mut self, policy: SlowReader) {
+        if let Some(connection) = self.hub.get_mut(self.token) {
+            connection.slow_reader = policy;
+        }
+    }
+
     /// The subprotocol that was agreed on.
     #[must_use]
     pub fn subprotocol(&self) -> Option<&str> {
         let connection = self.connection();
-        self.registry.subprotocols(connection.route).get(usize::from(connection.subprotocol?)).map(String::as_str)
+        let number = usize::from(connection.subprotocol?.get());
+        self.registry.subprotocols(connection.route).get(number - 1).map(String::as_str)
     }
 
     /// Where the peer is.

@@ -4,6 +4,7 @@
 //! time has come: that is `time`'s.
 
 use std::io;
+use std::num::NonZeroU16;
 
 use uuid::Uuid;
 
@@ -13,6 +14,7 @@ use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::Request;
+use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
 use crate::token::Token;
 
@@ -20,6 +22,8 @@ use crate::token::Token;
 pub(crate) enum Record {
     Close { code: CloseCode, reason: String },
     Error { error: Error, data: String },
+    Pressure,
+    Relief,
     Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
 }
 
@@ -37,11 +41,12 @@ pub(crate) struct Upgraded {
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
     pub(crate) compression: Option<Box<Compression>>,
+    pub(crate) slow_reader: SlowReader,
 }
 
 impl<T: Transport> Hub<T> {
     /// The peer becomes an open connection; `head` is the 101 response.
-    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<u16>, upgrade: Upgraded) {
+    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
         connection.phase = Phase::Open;
@@ -51,6 +56,7 @@ impl<T: Transport> Hub<T> {
         connection.request = Some(upgrade.request);
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
+        connection.slow_reader = upgrade.slow_reader;
         connection.outbox.push_head(&mut self.stage, upgrade.head);
         let mut uuid = Uuid::new_v4();
         while self.by_uuid.contains_key(&uuid) {
@@ -294,6 +300,7 @@ mod tests {
     use crate::error::EmitError;
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
+    use crate::outgoing::How;
     use crate::protocol::{Opcode, encode_header};
 
     #[test]
@@ -302,7 +309,7 @@ mod tests {
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
             let (token, wire) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200], true) != Emitted::Refused(EmitError::Full) {}
+            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {}
             wire.0.borrow_mut().room = 1000;
             hub.flush_dirty();
             hub.writable(token);

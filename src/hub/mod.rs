@@ -23,6 +23,7 @@ use crate::connection::{Connection, PeerAddress, Transport};
 use crate::error::UuidError;
 use crate::limits::Limits;
 use crate::outbox::Stage;
+use crate::pressure::Dropped;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 use crate::topics::Topics;
@@ -57,6 +58,9 @@ pub(crate) struct Hub<T> {
     timers: Timers,
     /// Who is in which topic; only open connections are in any.
     pub(crate) topics: Topics,
+    /// Messages that slow readers were not sent, in all and by slot. Few are slow, so that is not kept in each connection.
+    pub(crate) dropped: Dropped,
+    dropped_by: HashMap<u32, Dropped>,
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
@@ -84,6 +88,8 @@ impl<T: Transport> Hub<T> {
             dead: Vec::new(),
             timers: Timers::default(),
             topics: Topics::default(),
+            dropped: Dropped::default(),
+            dropped_by: HashMap::new(),
             limits,
             now: 0,
             refusing: false,
@@ -158,6 +164,9 @@ impl<T: Transport> Hub<T> {
                 let connection = self.connections.remove(token.index as usize);
                 self.timers.remove(connection.timer, token.index);
                 self.topics.forget(token.index);
+                if !self.dropped_by.is_empty() {
+                    self.dropped_by.remove(&token.index);
+                }
                 reaped += 1;
             }
         }

@@ -5,12 +5,13 @@
 
 use uuid::Uuid;
 
-use super::Hub;
+use super::{Hub, Record};
 use crate::compression::{Common, Way};
 use crate::connection::{Connection, Phase, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{How, Outgoing};
+use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
@@ -44,7 +45,7 @@ impl Emitted {
 struct Forms<'m> {
     opcode: Opcode,
     payload: &'m [u8],
-    compress: bool,
+    how: How,
     plain: Shared,
     /// Made when the first connection needs it; `None` if the plain form is no larger.
     others: Vec<(Way, Option<Shared>)>,
@@ -54,7 +55,7 @@ impl<'m> Forms<'m> {
     fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
         let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
         let plain = stage.share(opcode, payload);
-        Self { opcode, payload, compress: outgoing.compress, plain, others: Vec::new() }
+        Self { opcode, payload, how: outgoing.how, plain, others: Vec::new() }
     }
 
     fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common) -> &mut Shared {
@@ -96,7 +97,7 @@ pub(crate) enum Audience<'a> {
 
 impl<T: Transport> Hub<T> {
     #[inline]
-    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
+    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         let connection = self.connections.get_mut(token.index as usize);
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
             return Emitted::Refused(EmitError::Closed);
@@ -110,13 +111,13 @@ impl<T: Transport> Hub<T> {
             self.mark(token);
             return Emitted::Queued;
         }
-        self.emit_more(token, opcode, payload, compress)
+        self.emit_more(token, opcode, payload, how)
     }
 
     /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was
     /// agreed on.
     #[inline(never)]
-    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
+    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -128,53 +129,51 @@ impl<T: Transport> Hub<T> {
         if payload.len() > limit {
             return Emitted::Refused(EmitError::TooLarge { len: payload.len(), limit });
         }
-        match connection.way(payload.len(), compress && !opcode.is_control()) {
-            Way::Plain => self.emit_frame(token, opcode.plain(), payload),
+        match connection.way(payload.len(), how.compress && !opcode.is_control()) {
+            Way::Plain => self.emit_frame(token, opcode.plain(), payload, how.key),
             Way::Shared(kind) => match self.common.deflate(kind, payload) {
                 Some(deflated) => {
-                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated);
+                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated, how.key);
                     self.common.recycle(deflated);
                     emitted
                 }
-                None => self.emit_frame(token, opcode.plain(), payload),
+                None => self.emit_frame(token, opcode.plain(), payload, how.key),
             },
             Way::Own => {
                 connection.outbox.use_queue(&mut self.stage);
-                self.emit_frame(token, opcode.compressed(), payload)
+                self.emit_frame(token, opcode.compressed(), payload, how.key)
             }
         }
     }
 
-    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8]) -> Emitted {
-        let connection = &mut self.connections[token.index as usize];
-        let limit = self.limits.max_outbox;
+    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8], key: Option<u64>) -> Emitted {
         let len = encode_header(kind, payload.len()).len() + payload.len();
+        if let Err(error) = self.make_room(token, len, key) {
+            return Emitted::Refused(error);
+        }
+        let connection = &mut self.connections[token.index as usize];
         let (stage, now) = (&mut self.stage, self.now);
         let mut offered = Ok(Flushed::All);
-        if connection.outbox.lacks_room(len, limit) {
-            offered = connection.flush(stage, now);
-            let waiting = connection.outbox.waiting();
-            if offered.is_ok() && connection.outbox.lacks_room(len, limit) {
-                self.fail(token, Error::SlowConsumer { waiting, limit });
-                return Emitted::Refused(EmitError::Full);
-            }
-        }
-        if offered.is_ok() {
-            if kind == FrameKind::PING {
-                connection.outbox.push_control(stage, kind, payload);
-            } else if payload.len() >= WRITE_THROUGH && !connection.outbox.is_blocked() && !connection.compresses_late()
-            {
-                offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
-            } else {
-                connection.outbox.push_frame(stage, kind, payload);
-                if connection.outbox.waiting() >= STAGE_SHARE && !connection.outbox.is_blocked() {
-                    offered = connection.flush(stage, now);
+        if connection.outbox.is_blocked() {
+            match key {
+                _ if kind == FrameKind::PING => connection.outbox.push_control(stage, kind, payload),
+                Some(key) => {
+                    let replaced = connection.outbox.push_latest(stage, kind, payload, key);
+                    self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
                 }
+                None => connection.outbox.push_frame(stage, kind, payload),
+            }
+        } else if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
+            offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
+        } else {
+            connection.outbox.push_frame(stage, kind, payload);
+            if connection.outbox.waiting() >= STAGE_SHARE {
+                offered = connection.flush(stage, now);
             }
         }
         match offered {
-            Ok(_) if connection.outbox.is_blocked() => {
-                self.arm(token.index);
+            Ok(_) if self.is_blocked(token) => {
+                self.pressed(token);
                 Emitted::Pressure
             }
             Ok(_) => {
@@ -188,10 +187,75 @@ impl<T: Transport> Hub<T> {
         }
     }
 
+    /// Makes room for a frame of `len` bytes, as the connection's policy has it.
+    fn make_room(&mut self, token: Token, len: usize, key: Option<u64>) -> Result<(), EmitError> {
+        let limit = self.limits.max_outbox;
+        let connection = &mut self.connections[token.index as usize];
+        if !connection.outbox.lacks_room(len, limit, key) {
+            return Ok(());
+        }
+        // A socket that was found full says when it is not. Only one that is to be given up is asked once more.
+        if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
+            if let Err(error) = connection.flush(&mut self.stage, self.now) {
+                self.socket_failed(token, &error);
+                return Err(EmitError::Closed);
+            }
+            if connection.outbox.is_blocked() {
+                self.arm(token.index);
+            }
+        }
+        let connection = &mut self.connections[token.index as usize];
+        let mut dropped = Dropped::default();
+        if connection.slow_reader == SlowReader::DropOldest && connection.outbox.lacks_room(len, limit, key) {
+            dropped.oldest = connection.outbox.drop_oldest(len, limit);
+        }
+        let has_room = !connection.outbox.lacks_room(len, limit, key);
+        if !has_room && connection.slow_reader == SlowReader::Disconnect {
+            let waiting = connection.outbox.waiting();
+            self.fail(token, Error::SlowConsumer { waiting, limit });
+            return Err(EmitError::Full);
+        }
+        dropped.newest = u64::from(!has_room);
+        self.count_dropped(token, dropped);
+        if has_room { Ok(()) } else { Err(EmitError::Full) }
+    }
+
+    fn count_dropped(&mut self, token: Token, dropped: Dropped) {
+        if dropped != Dropped::default() {
+            self.dropped += dropped;
+            *self.dropped_by.entry(token.index).or_default() += dropped;
+        }
+    }
+
+    /// Messages that a connection was not sent because it is slow.
+    pub(crate) fn dropped_of(&self, token: Token) -> Dropped {
+        self.dropped_by.get(&token.index).copied().unwrap_or_default()
+    }
+
+    /// Messages that wait for a connection.
+    pub(crate) fn waiting_messages(&self, token: Token) -> usize {
+        self.get(token).map_or(0, |connection| connection.outbox.messages(&self.stage))
+    }
+
+    fn is_blocked(&self, token: Token) -> bool {
+        self.connections[token.index as usize].outbox.is_blocked()
+    }
+
+    /// Something more waits for a socket that takes nothing.
+    fn pressed(&mut self, token: Token) {
+        self.arm(token.index);
+        let high = self.limits.high_water;
+        let connection = &mut self.connections[token.index as usize];
+        if !connection.pressed && connection.outbox.waiting() >= high {
+            connection.pressed = true;
+            self.records.push_back((token, Record::Pressure));
+        }
+    }
+
     pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
         let token = self.find(uuid).ok_or(Gone { uuid })?;
-        let Outgoing { message, compress } = message;
-        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), *compress))
+        let Outgoing { message, how } = message;
+        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), how))
     }
 
     /// Encodes a message once and gives it to an audience, which has open connections only, but one; returns how many got it.
@@ -256,28 +320,28 @@ impl<T: Transport> Hub<T> {
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
             return false;
         };
-        let way = connection.way(forms.payload.len(), forms.compress);
+        let How { compress, key } = forms.how;
+        let way = connection.way(forms.payload.len(), compress);
         let shared = forms.get(way, &mut self.stage, &mut self.common);
         if way == Way::Own {
             connection.outbox.use_queue(&mut self.stage);
         }
-        let (len, limit) = (shared.len(), self.limits.max_outbox);
-        if connection.outbox.lacks_room(len, limit) {
-            if let Err(error) = connection.flush(&mut self.stage, self.now) {
-                self.socket_failed(token, &error);
-                return false;
-            }
-            if connection.outbox.lacks_room(len, limit) {
-                let waiting = connection.outbox.waiting();
-                self.fail(token, Error::SlowConsumer { waiting, limit });
-                return false;
-            }
+        if self.make_room(token, shared.len(), key).is_err() {
+            return false;
         }
-        connection.outbox.push_shared(&mut self.stage, shared);
-        if connection.outbox.is_blocked() {
-            self.arm(token.index);
+        let connection = &mut self.connections[token.index as usize];
+        match key.filter(|_| connection.outbox.is_blocked()) {
+            Some(key) => {
+                let replaced = connection.outbox.push_shared_latest(&mut self.stage, shared, key);
+                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+            }
+            None => connection.outbox.push_shared(&mut self.stage, shared),
         }
-        self.mark(token);
+        if self.is_blocked(token) {
+            self.pressed(token);
+        } else {
+            self.mark(token);
+        }
         true
     }
 
@@ -314,7 +378,12 @@ impl<T: Transport> Hub<T> {
             return;
         }
         let waited = !connection.outbox.is_empty();
-        match connection.flush(&mut self.stage, now) {
+        let result = connection.flush(&mut self.stage, now);
+        if connection.pressed && connection.is_open() && connection.outbox.waiting() <= self.limits.low_water {
+            connection.pressed = false;
+            self.records.push_back((token, Record::Relief));
+        }
+        match result {
             Ok(Flushed::All) => {
                 if !connection.is_open() {
                     self.flushed(token, waited);
@@ -378,7 +447,7 @@ mod tests {
         for _ in 0..2000 {
             assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
-                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], true), Emitted::Queued);
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &How::USUAL), Emitted::Queued);
             }
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }

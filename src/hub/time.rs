@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
-    use crate::outgoing::Outgoing;
+    use crate::outgoing::{How, Outgoing};
 
     #[test]
     fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
@@ -142,7 +142,7 @@ mod tests {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, wire) = open(&mut hub, 100);
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], true), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], &How::USUAL), Emitted::Queued);
             hub.flush_dirty();
             hub.now = 2 * STALL;
             wire.0.borrow_mut().room = room;
