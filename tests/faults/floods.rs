@@ -37,8 +37,8 @@ fn ping_floods_from_all_sides_cost_one_pong_for_each_peer_and_delay_nobody() {
         assert!(turns < 10, "{turns} turns for one answer");
     }
     assert!(waited > 0, "nobody was blocked");
-    // The rest of what one turn's pongs filled the socket with, and one pong more.
-    assert!(waited <= 4 * BUFFER + 127, "{waited} bytes waited");
+    // The pongs of the one read that filled the socket, and the latest.
+    assert!(waited <= BUFFER + 127, "{waited} bytes waited");
     assert_eq!(server.lend().1.len(), 6, "it is no reason to be disconnected");
 }
 

@@ -9,6 +9,7 @@ mod goodbye;
 #[path = "../wire/kit.rs"]
 #[allow(dead_code, reason = "the tests of the wire need the rest of it")]
 mod kit;
+mod page;
 mod requests;
 mod stages;
 mod storm;

@@ -6,4 +6,5 @@ mod hostile;
 mod http;
 mod kit;
 mod refusals;
+mod smuggling;
 mod upgrade;
