@@ -152,6 +152,21 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_slow_request_give_it_no_more_time() {
+        let mut hub = hub();
+        let (token, _) = insert(&mut hub, 0);
+        let late = hub.next_deadline().unwrap();
+        for now in (1..late).step_by(100) {
+            hub.now = now;
+            assert!(hub.begin_input(token));
+            hub.end_input(token);
+            assert_eq!(hub.pop_due(), None);
+        }
+        hub.now = late;
+        assert_eq!(hub.pop_due(), Some((token, Due::Handshake)));
+    }
+
+    #[test]
     fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
         let mut hub = hub();
         let (token, wire) = insert(&mut hub, 10);
