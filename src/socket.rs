@@ -19,6 +19,7 @@ use crate::hub::{Audience, Emitted, Hub};
 use crate::protocol::{CloseCode, Message, Opcode, Payload};
 use crate::reactor::Stream;
 use crate::route::Registry;
+use crate::stats::Stats;
 use crate::token::Token;
 
 /// How a server stops: [`Sockets::shutdown`].
@@ -131,6 +132,12 @@ impl<S> Sockets<'_, S> {
         self.hub.topics.iter()
     }
 
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
+    }
+
     /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
     ///
     /// A built-in event's name calls nobody, and an `error` event follows on each connection.
@@ -225,7 +232,7 @@ impl<S> Socket<'_, S> {
         if data.len() > 125 {
             return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
         }
-        self.hub.emit(self.token, Opcode::Ping, data)
+        self.hub.ping(self.token, data)
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data

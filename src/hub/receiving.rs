@@ -54,7 +54,10 @@ impl<T: Transport> Hub<T> {
             };
             match connection.decoder.decode(input, &self.limits.rules) {
                 Ok(None) => return None,
-                Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
+                Ok(Some(Decoded::Message(message))) if open => {
+                    self.stats.messages_in += 1;
+                    return Some(Received::Message(message));
+                }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
                     return Some(Received::Ping(data));
