@@ -43,6 +43,7 @@ pub struct Builder {
     max_topics: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
+    pub(crate) measure_turns: bool,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) origins: Vec<String>,
     #[cfg(feature = "deflate")]
@@ -68,6 +69,7 @@ impl Default for Builder {
             max_topics: 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
+            measure_turns: false,
             subprotocols: Vec::new(),
             origins: Vec::new(),
             #[cfg(feature = "deflate")]
@@ -190,6 +192,13 @@ impl Builder {
     /// `TCP_NODELAY`: small messages leave at once. Default: on.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
+        self
+    }
+
+    /// Whether [`Stats::turn_durations`](crate::Stats::turn_durations) says how long turns take, which costs four readings of the clock for each
+    /// turn. Default: off.
+    pub fn measure_turns(mut self, on: bool) -> Self {
+        self.measure_turns = on;
         self
     }
 

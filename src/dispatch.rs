@@ -194,6 +194,7 @@ pub(crate) fn guard<S, R>(
 
 #[cold]
 fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Recovered) {
+    registry.panics.set(registry.panics.get() + 1);
     log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
     if let Some(recover) = &registry.recover
         && catch_unwind(AssertUnwindSafe(|| recover(state, recovered))).is_err()

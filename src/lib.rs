@@ -150,6 +150,25 @@
 //! in one order; which member is served first is not guaranteed. Joining costs no more than a look through the shorter of two lists, the
 //! topic's members and the connection's topics; leaving moves two entries. A membership takes at most 64 bytes, a topic about 200.
 //!
+//! # What is going on
+//!
+//! [`Server::stats`] and [`Sockets::stats`] give a [`Stats`]: connections by the part of their life, bytes that wait, messages and bytes in and
+//! out, and by cause what was refused, dropped and disconnected. Counting costs an addition here and there; what can be summed up when
+//! somebody asks is not counted at all. [`Stats::to_prometheus`] is the same as text, for a page (`examples/metrics.rs`):
+//!
+//! ```
+//! # use ikisocket::{Response, Server};
+//! let mut server = Server::builder().measure_turns(true).build(())?; // a histogram of how long turns take: off unless asked for
+//! server.get("/metrics", |(), sockets, _| Response::text(sockets.stats().to_prometheus()))?;
+//! let stats = server.stats();
+//! println!("{} open, {} bytes wait, {} were too slow", stats.open, stats.bytes_waiting, stats.disconnects.slow_consumer);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well: `error` if a callback panicked or gave a
+//! response that cannot be sent; `warn` if peers cannot be accepted or watched, and at the first broadcast that is too large for everybody;
+//! `info` at listening and at shutdown; `debug` for each connection that failed and each request that was refused, with the reason.
+//!
 //! # The rules
 //!
 //! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
@@ -249,7 +268,7 @@
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
+//! | `connection`, `stats`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
@@ -274,6 +293,7 @@ mod reactor;
 mod route;
 mod server;
 mod socket;
+mod stats;
 mod timer;
 mod token;
 mod topics;
@@ -297,6 +317,7 @@ pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
+pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -27,6 +27,13 @@ pub struct Dropped {
     pub replaced: u64,
 }
 
+impl Dropped {
+    /// Each cause by its name, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [("newest", self.newest), ("oldest", self.oldest), ("replaced", self.replaced)].into_iter()
+    }
+}
+
 impl std::ops::AddAssign for Dropped {
     fn add_assign(&mut self, other: Self) {
         self.newest += other.newest;

@@ -1,5 +1,7 @@
 //! What user code has registered: listeners, routes, pages and filters, and which path leads where.
 
+use std::cell::Cell;
+
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
@@ -78,6 +80,8 @@ pub(crate) struct Registry<S> {
     pub(crate) pages: Vec<Page<S>>,
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) recover: Option<RecoverHandler<S>>,
+    /// Panics that were caught.
+    pub(crate) panics: Cell<u64>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
     slow_reader: SlowReader,
@@ -94,6 +98,7 @@ impl<S> Registry<S> {
             pages: Vec::new(),
             filters: Vec::new(),
             recover: None,
+            panics: Cell::new(0),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
             slow_reader: settings.slow_reader,

@@ -16,6 +16,7 @@ use crate::hub::Hub;
 use crate::reactor::{Accepted, Reactor, Stream};
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::socket::{Socket, Sockets};
+use crate::stats::{Stats, Stopwatch};
 use crate::timer::NEVER;
 use crate::token::{Ready, Token};
 use crate::turn::Turn;
@@ -78,9 +79,11 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+        let mut hub = Hub::new(settings.limits());
+        hub.stats.turn_durations = settings.measure_turns.then(Default::default);
         Ok(Self {
             state,
-            hub: Hub::new(settings.limits()),
+            hub,
             registry: Registry::new(settings),
             reactor: Reactor::new(settings.nodelay)?,
             buffer: vec![0; settings.receive_buffer],
@@ -116,7 +119,10 @@ impl<S> Server<S> {
         let mut last = BindError::NoAddress;
         for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
             match self.reactor.listen(address) {
-                Ok(address) => return Ok(address),
+                Ok(address) => {
+                    log::info!("listening on {address}");
+                    return Ok(address);
+                }
                 Err(error) => last = BindError::Listen { address, error: error.into() },
             }
         }
@@ -207,6 +213,12 @@ impl<S> Server<S> {
         (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
     }
 
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
+    }
+
     /// The state.
     pub fn state(&self) -> &S {
         &self.state
@@ -253,14 +265,21 @@ impl<S> Server<S> {
     /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
+        let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
         let told = self.settle();
         let mut again = std::mem::take(&mut self.again);
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
         let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
+        if let Some(stopwatch) = &mut stopwatch {
+            stopwatch.pause();
+        }
         if let Err(error) = self.reactor.wait(timeout) {
             self.again = again;
             return Err(error.into());
+        }
+        if let Some(stopwatch) = &mut stopwatch {
+            stopwatch.resume();
         }
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -303,6 +322,10 @@ impl<S> Server<S> {
             let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
             let paused: Vec<_> = paused.collect();
             self.again.extend(paused);
+        }
+        self.hub.stats.turns += 1;
+        if let Some(stopwatch) = stopwatch {
+            stopwatch.stop(&mut self.hub.stats);
         }
         Ok(turn)
     }
@@ -421,6 +444,7 @@ impl<S> Server<S> {
                     return self.tell();
                 }
                 Ok(read) => {
+                    self.hub.stats.bytes_in += read as u64;
                     self.handle(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;

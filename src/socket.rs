@@ -21,6 +21,7 @@ use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::reactor::Stream;
 use crate::route::Registry;
+use crate::stats::Stats;
 use crate::token::Token;
 
 /// How a server stops: [`Sockets::shutdown`].
@@ -64,7 +65,7 @@ impl<S> Sockets<'_, S> {
     /// Messages that slow readers were not sent, all connections together, since the server was built.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
-        self.hub.dropped
+        self.hub.stats.dropped
     }
 
     /// Whether no connection is open.
@@ -137,6 +138,12 @@ impl<S> Sockets<'_, S> {
     /// Every topic with how many members it has, in no particular order.
     pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         self.hub.topics.iter()
+    }
+
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
     }
 
     /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
@@ -239,7 +246,7 @@ impl<S> Socket<'_, S> {
         if data.len() > 125 {
             return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
         }
-        self.hub.emit(self.token, Opcode::Ping, data, &How::USUAL)
+        self.hub.ping(self.token, data)
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data

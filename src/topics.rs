@@ -148,13 +148,11 @@ impl Topics {
         self.topics.iter().map(|(_, topic)| (&*topic.name, topic.members.len()))
     }
 
-    #[cfg(test)]
     /// How many topics there are.
     pub(crate) fn len(&self) -> usize {
         self.topics.len()
     }
 
-    #[cfg(test)]
     /// How many memberships there are, of all topics together.
     pub(crate) fn memberships(&self) -> usize {
         self.memberships

@@ -96,6 +96,7 @@ fn answer<S>(
             };
             let mut incoming = Incoming { request, peer, attributes: Default::default() };
             if let Err(response) = ask_filters(state, hub, registry, &mut incoming) {
+                hub.stats.requests_refused.filter += 1;
                 return respond(hub, token, &response, false);
             }
             // A filter may have changed that.
@@ -118,6 +119,7 @@ fn answer<S>(
             };
             respond(hub, token, &response, head_only);
             turn.pages += 1;
+            hub.stats.pages += 1;
         }
         _ => refuse(hub, token, &Refusal::NotFound, head_only),
     }
@@ -200,6 +202,7 @@ fn internal_error() -> Response {
 }
 
 fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal, head_only: bool) {
+    hub.stats.requests_refused.count(refusal);
     log::debug!("refused with {}: {refusal}", refusal.status());
     respond(hub, token, &refusal.response(), head_only);
 }

@@ -65,6 +65,7 @@ impl<T: Transport> Hub<T> {
         connection.uuid = uuid;
         self.by_uuid.insert(uuid, token.index);
         self.open += 1;
+        self.stats.upgraded += 1;
         self.arm(token.index);
         self.mark(token);
     }
@@ -160,7 +161,9 @@ impl<T: Transport> Hub<T> {
             Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
             Error::SlowConsumer { .. } => {
                 let connection = &mut self.connections[token.index as usize];
+                let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
+                self.stats.bytes_dropped += (waiting - connection.outbox.waiting()) as u64;
                 let half_written = connection.outbox.is_mid_frame();
                 (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
             }
@@ -181,6 +184,7 @@ impl<T: Transport> Hub<T> {
         }
         log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
         self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        self.stats.disconnects.count(Some(&error), false);
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
         self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
     }
@@ -228,6 +232,7 @@ impl<T: Transport> Hub<T> {
         let Phase::Closing(farewell) = &mut connection.phase else { return };
         let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
         connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        self.stats.disconnects.count(error.as_ref(), clean);
         self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
         self.begin_phase(token);
         self.flush(token);
@@ -260,6 +265,7 @@ impl<T: Transport> Hub<T> {
         }
         debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
         connection.phase = Phase::Dead;
+        self.stats.bytes_dropped += connection.outbox.waiting() as u64;
         connection.outbox.clear(&mut self.stage);
         self.dead.push(token);
     }
@@ -275,6 +281,7 @@ impl<T: Transport> Hub<T> {
             return Err(CloseError::IllegalCode(code));
         }
         if self.stopping.is_none() {
+            log::info!("shutting down with {code}; open connections: {}", self.open);
             self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
         }
         for token in self.open_tokens() {

@@ -19,11 +19,12 @@ use slab::Slab;
 use uuid::Uuid;
 
 use crate::compression::Common;
-use crate::connection::{Connection, PeerAddress, Transport};
+use crate::connection::{Connection, PeerAddress, Phase, Transport};
 use crate::error::UuidError;
 use crate::limits::Limits;
 use crate::outbox::Stage;
 use crate::pressure::Dropped;
+use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 use crate::topics::Topics;
@@ -58,9 +59,10 @@ pub(crate) struct Hub<T> {
     timers: Timers,
     /// Who is in which topic; only open connections are in any.
     pub(crate) topics: Topics,
-    /// Messages that slow readers were not sent, in all and by slot. Few are slow, so that is not kept in each connection.
-    pub(crate) dropped: Dropped,
+    /// Messages that slow readers were not sent, by slot: few are slow, so that is not kept in each connection.
     dropped_by: HashMap<u32, Dropped>,
+    /// What is counted; how things stand is only found out when somebody asks.
+    pub(crate) stats: Stats,
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
@@ -70,6 +72,8 @@ pub(crate) struct Hub<T> {
     pub(crate) depth: u32,
     /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
     pub(crate) telling_error: bool,
+    /// The log was told of a broadcast that is too large for everybody.
+    warned: bool,
 }
 
 impl<T: Transport> Hub<T> {
@@ -88,14 +92,15 @@ impl<T: Transport> Hub<T> {
             dead: Vec::new(),
             timers: Timers::default(),
             topics: Topics::default(),
-            dropped: Dropped::default(),
             dropped_by: HashMap::new(),
+            stats: Stats::default(),
             limits,
             now: 0,
             refusing: false,
             stopping: None,
             depth: 0,
             telling_error: false,
+            warned: false,
         }
     }
 
@@ -111,6 +116,7 @@ impl<T: Transport> Hub<T> {
         let connection = Connection::new(socket, peer, self.generation, self.now);
         let index = self.connections.insert(connection) as u32;
         self.arm(index);
+        self.stats.accepted += 1;
         Some(Token { index, generation: self.generation })
     }
 
@@ -142,6 +148,30 @@ impl<T: Transport> Hub<T> {
         open.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
     }
 
+    /// What was counted, and how things stand.
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            bytes_out: self.stage.written(),
+            topics: self.topics.len(),
+            memberships: self.topics.memberships(),
+            ..self.stats.clone()
+        };
+        for (_, connection) in &self.connections {
+            match connection.phase {
+                Phase::Handshaking(_) => stats.handshaking += 1,
+                Phase::Open => stats.open += 1,
+                Phase::Closing(_) => stats.closing += 1,
+                Phase::Draining { .. } => stats.draining += 1,
+                Phase::Dead => {}
+            }
+            let waiting = connection.outbox.waiting();
+            stats.blocked += usize::from(connection.outbox.is_blocked());
+            stats.bytes_waiting += waiting;
+            stats.most_waiting = stats.most_waiting.max(waiting);
+        }
+        stats
+    }
+
     pub(crate) fn set_uuid(&mut self, token: Token, uuid: Uuid) -> Result<(), UuidError> {
         let index = token.index;
         match self.by_uuid.get(&uuid) {
@@ -170,6 +200,7 @@ impl<T: Transport> Hub<T> {
                 reaped += 1;
             }
         }
+        self.stats.closed += reaped as u64;
         if self.connections.is_empty() && self.connections.capacity() > KEEP_SLOTS {
             // All that has grown with the number of connections.
             self.connections.shrink_to_fit();

@@ -100,6 +100,7 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         let connection = self.connections.get_mut(token.index as usize);
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+            self.stats.emits_refused.closed += 1;
             return Emitted::Refused(EmitError::Closed);
         };
         let most = self.limits.max_outbox.min(STAGE_SHARE);
@@ -108,16 +109,35 @@ impl<T: Transport> Hub<T> {
             && connection.compression.is_none()
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
+            self.stats.messages_out += 1;
             self.mark(token);
             return Emitted::Queued;
         }
         self.emit_more(token, opcode, payload, how)
     }
 
-    /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was
-    /// agreed on.
+    /// An emit that cannot go the usual way.
     #[inline(never)]
     fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
+        let emitted = self.queue(token, opcode, payload, how);
+        match emitted {
+            Emitted::Queued | Emitted::Pressure => self.stats.messages_out += 1,
+            Emitted::Refused(error) => self.stats.emits_refused.count(error),
+        }
+        emitted
+    }
+
+    /// A ping of the user's; it is no message, and not counted as one.
+    pub(crate) fn ping(&mut self, token: Token, payload: &[u8]) -> Emitted {
+        match self.is_open(token) {
+            true => self.queue(token, Opcode::Ping, payload, &How::USUAL),
+            false => Emitted::Refused(EmitError::Closed),
+        }
+    }
+
+    /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed
+    /// on; the connection is open.
+    fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -222,7 +242,7 @@ impl<T: Transport> Hub<T> {
 
     fn count_dropped(&mut self, token: Token, dropped: Dropped) {
         if dropped != Dropped::default() {
-            self.dropped += dropped;
+            self.stats.dropped += dropped;
             *self.dropped_by.entry(token.index).or_default() += dropped;
         }
     }
@@ -253,7 +273,10 @@ impl<T: Transport> Hub<T> {
     }
 
     pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
-        let token = self.find(uuid).ok_or(Gone { uuid })?;
+        let Some(token) = self.find(uuid) else {
+            self.stats.emits_refused.gone += 1;
+            return Err(Gone { uuid });
+        };
         let Outgoing { message, how } = message;
         Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), how))
     }
@@ -263,7 +286,11 @@ impl<T: Transport> Hub<T> {
         let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
-            log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+            // What clients send may end up here: the count tells of all, the log of the first only.
+            if !std::mem::replace(&mut self.warned, true) {
+                log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+            }
+            self.stats.emits_refused.too_large += 1;
             return 0;
         }
         if self.stage.is_full() {
@@ -277,13 +304,14 @@ impl<T: Transport> Hub<T> {
         }
         self.rest = rest;
         forms.end(&mut self.stage);
+        self.stats.messages_out += reached as u64;
         reached
     }
 
     /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
     /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
     fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
-        let Self { connections, by_uuid, topics, stage, dirty, active, limits, .. } = self;
+        let Self { connections, by_uuid, topics, stage, dirty, active, limits, stats, .. } = self;
         let mut reached = 0;
         let mut stage_one = |index: u32, connection: &mut Connection<T>| {
             if !connection.is_open() || except.is_some_and(|except| except.index == index) {
@@ -300,7 +328,7 @@ impl<T: Transport> Hub<T> {
                 dirty.push(token);
             }
         };
-        let stage_slot = |index: u32| {
+        let mut stage_slot = |index: u32| {
             if let Some(connection) = connections.get_mut(index as usize) {
                 stage_one(index, connection);
             }
@@ -308,7 +336,14 @@ impl<T: Transport> Hub<T> {
         match to {
             Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
             Audience::Topic(topic) => topics.members(topic).for_each(stage_slot),
-            Audience::List(uuids) => uuids.iter().filter_map(|uuid| by_uuid.get(uuid).copied()).for_each(stage_slot),
+            Audience::List(uuids) => {
+                for uuid in uuids {
+                    match by_uuid.get(uuid) {
+                        Some(&index) => stage_slot(index),
+                        None => stats.emits_refused.gone += 1,
+                    }
+                }
+            }
         }
         reached
     }
@@ -318,6 +353,7 @@ impl<T: Transport> Hub<T> {
         // It may stand in a list twice, and have failed meanwhile.
         let connection = self.connections.get_mut(token.index as usize);
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+            self.stats.emits_refused.closed += 1;
             return false;
         };
         let How { compress, key } = forms.how;
@@ -326,7 +362,8 @@ impl<T: Transport> Hub<T> {
         if way == Way::Own {
             connection.outbox.use_queue(&mut self.stage);
         }
-        if self.make_room(token, shared.len(), key).is_err() {
+        if let Err(error) = self.make_room(token, shared.len(), key) {
+            self.stats.emits_refused.count(error);
             return false;
         }
         let connection = &mut self.connections[token.index as usize];
@@ -435,6 +472,29 @@ impl<T: Transport> Hub<T> {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, open};
+
+    #[test]
+    fn whoever_gets_a_message_it_is_encoded_once() {
+        let mut hub = hub();
+        let message = Outgoing::from(&[1; 100]);
+        let peers = [open(&mut hub, usize::MAX), open(&mut hub, usize::MAX)];
+        let uuids = peers.each_ref().map(|(token, _)| hub.get(*token).unwrap().uuid);
+        for (token, _) in &peers {
+            hub.join(*token, "a").unwrap();
+        }
+        for way in 0..3 {
+            let reached = match way {
+                0 => hub.broadcast(Audience::Everybody, None, &message),
+                1 => hub.broadcast(Audience::List(&uuids), None, &message),
+                _ => hub.publish("a", None, &message),
+            };
+            assert_eq!((reached, hub.stage.len()), (2, 2 + 100));
+            hub.flush_dirty();
+            for (_, wire) in &peers {
+                assert_eq!(std::mem::take(&mut wire.0.borrow_mut().received).len(), 2 + 100);
+            }
+        }
+    }
 
     #[test]
     fn however_much_is_emitted_between_turns_the_log_stays_short() {

@@ -40,6 +40,8 @@ pub(crate) struct Stage {
     log: Vec<u8>,
     /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
     staged: usize,
+    /// Bytes that sockets took, ever.
+    written: u64,
     #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     spare: Vec<Box<Queue>>,
 }
@@ -97,6 +99,11 @@ impl Stage {
     /// thousands, or thousands of times, would have to hold all of it at once.
     pub(crate) fn is_full(&self) -> bool {
         self.log.len() >= LONGEST_LOG
+    }
+
+    /// Bytes that sockets took, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     #[cfg(test)]
@@ -326,6 +333,7 @@ impl Outbox {
         }
         let header = encode_header(kind, payload.len());
         let written = offer(out, &[IoSlice::new(&header), IoSlice::new(payload)])?;
+        stage.written += written as u64;
         if written == header.len() + payload.len() {
             return Ok(Flushed::All);
         }
@@ -361,6 +369,7 @@ impl Outbox {
             Self::Staged { from, to } => {
                 let frames = &stage.log[*from as usize..*to as usize];
                 let written = offer_one(out, frames)?;
+                stage.written += written as u64;
                 if written == frames.len() {
                     *self = Self::Empty;
                     stage.leave();
@@ -377,7 +386,7 @@ impl Outbox {
                 Ok(Flushed::Blocked)
             }
             Self::Queued(queue) => {
-                if queue.flush(out, now, compress)? == Flushed::Blocked {
+                if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
                     return Ok(Flushed::Blocked);
                 }
                 if let Self::Queued(queue) = std::mem::take(self) {

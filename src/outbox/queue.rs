@@ -179,6 +179,7 @@ impl Queue {
         out: &mut impl Write,
         now: u64,
         mut compress: Option<&mut Compress<'_>>,
+        bytes_out: &mut u64,
     ) -> io::Result<Flushed> {
         while self.bytes > 0 {
             if let Some(compress) = &mut compress
@@ -188,6 +189,7 @@ impl Queue {
                 self.compress_next(compress);
             }
             let (offered, written) = self.offer(out, compress.is_none())?;
+            *bytes_out += written as u64;
             if written > 0 {
                 self.consume(written);
                 self.progress_at = now;
@@ -454,7 +456,7 @@ mod tests {
                         wire.room = random(700);
                         let room = wire.room;
                         let before = wire.received.len();
-                        let flushed = queue.flush(&mut wire, step, None).unwrap();
+                        let flushed = queue.flush(&mut wire, step, None, &mut 0).unwrap();
                         model.write(room);
                         assert_eq!(wire.received.len() - before, room.min(wire.received.len() - before));
                         assert_eq!(flushed == Flushed::All, model.bytes() == 0);
@@ -468,7 +470,7 @@ mod tests {
                 assert!(wire.received == model.sent);
             }
             wire.room = usize::MAX;
-            queue.flush(&mut wire, 0, None).unwrap();
+            queue.flush(&mut wire, 0, None, &mut 0).unwrap();
             model.write(usize::MAX);
             assert!(wire.received == model.sent);
         }
@@ -486,7 +488,7 @@ mod tests {
         }
         assert_eq!(queue.drop_oldest(0), 10);
         let mut wire = Wire { room: 100, ..Wire::default() };
-        assert_eq!(queue.flush(&mut wire, 0, None).unwrap(), Flushed::All);
+        assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::All);
         assert_eq!(wire.received, b"\x89\x012\x8a\x011");
     }
 }
