@@ -17,8 +17,8 @@ use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Emitted, Hub};
 use crate::protocol::{CloseCode, Message, Opcode, Payload};
-use crate::reactor::Stream;
 use crate::route::Registry;
+use crate::stream::Stream;
 use crate::token::Token;
 
 /// How a server stops: [`Sockets::shutdown`].
@@ -397,29 +397,28 @@ impl<S> fmt::Debug for Socket<'_, S> {
     }
 }
 
-/// The TCP connection under a [`Socket`]: for its addresses and options, not for writing past the framing.
-///
-/// On Unix it lends its descriptor, so `socket2::SockRef::from(&kws.conn())` reaches every option. What is read from or written to
-/// that descriptor is missing in the WebSocket stream.
+/// The socket under a [`Socket`]: for its addresses and options, not for writing past the framing.
 #[derive(Debug)]
 pub struct Conn<'a> {
     stream: &'a Stream,
 }
 
 impl Conn<'_> {
-    /// Our side's address; `None` once the connection is gone.
+    /// Our side's address; `None` once the connection is gone, and if it is not TCP.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        self.stream.local_addr().ok()
+        self.stream.tcp()?.local_addr().ok()
     }
 
-    /// The peer's address; `None` once the connection is gone.
+    /// The peer's address; `None` once the connection is gone, and if it is not TCP.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.tcp()?.peer_addr().ok()
     }
 }
 
+/// Its descriptor, so that `socket2::SockRef::from(&kws.conn())` reaches every option. What is read from or written to
+/// it is missing in the WebSocket stream.
 #[cfg(unix)]
 impl std::os::fd::AsFd for Conn<'_> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
