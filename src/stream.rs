@@ -68,6 +68,7 @@ impl Stream {
     }
 
     /// Writes until everything is taken or the socket would block.
+    #[inline(never)]
     fn write_until_full(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => write_until_full(stream, slices),
