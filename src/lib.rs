@@ -184,6 +184,7 @@
 
 mod attributes;
 mod builder;
+mod clock;
 mod connection;
 mod dispatch;
 mod error;
@@ -199,6 +200,8 @@ mod route;
 mod server;
 mod socket;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
 mod token;
 mod turn;

@@ -4,22 +4,29 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::Events;
 
 use crate::builder::Builder;
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::connection::PeerAddress;
 use crate::connection::{Due, Phase};
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
 use crate::handshake::Response;
 use crate::hub::Hub;
+#[cfg(feature = "testing")]
+use crate::hub::Uuids;
 use crate::listen::{Accepted, Listener, ListeningSocket};
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::socket::{Socket, Sockets};
 use crate::stream::Stream;
+#[cfg(feature = "testing")]
+use crate::testing::wire::{Readiness, Wire};
 use crate::timer::NEVER;
 use crate::token::{Ready, Token};
 use crate::turn::Turn;
@@ -58,8 +65,11 @@ pub struct Server<S> {
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
-    started: Instant,
+    clock: Clock,
     nodelay: bool,
+    /// What a harness tells of connections in memory.
+    #[cfg(feature = "testing")]
+    readiness: Vec<(Token, Readiness)>,
 }
 
 impl Server<()> {
@@ -92,8 +102,10 @@ impl<S> Server<S> {
             again: Vec::new(),
             paused: Vec::new(),
             resume_at: NEVER,
-            started: Instant::now(),
+            clock: Clock::start(),
             nodelay: settings.nodelay,
+            #[cfg(feature = "testing")]
+            readiness: Vec::new(),
         })
     }
 
@@ -373,6 +385,8 @@ impl<S> Server<S> {
             }
         }
         self.reactor.events = events;
+        #[cfg(feature = "testing")]
+        self.handle_readiness(&mut buffer, &mut turn);
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
@@ -436,7 +450,7 @@ impl<S> Server<S> {
 
     /// Milliseconds since the server was built.
     fn clock(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
+        self.clock.now()
     }
 
     /// The time until the next timeout is due, or `limit` if that is less.
@@ -572,6 +586,45 @@ impl<S> Server<S> {
             self.tell();
         }
         self.hub.enforce_shutdown();
+    }
+}
+
+/// What a harness needs.
+#[cfg(feature = "testing")]
+impl<S> Server<S> {
+    /// From here on time stands still, and nothing is left to chance.
+    pub(crate) fn make_repeatable(&mut self) {
+        self.clock.stop();
+        self.hub.uuids = Uuids::Counted(0);
+    }
+
+    pub(crate) fn advance_clock(&mut self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Takes in a connection in memory, as if it were accepted; `None` if nobody is.
+    pub(crate) fn take_in(&mut self, wire: Wire, peer: PeerAddress) -> Option<Token> {
+        if self.hub.stopping.is_some() {
+            return None;
+        }
+        self.hub.now = self.clock();
+        self.hub.insert(Stream::Memory(wire), peer)
+    }
+
+    /// Tells the next turn what a poll would tell of a connection in memory.
+    pub(crate) fn tell_ready(&mut self, token: Token, readiness: Readiness) {
+        self.readiness.push((token, readiness));
+    }
+
+    fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        for (token, readiness) in std::mem::take(&mut self.readiness) {
+            if readiness.writable {
+                self.hub.writable(token);
+            }
+            if readiness.readable {
+                self.read(token, readiness.read_closed, buffer, turn);
+            }
+        }
     }
 }
 

@@ -403,7 +403,7 @@ pub struct Conn<'a> {
     stream: &'a Stream,
 }
 
-impl Conn<'_> {
+impl<'a> Conn<'a> {
     /// Our side's address; `None` once the connection is gone, and if it is not TCP.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
@@ -415,13 +415,12 @@ impl Conn<'_> {
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.stream.tcp()?.peer_addr().ok()
     }
-}
 
-/// Its descriptor, so that `socket2::SockRef::from(&kws.conn())` reaches every option. What is read from or written to
-/// it is missing in the WebSocket stream.
-#[cfg(unix)]
-impl std::os::fd::AsFd for Conn<'_> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.stream.as_fd()
+    /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none, which is so in tests
+    /// without sockets alone. What is read from or written to it is missing in the WebSocket stream.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'a>> {
+        self.stream.fd()
     }
 }

@@ -3,6 +3,8 @@
 //! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -11,6 +13,8 @@ use mio::net::UnixStream;
 use socket2::SockRef;
 
 use crate::connection::Transport;
+#[cfg(feature = "testing")]
+use crate::testing::wire::Wire;
 
 /// Whether a short write to a TCP socket says by itself that it is full and that an event follows (epoll(7), question 9). Elsewhere the
 /// event may come only after a write that would block.
@@ -22,6 +26,9 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    /// In memory, with a test at the other end.
+    #[cfg(feature = "testing")]
+    Memory(Wire),
 }
 
 impl Read for Stream {
@@ -31,6 +38,8 @@ impl Read for Stream {
             Self::Tcp(stream) => stream.read(into),
             #[cfg(unix)]
             Self::Unix(stream) => stream.read(into),
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.read(into),
         }
     }
 }
@@ -64,6 +73,19 @@ impl Stream {
             Self::Tcp(stream) => Some(stream),
             #[cfg(unix)]
             Self::Unix(_) => None,
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Its descriptor, if it has one.
+    #[cfg(unix)]
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_fd()),
+            Self::Unix(stream) => Some(stream.as_fd()),
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => None,
         }
     }
 
@@ -74,16 +96,9 @@ impl Stream {
             Self::Tcp(stream) => write_until_full(stream, slices),
             #[cfg(unix)]
             Self::Unix(stream) => write_until_full(stream, slices),
-        }
-    }
-}
-
-#[cfg(unix)]
-impl std::os::fd::AsFd for Stream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
+            // It keeps the promise of its own accord.
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.write_vectored(slices),
         }
     }
 }
@@ -120,6 +135,8 @@ impl Transport for Stream {
             Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
             #[cfg(unix)]
             Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.shutdown_write(),
         }
     }
 
@@ -132,6 +149,8 @@ impl Transport for Stream {
             // It has no reset: the peer sees the end in the middle of a frame.
             #[cfg(unix)]
             Self::Unix(_) => {}
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.reset_on_drop(),
         }
     }
 }

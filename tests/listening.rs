@@ -99,7 +99,7 @@ fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
     common::with_socket(&mut server, "ann", |kws| {
         assert_eq!((kws.peer_address(), kws.peer_address().ip()), (PeerAddress::Unix, None));
         assert_eq!((kws.conn().local_address(), kws.conn().peer_address()), (None, None));
-        assert!(socket2::SockRef::from(&kws.conn()).send_buffer_size().unwrap() > 0);
+        assert!(socket2::SockRef::from(&kws.conn().fd().unwrap()).send_buffer_size().unwrap() > 0);
     });
     assert_eq!(server.local_addrs().len(), 1, "only the TCP address that the kit listens on");
 }
