@@ -19,13 +19,15 @@ impl Clock {
     }
 
     /// Whole milliseconds since the start.
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         let since = match self {
-            Self::Real(started) => started.elapsed(),
+            Self::Real(started) => Instant::now().duration_since(*started),
             #[cfg(feature = "testing")]
             Self::Virtual(since) => *since,
         };
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        // Cheaper than `as_millis`, which counts further than anybody lives.
+        since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()))
     }
 
     /// Makes it virtual, from the time that it shows.

@@ -127,6 +127,44 @@
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
 //! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
 //!
+//! # Where it listens
+//!
+//! [`Server::listen`] binds TCP addresses, [`listen_unix`](Server::listen_unix) Unix sockets, [`listen_on`](Server::listen_on) takes a socket that was made
+//! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
+//!
+//! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
+//! one hands to the other. The old one stops with [`Sockets::shutdown`]; who connects meanwhile waits in the socket's queue.
+//!
+//! # Testing without sockets
+//!
+//! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the server that your program builds and gives it
+//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same.
+//!
+#![cfg_attr(feature = "testing", doc = "```")]
+#![cfg_attr(not(feature = "testing"), doc = "```ignore")]
+//! use std::time::Duration;
+//! use ikisocket::testing::{Harness, Received};
+//! use ikisocket::{Event, Server};
+//!
+//! let mut server = Server::builder().build(0)?;
+//! server.route("/ws", |_, _| {})?;
+//! server.on(Event::Message, |count, ep| {
+//!     *count += 1;
+//!     ep.kws.emit(format!("{} was message {count}", ep.data.as_str().unwrap_or_default()));
+//! });
+//!
+//! let mut test = Harness::new(server);
+//! let ann = test.connect("/ws")?;
+//! test.send(ann, "hello");
+//! assert_eq!(test.received(ann), ["hello was message 1"]);
+//! test.advance(Duration::from_secs(25));
+//! assert_eq!(test.received(ann), [Received::Ping(vec![])]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Faults of the network are said beforehand (`testing::Faults`): segments of one byte, calls that would block, a peer that does not read,
+//! FIN or reset after so many bytes.
+//!
 //! # What is not guaranteed
 //!
 //! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
@@ -170,6 +208,7 @@
 //!
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
+//! | `testing` | clients in memory, for users' tests and ours | the poll |
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
 //! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
@@ -177,10 +216,11 @@
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
 //! | `connection`, `timer`, `token`, `limits` | what the hub is made of | |
+//! | `clock` | the time, real or a test's | everything else |
 //! | `outbox` | from an emit to the wire | connections |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
-//! Imports run from top to bottom.
+//! Imports run from top to bottom, but for the transport in memory (`testing::wire`), which `stream` carries.
 
 mod attributes;
 mod builder;

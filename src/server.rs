@@ -386,7 +386,9 @@ impl<S> Server<S> {
         }
         self.reactor.events = events;
         #[cfg(feature = "testing")]
-        self.handle_readiness(&mut buffer, &mut turn);
+        if !self.readiness.is_empty() {
+            self.handle_readiness(&mut buffer, &mut turn);
+        }
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
@@ -616,6 +618,7 @@ impl<S> Server<S> {
         self.readiness.push((token, readiness));
     }
 
+    #[cold]
     fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
         for (token, readiness) in std::mem::take(&mut self.readiness) {
             if readiness.writable {
