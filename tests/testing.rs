@@ -220,6 +220,16 @@ fn timeouts_come_in_their_order_however_far_time_is_moved_at_once() {
     assert_eq!(gone.iter().map(|entry| entry.who.as_str()).collect::<Vec<_>>(), ["ann", "bob", "cid"]);
 }
 
+#[test]
+fn what_was_due_while_the_loop_was_not_turned_comes_late_and_all_at_once() {
+    let (mut test, ann, bob) = chat();
+    test.skip(100 * SECOND);
+    for client in [ann, bob] {
+        assert_eq!(test.received(client), [Received::Ping(vec![])]);
+    }
+    assert_eq!(test.state().events("ann"), ["connect", "pong"]);
+}
+
 // Faults.
 
 #[test]

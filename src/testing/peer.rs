@@ -94,6 +94,8 @@ struct WebSocket {
     /// It answers pings and goodbyes by itself.
     answers: bool,
     closed: bool,
+    /// The server has broken the protocol.
+    broken: bool,
     /// What its next masking key is made of.
     keys: u32,
 }
@@ -106,7 +108,8 @@ impl Peer {
     /// From here on it speaks WebSocket; `rest` came behind the response's head.
     pub(super) fn upgrade(&mut self, rest: Vec<u8>, answers: bool) {
         let rules = Rules::default().role(Role::Client).max_message(usize::MAX);
-        self.speaks = Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, keys: 0 });
+        self.speaks =
+            Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, broken: false, keys: 0 });
         self.bytes.clear();
         self.understand(rest);
     }
@@ -158,15 +161,13 @@ impl Peer {
         let Some(speaks) = &mut self.speaks else { return self.bytes.extend(bytes) };
         let mut input = &mut bytes[..];
         let first = self.received.len();
-        loop {
+        while !speaks.broken {
             match speaks.decoder.decode(&mut input, &speaks.rules) {
                 Ok(Some(decoded)) => self.received.push(decoded.into()),
                 Ok(None) => break,
                 Err(violation) => {
-                    if self.received.last() != Some(&Received::Violation(violation)) {
-                        self.received.push(Received::Violation(violation));
-                    }
-                    break;
+                    self.received.push(Received::Violation(violation));
+                    speaks.broken = true;
                 }
             }
         }
