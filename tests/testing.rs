@@ -139,7 +139,7 @@ fn a_filter_sees_the_request_and_its_refusal_is_seen() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Cookie")));
     assert_eq!(answer.text(), "Log in first.");
     let from = PeerAddress::Tcp(([203, 0, 113, 7], 7).into());
-    let ann = Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").from(from);
+    let ann = Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").peer(from);
     test.connect(ann).unwrap();
     assert_eq!(test.state().notes, [r#"ada Some("1") Some("a") 203.0.113.7:7"#]);
     assert_eq!(test.server().lend().1.len(), 1, "the refused one is gone");

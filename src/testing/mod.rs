@@ -7,8 +7,9 @@
 //! ikisocket = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a test takes microseconds,
-//! and the same test does the same each time, to the byte and to the millisecond.
+//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a
+//! small test takes a millisecond in a debug build and a tenth of it in a release build, and does the same each time, to the byte and to the
+//! millisecond.
 //!
 //! ```
 //! use std::time::Duration;
