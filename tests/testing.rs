@@ -118,6 +118,23 @@ fn on_a_connection_that_has_ended_nothing_more_happens() {
 // Upgrades and pages.
 
 #[test]
+fn what_comes_right_behind_the_upgrade_is_seen_in_its_order() {
+    let mut server = memory_server();
+    server
+        .route("/closed/:name", |_, kws| {
+            kws.emit("hello");
+            kws.close();
+        })
+        .unwrap();
+    let mut test = Harness::new(server);
+    let ann = test.connect("/closed/ann").unwrap();
+    let goodbye = Received::close(1000, "Connection closed");
+    assert_eq!(test.received(ann), [Received::text("hello"), goodbye, Received::Fin]);
+    assert!(test.state().only("ann", "disconnect").clean);
+    assert_eq!(test.server().lend().1.len(), 0);
+}
+
+#[test]
 fn a_filter_sees_the_request_and_its_refusal_is_seen() {
     let mut server = memory_server_with(Server::builder().subprotocols(["b", "a"]));
     server.filter(|_, _, incoming| match incoming.cookie("user") {

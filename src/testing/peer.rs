@@ -111,7 +111,11 @@ impl Peer {
         self.speaks =
             Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, broken: false, keys: 0 });
         self.bytes.clear();
+        // The server may have ended the connection behind it.
+        let end = std::mem::take(&mut self.received);
         self.understand(rest);
+        self.received.extend(end);
+        self.answer_end();
     }
 
     /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client that speaks nothing yet does too.
@@ -150,9 +154,7 @@ impl Peer {
         {
             self.ended = true;
             self.received.push(if end == End::Fin { Received::Fin } else { Received::Reset });
-            if self.speaks.as_ref().is_some_and(|speaks| speaks.answers) {
-                self.far.end(End::Fin);
-            }
+            self.answer_end();
         }
         !(self.far.is_server_gone() && (self.ended || self.far.is_reset()))
     }
@@ -173,6 +175,13 @@ impl Peer {
         }
         if speaks.answers {
             self.answer(first);
+        }
+    }
+
+    /// Answers the server's end with its own.
+    fn answer_end(&self) {
+        if self.ended && self.speaks.as_ref().is_some_and(|speaks| speaks.answers) {
+            self.far.end(End::Fin);
         }
     }
 
