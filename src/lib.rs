@@ -220,6 +220,44 @@
 //! minimum go as they are, and so does [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small message
 //! that would become a large one stops at the limit. Without the feature the offer is declined.
 //!
+//! # Where it listens
+//!
+//! [`Server::listen`] binds TCP addresses, [`listen_unix`](Server::listen_unix) Unix sockets, [`listen_on`](Server::listen_on) takes a socket that was made
+//! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
+//!
+//! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
+//! one hands to the other. The old one stops with [`Sockets::shutdown`]; who connects meanwhile waits in the socket's queue.
+//!
+//! # Testing without sockets
+//!
+//! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the server that your program builds and gives it
+//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same.
+//!
+#![cfg_attr(feature = "testing", doc = "```")]
+#![cfg_attr(not(feature = "testing"), doc = "```ignore")]
+//! use std::time::Duration;
+//! use ikisocket::testing::{Harness, Received};
+//! use ikisocket::{Event, Server};
+//!
+//! let mut server = Server::builder().build(0)?;
+//! server.route("/ws", |_, _| {})?;
+//! server.on(Event::Message, |count, ep| {
+//!     *count += 1;
+//!     ep.kws.emit(format!("{} was message {count}", ep.data.as_str().unwrap_or_default()));
+//! });
+//!
+//! let mut test = Harness::new(server);
+//! let ann = test.connect("/ws")?;
+//! test.send(ann, "hello");
+//! assert_eq!(test.received(ann), ["hello was message 1"]);
+//! test.advance(Duration::from_secs(25));
+//! assert_eq!(test.received(ann), [Received::Ping(vec![])]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Faults of the network are said beforehand (`testing::Faults`): segments of one byte, calls that would block, a peer that does not read,
+//! FIN or reset after so many bytes.
+//!
 //! # What is not guaranteed
 //!
 //! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
@@ -263,19 +301,23 @@
 //!
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
+//! | `testing` | clients in memory, for users' tests and ours | the poll |
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
 //! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
-//! | `reactor` | the poll, listeners, streams | user code |
+//! | `reactor` | the poll, and what it watches | user code |
+//! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
 //! | `connection`, `stats`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
+//! | `clock` | the time, real or a test's | everything else |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
-//! Imports run from top to bottom.
+//! Imports run from top to bottom, but for the transport in memory (`testing::wire`), which `stream` carries.
 
 mod attributes;
 mod builder;
+mod clock;
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
 mod compression;
 mod connection;
@@ -285,6 +327,7 @@ mod event;
 pub mod handshake;
 mod hub;
 mod limits;
+mod listen;
 mod outbox;
 mod outgoing;
 mod pressure;
@@ -294,6 +337,9 @@ mod route;
 mod server;
 mod socket;
 mod stats;
+mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
 mod token;
 mod topics;
@@ -311,6 +357,7 @@ pub use error::{
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
+pub use listen::ListeningSocket;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
 pub use pressure::{Dropped, SlowReader};
 pub use protocol::{CloseCode, Message, Payload};

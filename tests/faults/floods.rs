@@ -9,7 +9,7 @@ use crate::kit::*;
 fn quiet_echo(settings: Builder) -> Server<()> {
     let mut server = settings.build(()).unwrap();
     server.listen("127.0.0.1:0").unwrap();
-    server.route("/ws", |_, kws| SockRef::from(&kws.conn()).set_send_buffer_size(4096).unwrap()).unwrap();
+    server.route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()).unwrap();
     server.on("message", |_, ep| _ = ep.kws.emit(ep.data));
     server
 }

@@ -151,7 +151,7 @@ pub fn obliging(settings: Builder) -> Server<Log> {
     server.on(Event::Message, |_, ep| {
         let text = ep.data.as_str().unwrap_or_default();
         if ["much", "much, and close"].contains(&text) {
-            SockRef::from(&ep.kws.conn()).set_send_buffer_size(4096).unwrap();
+            SockRef::from(&ep.kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap();
             for number in 0..60 {
                 ep.kws.emit(vec![number; 10_000]);
             }

@@ -30,7 +30,7 @@ fn stormy() -> Server<Seen> {
     server.listen("127.0.0.1:0").unwrap();
     server.route("/reads", |_, _| {}).unwrap();
     let never_reads = |_: &mut Seen, kws: &mut ikisocket::Socket<'_, Seen>| {
-        SockRef::from(&kws.conn()).set_send_buffer_size(4 * KIB).unwrap();
+        SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap();
     };
     server.route("/never-reads", never_reads).unwrap().on(Event::Connect, |seen, _| seen.connects += 1).on(
         Event::Disconnect,

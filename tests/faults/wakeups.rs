@@ -21,7 +21,7 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
     let mut server = server(Server::builder());
     let collect = ends.clone();
     let keep = move |_: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| {
-        collect.borrow_mut().push(SockRef::from(&kws.conn()).try_clone().unwrap().into());
+        collect.borrow_mut().push(SockRef::from(&kws.conn().fd().unwrap()).try_clone().unwrap().into());
     };
     server.route("/ws", keep).unwrap();
     // Whoever is told first takes away what has come for everybody else; the poll has already said that it is there.
