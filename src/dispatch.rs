@@ -55,11 +55,9 @@ pub(crate) fn fire<S>(
 pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32) {
     let entry = &registry.routes[route as usize];
     let uuid = hub.get(token).map(|connection| connection.uuid);
-    hub.depth += 1;
-    let result = guard(state, registry, "route", uuid, |state| {
+    let result = guard(state, hub, registry, "route", uuid, |state, hub| {
         (entry.callback)(state, &mut Socket { hub, registry, token });
     });
-    hub.depth -= 1;
     if let Err(error) = result
         && hub.is_open(token)
     {
@@ -149,9 +147,8 @@ fn call<S>(
     Details { data, error, code, reason, clean }: Details<'_>,
 ) -> usize {
     let mut panicked = None;
-    hub.depth += 1;
     for listener in servers.iter().chain(routes) {
-        let result = guard(state, registry, name, Some(socket_uuid), |state| {
+        let result = guard(state, hub, registry, name, Some(socket_uuid), |state, hub| {
             let kws = Socket { hub, registry, token };
             listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
         });
@@ -159,7 +156,6 @@ fn call<S>(
             panicked.get_or_insert(error);
         }
     }
-    hub.depth -= 1;
     if let Some(error) = panicked {
         // A connection that is past being open has nothing more to lose.
         if hub.is_open(token) && name != Event::Error.name() {
@@ -169,17 +165,21 @@ fn call<S>(
     servers.len() + routes.len()
 }
 
-/// Runs one piece of user code; a panic is caught, told to the recover handler, and returned.
+/// Runs one piece of user code, one level deeper than what runs already; a panic is caught, told to the recover handler, and returned.
 #[inline]
 pub(crate) fn guard<S, R>(
     state: &mut S,
+    hub: &mut Hub<Stream>,
     registry: &Registry<S>,
     event: &str,
     uuid: Option<Uuid>,
-    code: impl FnOnce(&mut S) -> R,
+    code: impl FnOnce(&mut S, &mut Hub<Stream>) -> R,
 ) -> Result<R, Error> {
+    hub.depth += 1;
     // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
-    catch_unwind(AssertUnwindSafe(|| code(state))).map_err(|payload| {
+    let result = catch_unwind(AssertUnwindSafe(|| code(state, hub)));
+    hub.depth -= 1;
+    result.map_err(|payload| {
         let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
         tell_recover_handler(state, registry, &recovered);
         // Dropping what was thrown is user code too; what that throws is not even dropped.

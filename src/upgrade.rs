@@ -163,11 +163,9 @@ fn ask_filters<S>(
     incoming: &mut Incoming,
 ) -> Result<(), Response> {
     for filter in &registry.filters {
-        hub.depth += 1;
-        let verdict = dispatch::guard(state, registry, "filter", None, |state| {
+        let verdict = dispatch::guard(state, hub, registry, "filter", None, |state, hub| {
             filter(state, &mut Sockets { hub, registry }, incoming)
         });
-        hub.depth -= 1;
         verdict.unwrap_or_else(|_| Err(internal_error()))?;
     }
     Ok(())
@@ -181,10 +179,9 @@ fn call_page<S>(
     incoming: &Incoming,
 ) -> Response {
     let page = &registry.pages[page];
-    hub.depth += 1;
-    let response =
-        dispatch::guard(state, registry, "page", None, |state| page(state, &mut Sockets { hub, registry }, incoming));
-    hub.depth -= 1;
+    let response = dispatch::guard(state, hub, registry, "page", None, |state, hub| {
+        page(state, &mut Sockets { hub, registry }, incoming)
+    });
     response.unwrap_or_else(|_| internal_error())
 }
 
