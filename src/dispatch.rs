@@ -14,7 +14,8 @@ use crate::hub::{Hub, Received, Record};
 use crate::protocol::{CloseCode, Payload};
 use crate::reactor::Stream;
 use crate::route::{Recovered, Registry};
-use crate::socket::Socket;
+use crate::schedule::{Callback, TimerId};
+use crate::socket::{Socket, Sockets};
 use crate::token::Token;
 
 /// Listeners that fire events whose listeners fire events, at most.
@@ -88,6 +89,26 @@ pub(crate) fn received<S>(
         Received::Pong(data) => (Event::Pong, Payload::Binary(data)),
     };
     tell(state, hub, registry, token, event, Details { data, ..Details::default() });
+}
+
+/// Calls what the next timer that is due calls, unless it was set after `newest`; whether there was one.
+pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, newest: TimerId) -> bool {
+    let Some((id, callback)) = registry.schedule.take_due(hub.now, newest) else { return false };
+    match callback {
+        Callback::Once(callback) => {
+            let _ = guard(state, hub, registry, "timer", None, |state, hub| {
+                callback(state, &mut Sockets { hub, registry });
+            });
+        }
+        Callback::Repeated { every, mut callback } => {
+            let _ = guard(state, hub, registry, "timer", None, |state, hub| {
+                callback(state, &mut Sockets { hub, registry });
+            });
+            registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+        }
+    }
+    tell_records(state, hub, registry);
+    true
 }
 
 /// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.

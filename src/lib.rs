@@ -59,6 +59,24 @@
 //! write its own replies once; write to the others that got something, once each; handle timeouts; remove what is gone.
 //! [`Turn`] says what was done.
 //!
+//! # Time
+//!
+//! [`Server::set_timer`] and [`set_interval`](Server::set_interval) call you back from the loop, with the state and the sockets lent; listeners set
+//! timers through [`Sockets`]. No message costs more because timers wait.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:0", 0u64)?;
+//! server.set_interval(Duration::from_millis(16), |frame, sockets| {
+//!     *frame += 1;
+//!     sockets.broadcast(format!("frame {frame}"));
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The loop's clock and its poll have whole milliseconds. A loop that is turned late calls late, an interval that missed some of its times is
+//! called once for all of them, and what is due in the past comes in the next turn.
+//!
 //! # A little of everything
 //!
 //! ```
@@ -129,7 +147,7 @@
 //!
 //! # What is not guaranteed
 //!
-//! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
+//! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late. An emit's `Queued` says that the message will be
 //! offered to the socket, not that the peer has read it. A listener that takes long delays everybody: the thread is yours.
 //! There is no TLS: put a reverse proxy in front.
 //!
@@ -171,7 +189,7 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
+//! | `socket`, `event`, `route`, `schedule`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
@@ -194,6 +212,7 @@ mod outbox;
 pub mod protocol;
 mod reactor;
 mod route;
+mod schedule;
 mod server;
 mod socket;
 mod timer;
@@ -210,6 +229,7 @@ pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
+pub use schedule::TimerId;
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
 pub use turn::Turn;

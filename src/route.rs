@@ -8,6 +8,7 @@ use crate::connection::PeerAddress;
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
+use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
@@ -34,11 +35,11 @@ impl std::ops::Deref for Incoming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter` or `page`.
+    /// What panicked: an event's name, or `route`, `filter`, `page` or `timer`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
-    /// The connection that it happened on; `None` in a filter or page.
+    /// The connection that it happened on; `None` in what belongs to no connection.
     pub uuid: Option<Uuid>,
 }
 
@@ -70,6 +71,7 @@ pub(crate) struct Registry<S> {
     pub(crate) pages: Vec<Page<S>>,
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) recover: Option<RecoverHandler<S>>,
+    pub(crate) schedule: Schedule<S>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl<S> Registry<S> {
             pages: Vec::new(),
             filters: Vec::new(),
             recover: None,
+            schedule: Schedule::default(),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
         }

@@ -15,6 +15,7 @@ use crate::handshake::Response;
 use crate::hub::Hub;
 use crate::reactor::{Accepted, Reactor, Stream};
 use crate::route::{Incoming, Recovered, Registry, Route};
+use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
 use crate::timer::NEVER;
 use crate::token::{Ready, Token};
@@ -27,6 +28,8 @@ const READS_PER_TURN: usize = 4;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Timeouts handled in one turn, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
+/// The user's timers called in one turn, at most.
+const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
 const ACCEPT_PAUSE: u64 = 250;
 
@@ -199,6 +202,29 @@ impl<S> Server<S> {
         self
     }
 
+    // What user code wants to be called for later.
+
+    /// Calls `callback` once, `after` from now: [`Sockets::set_timer`].
+    pub fn set_timer<F>(&mut self, after: Duration, callback: F) -> TimerId
+    where
+        F: FnOnce(&mut S, &mut Sockets<'_, S>) + 'static,
+    {
+        self.lend().1.set_timer(after, callback)
+    }
+
+    /// Calls `callback` each time that `every` is over: [`Sockets::set_interval`].
+    pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
+    where
+        F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
+    {
+        self.lend().1.set_interval(every, callback)
+    }
+
+    /// Cancels a timer or an interval; whether there was one: [`Sockets::cancel`].
+    pub fn cancel(&mut self, timer: TimerId) -> bool {
+        self.lend().1.cancel(timer)
+    }
+
     // The state and the connections, between turns.
 
     /// The state and the open connections, both to use at once.
@@ -253,6 +279,7 @@ impl<S> Server<S> {
     /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
+        let newest_timer = self.registry.schedule.newest();
         let told = self.settle();
         let mut again = std::mem::take(&mut self.again);
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
@@ -292,6 +319,7 @@ impl<S> Server<S> {
                 }
             }
         }
+        self.fire_timers(newest_timer, &mut turn);
         self.settle();
         self.expire(&mut buffer, &mut turn);
         self.buffer = buffer;
@@ -349,9 +377,11 @@ impl<S> Server<S> {
 
     /// The time until the next timeout is due, or `limit` if that is less.
     fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
-        let paused = Some(self.resume_at).filter(|&at| at != NEVER);
-        let next = self.hub.next_deadline().into_iter().chain(paused).min();
-        let Some(next) = next.filter(|_| limit != Some(Duration::ZERO)) else { return limit };
+        let own = self.resume_at.min(self.registry.schedule.next());
+        let next = self.hub.next_deadline().map_or(own, |next| next.min(own));
+        if next == NEVER || limit == Some(Duration::ZERO) {
+            return limit;
+        }
         let until = Duration::from_millis(next.saturating_sub(self.clock()));
         Some(limit.map_or(until, |limit| limit.min(until)))
     }
@@ -460,6 +490,13 @@ impl<S> Server<S> {
         dispatch::tell_records(state, hub, registry);
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
+    }
+
+    /// Calls the user's timers that are due and were set before this turn began.
+    fn fire_timers(&mut self, newest: TimerId, turn: &mut Turn) {
+        while turn.timers < TIMERS_PER_TURN && dispatch::timer(&mut self.state, &mut self.hub, &self.registry, newest) {
+            turn.timers += 1;
+        }
     }
 
     /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
