@@ -34,6 +34,7 @@ pub struct Builder {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    pub(crate) handle_queue: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) subprotocols: Vec<String>,
@@ -53,6 +54,7 @@ impl Default for Builder {
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
+            handle_queue: 64 * 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
             subprotocols: Vec::new(),
@@ -128,6 +130,13 @@ impl Builder {
         self
     }
 
+    /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they are refused with
+    /// [`SendError::Full`](crate::SendError::Full). Default: 65 536, at least 1.
+    pub fn handle_queue(mut self, commands: usize) -> Self {
+        self.handle_queue = commands;
+        self
+    }
+
     /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
     /// without being copied. Default: 256 KiB, at least 1 KiB; what is not used of it costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
@@ -172,6 +181,7 @@ impl Builder {
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
+        check(self.handle_queue > 0, "handle_queue", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));
         check(

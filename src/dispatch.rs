@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::event::{Event, EventPayload, Listener, is_reserved};
+use crate::handle::Command;
 use crate::hub::{Hub, Received, Record};
 use crate::protocol::{CloseCode, Payload};
 use crate::reactor::Stream;
@@ -109,6 +110,14 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
     }
     tell_records(state, hub, registry);
     true
+}
+
+/// Does what another thread has sent.
+pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, command: Command<S>) {
+    let _ = guard(state, hub, registry, "command", None, |state, hub| {
+        command(state, &mut Sockets { hub, registry });
+    });
+    tell_records(state, hub, registry);
 }
 
 /// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.

@@ -77,6 +77,28 @@
 //! The loop's clock and its poll have whole milliseconds. A loop that is turned late calls late, an interval that missed some of its times is
 //! called once for all of them, and what is due in the past comes in the next turn.
 //!
+//! # Other threads
+//!
+//! [`Server::handle`] gives a [`Handle`] that may go to any thread. It sends closures to the loop, which run there with the state and the
+//! sockets lent; `emit_to`, `broadcast` and the like are short forms. Each thread's commands run in its order; many of them wake the
+//! loop once.
+//!
+//! ```
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:0", 0u64)?;
+//! let handle = server.handle();
+//! std::thread::spawn(move || {
+//!     let sum = (1..=1000).sum(); // long work, far from the loop
+//!     handle.send(move |state, sockets| {
+//!         *state = sum;
+//!         sockets.broadcast(format!("it is {sum}"));
+//!     })
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up, [`SendError::Full`] says so. A handle whose server is gone
+//! gets [`SendError::Gone`].
+//!
 //! # A little of everything
 //!
 //! ```
@@ -189,7 +211,7 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `schedule`, `attributes` | what user code touches | the poll |
+//! | `socket`, `event`, `route`, `schedule`, `handle`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
@@ -205,6 +227,7 @@ mod connection;
 mod dispatch;
 mod error;
 mod event;
+mod handle;
 pub mod handshake;
 mod hub;
 mod limits;
@@ -223,8 +246,9 @@ mod upgrade;
 pub use attributes::Attributes;
 pub use builder::Builder;
 pub use connection::PeerAddress;
-pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, UuidError};
+pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, UuidError};
 pub use event::{Event, EventPayload};
+pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use protocol::{CloseCode, Message, Payload};

@@ -112,6 +112,11 @@ impl Reactor {
         }
     }
 
+    /// What wakes the poll from another thread. There is one for each poll.
+    pub(crate) fn waker(&self) -> io::Result<mio::Waker> {
+        mio::Waker::new(self.poll.registry(), mio::Token(Ready::Mailbox.encode()))
+    }
+
     /// Registered once, for everything, edge-triggered: it is never changed again.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());

@@ -7,6 +7,7 @@ use crate::builder::Builder;
 use crate::connection::PeerAddress;
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
+use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
@@ -35,7 +36,7 @@ impl std::ops::Deref for Incoming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter`, `page` or `timer`.
+    /// What panicked: an event's name, or `route`, `filter`, `page`, `timer` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
@@ -72,12 +73,14 @@ pub(crate) struct Registry<S> {
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) recover: Option<RecoverHandler<S>>,
     pub(crate) schedule: Schedule<S>,
+    pub(crate) mailbox: Mailbox<S>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
 }
 
 impl<S> Registry<S> {
-    pub(crate) fn new(settings: &Builder) -> Self {
+    /// The waker is the one of the loop that these callbacks will run on.
+    pub(crate) fn new(settings: &Builder, waker: mio::Waker) -> Self {
         Self {
             listeners: Listeners::default(),
             places: Routes::default(),
@@ -86,6 +89,7 @@ impl<S> Registry<S> {
             filters: Vec::new(),
             recover: None,
             schedule: Schedule::default(),
+            mailbox: Mailbox::new(waker, settings.handle_queue),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
         }

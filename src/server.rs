@@ -11,6 +11,7 @@ use crate::connection::{Due, PeerAddress, Phase};
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
+use crate::handle::{Command, Handle};
 use crate::handshake::Response;
 use crate::hub::Hub;
 use crate::reactor::{Accepted, Reactor, Stream};
@@ -28,6 +29,8 @@ const READS_PER_TURN: usize = 4;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Timeouts handled in one turn, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
+/// Commands of handles run in one turn, at most.
+const COMMANDS_PER_TURN: usize = 1024;
 /// The user's timers called in one turn, at most.
 const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
@@ -52,6 +55,8 @@ pub struct Server<S> {
     reactor: Reactor,
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
+    /// Commands of handles that run in this turn; empty between turns.
+    commands: Vec<Command<S>>,
     /// Who used up its share of a turn and may have more.
     again: Vec<Ready>,
     /// Listeners that wait for a free descriptor.
@@ -81,12 +86,14 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+        let reactor = Reactor::new(settings.nodelay)?;
         Ok(Self {
             state,
             hub: Hub::new(settings.limits()),
-            registry: Registry::new(settings),
-            reactor: Reactor::new(settings.nodelay)?,
+            registry: Registry::new(settings, reactor.waker()?),
+            reactor,
             buffer: vec![0; settings.receive_buffer],
+            commands: Vec::new(),
             again: Vec::new(),
             paused: Vec::new(),
             resume_at: NEVER,
@@ -225,6 +232,12 @@ impl<S> Server<S> {
         self.lend().1.cancel(timer)
     }
 
+    /// A handle for other threads, to have something done on the loop. Make as many as you like.
+    #[must_use]
+    pub fn handle(&self) -> Handle<S> {
+        self.registry.mailbox.handle()
+    }
+
     // The state and the connections, between turns.
 
     /// The state and the open connections, both to use at once.
@@ -295,8 +308,8 @@ impl<S> Server<S> {
         for event in &events {
             match Ready::decode(event.token().0) {
                 // It has one share of the turn, also if it is ready and was left over from the last one.
-                listener @ Ready::Listener(_) if again.contains(&listener) => {}
-                listener @ Ready::Listener(_) => again.push(listener),
+                other @ (Ready::Listener(_) | Ready::Mailbox) if again.contains(&other) => {}
+                other @ (Ready::Listener(_) | Ready::Mailbox) => again.push(other),
                 Ready::Connection(token) => {
                     if event.is_writable() {
                         self.hub.writable(token);
@@ -311,6 +324,7 @@ impl<S> Server<S> {
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
+                Ready::Mailbox => self.run_commands(&mut turn),
                 Ready::Connection(token) => {
                     if let Some(connection) = self.hub.get_mut(token) {
                         connection.ready_again = false;
@@ -451,7 +465,7 @@ impl<S> Server<S> {
                     return self.tell();
                 }
                 Ok(read) => {
-                    self.handle(token, &mut buffer[..read], turn);
+                    self.handle_input(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
                     }
@@ -474,7 +488,7 @@ impl<S> Server<S> {
     }
 
     /// Handles what was read from one connection, and writes its replies once.
-    fn handle(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
+    fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
         let Self { state, hub, registry, .. } = self;
         if hub.begin_input(token) {
             upgrade::receive(state, hub, registry, token, &mut input, turn);
@@ -490,6 +504,19 @@ impl<S> Server<S> {
         dispatch::tell_records(state, hub, registry);
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
+    }
+
+    /// Does what other threads have sent.
+    fn run_commands(&mut self, turn: &mut Turn) {
+        let mut commands = std::mem::take(&mut self.commands);
+        if self.registry.mailbox.take(COMMANDS_PER_TURN, &mut commands) {
+            self.again.push(Ready::Mailbox);
+        }
+        turn.commands += commands.len();
+        for command in commands.drain(..) {
+            dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+        }
+        self.commands = commands;
     }
 
     /// Calls the user's timers that are due and were set before this turn began.

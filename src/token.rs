@@ -14,9 +14,15 @@ pub(crate) struct Token {
 pub(crate) enum Ready {
     Connection(Token),
     Listener(usize),
+    /// Another thread has sent something.
+    Mailbox,
 }
 
+/// The lowest bit says that it is no connection; then the next two say what it is.
 const KIND_BITS: u32 = 1;
+const OTHER_BITS: u32 = 3;
+const LISTENER: usize = 0b001;
+const MAILBOX: usize = 0b011;
 /// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the generation.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
 const GENERATION_BITS: u32 = if usize::BITS == 64 { 32 } else { 11 };
@@ -35,13 +41,17 @@ impl Ready {
             Self::Connection(token) => {
                 ((token.generation as usize) << (INDEX_BITS + KIND_BITS)) | ((token.index as usize) << KIND_BITS)
             }
-            Self::Listener(index) => (index << KIND_BITS) | 1,
+            Self::Listener(index) => (index << OTHER_BITS) | LISTENER,
+            Self::Mailbox => MAILBOX,
         }
     }
 
     pub(crate) fn decode(word: usize) -> Self {
         if word & 1 == 1 {
-            return Self::Listener(word >> KIND_BITS);
+            return match word & ((1 << OTHER_BITS) - 1) {
+                LISTENER => Self::Listener(word >> OTHER_BITS),
+                _ => Self::Mailbox,
+            };
         }
         Self::Connection(Token {
             index: ((word >> KIND_BITS) & (MAX_CONNECTIONS - 1)) as u32,
@@ -63,7 +73,9 @@ mod tests {
                 assert_eq!(Ready::decode(ready.encode()), ready);
             }
         }
-        assert_eq!(Ready::decode(Ready::Listener(3).encode()), Ready::Listener(3));
+        for other in [Ready::Listener(0), Ready::Listener(3), Ready::Mailbox] {
+            assert_eq!(Ready::decode(other.encode()), other);
+        }
         assert_eq!(next_generation(last), 0);
     }
 }

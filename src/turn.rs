@@ -12,6 +12,8 @@ pub struct Turn {
     pub pages: usize,
     /// Messages, pings and pongs that listeners were told of.
     pub messages: usize,
+    /// Commands of [handles](crate::Handle) that were run.
+    pub commands: usize,
     /// Calls of timers and intervals.
     pub timers: usize,
     /// Connections that are gone, with their descriptors.
