@@ -64,7 +64,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. Default: 10 s.
+    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. If a filter
+    /// [puts its answer off](crate::Sockets::defer), that must have come by then, or it is answered with 503. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -123,15 +124,15 @@ impl Builder {
         self
     }
 
-    /// Open connections beyond this number get 503. Those that have not asked for anything yet are not counted; they end with the handshake
-    /// timeout. Default: no limit but the process's file descriptors.
+    /// Open connections beyond this number get 503. Those that have not asked for anything yet, or wait for the answer, are not counted; they end with
+    /// the handshake timeout. Default: no limit but the process's file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
     /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they are refused with
-    /// [`SendError::Full`](crate::SendError::Full). Default: 65 536, at least 1.
+    /// [`SendError::Full`](crate::SendError::Full). Answers to [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least 1.
     pub fn handle_queue(mut self, commands: usize) -> Self {
         self.handle_queue = commands;
         self

@@ -166,6 +166,18 @@ pub enum SendError {
     Close(CloseError),
 }
 
+/// Why an answer to a [`Deferred`](crate::Deferred) request reached nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// The client has gone, or its time was over, or it was answered otherwise.
+    #[error("the request does not wait for an answer any more")]
+    Late,
+    /// The server was dropped.
+    #[error("the server is gone")]
+    Gone,
+}
+
 /// Why a close was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

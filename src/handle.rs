@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::defer::Answer;
 use crate::error::{CloseError, SendError};
 use crate::protocol::Message;
 use crate::socket::{Shutdown, Sockets};
@@ -45,6 +46,12 @@ pub struct Handle<S> {
 
 pub(crate) type Command<S> = Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>) + Send>;
 
+/// What the loop is asked for.
+pub(crate) enum Errand<S> {
+    Command(Command<S>),
+    Answer(Answer<S>),
+}
+
 /// The loop's end of the queue.
 pub(crate) struct Mailbox<S> {
     shared: Arc<Shared<S>>,
@@ -56,7 +63,7 @@ struct Shared<S> {
 }
 
 struct Queue<S> {
-    commands: VecDeque<Command<S>>,
+    errands: VecDeque<Errand<S>>,
     capacity: usize,
     /// The loop has been woken, or will come back by itself: it need not be woken again.
     awake: bool,
@@ -66,29 +73,31 @@ struct Queue<S> {
 
 impl<S> Queue<S> {
     fn new(capacity: usize) -> Self {
-        Self { commands: VecDeque::new(), capacity, awake: false, closed: false }
+        Self { errands: VecDeque::new(), capacity, awake: false, closed: false }
     }
 
-    /// Whether there is room for one more command.
-    fn check(&self) -> Result<(), SendError> {
-        match self.closed {
-            true => Err(SendError::Gone),
-            false if self.commands.len() >= self.capacity => Err(SendError::Full { capacity: self.capacity }),
-            false => Ok(()),
+    /// Whether this one can be taken. Answers always are: there is one for each connection at most.
+    fn check(&self, errand: &Errand<S>) -> Result<(), SendError> {
+        match errand {
+            _ if self.closed => Err(SendError::Gone),
+            Errand::Command(_) if self.errands.len() >= self.capacity => {
+                Err(SendError::Full { capacity: self.capacity })
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Adds a command; whether the loop has to be woken for it.
-    fn push(&mut self, command: Command<S>) -> bool {
-        self.commands.push_back(command);
+    /// Adds one; whether the loop has to be woken for it.
+    fn push(&mut self, errand: Errand<S>) -> bool {
+        self.errands.push_back(errand);
         !std::mem::replace(&mut self.awake, true)
     }
 
-    /// Moves up to `most` commands to `taken`; whether some are left.
-    fn take(&mut self, most: usize, taken: &mut Vec<Command<S>>) -> bool {
-        let most = most.min(self.commands.len());
-        taken.extend(self.commands.drain(..most));
-        self.awake = !self.commands.is_empty();
+    /// Moves up to `most` to `taken`; whether some are left.
+    fn take(&mut self, most: usize, taken: &mut Vec<Errand<S>>) -> bool {
+        let most = most.min(self.errands.len());
+        taken.extend(self.errands.drain(..most));
+        self.awake = !self.errands.is_empty();
         self.awake
     }
 }
@@ -99,14 +108,18 @@ impl<S> Shared<S> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, command: Command<S>) -> Result<(), SendError> {
+    fn send(&self, errand: Errand<S>) -> Result<(), SendError> {
         let mut queue = self.lock();
-        queue.check()?;
-        let wake = queue.push(command);
+        if let Err(error) = queue.check(&errand) {
+            drop(queue);
+            drop(errand);
+            return Err(error);
+        }
+        let wake = queue.push(errand);
         drop(queue);
         if wake && let Err(error) = self.waker.wake() {
             self.lock().awake = false;
-            log::error!("cannot wake the loop for a command; it runs in the next turn: {error}");
+            log::error!("cannot wake the loop: {error}");
         }
         Ok(())
     }
@@ -121,8 +134,8 @@ impl<S> Mailbox<S> {
         Handle { shared: self.shared.clone() }
     }
 
-    /// Moves up to `most` commands to `taken`; whether some are left, for which nobody will wake the loop.
-    pub(crate) fn take(&self, most: usize, taken: &mut Vec<Command<S>>) -> bool {
+    /// Moves up to `most` errands to `taken`; whether some are left, for which nobody will wake the loop.
+    pub(crate) fn take(&self, most: usize, taken: &mut Vec<Errand<S>>) -> bool {
         self.shared.lock().take(most, taken)
     }
 }
@@ -131,7 +144,7 @@ impl<S> Drop for Mailbox<S> {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.closed = true;
-        let unrun = std::mem::take(&mut queue.commands);
+        let unrun = std::mem::take(&mut queue.errands);
         drop(queue);
         if !unrun.is_empty() {
             log::debug!("{} commands that had not run were dropped with the server", unrun.len());
@@ -154,7 +167,15 @@ impl<S> Handle<S> {
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>) + Send + 'static,
     {
-        self.shared.send(Box::new(command))
+        self.send_errand(Errand::Command(Box::new(command)))
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.shared.lock().closed
+    }
+
+    pub(crate) fn send_errand(&self, errand: Errand<S>) -> Result<(), SendError> {
+        self.shared.send(errand)
     }
 
     /// Sends a message to one connection: [`Sockets::emit_to`]. If it is gone by then, nothing happens.
@@ -234,7 +255,7 @@ impl<S> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.shared.lock();
         f.debug_struct("Handle")
-            .field("waiting", &queue.commands.len())
+            .field("waiting", &queue.errands.len())
             .field("gone", &queue.closed)
             .finish_non_exhaustive()
     }
@@ -252,8 +273,8 @@ impl<S> Sockets<'_, S> {
 mod tests {
     use super::*;
 
-    fn command() -> Command<()> {
-        Box::new(|(), _| {})
+    fn command() -> Errand<()> {
+        Errand::Command(Box::new(|(), _| {}))
     }
 
     #[test]

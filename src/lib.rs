@@ -96,6 +96,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A filter that has to ask somebody else who may come in, a database for instance, puts its answer off with [`Sockets::defer`]. The [`Deferred`] goes
+//! to whoever finds the answer, and accepts or rejects from there; nobody else waits meanwhile.
+//!
 //! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up, [`SendError::Full`] says so. A handle whose server is gone
 //! gets [`SendError::Gone`].
 //!
@@ -211,7 +214,7 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `schedule`, `handle`, `attributes` | what user code touches | the poll |
+//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
@@ -224,6 +227,7 @@
 mod attributes;
 mod builder;
 mod connection;
+mod defer;
 mod dispatch;
 mod error;
 mod event;
@@ -246,7 +250,10 @@ mod upgrade;
 pub use attributes::Attributes;
 pub use builder::Builder;
 pub use connection::PeerAddress;
-pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, UuidError};
+pub use defer::Deferred;
+pub use error::{
+    AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, UuidError,
+};
 pub use event::{Event, EventPayload};
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};

@@ -4,13 +4,14 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::builder::Builder;
-use crate::connection::PeerAddress;
+use crate::connection::{PeerAddress, Ticket};
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
+use crate::token::Token;
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub struct Incoming {
     pub peer: PeerAddress,
     /// What filters have found out; the connection has these attributes from the start.
     pub attributes: Attributes,
+    pub(crate) token: Token,
+    /// A filter has put the answer off.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 impl std::ops::Deref for Incoming {
@@ -36,7 +40,7 @@ impl std::ops::Deref for Incoming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter`, `page`, `timer` or `command`.
+    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,

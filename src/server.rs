@@ -8,10 +8,11 @@ use mio::Events;
 
 use crate::builder::Builder;
 use crate::connection::{Due, PeerAddress, Phase};
+use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
-use crate::handle::{Command, Handle};
+use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 use crate::hub::Hub;
 use crate::reactor::{Accepted, Reactor, Stream};
@@ -29,8 +30,8 @@ const READS_PER_TURN: usize = 4;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Timeouts handled in one turn, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
-/// Commands of handles run in one turn, at most.
-const COMMANDS_PER_TURN: usize = 1024;
+/// Commands of handles and answers to deferred requests in one turn, at most.
+const ERRANDS_PER_TURN: usize = 1024;
 /// The user's timers called in one turn, at most.
 const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
@@ -55,8 +56,8 @@ pub struct Server<S> {
     reactor: Reactor,
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
-    /// Commands of handles that run in this turn; empty between turns.
-    commands: Vec<Command<S>>,
+    /// What other threads have sent for this turn; empty between turns.
+    errands: Vec<Errand<S>>,
     /// Who used up its share of a turn and may have more.
     again: Vec<Ready>,
     /// Listeners that wait for a free descriptor.
@@ -93,7 +94,7 @@ impl<S> Server<S> {
             registry: Registry::new(settings, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
-            commands: Vec::new(),
+            errands: Vec::new(),
             again: Vec::new(),
             paused: Vec::new(),
             resume_at: NEVER,
@@ -190,7 +191,8 @@ impl<S> Server<S> {
     }
 
     /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is the answer that the client gets
-    /// instead. Several filters are asked in the order of registration, until one refuses.
+    /// instead. Several filters are asked in the order of registration, until one refuses. One that has to ask somebody else first
+    /// [puts the answer off](Sockets::defer).
     pub fn filter<F>(&mut self, filter: F) -> &mut Self
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
@@ -324,7 +326,7 @@ impl<S> Server<S> {
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
-                Ready::Mailbox => self.run_commands(&mut turn),
+                Ready::Mailbox => self.run_errands(&mut turn),
                 Ready::Connection(token) => {
                     if let Some(connection) = self.hub.get_mut(token) {
                         connection.ready_again = false;
@@ -493,6 +495,25 @@ impl<S> Server<S> {
         if hub.begin_input(token) {
             upgrade::receive(state, hub, registry, token, &mut input, turn);
         }
+        self.receive(token, input, turn);
+    }
+
+    /// Goes on with a request whose answer has come, and writes what follows from it once.
+    fn resume(&mut self, answer: Answer<S>, turn: &mut Turn) {
+        let Self { state, hub, registry, .. } = self;
+        let token = answer.token;
+        if upgrade::waits(hub, token, &answer.waits) {
+            hub.begin_input(token);
+            let mut early = upgrade::resume(state, hub, registry, answer, turn);
+            let mut input = &mut early[..];
+            upgrade::keep_early(hub, token, &mut input);
+            self.receive(token, input, turn);
+        }
+    }
+
+    /// Handles what an open connection has sent, and writes its replies once.
+    fn receive(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
+        let Self { state, hub, registry, .. } = self;
         while let Some(received) = hub.receive(token, &mut input) {
             turn.messages += 1;
             dispatch::received(state, hub, registry, token, &received);
@@ -507,16 +528,21 @@ impl<S> Server<S> {
     }
 
     /// Does what other threads have sent.
-    fn run_commands(&mut self, turn: &mut Turn) {
-        let mut commands = std::mem::take(&mut self.commands);
-        if self.registry.mailbox.take(COMMANDS_PER_TURN, &mut commands) {
+    fn run_errands(&mut self, turn: &mut Turn) {
+        let mut errands = std::mem::take(&mut self.errands);
+        if self.registry.mailbox.take(ERRANDS_PER_TURN, &mut errands) {
             self.again.push(Ready::Mailbox);
         }
-        turn.commands += commands.len();
-        for command in commands.drain(..) {
-            dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+        for errand in errands.drain(..) {
+            match errand {
+                Errand::Command(command) => {
+                    dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+                    turn.commands += 1;
+                }
+                Errand::Answer(answer) => self.resume(answer, turn),
+            }
         }
-        self.commands = commands;
+        self.errands = errands;
     }
 
     /// Calls the user's timers that are due and were set before this turn began.

@@ -11,7 +11,8 @@ use super::Hub;
 use crate::attributes::Attributes;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
-use crate::handshake::Request;
+use crate::handshake::{Refusal, Request};
+use crate::limits::RETRY_AFTER;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
 use crate::token::Token;
 
@@ -115,7 +116,7 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
         match &mut connection.phase {
-            Phase::Handshaking(_) => self.bury(token),
+            Phase::Handshaking(_) | Phase::Parked(_) => self.bury(token),
             Phase::Open => self.fail(token, Error::Lost),
             // It has said goodbye and waits for the end of what we have to say.
             Phase::Closing(farewell) => {
@@ -209,7 +210,7 @@ impl<T: Transport> Hub<T> {
                     self.bury(token);
                 }
             }
-            Phase::Handshaking(_) | Phase::Open | Phase::Dead => {}
+            Phase::Handshaking(_) | Phase::Parked(_) | Phase::Open | Phase::Dead => {}
         }
     }
 
@@ -281,7 +282,19 @@ impl<T: Transport> Hub<T> {
         for token in handshaking {
             self.bury(token);
         }
+        self.refuse_parked();
         Ok(())
+    }
+
+    /// Those whose requests wait for an answer get this one.
+    fn refuse_parked(&mut self) {
+        let parked = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Parked(_)));
+        let parked: Vec<_> = parked.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in parked {
+            let mut response = Vec::new();
+            Refusal::Refusing { retry_after: RETRY_AFTER }.response().encode(false, &mut response);
+            self.respond(token, response);
+        }
     }
 }
 
