@@ -28,10 +28,16 @@ struct Example {
 
 impl Example {
     fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// With arguments behind the address.
+    fn start_with(name: &str, arguments: &[&str]) -> Self {
         let test = std::env::current_exe().unwrap();
         let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
         let mut child = Command::new(&program)
             .arg("127.0.0.1:0")
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; `cargo build --examples` makes it", program.display()));
@@ -205,6 +211,19 @@ fn embed_shows_its_world_sixty_times_a_second_on_one_thread() {
         assert!(line.ends_with(", threads 1"), "{line}");
     }
     embed.interrupt([client]);
+}
+
+#[test]
+fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_in() {
+    let example = Example::start_with("threads", &["100000"]);
+    let report = example.line();
+    assert!(report.starts_with("100000 commands of 4 threads in "), "{report}");
+    assert!(report.ends_with(" s, 0 out of order"), "{report}");
+    let mut ann = example.plain("/work?user=ann");
+    assert!(ann.text().starts_with("welcome ann, 100000 commands"));
+    let refused = example.connect("/work", None).err().unwrap();
+    assert!(refused.contains("401"), "{refused}");
+    example.interrupt([ann]);
 }
 
 #[test]
