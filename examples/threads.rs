@@ -94,7 +94,7 @@ impl Work {
     fn take(&mut self, worker: usize, number: u64, sockets: &mut Sockets<'_, Work>) {
         self.wrong += u64::from(self.next[worker] != number);
         self.next[worker] = number + 1;
-        if number % 250_000 == 0 {
+        if number.is_multiple_of(250_000) {
             sockets.broadcast(format!("worker {worker} is at {number}"));
         }
     }

@@ -17,6 +17,7 @@ use crate::reactor::Stream;
 use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};
 use crate::socket::{Socket, Sockets};
+use crate::source::Readiness;
 use crate::token::Token;
 
 /// Listeners that fire events whose listeners fire events, at most.
@@ -108,6 +109,17 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
             registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
         }
     }
+    tell_records(state, hub, registry);
+    true
+}
+
+/// Calls the callback of one of the user's own sources; whether it was there.
+pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, readiness: Readiness) -> bool {
+    let Some(mut watched) = registry.sources.take(readiness.id) else { return false };
+    let _ = guard(state, hub, registry, "source", None, |state, hub| {
+        watched.ready(state, &mut Sockets { hub, registry }, readiness);
+    });
+    registry.sources.put_back(readiness.id, watched);
     tell_records(state, hub, registry);
     true
 }

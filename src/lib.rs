@@ -102,6 +102,15 @@
 //! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up, [`SendError::Full`] says so. A handle whose server is gone
 //! gets [`SendError::Gone`].
 //!
+//! # Your own sources
+//!
+//! Whatever mio can watch can be in the loop too: [`Server::add_source`] takes a UDP socket, a pipe, a timerfd or any other descriptor,
+//! and calls you when it is ready, with the state, the sockets and the source lent. So a feed is read and passed on in the same
+//! turn, by the same thread. `examples/feed` is one. The versions agree if you make sources with [`ikisocket::mio`](mio).
+//!
+//! Readiness is edge-triggered: read until it would block, or ask to be called again with [`Sockets::wake_source`]. What a callback leaves unread
+//! without that, nobody announces.
+//!
 //! # A little of everything
 //!
 //! ```
@@ -214,7 +223,7 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `attributes` | what user code touches | the poll |
+//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `source`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, listeners, streams | user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
@@ -242,6 +251,7 @@ mod route;
 mod schedule;
 mod server;
 mod socket;
+mod source;
 mod timer;
 mod token;
 mod turn;
@@ -258,11 +268,16 @@ pub use event::{Event, EventPayload};
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
+/// The mio that sources are made with: [`Sockets::add_source`].
+#[doc(no_inline)]
+pub use mio;
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use schedule::TimerId;
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
+pub use source::Readiness;
+pub use token::SourceId;
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

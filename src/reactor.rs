@@ -117,6 +117,11 @@ impl Reactor {
         mio::Waker::new(self.poll.registry(), mio::Token(Ready::Mailbox.encode()))
     }
 
+    /// Where else sources can be registered with this poll.
+    pub(crate) fn registry(&self) -> io::Result<mio::Registry> {
+        self.poll.registry().try_clone()
+    }
+
     /// Registered once, for everything, edge-triggered: it is never changed again.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());

@@ -11,6 +11,7 @@ use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
+use crate::source::Sources;
 use crate::token::Token;
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
@@ -40,7 +41,7 @@ impl std::ops::Deref for Incoming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer` or `command`.
+    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer`, `source` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
@@ -78,13 +79,14 @@ pub(crate) struct Registry<S> {
     pub(crate) recover: Option<RecoverHandler<S>>,
     pub(crate) schedule: Schedule<S>,
     pub(crate) mailbox: Mailbox<S>,
+    pub(crate) sources: Sources<S>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
 }
 
 impl<S> Registry<S> {
-    /// The waker is the one of the loop that these callbacks will run on.
-    pub(crate) fn new(settings: &Builder, waker: mio::Waker) -> Self {
+    /// The poll and its waker are those of the loop that these callbacks will run on.
+    pub(crate) fn new(settings: &Builder, poll: mio::Registry, waker: mio::Waker) -> Self {
         Self {
             listeners: Listeners::default(),
             places: Routes::default(),
@@ -94,6 +96,7 @@ impl<S> Registry<S> {
             recover: None,
             schedule: Schedule::default(),
             mailbox: Mailbox::new(waker, settings.handle_queue),
+            sources: Sources::new(poll),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
         }

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use mio::Events;
+use mio::event::Source;
+use mio::{Events, Interest};
 
 use crate::builder::Builder;
 use crate::connection::{Due, PeerAddress, Phase};
@@ -19,8 +20,9 @@ use crate::reactor::{Accepted, Reactor, Stream};
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
+use crate::source::Readiness;
 use crate::timer::NEVER;
-use crate::token::{Ready, Token};
+use crate::token::{Ready, SourceId, Token};
 use crate::turn::Turn;
 use crate::upgrade;
 
@@ -91,7 +93,7 @@ impl<S> Server<S> {
         Ok(Self {
             state,
             hub: Hub::new(settings.limits()),
-            registry: Registry::new(settings, reactor.waker()?),
+            registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
             errands: Vec::new(),
@@ -234,6 +236,24 @@ impl<S> Server<S> {
         self.lend().1.cancel(timer)
     }
 
+    /// Watches a source of your own, and calls `callback` when it is ready: [`Sockets::add_source`].
+    ///
+    /// # Errors
+    ///
+    /// What the operating system said; the source is dropped.
+    pub fn add_source<E, F>(&mut self, source: E, interest: Interest, callback: F) -> Result<SourceId, IoError>
+    where
+        E: Source + 'static,
+        F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
+    {
+        self.lend().1.add_source(source, interest, callback)
+    }
+
+    /// Stops watching a source and drops it; whether there was one: [`Sockets::remove_source`].
+    pub fn remove_source(&mut self, source: SourceId) -> bool {
+        self.lend().1.remove_source(source)
+    }
+
     /// A handle for other threads, to have something done on the loop. Make as many as you like.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
@@ -297,6 +317,9 @@ impl<S> Server<S> {
         let newest_timer = self.registry.schedule.newest();
         let told = self.settle();
         let mut again = std::mem::take(&mut self.again);
+        if self.registry.sources.any_woken() {
+            self.registry.sources.take_woken(&mut again);
+        }
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
         let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
@@ -312,6 +335,7 @@ impl<S> Server<S> {
                 // It has one share of the turn, also if it is ready and was left over from the last one.
                 other @ (Ready::Listener(_) | Ready::Mailbox) if again.contains(&other) => {}
                 other @ (Ready::Listener(_) | Ready::Mailbox) => again.push(other),
+                Ready::Source(id) => self.call_source(Readiness::of(id, event), &mut turn),
                 Ready::Connection(token) => {
                     if event.is_writable() {
                         self.hub.writable(token);
@@ -327,6 +351,11 @@ impl<S> Server<S> {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
                 Ready::Mailbox => self.run_errands(&mut turn),
+                Ready::Source(id) => {
+                    if let Some(readiness) = self.registry.sources.may_be_ready(id) {
+                        self.call_source(readiness, &mut turn);
+                    }
+                }
                 Ready::Connection(token) => {
                     if let Some(connection) = self.hub.get_mut(token) {
                         connection.ready_again = false;
@@ -361,7 +390,8 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || !self.again.is_empty() || self.is_stopping_anew() {
+        let waits = !self.again.is_empty() || self.registry.sources.any_woken();
+        if !self.hub.is_settled() || waits || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -525,6 +555,11 @@ impl<S> Server<S> {
         dispatch::tell_records(state, hub, registry);
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
+    }
+
+    /// Calls one of the user's own sources.
+    fn call_source(&mut self, readiness: Readiness, turn: &mut Turn) {
+        turn.sources += usize::from(dispatch::source(&mut self.state, &mut self.hub, &self.registry, readiness));
     }
 
     /// Does what other threads have sent.

@@ -16,6 +16,8 @@ pub struct Turn {
     pub commands: usize,
     /// Calls of timers and intervals.
     pub timers: usize,
+    /// Calls of the user's own [sources](crate::Sockets::add_source).
+    pub sources: usize,
     /// Connections that are gone, with their descriptors.
     pub closed: usize,
 }

@@ -227,6 +227,28 @@ fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_i
 }
 
 #[test]
+fn feed_takes_prices_from_udp_and_passes_them_to_everybody() {
+    let example = Example::start_with("feed", &["127.0.0.1:0"]);
+    let line = example.line();
+    let feed = line.strip_prefix("prices are taken on ").unwrap();
+    let mut clients = [example.plain("/prices"), example.plain("/prices")];
+    for client in &mut clients {
+        assert_eq!(client.text(), "welcome: 0 prices so far, 0 malformed");
+    }
+    let market = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for datagram in ["ACME 99.5", "nonsense", "INIT 7\n"] {
+        market.send_to(datagram.as_bytes(), feed).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!([(); 2].map(|()| client.text()), ["ACME 99.50", "INIT 7.00"]);
+    }
+    let mut late = example.plain("/prices");
+    assert_eq!(late.text(), "welcome: 2 prices so far, 1 malformed");
+    let [ann, bob] = clients;
+    example.interrupt([ann, bob, late]);
+}
+
+#[test]
 fn two_plain_clients_of_the_chat_get_the_go_examples_messages_and_no_others() {
     let chat = Example::start("chat");
     let mut ann = chat.plain("/ws/ann");
