@@ -138,16 +138,17 @@ impl<S> Sources<S> {
         self.any_woken.get()
     }
 
-    /// Adds those that are to be called without an event to `ready`.
-    pub(crate) fn take_woken(&self, ready: &mut Vec<Ready>) {
+    /// Those that are to be called without an event; who asks from now on is called in the next turn.
+    pub(crate) fn take_woken(&self) -> Vec<SourceId> {
         self.any_woken.set(false);
         let mut entries = self.entries.borrow_mut();
-        for id in self.woken.borrow_mut().drain(..) {
-            if let Some(entry) = entries.get_mut(&id) {
+        let woken = self.woken.take();
+        for id in &woken {
+            if let Some(entry) = entries.get_mut(id) {
                 entry.woken = false;
-                ready.push(Ready::Source(id));
             }
         }
+        woken
     }
 
     /// What a source is called with when there is no event: whatever it waits for may be there.

@@ -68,7 +68,7 @@ pub(crate) fn receive<S>(
 
 /// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
 /// of bytes is enough for those that do.
-pub(crate) fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
+fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
     let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
     if parked.early.len() + input.len() > limit {
