@@ -34,6 +34,7 @@ fn main() {
     broadcast(&mut criterion);
     publish(&mut criterion);
     dispatch(&mut criterion);
+    timers(&mut criterion);
     accept(&mut criterion);
     criterion.final_summary();
 }
@@ -168,6 +169,30 @@ fn dispatch(criterion: &mut Criterion) {
             b.iter(|| assert_eq!(socket.fire(count, black_box("work"), black_box("hello")), listeners));
         });
     }
+}
+
+/// How punctual a timer is on a loop that does nothing else, and what setting one costs.
+fn timers(criterion: &mut Criterion) {
+    let mut server = server();
+    criterion.bench_function("a timer of 1 ms, from its setting to its call", |b| {
+        b.iter(|| {
+            let before = *server.state();
+            server.set_timer(Duration::from_millis(1), |count, _| *count += 1);
+            while *server.state() == before {
+                server.poll(None).unwrap();
+            }
+        });
+    });
+    for seconds in 0..1000 {
+        server.set_timer(Duration::from_secs(3600 + seconds), |_, _| {});
+    }
+    criterion.bench_function("set and cancel a timer beside 1000 others", |b| {
+        let (_, mut sockets) = server.lend();
+        b.iter(|| {
+            let id = sockets.set_timer(black_box(Duration::from_secs(4000)), |count, _| *count += 1);
+            assert!(sockets.cancel(id));
+        });
+    });
 }
 
 fn accept(criterion: &mut Criterion) {

@@ -1,6 +1,9 @@
 //! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
 //!
-//! `cargo run --release --example echo [ADDR]`; with `--features deflate` it compresses for clients that offer that.
+//! `cargo run --release --example echo [ADDR] [--spin]`
+//!
+//! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy. With `--features deflate` it compresses for clients
+//! that offer that.
 
 use ikisocket::{Event, Server};
 
@@ -22,5 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let address = server.listen(common::address("127.0.0.1:9001"))?;
     println!("listening on {address}");
-    common::run_until_interrupted(&mut server)
+    match std::env::args().nth(2).as_deref() {
+        Some("--spin") => common::spin_until_interrupted(&mut server),
+        _ => common::run_until_interrupted(&mut server),
+    }
 }

@@ -41,6 +41,8 @@ pub struct Builder {
     max_headers: usize,
     max_connections: usize,
     max_topics: usize,
+    pub(crate) work_per_turn: usize,
+    pub(crate) handle_queue: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) measure_turns: bool,
@@ -67,6 +69,8 @@ impl Default for Builder {
             max_headers: 100,
             max_connections: usize::MAX,
             max_topics: 1024,
+            work_per_turn: 16 * 1024,
+            handle_queue: 64 * 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
             measure_turns: false,
@@ -79,7 +83,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. Default: 10 s.
+    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. If a filter
+    /// [puts its answer off](crate::Sockets::defer), that must have come by then, or it is answered with 503. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -167,8 +172,8 @@ impl Builder {
         self
     }
 
-    /// Open connections beyond this number get 503. Those that have not asked for anything yet are not counted; they end with the handshake
-    /// timeout. Default: no limit but the process's file descriptors.
+    /// Open connections beyond this number get 503. Those that have not asked for anything yet, or wait for the answer, are not counted; they end with
+    /// the handshake timeout. Default: no limit but the process's file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -179,6 +184,24 @@ impl Builder {
     /// name. Default: 1024, at least 1.
     pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
         self.max_topics = topics;
+        self
+    }
+
+    /// How much one turn of the loop does before the rest is left for the next, which then does not wait: so many messages of all connections
+    /// together, where each KiB that is read counts as one more, and each request as four; and of commands, timers, timeouts and events so many each, 1024 at most. What
+    /// one read brings is handled whole, so it may be more by a [`receive_buffer`](Self::receive_buffer). Who was left over comes first.
+    /// What a callback does is its own affair: a broadcast, say, reaches everybody in the same turn.
+    ///
+    /// A small budget suits a loop that has something else to do in between. Default: 16 384, at least 1.
+    pub fn work_per_turn(mut self, work: usize) -> Self {
+        self.work_per_turn = work;
+        self
+    }
+
+    /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they are refused with
+    /// [`SendError::Full`](crate::SendError::Full). Answers to [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least 1.
+    pub fn handle_queue(mut self, commands: usize) -> Self {
+        self.handle_queue = commands;
         self
     }
 
@@ -245,6 +268,8 @@ impl Builder {
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
         check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
+        check(self.work_per_turn > 0, "work_per_turn", "at least 1")?;
+        check(self.handle_queue > 0, "handle_queue", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         #[cfg(feature = "deflate")]
         if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {

@@ -7,13 +7,15 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::compression::{Compression, Way};
 use crate::error::Error;
-use crate::handshake::{HeadScanner, Request};
+use crate::handshake::{HeadScanner, Key, Request};
 use crate::limits::Limits;
 use crate::outbox::{Flushed, Outbox, Stage};
 use crate::pressure::SlowReader;
@@ -93,6 +95,8 @@ impl KeptAddress {
 pub(crate) enum Phase {
     /// Waiting for the end of the request head.
     Handshaking(Option<Box<Head>>),
+    /// A filter has put the answer to the request off. The request and its attributes are where an open connection has them.
+    Parked(Box<Parked>),
     Open,
     /// Our close frame is queued or sent; the peer's, and the end of our queue, are waited for.
     Closing(Box<Farewell>),
@@ -115,6 +119,32 @@ pub(crate) struct Head {
     pub(crate) scanner: HeadScanner,
 }
 
+/// A request that waits for its answer.
+pub(crate) struct Parked {
+    pub(crate) goal: Goal,
+    /// The filter that is asked next.
+    pub(crate) filter: usize,
+    /// What came behind the request head.
+    pub(crate) early: Vec<u8>,
+    pub(crate) ticket: Ticket,
+}
+
+/// What a request becomes when no filter objects.
+pub(crate) enum Goal {
+    Connection { route: u32, key: Key },
+    Page { page: usize, head_only: bool },
+}
+
+/// Says to whoever is to answer a request that it waits, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket(pub(crate) Arc<AtomicBool>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// What a `disconnect` will tell when a close has run its course.
 #[derive(Default)]
 pub(crate) struct Farewell {
@@ -130,7 +160,7 @@ pub(crate) struct Farewell {
 /// What is to be done with a connection whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// The request head is late.
+    /// The request head is late, or the answer to the request.
     Handshake,
     /// A sign of life is asked for.
     Ping,
@@ -232,7 +262,9 @@ impl<T> Connection<T> {
     /// What is to be done with it next if nothing happens, and when.
     pub(crate) fn deadline(&self, limits: &Limits) -> (u64, Option<Due>) {
         match &self.phase {
-            Phase::Handshaking(_) => (self.since.saturating_add(limits.handshake_timeout), Some(Due::Handshake)),
+            Phase::Handshaking(_) | Phase::Parked(_) => {
+                (self.since.saturating_add(limits.handshake_timeout), Some(Due::Handshake))
+            }
             Phase::Open => {
                 let ping = self.since.saturating_add(limits.ping_after);
                 let silence = match self.pinged {

@@ -10,10 +10,13 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::event::{Event, EventPayload, Listener, is_reserved};
+use crate::handle::Command;
 use crate::hub::{Hub, Received, Record};
 use crate::protocol::{CloseCode, Payload};
 use crate::route::{Recovered, Registry};
-use crate::socket::Socket;
+use crate::schedule::{Callback, TimerId};
+use crate::socket::{Socket, Sockets};
+use crate::source::Readiness;
 use crate::stream::Stream;
 use crate::token::Token;
 
@@ -55,11 +58,9 @@ pub(crate) fn fire<S>(
 pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32) {
     let entry = &registry.routes[route as usize];
     let uuid = hub.get(token).map(|connection| connection.uuid);
-    hub.depth += 1;
-    let result = guard(state, registry, "route", uuid, |state| {
+    let result = guard(state, hub, registry, "route", uuid, |state, hub| {
         (entry.callback)(state, &mut Socket { hub, registry, token });
     });
-    hub.depth -= 1;
     if let Err(error) = result
         && hub.is_open(token)
     {
@@ -90,6 +91,45 @@ pub(crate) fn received<S>(
         Received::Pong(data) => (Event::Pong, Payload::Binary(data)),
     };
     tell(state, hub, registry, token, event, Details { data, ..Details::default() });
+}
+
+/// Calls what the next timer that is due calls, unless it was set after `newest`; whether there was one.
+pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, newest: TimerId) -> bool {
+    let Some((id, callback)) = registry.schedule.take_due(hub.now, newest) else { return false };
+    match callback {
+        Callback::Once(callback) => {
+            let _ = guard(state, hub, registry, "timer", None, |state, hub| {
+                callback(state, &mut Sockets { hub, registry });
+            });
+        }
+        Callback::Repeated { every, mut callback } => {
+            let _ = guard(state, hub, registry, "timer", None, |state, hub| {
+                callback(state, &mut Sockets { hub, registry });
+            });
+            registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+        }
+    }
+    tell_records(state, hub, registry);
+    true
+}
+
+/// Calls the callback of one of the user's own sources; whether it was there.
+pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, readiness: Readiness) -> bool {
+    let Some(mut watched) = registry.sources.take(readiness.id) else { return false };
+    let _ = guard(state, hub, registry, "source", None, |state, hub| {
+        watched.ready(state, &mut Sockets { hub, registry }, readiness);
+    });
+    registry.sources.put_back(readiness.id, watched);
+    tell_records(state, hub, registry);
+    true
+}
+
+/// Does what another thread has sent.
+pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, command: Command<S>) {
+    let _ = guard(state, hub, registry, "command", None, |state, hub| {
+        command(state, &mut Sockets { hub, registry });
+    });
+    tell_records(state, hub, registry);
 }
 
 /// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.
@@ -151,9 +191,8 @@ fn call<S>(
     Details { data, error, code, reason, clean }: Details<'_>,
 ) -> usize {
     let mut panicked = None;
-    hub.depth += 1;
     for listener in servers.iter().chain(routes) {
-        let result = guard(state, registry, name, Some(socket_uuid), |state| {
+        let result = guard(state, hub, registry, name, Some(socket_uuid), |state, hub| {
             let kws = Socket { hub, registry, token };
             listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
         });
@@ -161,7 +200,6 @@ fn call<S>(
             panicked.get_or_insert(error);
         }
     }
-    hub.depth -= 1;
     if let Some(error) = panicked {
         // A connection that is past being open has nothing more to lose.
         if hub.is_open(token) && name != Event::Error.name() {
@@ -171,17 +209,21 @@ fn call<S>(
     servers.len() + routes.len()
 }
 
-/// Runs one piece of user code; a panic is caught, told to the recover handler, and returned.
+/// Runs one piece of user code, one level deeper than what runs already; a panic is caught, told to the recover handler, and returned.
 #[inline]
 pub(crate) fn guard<S, R>(
     state: &mut S,
+    hub: &mut Hub<Stream>,
     registry: &Registry<S>,
     event: &str,
     uuid: Option<Uuid>,
-    code: impl FnOnce(&mut S) -> R,
+    code: impl FnOnce(&mut S, &mut Hub<Stream>) -> R,
 ) -> Result<R, Error> {
+    hub.depth += 1;
     // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
-    catch_unwind(AssertUnwindSafe(|| code(state))).map_err(|payload| {
+    let result = catch_unwind(AssertUnwindSafe(|| code(state, hub)));
+    hub.depth -= 1;
+    result.map_err(|payload| {
         let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
         tell_recover_handler(state, registry, &recovered);
         // Dropping what was thrown is user code too; what that throws is not even dropped.

@@ -174,6 +174,36 @@ pub enum TopicError {
     Closed,
 }
 
+/// Why a [`Handle`](crate::Handle) did not take a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The loop is behind: so many commands wait already.
+    #[error("{capacity} commands wait for the loop already: send fewer, turn it more often, or raise handle_queue")]
+    Full {
+        /// The most that may wait ([`Builder::handle_queue`](crate::Builder::handle_queue)).
+        capacity: usize,
+    },
+    /// The server was dropped.
+    #[error("the server is gone")]
+    Gone,
+    /// What was asked for can never be done.
+    #[error(transparent)]
+    Close(CloseError),
+}
+
+/// Why an answer to a [`Deferred`](crate::Deferred) request reached nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// The client has gone, or its time was over, or it was answered otherwise.
+    #[error("the request does not wait for an answer any more")]
+    Late,
+    /// The server was dropped.
+    #[error("the server is gone")]
+    Gone,
+}
+
 /// Why a close was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

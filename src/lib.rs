@@ -56,8 +56,88 @@
 //! ```
 //!
 //! One turn: write what was emitted since the last one; wait; for each ready connection read, decode, call listeners and
-//! write its own replies once; write to the others that got something, once each; handle timeouts; remove what is gone.
-//! [`Turn`] says what was done.
+//! write its own replies once; accept, do what other threads have sent, call timers; write to the others that got something, once
+//! each; handle timeouts; remove what is gone. [`Turn`] says what was done.
+//!
+//! # Time
+//!
+//! [`Server::set_timer`] and [`set_interval`](Server::set_interval) call you back from the loop, with the state and the sockets lent; listeners set
+//! timers through [`Sockets`]. No message costs more because timers wait.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:0", 0u64)?;
+//! server.set_interval(Duration::from_millis(16), |frame, sockets| {
+//!     *frame += 1;
+//!     sockets.broadcast(format!("frame {frame}"));
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The loop's clock and its poll have whole milliseconds. A loop that is turned late calls late, an interval that missed some of its times is
+//! called once for all of them, and what is due in the past comes in the next turn.
+//!
+//! # Other threads
+//!
+//! [`Server::handle`] gives a [`Handle`] that may go to any thread. It sends closures to the loop, which run there with the state and the
+//! sockets lent; `emit_to`, `broadcast` and the like are short forms. Each thread's commands run in its order; many of them wake the
+//! loop once.
+//!
+//! ```
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:0", 0u64)?;
+//! let handle = server.handle();
+//! std::thread::spawn(move || {
+//!     let sum = (1..=1000).sum(); // long work, far from the loop
+//!     handle.send(move |state, sockets| {
+//!         *state = sum;
+//!         sockets.broadcast(format!("it is {sum}"));
+//!     })
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A filter that has to ask somebody else who may come in, a database for instance, puts its answer off with [`Sockets::defer`]. The [`Deferred`] goes
+//! to whoever finds the answer, and accepts or rejects from there; nobody else waits meanwhile.
+//!
+//! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up, [`SendError::Full`] says so. A handle whose server is gone
+//! gets [`SendError::Gone`].
+//!
+//! # Your own sources
+//!
+//! Whatever mio can watch can be in the loop too: [`Server::add_source`] takes a UDP socket, a pipe, a timerfd or any other descriptor,
+//! and calls you when it is ready, with the state, the sockets and the source lent. So a feed is read and passed on in the same
+//! turn, by the same thread. `examples/feed` is one. The versions agree if you make sources with [`ikisocket::mio`](mio).
+//!
+//! Readiness is edge-triggered: read until it would block, or ask to be called again with [`Sockets::wake_source`]. What a callback leaves unread
+//! without that, nobody announces.
+//!
+//! # Busy polling
+//!
+//! [`Server::run_spinning`], or [`Server::poll`] with [`Duration::ZERO`](std::time::Duration::ZERO) in a loop of your own, never sleeps: what has arrived is seen without the
+//! time that the operating system takes to wake a thread. The price is a core that is busy all the time. It pays if that core is the
+//! thread's own; where others need it, they and the server slow each other down.
+//!
+//! # In another loop
+//!
+//! If the thread has a loop already, of a GUI, a bus or another library, the server is one more descriptor in it ([`AsFd`](std::os::fd::AsFd), on Unix). Watch it for
+//! reading, wait no longer than [`Server::next_timeout`], then turn the server once without waiting:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # fn wait_for(_: std::os::fd::BorrowedFd<'_>, _: Option<Duration>) {}
+//! # use std::os::fd::AsFd;
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:3000", ())?;
+//! loop {
+//!     wait_for(server.as_fd(), server.next_timeout()); // and for whatever else there is
+//!     server.poll(Some(Duration::ZERO))?;
+//! }
+//! # #[allow(unreachable_code)]
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! That holds whether the other loop sees levels or edges: when more is left than one turn does, `next_timeout` is zero. How much that is,
+//! [`Builder::work_per_turn`] says. After anything else that has something done later ([`Server::lend`], a timer) ask `next_timeout` again.
+//! `examples/nested` is such a loop.
 //!
 //! # A little of everything
 //!
@@ -260,7 +340,7 @@
 //!
 //! # What is not guaranteed
 //!
-//! Timeouts are coarse: they are never early, and as late as you poll late. An emit's `Queued` says that the message will be
+//! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late. An emit's `Queued` says that the message will be
 //! offered to the socket, not that the peer has read it. A listener that takes long delays everybody: the thread is yours.
 //! There is no TLS: put a reverse proxy in front.
 //!
@@ -303,7 +383,7 @@
 //! |---|---|---|
 //! | `testing` | clients in memory, for users' tests and ours | the poll |
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
+//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `source`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, and what it watches | user code |
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
@@ -321,9 +401,11 @@ mod clock;
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
 mod compression;
 mod connection;
+mod defer;
 mod dispatch;
 mod error;
 mod event;
+mod handle;
 pub mod handshake;
 mod hub;
 mod limits;
@@ -334,8 +416,10 @@ mod pressure;
 pub mod protocol;
 mod reactor;
 mod route;
+mod schedule;
 mod server;
 mod socket;
+mod source;
 mod stats;
 mod stream;
 #[cfg(feature = "testing")]
@@ -351,20 +435,29 @@ pub use builder::Builder;
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
 pub use connection::PeerAddress;
+pub use defer::Deferred;
 pub use error::{
-    BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, TopicError, UuidError,
+    AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
+    UuidError,
 };
 pub use event::{Event, EventPayload};
+pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use listen::ListeningSocket;
+/// The mio that sources are made with: [`Sockets::add_source`].
+#[doc(no_inline)]
+pub use mio;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
 pub use pressure::{Dropped, SlowReader};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
+pub use schedule::TimerId;
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
+pub use source::Readiness;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
+pub use token::SourceId;
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::handshake::HeadLimits;
 use crate::protocol::Rules;
 
+/// What `Retry-After` tells those who are refused because of the server, not of themselves; in seconds.
+pub(crate) const RETRY_AFTER: u32 = 5;
+
 /// What the hub holds connections to; times in milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {

@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll};
@@ -10,7 +12,7 @@ use crate::listen::{Accepted, Listener};
 use crate::stream::Stream;
 use crate::token::{Ready, Token};
 
-/// Events taken from the operating system at once.
+/// Events taken from the operating system at once, at most.
 const EVENTS: usize = 1024;
 
 pub(crate) struct Reactor {
@@ -20,8 +22,10 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { poll: Poll::new()?, events: Events::with_capacity(EVENTS), listeners: Vec::new() })
+    /// It takes no more than `events` at once; the rest stays with the operating system.
+    pub(crate) fn new(events: usize) -> io::Result<Self> {
+        let events = Events::with_capacity(events.min(EVENTS));
+        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new() })
     }
 
     pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
@@ -65,6 +69,16 @@ impl Reactor {
         self.listeners.get(listener).map_or(Accepted::None, Listener::accept)
     }
 
+    /// What wakes the poll from another thread. There is one for each poll.
+    pub(crate) fn waker(&self) -> io::Result<mio::Waker> {
+        mio::Waker::new(self.poll.registry(), mio::Token(Ready::Mailbox.encode()))
+    }
+
+    /// Where else sources can be registered with this poll.
+    pub(crate) fn registry(&self) -> io::Result<mio::Registry> {
+        self.poll.registry().try_clone()
+    }
+
     /// Registered once, for everything, edge-triggered: it is never changed again.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
@@ -77,5 +91,12 @@ impl Reactor {
             #[cfg(feature = "testing")]
             Stream::Memory(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
     }
 }

@@ -9,12 +9,16 @@ use crate::builder::Builder;
 use crate::compression::Compression;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
-use crate::connection::PeerAddress;
+use crate::connection::{PeerAddress, Ticket};
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
+use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
 use crate::pressure::SlowReader;
+use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
+use crate::source::Sources;
+use crate::token::Token;
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
 #[derive(Debug)]
@@ -26,6 +30,9 @@ pub struct Incoming {
     pub peer: PeerAddress,
     /// What filters have found out; the connection has these attributes from the start.
     pub attributes: Attributes,
+    pub(crate) token: Token,
+    /// A filter has put the answer off.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 impl std::ops::Deref for Incoming {
@@ -40,11 +47,11 @@ impl std::ops::Deref for Incoming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter` or `page`.
+    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer`, `source` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
-    /// The connection that it happened on; `None` in a filter or page.
+    /// The connection that it happened on; `None` in what belongs to no connection.
     pub uuid: Option<Uuid>,
 }
 
@@ -82,6 +89,9 @@ pub(crate) struct Registry<S> {
     pub(crate) recover: Option<RecoverHandler<S>>,
     /// Panics that were caught.
     pub(crate) panics: Cell<u64>,
+    pub(crate) schedule: Schedule<S>,
+    pub(crate) mailbox: Mailbox<S>,
+    pub(crate) sources: Sources<S>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
     slow_reader: SlowReader,
@@ -90,7 +100,8 @@ pub(crate) struct Registry<S> {
 }
 
 impl<S> Registry<S> {
-    pub(crate) fn new(settings: &Builder) -> Self {
+    /// The poll and its waker are those of the loop that these callbacks will run on.
+    pub(crate) fn new(settings: &Builder, poll: mio::Registry, waker: mio::Waker) -> Self {
         Self {
             listeners: Listeners::default(),
             places: Routes::default(),
@@ -99,6 +110,9 @@ impl<S> Registry<S> {
             filters: Vec::new(),
             recover: None,
             panics: Cell::new(0),
+            schedule: Schedule::default(),
+            mailbox: Mailbox::new(waker, settings.handle_queue),
+            sources: Sources::new(poll),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
             slow_reader: settings.slow_reader,

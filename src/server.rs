@@ -1,21 +1,25 @@
 //! The server: the user's door, and the turn of the loop that everything happens in.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 #[cfg(unix)]
 use std::path::Path;
 use std::time::Duration;
 
-use mio::Events;
+use mio::event::{Event, Source};
+use mio::{Events, Interest};
 
 use crate::builder::Builder;
 use crate::clock::Clock;
-#[cfg(feature = "testing")]
-use crate::connection::PeerAddress;
-use crate::connection::{Due, Phase};
+use crate::connection::{Due, PeerAddress, Phase};
+use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
+use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 use crate::hub::Hub;
 #[cfg(feature = "testing")]
@@ -23,13 +27,15 @@ use crate::hub::Uuids;
 use crate::listen::{Accepted, Listener, ListeningSocket};
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
+use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
+use crate::source::Readiness;
 use crate::stats::{Stats, Stopwatch};
 use crate::stream::Stream;
 #[cfg(feature = "testing")]
-use crate::testing::wire::{Readiness, Wire};
+use crate::testing::wire::{self, Wire};
 use crate::timer::NEVER;
-use crate::token::{Ready, Token};
+use crate::token::{Ready, SourceId, Token};
 use crate::turn::Turn;
 use crate::upgrade;
 
@@ -37,8 +43,14 @@ use crate::upgrade;
 const READS_PER_TURN: usize = 4;
 /// Connections accepted from one listener in one turn, at most.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Timeouts handled in one turn, at most.
+/// What a part of a request counts of the work of a turn, in bytes: it is more than its few bytes look.
+const REQUEST: usize = 4 * 1024;
+/// Connections looked at in one turn because their time may have come, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
+/// Commands of handles and answers to deferred requests in one turn, at most.
+const ERRANDS_PER_TURN: usize = 1024;
+/// The user's timers called in one turn, at most.
+const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
 const ACCEPT_PAUSE: u64 = 250;
 
@@ -61,8 +73,24 @@ pub struct Server<S> {
     reactor: Reactor,
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
-    /// Who used up its share of a turn and may have more.
-    again: Vec<Ready>,
+    /// What other threads have sent for this turn; empty between turns.
+    errands: Vec<Errand<S>>,
+    /// The most work of each kind in one turn.
+    work_per_turn: usize,
+    /// Bytes that were read in this turn.
+    bytes: usize,
+    /// Connections that used up their share of a turn, or came when it was used up, and may have more.
+    again: VecDeque<Token>,
+    /// Listeners that may have more.
+    accepting: Vec<usize>,
+    /// Other threads have sent something.
+    mail: bool,
+    /// Sources that are called without an event.
+    woken: Vec<SourceId>,
+    /// One of the last three has something.
+    others: bool,
+    /// There is more to do than one turn had time for: the next does not wait.
+    more: bool,
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
@@ -70,7 +98,7 @@ pub struct Server<S> {
     nodelay: bool,
     /// What a harness tells of connections in memory.
     #[cfg(feature = "testing")]
-    readiness: Vec<(Token, Readiness)>,
+    readiness: Vec<(Token, wire::Readiness)>,
 }
 
 impl Server<()> {
@@ -94,15 +122,24 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+        let reactor = Reactor::new(settings.work_per_turn)?;
         let mut hub = Hub::new(settings.limits());
         hub.stats.turn_durations = settings.measure_turns.then(Default::default);
         Ok(Self {
             state,
             hub,
-            registry: Registry::new(settings),
-            reactor: Reactor::new()?,
+            registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
+            reactor,
             buffer: vec![0; settings.receive_buffer],
-            again: Vec::new(),
+            errands: Vec::new(),
+            work_per_turn: settings.work_per_turn,
+            bytes: 0,
+            again: VecDeque::new(),
+            accepting: Vec::new(),
+            mail: false,
+            woken: Vec::new(),
+            others: false,
+            more: false,
             paused: Vec::new(),
             resume_at: NEVER,
             clock: Clock::start(),
@@ -290,7 +327,8 @@ impl<S> Server<S> {
     }
 
     /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is the answer that the client gets
-    /// instead. Several filters are asked in the order of registration, until one refuses.
+    /// instead. Several filters are asked in the order of registration, until one refuses. One that has to ask somebody else first
+    /// [puts the answer off](Sockets::defer).
     pub fn filter<F>(&mut self, filter: F) -> &mut Self
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
@@ -307,6 +345,53 @@ impl<S> Server<S> {
     {
         self.registry.recover = Some(Box::new(handler));
         self
+    }
+
+    // What user code wants to be called for later.
+
+    /// Calls `callback` once, `after` from now: [`Sockets::set_timer`].
+    pub fn set_timer<F>(&mut self, after: Duration, callback: F) -> TimerId
+    where
+        F: FnOnce(&mut S, &mut Sockets<'_, S>) + 'static,
+    {
+        self.lend().1.set_timer(after, callback)
+    }
+
+    /// Calls `callback` each time that `every` is over: [`Sockets::set_interval`].
+    pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
+    where
+        F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
+    {
+        self.lend().1.set_interval(every, callback)
+    }
+
+    /// Cancels a timer or an interval; whether there was one: [`Sockets::cancel`].
+    pub fn cancel(&mut self, timer: TimerId) -> bool {
+        self.lend().1.cancel(timer)
+    }
+
+    /// Watches a source of your own, and calls `callback` when it is ready: [`Sockets::add_source`].
+    ///
+    /// # Errors
+    ///
+    /// What the operating system said; the source is dropped.
+    pub fn add_source<E, F>(&mut self, source: E, interest: Interest, callback: F) -> Result<SourceId, IoError>
+    where
+        E: Source + 'static,
+        F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
+    {
+        self.lend().1.add_source(source, interest, callback)
+    }
+
+    /// Stops watching a source and drops it; whether there was one: [`Sockets::remove_source`].
+    pub fn remove_source(&mut self, source: SourceId) -> bool {
+        self.lend().1.remove_source(source)
+    }
+
+    /// A handle for other threads, to have something done on the loop. Make as many as you like.
+    #[must_use]
+    pub fn handle(&self) -> Handle<S> {
+        self.registry.mailbox.handle()
     }
 
     // The state and the connections, between turns.
@@ -354,6 +439,22 @@ impl<S> Server<S> {
         }
     }
 
+    /// Turns the loop until a shutdown has finished, and never sleeps: an event is seen as soon as it is there, without the time that the
+    /// operating system takes to wake a thread. It keeps one core busy all the time, also when nothing happens; on a machine where others need that core it is
+    /// slower than [`run`](Self::run), not faster.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn run_spinning(&mut self) -> Result<Finished, IoError> {
+        loop {
+            self.poll(Some(Duration::ZERO))?;
+            if let Some(finished) = self.finished() {
+                return Ok(finished);
+            }
+        }
+    }
+
     /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
     /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
     ///
@@ -370,54 +471,60 @@ impl<S> Server<S> {
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
+        let newest_timer = self.registry.schedule.newest();
         let told = self.settle();
-        let mut again = std::mem::take(&mut self.again);
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
-        let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
+        let at_once = told || self.has_more() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Some(stopwatch) = &mut stopwatch {
             stopwatch.pause();
         }
-        if let Err(error) = self.reactor.wait(timeout) {
-            self.again = again;
-            return Err(error.into());
-        }
+        self.reactor.wait(timeout)?;
         if let Some(stopwatch) = &mut stopwatch {
             stopwatch.resume();
         }
         self.hub.now = self.clock();
+        (self.more, self.bytes) = (false, 0);
+        if self.registry.sources.any_woken() {
+            self.woken = self.registry.sources.take_woken();
+            self.others = true;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
+        if !self.again.is_empty() {
+            self.serve_left_over(&mut buffer, &mut turn);
+        }
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
+        let mut taken = 0;
         for event in &events {
-            match Ready::decode(event.token().0) {
-                // It has one share of the turn, also if it is ready and was left over from the last one.
-                listener @ Ready::Listener(_) if again.contains(&listener) => {}
-                listener @ Ready::Listener(_) => again.push(listener),
-                Ready::Connection(token) => {
-                    if event.is_writable() {
-                        self.hub.writable(token);
-                    }
-                    if event.is_readable() {
-                        self.read(token, event.is_read_closed(), &mut buffer, &mut turn);
-                    }
-                }
+            taken += 1;
+            let Ready::Connection(token) = Ready::decode(event.token().0) else {
+                self.note_other(event, &mut turn);
+                continue;
+            };
+            if event.is_writable() {
+                self.hub.writable(token);
+            }
+            if !event.is_readable() {
+                continue;
+            }
+            if self.is_spent(&turn) {
+                self.put_off(token);
+            } else {
+                self.read(token, event.is_read_closed(), 0, &mut buffer, &mut turn);
             }
         }
+        // There may be more than were taken.
+        self.more |= taken == events.capacity();
         self.reactor.events = events;
         #[cfg(feature = "testing")]
         if !self.readiness.is_empty() {
             self.handle_readiness(&mut buffer, &mut turn);
         }
-        for ready in again {
-            match ready {
-                Ready::Listener(listener) => self.accept(listener, &mut turn),
-                Ready::Connection(token) => {
-                    if let Some(connection) = self.hub.get_mut(token) {
-                        connection.ready_again = false;
-                    }
-                    self.read(token, true, &mut buffer, &mut turn);
-                }
-            }
+        if std::mem::take(&mut self.others) {
+            self.serve_others(&mut turn);
+        }
+        if self.registry.schedule.next() <= self.hub.now {
+            self.fire_timers(newest_timer, &mut turn);
         }
         self.settle();
         self.expire(&mut buffer, &mut turn);
@@ -426,10 +533,9 @@ impl<S> Server<S> {
         turn.closed = self.hub.reap();
         if turn.closed > 0 || self.resume_at <= self.hub.now {
             self.resume_at = NEVER;
-            let again = &self.again;
-            let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
-            let paused: Vec<_> = paused.collect();
-            self.again.extend(paused);
+            for listener in std::mem::take(&mut self.paused) {
+                self.accept_again(listener);
+            }
         }
         self.hub.stats.turns += 1;
         if let Some(stopwatch) = stopwatch {
@@ -448,7 +554,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || !self.again.is_empty() || self.is_stopping_anew() {
+        if !self.hub.is_settled() || self.has_more() || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -480,9 +586,11 @@ impl<S> Server<S> {
 
     /// The time until the next timeout is due, or `limit` if that is less.
     fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
-        let paused = Some(self.resume_at).filter(|&at| at != NEVER);
-        let next = self.hub.next_deadline().into_iter().chain(paused).min();
-        let Some(next) = next.filter(|_| limit != Some(Duration::ZERO)) else { return limit };
+        let own = self.resume_at.min(self.registry.schedule.next());
+        let next = self.hub.next_deadline().map_or(own, |next| next.min(own));
+        if next == NEVER || limit == Some(Duration::ZERO) {
+            return limit;
+        }
         let until = Duration::from_millis(next.saturating_sub(self.clock()));
         Some(limit.map_or(until, |limit| limit.min(until)))
     }
@@ -514,7 +622,7 @@ impl<S> Server<S> {
         if self.hub.stopping.is_some() {
             return;
         }
-        for _ in 0..ACCEPTS_PER_TURN {
+        for _ in 0..ACCEPTS_PER_TURN.min(self.work_per_turn) {
             match self.reactor.accept(listener) {
                 Accepted::None => return,
                 Accepted::Stream(stream, peer) => {
@@ -538,24 +646,40 @@ impl<S> Server<S> {
                 }
             }
         }
-        self.again.push(Ready::Listener(listener));
+        self.accept_again(listener);
+    }
+
+    /// Accepts from a listener in the next turn.
+    fn accept_again(&mut self, listener: usize) {
+        if !self.accepting.contains(&listener) {
+            self.accepting.push(listener);
+        }
+        (self.others, self.more) = (true, true);
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream may be behind it.
-    fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+    /// stream may be behind it. So many bytes at the front of `buffer` were read `before`.
+    fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.hub.get_mut(token) else { return };
-            match connection.socket.read(buffer) {
+            let read = match std::mem::take(&mut before) {
+                0 => connection.socket.read(buffer),
+                before => Ok(before),
+            };
+            match read {
                 Ok(0) => {
                     self.hub.peer_finished(token);
                     return self.tell();
                 }
                 Ok(read) => {
+                    self.bytes += read;
                     self.hub.stats.bytes_in += read as u64;
-                    self.handle(token, &mut buffer[..read], turn);
+                    self.handle_input(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
+                    }
+                    if self.is_spent(turn) {
+                        break;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -566,19 +690,83 @@ impl<S> Server<S> {
                 }
             }
         }
+        self.put_off(token);
+    }
+
+    /// Reads from a connection in the next turn.
+    #[cold]
+    fn put_off(&mut self, token: Token) {
         if let Some(connection) = self.hub.get_mut(token)
             && !connection.ready_again
             && !matches!(connection.phase, Phase::Dead)
         {
             connection.ready_again = true;
-            self.again.push(Ready::Connection(token));
+            self.again.push_back(token);
+            self.more = true;
+        }
+    }
+
+    /// Whether connections have had what one turn has for all of them.
+    fn is_spent(&self, turn: &Turn) -> bool {
+        turn.messages + (self.bytes >> 10) >= self.work_per_turn
+    }
+
+    /// Whether something is left over from the last turn, or a source is to be called without an event.
+    fn has_more(&self) -> bool {
+        self.more || self.registry.sources.any_woken()
+    }
+
+    /// Reads from the connections that were put off, the first first.
+    #[cold]
+    fn serve_left_over(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        for _ in 0..self.again.len() {
+            if self.is_spent(turn) {
+                break;
+            }
+            let Some(token) = self.again.pop_front() else { break };
+            if let Some(connection) = self.hub.get_mut(token) {
+                connection.ready_again = false;
+            }
+            self.read(token, true, 0, buffer, turn);
+        }
+        self.more |= !self.again.is_empty();
+    }
+
+    /// Notes that something else than a connection is ready, or serves it.
+    #[cold]
+    fn note_other(&mut self, event: &Event, turn: &mut Turn) {
+        self.others = true;
+        match Ready::decode(event.token().0) {
+            // It has one share of the turn, also if it was left over from the last one.
+            Ready::Listener(listener) if self.accepting.contains(&listener) => {}
+            Ready::Listener(listener) => self.accepting.push(listener),
+            Ready::Mailbox => self.mail = true,
+            Ready::Source(id) => self.call_source(Readiness::of(id, event), turn),
+            Ready::Connection(_) => {}
+        }
+    }
+
+    /// Serves listeners, other threads, and the sources that are to be called without an event.
+    #[cold]
+    fn serve_others(&mut self, turn: &mut Turn) {
+        for listener in std::mem::take(&mut self.accepting) {
+            self.accept(listener, turn);
+        }
+        if std::mem::take(&mut self.mail) {
+            self.run_errands(turn);
+        }
+        for id in std::mem::take(&mut self.woken) {
+            if let Some(readiness) = self.registry.sources.may_be_ready(id) {
+                self.call_source(readiness, turn);
+            }
         }
     }
 
     /// Handles what was read from one connection, and writes its replies once.
-    fn handle(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
-        let Self { state, hub, registry, .. } = self;
+    fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
+        let Self { state, hub, registry, bytes, .. } = self;
         if hub.begin_input(token) {
+            *bytes += REQUEST;
             upgrade::receive(state, hub, registry, token, &mut input, turn);
         }
         while let Some(received) = hub.receive(token, &mut input) {
@@ -594,12 +782,62 @@ impl<S> Server<S> {
         dispatch::tell_records(state, hub, registry);
     }
 
+    /// Calls one of the user's own sources.
+    fn call_source(&mut self, readiness: Readiness, turn: &mut Turn) {
+        turn.sources += usize::from(dispatch::source(&mut self.state, &mut self.hub, &self.registry, readiness));
+    }
+
+    /// Goes on with a request whose answer has come, and writes what follows from it once.
+    #[cold]
+    fn resume(&mut self, answer: Answer<S>, turn: &mut Turn) {
+        let Self { state, hub, registry, .. } = self;
+        let token = answer.token;
+        if !upgrade::waits(hub, token, &answer.waits) {
+            return;
+        }
+        hub.begin_input(token);
+        let mut early = upgrade::resume(state, hub, registry, answer, turn);
+        hub.end_input(token);
+        self.tell();
+        if !early.is_empty() {
+            self.read(token, true, early.len(), &mut early, turn);
+        }
+    }
+
+    /// Does what other threads have sent.
+    fn run_errands(&mut self, turn: &mut Turn) {
+        let mut errands = std::mem::take(&mut self.errands);
+        if self.registry.mailbox.take(ERRANDS_PER_TURN.min(self.work_per_turn), &mut errands) {
+            (self.mail, self.others, self.more) = (true, true, true);
+        }
+        for errand in errands.drain(..) {
+            match errand {
+                Errand::Command(command) => {
+                    dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+                    turn.commands += 1;
+                }
+                Errand::Answer(answer) => self.resume(answer, turn),
+            }
+        }
+        self.errands = errands;
+    }
+
+    /// Calls the user's timers that are due and were set before this turn began.
+    #[cold]
+    fn fire_timers(&mut self, newest: TimerId, turn: &mut Turn) {
+        while turn.timers < TIMERS_PER_TURN.min(self.work_per_turn)
+            && dispatch::timer(&mut self.state, &mut self.hub, &self.registry, newest)
+        {
+            turn.timers += 1;
+        }
+    }
+
     /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
     fn expire(&mut self, buffer: &mut [u8], turn: &mut Turn) {
-        for _ in 0..TIMEOUTS_PER_TURN {
-            let Some((token, due)) = self.hub.pop_due() else { break };
+        let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
+        while let Some((token, due)) = self.hub.pop_due(&mut looks) {
             if due != Due::Ping {
-                self.read(token, true, buffer, turn);
+                self.read(token, true, 0, buffer, turn);
                 if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
@@ -638,7 +876,7 @@ impl<S> Server<S> {
     }
 
     /// Tells the next turn what a poll would tell of a connection in memory.
-    pub(crate) fn tell_ready(&mut self, token: Token, readiness: Readiness) {
+    pub(crate) fn tell_ready(&mut self, token: Token, readiness: wire::Readiness) {
         self.readiness.push((token, readiness));
     }
 
@@ -648,10 +886,32 @@ impl<S> Server<S> {
             if readiness.writable {
                 self.hub.writable(token);
             }
-            if readiness.readable {
-                self.read(token, readiness.read_closed, buffer, turn);
+            if !readiness.readable {
+                continue;
+            }
+            if self.is_spent(turn) {
+                self.put_off(token);
+            } else {
+                self.read(token, readiness.read_closed, 0, buffer, turn);
             }
         }
+    }
+}
+
+/// The descriptor of the poll, for another loop to watch: it is readable when something has happened here. Take nothing from it; call
+/// [`poll`](Server::poll) with [`Duration::ZERO`]. See the manual's section "In another loop".
+#[cfg(unix)]
+impl<S> AsFd for Server<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reactor.as_fd()
+    }
+}
+
+/// As [`AsFd`].
+#[cfg(unix)]
+impl<S> AsRawFd for Server<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

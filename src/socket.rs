@@ -24,7 +24,7 @@ use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::token::Token;
 
-/// How a server stops: [`Sockets::shutdown`].
+/// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,6 +32,9 @@ use crate::token::Token;
 ///
 /// let at_once = Shutdown { deadline: Duration::from_millis(100), ..Shutdown::default() };
 /// assert_eq!(at_once.code.to_string(), "1001");
+///
+/// let restart = Shutdown { code: 1012.into(), spread: Duration::from_secs(30), ..Shutdown::default() };
+/// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
@@ -39,13 +42,21 @@ pub struct Shutdown {
     pub code: CloseCode,
     /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
     pub reason: String,
-    /// What has not said goodbye by then is cut off. Default: 10 s.
+    /// The closes are spread evenly over this time, so that clients do not all come back at once; until it is closed, each connection is served as
+    /// before. Default: none, all are closed at once.
+    pub spread: Duration,
+    /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
     pub deadline: Duration,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { code: CloseCode::GOING_AWAY, reason: "Server shutdown".to_owned(), deadline: Duration::from_secs(10) }
+        Self {
+            code: CloseCode::GOING_AWAY,
+            reason: "Server shutdown".to_owned(),
+            spread: Duration::ZERO,
+            deadline: Duration::from_secs(10),
+        }
     }
 }
 
@@ -163,14 +174,15 @@ impl<S> Sockets<'_, S> {
     /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a reason, behind all that was emitted before, and waits
     /// for their goodbyes. It goes on being polled until [`Server::is_finished`](crate::Server::is_finished); [`Server::run`](crate::Server::run) then returns.
     ///
-    /// A second call changes nothing about the deadline.
+    /// A second call closes at once whoever was not closed yet, and changes nothing about the deadline.
     ///
     /// # Errors
     ///
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
         let deadline = u64::try_from(how.deadline.as_millis()).unwrap_or(u64::MAX);
-        self.hub.shutdown(how.code, &how.reason, deadline)
+        let spread = u64::try_from(how.spread.as_millis()).unwrap_or(u64::MAX);
+        self.hub.shutdown(how.code, &how.reason, spread, deadline)
     }
 
     /// Whether new WebSocket connections get 503 from now on. Those that are open stay.

@@ -172,7 +172,9 @@ by_cause! {
         full,
         /// 503: [`Sockets::refuse_upgrades`](crate::Sockets::refuse_upgrades), or a shutdown.
         refusing,
-        /// An upgrade that a filter answered, or in which one panicked.
+        /// 503: deferred, and nobody answered.
+        undecided,
+        /// An upgrade that a filter or a deferred answer refused, or in which a filter panicked.
         filter,
     }
 }
@@ -223,6 +225,7 @@ impl RequestsRefused {
             Refusal::OriginNotAllowed => &mut self.origin_not_allowed,
             Refusal::Full { .. } => &mut self.full,
             Refusal::Refusing { .. } => &mut self.refusing,
+            Refusal::Undecided { .. } => &mut self.undecided,
         } += 1;
     }
 }

@@ -9,17 +9,33 @@ pub(crate) struct Token {
     pub(crate) generation: u32,
 }
 
+/// Names one source of a server, for as long as it is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub(crate) usize);
+
 /// What a poll token stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     Connection(Token),
     Listener(usize),
+    /// One of the user's own sources.
+    Source(SourceId),
+    /// Another thread has sent something.
+    Mailbox,
 }
 
+/// The lowest bit says that it is no connection; then the next two say what it is.
 const KIND_BITS: u32 = 1;
+const OTHER_BITS: u32 = 3;
+const LISTENER: usize = 0b001;
+const MAILBOX: usize = 0b011;
+const SOURCE: usize = 0b101;
 /// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the generation.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
 const GENERATION_BITS: u32 = if usize::BITS == 64 { 32 } else { 11 };
+
+/// So many names of the user's sources can be told apart.
+pub(crate) const MAX_SOURCES: usize = 1 << (usize::BITS - OTHER_BITS);
 
 /// As many connections as one server can hold at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 1 << INDEX_BITS;
@@ -35,13 +51,19 @@ impl Ready {
             Self::Connection(token) => {
                 ((token.generation as usize) << (INDEX_BITS + KIND_BITS)) | ((token.index as usize) << KIND_BITS)
             }
-            Self::Listener(index) => (index << KIND_BITS) | 1,
+            Self::Listener(index) => (index << OTHER_BITS) | LISTENER,
+            Self::Source(SourceId(id)) => (id << OTHER_BITS) | SOURCE,
+            Self::Mailbox => MAILBOX,
         }
     }
 
     pub(crate) fn decode(word: usize) -> Self {
         if word & 1 == 1 {
-            return Self::Listener(word >> KIND_BITS);
+            return match word & ((1 << OTHER_BITS) - 1) {
+                LISTENER => Self::Listener(word >> OTHER_BITS),
+                SOURCE => Self::Source(SourceId(word >> OTHER_BITS)),
+                _ => Self::Mailbox,
+            };
         }
         Self::Connection(Token {
             index: ((word >> KIND_BITS) & (MAX_CONNECTIONS - 1)) as u32,
@@ -63,7 +85,10 @@ mod tests {
                 assert_eq!(Ready::decode(ready.encode()), ready);
             }
         }
-        assert_eq!(Ready::decode(Ready::Listener(3).encode()), Ready::Listener(3));
+        let sources = [0, 1, MAX_SOURCES - 1].map(|id| Ready::Source(SourceId(id)));
+        for other in sources.into_iter().chain([Ready::Listener(0), Ready::Listener(3), Ready::Mailbox]) {
+            assert_eq!(Ready::decode(other.encode()), other);
+        }
         assert_eq!(next_generation(last), 0);
     }
 }

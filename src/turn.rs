@@ -12,6 +12,12 @@ pub struct Turn {
     pub pages: usize,
     /// Messages, pings and pongs that listeners were told of.
     pub messages: usize,
+    /// Commands of [handles](crate::Handle) that were run.
+    pub commands: usize,
+    /// Calls of timers and intervals.
+    pub timers: usize,
+    /// Calls of the user's own [sources](crate::Sockets::add_source).
+    pub sources: usize,
     /// Connections that are gone, with their descriptors.
     pub closed: usize,
 }

@@ -1,19 +1,20 @@
 //! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the filters, answers.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use crate::connection::{Head, Phase};
+use crate::connection::{Goal, Head, Parked, Phase};
+use crate::defer::Answer;
 use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Hub, Upgraded};
+use crate::limits::RETRY_AFTER;
 use crate::route::{Incoming, Registry};
 use crate::socket::Sockets;
 use crate::stream::Stream;
 use crate::token::Token;
 use crate::turn::Turn;
-
-/// What `Retry-After` tells those who find the server full or closing, in seconds.
-const RETRY_AFTER: u32 = 5;
 
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
 pub(crate) fn receive<S>(
@@ -26,7 +27,7 @@ pub(crate) fn receive<S>(
 ) {
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
-    let Phase::Handshaking(partial) = &mut connection.phase else { return };
+    let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
     let request = match partial {
         None => {
             let mut head = Head::default();
@@ -63,13 +64,59 @@ pub(crate) fn receive<S>(
         Ok(request) => answer(state, hub, registry, token, request, turn),
         Err(refusal) => refuse(hub, token, &refusal, false),
     }
+    keep_early(hub, token, input);
 }
 
-/// Answers a request whose head did not come in time; if nothing came at all, there is nothing to answer.
+/// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
+/// of bytes is enough for those that do.
+fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
+    let limit = hub.limits.head.max_bytes;
+    let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
+    if parked.early.len() + input.len() > limit {
+        return refuse(hub, token, &Refusal::Malformed("too much was sent before it was answered"), false);
+    }
+    parked.early.extend_from_slice(input);
+    advance(input, input.len());
+}
+
+/// Whether the request with this ticket waits still.
+pub(crate) fn waits(hub: &Hub<Stream>, token: Token, ticket: &Arc<AtomicBool>) -> bool {
+    let phase = hub.get(token).map(|connection| &connection.phase);
+    matches!(phase, Some(Phase::Parked(parked)) if Arc::ptr_eq(&parked.ticket.0, ticket))
+}
+
+/// Goes on with a request that waited for its answer; returns what came behind its head.
+pub(crate) fn resume<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    Answer { token, go_on, .. }: Answer<S>,
+    turn: &mut Turn,
+) -> Vec<u8> {
+    let Some(connection) = hub.get_mut(token) else { return Vec::new() };
+    let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
+        return Vec::new();
+    };
+    let Parked { goal, filter, early, ticket } = *parked;
+    drop(ticket);
+    let Some(request) = connection.request.take() else { return Vec::new() };
+    let attributes = std::mem::take(&mut connection.attributes);
+    let mut incoming = Incoming { request, peer: connection.peer.get(), attributes, token, ticket: None };
+    let verdict = dispatch::guard(state, hub, registry, "filter", None, |state, hub| {
+        go_on(state, &mut Sockets { hub, registry }, &mut incoming)
+    });
+    let verdict = verdict.unwrap_or_else(|_| Err(internal_error()));
+    admit(state, hub, registry, goal, incoming, (filter, verdict), turn);
+    dispatch::tell_records(state, hub, registry);
+    early
+}
+
+/// Answers a request whose head did not come in time, or to which no answer did; if nothing came at all, there is nothing to answer.
 pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
         Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut, false),
+        Some(Phase::Parked(_)) => refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false),
         _ => {}
     }
 }
@@ -94,36 +141,88 @@ fn answer<S>(
                 Ok(key) => key,
                 Err(refusal) => return refuse(hub, token, &refusal, head_only),
             };
-            let mut incoming = Incoming { request, peer, attributes: Default::default() };
-            if let Err(response) = ask_filters(state, hub, registry, &mut incoming) {
-                hub.stats.requests_refused.filter += 1;
-                return respond(hub, token, &response, false);
-            }
-            // A filter may have changed that.
-            if hub.stopping.is_some() {
-                return refuse(hub, token, &Refusal::Refusing { retry_after: RETRY_AFTER }, head_only);
-            }
-            upgrade(hub, registry, token, *route, &key, incoming);
-            turn.opened += 1;
-            dispatch::opened(state, hub, registry, token, *route);
+            let goal = Goal::Connection { route: *route, key };
+            let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
+            admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
         }
         (_, Some((page, names))) => {
             if !head_only && request.method() != "GET" {
                 return refuse(hub, token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" }, head_only);
             }
             request.set_params(names, &values);
-            let mut incoming = Incoming { request, peer, attributes: Default::default() };
-            let response = match ask_filters(state, hub, registry, &mut incoming) {
+            let goal = Goal::Page { page: *page, head_only };
+            let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
+            admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
+        }
+        _ => refuse(hub, token, &Refusal::NotFound, head_only),
+    }
+    dispatch::tell_records(state, hub, registry);
+}
+
+/// Goes on with what a filter has said, asks the others, and if none objects opens the connection or calls the page; or parks the request, if a
+/// filter has put its answer off.
+fn admit<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    goal: Goal,
+    mut incoming: Incoming,
+    (mut filter, mut verdict): (usize, Result<(), Response>),
+    turn: &mut Turn,
+) {
+    let token = incoming.token;
+    while verdict.is_ok() && incoming.ticket.is_none() && filter < registry.filters.len() {
+        verdict = ask_filter(state, hub, registry, filter, &mut incoming);
+        filter += 1;
+    }
+    if let (Ok(()), Some(ticket)) = (&verdict, incoming.ticket.take()) {
+        return park(hub, incoming, Parked { goal, filter, early: Vec::new(), ticket });
+    }
+    match (goal, verdict) {
+        (Goal::Connection { .. }, Err(response)) => {
+            hub.stats.requests_refused.filter += 1;
+            respond(hub, token, &response, false);
+        }
+        (Goal::Connection { route, key }, Ok(())) => {
+            // Filters may have changed that, or the time that they took.
+            if let Err(refusal) = check_room(hub) {
+                return refuse(hub, token, &refusal, false);
+            }
+            upgrade(hub, registry, token, route, &key, incoming);
+            turn.opened += 1;
+            dispatch::opened(state, hub, registry, token, route);
+        }
+        (Goal::Page { page, head_only }, verdict) => {
+            let response = match verdict {
                 Err(response) => response,
-                Ok(()) => call_page(state, hub, registry, *page, &incoming),
+                Ok(()) => call_page(state, hub, registry, page, &incoming),
             };
             respond(hub, token, &response, head_only);
             turn.pages += 1;
             hub.stats.pages += 1;
         }
-        _ => refuse(hub, token, &Refusal::NotFound, head_only),
     }
-    dispatch::tell_records(state, hub, registry);
+}
+
+fn park(hub: &mut Hub<Stream>, incoming: Incoming, parked: Parked) {
+    if hub.stopping.is_some() {
+        return refuse(hub, incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+    }
+    let Some(connection) = hub.get_mut(incoming.token) else { return };
+    connection.request = Some(incoming.request);
+    connection.attributes = incoming.attributes;
+    connection.phase = Phase::Parked(Box::new(parked));
+}
+
+/// Whether there is room for one more connection.
+fn check_room(hub: &Hub<Stream>) -> Result<(), Refusal> {
+    if hub.refusing || hub.stopping.is_some() {
+        return Err(Refusal::Refusing { retry_after: RETRY_AFTER });
+    }
+    if hub.open_len() >= hub.limits.max_connections {
+        return Err(Refusal::Full { retry_after: RETRY_AFTER });
+    }
+    Ok(())
 }
 
 /// Everything about an upgrade that can be wrong, in the order in which it counts.
@@ -142,12 +241,7 @@ fn check_upgrade<S>(
     if !origins.is_empty() && !handshake::origin_allowed(request, origins) {
         return Err(Refusal::OriginNotAllowed);
     }
-    if hub.refusing || hub.stopping.is_some() {
-        return Err(Refusal::Refusing { retry_after: RETRY_AFTER });
-    }
-    if hub.open_len() >= hub.limits.max_connections {
-        return Err(Refusal::Full { retry_after: RETRY_AFTER });
-    }
+    check_room(hub)?;
     Ok(key)
 }
 
@@ -165,21 +259,18 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
     hub.open(token, route, number, upgraded);
 }
 
-fn ask_filters<S>(
+fn ask_filter<S>(
     state: &mut S,
     hub: &mut Hub<Stream>,
     registry: &Registry<S>,
+    filter: usize,
     incoming: &mut Incoming,
 ) -> Result<(), Response> {
-    for filter in &registry.filters {
-        hub.depth += 1;
-        let verdict = dispatch::guard(state, registry, "filter", None, |state| {
-            filter(state, &mut Sockets { hub, registry }, incoming)
-        });
-        hub.depth -= 1;
-        verdict.unwrap_or_else(|_| Err(internal_error()))?;
-    }
-    Ok(())
+    let filter = &registry.filters[filter];
+    let verdict = dispatch::guard(state, hub, registry, "filter", None, |state, hub| {
+        filter(state, &mut Sockets { hub, registry }, incoming)
+    });
+    verdict.unwrap_or_else(|_| Err(internal_error()))
 }
 
 fn call_page<S>(
@@ -190,10 +281,9 @@ fn call_page<S>(
     incoming: &Incoming,
 ) -> Response {
     let page = &registry.pages[page];
-    hub.depth += 1;
-    let response =
-        dispatch::guard(state, registry, "page", None, |state| page(state, &mut Sockets { hub, registry }, incoming));
-    hub.depth -= 1;
+    let response = dispatch::guard(state, hub, registry, "page", None, |state, hub| {
+        page(state, &mut Sockets { hub, registry }, incoming)
+    });
     response.unwrap_or_else(|_| internal_error())
 }
 

@@ -28,10 +28,16 @@ struct Example {
 
 impl Example {
     fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// With arguments behind the address.
+    fn start_with(name: &str, arguments: &[&str]) -> Self {
         let test = std::env::current_exe().unwrap();
         let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
         let mut child = Command::new(&program)
             .arg("127.0.0.1:0")
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; `cargo build --examples` makes it", program.display()));
@@ -179,12 +185,14 @@ fn newcomer(name: &str, uuid: Uuid) -> String {
 }
 
 #[test]
-fn echo_answers_and_says_goodbye() {
-    let echo = Example::start("echo");
-    let mut client = echo.plain("/echo");
-    client.send("hello");
-    assert_eq!(client.text(), "hello");
-    echo.interrupt([client]);
+fn echo_answers_and_says_goodbye_asleep_or_spinning() {
+    for arguments in [&[][..], &["--spin"]] {
+        let echo = Example::start_with("echo", arguments);
+        let mut client = echo.plain("/echo");
+        client.send("hello");
+        assert_eq!(client.text(), "hello");
+        echo.interrupt([client]);
+    }
 }
 
 #[test]
@@ -205,6 +213,60 @@ fn embed_shows_its_world_sixty_times_a_second_on_one_thread() {
         assert!(line.ends_with(", threads 1"), "{line}");
     }
     embed.interrupt([client]);
+}
+
+#[test]
+fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_in() {
+    let example = Example::start_with("threads", &["100000"]);
+    let report = example.line();
+    assert!(report.starts_with("100000 commands of 4 threads in "), "{report}");
+    assert!(report.ends_with(" s, 0 out of order"), "{report}");
+    let mut ann = example.plain("/work?user=ann");
+    assert!(ann.text().starts_with("welcome ann, 100000 commands"));
+    let refused = example.connect("/work", None).err().unwrap();
+    assert!(refused.contains("401"), "{refused}");
+    example.interrupt([ann]);
+}
+
+#[test]
+fn feed_takes_prices_from_udp_and_passes_them_to_everybody() {
+    let example = Example::start_with("feed", &["127.0.0.1:0"]);
+    let line = example.line();
+    let feed = line.strip_prefix("prices are taken on ").unwrap();
+    let mut clients = [example.plain("/prices"), example.plain("/prices")];
+    for client in &mut clients {
+        assert_eq!(client.text(), "welcome: 0 prices so far, 0 malformed");
+    }
+    let market = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for datagram in ["ACME 99.5", "nonsense", "INIT 7\n"] {
+        market.send_to(datagram.as_bytes(), feed).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!([(); 2].map(|()| client.text()), ["ACME 99.50", "INIT 7.00"]);
+    }
+    let mut late = example.plain("/prices");
+    assert_eq!(late.text(), "welcome: 2 prices so far, 1 malformed");
+    let [ann, bob] = clients;
+    example.interrupt([ann, bob, late]);
+}
+
+#[test]
+fn nested_serves_its_clients_and_another_socket_in_one_loop() {
+    let example = Example::start("nested");
+    let line = example.line();
+    let control = line.strip_prefix("control is on ").unwrap();
+    let mut clients = [example.plain("/notes"), example.plain("/notes")];
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"lights on", control).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.text(), "lights on");
+        client.send("done");
+        let mut answer = [0; 16];
+        let len = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..len], b"done");
+    }
+    example.interrupt(clients);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, Raw, enter, server, server_with, turn_until, with_socket};
+use ikisocket::testing::{Harness, Received};
 use ikisocket::{BindError, CloseCode, CloseError, Event, Response, Server, Shutdown};
 use tungstenite::Message;
 
@@ -268,4 +269,54 @@ fn a_server_that_is_shut_down_listens_no_more() {
     let mut server = server();
     server.lend().1.shutdown(Shutdown::default()).unwrap();
     assert_eq!(server.listen("127.0.0.1:0"), Err(BindError::ShutDown));
+}
+
+#[test]
+fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
+    let mut server = Server::builder().build(()).unwrap();
+    server.route("/ws", |_, _| {}).unwrap();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    let mut test = Harness::new(server);
+    let clients: Vec<_> = (0..10).map(|_| test.connect("/ws").unwrap()).collect();
+    let spread = Duration::from_secs(10);
+    let how = Shutdown { code: CloseCode::SERVICE_RESTART, spread, ..Shutdown::default() };
+    test.server().lend().1.shutdown(how).unwrap();
+    test.settle();
+    let mut open = clients;
+    for left in (1..10).rev() {
+        open.retain(|&client| !is_told(&mut test, client, 1012));
+        assert_eq!((open.len(), test.server().lend().1.len()), (left, left), "one a second, the first at once");
+        assert!(test.connect("/ws").is_err(), "nobody new comes in");
+        test.send(open[0], "still there?");
+        assert_eq!(test.received(open[0]), ["still there?"]);
+        test.advance(Duration::from_secs(1));
+    }
+    assert!(is_told(&mut test, open[0], 1012) && test.server().is_finished());
+}
+
+/// Whether a client was told goodbye with this code, and the connection ended; else it got nothing.
+fn is_told(test: &mut Harness<()>, client: ikisocket::testing::Client, code: u16) -> bool {
+    match &test.received(client)[..] {
+        [] => false,
+        all => {
+            assert_eq!(*all, [Received::close(code, "Server shutdown"), Received::Fin]);
+            true
+        }
+    }
+}
+
+#[test]
+fn a_second_shutdown_closes_at_once_whoever_is_left() {
+    let mut server = Server::builder().build(()).unwrap();
+    server.route("/ws", |_, _| {}).unwrap();
+    let mut test = Harness::new(server);
+    let clients = [(); 3].map(|()| test.connect("/ws").unwrap());
+    let how = Shutdown { spread: Duration::from_secs(3600), ..Shutdown::default() };
+    test.server().lend().1.shutdown(how.clone()).unwrap();
+    assert_eq!(test.server().lend().1.len(), 2);
+    test.server().lend().1.shutdown(how).unwrap();
+    test.settle();
+    assert!(test.server().is_finished() && clients.into_iter().all(|client| is_told(&mut test, client, 1001)));
 }

@@ -69,6 +69,12 @@ pub enum Refusal {
         /// The value of the `Retry-After` header, in seconds.
         retry_after: u32,
     },
+    /// 503: whoever had to decide about the request did not, or not in time.
+    #[error("The server could not decide about this request. Try again in {retry_after} s.")]
+    Undecided {
+        /// The value of the `Retry-After` header, in seconds.
+        retry_after: u32,
+    },
 }
 
 impl Refusal {
@@ -82,7 +88,7 @@ impl Refusal {
             Refusal::TimedOut => 408,
             Refusal::UpgradeRequired | Refusal::UnsupportedVersion => 426,
             Refusal::HeadTooLarge | Refusal::TooManyHeaders => 431,
-            Refusal::Full { .. } | Refusal::Refusing { .. } => 503,
+            Refusal::Full { .. } | Refusal::Refusing { .. } | Refusal::Undecided { .. } => 503,
         }
     }
 
@@ -96,7 +102,7 @@ impl Refusal {
             Refusal::UnsupportedVersion => {
                 response.with_header("Upgrade", "websocket").with_header("Sec-WebSocket-Version", "13")
             }
-            Refusal::Full { retry_after } | Refusal::Refusing { retry_after } => {
+            Refusal::Full { retry_after } | Refusal::Refusing { retry_after } | Refusal::Undecided { retry_after } => {
                 response.with_header("Retry-After", retry_after.to_string())
             }
             _ => response,
@@ -129,6 +135,7 @@ mod tests {
             (Refusal::HeadTooLarge, "431 Request Header Fields Too Large", ""),
             (Refusal::TooManyHeaders, "431 Request Header Fields Too Large", ""),
             (Refusal::Full { retry_after: 5 }, "503 Service Unavailable", "\r\nRetry-After: 5\r\n"),
+            (Refusal::Undecided { retry_after: 2 }, "503 Service Unavailable", "\r\nRetry-After: 2\r\n"),
             (Refusal::Refusing { retry_after: 1 }, "503 Service Unavailable", "\r\nRetry-After: 1\r\n"),
         ];
         for (refusal, status, header) in rows {

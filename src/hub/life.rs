@@ -5,13 +5,15 @@
 
 use std::io;
 use std::num::NonZeroU16;
+use std::rc::Rc;
 
 use super::Hub;
 use crate::attributes::Attributes;
 use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
-use crate::handshake::Request;
+use crate::handshake::{Refusal, Request};
+use crate::limits::RETRY_AFTER;
 use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
 use crate::token::Token;
@@ -31,6 +33,26 @@ pub(crate) struct Stopping {
     pub(crate) deadline: u64,
     /// Connections that were cut off.
     pub(crate) remained: usize,
+    code: CloseCode,
+    reason: Rc<str>,
+    /// Those that are still to be closed, and how many there were.
+    waiting: Vec<Token>,
+    total: usize,
+    begun: u64,
+    /// Over how many milliseconds the closes are spread.
+    spread: u64,
+}
+
+impl Stopping {
+    /// When the next connection is to be closed.
+    pub(crate) fn next(&self) -> Option<u64> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let closed = (self.total - self.waiting.len()) as u128;
+        let after = u128::from(self.spread) * closed / self.total as u128;
+        Some(self.begun.saturating_add(u64::try_from(after).unwrap_or(u64::MAX)))
+    }
 }
 
 /// What the handshake hands over for a connection that opens.
@@ -123,7 +145,7 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
         match &mut connection.phase {
-            Phase::Handshaking(_) => self.bury(token),
+            Phase::Handshaking(_) | Phase::Parked(_) => self.bury(token),
             Phase::Open => self.fail(token, Error::Lost),
             // It has said goodbye and waits for the end of what we have to say.
             Phase::Closing(farewell) => {
@@ -220,7 +242,7 @@ impl<T: Transport> Hub<T> {
                     self.bury(token);
                 }
             }
-            Phase::Handshaking(_) | Phase::Open | Phase::Dead => {}
+            Phase::Handshaking(_) | Phase::Parked(_) | Phase::Open | Phase::Dead => {}
         }
     }
 
@@ -273,18 +295,36 @@ impl<T: Transport> Hub<T> {
         self.connections.iter().all(|(_, c)| matches!(c.phase, Phase::Draining { shut: true, .. } | Phase::Dead))
     }
 
-    /// Closes every connection and lets nobody in; what is left at the deadline is cut off.
-    pub(crate) fn shutdown(&mut self, code: CloseCode, reason: &str, deadline: u64) -> Result<(), CloseError> {
+    /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut
+    /// off. Asked again, it closes at once whoever is left.
+    pub(crate) fn shutdown(
+        &mut self,
+        code: CloseCode,
+        reason: &str,
+        spread: u64,
+        deadline: u64,
+    ) -> Result<(), CloseError> {
         if !code.is_sendable() {
             return Err(CloseError::IllegalCode(code));
         }
-        if self.stopping.is_none() {
-            log::info!("shutting down with {code}; open connections: {}", self.open);
-            self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
+        match &mut self.stopping {
+            Some(stopping) => stopping.spread = 0,
+            None => {
+                log::info!("shutting down with {code}; open connections: {}", self.open);
+                let waiting = self.open_tokens();
+                self.stopping = Some(Stopping {
+                    deadline: self.now.saturating_add(spread).saturating_add(deadline),
+                    remained: 0,
+                    code,
+                    reason: reason.into(),
+                    total: waiting.len(),
+                    waiting,
+                    begun: self.now,
+                    spread,
+                });
+            }
         }
-        for token in self.open_tokens() {
-            self.close(token, code, reason)?;
-        }
+        self.close_next();
         // Whoever's request is being answered just now still gets the answer.
         let active = self.active;
         let handshaking = self
@@ -296,7 +336,30 @@ impl<T: Transport> Hub<T> {
         for token in handshaking {
             self.bury(token);
         }
+        self.refuse_parked();
         Ok(())
+    }
+
+    /// Closes those whose time has come in a shutdown.
+    pub(crate) fn close_next(&mut self) {
+        while let Some(stopping) = &mut self.stopping
+            && stopping.next().is_some_and(|at| at <= self.now)
+            && let Some(token) = stopping.waiting.pop()
+        {
+            let (code, reason) = (stopping.code, stopping.reason.clone());
+            let _ = self.close(token, code, &reason); // The code was looked at.
+        }
+    }
+
+    /// Those whose requests wait for an answer get this one.
+    fn refuse_parked(&mut self) {
+        let parked = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Parked(_)));
+        let parked: Vec<_> = parked.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        for token in parked {
+            let mut response = Vec::new();
+            Refusal::Refusing { retry_after: RETRY_AFTER }.response().encode(false, &mut response);
+            self.respond(token, response);
+        }
     }
 }
 

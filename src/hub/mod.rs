@@ -182,7 +182,7 @@ impl<T: Transport> Hub<T> {
         };
         for (_, connection) in &self.connections {
             match connection.phase {
-                Phase::Handshaking(_) => stats.handshaking += 1,
+                Phase::Handshaking(_) | Phase::Parked(_) => stats.handshaking += 1,
                 Phase::Open => stats.open += 1,
                 Phase::Closing(_) => stats.closing += 1,
                 Phase::Draining { .. } => stats.draining += 1,

@@ -23,7 +23,7 @@ pub(crate) enum Received<'i> {
 
 impl<T: Transport> Hub<T> {
     /// Something has come in, a sign of life. From here to [`end_input`](Self::end_input) this connection's own replies are
-    /// collected. Returns whether it is still handshaking.
+    /// collected. Returns whether it is still handshaking, the answer to its request included.
     pub(crate) fn begin_input(&mut self, token: Token) -> bool {
         self.active = Some(token.index);
         let now = self.now;
@@ -37,7 +37,7 @@ impl<T: Transport> Hub<T> {
                 }
                 false
             }
-            Phase::Handshaking(_) => true,
+            Phase::Handshaking(_) | Phase::Parked(_) => true,
             _ => false,
         }
     }

@@ -12,13 +12,17 @@ use crate::token::Token;
 impl<T: Transport> Hub<T> {
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let stop = self.stopping.as_ref().filter(|_| !self.connections.is_empty()).map(|stopping| stopping.deadline);
+        let stopping = self.stopping.as_ref().filter(|_| !self.connections.is_empty());
+        let stop = stopping.map(|stopping| stopping.next().unwrap_or(stopping.deadline));
         self.timers.next().into_iter().chain(stop).min()
     }
 
-    /// The next connection whose time has come, and for what.
-    pub(crate) fn pop_due(&mut self) -> Option<(Token, Due)> {
-        while let Some(index) = self.timers.pop_due(self.now) {
+    /// The next connection whose time has come, and for what. It looks at no more than `looks`, because many may have been heard from since
+    /// they were entered; those that are left over are still due.
+    pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Due)> {
+        while *looks > 0 {
+            *looks -= 1;
+            let index = self.timers.pop_due(self.now)?;
             let connection = &mut self.connections[index as usize];
             connection.timer = NEVER;
             if let (at, Some(due)) = connection.deadline(&self.limits)
@@ -85,8 +89,9 @@ impl<T: Transport> Hub<T> {
         self.bury(token);
     }
 
-    /// Cuts off what is left when a shutdown's deadline has come.
+    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come.
     pub(crate) fn enforce_shutdown(&mut self) {
+        self.close_next();
         let Some(stopping) = &mut self.stopping else { return };
         if stopping.deadline > self.now {
             return;
@@ -135,7 +140,23 @@ mod tests {
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
         hub.now = STALL;
-        assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn a_sweep_looks_at_so_many_and_leaves_the_rest_due() {
+        let mut hub = hub();
+        hub.limits.ping_after = 1000;
+        let tokens: Vec<_> = (0..5).map(|_| open(&mut hub, 0).0).collect();
+        // All were heard from since: none is due, but each has to be looked at.
+        hub.now = 999;
+        for &token in &tokens {
+            hub.begin_input(token);
+            hub.end_input(token);
+        }
+        hub.now = 1000;
+        let left = [3, 3].map(|mut looks| (hub.pop_due(&mut looks), hub.next_deadline().map(|next| next <= hub.now)));
+        assert_eq!(left, [(None, Some(true)), (None, Some(false))]);
     }
 
     #[test]
@@ -147,7 +168,7 @@ mod tests {
             hub.flush_dirty();
             hub.now = 2 * STALL;
             far.make_room(room);
-            assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+            assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
             assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
         }
     }
@@ -161,10 +182,10 @@ mod tests {
             hub.now = now;
             assert!(hub.begin_input(token));
             hub.end_input(token);
-            assert_eq!(hub.pop_due(), None);
+            assert_eq!(hub.pop_due(&mut 1), None);
         }
         hub.now = late;
-        assert_eq!(hub.pop_due(), Some((token, Due::Handshake)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Handshake)));
     }
 
     #[test]
@@ -177,13 +198,13 @@ mod tests {
         for _ in 0..9 {
             hub.now += CLOSE - 1;
             far.make_room(10);
-            assert_eq!(hub.pop_due(), None);
+            assert_eq!(hub.pop_due(&mut 1), None);
             hub.writable(token);
         }
         assert_eq!(far.receive(usize::MAX), (vec![b'x'; 100], Some(End::Fin)));
         hub.now += CLOSE - 1;
-        assert_eq!(hub.pop_due(), None);
+        assert_eq!(hub.pop_due(&mut 1), None);
         hub.now += 1;
-        assert_eq!(hub.pop_due(), Some((token, Due::Close)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Close)));
     }
 }

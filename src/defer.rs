@@ -1,0 +1,153 @@
+//! Deferred requests: the answer to a filter's question comes later, from any thread.
+//!
+//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and how it goes on `upgrade`'s.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::attributes::Attributes;
+use crate::connection::Ticket;
+use crate::error::{AnswerError, SendError};
+use crate::handle::{Errand, Handle};
+use crate::handshake::{Refusal, Response};
+use crate::limits::RETRY_AFTER;
+use crate::route::Incoming;
+use crate::socket::Sockets;
+use crate::token::Token;
+
+/// What an answer does on the loop: the rest of the filter that deferred the request.
+pub(crate) type Continuation<S> =
+    Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send>;
+
+/// The answer to one deferred request, on its way to the loop.
+pub(crate) struct Answer<S> {
+    pub(crate) token: Token,
+    /// It is for the request with this ticket, and for no other of that connection.
+    pub(crate) waits: Arc<AtomicBool>,
+    pub(crate) go_on: Continuation<S>,
+}
+
+/// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once, from any thread.
+///
+/// Dropped without an answer (by a thread that panicked, say) it is answered with 503. The client waits no longer than
+/// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout), which counts from when it connected: then it gets 503, too. If it goes away before, or the
+/// server shuts down, there is nobody to answer any more, and [`is_waiting`](Self::is_waiting) says so.
+///
+/// ```
+/// use ikisocket::{Response, Server};
+/// # fn ask_the_database(_: &str) -> Option<String> { None }
+///
+/// let mut server = Server::bind("127.0.0.1:0", ())?;
+/// server.route("/ws", |_, kws| {
+///     let hello = format!("Hello {}", kws.string_attribute("user").unwrap_or_default());
+///     kws.emit(hello);
+/// })?;
+/// server.filter(|_, sockets, incoming| {
+///     let cookie = incoming.cookie("session").unwrap_or_default().into_owned();
+///     let deferred = sockets.defer(incoming);
+///     // In earnest: a channel to a few threads that stay.
+///     std::thread::spawn(move || match ask_the_database(&cookie) {
+///         Some(user) => deferred.accept(|attributes| attributes.set("user", user)),
+///         None => deferred.reject(Response::text("Log in first.").with_status(401)),
+///     });
+///     Ok(())
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropped, it is answered with 503"]
+pub struct Deferred<S> {
+    handle: Handle<S>,
+    token: Token,
+    waits: Arc<AtomicBool>,
+    answered: bool,
+}
+
+impl<S> Deferred<S> {
+    /// Lets the request go on: the filters behind the one that deferred it are asked, and if they agree, a WebSocket connection opens with the attributes
+    /// that were set before and here, or the page is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    pub fn accept<F>(self, with: F) -> Result<(), AnswerError>
+    where
+        F: FnOnce(&mut Attributes) + Send + 'static,
+    {
+        self.answer(|_, _, incoming| {
+            with(&mut incoming.attributes);
+            Ok(())
+        })
+    }
+
+    /// Answers the request with this response.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    pub fn reject(self, response: Response) -> Result<(), AnswerError> {
+        self.answer(|_, _, _| Err(response))
+    }
+
+    /// The general form of both: `go_on` runs on the loop as the rest of the filter would, with the state and the sockets lent. It may even defer
+    /// the request again.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError::Late`] if the request waits no more, [`AnswerError::Gone`] if the server was dropped. `Ok` says that it waited just now: if it has gone when
+    /// the loop comes to it, `go_on` is dropped.
+    pub fn answer<F>(mut self, go_on: F) -> Result<(), AnswerError>
+    where
+        F: FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send + 'static,
+    {
+        self.send(Box::new(go_on))
+    }
+
+    /// Whether the client still waits. If not, the trouble of finding an answer can be saved.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    fn send(&mut self, go_on: Continuation<S>) -> Result<(), AnswerError> {
+        self.answered = true;
+        if !self.is_waiting() {
+            return Err(if self.handle.is_gone() { AnswerError::Gone } else { AnswerError::Late });
+        }
+        // No limit counts: there is one answer for each connection at most.
+        let answer = Answer { token: self.token, waits: self.waits.clone(), go_on };
+        self.handle.send_errand(Errand::Answer(answer)).map_err(|error| match error {
+            SendError::Gone => AnswerError::Gone,
+            _ => AnswerError::Late,
+        })
+    }
+}
+
+impl<S> Drop for Deferred<S> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let refusal = Refusal::Undecided { retry_after: RETRY_AFTER };
+            // If nobody waits for it, nobody misses it.
+            let _ = self.send(Box::new(move |_, _, _| Err(refusal.response())));
+        }
+    }
+}
+
+impl<S> fmt::Debug for Deferred<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deferred").field("waiting", &self.is_waiting()).finish_non_exhaustive()
+    }
+}
+
+impl<S> Sockets<'_, S> {
+    /// Puts the answer to a request off, for a [filter](crate::Server::filter) that has to ask somebody else first. The filter then returns `Ok(())`, and the
+    /// request waits for the [`Deferred`], which may go to another thread. What the client sends meanwhile is kept, up to
+    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handled after the upgrade; more than that is answered with 400.
+    ///
+    /// If the filter returns `Err` after all, that is the answer. If it defers twice, only the last [`Deferred`] counts.
+    pub fn defer(&mut self, incoming: &mut Incoming) -> Deferred<S> {
+        let waits = Arc::new(AtomicBool::new(true));
+        incoming.ticket = Some(Ticket(waits.clone()));
+        Deferred { handle: self.handle(), token: incoming.token, waits, answered: false }
+    }
+}

@@ -1,0 +1,194 @@
+//! Handles: commands from other threads arrive once each, in order for each thread, and none is lost silently.
+
+mod common;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, ON_PURPOSE, PATIENCE, quiet_panics, server, turn_until, with_socket};
+use ikisocket::protocol::CloseCode;
+use ikisocket::{CloseError, Event, Handle, SendError, Server, Shutdown, Turn};
+
+/// Sends again while the queue is full.
+fn insist<S: 'static>(handle: &Handle<S>, command: impl Fn(&mut S) + Send + Copy + 'static) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = handle.send(move |state, _| command(state)) {
+        assert!(matches!(error, SendError::Full { .. }) && Instant::now() < deadline, "{error}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn commands_of_four_threads_arrive_once_each_and_in_order_for_each_thread() {
+    const THREADS: usize = 4;
+    const EACH: u64 = 25_000;
+    /// What is expected next of each thread, and how often something else came.
+    type Expected = ([u64; THREADS], u64);
+    // A short queue, so that it is full now and then.
+    let mut server = Server::builder().handle_queue(1000).build(([0; THREADS], 0)).unwrap();
+    let workers = [0, 1, 2, 3].map(|thread| {
+        let handle = server.handle();
+        thread::spawn(move || {
+            for number in 0..EACH {
+                insist(&handle, move |(next, wrong): &mut Expected| {
+                    *wrong += u64::from(next[thread] != number);
+                    next[thread] += 1;
+                });
+            }
+        })
+    });
+    turn_until(&mut server, |server| server.state().0 == [EACH; THREADS]);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().commands, 0);
+    assert_eq!(server.state().1, 0);
+}
+
+#[test]
+fn a_command_wakes_a_loop_that_waits_without_end() {
+    let mut server = server();
+    let handle = server.handle();
+    let worker = thread::spawn(move || handle.send(|diary, _| diary.note("here")));
+    while server.state().notes.is_empty() {
+        server.poll(None).unwrap();
+    }
+    assert_eq!(worker.join().unwrap(), Ok(()));
+}
+
+#[test]
+fn many_commands_are_one_wake_up_and_an_idle_handle_is_none() {
+    let mut server = server();
+    let handle = server.handle();
+    assert_eq!((server.poll(Some(Duration::ZERO)), server.next_timeout()), (Ok(Turn::default()), None));
+    for _ in 0..100 {
+        handle.send(|_, _| {}).unwrap();
+    }
+    assert_eq!(server.poll(Some(PATIENCE)).unwrap().commands, 100);
+    // Were each of them a wake-up, some would be left now.
+    assert_eq!((server.poll(Some(Duration::ZERO)), server.next_timeout()), (Ok(Turn::default()), None));
+}
+
+#[test]
+fn a_turn_runs_its_share_of_the_commands_and_the_next_the_rest() {
+    let mut server = server();
+    let handle = server.handle();
+    for _ in 0..2500 {
+        handle.send(|diary, _| diary.note("one")).unwrap();
+    }
+    let first = server.poll(Some(PATIENCE)).unwrap().commands;
+    assert!((1..2500).contains(&first), "{first}");
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+    let mut sum = first;
+    while sum < 2500 {
+        // Nobody wakes the loop for the rest: this must not wait.
+        let commands = server.poll(Some(PATIENCE)).unwrap().commands;
+        assert!(commands > 0, "{sum}");
+        sum += commands;
+    }
+    assert_eq!((sum, server.state().notes.len()), (2500, 2500));
+}
+
+#[test]
+fn a_full_queue_is_an_error_that_names_the_limit_and_what_waits_still_runs() {
+    let mut server = Server::builder().handle_queue(3).build(0).unwrap();
+    let handle = server.handle();
+    let count = |count: &mut i32, _: &mut ikisocket::Sockets<'_, i32>| *count += 1;
+    let results = [(); 5].map(|()| handle.send(count));
+    let full = SendError::Full { capacity: 3 };
+    assert_eq!(results, [Ok(()), Ok(()), Ok(()), Err(full), Err(full)]);
+    assert!(full.to_string().starts_with("3 commands wait"));
+    server.poll(Some(PATIENCE)).unwrap();
+    assert_eq!((*server.state(), handle.send(count)), (3, Ok(())));
+}
+
+#[test]
+fn a_handle_that_outlives_its_server_gets_an_error_and_what_had_not_run_is_dropped() {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    struct Token(Arc<AtomicUsize>, Handle<()>);
+    impl Drop for Token {
+        fn drop(&mut self) {
+            // A destructor may use its handle too.
+            assert_eq!(self.1.send(|(), _| {}), Err(SendError::Gone));
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let server = Server::builder().build(()).unwrap();
+    let handle = server.handle();
+    let token = Token(dropped.clone(), handle.clone());
+    handle.send(move |(), _| drop(token)).unwrap();
+    assert_eq!(dropped.load(Ordering::Relaxed), 0);
+    server.into_state();
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    assert_eq!(handle.clone().broadcast("anybody?"), Err(SendError::Gone));
+}
+
+#[test]
+fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
+    let mut server = server();
+    server.on("own", |diary, ep| diary.note(format!("own {}", ep.data.as_str().unwrap())));
+    let mut clients = ["/ann", "/bob"].map(|path| Client::connect(&mut server, path));
+    let [ann, bob] = ["ann", "bob"].map(|who| server.state().id(who));
+    let handle = server.handle();
+    handle.emit_to(ann, "to ann").unwrap();
+    handle.emit_to_list([bob, ann], "to both".to_owned()).unwrap();
+    handle.broadcast("to all").unwrap();
+    handle.fire("own", "data").unwrap();
+    let [for_ann, for_bob] = &mut clients;
+    assert_eq!([(); 3].map(|()| for_ann.text(&mut server)), ["to ann", "to both", "to all"]);
+    assert_eq!([(); 2].map(|()| for_bob.text(&mut server)), ["to both", "to all"]);
+    assert_eq!(server.state().notes, ["own data", "own data"]);
+
+    let illegal = Shutdown { code: CloseCode::from(1005), ..Shutdown::default() };
+    let error = CloseError::IllegalCode(illegal.code);
+    assert_eq!(handle.shutdown(illegal), Err(SendError::Close(error)));
+    handle.shutdown(Shutdown::default()).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.close_frame(&mut server).0, 1001);
+    }
+    clients.into_iter().for_each(|client| client.end(&mut server));
+    turn_until(&mut server, |server| server.is_finished());
+}
+
+#[test]
+fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
+    let mut server = server();
+    server.on(Event::Message, |diary, ep| {
+        let sent = ep.kws.sockets().handle().send(|diary, sockets| {
+            diary.note("command");
+            sockets.broadcast("done");
+        });
+        diary.note(format!("listener {sent:?}"));
+    });
+    let mut ann = Client::connect(&mut server, "/ann");
+    ann.send("do it");
+    assert_eq!(ann.text(&mut server), "done");
+    assert_eq!(server.state().notes, ["listener Ok(())", "command"]);
+}
+
+#[test]
+fn a_panic_in_a_command_is_told_to_the_recover_handler_and_the_others_run() {
+    quiet_panics();
+    let mut server = server();
+    server.recover(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
+    let ann = Client::connect(&mut server, "/ann");
+    let handle = server.handle();
+    handle.send(|_, _| panic!("{ON_PURPOSE}")).unwrap();
+    handle.send(|diary, _| diary.note("unharmed")).unwrap();
+    turn_until(&mut server, |server| server.state().notes == ["command None", "unharmed"]);
+    with_socket(&mut server, "ann", |kws| kws.close());
+    ann.end(&mut server);
+}
+
+/// Only closures cross the threads: the state stays.
+#[test]
+fn a_handle_can_be_sent_and_shared_even_if_the_state_cannot() {
+    fn is_send_and_sync<T: Send + Sync + Clone>(_: &T) {}
+    let mut server = Server::builder().build(Rc::new(1)).unwrap();
+    let handle = server.handle();
+    is_send_and_sync(&handle);
+    thread::spawn(move || handle.send(|state, _| *state = Rc::new(2))).join().unwrap().unwrap();
+    server.poll(Some(PATIENCE)).unwrap();
+    assert_eq!(**server.state(), 2);
+}
