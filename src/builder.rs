@@ -34,6 +34,7 @@ pub struct Builder {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    pub(crate) work_per_turn: usize,
     pub(crate) handle_queue: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
@@ -54,6 +55,7 @@ impl Default for Builder {
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
+            work_per_turn: 16 * 1024,
             handle_queue: 64 * 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
@@ -131,6 +133,17 @@ impl Builder {
         self
     }
 
+    /// How much one turn of the loop does before the rest is left for the next, which then does not wait: so many messages of all connections
+    /// together, where each KiB that is read counts as one more, and each request as four; and of commands, timers, timeouts and events so many each, 1024 at most. What
+    /// one read brings is handled whole, so it may be more by a [`receive_buffer`](Self::receive_buffer). Who was left over comes first.
+    /// What a callback does is its own affair: a broadcast, say, reaches everybody in the same turn.
+    ///
+    /// A small budget suits a loop that has something else to do in between. Default: 16 384, at least 1.
+    pub fn work_per_turn(mut self, work: usize) -> Self {
+        self.work_per_turn = work;
+        self
+    }
+
     /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they are refused with
     /// [`SendError::Full`](crate::SendError::Full). Answers to [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least 1.
     pub fn handle_queue(mut self, commands: usize) -> Self {
@@ -182,6 +195,7 @@ impl Builder {
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
+        check(self.work_per_turn > 0, "work_per_turn", "at least 1")?;
         check(self.handle_queue > 0, "handle_queue", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));

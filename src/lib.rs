@@ -56,8 +56,8 @@
 //! ```
 //!
 //! One turn: write what was emitted since the last one; wait; for each ready connection read, decode, call listeners and
-//! write its own replies once; write to the others that got something, once each; handle timeouts; remove what is gone.
-//! [`Turn`] says what was done.
+//! write its own replies once; accept, do what other threads have sent, call timers; write to the others that got something, once
+//! each; handle timeouts; remove what is gone. [`Turn`] says what was done.
 //!
 //! # Time
 //!
@@ -110,6 +110,28 @@
 //!
 //! Readiness is edge-triggered: read until it would block, or ask to be called again with [`Sockets::wake_source`]. What a callback leaves unread
 //! without that, nobody announces.
+//!
+//! # In another loop
+//!
+//! If the thread has a loop already, of a GUI, a bus or another library, the server is one more descriptor in it ([`AsFd`](std::os::fd::AsFd), on Unix). Watch it for
+//! reading, wait no longer than [`Server::next_timeout`], then turn the server once without waiting:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # fn wait_for(_: std::os::fd::BorrowedFd<'_>, _: Option<Duration>) {}
+//! # use std::os::fd::AsFd;
+//! # let mut server = ikisocket::Server::bind("127.0.0.1:3000", ())?;
+//! loop {
+//!     wait_for(server.as_fd(), server.next_timeout()); // and for whatever else there is
+//!     server.poll(Some(Duration::ZERO))?;
+//! }
+//! # #[allow(unreachable_code)]
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! That holds whether the other loop sees levels or edges: when more is left than one turn does, `next_timeout` is zero. How much that is,
+//! [`Builder::work_per_turn`] says. After anything else that has something done later ([`Server::lend`], a timer) ask `next_timeout` again.
+//! `examples/nested` is such a loop.
 //!
 //! # A little of everything
 //!

@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
@@ -14,7 +16,7 @@ use crate::token::{Ready, Token};
 /// What carries a connection's bytes.
 pub(crate) type Stream = TcpStream;
 
-/// Events taken from the operating system at once.
+/// Events taken from the operating system at once, at most.
 const EVENTS: usize = 1024;
 
 /// Peers in a row that fail while they are accepted, before the listener itself is suspected.
@@ -54,8 +56,10 @@ pub(crate) enum Accepted {
 }
 
 impl Reactor {
-    pub(crate) fn new(nodelay: bool) -> io::Result<Self> {
-        Ok(Self { poll: Poll::new()?, events: Events::with_capacity(EVENTS), listeners: Vec::new(), nodelay })
+    /// It takes no more than `events` at once; the rest stays with the operating system.
+    pub(crate) fn new(nodelay: bool, events: usize) -> io::Result<Self> {
+        let events = Events::with_capacity(events.min(EVENTS));
+        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new(), nodelay })
     }
 
     pub(crate) fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
@@ -126,6 +130,13 @@ impl Reactor {
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
         self.poll.registry().register(stream, token, Interest::READABLE | Interest::WRITABLE)
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
     }
 }
 

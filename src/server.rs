@@ -1,10 +1,13 @@
 //! The server: the user's door, and the turn of the loop that everything happens in.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
+use mio::event::{Event, Source};
 use mio::{Events, Interest};
 
 use crate::builder::Builder;
@@ -30,7 +33,7 @@ use crate::upgrade;
 const READS_PER_TURN: usize = 4;
 /// Connections accepted from one listener in one turn, at most.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Timeouts handled in one turn, at most.
+/// Connections looked at in one turn because their time may have come, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
 /// Commands of handles and answers to deferred requests in one turn, at most.
 const ERRANDS_PER_TURN: usize = 1024;
@@ -60,8 +63,18 @@ pub struct Server<S> {
     buffer: Vec<u8>,
     /// What other threads have sent for this turn; empty between turns.
     errands: Vec<Errand<S>>,
-    /// Who used up its share of a turn and may have more.
-    again: Vec<Ready>,
+    /// The most work of each kind in one turn.
+    work_per_turn: usize,
+    /// Connections that used up their share of a turn, or came when it was used up, and may have more.
+    again: VecDeque<Token>,
+    /// Listeners that may have more.
+    accepting: Vec<usize>,
+    /// Other threads have sent something.
+    mail: bool,
+    /// Sources that are called without an event.
+    woken: Vec<SourceId>,
+    /// One of the last three has something.
+    others: bool,
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
@@ -89,7 +102,7 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
-        let reactor = Reactor::new(settings.nodelay)?;
+        let reactor = Reactor::new(settings.nodelay, settings.work_per_turn)?;
         Ok(Self {
             state,
             hub: Hub::new(settings.limits()),
@@ -97,7 +110,12 @@ impl<S> Server<S> {
             reactor,
             buffer: vec![0; settings.receive_buffer],
             errands: Vec::new(),
-            again: Vec::new(),
+            work_per_turn: settings.work_per_turn,
+            again: VecDeque::new(),
+            accepting: Vec::new(),
+            mail: false,
+            woken: Vec::new(),
+            others: false,
             paused: Vec::new(),
             resume_at: NEVER,
             started: Instant::now(),
@@ -316,55 +334,40 @@ impl<S> Server<S> {
         let mut turn = Turn::default();
         let newest_timer = self.registry.schedule.newest();
         let told = self.settle();
-        let mut again = std::mem::take(&mut self.again);
-        if self.registry.sources.any_woken() {
-            self.registry.sources.take_woken(&mut again);
-        }
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
-        let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
+        let at_once = told || self.hub.more || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
-        if let Err(error) = self.reactor.wait(timeout) {
-            self.again = again;
-            return Err(error.into());
-        }
+        self.reactor.wait(timeout)?;
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
+        if std::mem::take(&mut self.hub.more) {
+            self.serve_left_over(&mut buffer, &mut turn);
+        }
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
         for event in &events {
-            match Ready::decode(event.token().0) {
-                // It has one share of the turn, also if it is ready and was left over from the last one.
-                other @ (Ready::Listener(_) | Ready::Mailbox) if again.contains(&other) => {}
-                other @ (Ready::Listener(_) | Ready::Mailbox) => again.push(other),
-                Ready::Source(id) => self.call_source(Readiness::of(id, event), &mut turn),
-                Ready::Connection(token) => {
-                    if event.is_writable() {
-                        self.hub.writable(token);
-                    }
-                    if event.is_readable() {
-                        self.read(token, event.is_read_closed(), &mut buffer, &mut turn);
-                    }
+            let Ready::Connection(token) = Ready::decode(event.token().0) else {
+                self.note_other(event, &mut turn);
+                continue;
+            };
+            if event.is_writable() {
+                self.hub.writable(token);
+            }
+            if event.is_readable() {
+                match self.is_spent(&turn) {
+                    false => self.read(token, event.is_read_closed(), 0, &mut buffer, &mut turn),
+                    true => self.put_off(token),
                 }
             }
         }
+        // There may be more than were taken.
+        self.hub.more |= events.iter().count() == events.capacity();
         self.reactor.events = events;
-        for ready in again {
-            match ready {
-                Ready::Listener(listener) => self.accept(listener, &mut turn),
-                Ready::Mailbox => self.run_errands(&mut turn),
-                Ready::Source(id) => {
-                    if let Some(readiness) = self.registry.sources.may_be_ready(id) {
-                        self.call_source(readiness, &mut turn);
-                    }
-                }
-                Ready::Connection(token) => {
-                    if let Some(connection) = self.hub.get_mut(token) {
-                        connection.ready_again = false;
-                    }
-                    self.read(token, true, &mut buffer, &mut turn);
-                }
-            }
+        if std::mem::take(&mut self.others) {
+            self.serve_others(&mut turn);
         }
-        self.fire_timers(newest_timer, &mut turn);
+        if self.registry.schedule.next() <= self.hub.now {
+            self.fire_timers(newest_timer, &mut turn);
+        }
         self.settle();
         self.expire(&mut buffer, &mut turn);
         self.buffer = buffer;
@@ -372,10 +375,9 @@ impl<S> Server<S> {
         turn.closed = self.hub.reap();
         if turn.closed > 0 || self.resume_at <= self.hub.now {
             self.resume_at = NEVER;
-            let again = &self.again;
-            let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
-            let paused: Vec<_> = paused.collect();
-            self.again.extend(paused);
+            for listener in std::mem::take(&mut self.paused) {
+                self.accept_again(listener);
+            }
         }
         Ok(turn)
     }
@@ -390,8 +392,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        let waits = !self.again.is_empty() || self.registry.sources.any_woken();
-        if !self.hub.is_settled() || waits || self.is_stopping_anew() {
+        if !self.hub.is_settled() || self.hub.more || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -459,7 +460,7 @@ impl<S> Server<S> {
         if self.hub.stopping.is_some() {
             return;
         }
-        for _ in 0..ACCEPTS_PER_TURN {
+        for _ in 0..ACCEPTS_PER_TURN.min(self.work_per_turn) {
             match self.reactor.accept(listener) {
                 Accepted::None => return,
                 Accepted::Stream(stream, peer) => {
@@ -483,23 +484,39 @@ impl<S> Server<S> {
                 }
             }
         }
-        self.again.push(Ready::Listener(listener));
+        self.accept_again(listener);
+    }
+
+    /// Accepts from a listener in the next turn.
+    fn accept_again(&mut self, listener: usize) {
+        if !self.accepting.contains(&listener) {
+            self.accepting.push(listener);
+        }
+        (self.others, self.hub.more) = (true, true);
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream may be behind it.
-    fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+    /// stream may be behind it. So many bytes at the front of `buffer` were read `before`.
+    fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.hub.get_mut(token) else { return };
-            match connection.socket.read(buffer) {
+            let read = match std::mem::take(&mut before) {
+                0 => connection.socket.read(buffer),
+                before => Ok(before),
+            };
+            match read {
                 Ok(0) => {
                     self.hub.peer_finished(token);
                     return self.tell();
                 }
                 Ok(read) => {
+                    turn.read += read;
                     self.handle_input(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
+                    }
+                    if self.is_spent(turn) {
+                        break;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -510,12 +527,72 @@ impl<S> Server<S> {
                 }
             }
         }
+        self.put_off(token);
+    }
+
+    /// Reads from a connection in the next turn.
+    #[cold]
+    fn put_off(&mut self, token: Token) {
         if let Some(connection) = self.hub.get_mut(token)
             && !connection.ready_again
             && !matches!(connection.phase, Phase::Dead)
         {
             connection.ready_again = true;
-            self.again.push(Ready::Connection(token));
+            self.again.push_back(token);
+            self.hub.more = true;
+        }
+    }
+
+    /// Whether connections have had what one turn has for all of them.
+    fn is_spent(&self, turn: &Turn) -> bool {
+        turn.messages + (turn.read >> 10) >= self.work_per_turn
+    }
+
+    /// Reads from the connections that were put off, the first first, and takes note of the sources that are to be called.
+    #[cold]
+    fn serve_left_over(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        self.woken = self.registry.sources.take_woken();
+        self.others |= !self.woken.is_empty();
+        for _ in 0..self.again.len() {
+            if self.is_spent(turn) {
+                break;
+            }
+            let Some(token) = self.again.pop_front() else { break };
+            if let Some(connection) = self.hub.get_mut(token) {
+                connection.ready_again = false;
+            }
+            self.read(token, true, 0, buffer, turn);
+        }
+        self.hub.more |= !self.again.is_empty();
+    }
+
+    /// Notes that something else than a connection is ready, or serves it.
+    #[cold]
+    fn note_other(&mut self, event: &Event, turn: &mut Turn) {
+        self.others = true;
+        match Ready::decode(event.token().0) {
+            // It has one share of the turn, also if it was left over from the last one.
+            Ready::Listener(listener) if self.accepting.contains(&listener) => {}
+            Ready::Listener(listener) => self.accepting.push(listener),
+            Ready::Mailbox => self.mail = true,
+            Ready::Source(id) => self.call_source(Readiness::of(id, event), turn),
+            Ready::Connection(_) => {}
+        }
+    }
+
+    /// Serves listeners, other threads, and the sources that are to be called without an event.
+    #[cold]
+    fn serve_others(&mut self, turn: &mut Turn) {
+        for listener in std::mem::take(&mut self.accepting) {
+            self.accept(listener, turn);
+        }
+        if std::mem::take(&mut self.mail) {
+            self.run_errands(turn);
+        }
+        for id in std::mem::take(&mut self.woken) {
+            if let Some(readiness) = self.registry.sources.may_be_ready(id) {
+                self.call_source(readiness, turn);
+            }
         }
     }
 
@@ -525,25 +602,6 @@ impl<S> Server<S> {
         if hub.begin_input(token) {
             upgrade::receive(state, hub, registry, token, &mut input, turn);
         }
-        self.receive(token, input, turn);
-    }
-
-    /// Goes on with a request whose answer has come, and writes what follows from it once.
-    fn resume(&mut self, answer: Answer<S>, turn: &mut Turn) {
-        let Self { state, hub, registry, .. } = self;
-        let token = answer.token;
-        if upgrade::waits(hub, token, &answer.waits) {
-            hub.begin_input(token);
-            let mut early = upgrade::resume(state, hub, registry, answer, turn);
-            let mut input = &mut early[..];
-            upgrade::keep_early(hub, token, &mut input);
-            self.receive(token, input, turn);
-        }
-    }
-
-    /// Handles what an open connection has sent, and writes its replies once.
-    fn receive(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
-        let Self { state, hub, registry, .. } = self;
         while let Some(received) = hub.receive(token, &mut input) {
             turn.messages += 1;
             dispatch::received(state, hub, registry, token, &received);
@@ -562,11 +620,28 @@ impl<S> Server<S> {
         turn.sources += usize::from(dispatch::source(&mut self.state, &mut self.hub, &self.registry, readiness));
     }
 
+    /// Goes on with a request whose answer has come, and writes what follows from it once.
+    #[cold]
+    fn resume(&mut self, answer: Answer<S>, turn: &mut Turn) {
+        let Self { state, hub, registry, .. } = self;
+        let token = answer.token;
+        if !upgrade::waits(hub, token, &answer.waits) {
+            return;
+        }
+        hub.begin_input(token);
+        let mut early = upgrade::resume(state, hub, registry, answer, turn);
+        hub.end_input(token);
+        self.tell();
+        if !early.is_empty() {
+            self.read(token, true, early.len(), &mut early, turn);
+        }
+    }
+
     /// Does what other threads have sent.
     fn run_errands(&mut self, turn: &mut Turn) {
         let mut errands = std::mem::take(&mut self.errands);
-        if self.registry.mailbox.take(ERRANDS_PER_TURN, &mut errands) {
-            self.again.push(Ready::Mailbox);
+        if self.registry.mailbox.take(ERRANDS_PER_TURN.min(self.work_per_turn), &mut errands) {
+            (self.mail, self.others, self.hub.more) = (true, true, true);
         }
         for errand in errands.drain(..) {
             match errand {
@@ -581,18 +656,21 @@ impl<S> Server<S> {
     }
 
     /// Calls the user's timers that are due and were set before this turn began.
+    #[cold]
     fn fire_timers(&mut self, newest: TimerId, turn: &mut Turn) {
-        while turn.timers < TIMERS_PER_TURN && dispatch::timer(&mut self.state, &mut self.hub, &self.registry, newest) {
+        while turn.timers < TIMERS_PER_TURN.min(self.work_per_turn)
+            && dispatch::timer(&mut self.state, &mut self.hub, &self.registry, newest)
+        {
             turn.timers += 1;
         }
     }
 
     /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
     fn expire(&mut self, buffer: &mut [u8], turn: &mut Turn) {
-        for _ in 0..TIMEOUTS_PER_TURN {
-            let Some((token, due)) = self.hub.pop_due() else { break };
+        let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
+        while let Some((token, due)) = self.hub.pop_due(&mut looks) {
             if due != Due::Ping {
-                self.read(token, true, buffer, turn);
+                self.read(token, true, 0, buffer, turn);
                 if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
@@ -605,6 +683,23 @@ impl<S> Server<S> {
             self.tell();
         }
         self.hub.enforce_shutdown();
+    }
+}
+
+/// The descriptor of the poll, for another loop to watch: it is readable when something has happened here. Take nothing from it; call
+/// [`poll`](Server::poll) with [`Duration::ZERO`]. See the manual's section "In another loop".
+#[cfg(unix)]
+impl<S> AsFd for Server<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reactor.as_fd()
+    }
+}
+
+/// As [`AsFd`].
+#[cfg(unix)]
+impl<S> AsRawFd for Server<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

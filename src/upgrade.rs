@@ -15,6 +15,9 @@ use crate::socket::Sockets;
 use crate::token::Token;
 use crate::turn::Turn;
 
+/// What a piece of a request counts of a turn's work, in bytes: more than its length says.
+const REQUEST: usize = 4 * 1024;
+
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
 pub(crate) fn receive<S>(
     state: &mut S,
@@ -24,6 +27,7 @@ pub(crate) fn receive<S>(
     input: &mut &mut [u8],
     turn: &mut Turn,
 ) {
+    turn.read += REQUEST;
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
@@ -68,7 +72,7 @@ pub(crate) fn receive<S>(
 
 /// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
 /// of bytes is enough for those that do.
-pub(crate) fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
+fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
     let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
     if parked.early.len() + input.len() > limit {

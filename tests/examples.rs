@@ -249,6 +249,25 @@ fn feed_takes_prices_from_udp_and_passes_them_to_everybody() {
 }
 
 #[test]
+fn nested_serves_its_clients_and_another_socket_in_one_loop() {
+    let example = Example::start("nested");
+    let line = example.line();
+    let control = line.strip_prefix("control is on ").unwrap();
+    let mut clients = [example.plain("/notes"), example.plain("/notes")];
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"lights on", control).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.text(), "lights on");
+        client.send("done");
+        let mut answer = [0; 16];
+        let len = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..len], b"done");
+    }
+    example.interrupt(clients);
+}
+
+#[test]
 fn two_plain_clients_of_the_chat_get_the_go_examples_messages_and_no_others() {
     let chat = Example::start("chat");
     let mut ann = chat.plain("/ws/ann");

@@ -269,7 +269,7 @@ fn several_servers_share_a_thread() {
 #[test]
 fn a_setting_out_of_range_is_an_error_that_names_it() {
     type Spoil = fn(Builder) -> Builder;
-    let cases: [(&str, Spoil); 14] = [
+    let cases: [(&str, Spoil); 15] = [
         ("handshake_timeout", |builder| builder.handshake_timeout(Duration::ZERO)),
         ("ping_after", |builder| builder.ping_after(Duration::ZERO)),
         ("dead_after", |builder| builder.dead_after(Duration::ZERO)),
@@ -281,6 +281,7 @@ fn a_setting_out_of_range_is_an_error_that_names_it() {
         ("max_head", |builder| builder.max_head(65_536)),
         ("max_headers", |builder| builder.max_headers(0)),
         ("max_connections", |builder| builder.max_connections(0)),
+        ("work_per_turn", |builder| builder.work_per_turn(0)),
         ("handle_queue", |builder| builder.handle_queue(0)),
         ("receive_buffer", |builder| builder.receive_buffer(1023)),
         ("subprotocols", |builder| builder.subprotocols(["fine", "not fine"])),

@@ -53,6 +53,8 @@ pub(crate) struct Hub<T> {
     pub(crate) now: u64,
     pub(crate) refusing: bool,
     pub(crate) stopping: Option<Stopping>,
+    /// The next turn has something to do that no event announces: it does not wait.
+    pub(crate) more: bool,
     /// How many callbacks are running inside each other.
     pub(crate) depth: u32,
     /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
@@ -77,6 +79,7 @@ impl<T: Transport> Hub<T> {
             now: 0,
             refusing: false,
             stopping: None,
+            more: false,
             depth: 0,
             telling_error: false,
         }

@@ -16,9 +16,12 @@ impl<T: Transport> Hub<T> {
         self.timers.next().into_iter().chain(stop).min()
     }
 
-    /// The next connection whose time has come, and for what.
-    pub(crate) fn pop_due(&mut self) -> Option<(Token, Due)> {
-        while let Some(index) = self.timers.pop_due(self.now) {
+    /// The next connection whose time has come, and for what. It looks at no more than `looks`, because many may have been heard from since
+    /// they were entered; those that are left over are still due.
+    pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Due)> {
+        while *looks > 0 {
+            *looks -= 1;
+            let index = self.timers.pop_due(self.now)?;
             let connection = &mut self.connections[index as usize];
             connection.timer = NEVER;
             if let (at, Some(due)) = connection.deadline(&self.limits)
@@ -134,7 +137,23 @@ mod tests {
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
         hub.now = STALL;
-        assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
+    }
+
+    #[test]
+    fn a_sweep_looks_at_so_many_and_leaves_the_rest_due() {
+        let mut hub = hub();
+        hub.limits.ping_after = 1000;
+        let tokens: Vec<_> = (0..5).map(|_| open(&mut hub, 0).0).collect();
+        // All were heard from since: none is due, but each has to be looked at.
+        hub.now = 999;
+        for &token in &tokens {
+            hub.begin_input(token);
+            hub.end_input(token);
+        }
+        hub.now = 1000;
+        let left = [3, 3].map(|mut looks| (hub.pop_due(&mut looks), hub.next_deadline().map(|next| next <= hub.now)));
+        assert_eq!(left, [(None, Some(true)), (None, Some(false))]);
     }
 
     #[test]
@@ -146,7 +165,7 @@ mod tests {
             hub.flush_dirty();
             hub.now = 2 * STALL;
             wire.0.borrow_mut().room = room;
-            assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
+            assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
             assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
         }
     }
@@ -161,13 +180,13 @@ mod tests {
         for _ in 0..9 {
             hub.now += CLOSE - 1;
             wire.0.borrow_mut().room = 10;
-            assert_eq!(hub.pop_due(), None);
+            assert_eq!(hub.pop_due(&mut 1), None);
             hub.writable(token);
         }
         assert!(wire.0.borrow().finished && wire.0.borrow().received.len() == 100);
         hub.now += CLOSE - 1;
-        assert_eq!(hub.pop_due(), None);
+        assert_eq!(hub.pop_due(&mut 1), None);
         hub.now += 1;
-        assert_eq!(hub.pop_due(), Some((token, Due::Close)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Close)));
     }
 }

@@ -1,0 +1,186 @@
+//! The loop inside another one: its descriptor, how long its turns are, and that nothing is forgotten between them.
+#![cfg(unix)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, PATIENCE, Raw, TEXT, frame, server_with, turn_until};
+use ikisocket::mio::unix::SourceFd;
+use ikisocket::mio::{Events, Interest, Poll, Token};
+use ikisocket::{Builder, Event, Server, Shutdown};
+
+/// Another loop, which watches one server's descriptor.
+struct Host {
+    poll: Poll,
+    events: Events,
+}
+
+impl Host {
+    fn of<S>(server: &Server<S>) -> Self {
+        let poll = Poll::new().unwrap();
+        poll.registry().register(&mut SourceFd(&server.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
+        Self { poll, events: Events::with_capacity(8) }
+    }
+
+    /// Whether the server's descriptor became readable within `timeout`.
+    fn wait(&mut self, timeout: Option<Duration>) -> bool {
+        loop {
+            match self.poll.poll(&mut self.events, timeout) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => {
+                    result.unwrap();
+                    return !self.events.is_empty();
+                }
+            }
+        }
+    }
+
+    /// Waits as the server says and turns it once, which must not wait.
+    fn turn<S>(&mut self, server: &mut Server<S>) {
+        self.wait(Some(server.next_timeout().unwrap_or(PATIENCE).min(PATIENCE)));
+        server.poll(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A route that echoes.
+fn echo(settings: Builder) -> Server<u64> {
+    let mut server = settings.build(0).unwrap();
+    server.listen("127.0.0.1:0").unwrap();
+    server.route("/ws", |_, _| {}).unwrap();
+    server.on(Event::Message, |count, ep| {
+        *count += 1;
+        ep.kws.emit(ep.data);
+    });
+    server
+}
+
+#[test]
+fn its_descriptor_is_readable_when_there_is_something_to_do_and_not_otherwise() {
+    let mut server = echo(Server::builder());
+    assert_eq!(server.as_fd().as_raw_fd(), server.as_raw_fd());
+    let mut host = Host::of(&server);
+    assert!(!host.wait(Some(Duration::ZERO)));
+    let mut client = Client::connect(&mut server, "/ws");
+    while host.wait(Some(Duration::ZERO)) {
+        server.poll(Some(Duration::ZERO)).unwrap();
+    }
+    client.send("hello");
+    assert!(host.wait(Some(PATIENCE)));
+    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().messages, 1);
+    assert_eq!(client.try_next().unwrap().into_text().unwrap().as_str(), "hello");
+    assert!(!host.wait(Some(Duration::ZERO)));
+    // Other threads are heard through it too.
+    server.handle().send(|count, _| *count = 100).unwrap();
+    assert!(host.wait(Some(PATIENCE)));
+    server.poll(Some(Duration::ZERO)).unwrap();
+    assert_eq!(*server.state(), 100);
+}
+
+#[test]
+fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smallest_budget() {
+    const MESSAGES: u64 = 2000;
+    let mut server = echo(Server::builder().work_per_turn(1).receive_buffer(1024));
+    let mut host = Host::of(&server);
+    let address = server.local_addr().unwrap();
+    let handle = server.handle();
+    let clients = [1, 2, 3, 4].map(|number: u64| {
+        thread::spawn(move || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (mut ws, _) = tungstenite::client(format!("ws://{address}/ws"), stream).unwrap();
+            for message in 0..MESSAGES {
+                ws.send(format!("{number} {message}").into()).unwrap();
+            }
+            for message in 0..MESSAGES {
+                assert_eq!(ws.read().unwrap().into_text().unwrap().as_str(), format!("{number} {message}"));
+            }
+        })
+    });
+    let waiter = thread::spawn(move || {
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        handle.shutdown(Shutdown { deadline: Duration::ZERO, ..Shutdown::default() }).unwrap();
+    });
+    let started = Instant::now();
+    while !server.is_finished() {
+        assert!(started.elapsed() < 6 * PATIENCE, "{}", server.state());
+        host.turn(&mut server);
+    }
+    waiter.join().unwrap();
+    assert_eq!(*server.state(), 4 * MESSAGES);
+}
+
+#[test]
+fn a_turn_handles_no_more_messages_than_its_budget_and_one_read_and_the_next_goes_on() {
+    const PEERS: usize = 10;
+    const EACH: usize = 50;
+    let mut server = echo(Server::builder().work_per_turn(EACH));
+    let mut peers: Vec<_> = (0..PEERS).map(|_| Raw::upgrade(&mut server, "/ws")).collect();
+    for peer in &mut peers {
+        peer.send(&frame(TEXT, b"x").repeat(EACH));
+    }
+    // Each turn has one read, for its budget is one peer's messages; and none waits, though no edge is left.
+    for _ in 0..PEERS {
+        assert_eq!(server.poll(Some(PATIENCE)).unwrap().messages, EACH);
+    }
+    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().messages, 0);
+    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+}
+
+#[test]
+fn bytes_count_too() {
+    const PEERS: usize = 4;
+    let mut server = server_with(Server::builder().work_per_turn(100));
+    server.route("/:name", common::enter).unwrap();
+    let mut peers: Vec<_> = (0..PEERS).map(|peer| Raw::upgrade(&mut server, &format!("/{peer}"))).collect();
+    // Half a message each: 60 KiB, of which two are more than the budget.
+    for peer in &mut peers {
+        peer.send(&frame(TEXT, &[b'x'; 60_000])[..59_000]);
+    }
+    server.poll(Some(PATIENCE)).unwrap();
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+    // The second turn has the other two; whether the last of them had more, only the third finds out.
+    for _ in 0..2 {
+        server.poll(Some(Duration::ZERO)).unwrap();
+    }
+    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+    for peer in &mut peers {
+        peer.send(&frame(TEXT, &[b'x'; 60_000])[59_000..]);
+    }
+    turn_until(&mut server, |server| (0..PEERS).all(|peer| server.state().has(&peer.to_string(), "message")));
+}
+
+#[test]
+fn whoever_was_left_over_comes_before_those_who_have_had_their_share() {
+    let mut server = server_with(Server::builder().work_per_turn(1).receive_buffer(1024));
+    server.route("/:name", common::enter).unwrap();
+    let mut greedy = Raw::upgrade(&mut server, "/greedy");
+    let mut modest = Client::connect(&mut server, "/modest");
+    greedy.send(&frame(TEXT, &[b'x'; 500]).repeat(100));
+    modest.send("me too");
+    // Each turn has one of these reads for her; he has to wait for one of them, not for fifty.
+    for _ in 0..4 {
+        server.poll(Some(PATIENCE)).unwrap();
+    }
+    assert!(server.state().has("modest", "message"));
+    turn_until(&mut server, |server| server.state().all("greedy", "message").len() == 100);
+}
+
+#[test]
+fn timers_commands_and_newcomers_have_their_share_of_a_small_budget() {
+    let mut server = server_with(Server::builder().work_per_turn(2));
+    server.route("/:name", common::enter).unwrap();
+    let handle = server.handle();
+    for number in 0..5 {
+        handle.send(move |diary, _| diary.note(format!("command {number}"))).unwrap();
+        server.set_timer(Duration::ZERO, move |diary, _| diary.note(format!("timer {number}")));
+    }
+    let _peers: Vec<_> = (0..5).map(|_| Raw::connect(&server)).collect();
+    let turns: Vec<_> = (0..3).map(|_| server.poll(Some(PATIENCE)).unwrap()).collect();
+    let counts: Vec<_> = turns.iter().map(|turn| [turn.accepted, turn.commands, turn.timers]).collect();
+    assert_eq!(counts, [[2, 2, 2], [2, 2, 2], [1, 1, 1]]);
+}
