@@ -1,6 +1,8 @@
 //! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
 //!
-//! `cargo run --release --example echo [ADDR]`
+//! `cargo run --release --example echo [ADDR] [--spin]`
+//!
+//! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
 use ikisocket::{Event, Server};
 
@@ -19,5 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let address = server.listen(common::address("127.0.0.1:9001"))?;
     println!("listening on {address}");
-    common::run_until_interrupted(&mut server)
+    match std::env::args().nth(2).as_deref() {
+        Some("--spin") => common::spin_until_interrupted(&mut server),
+        _ => common::run_until_interrupted(&mut server),
+    }
 }

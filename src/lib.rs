@@ -111,6 +111,12 @@
 //! Readiness is edge-triggered: read until it would block, or ask to be called again with [`Sockets::wake_source`]. What a callback leaves unread
 //! without that, nobody announces.
 //!
+//! # Busy polling
+//!
+//! [`Server::run_spinning`], or [`Server::poll`] with [`Duration::ZERO`](std::time::Duration::ZERO) in a loop of your own, never sleeps: what has arrived is seen without the
+//! time that the operating system takes to wake a thread. The price is a core that is busy all the time. It pays if that core is the
+//! thread's own; where others need it, they and the server slow each other down.
+//!
 //! # In another loop
 //!
 //! If the thread has a loop already, of a GUI, a bus or another library, the server is one more descriptor in it ([`AsFd`](std::os::fd::AsFd), on Unix). Watch it for

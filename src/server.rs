@@ -317,6 +317,22 @@ impl<S> Server<S> {
         }
     }
 
+    /// Turns the loop until a shutdown has finished, and never sleeps: an event is seen as soon as it is there, without the time that the
+    /// operating system takes to wake a thread. It keeps one core busy all the time, also when nothing happens; on a machine where others need that core it is
+    /// slower than [`run`](Self::run), not faster.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn run_spinning(&mut self) -> Result<Finished, IoError> {
+        loop {
+            self.poll(Some(Duration::ZERO))?;
+            if let Some(finished) = self.finished() {
+                return Ok(finished);
+            }
+        }
+    }
+
     /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
     /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
     ///

@@ -185,12 +185,14 @@ fn newcomer(name: &str, uuid: Uuid) -> String {
 }
 
 #[test]
-fn echo_answers_and_says_goodbye() {
-    let echo = Example::start("echo");
-    let mut client = echo.plain("/echo");
-    client.send("hello");
-    assert_eq!(client.text(), "hello");
-    echo.interrupt([client]);
+fn echo_answers_and_says_goodbye_asleep_or_spinning() {
+    for arguments in [&[][..], &["--spin"]] {
+        let echo = Example::start_with("echo", arguments);
+        let mut client = echo.plain("/echo");
+        client.send("hello");
+        assert_eq!(client.text(), "hello");
+        echo.interrupt([client]);
+    }
 }
 
 #[test]

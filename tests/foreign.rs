@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Raw, TEXT, frame, server_with, turn_until};
+use common::{Client, PATIENCE, Raw, TEXT, frame, server, server_with, turn_until};
 use ikisocket::mio::unix::SourceFd;
 use ikisocket::mio::{Events, Interest, Poll, Token};
 use ikisocket::{Builder, Event, Server, Shutdown};
@@ -183,4 +183,28 @@ fn timers_commands_and_newcomers_have_their_share_of_a_small_budget() {
     let turns: Vec<_> = (0..3).map(|_| server.poll(Some(PATIENCE)).unwrap()).collect();
     let counts: Vec<_> = turns.iter().map(|turn| [turn.accepted, turn.commands, turn.timers]).collect();
     assert_eq!(counts, [[2, 2, 2], [2, 2, 2], [1, 1, 1]]);
+}
+
+#[test]
+fn a_loop_that_spins_serves_its_clients_and_ends_with_a_shutdown() {
+    let mut server = server();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.sockets().shutdown(Shutdown::default()).unwrap();
+    });
+    let mut ann = Client::connect(&mut server, "/ann");
+    ann.ws.get_ref().set_nonblocking(false).unwrap();
+    ann.ws.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let client = thread::spawn(move || {
+        ann.send("stop");
+        let goodbye = ann.ws.read().unwrap();
+        let end = loop {
+            if let Err(error) = ann.ws.read() {
+                break error;
+            }
+        };
+        (goodbye.is_close(), matches!(end, tungstenite::Error::ConnectionClosed))
+    });
+    assert_eq!(server.run_spinning().unwrap().remained, 0);
+    drop(server);
+    assert_eq!(client.join().unwrap(), (true, true));
 }

@@ -1,4 +1,5 @@
 //! What every example needs: its address, and an end that says goodbye.
+#![allow(dead_code)] // None needs all of it.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -24,13 +25,21 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
 }
 
 /// Turns the loop until Ctrl-C, then closes everybody with 1001.
-#[allow(dead_code)] // An example with a loop of its own has no use for it.
 pub fn run_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
+    // The signal wakes the poll; the timeout is for one that comes just before it.
+    turn_until_interrupted(server, Duration::from_millis(250))
+}
+
+/// The same without ever sleeping: what [`Server::run_spinning`] does, with an eye on Ctrl-C.
+pub fn spin_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
+    turn_until_interrupted(server, Duration::ZERO)
+}
+
+fn turn_until_interrupted<S>(server: &mut Server<S>, timeout: Duration) -> Result<(), Box<dyn Error>> {
     let interrupted = interrupt_flag()?;
     let mut stopping = false;
     while !server.is_finished() {
-        // The signal wakes the poll; the timeout is for one that comes just before it.
-        server.poll(Some(Duration::from_millis(250)))?;
+        server.poll(Some(timeout))?;
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
             server.lend().1.shutdown(Shutdown::default())?;
