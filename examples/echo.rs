@@ -1,6 +1,6 @@
 //! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
 //!
-//! `cargo run --release --example echo [ADDR] [--spin]`
+//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that.
 //!
 //! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
@@ -12,7 +12,10 @@ const MIB: usize = 1024 * 1024;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Large enough for conformance suites; everything else is the library's default.
-    let mut server = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB).build(())?;
+    let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB);
+    #[cfg(feature = "deflate")]
+    let settings = settings.deflate(ikisocket::Deflate::dedicated());
+    let mut server = settings.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });

@@ -6,25 +6,31 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
+use crate::compression::{Compression, Way};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Key, Request};
 use crate::limits::Limits;
-use crate::outbox::Outbox;
+use crate::outbox::{Flushed, Outbox, Stage};
+use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 
 /// What a connection needs of the thing that carries its bytes, beside reading and writing.
+///
+/// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
+/// an outbox does not offer the rest before. A read that gives less than there is room for says the same of input.
 pub(crate) trait Transport: io::Read + io::Write {
     /// Sends FIN: nothing more will be written.
     fn shutdown_write(&self) -> io::Result<()>;
 
-    /// Makes the coming drop a reset, so that the peer cannot take half a message for a whole one.
+    /// Makes the coming drop a reset, where the transport has one, so that the peer cannot take half a message for a whole one.
     fn reset_on_drop(&self);
 }
 
@@ -34,6 +40,8 @@ pub(crate) trait Transport: io::Read + io::Write {
 pub enum PeerAddress {
     /// The address and port of a TCP peer.
     Tcp(SocketAddr),
+    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
+    Unix,
 }
 
 impl PeerAddress {
@@ -42,6 +50,7 @@ impl PeerAddress {
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
         }
     }
 }
@@ -50,6 +59,7 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("a Unix socket"),
         }
     }
 }
@@ -58,6 +68,7 @@ impl fmt::Display for PeerAddress {
 pub(crate) enum KeptAddress {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
+    Unix,
 }
 
 impl From<PeerAddress> for KeptAddress {
@@ -65,6 +76,7 @@ impl From<PeerAddress> for KeptAddress {
         match address {
             PeerAddress::Tcp(SocketAddr::V4(address)) => Self::V4(address),
             PeerAddress::Tcp(SocketAddr::V6(address)) => Self::V6(Box::new(address)),
+            PeerAddress::Unix => Self::Unix,
         }
     }
 }
@@ -74,6 +86,7 @@ impl KeptAddress {
         match self {
             Self::V4(address) => PeerAddress::Tcp((*address).into()),
             Self::V6(address) => PeerAddress::Tcp((**address).into()),
+            Self::Unix => PeerAddress::Unix,
         }
     }
 }
@@ -164,15 +177,21 @@ pub(crate) struct Connection<T> {
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
+    /// Compression was agreed on.
+    pub(crate) compression: Option<Box<Compression>>,
     pub(crate) generation: u32,
     /// Which of the server's routes it came by.
     pub(crate) route: u32,
-    /// Which of the route's subprotocols was agreed on.
-    pub(crate) subprotocol: Option<u16>,
+    /// Which of the route's subprotocols was agreed on, counted from 1.
+    pub(crate) subprotocol: Option<NonZeroU16>,
     /// It is on the list of connections with something to write.
     pub(crate) dirty: bool,
     /// It is on the list of connections with something to read.
     pub(crate) ready_again: bool,
+    /// What happens when more would wait than may.
+    pub(crate) slow_reader: SlowReader,
+    /// `pressure` was told, and `relief` was not yet.
+    pub(crate) pressed: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
     /// While open, when something was last heard; in other phases, when the phase began or its queue was flushed. Like all
@@ -193,11 +212,14 @@ impl<T> Connection<T> {
             phase: Phase::Handshaking(None),
             outbox: Outbox::Empty,
             decoder: Decoder::new(),
+            compression: None,
             generation,
             route: 0,
             subprotocol: None,
             dirty: false,
             ready_again: false,
+            slow_reader: SlowReader::Disconnect,
+            pressed: false,
             pinged: false,
             since: now,
             timer: NEVER,
@@ -205,6 +227,31 @@ impl<T> Connection<T> {
             request: None,
             attributes: Attributes::default(),
             peer: peer.into(),
+        }
+    }
+
+    /// How a message of `len` bytes goes out.
+    pub(crate) fn way(&self, len: usize, compress: bool) -> Way {
+        self.compression.as_ref().filter(|_| compress).map_or(Way::Plain, |compression| compression.way(len))
+    }
+
+    /// Whether messages that wait are compressed just before they are offered to the socket.
+    pub(crate) fn compresses_late(&self) -> bool {
+        self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
+    }
+
+    /// Offers the outbox to the socket.
+    #[inline]
+    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed>
+    where
+        T: Transport,
+    {
+        match &mut self.compression {
+            Some(compression) if compression.keeps_context() => {
+                let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
+                self.outbox.flush_with(stage, &mut self.socket, now, Some(&mut compress))
+            }
+            _ => self.outbox.flush(stage, &mut self.socket, now),
         }
     }
 

@@ -13,11 +13,11 @@ use crate::event::{Event, EventPayload, Listener, is_reserved};
 use crate::handle::Command;
 use crate::hub::{Hub, Received, Record};
 use crate::protocol::{CloseCode, Payload};
-use crate::reactor::Stream;
 use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};
 use crate::socket::{Socket, Sockets};
 use crate::source::Readiness;
+use crate::stream::Stream;
 use crate::token::Token;
 
 /// Listeners that fire events whose listeners fire events, at most.
@@ -146,6 +146,8 @@ pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &R
 #[cold]
 fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
     match record {
+        Record::Pressure => tell(state, hub, registry, token, Event::Pressure, Details::default()),
+        Record::Relief => tell(state, hub, registry, token, Event::Relief, Details::default()),
         Record::Close { code, reason } => {
             let details = Details { code: Some(*code), reason, ..Details::default() };
             tell(state, hub, registry, token, Event::Close, details);
@@ -234,6 +236,7 @@ pub(crate) fn guard<S, R>(
 
 #[cold]
 fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Recovered) {
+    registry.panics.set(registry.panics.get() + 1);
     log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
     if let Some(recover) = &registry.recover
         && catch_unwind(AssertUnwindSafe(|| recover(state, recovered))).is_err()

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -178,6 +179,31 @@ pub enum AnswerError {
     Gone,
 }
 
+/// Why `join` changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// A topic's name has at least one byte.
+    #[error("a topic's name cannot be empty")]
+    Empty,
+    /// The name is longer than 256 bytes.
+    #[error("a topic's name has at most 256 bytes, not {len}")]
+    TooLong {
+        /// The name's length in bytes.
+        len: usize,
+    },
+    /// The connection is in as many topics as it may: leave one, or raise
+    /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection).
+    #[error("the connection is in {limit} topics already, the most that are allowed")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection is closing or closed: it would get nothing.
+    #[error("the connection is closed")]
+    Closed,
+}
+
 /// Why a close was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -231,12 +257,47 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
+    /// The operating system refused the path of a Unix socket, for instance because there is a file already: of another server, or left by
+    /// one that has crashed.
+    #[error("cannot listen on {}: {error}{}", path.display(), Self::advice(error))]
+    ListenUnix {
+        /// The path.
+        path: PathBuf,
+        /// What the operating system said.
+        error: IoError,
+    },
+    /// A listening socket that was handed over cannot be used.
+    #[error("cannot listen on the socket that was handed over: {error}")]
+    HandedOver {
+        /// What the operating system said.
+        error: IoError,
+    },
+    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket.
+    #[error("descriptor {index} (from 0) of LISTEN_FDS is no stream socket: use ListenStream= in the unit")]
+    ListenFd {
+        /// Which of them, from 0.
+        index: usize,
+    },
+}
+
+impl BindError {
+    /// What to do about a path that cannot be listened on.
+    fn advice(error: &IoError) -> &'static str {
+        match error.kind {
+            io::ErrorKind::AddrInUse => "; the file is there already: if no server listens there any more, remove it",
+            io::ErrorKind::NotFound => "; make its directory first",
+            _ => "",
+        }
+    }
 }
 
 impl From<BindError> for io::Error {
     fn from(error: BindError) -> Self {
         let kind = match &error {
-            BindError::Build(BuildError::Io(error)) | BindError::Listen { error, .. } => error.kind,
+            BindError::Build(BuildError::Io(error))
+            | BindError::Listen { error, .. }
+            | BindError::ListenUnix { error, .. }
+            | BindError::HandedOver { error } => error.kind,
             _ => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
@@ -273,5 +334,13 @@ pub enum RouteError {
     Subprotocol {
         /// The name.
         name: String,
+    },
+    /// A setting is out of its range.
+    #[error("{setting} must be {expected}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What it accepts.
+        expected: &'static str,
     },
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::defer::Answer;
 use crate::error::{CloseError, SendError};
+use crate::outgoing::Outgoing;
 use crate::protocol::Message;
 use crate::socket::{Shutdown, Sockets};
 
@@ -183,7 +184,7 @@ impl<S> Handle<S> {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn emit_to(&self, to: Uuid, message: impl Into<Message<'static>>) -> Result<(), SendError> {
+    pub fn emit_to(&self, to: Uuid, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
         self.send(move |_, sockets| {
             let _ = sockets.emit_to(to, message);
@@ -198,7 +199,7 @@ impl<S> Handle<S> {
     pub fn emit_to_list(
         &self,
         to: impl Into<Vec<Uuid>>,
-        message: impl Into<Message<'static>>,
+        message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
         let (to, message) = (to.into(), message.into());
         self.send(move |_, sockets| {
@@ -211,10 +212,22 @@ impl<S> Handle<S> {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn broadcast(&self, message: impl Into<Message<'static>>) -> Result<(), SendError> {
+    pub fn broadcast(&self, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
         self.send(move |_, sockets| {
             sockets.broadcast(message);
+        })
+    }
+
+    /// Sends a message to the members that a topic has by then: [`Sockets::publish`].
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn publish(&self, topic: impl Into<String>, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
+        let (topic, message) = (topic.into(), message.into());
+        self.send(move |_, sockets| {
+            sockets.publish(&topic, message);
         })
     }
 

@@ -17,9 +17,14 @@ pub(crate) struct Limits {
     pub(crate) close_timeout: u64,
     pub(crate) stall_timeout: u64,
     pub(crate) rules: Rules,
+    /// The same for connections that agreed on compression.
+    pub(crate) compressed_rules: Rules,
     pub(crate) max_outbox: usize,
+    pub(crate) high_water: usize,
+    pub(crate) low_water: usize,
     pub(crate) head: HeadLimits,
     pub(crate) max_connections: usize,
+    pub(crate) max_topics: usize,
 }
 
 impl Limits {

@@ -1,14 +1,20 @@
 //! What user code has registered: listeners, routes, pages and filters, and which path leads where.
 
+use std::cell::Cell;
+
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::builder::Builder;
+use crate::compression::Compression;
+#[cfg(feature = "deflate")]
+use crate::compression::Deflate;
 use crate::connection::{PeerAddress, Ticket};
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
+use crate::pressure::SlowReader;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 use crate::source::Sources;
@@ -61,6 +67,10 @@ pub(crate) struct RouteEntry<S> {
     pub(crate) subprotocols: Option<Vec<String>>,
     pub(crate) origins: Option<Vec<String>>,
     pub(crate) forget_request: bool,
+    pub(crate) slow_reader: Option<SlowReader>,
+    /// `Some(None)`: not compressed, whatever the server's setting.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Option<Deflate>>,
 }
 
 /// What is to be found at a path.
@@ -80,8 +90,13 @@ pub(crate) struct Registry<S> {
     pub(crate) schedule: Schedule<S>,
     pub(crate) mailbox: Mailbox<S>,
     pub(crate) sources: Sources<S>,
+    /// Panics that were caught.
+    pub(crate) panics: Cell<u64>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
+    slow_reader: SlowReader,
+    #[cfg(feature = "deflate")]
+    deflate: Option<Deflate>,
 }
 
 impl<S> Registry<S> {
@@ -97,8 +112,12 @@ impl<S> Registry<S> {
             schedule: Schedule::default(),
             mailbox: Mailbox::new(waker, settings.handle_queue),
             sources: Sources::new(poll),
+            panics: Cell::new(0),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
+            slow_reader: settings.slow_reader,
+            #[cfg(feature = "deflate")]
+            deflate: settings.deflate,
         }
     }
 
@@ -115,6 +134,9 @@ impl<S> Registry<S> {
             subprotocols: None,
             origins: None,
             forget_request: false,
+            slow_reader: None,
+            #[cfg(feature = "deflate")]
+            deflate: None,
         });
         Ok(Route { entry: &mut self.routes[index] })
     }
@@ -137,6 +159,22 @@ impl<S> Registry<S> {
 
     pub(crate) fn subprotocols(&self, route: u32) -> &[String] {
         self.routes[route as usize].subprotocols.as_deref().unwrap_or(&self.subprotocols)
+    }
+
+    /// What a request's offer of compression comes to: what the connection keeps, and the answer.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn agree_on_compression(&self, route: u32, request: &Request) -> Option<(Box<Compression>, String)> {
+        self.routes[route as usize].deflate.unwrap_or(self.deflate)?.agree(request)
+    }
+
+    /// Every offer of compression is declined.
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Box<Compression>, String)> {
+        None
+    }
+
+    pub(crate) fn slow_reader(&self, route: u32) -> SlowReader {
+        self.routes[route as usize].slow_reader.unwrap_or(self.slow_reader)
     }
 
     pub(crate) fn origins(&self, route: u32) -> &[String] {
@@ -199,6 +237,27 @@ impl<S> Route<'_, S> {
         }
         self.entry.origins = Some(origins);
         Ok(self)
+    }
+
+    /// Compression on this route, instead of the server's: [`Builder::deflate`]. `None` is none.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Setting`] if a setting is out of its range; then the route keeps what it had.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(self, deflate: impl Into<Option<Deflate>>) -> Result<Self, RouteError> {
+        let deflate = deflate.into();
+        if let Some(Err((setting, expected))) = deflate.as_ref().map(Deflate::check) {
+            return Err(RouteError::Setting { setting, expected });
+        }
+        self.entry.deflate = Some(deflate);
+        Ok(self)
+    }
+
+    /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`].
+    pub fn slow_reader(self, policy: SlowReader) -> Self {
+        self.entry.slow_reader = Some(policy);
+        self
     }
 
     /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,

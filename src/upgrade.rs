@@ -1,5 +1,6 @@
 //! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the filters, answers.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -9,9 +10,9 @@ use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Hub, Upgraded};
 use crate::limits::RETRY_AFTER;
-use crate::reactor::Stream;
 use crate::route::{Incoming, Registry};
 use crate::socket::Sockets;
+use crate::stream::Stream;
 use crate::token::Token;
 use crate::turn::Turn;
 
@@ -96,6 +97,10 @@ pub(crate) fn resume<S>(
     Answer { token, go_on, .. }: Answer<S>,
     turn: &mut Turn,
 ) -> Vec<u8> {
+    let Some(go_on) = go_on else {
+        undecided(hub, token);
+        return Vec::new();
+    };
     let Some(connection) = hub.get_mut(token) else { return Vec::new() };
     let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
         return Vec::new();
@@ -119,9 +124,14 @@ pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
         Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut, false),
-        Some(Phase::Parked(_)) => refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false),
+        Some(Phase::Parked(_)) => undecided(hub, token),
         _ => {}
     }
+}
+
+/// Answers a request about which nobody has decided.
+fn undecided(hub: &mut Hub<Stream>, token: Token) {
+    refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
 fn answer<S>(
@@ -182,7 +192,10 @@ fn admit<S>(
         return park(hub, incoming, Parked { goal, filter, early: Vec::new(), ticket });
     }
     match (goal, verdict) {
-        (Goal::Connection { .. }, Err(response)) => respond(hub, token, &response, false),
+        (Goal::Connection { .. }, Err(response)) => {
+            hub.stats.requests_refused.filter += 1;
+            respond(hub, token, &response, false);
+        }
         (Goal::Connection { route, key }, Ok(())) => {
             // Filters may have changed that, or the time that they took.
             if let Err(refusal) = check_room(hub) {
@@ -199,6 +212,7 @@ fn admit<S>(
             };
             respond(hub, token, &response, head_only);
             turn.pages += 1;
+            hub.stats.pages += 1;
         }
     }
 }
@@ -248,9 +262,14 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
     let spoken = registry.subprotocols(route);
     let chosen = handshake::choose_subprotocol(&incoming.request, spoken);
     let mut head = Vec::new();
-    handshake::write_switching_protocols(key, chosen.map(|chosen| spoken[chosen].as_str()), None, &mut head);
-    let upgraded = Upgraded { head, request: incoming.request, attributes: incoming.attributes };
-    hub.open(token, route, chosen.and_then(|chosen| u16::try_from(chosen).ok()), upgraded);
+    let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
+    let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
+    handshake::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
+    let slow_reader = registry.slow_reader(route);
+    let upgraded =
+        Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression, slow_reader };
+    let number = chosen.and_then(|chosen| NonZeroU16::new(u16::try_from(chosen + 1).ok()?));
+    hub.open(token, route, number, upgraded);
 }
 
 fn ask_filter<S>(
@@ -286,6 +305,7 @@ fn internal_error() -> Response {
 }
 
 fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal, head_only: bool) {
+    hub.stats.requests_refused.count(refusal);
     log::debug!("refused with {}: {refusal}", refusal.status());
     respond(hub, token, &refusal.response(), head_only);
 }

@@ -233,6 +233,7 @@ fn owned(decoded: Decoded<'_>) -> Decoded<'static> {
     match decoded {
         Decoded::Message(Message::Text(text)) => Decoded::Message(text.into_owned().into()),
         Decoded::Message(Message::Binary(bytes)) => Decoded::Message(bytes.into_owned().into()),
+        Decoded::Compressed(_) => unreachable!("no rules here allow it"),
         Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
         Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
         Decoded::Close(close) => {

@@ -229,24 +229,21 @@ fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_i
 }
 
 #[test]
-fn feed_takes_prices_from_udp_and_passes_them_to_everybody() {
+fn feed_takes_prices_from_udp_and_passes_them_to_whoever_wants_that_symbol() {
     let example = Example::start_with("feed", &["127.0.0.1:0"]);
     let line = example.line();
     let feed = line.strip_prefix("prices are taken on ").unwrap();
-    let mut clients = [example.plain("/prices"), example.plain("/prices")];
-    for client in &mut clients {
-        assert_eq!(client.text(), "welcome: 0 prices so far, 0 malformed");
-    }
+    let [mut ann, mut bob] = [example.plain("/prices"), example.plain("/prices/INIT")];
+    assert_eq!(ann.text(), "all symbols: 0 prices so far, 0 malformed");
+    assert_eq!(bob.text(), "INIT: 0 prices so far, 0 malformed");
     let market = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for datagram in ["ACME 99.5", "nonsense", "INIT 7\n"] {
         market.send_to(datagram.as_bytes(), feed).unwrap();
     }
-    for client in &mut clients {
-        assert_eq!([(); 2].map(|()| client.text()), ["ACME 99.50", "INIT 7.00"]);
-    }
+    assert_eq!([(); 2].map(|()| ann.text()), ["ACME 99.50", "INIT 7.00"]);
+    assert_eq!(bob.text(), "INIT 7.00");
     let mut late = example.plain("/prices");
-    assert_eq!(late.text(), "welcome: 2 prices so far, 1 malformed");
-    let [ann, bob] = clients;
+    assert_eq!(late.text(), "all symbols: 2 prices so far, 1 malformed");
     example.interrupt([ann, bob, late]);
 }
 
@@ -439,4 +436,23 @@ fn the_chat_serves_its_page_and_its_health() {
     assert!(health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok"), "{health}");
     assert!(health.contains("Content-Type: text/plain"), "{health}");
     chat.interrupt([]);
+}
+
+#[test]
+fn the_metrics_are_those_of_the_server() {
+    let metrics = Example::start("metrics");
+    let mut client = metrics.plain("/ws");
+    client.send("hello");
+    assert_eq!(client.text(), "hello");
+    let page = metrics.get("/metrics");
+    for line in [
+        "ikisocket_connections{state=\"open\"} 1",
+        "ikisocket_messages_received_total 1",
+        "ikisocket_messages_sent_total 1",
+        "echo_longest_message_bytes 5",
+    ] {
+        assert!(page.lines().any(|each| each == line), "{line}: {page}");
+    }
+    assert!(page.contains("ikisocket_turn_duration_seconds_count "), "{page}");
+    metrics.interrupt([client]);
 }

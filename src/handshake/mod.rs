@@ -38,6 +38,7 @@
 //! # Ok::<(), ikisocket::handshake::Refusal>(())
 //! ```
 
+mod deflate;
 mod head;
 mod pattern;
 mod refusal;
@@ -45,6 +46,7 @@ mod request;
 mod response;
 mod upgrade;
 
+pub use deflate::{DeflateParams, agree_on_deflate};
 pub use head::{HeadLimits, HeadScanner, Scan};
 pub use pattern::{ParamNames, PatternError, Routes};
 pub use refusal::Refusal;

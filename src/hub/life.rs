@@ -4,15 +4,16 @@
 //! time has come: that is `time`'s.
 
 use std::io;
-
-use uuid::Uuid;
+use std::num::NonZeroU16;
 
 use super::Hub;
 use crate::attributes::Attributes;
+use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request};
 use crate::limits::RETRY_AFTER;
+use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
 use crate::token::Token;
 
@@ -20,6 +21,8 @@ use crate::token::Token;
 pub(crate) enum Record {
     Close { code: CloseCode, reason: String },
     Error { error: Error, data: String },
+    Pressure,
+    Relief,
     Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
 }
 
@@ -36,11 +39,13 @@ pub(crate) struct Upgraded {
     pub(crate) head: Vec<u8>,
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
+    pub(crate) compression: Option<Box<Compression>>,
+    pub(crate) slow_reader: SlowReader,
 }
 
 impl<T: Transport> Hub<T> {
     /// The peer becomes an open connection; `head` is the 101 response.
-    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<u16>, upgrade: Upgraded) {
+    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
         connection.phase = Phase::Open;
@@ -49,14 +54,17 @@ impl<T: Transport> Hub<T> {
         connection.subprotocol = subprotocol;
         connection.request = Some(upgrade.request);
         connection.attributes = upgrade.attributes;
+        connection.compression = upgrade.compression;
+        connection.slow_reader = upgrade.slow_reader;
         connection.outbox.push_head(&mut self.stage, upgrade.head);
-        let mut uuid = Uuid::new_v4();
+        let mut uuid = self.uuids.next();
         while self.by_uuid.contains_key(&uuid) {
-            uuid = Uuid::new_v4();
+            uuid = self.uuids.next();
         }
         connection.uuid = uuid;
         self.by_uuid.insert(uuid, token.index);
         self.open += 1;
+        self.stats.upgraded += 1;
         self.arm(token.index);
         self.mark(token);
     }
@@ -152,7 +160,9 @@ impl<T: Transport> Hub<T> {
             Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
             Error::SlowConsumer { .. } => {
                 let connection = &mut self.connections[token.index as usize];
+                let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
+                self.stats.bytes_dropped += (waiting - connection.outbox.waiting()) as u64;
                 let half_written = connection.outbox.is_mid_frame();
                 (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
             }
@@ -173,6 +183,7 @@ impl<T: Transport> Hub<T> {
         }
         log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
         self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        self.stats.disconnects.count(Some(&error), false);
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
         self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
     }
@@ -220,6 +231,7 @@ impl<T: Transport> Hub<T> {
         let Phase::Closing(farewell) = &mut connection.phase else { return };
         let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
         connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        self.stats.disconnects.count(error.as_ref(), clean);
         self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
         self.begin_phase(token);
         self.flush(token);
@@ -230,6 +242,7 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         connection.phase = phase;
         self.by_uuid.remove(&connection.uuid);
+        self.topics.leave_all(token.index);
         self.open -= 1;
         self.begin_phase(token);
     }
@@ -251,6 +264,7 @@ impl<T: Transport> Hub<T> {
         }
         debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
         connection.phase = Phase::Dead;
+        self.stats.bytes_dropped += connection.outbox.waiting() as u64;
         connection.outbox.clear(&mut self.stage);
         self.dead.push(token);
     }
@@ -266,6 +280,7 @@ impl<T: Transport> Hub<T> {
             return Err(CloseError::IllegalCode(code));
         }
         if self.stopping.is_none() {
+            log::info!("shutting down with {code}; open connections: {}", self.open);
             self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
         }
         for token in self.open_tokens() {
@@ -290,9 +305,11 @@ impl<T: Transport> Hub<T> {
     fn refuse_parked(&mut self) {
         let parked = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Parked(_)));
         let parked: Vec<_> = parked.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        let refusal = Refusal::Refusing { retry_after: RETRY_AFTER };
         for token in parked {
             let mut response = Vec::new();
-            Refusal::Refusing { retry_after: RETRY_AFTER }.response().encode(false, &mut response);
+            refusal.response().encode(false, &mut response);
+            self.stats.requests_refused.count(&refusal);
             self.respond(token, response);
         }
     }
@@ -303,22 +320,24 @@ mod tests {
     use crate::error::EmitError;
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
+    use crate::outgoing::How;
     use crate::protocol::{Opcode, encode_header};
+    use crate::testing::wire::End;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
         let frame = encode_header(Opcode::Binary, 200).len() + 200;
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
-            let (token, wire) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200]) != Emitted::Refused(EmitError::Full) {}
-            wire.0.borrow_mut().room = 1000;
+            let (token, far) = open(&mut hub, room);
+            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {}
+            far.make_room(1000);
             hub.flush_dirty();
             hub.writable(token);
-            let far = wire.0.borrow();
-            assert_eq!((far.reset, far.finished), (cut, !cut), "room for {room}");
+            assert_eq!(far.server_end(), Some(if cut { End::Reset } else { End::Fin }), "room for {room}");
             let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
-            assert_eq!(far.received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
+            let (received, _) = far.receive(usize::MAX);
+            assert_eq!(received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
             let told = records(&mut hub);
             assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
             assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");

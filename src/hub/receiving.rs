@@ -52,9 +52,27 @@ impl<T: Transport> Hub<T> {
                 Phase::Closing(_) => false,
                 _ => return None,
             };
-            match connection.decoder.decode(input, &self.limits.rules) {
+            let rules = match connection.compression {
+                None => &self.limits.rules,
+                Some(_) => &self.limits.compressed_rules,
+            };
+            match connection.decoder.decode(input, rules) {
                 Ok(None) => return None,
-                Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
+                Ok(Some(Decoded::Message(message))) if open => {
+                    self.stats.messages_in += 1;
+                    return Some(Received::Message(message));
+                }
+                Ok(Some(Decoded::Compressed(compressed))) if open => {
+                    let limit = self.limits.rules.max_message;
+                    match connection.compression.as_mut()?.inflate(&mut self.common, compressed, limit) {
+                        Ok(message) => {
+                            self.stats.messages_in += 1;
+                            return Some(Received::Message(message));
+                        }
+                        Err(violation) => self.fail(token, Error::Protocol(violation)),
+                    }
+                    return None;
+                }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
                     return Some(Received::Ping(data));

@@ -4,7 +4,7 @@
 use super::decoded::interpret;
 use super::frame::HeaderStart;
 use super::text::TextBuffer;
-use super::{Decoded, FrameHeader, Message, Opcode, Rules, Violation, apply_mask};
+use super::{Compressed, Decoded, FrameHeader, Message, Opcode, Rules, Violation, apply_mask};
 use std::borrow::Cow;
 
 /// The incomplete part of a stream.
@@ -71,7 +71,7 @@ impl Assembly {
                     let fin = frame.fin;
                     self.stage = Stage::default();
                     if fin && let Some(message) = self.message.take() {
-                        return message.finish().map(|message| Some(Decoded::Message(message)));
+                        return message.finish().map(Some);
                     }
                 }
                 Stage::Control(frame, held) => {
@@ -110,6 +110,10 @@ impl Assembly {
             Opcode::Close | Opcode::Ping | Opcode::Pong => {
                 self.stage = Stage::Control(frame, Vec::new());
                 return Ok(());
+            }
+            Opcode::Text | Opcode::Binary if header.rsv1 => {
+                let is_text = header.opcode == Opcode::Text;
+                self.message = Some(OpenMessage::new(Body::Compressed { is_text, bytes: Vec::new() }));
             }
             Opcode::Text => self.message = Some(OpenMessage::new(Body::Text(TextBuffer::default()))),
             Opcode::Binary => self.message = Some(OpenMessage::new(Body::Binary(Vec::new()))),
@@ -199,6 +203,7 @@ pub(super) struct OpenMessage {
 pub(super) enum Body {
     Text(TextBuffer),
     Binary(Vec<u8>),
+    Compressed { is_text: bool, bytes: Vec<u8> },
 }
 
 impl OpenMessage {
@@ -209,13 +214,17 @@ impl OpenMessage {
     fn len(&self) -> usize {
         match &self.body {
             Body::Text(text) => text.len(),
-            Body::Binary(bytes) => bytes.len(),
+            Body::Binary(bytes) | Body::Compressed { bytes, .. } => bytes.len(),
         }
     }
 
     /// Whether the limits leave room for the frame of this header; all earlier ones are in.
     fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
-        if header.len > rules.max_message.saturating_sub(self.len()) as u64 {
+        let longest = match self.body {
+            Body::Compressed { .. } => rules.max_compressed(),
+            _ => rules.max_message,
+        };
+        if header.len > longest.saturating_sub(self.len()) as u64 {
             return Err(Violation::MessageTooBig { limit: rules.max_message });
         }
         let is_fragment = !header.fin || header.opcode == Opcode::Continuation;
@@ -233,17 +242,20 @@ impl OpenMessage {
     fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
         match &mut self.body {
             Body::Text(text) => text.push(piece),
-            Body::Binary(bytes) => {
+            Body::Binary(bytes) | Body::Compressed { bytes, .. } => {
                 bytes.extend_from_slice(piece);
                 Ok(())
             }
         }
     }
 
-    fn finish(self) -> Result<Message<'static>, Violation> {
+    fn finish(self) -> Result<Decoded<'static>, Violation> {
         Ok(match self.body {
-            Body::Text(text) => Message::from(text.finish()?),
-            Body::Binary(bytes) => Message::from(bytes),
+            Body::Text(text) => Decoded::Message(Message::from(text.finish()?)),
+            Body::Binary(bytes) => Decoded::Message(Message::from(bytes)),
+            Body::Compressed { is_text, bytes } => {
+                Decoded::Compressed(Compressed { is_text, payload: Cow::Owned(bytes) })
+            }
         })
     }
 }

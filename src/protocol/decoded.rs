@@ -10,12 +10,37 @@ use std::borrow::Cow;
 pub enum Decoded<'i> {
     /// A whole message, its fragments put together.
     Message(Message<'i>),
+    /// A whole message that is still compressed; only if [`Rules::compression`](super::Rules::compression) allows it.
+    Compressed(Compressed<'i>),
     /// A Ping, to be answered with a Pong of the same bytes (§5.5.2).
     Ping(Cow<'i, [u8]>),
     /// A Pong; needs no answer (§5.5.3).
     Pong(Cow<'i, [u8]>),
     /// A Close frame, `None` if it was empty; nothing is decoded after it (§5.5.1).
     Close(Option<CloseFrame<'i>>),
+}
+
+/// A whole message as permessage-deflate compressed it (RFC 7692 §7.2.1): without the last four bytes of its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compressed<'i> {
+    /// What comes out of it must be text.
+    pub is_text: bool,
+    /// The DEFLATE stream.
+    pub payload: Cow<'i, [u8]>,
+}
+
+impl Compressed<'_> {
+    /// The message, given what came out of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::InvalidUtf8`] if it must be text and is not.
+    pub fn into_message(self, decompressed: Vec<u8>) -> Result<Message<'static>, Violation> {
+        Ok(match self.is_text {
+            true => Message::Text(Cow::Owned(String::from_utf8(decompressed).map_err(|_| Violation::InvalidUtf8)?)),
+            false => Message::Binary(Cow::Owned(decompressed)),
+        })
+    }
 }
 
 /// What the whole, unmasked payload of an unfragmented frame means.

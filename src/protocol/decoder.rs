@@ -5,7 +5,7 @@
 use super::assembly::Assembly;
 use super::decoded::interpret;
 use super::frame::HeaderStart;
-use super::{Decoded, Opcode, Rules, Violation, apply_mask};
+use super::{Compressed, Decoded, FrameHeader, Opcode, Rules, Violation, apply_mask};
 use std::borrow::Cow;
 
 /// Decodes the stream of one connection.
@@ -69,9 +69,14 @@ impl Decoder {
     #[inline]
     pub fn decode<'i>(&mut self, input: &mut &'i mut [u8], rules: &Rules) -> Result<Option<Decoded<'i>>, Violation> {
         if self.state.is_none()
-            && let Some((opcode, payload)) = take_whole_frame(input, rules)
+            && let Some((header, payload)) = take_whole_frame(input, rules)
         {
-            let result = interpret(opcode, Cow::Borrowed(payload));
+            let payload = Cow::Borrowed(&*payload);
+            if header.rsv1 {
+                let is_text = header.opcode == Opcode::Text;
+                return Ok(Some(Decoded::Compressed(Compressed { is_text, payload })));
+            }
+            let result = interpret(header.opcode, payload);
             match &result {
                 Err(violation) => self.end(State::Failed(*violation)),
                 Ok(Decoded::Close(_)) => self.end(State::Closed),
@@ -137,7 +142,7 @@ impl Decoder {
 /// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full.
 /// Else `input` is left as it was; what is wrong or missing is found out by [`Assembly`].
 #[inline]
-fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(Opcode, &'i mut [u8])> {
+fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(FrameHeader, &'i mut [u8])> {
     let start = HeaderStart::parse(input).ok()??;
     rules.allow(start, false).ok()?;
     let (header, header_len) = start.parse_rest(input).ok()??;
@@ -149,7 +154,7 @@ fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(Opco
     if let Some(key) = header.mask {
         apply_mask(payload, key, 0);
     }
-    Some((header.opcode, payload))
+    Some((header, payload))
 }
 
 #[cfg(test)]
@@ -203,6 +208,9 @@ mod tests {
             Decoded::Message(Message::Binary(bytes)) => Decoded::Message(bytes.into_owned().into()),
             Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
             Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
+            Decoded::Compressed(Compressed { is_text, payload }) => {
+                Decoded::Compressed(Compressed { is_text, payload: payload.into_owned().into() })
+            }
             Decoded::Close(close) => {
                 Decoded::Close(close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }))
             }

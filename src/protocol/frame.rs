@@ -51,6 +51,20 @@ impl Opcode {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 
+    /// The kind of a final frame with this opcode and no reserved bit.
+    #[must_use]
+    #[inline]
+    pub const fn plain(self) -> FrameKind {
+        FrameKind(FIN | self as u8)
+    }
+
+    /// The kind of a final frame whose payload is compressed (RSV1; RFC 7692 §6.1).
+    #[must_use]
+    #[inline]
+    pub const fn compressed(self) -> FrameKind {
+        FrameKind(FIN | RSV1 | self as u8)
+    }
+
     #[inline]
     fn from_bits(bits: u8) -> Result<Self, Violation> {
         Ok(match bits {
@@ -62,6 +76,33 @@ impl Opcode {
             10 => Self::Pong,
             _ => return Err(Violation::ReservedOpcode(bits)),
         })
+    }
+}
+
+/// What a final frame is: its first byte. An [`Opcode`] is the kind of a plain one.
+///
+/// ```
+/// use ikisocket::protocol::{FrameKind, Opcode};
+///
+/// assert_eq!(FrameKind::from(Opcode::Text), Opcode::Text.plain());
+/// assert_ne!(FrameKind::from(Opcode::Text), Opcode::Text.compressed());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameKind(u8);
+
+impl FrameKind {
+    pub(crate) const PING: Self = Opcode::Ping.plain();
+    pub(crate) const PONG: Self = Opcode::Pong.plain();
+
+    /// The kind of the frame that `frames` begin with.
+    pub(crate) fn of(frames: &[u8]) -> Option<Self> {
+        frames.first().map(|&first| Self(first))
+    }
+}
+
+impl From<Opcode> for FrameKind {
+    fn from(opcode: Opcode) -> Self {
+        opcode.plain()
     }
 }
 
@@ -195,6 +236,11 @@ impl HeaderStart {
         self.first & (RSV1 | RSV2 | RSV3) != 0
     }
 
+    /// Of the reserved bits, RSV1 alone is set.
+    pub(super) fn has_only_rsv1(self) -> bool {
+        self.first & (RSV1 | RSV2 | RSV3) == RSV1
+    }
+
     #[inline]
     pub(super) fn is_masked(self) -> bool {
         self.second & MASK != 0
@@ -308,16 +354,16 @@ impl Deref for EncodedHeader {
 /// ```
 #[must_use]
 #[inline]
-pub fn encode_header(opcode: Opcode, len: usize) -> EncodedHeader {
-    EncodedHeader::new(FIN | opcode as u8, 0, len as u64)
+pub fn encode_header(kind: impl Into<FrameKind>, len: usize) -> EncodedHeader {
+    EncodedHeader::new(kind.into().0, 0, len as u64)
 }
 
 /// Appends one unmasked, final frame to `out`: what a server sends.
 ///
 /// Not checked: that a control frame has at most 125 bytes, and that text is UTF-8.
 #[inline]
-pub fn encode_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-    let header = encode_header(opcode, payload.len());
+pub fn encode_frame(kind: impl Into<FrameKind>, payload: &[u8], out: &mut Vec<u8>) {
+    let header = encode_header(kind, payload.len());
     out.reserve(header.bytes.len() + payload.len());
     // All ten bytes and then fewer: a copy of fixed length is a few moves, one of unknown length is a call.
     let start = out.len();

@@ -8,6 +8,7 @@
 //! | `assembly` | what is incomplete, until it is not |
 //! | `rules` | limits, and which frame may stand where |
 //! | `decoded` | what comes out |
+//! | `deflate` | compressed messages (RFC 7692); with the feature of that name |
 //! | `text` | UTF-8 that arrives in pieces |
 //! | `mask` | the masking XOR |
 //! | `message` | messages and the view of them |
@@ -18,6 +19,8 @@ mod assembly;
 mod close;
 mod decoded;
 mod decoder;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod frame;
 mod mask;
 mod message;
@@ -26,9 +29,11 @@ mod text;
 mod violation;
 
 pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
-pub use decoded::Decoded;
+pub use decoded::{Compressed, Decoded};
 pub use decoder::Decoder;
-pub use frame::{EncodedHeader, FrameHeader, Opcode, encode_frame, encode_header, frame_len};
+#[cfg(feature = "deflate")]
+pub use deflate::{Deflater, Inflater};
+pub use frame::{EncodedHeader, FrameHeader, FrameKind, Opcode, encode_frame, encode_header, frame_len};
 pub use mask::apply_mask;
 pub use message::{Message, Payload};
 pub use rules::{Role, Rules};

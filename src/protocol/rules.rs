@@ -34,12 +34,13 @@ pub struct Rules {
     /// How many fragments of one message may be empty. They cost work and count for nothing in
     /// [`max_message`](Self::max_message). Default: 1000.
     pub max_empty_fragments: u32,
-    // permessage-deflate: whether it was agreed on belongs here; see `allow`.
+    /// permessage-deflate was agreed on: messages may be [compressed](super::Decoded::Compressed) (RFC 7692 §6). Default: no.
+    pub compression: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { role: Role::Server, max_message: 1024 * 1024, max_empty_fragments: 1000 }
+        Self { role: Role::Server, max_message: 1024 * 1024, max_empty_fragments: 1000, compression: false }
     }
 }
 
@@ -62,12 +63,28 @@ impl Rules {
         Self { max_empty_fragments, ..self }
     }
 
+    /// Sets [`compression`](Self::compression).
+    #[must_use]
+    pub const fn compression(self, compression: bool) -> Self {
+        Self { compression, ..self }
+    }
+
+    /// The longest compressed message in bytes. What cannot be compressed grows a little (RFC 1951 §3.2.4), the more so in fragments that are
+    /// compressed one by one; what comes out of it is held to `max_message`.
+    pub(super) fn max_compressed(&self) -> usize {
+        self.max_message.saturating_add(self.max_message / 8).saturating_add(1024)
+    }
+
+    /// RSV1 is legal on the first frame of a message once that was agreed on (RFC 7692 §6).
+    #[cold]
+    fn allows_compressed(&self, start: HeaderStart) -> bool {
+        self.compression && start.has_only_rsv1() && matches!(start.opcode, Opcode::Text | Opcode::Binary)
+    }
+
     /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes.
     #[inline]
     pub(super) fn allow(&self, start: HeaderStart, message_is_open: bool) -> Result<(), Violation> {
-        // permessage-deflate: RSV1 is legal on the first frame of a message once it is agreed on
-        // (RFC 7692 §6).
-        if start.has_reserved_bits() {
+        if start.has_reserved_bits() && !self.allows_compressed(start) {
             return Err(Violation::ReservedBits);
         }
         match (self.role, start.is_masked()) {

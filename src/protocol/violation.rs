@@ -10,8 +10,8 @@ use super::CloseCode;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// RSV1, RSV2 or RSV3 is set and no extension gives it a meaning (§5.2).
-    #[error("a reserved header bit is set, but no extension was agreed on")]
+    /// RSV1, RSV2 or RSV3 is set and no extension that was agreed on gives it a meaning there (§5.2).
+    #[error("a reserved header bit is set that no agreed extension gives a meaning")]
     ReservedBits,
     /// The opcode is one of 3–7 or 11–15 (§5.2).
     #[error("opcode {0} is reserved")]
@@ -49,6 +49,9 @@ pub enum Violation {
     /// A Close frame with a payload of one byte, where a code needs two (§5.5.1).
     #[error("a close frame is too short for its code")]
     CloseFrameTooShort,
+    /// A compressed message is no DEFLATE stream (RFC 7692 §7.2.2, RFC 1951).
+    #[error("a compressed message cannot be decompressed")]
+    InvalidDeflate,
     /// A message is, or says that it will be, longer than
     /// [`Rules::max_message`](super::Rules::max_message).
     #[error("a message is longer than {limit} bytes")]
@@ -77,7 +80,7 @@ impl Violation {
     #[must_use]
     pub fn close_code(self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             // Legal by the RFC, so not a protocol error: it is our patience that ends.
             Self::TooManyEmptyFragments { .. } => CloseCode::POLICY_VIOLATION,
@@ -105,6 +108,7 @@ mod tests {
             (UnexpectedContinuation, 1002),
             (ExpectedContinuation, 1002),
             (InvalidUtf8, 1007),
+            (InvalidDeflate, 1007),
             (InvalidCloseCode(1005), 1002),
             (CloseFrameTooShort, 1002),
             (MessageTooBig { limit: 1 }, 1009),

@@ -180,6 +180,7 @@ impl<T> Connection<T> {
             match self.decoder.decode(&mut input, rules) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Decoded::Message(message))) => listener.message(self, message.payload(), now),
+                Ok(Some(Decoded::Compressed(_))) => unreachable!("the rules allow none"),
                 Ok(Some(Decoded::Ping(payload))) => self.send(Opcode::Pong, &payload),
                 Ok(Some(Decoded::Pong(_))) => {}
                 Ok(Some(Decoded::Close(_))) if !self.is_open() => return Err(End::Closed),

@@ -1,0 +1,216 @@
+//! permessage-deflate (RFC 7692) in the server: the settings, what one connection keeps for it, and what all connections of a loop
+//! share.
+//!
+//! It knows compressors, decompressors and what was agreed on. How a compressed frame waits and goes out is the outbox's affair.
+
+use crate::handshake::{DeflateParams, Request, agree_on_deflate};
+use crate::protocol::{Compressed, Deflater, Inflater, Message, Violation};
+
+/// What is kept for the next message that is compressed for all.
+const KEEP_CAPACITY: usize = 256 * 1024;
+
+/// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off by default; on with
+/// [`Builder::deflate`](crate::Builder::deflate) or [`Route::deflate`](crate::Route::deflate).
+///
+/// With [`shared`](Self::shared) no message refers to an earlier one: all connections of a loop share one compressor and one
+/// decompressor, a connection costs about 50 bytes more, and a broadcast is compressed once. With [`dedicated`](Self::dedicated) each message
+/// can refer to the 32 KiB before it, which makes small similar messages much smaller; a connection costs up to about 300 KiB once it sends
+/// and 45 KiB once it receives, and a broadcast is compressed for each.
+///
+/// ```
+/// use ikisocket::{Deflate, Server};
+///
+/// let server = Server::builder().deflate(Deflate::shared().level(1).minimum(512)).build(())?;
+/// # Ok::<(), ikisocket::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Deflate {
+    params: DeflateParams,
+    level: u8,
+    minimum: u32,
+}
+
+impl Deflate {
+    /// Each message by itself; the client is asked for the same.
+    pub fn shared() -> Self {
+        let params = DeflateParams {
+            server_no_context_takeover: true,
+            client_no_context_takeover: true,
+            ..DeflateParams::default()
+        };
+        Self { params, level: 1, minimum: 128 }
+    }
+
+    /// Messages may refer to earlier ones (context takeover), in both directions, if the client agrees.
+    pub fn dedicated() -> Self {
+        Self { params: DeflateParams::default(), ..Self::shared() }
+    }
+
+    /// Whether the client's messages may refer to its earlier ones; that costs a connection up to about 45 KiB. Default: no if
+    /// [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
+    pub fn client_context_takeover(mut self, yes: bool) -> Self {
+        self.params.client_no_context_takeover = !yes;
+        self
+    }
+
+    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1.
+    pub fn level(mut self, level: u8) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Shorter messages, in bytes, are sent as they are. Default: 128.
+    pub fn minimum(mut self, bytes: u32) -> Self {
+        self.minimum = bytes;
+        self
+    }
+
+    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. Default: 15. The client may ask for less.
+    pub fn server_window_bits(mut self, bits: u8) -> Self {
+        self.params.server_max_window_bits = bits;
+        self
+    }
+
+    /// How far back the client's messages may refer, as a power of 2 of bytes: 9 to 15. Default: 15. It is no more than a wish to clients
+    /// that do not offer `client_max_window_bits`.
+    pub fn client_window_bits(mut self, bits: u8) -> Self {
+        self.params.client_max_window_bits = bits;
+        self
+    }
+
+    /// The first setting that is out of its range, and that range.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        for (ok, setting, expected) in [
+            ((1..=9).contains(&self.level), "deflate level", "1 to 9"),
+            ((9..=15).contains(&self.params.server_max_window_bits), "deflate server_window_bits", "9 to 15"),
+            ((9..=15).contains(&self.params.client_max_window_bits), "deflate client_window_bits", "9 to 15"),
+        ] {
+            if !ok {
+                return Err((setting, expected));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a request's offer comes to: what the connection keeps, and the value of `Sec-WebSocket-Extensions`.
+    pub(crate) fn agree(&self, request: &Request) -> Option<(Box<Compression>, String)> {
+        let (agreed, answer) = agree_on_deflate(request, &self.params)?;
+        let compression = Compression {
+            kind: Kind { level: self.level, bits: agreed.server_max_window_bits },
+            minimum: self.minimum,
+            keeps_context: !agreed.server_no_context_takeover,
+            deflater: None,
+            inflater_bits: (!agreed.client_no_context_takeover).then_some(agreed.client_max_window_bits),
+            inflater: None,
+        };
+        Some((Box::new(compression), answer))
+    }
+}
+
+/// Which compressor: connections of the same kind can be sent the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    level: u8,
+    bits: u8,
+}
+
+/// How a message goes out on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Plain,
+    /// Compressed now, as for every other connection of this kind.
+    Shared(Kind),
+    /// Compressed when it goes to the socket, because the messages after it refer to it.
+    Own,
+}
+
+/// What one connection keeps for permessage-deflate.
+pub(crate) struct Compression {
+    kind: Kind,
+    minimum: u32,
+    /// Our messages refer to each other: they are compressed by `deflater`, which is made for the first one.
+    keeps_context: bool,
+    deflater: Option<Box<Deflater>>,
+    /// The client's messages refer to each other, this far back; `inflater` is made for the first one.
+    inflater_bits: Option<u8>,
+    inflater: Option<Box<Inflater>>,
+}
+
+impl Compression {
+    pub(crate) fn way(&self, len: usize) -> Way {
+        if len < self.minimum as usize {
+            Way::Plain
+        } else if self.keeps_context {
+            Way::Own
+        } else {
+            Way::Shared(self.kind)
+        }
+    }
+
+    /// Whether our messages refer to each other.
+    pub(crate) fn keeps_context(&self) -> bool {
+        self.keeps_context
+    }
+
+    /// Appends the compressed form of our next message to `out`.
+    pub(crate) fn deflate_next(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        let Kind { level, bits } = self.kind;
+        let deflater = self.deflater.get_or_insert_with(|| Box::new(Deflater::new(level, bits)));
+        deflater.deflate(payload, true, out);
+    }
+
+    /// Decompresses what the peer has sent, up to `limit` bytes.
+    pub(crate) fn inflate(
+        &mut self,
+        common: &mut Common,
+        compressed: Compressed<'_>,
+        limit: usize,
+    ) -> Result<Message<'static>, Violation> {
+        let mut message = Vec::new();
+        match self.inflater_bits {
+            Some(bits) => {
+                let inflater = self.inflater.get_or_insert_with(|| Box::new(Inflater::new(bits)));
+                inflater.inflate(&compressed.payload, limit, &mut message)?;
+            }
+            None => {
+                let inflater = common.inflater.get_or_insert_with(|| Inflater::new(15));
+                inflater.reset();
+                inflater.inflate(&compressed.payload, limit, &mut message)?;
+            }
+        }
+        compressed.into_message(message)
+    }
+}
+
+/// What the connections of one loop share. Empty until the first message is compressed.
+#[derive(Default)]
+pub(crate) struct Common {
+    deflaters: Vec<(Kind, Deflater)>,
+    inflater: Option<Inflater>,
+    spare: Vec<u8>,
+}
+
+impl Common {
+    /// Compresses a message for all connections of a kind; `None` if that does not make it smaller. The buffer is to be given
+    /// [back](Self::recycle).
+    pub(crate) fn deflate(&mut self, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+        let at = self.deflaters.iter().position(|(each, _)| *each == kind).unwrap_or_else(|| {
+            self.deflaters.push((kind, Deflater::new(kind.level, kind.bits)));
+            self.deflaters.len() - 1
+        });
+        let mut out = std::mem::take(&mut self.spare);
+        self.deflaters[at].1.deflate(payload, false, &mut out);
+        if out.len() < payload.len() {
+            return Some(out);
+        }
+        self.recycle(out);
+        None
+    }
+
+    pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.shrink_to(KEEP_CAPACITY);
+        self.spare = buffer;
+    }
+}

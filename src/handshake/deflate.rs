@@ -1,0 +1,260 @@
+//! permessage-deflate in the handshake (RFC 7692 §5.1, §7.1): which of the client's offers can be accepted, and the answer to it.
+//! Knows no compressor.
+
+use super::Request;
+
+const NAME: &str = "permessage-deflate";
+const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
+const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
+const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
+const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
+
+/// What a window is without a word about it, in bits.
+const DEFAULT_BITS: u8 = 15;
+/// The smallest window that compressors offer; the RFC also knows 8.
+const LEAST_BITS: u8 = 9;
+
+/// The parameters of permessage-deflate (RFC 7692 §7.1): what a server wants, or what was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeflateParams {
+    /// The server compresses each message by itself.
+    pub server_no_context_takeover: bool,
+    /// The client compresses each message by itself.
+    pub client_no_context_takeover: bool,
+    /// The server refers back at most 2 to this power of bytes: 9 to 15.
+    pub server_max_window_bits: u8,
+    /// The client refers back at most 2 to this power of bytes: 9 to 15.
+    pub client_max_window_bits: u8,
+}
+
+impl Default for DeflateParams {
+    fn default() -> Self {
+        Self {
+            server_no_context_takeover: false,
+            client_no_context_takeover: false,
+            server_max_window_bits: DEFAULT_BITS,
+            client_max_window_bits: DEFAULT_BITS,
+        }
+    }
+}
+
+/// Agrees on the first of the client's offers of permessage-deflate that can be accepted: the parameters, and the value of the answer's
+/// `Sec-WebSocket-Extensions`. `None` if there is none; then the connection is not compressed.
+///
+/// An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692 §7), or if it wants the server to use a window of
+/// 8 bits, for which there is no compressor. A client's window is only made smaller if the client offers that.
+///
+/// ```
+/// use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
+///
+/// let head = b"GET / HTTP/1.1\r\nHost: a\r\n\
+///     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+/// let request = Request::parse(head, &HeadLimits::default())?;
+///
+/// let wanted = DeflateParams { client_max_window_bits: 10, ..DeflateParams::default() };
+/// let (agreed, answer) = agree_on_deflate(&request, &wanted).expect("a good offer");
+/// assert_eq!(agreed, wanted);
+/// assert_eq!(answer, "permessage-deflate; client_max_window_bits=10");
+/// # Ok::<(), ikisocket::handshake::Refusal>(())
+/// ```
+#[must_use]
+pub fn agree_on_deflate(request: &Request, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
+    let values = request.header_values("Sec-WebSocket-Extensions");
+    let mut offers = values.flat_map(|value| split(value, b',')).filter_map(Offer::parse);
+    offers.find_map(|offer| offer.accept(wanted))
+}
+
+/// One offer of permessage-deflate.
+#[derive(Default)]
+struct Offer {
+    server_no_context_takeover: bool,
+    client_no_context_takeover: bool,
+    server_max_window_bits: Option<u8>,
+    /// `Some(None)`: the client can make its window smaller, and does not say how small it is.
+    client_max_window_bits: Option<Option<u8>>,
+}
+
+impl Offer {
+    /// `None` if it is another extension, or illegal.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = split(text, b';');
+        if !parts.next()?.eq_ignore_ascii_case(NAME) {
+            return None;
+        }
+        let mut offer = Self::default();
+        for part in parts {
+            let (name, value) = match part.split_once('=') {
+                Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start()))),
+                None => (part, None),
+            };
+            let is_new = if name.eq_ignore_ascii_case(SERVER_NO_CONTEXT_TAKEOVER) && value.is_none() {
+                !std::mem::replace(&mut offer.server_no_context_takeover, true)
+            } else if name.eq_ignore_ascii_case(CLIENT_NO_CONTEXT_TAKEOVER) && value.is_none() {
+                !std::mem::replace(&mut offer.client_no_context_takeover, true)
+            } else if name.eq_ignore_ascii_case(SERVER_MAX_WINDOW_BITS) {
+                offer.server_max_window_bits.replace(window_bits(value?)?).is_none()
+            } else if name.eq_ignore_ascii_case(CLIENT_MAX_WINDOW_BITS) {
+                let bits = value.map(|value| window_bits(value).ok_or(()));
+                offer.client_max_window_bits.replace(bits.transpose().ok()?).is_none()
+            } else {
+                false
+            };
+            if !is_new {
+                return None;
+            }
+        }
+        Some(offer)
+    }
+
+    fn accept(&self, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
+        let server = wanted.server_max_window_bits.min(self.server_max_window_bits.unwrap_or(DEFAULT_BITS));
+        if server < LEAST_BITS {
+            return None;
+        }
+        let client = match self.client_max_window_bits {
+            Some(bits) => wanted.client_max_window_bits.min(bits.unwrap_or(DEFAULT_BITS)),
+            None => DEFAULT_BITS,
+        };
+        let agreed = DeflateParams {
+            server_no_context_takeover: self.server_no_context_takeover || wanted.server_no_context_takeover,
+            client_no_context_takeover: self.client_no_context_takeover || wanted.client_no_context_takeover,
+            server_max_window_bits: server,
+            client_max_window_bits: client.max(LEAST_BITS),
+        };
+        let mut answer = NAME.to_owned();
+        for (flag, name) in [
+            (agreed.server_no_context_takeover, SERVER_NO_CONTEXT_TAKEOVER),
+            (agreed.client_no_context_takeover, CLIENT_NO_CONTEXT_TAKEOVER),
+        ] {
+            if flag {
+                answer += &format!("; {name}");
+            }
+        }
+        for (bits, name) in [(server, SERVER_MAX_WINDOW_BITS), (client, CLIENT_MAX_WINDOW_BITS)] {
+            if bits < DEFAULT_BITS {
+                answer += &format!("; {name}={bits}");
+            }
+        }
+        Some((agreed, answer))
+    }
+}
+
+/// A window's size: 8 to 15, without a leading zero (RFC 7692 §7.1.2).
+fn window_bits(value: &str) -> Option<u8> {
+    match value {
+        "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15" => value.parse().ok(),
+        _ => None,
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+/// The parts of a list between separators that are not inside quotes (RFC 6455 §9.1), trimmed.
+fn split(list: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let is_separator = move |c: char| {
+        quoted ^= c == '"';
+        !quoted && c == char::from(separator)
+    };
+    list.split(is_separator).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::HeadLimits;
+
+    fn answer(offers: &str, wanted: &DeflateParams) -> Option<String> {
+        let lines: String = offers.lines().map(|line| format!("Sec-WebSocket-Extensions: {line}\r\n")).collect();
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let request = Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+        agree_on_deflate(&request, wanted).map(|(_, answer)| answer)
+    }
+
+    /// The answer of a server that wants nothing in particular, without the extension's name.
+    fn plain(offers: &str) -> Option<String> {
+        let answer = answer(offers, &DeflateParams::default())?;
+        Some(answer.strip_prefix(NAME).unwrap().trim_start_matches("; ").to_owned())
+    }
+
+    #[test]
+    fn each_parameter_is_agreed_on_as_the_rfc_says() {
+        for (offer, answer) in [
+            ("permessage-deflate", ""),
+            ("permessage-deflate; server_no_context_takeover", "server_no_context_takeover"),
+            ("permessage-deflate; client_no_context_takeover", "client_no_context_takeover"),
+            ("permessage-deflate; server_max_window_bits=9", "server_max_window_bits=9"),
+            ("permessage-deflate; server_max_window_bits=\"12\"", "server_max_window_bits=12"),
+            ("permessage-deflate;server_max_window_bits = 15", ""),
+            ("permessage-deflate; client_max_window_bits", ""),
+            ("permessage-deflate; client_max_window_bits=15", ""),
+            ("permessage-deflate; client_max_window_bits=10", "client_max_window_bits=10"),
+            ("permessage-deflate; client_max_window_bits=8", "client_max_window_bits=8"),
+            ("Permessage-Deflate; Server_Max_Window_Bits=14", "server_max_window_bits=14"),
+        ] {
+            assert_eq!(plain(offer).as_deref(), Some(answer), "{offer}");
+        }
+    }
+
+    #[test]
+    fn an_illegal_offer_is_declined_as_a_whole() {
+        for parameters in [
+            "unknown",
+            "server_no_context_takeover=1",
+            "client_no_context_takeover=",
+            "server_no_context_takeover; server_no_context_takeover",
+            "server_max_window_bits",
+            "server_max_window_bits=",
+            "server_max_window_bits=7",
+            "server_max_window_bits=16",
+            "server_max_window_bits=09",
+            "server_max_window_bits=+9",
+            "server_max_window_bits=9; server_max_window_bits=9",
+            "client_max_window_bits=0",
+            "client_max_window_bits=",
+            "client_max_window_bits; client_max_window_bits=10",
+            "",
+        ] {
+            assert_eq!(plain(&format!("permessage-deflate; {parameters}")), None, "{parameters}");
+        }
+    }
+
+    #[test]
+    fn a_window_of_8_bits_is_declined_for_the_server_and_good_for_the_client() {
+        assert_eq!(plain("permessage-deflate; server_max_window_bits=8"), None);
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=8\r\n\r\n";
+        let request = Request::parse(request, &HeadLimits::default()).unwrap();
+        let (agreed, _) = agree_on_deflate(&request, &DeflateParams::default()).unwrap();
+        assert_eq!(agreed.client_max_window_bits, 9, "a window of 9 holds one of 8");
+    }
+
+    #[test]
+    fn the_first_good_offer_of_several_is_taken() {
+        let good = "permessage-deflate; server_max_window_bits=11";
+        let one_line = format!("x-webkit-deflate-frame, permessage-deflate; what, {good}, permessage-deflate");
+        assert_eq!(plain(&one_line).as_deref(), Some("server_max_window_bits=11"));
+        let two_lines = format!("foo; bar=\"a, permessage-deflate\"\n{good}");
+        assert_eq!(plain(&two_lines).as_deref(), Some("server_max_window_bits=11"));
+        assert_eq!(plain("foo, bar"), None);
+        assert_eq!(plain(""), None);
+    }
+
+    #[test]
+    fn what_the_server_wants_is_in_the_answer_if_the_client_allows_it() {
+        let wanted = DeflateParams {
+            server_no_context_takeover: true,
+            client_no_context_takeover: true,
+            server_max_window_bits: 10,
+            client_max_window_bits: 11,
+        };
+        let all = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=";
+        assert_eq!(answer("permessage-deflate", &wanted), Some(format!("{all}10")));
+        let offer = "permessage-deflate; client_max_window_bits; server_max_window_bits=9";
+        assert_eq!(answer(offer, &wanted), Some(format!("{all}9; client_max_window_bits=11")));
+        let offer = "permessage-deflate; client_max_window_bits=10; server_max_window_bits=12";
+        assert_eq!(answer(offer, &wanted), Some(format!("{all}10; client_max_window_bits=10")));
+    }
+}

@@ -1,0 +1,52 @@
+//! What stands in the place of `compression` in a build without the feature `deflate`: no connection is compressed.
+
+use crate::protocol::{Compressed, Message, Violation};
+
+/// There is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(dead_code, reason = "the ways of the other build")]
+pub(crate) enum Way {
+    Plain,
+    Shared(Kind),
+    Own,
+}
+
+/// There is none.
+pub(crate) enum Compression {}
+
+impl Compression {
+    pub(crate) fn way(&self, _: usize) -> Way {
+        match *self {}
+    }
+
+    pub(crate) fn keeps_context(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn deflate_next(&mut self, _: &[u8], _: &mut Vec<u8>) {
+        match *self {}
+    }
+
+    pub(crate) fn inflate(
+        &mut self,
+        _: &mut Common,
+        _: Compressed<'_>,
+        _: usize,
+    ) -> Result<Message<'static>, Violation> {
+        match *self {}
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Common {}
+
+impl Common {
+    pub(crate) fn deflate(&mut self, kind: Kind, _: &[u8]) -> Option<Vec<u8>> {
+        match kind {}
+    }
+
+    pub(crate) fn recycle(&mut self, _: Vec<u8>) {}
+}

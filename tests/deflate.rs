@@ -1,0 +1,412 @@
+//! permessage-deflate (RFC 7692) on the wire: what is agreed on, what is compressed, and what a peer can do wrong with it.
+#![cfg(feature = "deflate")]
+
+mod common;
+
+use std::io::{ErrorKind, Read};
+
+use common::{Diary, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until, upgrade_request, with_socket};
+use ikisocket::protocol::{Decoded, Decoder, Deflater, Inflater, Message, Role, Rules};
+use ikisocket::{Builder, Deflate, Event, Server, Socket, Uncompressed};
+
+const RSV1: u8 = 0x40;
+const CONTINUATION: u8 = 0;
+const FIN: u8 = 0x80;
+const MIB: usize = 1024 * 1024;
+
+/// A client that agreed on compression.
+struct Client {
+    raw: Raw,
+    received: Vec<u8>,
+    decoder: Decoder,
+    inflater: Inflater,
+    deflater: Deflater,
+    /// The value of the answer's `Sec-WebSocket-Extensions`.
+    answer: Option<String>,
+}
+
+/// What came in, and whether it was compressed.
+type Came = (bool, String);
+
+impl Client {
+    #[track_caller]
+    fn connect(server: &mut Server<Diary>, path: &str, offer: &str) -> Self {
+        let mut raw = Raw::connect(server);
+        let request = upgrade_request(path);
+        raw.send(request.trim_end().as_bytes());
+        raw.send(format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n").as_bytes());
+        let mut head = Vec::new();
+        turn_until(server, |_| {
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && matches!((&raw.stream).read(&mut byte), Ok(1)) {
+                head.push(byte[0]);
+            }
+            head.ends_with(b"\r\n\r\n")
+        });
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let answer = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ").map(str::to_owned));
+        Self {
+            raw,
+            received: Vec::new(),
+            decoder: Decoder::new(),
+            inflater: Inflater::new(15),
+            deflater: Deflater::new(6, 15),
+            answer,
+        }
+    }
+
+    fn forgets(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.contains("server_no_context_takeover"))
+    }
+
+    /// The compressed form of a message; the next one refers to it unless that was agreed not to be.
+    fn deflated(&mut self, payload: &[u8]) -> Vec<u8> {
+        let keep = !self.answer.as_ref().is_some_and(|answer| answer.contains("client_no_context_takeover"));
+        let mut out = Vec::new();
+        self.deflater.deflate(payload, keep, &mut out);
+        out
+    }
+
+    fn send_compressed(&mut self, payload: &[u8]) {
+        let payload = self.deflated(payload);
+        self.raw.send(&compressed_frame(TEXT, &payload));
+    }
+
+    /// The next message, if it is there.
+    fn try_next(&mut self) -> Option<Came> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let rules = Rules::default().role(Role::Client).compression(true).max_message(64 * MIB);
+            let mut input = &mut self.received[..];
+            let decoded = self.decoder.decode(&mut input, &rules).unwrap();
+            let came = match decoded {
+                None => None,
+                Some(Decoded::Message(Message::Text(text))) => Some((false, text.into_owned())),
+                Some(Decoded::Compressed(compressed)) => {
+                    let mut out = Vec::new();
+                    self.inflater.inflate(&compressed.payload, 64 * MIB, &mut out).unwrap();
+                    if self.answer.as_ref().is_some_and(|answer| answer.contains("server_no_context_takeover")) {
+                        self.inflater.reset();
+                    }
+                    Some((true, String::from_utf8(out).unwrap()))
+                }
+                Some(Decoded::Pong(data)) => Some((false, format!("pong {}", String::from_utf8_lossy(&data)))),
+                Some(Decoded::Ping(data)) => Some((false, format!("ping {}", String::from_utf8_lossy(&data)))),
+                Some(Decoded::Close(close)) => {
+                    Some((false, format!("close {}", close.map_or(1005, |close| close.code.into()))))
+                }
+                Some(other) => panic!("{other:?}"),
+            };
+            let left = input.len();
+            self.received.drain(..self.received.len() - left);
+            if came.is_some() {
+                return came;
+            }
+            match (&self.raw.stream).read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn next(&mut self, server: &mut Server<Diary>) -> Came {
+        turn_for(server, |_| self.try_next())
+    }
+}
+
+fn compressed_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = frame(opcode, payload);
+    frame[0] |= RSV1;
+    frame
+}
+
+/// A server whose every connection gets its messages back.
+fn echo(settings: Builder) -> Server<Diary> {
+    let mut server = server_with(settings);
+    server.route("/:name", enter).unwrap();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    server
+}
+
+fn with(deflate: Deflate) -> Builder {
+    Server::builder().deflate(deflate)
+}
+
+/// Something that can be compressed, of at least `len` bytes.
+fn prices(len: usize) -> String {
+    let mut text = String::new();
+    for n in 0_u32.. {
+        text += &format!("{{\"symbol\":\"S{}\",\"bid\":{},\"ask\":{}}}", n % 7, 1000 + n * 37 % 91, 1100 + n * 53 % 97);
+        if text.len() >= len {
+            break;
+        }
+    }
+    text
+}
+
+#[test]
+fn a_message_is_echoed_compressed_in_both_modes() {
+    for deflate in [Deflate::shared(), Deflate::dedicated(), Deflate::dedicated().server_window_bits(9)] {
+        let mut server = echo(with(deflate));
+        let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate; client_max_window_bits");
+        assert!(ann.answer.as_ref().unwrap().starts_with("permessage-deflate"));
+        for len in [128, 300, 5000, 70_000, 400_000] {
+            let text = prices(len);
+            let wire = ann.deflated(text.as_bytes());
+            if wire.len() < 65_536 {
+                ann.raw.send(&compressed_frame(TEXT, &wire));
+                assert_eq!(ann.next(&mut server), (true, text), "{len} {deflate:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
+    let mut server = server_with(with(Deflate::shared()));
+    server.route("/:name", enter).unwrap();
+    server.route("/plain/:name", enter).unwrap().deflate(None).unwrap();
+    server.route("/window/:name", enter).unwrap().deflate(Deflate::dedicated().server_window_bits(10)).unwrap();
+    let answer = |server: &mut _, path, offer| Client::connect(server, path, offer).answer;
+
+    let both = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    assert_eq!(answer(&mut server, "/a", "permessage-deflate").as_deref(), Some(both));
+    assert_eq!(answer(&mut server, "/b", "x-webkit-deflate-frame"), None);
+    assert_eq!(answer(&mut server, "/c", "permessage-deflate; mode=fast"), None);
+    assert_eq!(answer(&mut server, "/plain/d", "permessage-deflate"), None);
+    let window = "permessage-deflate; server_max_window_bits=10";
+    assert_eq!(answer(&mut server, "/window/e", "permessage-deflate").as_deref(), Some(window));
+
+    let mut plain = Server::builder().build(()).unwrap();
+    plain.route("/on", |_, _| {}).unwrap().deflate(Deflate::shared()).unwrap();
+    plain.route("/off", |_, _| {}).unwrap();
+}
+
+#[test]
+fn a_setting_out_of_its_range_is_refused_by_name() {
+    for (deflate, says) in [
+        (Deflate::shared().level(0), "deflate level must be 1 to 9"),
+        (Deflate::shared().level(10), "deflate level must be 1 to 9"),
+        (Deflate::shared().server_window_bits(8), "deflate server_window_bits must be 9 to 15"),
+        (Deflate::shared().client_window_bits(16), "deflate client_window_bits must be 9 to 15"),
+    ] {
+        assert_eq!(with(deflate).build(()).err().unwrap().to_string(), says);
+        let mut server = Server::builder().build(()).unwrap();
+        assert_eq!(server.route("/", |_, _| {}).unwrap().deflate(deflate).err().unwrap().to_string(), says);
+    }
+}
+
+#[test]
+fn what_is_short_or_not_to_be_compressed_goes_as_it_is() {
+    for deflate in [Deflate::shared(), Deflate::dedicated()] {
+        let mut server = echo(with(deflate.minimum(100)));
+        let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+        let (short, long) = ("x".repeat(99), "x".repeat(100));
+        with_socket(&mut server, "ann", |ann: &mut Socket<'_, Diary>| {
+            ann.emit(&short);
+            ann.emit(&long);
+            ann.emit(Uncompressed(&long));
+            ann.ping("x");
+            ann.emit(&long);
+            ann.close();
+        });
+        let expected = [(false, &*short), (true, &long), (false, &long), (false, "ping x"), (true, &long)];
+        for (compressed, text) in expected {
+            assert_eq!(ann.next(&mut server), (compressed, text.to_owned()));
+        }
+        assert_eq!(ann.next(&mut server), (false, "close 1000".to_owned()));
+    }
+}
+
+#[test]
+fn what_does_not_get_smaller_alone_goes_as_it_is() {
+    let mut server = echo(with(Deflate::shared().minimum(1)));
+    let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    with_socket(&mut server, "ann", |ann| ann.emit("qz7"));
+    assert_eq!(ann.next(&mut server), (false, "qz7".to_owned()));
+}
+
+#[test]
+fn a_broadcast_reaches_everybody_in_the_form_that_was_agreed_on_and_in_order() {
+    let mut server = server_with(with(Deflate::shared()));
+    server.route("/:name", enter).unwrap();
+    server.route("/own/:name", enter).unwrap().deflate(Deflate::dedicated()).unwrap();
+    let mut plain = common::Client::connect(&mut server, "/plain");
+    let mut compressed: Vec<_> = [
+        ("/ann", "permessage-deflate"),
+        ("/bob", "permessage-deflate"),
+        ("/cid", "permessage-deflate; server_max_window_bits=9"),
+        ("/own/dan", "permessage-deflate"),
+        ("/own/eve", "permessage-deflate; server_max_window_bits=10"),
+    ]
+    .map(|(path, offer)| Client::connect(&mut server, path, offer))
+    .into();
+
+    let texts: Vec<_> = [200, 3000, 40_000, 200_000].map(prices).into();
+    let names = ["plain", "ann", "bob", "cid", "dan", "eve"];
+    for text in &texts {
+        for name in names {
+            with_socket(&mut server, name, |kws| kws.emit(format!("for {name}")));
+        }
+        assert_eq!(server.lend().1.broadcast(text), 6);
+        assert_eq!(server.lend().1.broadcast(Uncompressed("plain for all")), 6);
+    }
+    for text in &texts {
+        for expected in ["for plain", text, "plain for all"] {
+            assert_eq!(plain.text(&mut server), expected);
+        }
+        for (client, name) in compressed.iter_mut().zip(&names[1..]) {
+            assert_eq!(client.next(&mut server), (false, format!("for {name}")));
+            assert_eq!(client.next(&mut server), (true, text.clone()), "{name}");
+            assert_eq!(client.next(&mut server), (false, "plain for all".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
+    for deflate in [Deflate::shared(), Deflate::dedicated()] {
+        let mut server = server_with(with(deflate.minimum(10)).max_outbox(64 * MIB));
+        let narrow = |diary: &mut Diary, kws: &mut Socket<'_, Diary>| {
+            socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(8 * 1024).unwrap();
+            enter(diary, kws);
+        };
+        server.route("/:name", narrow).unwrap();
+        let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+        // Hard to compress, so that the socket is soon full.
+        let mut seed = 1_u32;
+        let mut texts = Vec::new();
+        for number in 0..3000 {
+            let mut text = format!("{number}:");
+            for _ in 0..100 + number % 900 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                text.push(char::from(b' ' + (seed >> 24) as u8 % 90));
+            }
+            texts.push(text);
+        }
+        for (number, text) in texts.iter().enumerate() {
+            match number % 3 {
+                0 => assert_eq!(server.lend().1.broadcast(text), 1),
+                _ => assert_ne!(
+                    with_socket(&mut server, "ann", |ann| ann.emit(text)).ok(),
+                    Err(ikisocket::EmitError::Full)
+                ),
+            }
+            if number % 100 == 0 {
+                server.flush();
+            }
+        }
+        let waiting = with_socket(&mut server, "ann", |ann| ann.waiting());
+        assert!(waiting > MIB / 2, "{waiting}");
+        ann.raw.send(&frame(PING, b"?"));
+        let mut pong_at = None;
+        for (number, text) in texts.iter().enumerate() {
+            let mut came = ann.next(&mut server).1;
+            if came == "pong ?" {
+                pong_at = Some(number);
+                came = ann.next(&mut server).1;
+            }
+            assert_eq!(came, *text);
+        }
+        assert!(pong_at.is_some_and(|at| at < texts.len() - 100), "it passes what waits: {pong_at:?}");
+        assert_eq!(with_socket(&mut server, "ann", |ann| ann.waiting()), 0);
+    }
+}
+
+#[test]
+fn a_message_in_fragments_is_decompressed_as_one() {
+    let mut server = echo(with(Deflate::dedicated()));
+    let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    let text = prices(10_000);
+    for size in [1, 7, 13] {
+        let wire = ann.deflated(text.as_bytes());
+        let pieces: Vec<&[u8]> = wire.chunks(size).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            let opcode = if index == 0 { TEXT | RSV1 } else { CONTINUATION };
+            let mut bytes = frame(opcode, piece);
+            if index + 1 < pieces.len() {
+                bytes[0] &= !FIN;
+            }
+            ann.raw.send(&bytes);
+            if index == 0 {
+                ann.raw.send(&frame(PING, b"between"));
+            }
+        }
+        assert_eq!(ann.next(&mut server), (false, "pong between".to_owned()));
+        assert_eq!(ann.next(&mut server), (true, text.clone()), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn what_breaks_a_rule_is_closed_with_its_code() {
+    let bomb = {
+        let mut out = Vec::new();
+        Deflater::new(9, 15).deflate(&vec![b'x'; 2 * MIB], false, &mut out);
+        out
+    };
+    let bad_text = {
+        let mut out = Vec::new();
+        Deflater::new(6, 15).deflate(&[0xff; 200], false, &mut out);
+        out
+    };
+    let rows: [(&str, Vec<u8>, u16); 6] = [
+        ("more than the limit comes out", compressed_frame(TEXT, &bomb), 1009),
+        ("no DEFLATE stream", compressed_frame(TEXT, &[0xff; 10]), 1007),
+        ("no UTF-8 comes out", compressed_frame(TEXT, &bad_text), 1007),
+        ("a compressed ping", compressed_frame(PING, b"x"), 1002),
+        ("a compressed continuation", compressed_frame(CONTINUATION, b"x"), 1002),
+        (
+            "RSV2 too",
+            {
+                let mut f = compressed_frame(TEXT, b"x");
+                f[0] |= 0x20;
+                f
+            },
+            1002,
+        ),
+    ];
+    for deflate in [Deflate::shared(), Deflate::dedicated()] {
+        for (what, bytes, code) in &rows {
+            let mut server = echo(with(deflate));
+            let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+            ann.raw.send(bytes);
+            assert_eq!(ann.next(&mut server), (false, format!("close {code}")), "{what}");
+            turn_until(&mut server, |server| server.state().is_gone("ann"));
+        }
+    }
+    let mut server = echo(Server::builder());
+    let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    assert_eq!(ann.answer, None);
+    ann.raw.send(&compressed_frame(TEXT, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]));
+    assert_eq!(ann.next(&mut server), (false, "close 1002".to_owned()), "it was not agreed on");
+}
+
+#[test]
+fn the_limit_is_of_decompressed_bytes() {
+    let mut server = echo(with(Deflate::shared()).max_message(10_000));
+    let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    let text = "x".repeat(10_000);
+    ann.send_compressed(text.as_bytes());
+    assert_eq!(ann.next(&mut server), (true, text.clone()));
+    ann.send_compressed(format!("{text}x").as_bytes());
+    assert_eq!(ann.next(&mut server), (false, "close 1009".to_owned()));
+}
+
+#[test]
+fn with_takeover_what_waits_is_counted_uncompressed() {
+    let mut server = server_with(with(Deflate::dedicated()));
+    server.route("/:name", enter).unwrap();
+    let ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    assert!(!ann.forgets());
+    with_socket(&mut server, "ann", |ann| {
+        ann.emit("x".repeat(1000));
+        ann.emit("x".repeat(1000));
+        assert_eq!(ann.waiting(), 2 * (1000 + 4));
+    });
+}
