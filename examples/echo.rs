@@ -1,9 +1,8 @@
 //! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
 //!
-//! `cargo run --release --example echo [ADDR] [--spin]`
+//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that.
 //!
-//! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy. With `--features deflate` it compresses for clients
-//! that offer that.
+//! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
 use ikisocket::{Event, Server};
 

@@ -1,10 +1,14 @@
-//! A market feed, fanned out: prices come as UDP datagrams, and everybody at `/prices` gets them.
+//! A market feed, fanned out: prices come as UDP datagrams, and subscribers get those of their symbols.
 //!
 //! `cargo run --release --example feed [ADDR] [UDP-ADDR]`
+//!
+//! `/prices/ACME` is one symbol, `/prices` all of them. Whoever reads too slowly sees fewer prices, but current ones: of each symbol, only the latest
+//! waits.
 //!
 //! A datagram is a line of text, `SYMBOL PRICE`; anything else is counted and passed over. Without a UDP address of yours a thread plays the
 //! market. To send a price yourself: `echo ACME 99.5 | nc -uw0 HOST PORT`.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -12,15 +16,21 @@ use std::thread;
 use std::time::Duration;
 
 use ikisocket::mio::{Interest, net::UdpSocket};
-use ikisocket::{Readiness, Server, Sockets};
+use ikisocket::{Latest, Readiness, Server, Socket, Sockets};
 
 mod common;
 
 /// Datagrams read in one go; then the connections have their turn.
 const AT_ONCE: usize = 64;
+/// Symbols that are remembered: the feed is not trusted to be short of ideas.
+const MOST_SYMBOLS: usize = 10_000;
+/// The topic of those who want everything; no symbol has a space in it.
+const ALL: &str = "all symbols";
 
 #[derive(Default)]
 struct Market {
+    /// The number of each symbol, for which a slow reader's waiting price is replaced.
+    symbols: HashMap<String, u64>,
     published: u64,
     malformed: u64,
 }
@@ -31,8 +41,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let address = feed.local_addr()?;
 
     let mut server = Server::builder().build(Market::default())?;
-    server.route("/prices", |market, kws| {
-        kws.emit(format!("welcome: {} prices so far, {} malformed", market.published, market.malformed));
+    server.route("/prices", |market, kws| subscribe(market, kws, ALL))?;
+    server.route("/prices/:symbol", |market, kws| {
+        let symbol = kws.param("symbol").unwrap_or_default().to_owned();
+        subscribe(market, kws, &symbol);
     })?;
     server.add_source(feed, Interest::READABLE, receive)?;
     println!("listening on {}", server.listen(common::address("127.0.0.1:3003"))?);
@@ -41,6 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread::spawn(move || play_the_market(address));
     }
     common::run_until_interrupted(&mut server)
+}
+
+fn subscribe(market: &mut Market, kws: &mut Socket<'_, Market>, topic: &str) {
+    match kws.join(topic) {
+        Ok(_) => kws.emit(format!("{topic}: {} prices so far, {} malformed", market.published, market.malformed)),
+        Err(error) => kws.emit(error.to_string()),
+    };
 }
 
 /// Takes what has come in. It is told of new datagrams once, so it reads until there are none, or asks to be called again.
@@ -60,11 +79,16 @@ fn receive(market: &mut Market, sockets: &mut Sockets<'_, Market>, feed: &mut Ud
 impl Market {
     fn take(&mut self, datagram: &[u8], sockets: &mut Sockets<'_, Self>) {
         match parse(datagram) {
-            Some((symbol, price)) => {
+            Some((symbol, price)) if self.symbols.len() < MOST_SYMBOLS || self.symbols.contains_key(symbol) => {
                 self.published += 1;
-                sockets.broadcast(format!("{symbol} {price:.2}"));
+                let next = self.symbols.len() as u64;
+                let key = *self.symbols.entry(symbol.to_owned()).or_insert(next);
+                let text = format!("{symbol} {price:.2}");
+                for topic in [symbol, ALL] {
+                    sockets.publish(topic, Latest(key, &*text));
+                }
             }
-            None => self.malformed += 1,
+            _ => self.malformed += 1,
         }
     }
 }

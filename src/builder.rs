@@ -40,9 +40,9 @@ pub struct Builder {
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
-    max_topics: usize,
     pub(crate) work_per_turn: usize,
     pub(crate) handle_queue: usize,
+    max_topics: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) measure_turns: bool,
@@ -68,9 +68,9 @@ impl Default for Builder {
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
-            max_topics: 1024,
             work_per_turn: 16 * 1024,
             handle_queue: 64 * 1024,
+            max_topics: 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
             measure_turns: false,
@@ -179,14 +179,6 @@ impl Builder {
         self
     }
 
-    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join) refuses more. It bounds what a client can make
-    /// the server remember where names come from clients: about half a KiB for each topic that nobody else is in, with the longest
-    /// name. Default: 1024, at least 1.
-    pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
-        self.max_topics = topics;
-        self
-    }
-
     /// How much one turn of the loop does before the rest is left for the next, which then does not wait: so many messages of all connections
     /// together, where each KiB that is read counts as one more, and each request as four; and of commands, timers, timeouts and events so many each, 1024 at most. What
     /// one read brings is handled whole, so it may be more by a [`receive_buffer`](Self::receive_buffer). Who was left over comes first.
@@ -202,6 +194,14 @@ impl Builder {
     /// [`SendError::Full`](crate::SendError::Full). Answers to [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least 1.
     pub fn handle_queue(mut self, commands: usize) -> Self {
         self.handle_queue = commands;
+        self
+    }
+
+    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join) refuses more. It bounds what a client can make
+    /// the server remember where names come from clients: about half a KiB for each topic that nobody else is in, with the longest
+    /// name. Default: 1024, at least 1.
+    pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
+        self.max_topics = topics;
         self
     }
 
@@ -267,9 +267,9 @@ impl Builder {
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
-        check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
         check(self.work_per_turn > 0, "work_per_turn", "at least 1")?;
         check(self.handle_queue > 0, "handle_queue", "at least 1")?;
+        check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         #[cfg(feature = "deflate")]
         if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {

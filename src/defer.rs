@@ -10,8 +10,7 @@ use crate::attributes::Attributes;
 use crate::connection::Ticket;
 use crate::error::{AnswerError, SendError};
 use crate::handle::{Errand, Handle};
-use crate::handshake::{Refusal, Response};
-use crate::limits::RETRY_AFTER;
+use crate::handshake::Response;
 use crate::route::Incoming;
 use crate::socket::Sockets;
 use crate::token::Token;
@@ -25,7 +24,8 @@ pub(crate) struct Answer<S> {
     pub(crate) token: Token,
     /// It is for the request with this ticket, and for no other of that connection.
     pub(crate) waits: Arc<AtomicBool>,
-    pub(crate) go_on: Continuation<S>,
+    /// `None` if whoever was to answer did not.
+    pub(crate) go_on: Option<Continuation<S>>,
 }
 
 /// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once, from any thread.
@@ -100,7 +100,7 @@ impl<S> Deferred<S> {
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send + 'static,
     {
-        self.send(Box::new(go_on))
+        self.send(Some(Box::new(go_on)))
     }
 
     /// Whether the client still waits. If not, the trouble of finding an answer can be saved.
@@ -109,7 +109,7 @@ impl<S> Deferred<S> {
         self.waits.load(Ordering::Acquire)
     }
 
-    fn send(&mut self, go_on: Continuation<S>) -> Result<(), AnswerError> {
+    fn send(&mut self, go_on: Option<Continuation<S>>) -> Result<(), AnswerError> {
         self.answered = true;
         if !self.is_waiting() {
             return Err(if self.handle.is_gone() { AnswerError::Gone } else { AnswerError::Late });
@@ -126,9 +126,8 @@ impl<S> Deferred<S> {
 impl<S> Drop for Deferred<S> {
     fn drop(&mut self) {
         if !self.answered {
-            let refusal = Refusal::Undecided { retry_after: RETRY_AFTER };
             // If nobody waits for it, nobody misses it.
-            let _ = self.send(Box::new(move |_, _, _| Err(refusal.response())));
+            let _ = self.send(None);
         }
     }
 }

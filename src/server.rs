@@ -14,7 +14,9 @@ use mio::{Events, Interest};
 
 use crate::builder::Builder;
 use crate::clock::Clock;
-use crate::connection::{Due, PeerAddress, Phase};
+#[cfg(feature = "testing")]
+use crate::connection::PeerAddress;
+use crate::connection::{Due, Phase};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
@@ -43,8 +45,6 @@ use crate::upgrade;
 const READS_PER_TURN: usize = 4;
 /// Connections accepted from one listener in one turn, at most.
 const ACCEPTS_PER_TURN: usize = 64;
-/// What a part of a request counts of the work of a turn, in bytes: it is more than its few bytes look.
-const REQUEST: usize = 4 * 1024;
 /// Connections looked at in one turn because their time may have come, at most.
 const TIMEOUTS_PER_TURN: usize = 1024;
 /// Commands of handles and answers to deferred requests in one turn, at most.
@@ -77,8 +77,6 @@ pub struct Server<S> {
     errands: Vec<Errand<S>>,
     /// The most work of each kind in one turn.
     work_per_turn: usize,
-    /// Bytes that were read in this turn.
-    bytes: usize,
     /// Connections that used up their share of a turn, or came when it was used up, and may have more.
     again: VecDeque<Token>,
     /// Listeners that may have more.
@@ -89,8 +87,6 @@ pub struct Server<S> {
     woken: Vec<SourceId>,
     /// One of the last three has something.
     others: bool,
-    /// There is more to do than one turn had time for: the next does not wait.
-    more: bool,
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
@@ -122,9 +118,9 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
-        let reactor = Reactor::new(settings.work_per_turn)?;
         let mut hub = Hub::new(settings.limits());
         hub.stats.turn_durations = settings.measure_turns.then(Default::default);
+        let reactor = Reactor::new(settings.work_per_turn)?;
         Ok(Self {
             state,
             hub,
@@ -133,13 +129,11 @@ impl<S> Server<S> {
             buffer: vec![0; settings.receive_buffer],
             errands: Vec::new(),
             work_per_turn: settings.work_per_turn,
-            bytes: 0,
             again: VecDeque::new(),
             accepting: Vec::new(),
             mail: false,
             woken: Vec::new(),
             others: false,
-            more: false,
             paused: Vec::new(),
             resume_at: NEVER,
             clock: Clock::start(),
@@ -470,11 +464,11 @@ impl<S> Server<S> {
     /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
-        let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
         let newest_timer = self.registry.schedule.newest();
+        let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
         let told = self.settle();
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
-        let at_once = told || self.has_more() || (timeout.is_none() && self.is_finished());
+        let at_once = told || self.hub.more || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Some(stopwatch) = &mut stopwatch {
             stopwatch.pause();
@@ -484,19 +478,12 @@ impl<S> Server<S> {
             stopwatch.resume();
         }
         self.hub.now = self.clock();
-        (self.more, self.bytes) = (false, 0);
-        if self.registry.sources.any_woken() {
-            self.woken = self.registry.sources.take_woken();
-            self.others = true;
-        }
         let mut buffer = std::mem::take(&mut self.buffer);
-        if !self.again.is_empty() {
+        if std::mem::take(&mut self.hub.more) {
             self.serve_left_over(&mut buffer, &mut turn);
         }
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
-        let mut taken = 0;
         for event in &events {
-            taken += 1;
             let Ready::Connection(token) = Ready::decode(event.token().0) else {
                 self.note_other(event, &mut turn);
                 continue;
@@ -504,17 +491,15 @@ impl<S> Server<S> {
             if event.is_writable() {
                 self.hub.writable(token);
             }
-            if !event.is_readable() {
-                continue;
-            }
-            if self.is_spent(&turn) {
-                self.put_off(token);
-            } else {
-                self.read(token, event.is_read_closed(), 0, &mut buffer, &mut turn);
+            if event.is_readable() {
+                match self.is_spent(&turn) {
+                    false => self.read(token, event.is_read_closed(), 0, &mut buffer, &mut turn),
+                    true => self.put_off(token),
+                }
             }
         }
         // There may be more than were taken.
-        self.more |= taken == events.capacity();
+        self.hub.more |= events.iter().count() == events.capacity();
         self.reactor.events = events;
         #[cfg(feature = "testing")]
         if !self.readiness.is_empty() {
@@ -554,7 +539,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || self.has_more() || self.is_stopping_anew() {
+        if !self.hub.is_settled() || self.hub.more || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -654,7 +639,7 @@ impl<S> Server<S> {
         if !self.accepting.contains(&listener) {
             self.accepting.push(listener);
         }
-        (self.others, self.more) = (true, true);
+        (self.others, self.hub.more) = (true, true);
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
@@ -672,7 +657,7 @@ impl<S> Server<S> {
                     return self.tell();
                 }
                 Ok(read) => {
-                    self.bytes += read;
+                    turn.read += read;
                     self.hub.stats.bytes_in += read as u64;
                     self.handle_input(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
@@ -702,23 +687,20 @@ impl<S> Server<S> {
         {
             connection.ready_again = true;
             self.again.push_back(token);
-            self.more = true;
+            self.hub.more = true;
         }
     }
 
     /// Whether connections have had what one turn has for all of them.
     fn is_spent(&self, turn: &Turn) -> bool {
-        turn.messages + (self.bytes >> 10) >= self.work_per_turn
+        turn.messages + (turn.read >> 10) >= self.work_per_turn
     }
 
-    /// Whether something is left over from the last turn, or a source is to be called without an event.
-    fn has_more(&self) -> bool {
-        self.more || self.registry.sources.any_woken()
-    }
-
-    /// Reads from the connections that were put off, the first first.
+    /// Reads from the connections that were put off, the first first, and takes note of the sources that are to be called.
     #[cold]
     fn serve_left_over(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        self.woken = self.registry.sources.take_woken();
+        self.others |= !self.woken.is_empty();
         for _ in 0..self.again.len() {
             if self.is_spent(turn) {
                 break;
@@ -729,7 +711,7 @@ impl<S> Server<S> {
             }
             self.read(token, true, 0, buffer, turn);
         }
-        self.more |= !self.again.is_empty();
+        self.hub.more |= !self.again.is_empty();
     }
 
     /// Notes that something else than a connection is ready, or serves it.
@@ -764,9 +746,8 @@ impl<S> Server<S> {
 
     /// Handles what was read from one connection, and writes its replies once.
     fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
-        let Self { state, hub, registry, bytes, .. } = self;
+        let Self { state, hub, registry, .. } = self;
         if hub.begin_input(token) {
-            *bytes += REQUEST;
             upgrade::receive(state, hub, registry, token, &mut input, turn);
         }
         while let Some(received) = hub.receive(token, &mut input) {
@@ -808,7 +789,7 @@ impl<S> Server<S> {
     fn run_errands(&mut self, turn: &mut Turn) {
         let mut errands = std::mem::take(&mut self.errands);
         if self.registry.mailbox.take(ERRANDS_PER_TURN.min(self.work_per_turn), &mut errands) {
-            (self.mail, self.others, self.more) = (true, true, true);
+            (self.mail, self.others, self.hub.more) = (true, true, true);
         }
         for errand in errands.drain(..) {
             match errand {
@@ -853,6 +834,23 @@ impl<S> Server<S> {
     }
 }
 
+/// The descriptor of the poll, for another loop to watch: it is readable when something has happened here. Take nothing from it; call
+/// [`poll`](Server::poll) with [`Duration::ZERO`]. See the manual's section "In another loop".
+#[cfg(unix)]
+impl<S> AsFd for Server<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reactor.as_fd()
+    }
+}
+
+/// As [`AsFd`].
+#[cfg(unix)]
+impl<S> AsRawFd for Server<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
 /// What a harness needs.
 #[cfg(feature = "testing")]
 impl<S> Server<S> {
@@ -886,32 +884,10 @@ impl<S> Server<S> {
             if readiness.writable {
                 self.hub.writable(token);
             }
-            if !readiness.readable {
-                continue;
-            }
-            if self.is_spent(turn) {
-                self.put_off(token);
-            } else {
+            if readiness.readable {
                 self.read(token, readiness.read_closed, 0, buffer, turn);
             }
         }
-    }
-}
-
-/// The descriptor of the poll, for another loop to watch: it is readable when something has happened here. Take nothing from it; call
-/// [`poll`](Server::poll) with [`Duration::ZERO`]. See the manual's section "In another loop".
-#[cfg(unix)]
-impl<S> AsFd for Server<S> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reactor.as_fd()
-    }
-}
-
-/// As [`AsFd`].
-#[cfg(unix)]
-impl<S> AsRawFd for Server<S> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }
 

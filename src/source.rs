@@ -81,21 +81,14 @@ struct Entry<S> {
 pub(crate) struct Sources<S> {
     poll: mio::Registry,
     entries: RefCell<HashMap<SourceId, Entry<S>>>,
+    /// Those that are to be called without an event.
     woken: RefCell<Vec<SourceId>>,
-    /// Whether that list has any: all that a turn looks at.
-    any_woken: Cell<bool>,
     newest: Cell<usize>,
 }
 
 impl<S> Sources<S> {
     pub(crate) fn new(poll: mio::Registry) -> Self {
-        Self {
-            poll,
-            entries: RefCell::default(),
-            woken: RefCell::default(),
-            any_woken: Cell::new(false),
-            newest: Cell::new(0),
-        }
+        Self { poll, entries: RefCell::default(), woken: RefCell::default(), newest: Cell::new(0) }
     }
 
     fn add(&self, mut watched: Box<dyn Watched<S>>, interest: Interest) -> std::io::Result<SourceId> {
@@ -129,18 +122,12 @@ impl<S> Sources<S> {
         let Some(entry) = entries.get_mut(&id) else { return false };
         if !std::mem::replace(&mut entry.woken, true) {
             self.woken.borrow_mut().push(id);
-            self.any_woken.set(true);
         }
         true
     }
 
-    pub(crate) fn any_woken(&self) -> bool {
-        self.any_woken.get()
-    }
-
     /// Those that are to be called without an event; who asks from now on is called in the next turn.
     pub(crate) fn take_woken(&self) -> Vec<SourceId> {
-        self.any_woken.set(false);
         let mut entries = self.entries.borrow_mut();
         let woken = self.woken.take();
         for id in &woken {
@@ -235,6 +222,8 @@ impl<S> Sockets<'_, S> {
     /// Has a source's callback called in the next turn, as if all that it waits for were there; whether there is such a source. It is for a callback that stops
     /// before it would block, so that others come between, and for whoever has something for it to write.
     pub fn wake_source(&mut self, source: SourceId) -> bool {
-        self.registry.sources.wake(source)
+        let is_there = self.registry.sources.wake(source);
+        self.hub.more |= is_there;
+        is_there
     }
 }

@@ -172,9 +172,9 @@ by_cause! {
         full,
         /// 503: [`Sockets::refuse_upgrades`](crate::Sockets::refuse_upgrades), or a shutdown.
         refusing,
-        /// 503: deferred, and nobody answered.
+        /// 503: a filter put its answer off, and it did not come, or not in time.
         undecided,
-        /// An upgrade that a filter or a deferred answer refused, or in which a filter panicked.
+        /// An upgrade that a filter answered, or in which one panicked.
         filter,
     }
 }

@@ -16,6 +16,9 @@ use crate::stream::Stream;
 use crate::token::Token;
 use crate::turn::Turn;
 
+/// What a piece of a request counts of a turn's work, in bytes: more than its length says.
+const REQUEST: usize = 4 * 1024;
+
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
 pub(crate) fn receive<S>(
     state: &mut S,
@@ -25,6 +28,7 @@ pub(crate) fn receive<S>(
     input: &mut &mut [u8],
     turn: &mut Turn,
 ) {
+    turn.read += REQUEST;
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
@@ -93,6 +97,10 @@ pub(crate) fn resume<S>(
     Answer { token, go_on, .. }: Answer<S>,
     turn: &mut Turn,
 ) -> Vec<u8> {
+    let Some(go_on) = go_on else {
+        undecided(hub, token);
+        return Vec::new();
+    };
     let Some(connection) = hub.get_mut(token) else { return Vec::new() };
     let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
         return Vec::new();
@@ -116,9 +124,14 @@ pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
         Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut, false),
-        Some(Phase::Parked(_)) => refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false),
+        Some(Phase::Parked(_)) => undecided(hub, token),
         _ => {}
     }
+}
+
+/// Answers a request about which nobody has decided.
+fn undecided(hub: &mut Hub<Stream>, token: Token) {
+    refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
 fn answer<S>(

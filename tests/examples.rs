@@ -229,24 +229,21 @@ fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_i
 }
 
 #[test]
-fn feed_takes_prices_from_udp_and_passes_them_to_everybody() {
+fn feed_takes_prices_from_udp_and_passes_them_to_whoever_wants_that_symbol() {
     let example = Example::start_with("feed", &["127.0.0.1:0"]);
     let line = example.line();
     let feed = line.strip_prefix("prices are taken on ").unwrap();
-    let mut clients = [example.plain("/prices"), example.plain("/prices")];
-    for client in &mut clients {
-        assert_eq!(client.text(), "welcome: 0 prices so far, 0 malformed");
-    }
+    let [mut ann, mut bob] = [example.plain("/prices"), example.plain("/prices/INIT")];
+    assert_eq!(ann.text(), "all symbols: 0 prices so far, 0 malformed");
+    assert_eq!(bob.text(), "INIT: 0 prices so far, 0 malformed");
     let market = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for datagram in ["ACME 99.5", "nonsense", "INIT 7\n"] {
         market.send_to(datagram.as_bytes(), feed).unwrap();
     }
-    for client in &mut clients {
-        assert_eq!([(); 2].map(|()| client.text()), ["ACME 99.50", "INIT 7.00"]);
-    }
+    assert_eq!([(); 2].map(|()| ann.text()), ["ACME 99.50", "INIT 7.00"]);
+    assert_eq!(bob.text(), "INIT 7.00");
     let mut late = example.plain("/prices");
-    assert_eq!(late.text(), "welcome: 2 prices so far, 1 malformed");
-    let [ann, bob] = clients;
+    assert_eq!(late.text(), "all symbols: 2 prices so far, 1 malformed");
     example.interrupt([ann, bob, late]);
 }
 

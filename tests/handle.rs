@@ -134,10 +134,12 @@ fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
     handle.emit_to(ann, "to ann").unwrap();
     handle.emit_to_list([bob, ann], "to both".to_owned()).unwrap();
     handle.broadcast("to all").unwrap();
+    with_socket(&mut server, "bob", |kws| kws.join("bobs").unwrap());
+    handle.publish("bobs", "to bobs").unwrap();
     handle.fire("own", "data").unwrap();
     let [for_ann, for_bob] = &mut clients;
     assert_eq!([(); 3].map(|()| for_ann.text(&mut server)), ["to ann", "to both", "to all"]);
-    assert_eq!([(); 2].map(|()| for_bob.text(&mut server)), ["to both", "to all"]);
+    assert_eq!([(); 3].map(|()| for_bob.text(&mut server)), ["to both", "to all", "to bobs"]);
     assert_eq!(server.state().notes, ["own data", "own data"]);
 
     let illegal = Shutdown { code: CloseCode::from(1005), ..Shutdown::default() };

@@ -337,7 +337,7 @@ fn turns_are_counted_and_measured_only_if_that_is_asked_for() {
     assert_eq!((server.stats().turns, server.stats().turn_durations), (5, None));
 
     let mut server = server_with(Server::builder().measure_turns(true));
-    server.route("/:name", |_, _| common::busy(Duration::from_millis(5))).unwrap();
+    server.route("/:name", |_, _| busy(Duration::from_millis(5))).unwrap();
     let _ann = Client::connect(&mut server, "/ann");
     let stats = server.stats();
     let durations = stats.turn_durations.unwrap();
@@ -377,4 +377,12 @@ fn a_page_shows_the_figures_as_prometheus_reads_them() {
     }
     let turns = response.lines().find_map(|line| line.strip_prefix("ikisocket_turns_total ")).unwrap();
     assert!(response.contains(&format!("ikisocket_turn_duration_seconds_bucket{{le=\"+Inf\"}} {turns}\n")));
+}
+
+/// The owner of the loop is busy with something else.
+fn busy(time: Duration) {
+    let started = std::time::Instant::now();
+    while started.elapsed() < time {
+        std::hint::spin_loop();
+    }
 }

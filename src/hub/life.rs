@@ -355,9 +355,11 @@ impl<T: Transport> Hub<T> {
     fn refuse_parked(&mut self) {
         let parked = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Parked(_)));
         let parked: Vec<_> = parked.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
+        let refusal = Refusal::Refusing { retry_after: RETRY_AFTER };
         for token in parked {
             let mut response = Vec::new();
-            Refusal::Refusing { retry_after: RETRY_AFTER }.response().encode(false, &mut response);
+            refusal.response().encode(false, &mut response);
+            self.stats.requests_refused.count(&refusal);
             self.respond(token, response);
         }
     }

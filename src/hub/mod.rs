@@ -68,6 +68,8 @@ pub(crate) struct Hub<T> {
     pub(crate) now: u64,
     pub(crate) refusing: bool,
     pub(crate) stopping: Option<Stopping>,
+    /// The next turn has something to do that no event announces: it does not wait.
+    pub(crate) more: bool,
     /// How many callbacks are running inside each other.
     pub(crate) depth: u32,
     pub(crate) uuids: Uuids,
@@ -121,6 +123,7 @@ impl<T: Transport> Hub<T> {
             now: 0,
             refusing: false,
             stopping: None,
+            more: false,
             depth: 0,
             uuids: Uuids::Random,
             telling_error: false,
