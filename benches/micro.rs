@@ -4,6 +4,7 @@
 //! cargo bench --bench micro -- --save-baseline before # then change the code, and
 //! cargo bench --bench micro -- --baseline before      # each figure with its change
 //! cargo bench --bench micro -- broadcast              # one group only
+//! cargo bench --bench micro --features deflate -- flate   # compression, with what each level saves
 //! ```
 //!
 //! The figures say nothing about another machine, and little about a whole server: for that there is `benches/limit`.
@@ -17,6 +18,10 @@ use criterion::{Bencher, BenchmarkId, Criterion, Throughput};
 use ikisocket::Server;
 use ikisocket::handshake::accept_key;
 use ikisocket::protocol::{Decoder, FrameHeader, Opcode, Role, Rules, apply_mask, encode_frame};
+
+#[cfg(feature = "deflate")]
+#[path = "micro/deflate.rs"]
+mod deflate;
 
 const SIZES: [usize; 3] = [20, 1024, 16 * 1024];
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -36,6 +41,8 @@ fn main() {
     dispatch(&mut criterion);
     timers(&mut criterion);
     accept(&mut criterion);
+    #[cfg(feature = "deflate")]
+    deflate::all(&mut criterion);
     criterion.final_summary();
 }
 

@@ -1,31 +1,69 @@
 //! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
 //!
-//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that.
+//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that, as `--deflate`
+//! says.
 //!
 //! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
-use ikisocket::{Event, Server};
+use std::error::Error;
+
+use ikisocket::{Builder, Event, Server};
+use lexopt::prelude::*;
 
 mod common;
 
 const MIB: usize = 1024 * 1024;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut address = "127.0.0.1:9001".to_owned();
+    let (mut mode, mut window_bits, mut spin) = (None, 15, false);
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(word) => address = word.string()?,
+            Long("deflate") => mode = Some(arguments.value()?.string()?),
+            Long("spin") => spin = true,
+            Long("window-bits") => window_bits = arguments.value()?.parse()?,
+            _ => {
+                return Err("usage: echo [ADDR] [--spin] [--deflate shared|dedicated|off] [--window-bits 9..15]".into());
+            }
+        }
+    }
     // Large enough for conformance suites; everything else is the library's default.
     let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB);
-    #[cfg(feature = "deflate")]
-    let settings = settings.deflate(ikisocket::Deflate::dedicated());
-    let mut server = settings.build(())?;
+    let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
     server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });
-    let address = server.listen(common::address("127.0.0.1:9001"))?;
+    let address = server.listen(address)?;
     println!("listening on {address}");
-    match std::env::args().nth(2).as_deref() {
-        Some("--spin") => common::spin_until_interrupted(&mut server),
-        _ => common::run_until_interrupted(&mut server),
+    match spin {
+        true => common::spin_until_interrupted(&mut server),
+        false => common::run_until_interrupted(&mut server),
+    }
+}
+
+/// Compression in both directions, in the mode that was asked for: `dedicated` if there was none.
+#[cfg(feature = "deflate")]
+fn with_deflate(settings: Builder, mode: Option<&str>, window_bits: u8) -> Result<Builder, Box<dyn Error>> {
+    use ikisocket::Deflate;
+
+    let deflate = match mode {
+        Some("off") => return Ok(settings),
+        Some("shared") => Deflate::shared(),
+        Some("dedicated") | None => Deflate::dedicated(),
+        Some(other) => return Err(format!("--deflate {other}: it can be shared, dedicated or off").into()),
+    };
+    Ok(settings.deflate(deflate.server_window_bits(window_bits).client_window_bits(window_bits)))
+}
+
+#[cfg(not(feature = "deflate"))]
+fn with_deflate(settings: Builder, mode: Option<&str>, _: u8) -> Result<Builder, Box<dyn Error>> {
+    match mode {
+        None | Some("off") => Ok(settings),
+        Some(_) => Err("--deflate: build it with cargo run --release --features deflate --example echo".into()),
     }
 }

@@ -14,8 +14,8 @@ const KEEP_CAPACITY: usize = 256 * 1024;
 ///
 /// With [`shared`](Self::shared) no message refers to an earlier one: all connections of a loop share one compressor and one
 /// decompressor, a connection costs about 50 bytes more, and a broadcast is compressed once. With [`dedicated`](Self::dedicated) each message
-/// can refer to the 32 KiB before it, which makes small similar messages much smaller; a connection costs up to about 300 KiB once it sends
-/// and 45 KiB once it receives, and a broadcast is compressed for each.
+/// can refer to the 32 KiB before it, which makes small similar messages much smaller; a connection costs about 370 KiB once it sends (245 KiB
+/// with the smallest [window](Self::server_window_bits)) and 46 KiB once it receives, and a broadcast is compressed for each.
 ///
 /// ```
 /// use ikisocket::{Deflate, Server};
@@ -47,14 +47,15 @@ impl Deflate {
         Self { params: DeflateParams::default(), ..Self::shared() }
     }
 
-    /// Whether the client's messages may refer to its earlier ones; that costs a connection up to about 45 KiB. Default: no if
+    /// Whether the client's messages may refer to its earlier ones; that costs a connection about 46 KiB. Default: no if
     /// [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
     pub fn client_context_takeover(mut self, yes: bool) -> Self {
         self.params.client_no_context_takeover = !yes;
         self
     }
 
-    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1.
+    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1. Of 1 KiB of JSON by itself, 1 saves 51 %; 2 saves 63 % and
+    /// takes twice as long; 6 saves 65 %.
     pub fn level(mut self, level: u8) -> Self {
         self.level = level;
         self

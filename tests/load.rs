@@ -22,6 +22,9 @@ static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
     cargo
         .args(["build", "--quiet", "--example", "load", "--example", "echo", "--target-dir"])
         .arg(profile.parent().unwrap());
+    if cfg!(feature = "deflate") {
+        cargo.args(["--features", "deflate"]);
+    }
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
@@ -37,8 +40,12 @@ struct EchoServer {
 
 impl EchoServer {
     fn start() -> EchoServer {
+        EchoServer::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> EchoServer {
         let mut command = Command::new(EXAMPLES.join("echo"));
-        let mut process = command.arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.arg("127.0.0.1:0").args(options).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
@@ -189,11 +196,61 @@ fn connections_are_held_opened_and_churned() {
     assert_eq!(connect["unit"], "upgrades");
     assert_sane(&connect["measured"][0]);
 
+    let talked = report(&format!("idle {url} --connections 50 --messages 3 --size 300 --duration 0.1"));
+    assert_eq!((&talked["held"], &talked["measured"][0]["messages"]), (&50.into(), &150.into()));
+
     let churn = report(&format!("churn {url} --connections 4 --messages 3 --duration 0.3 --warm-up 0"));
     let measured = &churn["measured"][0];
     assert_sane(measured);
     assert_eq!(number(&measured["messages"]), number(&measured["latency"]["count"]) * 3.0);
     assert_eq!(measured["handshake"]["count"], measured["latency"]["count"]);
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn compressed_messages_are_verified_and_their_bytes_counted() {
+    for mode in [&["--deflate", "shared"][..], &["--deflate", "dedicated"], &["--deflate=dedicated", "--window-bits=9"]]
+    {
+        let server = EchoServer::start_with(mode);
+        let short = "--deflate --connections 5 --duration 0.2 --warm-up 0.1 --verify --text";
+        for line in ["echo --size 0-3000 --in-flight 3", "broadcast --size 20-2000 --at-once 3 --publishers 2"] {
+            let (scenario, options) = line.split_once(' ').unwrap();
+            let path = if scenario == "echo" { "/echo" } else { "/bcast" };
+            let report = report(&format!("{scenario} {} {short} {options}", server.url(path)));
+            let measured = &report["measured"][0];
+            assert_sane(measured);
+            let (payload, wire) = (&measured["bytes_per_second"], &measured["wire_bytes_per_second"]);
+            let saved = number(&measured["bytes_saved"]);
+            assert!((number(wire) / number(payload) - (1.0 - saved)).abs() < 0.001);
+            assert!(saved > 0.3, "{mode:?} {line}: {saved}");
+        }
+    }
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn what_compression_costs_is_compared_with_the_same_messages_as_they_are() {
+    let server = EchoServer::start();
+    let url = server.url("/echo");
+    let line = format!("echo {url} --against {url} --deflate --against-plain --size 1k --verify --connections 3");
+    let report = report(&format!("{line} --slices 12 --slice 0.05 --warm-up 0.1"));
+    let [with, without] = &report["measured"].as_array().unwrap()[..] else { panic!("two are compared") };
+    assert!(number(&with["bytes_saved"]) > 0.3);
+    assert!(number(&without["bytes_saved"]) <= 0.0);
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn a_server_that_declines_compression_is_no_success() {
+    let server = EchoServer::start_with(&["--deflate", "off"]);
+    let error = error(&format!("echo {} --deflate", server.url("/echo")));
+    assert!(error.contains("declined permessage-deflate"), "{error}");
+}
+
+#[cfg(not(feature = "deflate"))]
+#[test]
+fn without_the_feature_compression_is_refused_with_the_way_to_get_it() {
+    assert!(error("echo ws://127.0.0.1:9/ --deflate").contains("--features deflate"));
 }
 
 #[test]

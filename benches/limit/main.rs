@@ -6,6 +6,7 @@
 //! cargo bench --bench limit -- --peers             # the other libraries beside it: build benches/peers first
 //! cargo bench --bench limit -- --reference PROGRAM # our raw against another program of its kind, to see that it is no slower
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
+//! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+mod deflate;
 mod picture;
 mod raw;
 mod server;
@@ -114,8 +116,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         [] => table(false),
         ["--peers"] => table(true),
         ["--idle"] => idle(),
+        ["--deflate"] => deflate::table(&Programs::build()?),
         ["--reference", program] => reference(Path::new(program)),
-        _ => Err("unknown arguments: nothing, --peers, --idle, --draw or --reference PROGRAM".into()),
+        _ => Err("unknown arguments: nothing, --peers, --idle, --deflate, --draw or --reference PROGRAM".into()),
     }
 }
 
@@ -205,9 +208,12 @@ impl Programs {
     /// Builds the examples as a user would.
     fn build() -> Result<Self, Box<dyn Error>> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status =
-            Command::new(cargo).args(["build", "--release", "--example", "echo", "--example", "load"]).status()?;
-        if !status.success() {
+        let mut build = Command::new(cargo);
+        build.args(["build", "--release", "--example", "echo", "--example", "load"]);
+        if cfg!(feature = "deflate") {
+            build.args(["--features", "deflate"]);
+        }
+        if !build.status()?.success() {
             return Err("the examples do not build: see above".into());
         }
         // Benches lie in target/release/deps, examples beside that.
@@ -218,15 +224,40 @@ impl Programs {
 
     /// Runs one work against two servers in turn; the ratios of the servers' CPU for each message, and of the 99th percentiles.
     fn compare(&self, work: &Work, a: &Running, b: &Running) -> Result<(Ratio, Ratio), Box<dyn Error>> {
-        let [scenario, path, options @ ..] = work.load else { unreachable!("every work has a scenario and a path") };
-        let mut load = pinned(CORES[1], &self.load);
-        load.args([*scenario, &a.url(path), "--pid", &a.pid(), "--against", &b.url(path), "--against-pid", &b.pid()]);
-        load.args(["--slices=40", "--slice=0.15", "--warm-up=0.3", "--spin", "--json=-"]).args(options);
-        let Output { status, stdout, stderr } = load.stdin(Stdio::null()).output()?;
-        let figures: Value = serde_json::from_slice(&stdout)
-            .map_err(|_| format!("the load tool ended with {status}: {}", String::from_utf8_lossy(&stderr).trim()))?;
+        let figures = self.figures(work.load, a, b)?;
         let ratio = |name: &str| Ratio::read(&figures["comparison"][name]);
         let cpu = ratio("server_cpu_each").ok_or("the load tool gave no ratio of the servers' CPU")?;
         Ok((cpu, ratio("p99").unwrap_or(Ratio { median: f64::NAN, low: f64::NAN, high: f64::NAN })))
     }
+
+    /// What the load tool says of two servers in turn; `load` is its scenario, the servers' path and the options.
+    fn figures(&self, load: &[&str], a: &Running, b: &Running) -> Result<Value, Box<dyn Error>> {
+        let [scenario, path, options @ ..] = load else { unreachable!("every work has a scenario and a path") };
+        let mut load = pinned(CORES[1], &self.load);
+        load.args([*scenario, &a.url(path), "--pid", &a.pid(), "--against", &b.url(path), "--against-pid", &b.pid()]);
+        load.args(["--slices=40", "--slice=0.15", "--warm-up=0.3", "--spin", "--json=-"]).args(options);
+        read(load)
+    }
+
+    /// What the load tool says of a server that holds connections, each of which has had `messages` and their echoes.
+    fn held(
+        &self,
+        server: &Running,
+        connections: usize,
+        messages: usize,
+        options: &[&str],
+    ) -> Result<Value, Box<dyn Error>> {
+        let mut load = pinned(CORES[1], &self.load);
+        load.args(["idle", &server.url("/echo"), "--pid", &server.pid(), "--duration=0.5", "--json=-"]);
+        load.args([format!("--connections={connections}"), format!("--messages={messages}")]).args(options);
+        read(load)
+    }
+}
+
+/// Runs the load tool and reads its figures.
+fn read(mut load: Command) -> Result<Value, Box<dyn Error>> {
+    let Output { status, stdout, stderr } = load.stdin(Stdio::null()).output()?;
+    let figures = serde_json::from_slice(&stdout)
+        .map_err(|_| format!("the load tool ended with {status}: {}", String::from_utf8_lossy(&stderr).trim()))?;
+    Ok(figures)
 }

@@ -10,6 +10,7 @@ use ikisocket::{Server, Shutdown};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// The address to listen on: the first argument, or `default`.
+#[allow(dead_code)] // An example with options of its own has no use for it.
 pub fn address(default: &str) -> String {
     std::env::args().nth(1).unwrap_or_else(|| default.to_owned())
 }

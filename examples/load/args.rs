@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, within which bounds.
 
-use crate::client::{Shape, TargetError, Upgrade, Url};
+use crate::client::{DEFLATE_IS_BUILT_IN, Shape, TargetError, Upgrade, Url};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -60,6 +60,10 @@ impl ScenarioName {
         }
     }
 
+    fn default_messages(self) -> usize {
+        if self == ScenarioName::Churn { 10 } else { 0 }
+    }
+
     /// One message concerns all connections, so they share a thread and its clock.
     pub fn is_broadcast(self) -> bool {
         matches!(self, ScenarioName::Broadcast | ScenarioName::SlowReader)
@@ -89,6 +93,7 @@ pub struct Options {
     pub publishers: usize,
     pub at_once: usize,
     pub messages: usize,
+    pub against_plain: bool,
     pub p99: Duration,
     pub step: Duration,
     pub duration: Duration,
@@ -139,10 +144,10 @@ where
     let (mut pid, mut against, mut against_pid, mut at_most) = (None, None, None, None);
     let (mut slices, mut slice, mut duration) = (None, Duration::from_millis(250), None);
     let (mut connections, mut ramp_up, mut threads) = (None, None, 1);
-    let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) = (None, None, 1, 1, 10);
+    let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) = (None, None, 1, 1, None);
     let (mut p99, mut step, mut warm_up) =
         (Duration::from_millis(1), Duration::from_secs(1), Duration::from_millis(500));
-    let (mut text, mut sizes, mut verify, mut spin) = (false, None, false, false);
+    let (mut text, mut sizes, mut verify, mut spin, mut against_plain) = (false, None, false, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
 
@@ -175,7 +180,7 @@ where
             "rate" => rate = Some(given("messages per second")?.within(0.1..=MAX_RATE)?),
             "publishers" => publishers = given("a number")?.within(1..=MAX_PUBLISHERS)?,
             "at-once" => at_once = given("a number")?.within(1..=MAX_IN_FLIGHT)?,
-            "messages" => messages = given("a number")?.within(1..=MAX_IN_FLIGHT)?,
+            "messages" => messages = Some(given("a number")?.within(1..=MAX_IN_FLIGHT)?),
             "p99" => p99 = given("a time")?.duration()?,
             "step" => step = given("a time")?.duration()?,
             "duration" => duration = Some(given("a time")?.duration()?),
@@ -185,6 +190,8 @@ where
             "binary" => text = false,
             "size" => sizes = Some(given("a size or a range")?.sizes()?),
             "verify" => verify = true,
+            "deflate" => upgrade.deflate = true,
+            "against-plain" => against_plain = true,
             "subprotocol" => upgrade.subprotocol = Some(given("a name")?.header_value()?),
             "header" => upgrade.headers.push(given("a header")?.header()?),
             "json" => json = Some(given("a file")?.text.into()),
@@ -223,12 +230,18 @@ where
         rate,
         publishers,
         at_once,
-        messages,
+        messages: messages.unwrap_or_else(|| scenario.default_messages()),
+        against_plain,
         p99,
         step,
         duration: duration.unwrap_or(Duration::from_secs(10)),
         warm_up,
-        shape: Shape { text, sizes: sizes.unwrap_or(default_size..=default_size), distinct: verify },
+        shape: Shape {
+            text,
+            sizes: sizes.unwrap_or(default_size..=default_size),
+            distinct: verify,
+            quotes: upgrade.deflate,
+        },
         verify,
         upgrade,
         json,
@@ -246,6 +259,14 @@ const MAX_PUBLISHERS: usize = 1 << 14;
 fn check(options: &Options) -> Result<(), ArgsError> {
     let scenario = options.scenario;
     let name = scenario.as_str();
+    if options.upgrade.deflate && !DEFLATE_IS_BUILT_IN {
+        return Err(usage(
+            "--deflate: this program was built without compression: cargo run --release --features deflate --example load",
+        ));
+    }
+    if options.against_plain && (options.against.is_none() || !options.upgrade.deflate) {
+        return Err(usage("--against-plain belongs to --against and --deflate"));
+    }
     if options.against.is_none() {
         if options.against_pid.is_some() || options.at_most.is_some() {
             return Err(usage("--against-pid and --at-most belong to --against"));
@@ -406,7 +427,7 @@ OPTIONS
     --rate R           open loop: R messages per second over all connections, at their time
     --publishers N     broadcast: of the connections, so many send [1]
     --at-once N        broadcast: so many are under way at the same time [1]
-    --messages N       churn: messages on each connection [10]
+    --messages N       churn: messages on each connection [10]; idle: so many, echoed, before it falls silent [0]
     --p99 TIME         search: the limit [1ms]
     --step TIME        search: how long each rate is tried [1s]
     --ramp-up R        at most R new connections per second
@@ -417,6 +438,9 @@ OPTIONS
     --binary, --text   [binary]
     --size N | A-B     bytes, or random sizes from A to B; 16k = 16384 [20; broadcasts: 64]
     --verify           compare each echo with what was sent
+    --deflate          offer permessage-deflate, which the server must take, and send every message compressed by itself. The
+                       messages are quotes in JSON then, else random letters; about half is saved from 1 KiB on.
+                       Needs a build with --features deflate
     --subprotocol NAME
     --header 'Name: value'
   Time (10, 0.25, 10s, 250ms)
@@ -428,6 +452,7 @@ OPTIONS
   Comparing two servers
     --against URL      a second server, in alternating slices: A B, B A, A B, ...
     --against-pid PID
+    --against-plain    with --deflate: the second server gets the same messages, but no offer, and none is compressed
     --slices N         in all [40]
     --slice TIME       [250ms], behind 50 ms that are not measured
     --at-most X        exit code 1 if A's CPU per message (without pids: time per message) is, with 95 %
@@ -504,6 +529,11 @@ mod tests {
             ("broadcast ws://l/ --threads 2", "one thread"),
             ("connect ws://l/ --rate 5", "no --rate"),
             ("echo http://l/", "ws://"),
+            ("echo ws://l/ --against ws://m/ --against-plain", "belongs to"),
+            #[cfg(not(feature = "deflate"))]
+            ("echo ws://l/ --deflate", "--features deflate"),
+            #[cfg(feature = "deflate")]
+            ("echo ws://l/ --deflate --against-plain", "belongs to"),
         ] {
             assert!(error(line).contains(part), "{line}: {}", error(line));
         }

@@ -1,7 +1,7 @@
 //! From what was asked for to what was measured: the phases of a run, in order.
 
 use crate::args::{Options, ScenarioName};
-use crate::client::{Failure, Tape, Target, TargetError};
+use crate::client::{Failure, Tape, Target, TargetError, Upgrade};
 use crate::clock::{self, Nanos, nanos};
 use crate::compare::{Comparison, Figures};
 use crate::crew::{Crew, Lanes, WorkerLost};
@@ -102,13 +102,15 @@ fn lanes(options: &Options, servers: &[Server], thread: usize) -> io::Result<Lan
     let ramp_up = options.ramp_up.map(|rate| rate / threads as f64);
     let is_open_loop = options.rate.is_some() || options.scenario == ScenarioName::Search;
     let in_flight = options.in_flight.unwrap_or(if is_open_loop { usize::MAX } else { 1 });
-    let tape = Arc::new(Tape::new(&options.shape, in_flight));
-    let lane = |server: &Server| -> io::Result<Box<dyn Scenario>> {
+    let tape = |deflate| Arc::new(Tape::new(&options.shape, in_flight, deflate));
+    let usual = tape(options.upgrade.deflate);
+    let lane = |(index, server): (usize, &Server)| -> io::Result<Box<dyn Scenario>> {
+        let is_plain = options.against_plain && index == 1;
         let setup = Setup {
             target: server.target.clone(),
-            upgrade: options.upgrade.clone(),
+            upgrade: Upgrade { deflate: options.upgrade.deflate && !is_plain, ..options.upgrade.clone() },
             shape: options.shape.clone(),
-            tape: tape.clone(),
+            tape: if is_plain { tape(false) } else { usual.clone() },
             crowd: Crowd { connections, ramp_up },
         };
         Ok(match options.scenario {
@@ -119,10 +121,10 @@ fn lanes(options: &Options, servers: &[Server], thread: usize) -> io::Result<Lan
             }
             ScenarioName::Connect => Box::new(Churn::new(&setup, 0)?),
             ScenarioName::Churn => Box::new(Churn::new(&setup, options.messages)?),
-            ScenarioName::Idle => Box::new(Idle::new(&setup)?),
+            ScenarioName::Idle => Box::new(Idle::new(&setup, options.messages)?),
         })
     };
-    servers.iter().map(lane).collect()
+    servers.iter().enumerate().map(lane).collect()
 }
 
 impl Run<'_> {
@@ -330,7 +332,12 @@ impl Run<'_> {
             ScenarioName::Churn => "connect to close",
             _ => "latency",
         };
-        Measured::new(self.servers[server].name.clone(), distribution, sample, time)
+        let mut measured = Measured::new(self.servers[server].name.clone(), distribution, sample, time);
+        if self.options.upgrade.deflate && sample.bytes > 0 {
+            let saved = Fact { key: "bytes_saved", label: "bytes saved", value: sample.saved(), unit: Unit::Share };
+            measured.facts.push(saved);
+        }
+        measured
     }
 
     /// The report without its figures.
@@ -354,14 +361,18 @@ impl Run<'_> {
             }
             _ => {}
         }
-        if scenario == ScenarioName::Churn {
+        if options.messages > 0 {
             settings.push(("messages_each", format!("{} messages each", options.messages)));
         }
         if scenario == ScenarioName::Search {
             settings.push(("p99", format!("p99 at most {:?}", options.p99)));
         }
-        if !matches!(scenario, ScenarioName::Idle | ScenarioName::Connect) {
+        if options.messages > 0 || !matches!(scenario, ScenarioName::Idle | ScenarioName::Connect) {
             settings.push(("messages", format!("{size} {kind}")));
+        }
+        if options.upgrade.deflate {
+            let whom = if options.against_plain { " (A only)" } else { "" };
+            settings.push(("deflate", format!("compressed{whom}")));
         }
         settings.push(match options.against {
             Some(_) => ("slices", format!("{} slices of {:?}", options.slices, options.slice)),

@@ -57,6 +57,8 @@ pub struct Sample {
     pub finished_at_all: u64,
     /// Received payload in that time, in bytes.
     pub bytes: u64,
+    /// What that took on the wire, frames and all.
+    pub wire_bytes: u64,
     pub latency: Latency,
     pub extras: BTreeMap<Extra, Latency>,
     pub counts: BTreeMap<Count, u64>,
@@ -76,6 +78,7 @@ impl Sample {
             finished: 0,
             finished_at_all: 0,
             bytes: 0,
+            wire_bytes: 0,
             latency: Latency::new(),
             extras: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -108,6 +111,7 @@ impl Sample {
         self.finished += other.finished;
         self.finished_at_all += other.finished_at_all;
         self.bytes += other.bytes;
+        self.wire_bytes += other.wire_bytes;
         self.latency.merge(&other.latency);
         for (&extra, latency) in &other.extras {
             self.extras.entry(extra).or_insert_with(Latency::new).merge(latency);
@@ -138,6 +142,12 @@ impl Sample {
         *self.failures.entry(failure.to_string()).or_default() += 1;
     }
 
+    /// A message came in time, of so many bytes, in so many on the wire.
+    pub fn received(&mut self, payload: usize, wire: usize) {
+        self.bytes += payload as u64;
+        self.wire_bytes += wire as u64;
+    }
+
     /// Finished per second.
     pub fn rate(&self) -> f64 {
         self.finished as f64 / seconds(self.elapsed).max(f64::MIN_POSITIVE)
@@ -146,6 +156,16 @@ impl Sample {
     /// Received payload, in bytes per second.
     pub fn bandwidth(&self) -> f64 {
         self.bytes as f64 / seconds(self.elapsed).max(f64::MIN_POSITIVE)
+    }
+
+    /// Received on the wire, in bytes per second.
+    pub fn wire_bandwidth(&self) -> f64 {
+        self.wire_bytes as f64 / seconds(self.elapsed).max(f64::MIN_POSITIVE)
+    }
+
+    /// How much shorter than the payload it was on the wire, as a part of it.
+    pub fn saved(&self) -> f64 {
+        1.0 - self.wire_bytes as f64 / self.bytes.max(1) as f64
     }
 }
 
@@ -221,6 +241,7 @@ mod tests {
 
     fn sample(finished: u64) -> Sample {
         let mut sample = Sample { elapsed: SECOND, finished, finished_at_all: finished, ..Sample::new() };
+        sample.received(100, finished as usize);
         sample.fault(Fault::Lost, 1);
         sample.timeline.add(0, finished);
         sample
@@ -239,5 +260,6 @@ mod tests {
         let mut sum = sample(10);
         sum.merge_later(&sample(30));
         assert_eq!(sum.rate(), 20.0);
+        assert_eq!(sum.saved(), 1.0 - (10.0 + 30.0) / 200.0);
     }
 }

@@ -36,7 +36,7 @@ pub struct Deflater {
 
 impl Deflater {
     /// A compressor of a level, 1 (fast) to 9 (small), with a window of 2 to the power of `window_bits`, 9 to 15; what is
-    /// outside is taken to the nearest. It allocates 200 to 300 KiB.
+    /// outside is taken to the nearest. It allocates about 245 KiB for the smallest window and 370 KiB for the largest, whatever the level.
     #[must_use]
     pub fn new(level: u8, window_bits: u8) -> Self {
         let level = Compression::new(u32::from(level.clamp(1, 9)));
@@ -75,8 +75,8 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15; what is outside is taken to the nearest. It allocates
-    /// the window and about 10 KiB.
+    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15; what is outside is taken to the nearest. It allocates about
+    /// 46 KiB, whatever the window.
     #[must_use]
     pub fn new(window_bits: u8) -> Self {
         Self { stream: Decompress::new_with_window_bits(false, window_bits.clamp(9, 15)) }

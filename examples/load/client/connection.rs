@@ -1,10 +1,11 @@
 //! One connection: the upgrade, what is to be sent, what was received. Knows no poll and no other connection.
 
+use super::deflate::Unpacker;
 use super::handshake::{Upgrade, new_key};
 use super::tape::{Cursor, Tape, encode_masked};
 use super::{Failure, Listener, Target};
 use crate::clock::Nanos;
-use ikisocket::protocol::{CloseFrame, Decoded, Decoder, Opcode, Rules};
+use ikisocket::protocol::{CloseFrame, Compressed, Decoded, Decoder, Message, Opcode, Rules, Violation};
 use mio::net::TcpStream;
 use std::io::{self, Write};
 
@@ -16,6 +17,11 @@ pub struct Connection<T> {
     pub(super) stream: TcpStream,
     phase: Phase,
     decoder: Decoder,
+    /// Received since the message before, in bytes.
+    wire_len: usize,
+    /// The server's compressed messages refer to each other; its own unpacker is made for the first one.
+    refers_back: bool,
+    unpacker: Option<Box<Unpacker>>,
     /// Frames that are not on the tape: they go out as soon as no other frame is begun.
     queued: Vec<u8>,
     cursor: Cursor,
@@ -23,6 +29,14 @@ pub struct Connection<T> {
     pub(super) is_dirty: bool,
     /// Does not read.
     pub(super) is_stalled: bool,
+}
+
+/// What all connections of a fleet receive by.
+pub(super) struct Terms<'f> {
+    pub upgrade: &'f Upgrade,
+    pub rules: &'f Rules,
+    /// For messages that refer to no other.
+    pub unpacker: &'f mut Option<Unpacker>,
 }
 
 enum Phase {
@@ -72,6 +86,9 @@ impl<T> Connection<T> {
             queued: upgrade.request(&target.url, &key),
             phase: Phase::Opening { since: now, key, answer: Vec::new() },
             decoder: Decoder::new(),
+            wire_len: 0,
+            refers_back: false,
+            unpacker: None,
             cursor: Cursor::default(),
             is_dirty: false,
             is_stalled: false,
@@ -102,7 +119,17 @@ impl<T> Connection<T> {
 
     /// A message that is not on the tape is to be sent.
     pub fn send(&mut self, opcode: Opcode, payload: &[u8]) {
-        encode_masked(opcode, payload, &mut self.queued);
+        encode_masked(opcode, false, payload, &mut self.queued);
+    }
+
+    /// As [`send`](Self::send), of a payload that is compressed.
+    pub fn send_compressed(&mut self, opcode: Opcode, payload: &[u8]) {
+        encode_masked(opcode, true, payload, &mut self.queued);
+    }
+
+    /// What the message that the listener is told of took on the wire, in bytes: its frames, and control frames between them.
+    pub fn wire_len(&self) -> usize {
+        self.wire_len
     }
 
     /// A Close frame is to be sent (an empty one: each server has an answer to it), and nothing more. The server's Close
@@ -159,16 +186,17 @@ impl<T> Connection<T> {
         &mut self,
         mut input: &mut [u8],
         now: Nanos,
-        (upgrade, rules): (&Upgrade, &Rules),
+        terms: Terms<'_>,
         listener: &mut L,
     ) -> Result<(), End> {
         if let Phase::Opening { key, answer, .. } = &mut self.phase {
             let before = answer.len();
             answer.extend_from_slice(input);
-            let Some(length) = upgrade.check_answer(answer, key)? else {
+            let Some(agreed) = terms.upgrade.check_answer(answer, key)? else {
                 return Ok(());
             };
-            let taken = length.saturating_sub(before);
+            let taken = agreed.length.saturating_sub(before);
+            self.refers_back = agreed.refers_back;
             self.phase = Phase::Open;
             listener.opened(self, now);
             if matches!(self.phase, Phase::Leaving) {
@@ -177,17 +205,43 @@ impl<T> Connection<T> {
             input = &mut input[taken..];
         }
         loop {
-            match self.decoder.decode(&mut input, rules) {
+            let before = input.len();
+            let decoded = self.decoder.decode(&mut input, terms.rules);
+            self.wire_len += before - input.len();
+            let message = match decoded {
                 Ok(None) => return Ok(()),
-                Ok(Some(Decoded::Message(message))) => listener.message(self, message.payload(), now),
-                Ok(Some(Decoded::Compressed(_))) => unreachable!("the rules allow none"),
-                Ok(Some(Decoded::Ping(payload))) => self.send(Opcode::Pong, &payload),
-                Ok(Some(Decoded::Pong(_))) => {}
+                Ok(Some(Decoded::Message(message))) => message,
+                Ok(Some(Decoded::Compressed(compressed))) => {
+                    self.unpack(compressed, terms.rules.max_message, terms.unpacker)?
+                }
+                Ok(Some(Decoded::Ping(payload))) => {
+                    self.send(Opcode::Pong, &payload);
+                    continue;
+                }
+                Ok(Some(Decoded::Pong(_))) => continue,
                 Ok(Some(Decoded::Close(_))) if !self.is_open() => return Err(End::Closed),
                 Ok(Some(Decoded::Close(close))) => return Err(Failure::Closed(describe(close)).into()),
                 Err(violation) => return Err(violation.into()),
-            }
+            };
+            listener.message(self, message.payload(), now);
+            self.wire_len = 0;
         }
+    }
+
+    /// What a compressed message holds; `common` is for messages that refer to no other.
+    fn unpack(
+        &mut self,
+        compressed: Compressed<'_>,
+        limit: usize,
+        common: &mut Option<Unpacker>,
+    ) -> Result<Message<'static>, Violation> {
+        if self.refers_back {
+            let own = self.unpacker.get_or_insert_with(|| Box::new(Unpacker::new()));
+            return own.unpack(compressed, limit);
+        }
+        let common = common.get_or_insert_with(Unpacker::new);
+        common.forget();
+        common.unpack(compressed, limit)
     }
 }
 

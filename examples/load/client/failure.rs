@@ -18,6 +18,8 @@ pub enum Failure {
     Status(String),
     #[error("the server's answer to the upgrade is wrong: {0}")]
     BadUpgrade(&'static str),
+    #[error("the server declined permessage-deflate: turn its compression on, or leave out --deflate")]
+    NoDeflate,
     #[error("no answer to the upgrade within {0} s")]
     HandshakeTimeout(u64),
     #[error("protocol error of the server: {0}")]

@@ -8,12 +8,25 @@ use ikisocket::handshake::accept_key;
 /// A longer answer is no answer to an upgrade.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
+/// So each of our messages can be compressed once for all connections.
+const OFFER: &str = "permessage-deflate; client_no_context_takeover";
 
 /// What every upgrade request says beside its key.
 #[derive(Clone, Debug, Default)]
 pub struct Upgrade {
     pub subprotocol: Option<String>,
     pub headers: Vec<(String, String)>,
+    /// permessage-deflate is offered, and must be taken.
+    pub deflate: bool,
+}
+
+/// An answer that agrees to the upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Of its head, in bytes.
+    pub length: usize,
+    /// The server's compressed messages may refer to its earlier ones.
+    pub refers_back: bool,
 }
 
 impl Upgrade {
@@ -28,6 +41,9 @@ impl Upgrade {
         if let Some(subprotocol) = &self.subprotocol {
             request += &format!("Sec-WebSocket-Protocol: {subprotocol}\r\n");
         }
+        if self.deflate {
+            request += &format!("Sec-WebSocket-Extensions: {OFFER}\r\n");
+        }
         for (name, value) in &self.headers {
             request += &format!("{name}: {value}\r\n");
         }
@@ -35,8 +51,8 @@ impl Upgrade {
         request.into_bytes()
     }
 
-    /// Reads the answer at the beginning of `received`; returns its length, `None` if it is incomplete.
-    pub fn check_answer(&self, received: &[u8], key: &str) -> Result<Option<usize>, Failure> {
+    /// Reads the answer at the beginning of `received`; `None` if it is incomplete.
+    pub fn check_answer(&self, received: &[u8], key: &str) -> Result<Option<Answer>, Failure> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(received) {
@@ -63,17 +79,37 @@ impl Upgrade {
         if header("Sec-WebSocket-Accept").map(str::as_bytes) != Some(&accept_key(key)) {
             return Err(Failure::BadUpgrade("Sec-WebSocket-Accept does not belong to the key"));
         }
-        if header("Sec-WebSocket-Extensions").is_some_and(|value| !value.is_empty()) {
-            return Err(Failure::BadUpgrade("it names an extension that was not offered"));
-        }
+        let refers_back = match header("Sec-WebSocket-Extensions").filter(|value| !value.is_empty()) {
+            None if self.deflate => return Err(Failure::NoDeflate),
+            None => false,
+            Some(extensions) if self.deflate => check_deflate(extensions)?,
+            Some(_) => return Err(Failure::BadUpgrade("it names an extension that was not offered")),
+        };
         match (header("Sec-WebSocket-Protocol"), &self.subprotocol) {
             (None, None) => {}
             (None, Some(_)) => return Err(Failure::BadUpgrade("it does not take the --subprotocol")),
             (Some(chosen), Some(offered)) if offered.split(',').any(|one| one.trim() == chosen) => {}
             (Some(_), _) => return Err(Failure::BadUpgrade("it chose a subprotocol that was not offered")),
         }
-        Ok(Some(length))
+        Ok(Some(Answer { length, refers_back }))
     }
+}
+
+/// Whether the server may refer back, from its answer to our offer (RFC 7692 §7.1).
+fn check_deflate(extensions: &str) -> Result<bool, Failure> {
+    let mut parts = extensions.split(';').map(str::trim);
+    if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate")) {
+        return Err(Failure::BadUpgrade("it names an extension that was not offered"));
+    }
+    let mut refers_back = true;
+    for part in parts {
+        match part.split_once('=').map_or(part, |(name, _)| name.trim_end()).to_ascii_lowercase().as_str() {
+            "server_no_context_takeover" => refers_back = false,
+            "client_no_context_takeover" | "server_max_window_bits" => {}
+            _ => return Err(Failure::BadUpgrade("it has a parameter of permessage-deflate that was not offered")),
+        }
+    }
+    Ok(refers_back)
 }
 
 /// A fresh `Sec-WebSocket-Key`: 16 random bytes in base64.
@@ -94,7 +130,10 @@ mod tests {
         let answer = format!("{ANSWER}\r\n");
         let upgrade = Upgrade::default();
         assert_eq!(upgrade.check_answer(&answer.as_bytes()[..40], KEY), Ok(None));
-        assert_eq!(upgrade.check_answer(format!("{answer}\u{1}").as_bytes(), KEY), Ok(Some(answer.len())));
+        assert_eq!(
+            upgrade.check_answer(format!("{answer}\u{1}").as_bytes(), KEY),
+            Ok(Some(Answer { length: answer.len(), refers_back: false }))
+        );
     }
 
     #[test]
@@ -118,11 +157,30 @@ mod tests {
     }
 
     #[test]
+    fn compression_must_be_taken_as_it_was_offered() {
+        let upgrade = Upgrade { deflate: true, ..Upgrade::default() };
+        let agreed = |extensions: &str| {
+            let answer = format!("{ANSWER}Sec-WebSocket-Extensions: {extensions}\r\n\r\n");
+            Ok(upgrade.check_answer(answer.as_bytes(), KEY)?.expect("a whole answer").refers_back)
+        };
+        assert_eq!(agreed("permessage-deflate; client_no_context_takeover"), Ok(true));
+        assert_eq!(agreed("permessage-deflate; server_max_window_bits=9"), Ok(true));
+        assert_eq!(agreed("Permessage-Deflate;server_no_context_takeover"), Ok(false));
+        assert_eq!(agreed(""), Err(Failure::NoDeflate));
+        assert!(agreed("permessage-deflate; client_max_window_bits=9").is_err(), "it was not offered");
+        assert!(agreed("permessage-deflate, permessage-deflate").is_err());
+        assert!(agreed("x-webkit-deflate-frame").is_err());
+    }
+
+    #[test]
     fn the_request_says_what_was_asked_for() {
-        let upgrade = Upgrade { subprotocol: Some("chat".into()), headers: vec![("X-Id".into(), "7".into())] };
+        let upgrade =
+            Upgrade { subprotocol: Some("chat".into()), headers: vec![("X-Id".into(), "7".into())], deflate: true };
         let request = upgrade.request(&Url::parse("ws://[::1]:9/a?b").unwrap(), KEY);
         let request = String::from_utf8(request).unwrap();
         assert!(request.starts_with("GET /a?b HTTP/1.1\r\nHost: [::1]:9\r\n"), "{request}");
-        assert!(request.ends_with("Sec-WebSocket-Protocol: chat\r\nX-Id: 7\r\n\r\n"), "{request}");
+        let end = "Sec-WebSocket-Protocol: chat\r\n\
+                   Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\nX-Id: 7\r\n\r\n";
+        assert!(request.ends_with(end), "{request}");
     }
 }

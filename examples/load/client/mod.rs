@@ -4,18 +4,23 @@
 //! A message costs one `recv`; what a turn gave a connection to send costs one `send`.
 
 mod connection;
+#[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
+mod deflate;
 mod failure;
 mod handshake;
 mod tape;
 mod target;
 
 pub use connection::{Connection, End};
+pub use deflate::{IS_BUILT_IN as DEFLATE_IS_BUILT_IN, Packer};
 pub use failure::Failure;
 pub use handshake::Upgrade;
 pub use tape::{KEY, Shape, Tape};
 pub use target::{Target, TargetError, Url};
 
 use crate::clock::{self, Nanos, SECOND};
+use connection::Terms;
+use deflate::Unpacker;
 use ikisocket::protocol::{Payload, Role, Rules};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -54,6 +59,8 @@ pub struct Fleet<T> {
     upgrade: Upgrade,
     tape: Arc<Tape>,
     rules: Rules,
+    /// For the connections whose messages refer to no other; made for the first one.
+    unpacker: Option<Unpacker>,
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
@@ -65,11 +72,13 @@ pub struct Fleet<T> {
 
 impl<T> Fleet<T> {
     pub fn new(target: Target, upgrade: Upgrade, tape: Arc<Tape>) -> io::Result<Fleet<T>> {
+        let rules = Rules::default().role(Role::Client).max_message(MAX_MESSAGE).compression(upgrade.deflate);
         Ok(Fleet {
             target,
             upgrade,
             tape,
-            rules: Rules::default().role(Role::Client).max_message(MAX_MESSAGE),
+            rules,
+            unpacker: None,
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
             buffer: vec![0; RECEIVE_BUFFER],
@@ -202,7 +211,8 @@ impl<T> Fleet<T> {
             };
             let was_open = connection.is_open();
             let input = &mut self.buffer[..received];
-            let result = connection.receive(input, clock::now(), (&self.upgrade, &self.rules), listener);
+            let terms = Terms { upgrade: &self.upgrade, rules: &self.rules, unpacker: &mut self.unpacker };
+            let result = connection.receive(input, clock::now(), terms, listener);
             if let Err(end) = result {
                 return self.end(token, end, listener);
             }

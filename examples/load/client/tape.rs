@@ -1,6 +1,7 @@
 //! The messages that connections send, as frames ready for the wire, one behind the other: sending the next `n` is one `write`
 //! of a slice, with nothing to format, mask or copy.
 
+use super::Packer;
 use ikisocket::protocol::{FrameHeader, Opcode, apply_mask};
 use std::ops::{Range, RangeInclusive};
 
@@ -13,6 +14,8 @@ pub const KEY: [u8; 4] = [0x25, 0x4b, 0x1e, 0x33];
 const MAX_TAPE: usize = 4 * 1024 * 1024;
 /// How many messages differ from each other where sizes are random or payloads verified.
 const VARIETY: usize = 256;
+/// No message comes again before so many bytes of others: a compressor that remembers 32 KiB must not meet it twice.
+const FORGOTTEN: usize = 128 * 1024;
 
 /// What messages look like.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Shape {
     pub sizes: RangeInclusive<usize>,
     /// The messages differ, so that one taken for another is noticed.
     pub distinct: bool,
+    /// Quotes in JSON, which can be compressed as such texts can; else random letters, which cannot.
+    pub quotes: bool,
 }
 
 impl Shape {
@@ -44,12 +49,17 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// A tape from which up to `in_flight` messages are sent at once.
-    pub fn new(shape: &Shape, in_flight: usize) -> Tape {
+    /// A tape from which up to `in_flight` messages are sent at once, `compressed` each by itself if so wanted.
+    pub fn new(shape: &Shape, in_flight: usize, compressed: bool) -> Tape {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let (smallest, largest) = (*shape.sizes.start(), *shape.sizes.end());
         let room = (MAX_TAPE / (largest + FrameHeader::MAX_LEN)).max(1);
-        let period = if shape.distinct || smallest != largest { VARIETY.min(room).max(2) } else { 1 };
+        let period = match shape {
+            Shape { quotes: true, .. } => (FORGOTTEN / largest.max(1)).max(VARIETY).min(room).max(2),
+            Shape { distinct: true, .. } => VARIETY.min(room).max(2),
+            _ if smallest != largest => VARIETY.min(room).max(2),
+            _ => 1,
+        };
         let burst = in_flight.clamp(1, room);
 
         let mut tape = Tape {
@@ -63,19 +73,30 @@ impl Tape {
         for index in 0..period {
             let size = random.within(smallest, largest);
             let start = tape.payloads.len();
-            tape.payloads.extend((0..size).map(|_| b'!' + random.within(0, 93) as u8)); // printable: text or not
+            if shape.quotes {
+                random.quotes(start + size, &mut tape.payloads);
+            } else {
+                tape.payloads.extend((0..size).map(|_| b'!' + random.within(0, 93) as u8)); // printable: text or not
+            }
             if shape.distinct {
                 // Two messages differ whatever the dice say, if they have room for these two letters.
-                let letters = [b'0' + (index % 16) as u8, b'0' + (index / 16) as u8];
+                let letters = [b'0' + (index % 16) as u8, b'0' + (index / 16 % 16) as u8];
                 for (byte, letter) in tape.payloads[start..].iter_mut().zip(letters) {
                     *byte = letter;
                 }
             }
             tape.payload_ranges.push(start..start + size);
         }
+        let mut packer = compressed.then(Packer::new);
+        let mut packed = Vec::new();
         for index in 0..period + burst {
-            let payload = &tape.payloads[tape.payload_ranges[index % period].clone()];
-            encode_masked(shape.opcode(), payload, &mut tape.frames);
+            let mut payload = &tape.payloads[tape.payload_ranges[index % period].clone()];
+            if let Some(packer) = &mut packer {
+                packed.clear();
+                packer.pack(payload, &mut packed);
+                payload = &packed;
+            }
+            encode_masked(shape.opcode(), compressed, payload, &mut tape.frames);
             tape.starts.push(tape.frames.len());
         }
         tape
@@ -162,9 +183,9 @@ impl Cursor {
     }
 }
 
-/// Appends a frame as a client sends it.
-pub fn encode_masked(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-    let header = FrameHeader { mask: Some(KEY), ..FrameHeader::new(opcode, payload.len() as u64) };
+/// Appends a frame as a client sends it; `rsv1`: its payload is compressed.
+pub fn encode_masked(opcode: Opcode, rsv1: bool, payload: &[u8], out: &mut Vec<u8>) {
+    let header = FrameHeader { rsv1, mask: Some(KEY), ..FrameHeader::new(opcode, payload.len() as u64) };
     header.encode(out);
     let start = out.len();
     out.extend_from_slice(payload);
@@ -182,6 +203,30 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
         low + (z % (high - low + 1) as u64) as usize
+    }
+
+    /// Appends the quotes of a market in JSON, up to a length of `end`.
+    fn quotes(&mut self, end: usize, out: &mut Vec<u8>) {
+        const SYMBOLS: [&str; 12] =
+            ["AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL", "TSLA"];
+        out.push(b'[');
+        while out.len() < end {
+            let symbol = SYMBOLS[self.within(0, SYMBOLS.len() - 1)];
+            let (bid, spread) = (self.within(1_000, 99_999), self.within(1, 30));
+            let price = |cents: usize| format!("{}.{:02}", cents / 100, cents % 100);
+            let quote = format!(
+                "{{\"id\":{},\"symbol\":\"{symbol}\",\"bid\":{},\"ask\":{},\"size\":{},\"time\":\"14:{:02}:{:02}.{:03}\"}},",
+                self.within(1_000_000, 9_999_999),
+                price(bid),
+                price(bid + spread),
+                self.within(1, 40) * 100,
+                self.within(0, 59),
+                self.within(0, 59),
+                self.within(0, 999),
+            );
+            out.extend_from_slice(quote.as_bytes());
+        }
+        out.truncate(end);
     }
 }
 
@@ -204,8 +249,13 @@ mod tests {
 
     #[test]
     fn whatever_the_pieces_the_stream_is_the_payloads_in_order() {
-        for (sizes, distinct, text) in [(20..=20, false, false), (0..=300, true, true), (5..=5, true, false)] {
-            let tape = Tape::new(&Shape { text, sizes, distinct }, 16);
+        for (sizes, distinct, text, quotes) in [
+            (20..=20, false, false, false),
+            (0..=300, true, true, false),
+            (5..=5, true, false, false),
+            (0..=300, false, true, true),
+        ] {
+            let tape = Tape::new(&Shape { text, sizes, distinct, quotes }, 16, false);
             for piece in [1, 7, 100, usize::MAX] {
                 let start = tape.position(3);
                 let mut cursor = Cursor::at(start);
@@ -228,17 +278,51 @@ mod tests {
 
     #[test]
     fn a_huge_message_makes_no_huge_tape() {
-        let tape = Tape::new(&Shape { text: false, sizes: 1 << 20..=1 << 20, distinct: false }, 1000);
+        let tape =
+            Tape::new(&Shape { text: false, sizes: 1 << 20..=1 << 20, distinct: false, quotes: true }, 1000, false);
         assert!(tape.frames.len() < 3 * MAX_TAPE);
     }
 
     #[test]
     fn distinct_messages_differ() {
-        let tape = Tape::new(&Shape { text: true, sizes: 2..=2, distinct: true }, 1);
+        let tape = Tape::new(&Shape { text: true, sizes: 2..=2, distinct: true, quotes: false }, 1, false);
         let mut payloads: Vec<_> = (0..VARIETY).map(|frame| tape.payload(frame)).collect();
         payloads.sort();
         payloads.dedup();
         assert_eq!(payloads.len(), VARIETY);
+    }
+
+    #[test]
+    fn quotes_do_not_come_again_while_a_compressor_remembers_them() {
+        let tape = Tape::new(&Shape { text: true, sizes: 100..=100, distinct: false, quotes: true }, 1, false);
+        let mut payloads: Vec<_> = (0..tape.period).map(|frame| tape.payload(frame)).collect();
+        payloads.sort();
+        payloads.dedup();
+        assert!(payloads.len() * 100 > 2 * 32 * 1024, "{}", payloads.len());
+    }
+
+    #[cfg(feature = "deflate")]
+    #[test]
+    fn compressed_frames_refer_to_no_other_and_hold_the_payloads() {
+        use ikisocket::protocol::Inflater;
+
+        let shape = Shape { text: true, sizes: 0..=3000, distinct: true, quotes: true };
+        let tape = Tape::new(&shape, 4, true);
+        let mut stream = tape.frames.clone();
+        let (mut input, mut decoder) = (&mut stream[..], Decoder::new());
+        let rules = Rules::default().compression(true);
+        let mut sent = 0;
+        for frame in 0..tape.period {
+            let before = input.len();
+            let Ok(Some(Decoded::Compressed(compressed))) = decoder.decode(&mut input, &rules) else {
+                panic!("a compressed message is missing");
+            };
+            sent += before - input.len();
+            let mut payload = Vec::new();
+            Inflater::new(15).inflate(&compressed.payload, 3000, &mut payload).unwrap();
+            assert_eq!(payload, tape.payload(frame));
+        }
+        assert!(sent * 2 < tape.payloads.len(), "{sent} bytes for {}", tape.payloads.len());
     }
 
     #[test]

@@ -76,8 +76,15 @@ fn card(fact: &Fact, unit: &str) -> String {
 
 fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut String) {
     let _ = writeln!(body, "<section><h2><i class=\"key s{series}\"></i>{}</h2>", escape(&measured.name));
-    let shown =
-        ["per_second", "bytes_per_second", "server_cpu_each_ns", "server_resident_bytes", "broadcasts", "tool_busy"];
+    let shown = [
+        "per_second",
+        "bytes_per_second",
+        "server_cpu_each_ns",
+        "server_resident_bytes",
+        "broadcasts",
+        "bytes_saved",
+        "tool_busy",
+    ];
     let facts = measured.facts.iter().filter(|fact| shown.contains(&fact.key));
     let _ = writeln!(body, "<div class=\"cards\">{}</div>", facts.map(|fact| card(fact, unit)).collect::<String>());
     if !measured.distributions.is_empty() {

@@ -132,6 +132,7 @@ impl Measured {
         }
         if sample.bytes > 0 {
             facts.push(fact("bytes_per_second", "payload received", sample.bandwidth(), Unit::BytesPerSecond));
+            facts.push(fact("wire_bytes_per_second", "… on the wire", sample.wire_bandwidth(), Unit::BytesPerSecond));
         }
         for (&count, &times) in &sample.counts {
             let (key, label) = count.names();

@@ -3,7 +3,7 @@
 
 use super::stamp::{STAMP_LEN, Stamp};
 use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
-use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
+use crate::client::{Connection, End, Failure, Fleet, Listener, Packer, Tape};
 use crate::clock::{self, MILLISECOND, Nanos};
 use crate::latency::Latency;
 use crate::sample::{Count, Extra, Fault, Sample};
@@ -65,6 +65,9 @@ struct Room {
     unfinished: usize,
     /// The message that goes out next is put together here.
     scratch: Vec<u8>,
+    /// It is compressed here, if so wanted.
+    packer: Option<Packer>,
+    packed: Vec<u8>,
     sample: Sample,
     skew: Latency,
     last_receiver: Latency,
@@ -100,6 +103,8 @@ impl Broadcast {
             first: 0,
             unfinished: 0,
             scratch: Vec::new(),
+            packer: setup.upgrade.deflate.then(Packer::new),
+            packed: Vec::new(),
             sample: Sample::new(),
             skew: Latency::new(),
             last_receiver: Latency::new(),
@@ -212,7 +217,14 @@ impl Room {
         self.scratch.clear();
         self.scratch.extend_from_slice(self.tape.payload(self.tape.frame_of(number)));
         Stamp { run: self.run, publisher: publisher as u16, number }.write(&mut self.scratch);
-        connection.send(self.opcode, &self.scratch);
+        match &mut self.packer {
+            None => connection.send(self.opcode, &self.scratch),
+            Some(packer) => {
+                self.packed.clear();
+                packer.pack(&self.scratch, &mut self.packed);
+                connection.send_compressed(self.opcode, &self.packed);
+            }
+        }
         self.flights.push_back(Flight { publisher, sent: clock::now(), first_received: 0, missing: self.members });
         self.unfinished += 1;
         *self.sample.counts.entry(Count::Broadcasts).or_default() += 1;
@@ -282,7 +294,7 @@ impl Listener for Room {
         self.sample.finished_at_all += 1;
         if now < self.deadline {
             self.sample.finished += 1;
-            self.sample.bytes += payload.len() as u64;
+            self.sample.received(payload.len(), connection.wire_len());
         }
         if flight.missing == 1 {
             self.skew.record(now - flight.first_received);

@@ -143,6 +143,7 @@ impl Listener for Door {
     }
 
     fn message(&mut self, connection: &mut Connection<Visit>, payload: Payload<'_>, now: Nanos) {
+        let wire_len = connection.wire_len();
         let visit = &mut connection.data;
         if visit.left == 0 {
             return self.sample.fault(Fault::Unexpected, 1);
@@ -150,7 +151,7 @@ impl Listener for Door {
         self.round_trip.record(now - visit.sent);
         *self.sample.counts.entry(Count::Messages).or_default() += 1;
         if now < self.deadline {
-            self.sample.bytes += payload.len() as u64;
+            self.sample.received(payload.len(), wire_len);
         }
         visit.left -= 1;
         if visit.left == 0 {

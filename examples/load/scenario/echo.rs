@@ -215,6 +215,7 @@ impl Listener for Exchange {
     fn opened(&mut self, _: &mut Connection<Lane>, _: Nanos) {}
 
     fn message(&mut self, connection: &mut Connection<Lane>, payload: Payload<'_>, now: Nanos) {
+        let wire_len = connection.wire_len();
         let lane = &mut connection.data;
         let Some(flight) = lane.flying.pop_front() else {
             return self.sample.fault(Fault::Unexpected, 1);
@@ -224,7 +225,7 @@ impl Listener for Exchange {
         sample.finished_at_all += 1;
         if now < self.deadline {
             sample.finished += 1;
-            sample.bytes += payload.len() as u64;
+            sample.received(payload.len(), wire_len);
         }
         if self.verify && payload.as_bytes() != self.tape.payload(lane.expected) {
             sample.fault(Fault::WrongPayload, 1);
