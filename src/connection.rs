@@ -19,11 +19,14 @@ use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 
 /// What a connection needs of the thing that carries its bytes, beside reading and writing.
+///
+/// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
+/// an outbox does not offer the rest before. A read that gives less than there is room for says the same of input.
 pub(crate) trait Transport: io::Read + io::Write {
     /// Sends FIN: nothing more will be written.
     fn shutdown_write(&self) -> io::Result<()>;
 
-    /// Makes the coming drop a reset, so that the peer cannot take half a message for a whole one.
+    /// Makes the coming drop a reset, where the transport has one, so that the peer cannot take half a message for a whole one.
     fn reset_on_drop(&self);
 }
 
@@ -33,6 +36,8 @@ pub(crate) trait Transport: io::Read + io::Write {
 pub enum PeerAddress {
     /// The address and port of a TCP peer.
     Tcp(SocketAddr),
+    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
+    Unix,
 }
 
 impl PeerAddress {
@@ -41,6 +46,7 @@ impl PeerAddress {
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
         }
     }
 }
@@ -49,6 +55,7 @@ impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("a Unix socket"),
         }
     }
 }
@@ -57,6 +64,7 @@ impl fmt::Display for PeerAddress {
 pub(crate) enum KeptAddress {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
+    Unix,
 }
 
 impl From<PeerAddress> for KeptAddress {
@@ -64,6 +72,7 @@ impl From<PeerAddress> for KeptAddress {
         match address {
             PeerAddress::Tcp(SocketAddr::V4(address)) => Self::V4(address),
             PeerAddress::Tcp(SocketAddr::V6(address)) => Self::V6(Box::new(address)),
+            PeerAddress::Unix => Self::Unix,
         }
     }
 }
@@ -73,6 +82,7 @@ impl KeptAddress {
         match self {
             Self::V4(address) => PeerAddress::Tcp((*address).into()),
             Self::V6(address) => PeerAddress::Tcp((**address).into()),
+            Self::Unix => PeerAddress::Unix,
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::event::{Event, EventPayload, Listener, is_reserved};
 use crate::hub::{Hub, Received, Record};
 use crate::protocol::{CloseCode, Payload};
-use crate::reactor::Stream;
 use crate::route::{Recovered, Registry};
 use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::token::Token;
 
 /// Listeners that fire events whose listeners fire events, at most.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -201,12 +202,47 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
+    /// The operating system refused the path of a Unix socket, for instance because there is a file already: of another server, or left by
+    /// one that has crashed.
+    #[error("cannot listen on {}: {error}{}", path.display(), Self::advice(error))]
+    ListenUnix {
+        /// The path.
+        path: PathBuf,
+        /// What the operating system said.
+        error: IoError,
+    },
+    /// A listening socket that was handed over cannot be used.
+    #[error("cannot listen on the socket that was handed over: {error}")]
+    HandedOver {
+        /// What the operating system said.
+        error: IoError,
+    },
+    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket.
+    #[error("descriptor {index} (from 0) of LISTEN_FDS is no stream socket: use ListenStream= in the unit")]
+    ListenFd {
+        /// Which of them, from 0.
+        index: usize,
+    },
+}
+
+impl BindError {
+    /// What to do about a path that cannot be listened on.
+    fn advice(error: &IoError) -> &'static str {
+        match error.kind {
+            io::ErrorKind::AddrInUse => "; the file is there already: if no server listens there any more, remove it",
+            io::ErrorKind::NotFound => "; make its directory first",
+            _ => "",
+        }
+    }
 }
 
 impl From<BindError> for io::Error {
     fn from(error: BindError) -> Self {
         let kind = match &error {
-            BindError::Build(BuildError::Io(error)) | BindError::Listen { error, .. } => error.kind,
+            BindError::Build(BuildError::Io(error))
+            | BindError::Listen { error, .. }
+            | BindError::ListenUnix { error, .. }
+            | BindError::HandedOver { error } => error.kind,
             _ => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)

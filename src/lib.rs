@@ -182,7 +182,8 @@
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
 //! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
-//! | `reactor` | the poll, listeners, streams | user code |
+//! | `reactor` | the poll, and what it watches | user code |
+//! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
 //! | `connection`, `timer`, `token`, `limits`, `compression` | what the hub is made of | |
 //! | `outbox` | from an emit to the wire | connections |
@@ -192,6 +193,7 @@
 
 mod attributes;
 mod builder;
+mod clock;
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
 mod compression;
 mod connection;
@@ -201,6 +203,7 @@ mod event;
 pub mod handshake;
 mod hub;
 mod limits;
+mod listen;
 mod outbox;
 mod outgoing;
 pub mod protocol;
@@ -208,6 +211,9 @@ mod reactor;
 mod route;
 mod server;
 mod socket;
+mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
 mod token;
 mod turn;
@@ -222,6 +228,7 @@ pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoErr
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
+pub use listen::ListeningSocket;
 pub use outgoing::{Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};

@@ -605,6 +605,7 @@ fn offer(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
 }
 
 /// What the socket took: 0 if it would block; an interrupted write is tried again.
+#[inline]
 fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match write() {

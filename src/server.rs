@@ -2,20 +2,31 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
+#[cfg(unix)]
+use std::path::Path;
+use std::time::Duration;
 
 use mio::Events;
 
 use crate::builder::Builder;
-use crate::connection::{Due, PeerAddress, Phase};
+use crate::clock::Clock;
+#[cfg(feature = "testing")]
+use crate::connection::PeerAddress;
+use crate::connection::{Due, Phase};
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
 use crate::handshake::Response;
 use crate::hub::Hub;
-use crate::reactor::{Accepted, Reactor, Stream};
+#[cfg(feature = "testing")]
+use crate::hub::Uuids;
+use crate::listen::{Accepted, Listener, ListeningSocket};
+use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::socket::{Socket, Sockets};
+use crate::stream::Stream;
+#[cfg(feature = "testing")]
+use crate::testing::wire::{Readiness, Wire};
 use crate::timer::NEVER;
 use crate::token::{Ready, Token};
 use crate::turn::Turn;
@@ -54,7 +65,11 @@ pub struct Server<S> {
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
-    started: Instant,
+    clock: Clock,
+    nodelay: bool,
+    /// What a harness tells of connections in memory.
+    #[cfg(feature = "testing")]
+    readiness: Vec<(Token, Readiness)>,
 }
 
 impl Server<()> {
@@ -82,12 +97,15 @@ impl<S> Server<S> {
             state,
             hub: Hub::new(settings.limits()),
             registry: Registry::new(settings),
-            reactor: Reactor::new(settings.nodelay)?,
+            reactor: Reactor::new()?,
             buffer: vec![0; settings.receive_buffer],
             again: Vec::new(),
             paused: Vec::new(),
             resume_at: NEVER,
-            started: Instant::now(),
+            clock: Clock::start(),
+            nodelay: settings.nodelay,
+            #[cfg(feature = "testing")]
+            readiness: Vec::new(),
         })
     }
 
@@ -115,7 +133,11 @@ impl<S> Server<S> {
         }
         let mut last = BindError::NoAddress;
         for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
-            match self.reactor.listen(address) {
+            let listening = Listener::bind(address, self.nodelay).and_then(|listener| {
+                let address = listener.address().unwrap_or(address);
+                self.reactor.listen(listener).map(|()| address)
+            });
+            match listening {
                 Ok(address) => return Ok(address),
                 Err(error) => last = BindError::Listen { address, error: error.into() },
             }
@@ -123,13 +145,95 @@ impl<S> Server<S> {
         Err(last)
     }
 
-    /// The first address that is listened on.
+    /// Listens on a Unix socket at `path` too. The socket's file is made here, and removed when the server stops listening or is dropped, unless
+    /// another file has taken its place.
+    ///
+    /// A file that is there already is never removed, because another server may be listening on it: after a crash, remove it
+    /// before. Who may connect is decided by the permissions of its directory, and by those of the file, which are up to the process's umask.
+    ///
+    /// Two things differ from TCP. A connection that fails in the middle of a message ends without a reset: the message is not whole, but
+    /// only its length tells so. And a peer that passes descriptors along (`SCM_RIGHTS`), which are closed at once, may be answered late.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::ListenUnix`] names the path and what the operating system said; [`BindError::ShutDown`] after a shutdown was asked for.
+    #[cfg(unix)]
+    pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
+        let path = path.as_ref();
+        Listener::bind_unix(path)
+            .and_then(|listener| self.reactor.listen(listener))
+            .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
+    }
+
+    /// Listens on a socket that was made elsewhere too: a [`std::net::TcpListener`] or a [`std::os::unix::net::UnixListener`]. A Unix socket's
+    /// file stays when the server stops.
+    ///
+    /// If several processes hold a socket, whoever comes first accepts a connection, and none is refused while one of them lives: so a
+    /// server can be replaced by its successor without losing an attempt to connect.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use ikisocket::{Server, Shutdown};
+    ///
+    /// let socket = TcpListener::bind("127.0.0.1:0")?;
+    /// let mut old = Server::builder().build(())?;
+    /// old.listen_on(socket.try_clone()?)?;
+    ///
+    /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
+    /// new.listen_on(socket)?;
+    /// old.lend().1.shutdown(Shutdown::default())?; // from its next turn on, all new connections go to the successor
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::HandedOver`] if the operating system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
+    pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
+        Listener::from_made(socket.into(), self.nodelay)
+            .and_then(|listener| self.reactor.listen(listener))
+            .map_err(|error| BindError::HandedOver { error: error.into() })
+    }
+
+    /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`, descriptors from 3 on; see
+    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way, and from
+    /// the second call on. With the feature `listenfd`.
+    ///
+    /// It removes both variables from the environment: call it before other threads are started.
+    ///
+    /// ```no_run
+    /// let mut server = ikisocket::Server::builder().build(())?;
+    /// if server.listen_fds()? == 0 {
+    ///     server.listen("127.0.0.1:3000")?;
+    /// }
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket; the ones before it are listened on.
+    /// [`BindError::ShutDown`] after a shutdown was asked for.
+    #[cfg(all(unix, feature = "listenfd"))]
+    pub fn listen_fds(&mut self) -> Result<usize, BindError> {
+        let mut passed = listenfd::ListenFd::from_env();
+        for index in 0..passed.len() {
+            self.listen_on(ListeningSocket::take_passed(&mut passed, index)?)?;
+        }
+        Ok(passed.len())
+    }
+
+    /// The first TCP address that is listened on.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.reactor.addresses().next()
     }
 
-    /// All addresses that are listened on.
+    /// All TCP addresses that are listened on.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.reactor.addresses().collect()
@@ -281,6 +385,8 @@ impl<S> Server<S> {
             }
         }
         self.reactor.events = events;
+        #[cfg(feature = "testing")]
+        self.handle_readiness(&mut buffer, &mut turn);
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
@@ -344,7 +450,7 @@ impl<S> Server<S> {
 
     /// Milliseconds since the server was built.
     fn clock(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER)
+        self.clock.now()
     }
 
     /// The time until the next timeout is due, or `limit` if that is less.
@@ -388,7 +494,7 @@ impl<S> Server<S> {
                 Accepted::None => return,
                 Accepted::Stream(stream, peer) => {
                     turn.accepted += 1;
-                    let Some(token) = self.hub.insert(stream, PeerAddress::Tcp(peer)) else { continue };
+                    let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
                         log::warn!("cannot watch the connection from {peer}: {error}");
@@ -480,6 +586,45 @@ impl<S> Server<S> {
             self.tell();
         }
         self.hub.enforce_shutdown();
+    }
+}
+
+/// What a harness needs.
+#[cfg(feature = "testing")]
+impl<S> Server<S> {
+    /// From here on time stands still, and nothing is left to chance.
+    pub(crate) fn make_repeatable(&mut self) {
+        self.clock.stop();
+        self.hub.uuids = Uuids::Counted(0);
+    }
+
+    pub(crate) fn advance_clock(&mut self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Takes in a connection in memory, as if it were accepted; `None` if nobody is.
+    pub(crate) fn take_in(&mut self, wire: Wire, peer: PeerAddress) -> Option<Token> {
+        if self.hub.stopping.is_some() {
+            return None;
+        }
+        self.hub.now = self.clock();
+        self.hub.insert(Stream::Memory(wire), peer)
+    }
+
+    /// Tells the next turn what a poll would tell of a connection in memory.
+    pub(crate) fn tell_ready(&mut self, token: Token, readiness: Readiness) {
+        self.readiness.push((token, readiness));
+    }
+
+    fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        for (token, readiness) in std::mem::take(&mut self.readiness) {
+            if readiness.writable {
+                self.hub.writable(token);
+            }
+            if readiness.readable {
+                self.read(token, readiness.read_closed, buffer, turn);
+            }
+        }
     }
 }
 

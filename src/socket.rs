@@ -18,8 +18,8 @@ use crate::handshake::Request;
 use crate::hub::{Emitted, Hub};
 use crate::outgoing::Outgoing;
 use crate::protocol::{CloseCode, Opcode, Payload};
-use crate::reactor::Stream;
 use crate::route::Registry;
+use crate::stream::Stream;
 use crate::token::Token;
 
 /// How a server stops: [`Sockets::shutdown`].
@@ -398,32 +398,30 @@ impl<S> fmt::Debug for Socket<'_, S> {
     }
 }
 
-/// The TCP connection under a [`Socket`]: for its addresses and options, not for writing past the framing.
-///
-/// On Unix it lends its descriptor, so `socket2::SockRef::from(&kws.conn())` reaches every option. What is read from or written to
-/// that descriptor is missing in the WebSocket stream.
+/// The socket under a [`Socket`]: for its addresses and options, not for writing past the framing.
 #[derive(Debug)]
 pub struct Conn<'a> {
     stream: &'a Stream,
 }
 
-impl Conn<'_> {
-    /// Our side's address; `None` once the connection is gone.
+impl<'a> Conn<'a> {
+    /// Our side's address; `None` once the connection is gone, and if it is not TCP.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        self.stream.local_addr().ok()
+        self.stream.tcp()?.local_addr().ok()
     }
 
-    /// The peer's address; `None` once the connection is gone.
+    /// The peer's address; `None` once the connection is gone, and if it is not TCP.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.stream.tcp()?.peer_addr().ok()
     }
-}
 
-#[cfg(unix)]
-impl std::os::fd::AsFd for Conn<'_> {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.stream.as_fd()
+    /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none, which is so in tests
+    /// without sockets alone. What is read from or written to it is missing in the WebSocket stream.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'a>> {
+        self.stream.fd()
     }
 }

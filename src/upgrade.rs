@@ -4,9 +4,9 @@ use crate::connection::{Head, Phase};
 use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Hub, Upgraded};
-use crate::reactor::Stream;
 use crate::route::{Incoming, Registry};
 use crate::socket::Sockets;
+use crate::stream::Stream;
 use crate::token::Token;
 use crate::turn::Turn;
 

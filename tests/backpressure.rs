@@ -13,7 +13,7 @@ const KIB: usize = 1024;
 
 /// A route callback that leaves the connection little room in the system's buffers, so that it is full soon.
 fn enter_narrow(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
-    socket2::SockRef::from(&kws.conn()).set_send_buffer_size(16 * KIB).unwrap();
+    socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(16 * KIB).unwrap();
     enter(diary, kws);
 }
 

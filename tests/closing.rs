@@ -86,7 +86,7 @@ fn a_close_with_a_full_queue_delivers_everything_first() {
     let mut ann = Client::connect(&mut server, "/ann");
     let mut sent = 0;
     with_socket(&mut server, "ann", |kws| {
-        socket2::SockRef::from(&kws.conn()).set_send_buffer_size(16 * 1024).unwrap();
+        socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(16 * 1024).unwrap();
         while kws.waiting() < 900 * 1024 {
             assert!(kws.emit(format!("{sent:04} {}", "x".repeat(10_000))).ok().is_ok());
             sent += 1;

@@ -274,7 +274,7 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
     for deflate in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = server_with(with(deflate.minimum(10)).max_outbox(64 * MIB));
         let narrow = |diary: &mut Diary, kws: &mut Socket<'_, Diary>| {
-            socket2::SockRef::from(&kws.conn()).set_send_buffer_size(8 * 1024).unwrap();
+            socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(8 * 1024).unwrap();
             enter(diary, kws);
         };
         server.route("/:name", narrow).unwrap();

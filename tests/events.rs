@@ -309,7 +309,7 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
         .route("/:name", |watch, kws| match kws.param("name") {
             Some("other") => watch.other = Some(kws.uuid()),
             Some("slow") => {
-                let slow = kws.conn();
+                let slow = kws.conn().fd().unwrap();
                 socket2::SockRef::from(&slow).set_send_buffer_size(16 * 1024).unwrap();
             }
             _ => {}

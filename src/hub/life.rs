@@ -5,8 +5,6 @@
 
 use std::io;
 
-use uuid::Uuid;
-
 use super::Hub;
 use crate::attributes::Attributes;
 use crate::compression::Compression;
@@ -52,9 +50,9 @@ impl<T: Transport> Hub<T> {
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
         connection.outbox.push_head(&mut self.stage, upgrade.head);
-        let mut uuid = Uuid::new_v4();
+        let mut uuid = self.uuids.next();
         while self.by_uuid.contains_key(&uuid) {
-            uuid = Uuid::new_v4();
+            uuid = self.uuids.next();
         }
         connection.uuid = uuid;
         self.by_uuid.insert(uuid, token.index);
@@ -294,21 +292,22 @@ mod tests {
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
     use crate::protocol::{Opcode, encode_header};
+    use crate::testing::wire::End;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
         let frame = encode_header(Opcode::Binary, 200).len() + 200;
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
-            let (token, wire) = open(&mut hub, room);
+            let (token, far) = open(&mut hub, room);
             while hub.emit(token, Opcode::Binary, &[7; 200], true) != Emitted::Refused(EmitError::Full) {}
-            wire.0.borrow_mut().room = 1000;
+            far.make_room(1000);
             hub.flush_dirty();
             hub.writable(token);
-            let far = wire.0.borrow();
-            assert_eq!((far.reset, far.finished), (cut, !cut), "room for {room}");
+            assert_eq!(far.server_end(), Some(if cut { End::Reset } else { End::Fin }), "room for {room}");
             let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
-            assert_eq!(far.received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
+            let (received, _) = far.receive(usize::MAX);
+            assert_eq!(received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
             let told = records(&mut hub);
             assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
             assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");

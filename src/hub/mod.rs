@@ -58,8 +58,31 @@ pub(crate) struct Hub<T> {
     pub(crate) stopping: Option<Stopping>,
     /// How many callbacks are running inside each other.
     pub(crate) depth: u32,
+    pub(crate) uuids: Uuids,
     /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
     pub(crate) telling_error: bool,
+}
+
+/// Where the uuids of new connections come from.
+pub(crate) enum Uuids {
+    Random,
+    /// The same in every run: how many there were already.
+    #[cfg(feature = "testing")]
+    Counted(u64),
+}
+
+impl Uuids {
+    /// A version 4 uuid (RFC 9562 §5.4).
+    fn next(&mut self) -> Uuid {
+        match self {
+            Self::Random => Uuid::new_v4(),
+            #[cfg(feature = "testing")]
+            Self::Counted(count) => {
+                *count += 1;
+                uuid::Builder::from_random_bytes(u128::from(*count).to_be_bytes()).into_uuid()
+            }
+        }
+    }
 }
 
 impl<T: Transport> Hub<T> {
@@ -82,6 +105,7 @@ impl<T: Transport> Hub<T> {
             refusing: false,
             stopping: None,
             depth: 0,
+            uuids: Uuids::Random,
             telling_error: false,
         }
     }

@@ -362,7 +362,7 @@ mod tests {
         hub.end_input(bob);
         hub.flush_dirty();
         assert_eq!(hub.stage.len(), 0);
-        assert_eq!(far.0.borrow().received.len(), 2000 * 2 * (10_000 + 4));
-        assert!(stuck.0.borrow().received.is_empty());
+        assert_eq!(far.receive(usize::MAX).0.len(), 2000 * 2 * (10_000 + 4));
+        assert!(stuck.receive(usize::MAX).0.is_empty());
     }
 }

@@ -123,6 +123,7 @@ mod tests {
     use crate::hub::Emitted;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::outgoing::Outgoing;
+    use crate::testing::wire::End;
 
     #[test]
     fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
@@ -141,11 +142,11 @@ mod tests {
     fn a_peer_whose_socket_has_room_again_is_not_given_up_however_late_that_is_found_out() {
         for room in [0, 100] {
             let mut hub = hub();
-            let (token, wire) = open(&mut hub, 100);
+            let (token, far) = open(&mut hub, 100);
             assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], true), Emitted::Queued);
             hub.flush_dirty();
             hub.now = 2 * STALL;
-            wire.0.borrow_mut().room = room;
+            far.make_room(room);
             assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
             assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
         }
@@ -154,17 +155,17 @@ mod tests {
     #[test]
     fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
         let mut hub = hub();
-        let (token, wire) = insert(&mut hub, 10);
+        let (token, far) = insert(&mut hub, 10);
         hub.respond(token, vec![b'x'; 100]);
         hub.flush_dirty();
         // It goes on taking bytes until long after the timeout that counts from the beginning.
         for _ in 0..9 {
             hub.now += CLOSE - 1;
-            wire.0.borrow_mut().room = 10;
+            far.make_room(10);
             assert_eq!(hub.pop_due(), None);
             hub.writable(token);
         }
-        assert!(wire.0.borrow().finished && wire.0.borrow().received.len() == 100);
+        assert_eq!(far.receive(usize::MAX), (vec![b'x'; 100], Some(End::Fin)));
         hub.now += CLOSE - 1;
         assert_eq!(hub.pop_due(), None);
         hub.now += 1;

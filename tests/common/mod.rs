@@ -128,8 +128,21 @@ pub fn server() -> Server<Diary> {
 
 /// The same with settings, and without the route.
 pub fn server_with(settings: Builder) -> Server<Diary> {
-    let mut server = settings.build(Diary::default()).unwrap();
+    let mut server = memory_server_with(settings);
     server.listen("127.0.0.1:0").unwrap();
+    server
+}
+
+/// The same as [`server`], without a port: for a harness.
+pub fn memory_server() -> Server<Diary> {
+    let mut server = memory_server_with(Server::builder());
+    server.route("/:name", enter).unwrap();
+    server
+}
+
+/// The same as [`server_with`], without a port: for a harness.
+pub fn memory_server_with(settings: Builder) -> Server<Diary> {
+    let mut server = settings.build(Diary::default()).unwrap();
     for event in
         [Event::Connect, Event::Message, Event::Ping, Event::Pong, Event::Close, Event::Error, Event::Disconnect]
     {

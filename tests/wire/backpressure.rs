@@ -102,7 +102,9 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
     let source = Source { random, left: 1500, slow: Expected::default(), quick: Expected::default(), pressure: 0 };
     let mut server = Server::builder().build(source).unwrap();
     server.listen("127.0.0.1:0").unwrap();
-    server.route("/slow", |_, kws| SockRef::from(&kws.conn()).set_send_buffer_size(NARROW).unwrap()).unwrap();
+    server
+        .route("/slow", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(NARROW).unwrap())
+        .unwrap();
     server.route("/quick", |_, _| {}).unwrap();
     server.on(Event::Message, |source, ep| source.emit(&mut ep.kws));
     server.on(Event::Error, |_, ep| panic!("{:?}", ep.error));
@@ -143,7 +145,9 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
 /// A server whose connections have small buffers, and one that does not read.
 fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
     let mut server = server(settings);
-    server.route("/ws", |_, kws| SockRef::from(&kws.conn()).set_send_buffer_size(4 * KIB).unwrap()).unwrap();
+    server
+        .route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap())
+        .unwrap();
     let peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/ws");
     (server, peer)
 }

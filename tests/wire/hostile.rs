@@ -83,7 +83,7 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     const PINGS: u32 = 30_000;
     let mut server = Server::builder().receive_buffer(BUFFER).build(()).unwrap();
     server.listen("127.0.0.1:0").unwrap();
-    server.route("/ws", |_, kws| SockRef::from(&kws.conn()).set_send_buffer_size(4096).unwrap()).unwrap();
+    server.route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()).unwrap();
     let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
     let uuid = server.lend().1.uuids()[0];
     let mut most = 0;

@@ -1,0 +1,44 @@
+//! The loop's clock: the real one, or one that a test moves.
+
+#[cfg(feature = "testing")]
+use std::time::Duration;
+use std::time::Instant;
+
+/// What tells the time to one server.
+pub(crate) enum Clock {
+    /// The time since then.
+    Real(Instant),
+    /// It stands still until it is moved.
+    #[cfg(feature = "testing")]
+    Virtual(Duration),
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self::Real(Instant::now())
+    }
+
+    /// Whole milliseconds since the start.
+    pub(crate) fn now(&self) -> u64 {
+        let since = match self {
+            Self::Real(started) => started.elapsed(),
+            #[cfg(feature = "testing")]
+            Self::Virtual(since) => *since,
+        };
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Makes it virtual, from the time that it shows.
+    #[cfg(feature = "testing")]
+    pub(crate) fn stop(&mut self) {
+        *self = Self::Virtual(Duration::from_millis(self.now()));
+    }
+
+    /// Moves a virtual clock.
+    #[cfg(feature = "testing")]
+    pub(crate) fn advance(&mut self, by: Duration) {
+        if let Self::Virtual(since) = self {
+            *since = since.saturating_add(by);
+        }
+    }
+}

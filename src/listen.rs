@@ -1,0 +1,214 @@
+//! Listening sockets: made here or handed over, TCP or Unix, and what comes in by them.
+//!
+//! It knows sockets, their files and what can go wrong with both. It knows no poll's events and no connection.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::{Path, PathBuf};
+
+use mio::event::Source;
+use mio::net::TcpListener;
+#[cfg(unix)]
+use mio::net::UnixListener;
+use socket2::SockRef;
+
+use crate::connection::PeerAddress;
+#[cfg(all(unix, feature = "listenfd"))]
+use crate::error::BindError;
+use crate::stream::Stream;
+
+/// Peers in a row that fail while they are accepted, before the listening socket itself is suspected.
+const FAILURES: u32 = 64;
+
+/// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on): from a [`std::net::TcpListener`], or on Unix
+/// from a [`std::os::unix::net::UnixListener`].
+///
+/// It is made non-blocking, which also concerns whoever holds a duplicate of it.
+#[derive(Debug)]
+pub struct ListeningSocket(Made);
+
+#[derive(Debug)]
+enum Made {
+    Tcp(std::net::TcpListener),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl From<std::net::TcpListener> for ListeningSocket {
+    fn from(socket: std::net::TcpListener) -> Self {
+        Self(Made::Tcp(socket))
+    }
+}
+
+#[cfg(unix)]
+impl From<std::os::unix::net::UnixListener> for ListeningSocket {
+    fn from(socket: std::os::unix::net::UnixListener) -> Self {
+        Self(Made::Unix(socket))
+    }
+}
+
+#[cfg(all(unix, feature = "listenfd"))]
+impl ListeningSocket {
+    /// Takes one of the sockets that systemd has passed.
+    pub(crate) fn take_passed(passed: &mut listenfd::ListenFd, index: usize) -> Result<Self, BindError> {
+        let socket = match passed.take_tcp_listener(index) {
+            Ok(socket) => socket.map(Self::from),
+            Err(_) => passed.take_unix_listener(index).ok().flatten().map(Self::from),
+        };
+        socket.ok_or(BindError::ListenFd { index })
+    }
+}
+
+/// A socket that is listened on.
+pub(crate) enum Listener {
+    Tcp {
+        socket: TcpListener,
+        address: SocketAddr,
+        nodelay: bool,
+    },
+    #[cfg(unix)]
+    Unix {
+        /// The socket's file, if it was made here: then it is removed here, before the socket is closed.
+        _file: Option<SocketFile>,
+        socket: UnixListener,
+    },
+}
+
+/// What came of one attempt to accept.
+pub(crate) enum Accepted {
+    Stream(Stream, PeerAddress),
+    /// Nobody is waiting.
+    None,
+    /// The process or the system has no descriptor or memory left for another connection.
+    /// Or the listener itself is broken.
+    Exhausted(io::Error),
+}
+
+impl Listener {
+    pub(crate) fn bind(address: SocketAddr, nodelay: bool) -> io::Result<Self> {
+        Self::of_tcp(TcpListener::bind(address)?, nodelay)
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn bind_unix(path: &Path) -> io::Result<Self> {
+        let socket = UnixListener::bind(path)?;
+        Ok(Self::Unix { _file: SocketFile::at(path), socket })
+    }
+
+    pub(crate) fn from_made(socket: ListeningSocket, nodelay: bool) -> io::Result<Self> {
+        match socket.0 {
+            Made::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Self::of_tcp(TcpListener::from_std(socket), nodelay)
+            }
+            #[cfg(unix)]
+            Made::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self::Unix { _file: None, socket: UnixListener::from_std(socket) })
+            }
+        }
+    }
+
+    fn of_tcp(socket: TcpListener, nodelay: bool) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        // On Linux an accepted socket inherits this, which saves a system call for each.
+        #[cfg(target_os = "linux")]
+        SockRef::from(&socket).set_tcp_nodelay(nodelay)?;
+        Ok(Self::Tcp { socket, address, nodelay })
+    }
+
+    /// Its TCP address, if it is a TCP socket.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { address, .. } => Some(*address),
+            #[cfg(unix)]
+            Self::Unix { .. } => None,
+        }
+    }
+
+    /// What the poll watches.
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp { socket, .. } => socket,
+            #[cfg(unix)]
+            Self::Unix { socket, .. } => socket,
+        }
+    }
+
+    pub(crate) fn accept(&self) -> Accepted {
+        let mut failures = 0;
+        loop {
+            match self.accept_one() {
+                Ok((stream, peer)) => return Accepted::Stream(stream, peer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Accepted::None,
+                Err(error) if is_exhaustion(&error) || failures == FAILURES => return Accepted::Exhausted(error),
+                // An error of the peer that was to be accepted, not of the listener: it has gone again (accept(2)).
+                Err(_) => failures += 1,
+            }
+        }
+    }
+
+    fn accept_one(&self) -> io::Result<(Stream, PeerAddress)> {
+        match self {
+            Self::Tcp { socket, nodelay, .. } => {
+                let (stream, peer) = socket.accept()?;
+                if cfg!(not(target_os = "linux")) {
+                    let _ = stream.set_nodelay(*nodelay);
+                }
+                Ok((Stream::Tcp(stream), PeerAddress::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix { socket, .. } => {
+                let (stream, _) = socket.accept()?;
+                Ok((Stream::Unix(stream), PeerAddress::Unix))
+            }
+        }
+    }
+}
+
+/// The file of a Unix socket, removed when nobody listens there any more. If somebody else has put another file in its place, that stays.
+#[cfg(unix)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode. While the socket is open, the inode's number is given to no other file.
+    id: (u64, u64),
+}
+
+#[cfg(unix)]
+impl SocketFile {
+    fn at(path: &Path) -> Option<Self> {
+        // The process may have changed its directory by the time that it is removed.
+        let path = std::path::absolute(path).ok()?;
+        let id = Self::id_of(&path)?;
+        Some(Self { path, id })
+    }
+
+    fn id_of(path: &Path) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if Self::id_of(&self.path) == Some(self.id)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove the socket file {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether accepting has to wait until something is freed: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+fn is_exhaustion(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const ENOBUFS: i32 = 105;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const ENOBUFS: i32 = 55;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+}

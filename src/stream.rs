@@ -1,0 +1,206 @@
+//! Streams: what carries a connection's bytes, and how each kind keeps the promises of a [`Transport`].
+//!
+//! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+#[cfg(unix)]
+use mio::net::UnixStream;
+use socket2::SockRef;
+
+use crate::connection::Transport;
+#[cfg(feature = "testing")]
+use crate::testing::wire::Wire;
+
+/// Whether a short write to a TCP socket says by itself that it is full and that an event follows (epoll(7), question 9). Elsewhere the
+/// event may come only after a write that would block.
+const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// What carries a connection's bytes.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+    /// In memory, with a test at the other end.
+    #[cfg(feature = "testing")]
+    Memory(Wire),
+}
+
+impl Read for Stream {
+    #[inline]
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(into),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.read(into),
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) if SHORT_MEANS_FULL => stream.write(bytes),
+            _ => self.write_until_full(&[IoSlice::new(bytes)]),
+        }
+    }
+
+    #[inline]
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) if SHORT_MEANS_FULL => stream.write_vectored(slices),
+            _ => self.write_until_full(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// The TCP stream, if it is one.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Its descriptor, if it has one.
+    #[cfg(unix)]
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_fd()),
+            Self::Unix(stream) => Some(stream.as_fd()),
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Writes until everything is taken or the socket would block.
+    #[inline(never)]
+    fn write_until_full(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => write_until_full(stream, slices),
+            #[cfg(unix)]
+            Self::Unix(stream) => write_until_full(stream, slices),
+            // It keeps the promise of its own accord.
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.write_vectored(slices),
+        }
+    }
+}
+
+/// Offers `slices`, and what was not taken again, until the answer is "would block".
+fn write_until_full(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut taken = out.write_vectored(slices)?;
+    while let Some(rest) = rest_of_slice(slices, taken) {
+        match out.write(rest) {
+            Ok(0) => break,
+            Ok(more) => taken += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Full; or broken, which the poll tells too.
+            Err(_) => break,
+        }
+    }
+    Ok(taken)
+}
+
+/// What of the first slice that was not taken whole is left, when `taken` bytes of all were.
+fn rest_of_slice<'s>(slices: &'s [IoSlice<'_>], mut taken: usize) -> Option<&'s [u8]> {
+    for slice in slices {
+        if taken < slice.len() {
+            return Some(&slice[taken..]);
+        }
+        taken -= slice.len();
+    }
+    None
+}
+
+impl Transport for Stream {
+    fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.shutdown_write(),
+        }
+    }
+
+    fn reset_on_drop(&self) {
+        match self {
+            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees FIN, which is no worse than before.
+            Self::Tcp(stream) => {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            // It has no reset: the peer sees the end in the middle of a frame.
+            #[cfg(unix)]
+            Self::Unix(_) => {}
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.reset_on_drop(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes from each write, and `room` in all.
+    struct Narrow {
+        most: usize,
+        room: usize,
+        interrupt: bool,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.interrupt = !self.interrupt;
+            if self.interrupt && !self.taken.is_empty() {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let len = bytes.len().min(self.most).min(self.room);
+            if len == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.room -= len;
+            self.taken.extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_transport_whose_short_writes_mean_nothing_is_offered_the_rest_until_it_would_block() {
+        let slices = [&b"one"[..], b"", b"two", b"three"];
+        let whole = slices.concat();
+        for most in [1, 2, 3, 4, 100] {
+            for room in 1..=whole.len() + 1 {
+                let mut out = Narrow { most, room, interrupt: false, taken: Vec::new() };
+                let taken = write_until_full(&mut out, &slices.map(IoSlice::new)).unwrap();
+                assert_eq!(taken, room.min(whole.len()), "{most} at a time into {room}");
+                assert_eq!(out.taken, whole[..taken]);
+            }
+        }
+        let mut full = Narrow { most: 1, room: 0, interrupt: false, taken: Vec::new() };
+        let error = write_until_full(&mut full, &slices.map(IoSlice::new)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,99 @@
+//! What goes wrong on one connection in memory, said beforehand.
+
+use super::wire::End;
+
+/// What the network does to one connection of a [`Harness`](super::Harness). Sending and receiving are meant as the peer sees them.
+///
+/// ```
+/// use ikisocket::testing::Faults;
+///
+/// let nasty = Faults::none().segments(1).interrupted().would_block();
+/// let slow = Faults::none().window(1024);
+/// # let _ = (nasty, slow);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Faults {
+    pub(super) read_at_most: usize,
+    pub(super) write_at_most: usize,
+    pub(super) interrupted: bool,
+    pub(super) would_block: bool,
+    pub(super) window: usize,
+    pub(super) end_after_sending: Option<(usize, End)>,
+    pub(super) reset_after_receiving: Option<usize>,
+}
+
+impl Faults {
+    /// No faults: every byte arrives at once.
+    pub const fn none() -> Self {
+        Self {
+            read_at_most: usize::MAX,
+            write_at_most: usize::MAX,
+            interrupted: false,
+            would_block: false,
+            window: 256 * 1024,
+            end_after_sending: None,
+            reset_after_receiving: None,
+        }
+    }
+
+    /// Each read and each write of the server moves at most so many bytes; 0 counts as 1.
+    pub fn segments(self, bytes: usize) -> Self {
+        self.reads_of(bytes).writes_of(bytes)
+    }
+
+    /// Each read of the server gets at most so many bytes; 0 counts as 1.
+    pub fn reads_of(mut self, bytes: usize) -> Self {
+        self.read_at_most = bytes.max(1);
+        self
+    }
+
+    /// Each write of the server takes at most so many bytes; 0 counts as 1.
+    pub fn writes_of(mut self, bytes: usize) -> Self {
+        self.write_at_most = bytes.max(1);
+        self
+    }
+
+    /// Each read and write of the server that would get somewhere is interrupted before.
+    pub fn interrupted(mut self) -> Self {
+        self.interrupted = true;
+        self
+    }
+
+    /// Each read and write of the server that would get somewhere would block before, and an event follows.
+    pub fn would_block(mut self) -> Self {
+        self.would_block = true;
+        self
+    }
+
+    /// So many bytes wait between the server and a peer that does not read; then the server's writes would block. Default:
+    /// 256 KiB. With 0 the peer never gets anything.
+    pub fn window(mut self, bytes: usize) -> Self {
+        self.window = bytes;
+        self
+    }
+
+    /// The peer's FIN comes when it has sent so many bytes, its upgrade request included; what it sends after them is lost.
+    pub fn fin_after_sending(mut self, bytes: usize) -> Self {
+        self.end_after_sending = Some((bytes, End::Fin));
+        self
+    }
+
+    /// The peer's reset comes when it has sent so many bytes, its upgrade request included; what it sends after them is lost.
+    pub fn reset_after_sending(mut self, bytes: usize) -> Self {
+        self.end_after_sending = Some((bytes, End::Reset));
+        self
+    }
+
+    /// The peer's reset comes when the server has written so many bytes, its response included.
+    pub fn reset_after_receiving(mut self, bytes: usize) -> Self {
+        self.reset_after_receiving = Some(bytes);
+        self
+    }
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self::none()
+    }
+}

@@ -1,0 +1,333 @@
+//! Tests without sockets: your routes and listeners, driven in memory, with a clock that moves when you say so.
+//!
+//! With the feature `testing`, which is for a test's own dependency:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! ikisocket = { version = "0.1", features = ["testing"] }
+//! ```
+//!
+//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a test takes microseconds,
+//! and the same test does the same each time, to the byte and to the millisecond.
+//!
+//! ```
+//! use std::time::Duration;
+//! use ikisocket::{Event, Server};
+//! use ikisocket::testing::{Harness, Received};
+//!
+//! // What the program itself uses too.
+//! fn chat() -> Result<Server<Vec<String>>, Box<dyn std::error::Error>> {
+//!     let mut server = Server::builder().build(Vec::new())?;
+//!     server.route("/ws/:name", |names, kws| names.push(kws.param("name").unwrap_or_default().to_owned()))?;
+//!     server.on(Event::Message, |_, ep| {
+//!         ep.kws.broadcast(ep.data);
+//!     });
+//!     Ok(server)
+//! }
+//!
+//! let mut test = Harness::new(chat()?);
+//! let ann = test.connect("/ws/ann")?;
+//! let bob = test.connect("/ws/bob")?;
+//! assert_eq!(test.state(), &["ann", "bob"]);
+//!
+//! test.send(ann, "hello");
+//! assert_eq!(test.received(bob), ["hello"]);
+//! assert!(test.received(ann).is_empty());
+//!
+//! test.advance(Duration::from_secs(25));
+//! assert_eq!(test.received(bob), [Received::Ping(vec![])]); // answered by itself
+//!
+//! assert_eq!(test.connect("/nowhere").unwrap_err().status(), Some(404));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The rules
+//!
+//! - **What a client does, it does now; the server comes to it when you look.** [`send`](Harness::send) and its kin put bytes on the wire.
+//!   [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and [`advance`](Harness::advance) first turn the loop
+//!   until nothing is left to do. Who wants every turn for himself takes [`Harness::by_hand`].
+//! - **Time stands still** until [`advance`](Harness::advance) moves it, from one timeout to the next, so that each happens at its time and in its order.
+//!   It begins where the server's clock stood when the harness took it.
+//! - **The loop is the real one**, with its limits and its order, and the connections behave like TCP: edge-triggered events, short
+//!   reads and writes, a window that fills up, FIN behind the bytes. [`Faults`] make them worse.
+//! - **Clients are proper ones**: they read what comes, answer pings, close frames and FINs. [`Upgrade::unresponsive`] and
+//!   [`stop_reading`](Harness::stop_reading) make them less so, and [`dial`](Harness::dial) gives one that speaks bytes alone.
+//! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your own code takes from a clock, from chance or from a
+//!   `HashMap`'s order does not.
+//!
+//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), the queue of a listening socket, and its
+//! exhaustion. Sockets that the server listens on work as ever, and are asked in each turn.
+
+mod faults;
+mod peer;
+mod upgrade;
+pub(crate) mod wire;
+
+use std::time::Duration;
+
+pub use faults::Faults;
+pub use peer::Received;
+pub use upgrade::{Answer, NotConnected, Upgrade};
+
+use crate::connection::PeerAddress;
+use crate::protocol::{CloseCode, Message, Opcode};
+use crate::server::Server;
+use crate::token::Token;
+use crate::turn::Turn;
+use peer::Peer;
+use wire::End;
+
+/// Turns without a rest, at most.
+const MOST_TURNS: u32 = 10_000_000;
+
+/// One of a harness's clients. It stays valid when its connection has ended.
+///
+/// It means nothing, or another client, to another harness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Client(usize);
+
+/// A server and its clients, without sockets: see the [module](self).
+pub struct Harness<S> {
+    server: Server<S>,
+    peers: Vec<Peer>,
+    /// The server's side of those whose connection goes on, by client.
+    going_on: Vec<(usize, Token)>,
+    by_hand: bool,
+}
+
+impl<S> Harness<S> {
+    /// Takes a server, stops its clock, and turns its loop whenever you look at what has become of something.
+    pub fn new(server: Server<S>) -> Self {
+        Self::with(server, false)
+    }
+
+    /// Takes a server and stops its clock. Its loop is turned by [`turn`](Self::turn), [`settle`](Self::settle), [`advance`](Self::advance),
+    /// [`connect`](Self::connect) and [`get`](Self::get) alone.
+    pub fn by_hand(server: Server<S>) -> Self {
+        Self::with(server, true)
+    }
+
+    fn with(mut server: Server<S>, by_hand: bool) -> Self {
+        server.make_repeatable();
+        Self { server, peers: Vec::new(), going_on: Vec::new(), by_hand }
+    }
+
+    // Clients that come.
+
+    /// Connects a client, and turns the loop until it has its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`NotConnected`] has the answer if that is not a WebSocket.
+    pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<Client, NotConnected> {
+        let upgrade = upgrade.into();
+        let client = self.take_in(upgrade.faults.clone(), upgrade.peer).ok_or(NotConnected::Unanswered)?;
+        self.write(client, &upgrade.encode());
+        self.settle();
+        let peer = &mut self.peers[client.0];
+        let refused = match Answer::parse(&peer.bytes) {
+            Some(answer) if answer.status == 101 => {
+                peer.upgrade(answer.body, upgrade.answers);
+                self.settle();
+                return Ok(client);
+            }
+            Some(answer) => NotConnected::Refused(answer),
+            None => NotConnected::Unanswered,
+        };
+        self.reset(client);
+        self.settle();
+        Err(refused)
+    }
+
+    /// Asks for a page; `None` if there was no whole response.
+    pub fn get(&mut self, path: &str) -> Option<Answer> {
+        let client = self.dial(Faults::none())?;
+        self.write(client, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        self.settle();
+        self.reset(client);
+        self.settle();
+        Answer::parse(&self.peers[client.0].bytes)
+    }
+
+    /// A client that speaks bytes alone, and has said nothing yet: for everything that a proper client would not do. `None` if the server takes
+    /// nobody in any more, because it shuts down.
+    pub fn dial(&mut self, faults: Faults) -> Option<Client> {
+        self.take_in(faults, None)
+    }
+
+    fn take_in(&mut self, faults: Faults, peer: Option<PeerAddress>) -> Option<Client> {
+        let index = self.peers.len();
+        let port = 1024 + (index % 60_000) as u16;
+        let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
+        let (wire, far) = wire::pair(faults);
+        let token = self.server.take_in(wire, peer)?;
+        self.peers.push(Peer::new(far));
+        self.going_on.push((index, token));
+        Some(Client(index))
+    }
+
+    // What clients do. On a connection that has ended it is lost, as on a network.
+
+    /// Sends a message: `&str` and `String` as text, bytes as binary.
+    pub fn send<'m>(&mut self, client: Client, message: impl Into<Message<'m>>) {
+        let message = message.into();
+        self.peers[client.0].send_frame(message.payload().opcode(), message.as_bytes());
+    }
+
+    /// Sends a ping. More than 125 bytes of data break the protocol (RFC 6455 §5.5), and are sent.
+    pub fn ping(&mut self, client: Client, data: impl AsRef<[u8]>) {
+        self.peers[client.0].send_frame(Opcode::Ping, data.as_ref());
+    }
+
+    /// Sends a pong. More than 125 bytes of data break the protocol (RFC 6455 §5.5), and are sent.
+    pub fn pong(&mut self, client: Client, data: impl AsRef<[u8]>) {
+        self.peers[client.0].send_frame(Opcode::Pong, data.as_ref());
+    }
+
+    /// Sends a close frame, whatever its code.
+    pub fn close(&mut self, client: Client, code: impl Into<CloseCode>, reason: &str) {
+        self.peers[client.0].send_close(Some((code.into(), reason)));
+    }
+
+    /// Sends a close frame without a code, as a browser's `close()` does.
+    pub fn close_without_code(&mut self, client: Client) {
+        self.peers[client.0].send_close(None);
+    }
+
+    /// Sends bytes as they are: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes frames of every kind.
+    pub fn write(&mut self, client: Client, bytes: &[u8]) {
+        self.peers[client.0].far.send(bytes);
+    }
+
+    /// Sends FIN: the client sends nothing more, and still reads.
+    pub fn finish(&mut self, client: Client) {
+        self.peers[client.0].far.end(End::Fin);
+    }
+
+    /// Resets the connection, behind what was sent. The client hears nothing more.
+    pub fn reset(&mut self, client: Client) {
+        self.peers[client.0].far.end(End::Reset);
+    }
+
+    /// The client reads nothing from now on; what the server writes waits, as far as the [window](Faults::window) goes.
+    pub fn stop_reading(&mut self, client: Client) {
+        self.peers[client.0].allowance = 0;
+    }
+
+    /// A client that has stopped reading reads so many bytes more.
+    pub fn read_more(&mut self, client: Client, bytes: usize) {
+        let allowance = &mut self.peers[client.0].allowance;
+        *allowance = allowance.saturating_add(bytes);
+    }
+
+    /// The client reads everything again.
+    pub fn resume_reading(&mut self, client: Client) {
+        self.read_more(client, usize::MAX);
+    }
+
+    /// The poll tells the server that this connection is ready, though nothing has happened.
+    pub fn wake(&mut self, client: Client) {
+        self.peers[client.0].far.wake();
+    }
+
+    // What came of it.
+
+    /// What a client got since this was last asked.
+    pub fn received(&mut self, client: Client) -> Vec<Received> {
+        self.look();
+        std::mem::take(&mut self.peers[client.0].received)
+    }
+
+    /// The bytes that a client of [`dial`](Self::dial) got since this was last asked. How its connection ended is in
+    /// [`received`](Self::received).
+    pub fn read(&mut self, client: Client) -> Vec<u8> {
+        self.look();
+        std::mem::take(&mut self.peers[client.0].bytes)
+    }
+
+    /// The server. What is done with it reaches the clients when you look at one.
+    pub fn server(&mut self) -> &mut Server<S> {
+        self.look();
+        &mut self.server
+    }
+
+    /// The server's state.
+    pub fn state(&mut self) -> &mut S {
+        self.server().state_mut()
+    }
+
+    /// Gives the server back; its clients' connections are closed with it, and its clock stays where it is.
+    pub fn into_server(self) -> Server<S> {
+        self.server
+    }
+
+    // Turns and time.
+
+    /// One turn of the loop, which never waits; then clients read, and answer.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system's poll fails.
+    pub fn turn(&mut self) -> Turn {
+        for &(index, token) in &self.going_on {
+            if let Some(readiness) = self.peers[index].far.take_readiness() {
+                self.server.tell_ready(token, readiness);
+            }
+        }
+        let turn = self.server.poll(Some(Duration::ZERO)).expect("the operating system's poll works");
+        self.receive();
+        turn
+    }
+
+    /// Turns the loop until neither the server nor a client has anything left to do without time going on; once at least.
+    ///
+    /// # Panics
+    ///
+    /// If that never happens. Something answers each answer.
+    pub fn settle(&mut self) {
+        for _ in 0..MOST_TURNS {
+            self.turn();
+            if !self.is_busy() {
+                return;
+            }
+        }
+        panic!("the server and its clients find no rest in {MOST_TURNS} turns");
+    }
+
+    /// Lets time go on, from one timeout to the next, and settles after each.
+    pub fn advance(&mut self, by: Duration) {
+        self.settle();
+        let mut rest = by;
+        while !rest.is_zero() {
+            let step = self.server.next_timeout().map_or(rest, |until| until.min(rest));
+            self.server.advance_clock(step);
+            rest -= step;
+            self.settle();
+        }
+    }
+
+    fn look(&mut self) {
+        if !self.by_hand {
+            self.settle();
+        }
+    }
+
+    fn receive(&mut self) {
+        let Self { peers, going_on, .. } = self;
+        going_on.retain(|&(index, _)| peers[index].receive());
+    }
+
+    fn is_busy(&self) -> bool {
+        self.going_on.iter().any(|&(index, _)| self.peers[index].far.has_readiness())
+            || self.server.next_timeout() == Some(Duration::ZERO)
+    }
+}
+
+impl<S> std::fmt::Debug for Harness<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Harness")
+            .field("server", &self.server)
+            .field("clients", &self.peers.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,287 @@
+//! Where a server listens beside the addresses that it binds itself: Unix sockets, sockets that were handed over, and those that systemd passes.
+#![cfg(unix)]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Client, Diary, Entry, enter, server_with, turn_until, upgrade_request};
+use ikisocket::protocol::{Decoded, Decoder, Message, Opcode, Role, Rules};
+use ikisocket::{BindError, Event, PeerAddress, Server, Shutdown};
+
+/// A path for a socket's file that nothing else uses, and that is gone when the test has ended.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(test: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("ikisocket-{test}-{}.sock", std::process::id())))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A server on a Unix socket, with a route `/:name` and a diary.
+fn server_at(place: &Place) -> Server<Diary> {
+    let mut server = server_with(Server::builder());
+    server.listen_unix(&place.0).unwrap();
+    server.route("/:name", enter).unwrap();
+    server
+}
+
+/// An upgraded client of a Unix socket that never blocks.
+fn connect(server: &mut Server<Diary>, place: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(place).unwrap();
+    stream.write_all(upgrade_request("/ann").as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut head = Vec::new();
+    turn_until(server, |_| {
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            head.push(byte[0]);
+        }
+        head.ends_with(b"\r\n\r\n")
+    });
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+// Unix sockets.
+
+#[test]
+fn a_unix_socket_carries_messages_both_ways_however_much_longer_than_its_buffers() {
+    let place = Place::new("echo");
+    let mut server = server_at(&place);
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    let mut ann = connect(&mut server, &place.0);
+    let payload: Vec<u8> = (0..1_000_000_u32).map(|at| at as u8).collect();
+    let mut frame = Vec::new();
+    ikisocket::protocol::FrameHeader {
+        mask: Some([0; 4]),
+        ..ikisocket::protocol::FrameHeader::new(Opcode::Binary, payload.len() as u64)
+    }
+    .encode(&mut frame);
+    frame.extend_from_slice(&payload);
+
+    let rules = Rules::default().role(Role::Client);
+    let (mut sent, mut decoder, mut echoed) = (0, Decoder::new(), false);
+    turn_until(&mut server, |_| {
+        match ann.write(&frame[sent..]) {
+            Ok(more) => sent += more,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        let mut buffer = [0; 10_000];
+        if let Ok(read) = ann.read(&mut buffer) {
+            let mut input = &mut buffer[..read];
+            if let Some(decoded) = decoder.decode(&mut input, &rules).unwrap() {
+                assert!(decoded == Decoded::Message(Message::from(&payload)));
+                echoed = true;
+            }
+        }
+        echoed
+    });
+}
+
+#[test]
+fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
+    let place = Place::new("peer");
+    let mut server = server_at(&place);
+    let _ann = connect(&mut server, &place.0);
+    common::with_socket(&mut server, "ann", |kws| {
+        assert_eq!((kws.peer_address(), kws.peer_address().ip()), (PeerAddress::Unix, None));
+        assert_eq!((kws.conn().local_address(), kws.conn().peer_address()), (None, None));
+        assert!(socket2::SockRef::from(&kws.conn().fd().unwrap()).send_buffer_size().unwrap() > 0);
+    });
+    assert_eq!(server.local_addrs().len(), 1, "only the TCP address that the kit listens on");
+}
+
+#[test]
+fn a_peer_that_ends_without_a_word_is_lost_on_a_unix_socket_too() {
+    let place = Place::new("lost");
+    let mut server = server_at(&place);
+    drop(connect(&mut server, &place.0));
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    let Entry { error, clean, .. } = server.state().only("ann", "disconnect");
+    assert_eq!((error, clean), (&Some(ikisocket::Error::Lost), &false));
+}
+
+#[test]
+fn a_sockets_file_is_there_while_the_server_listens_and_another_in_its_place_stays() {
+    let place = Place::new("file");
+    let mut server = server_at(&place);
+    assert!(place.0.exists());
+    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.run().unwrap();
+    assert!(!place.0.exists(), "the server listens no more");
+    assert_eq!(server.listen_unix(&place.0), Err(BindError::ShutDown));
+
+    let server = server_at(&place);
+    std::fs::remove_file(&place.0).unwrap();
+    let _successor = UnixListener::bind(&place.0).unwrap();
+    drop(server);
+    assert!(place.0.exists(), "it is the successor's");
+}
+
+#[test]
+fn a_path_where_a_file_is_already_is_an_error_that_says_what_to_do() {
+    let place = Place::new("stale");
+    drop(UnixListener::bind(&place.0).unwrap()); // as a crash leaves it
+    let mut server = Server::builder().build(()).unwrap();
+    let error = server.listen_unix(&place.0).unwrap_err();
+    let BindError::ListenUnix { path, error: cause } = &error else { panic!("{error:?}") };
+    assert_eq!((path, cause.kind), (&place.0, ErrorKind::AddrInUse));
+    assert!(error.to_string().ends_with("if no server listens there any more, remove it"), "{error}");
+    std::fs::remove_file(&place.0).unwrap();
+    server.listen_unix(&place.0).unwrap();
+
+    let error = server.listen_unix(place.0.join("no/such/directory")).unwrap_err();
+    assert!(error.to_string().starts_with("cannot listen on /"), "{error}");
+}
+
+// Sockets that were handed over.
+
+#[test]
+fn while_a_server_hands_over_to_its_successor_no_attempt_to_connect_is_refused() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut old = server_with(Server::builder());
+    old.route("/:name", enter).unwrap();
+    old.listen_on(socket.try_clone().unwrap()).unwrap();
+    assert_eq!(old.local_addrs()[1], address);
+    let mut new = server_with(Server::builder());
+    new.route("/:name", enter).unwrap();
+
+    let attempt = |turn: &mut dyn FnMut()| {
+        let mut client = TcpStream::connect(address).expect("never refused");
+        client.write_all(upgrade_request("/ann").as_bytes()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        for _ in 0..1000 {
+            let mut start = [0; 12];
+            turn();
+            match client.peek(&mut start) {
+                Ok(12) => return assert_eq!(&start, b"HTTP/1.1 101"),
+                Ok(read) => panic!("{read} bytes of a response"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        panic!("never answered");
+    };
+    let brief = Some(std::time::Duration::from_millis(1));
+    attempt(&mut || {
+        old.poll(brief).unwrap();
+    });
+    assert_eq!(old.state().ids.len(), 1);
+
+    // In between, an attempt that nobody has accepted yet.
+    let waiting = TcpStream::connect(address).unwrap();
+    old.lend().1.shutdown(Shutdown::default()).unwrap();
+    new.listen_on(socket).unwrap();
+    for _ in 0..20 {
+        attempt(&mut || {
+            old.poll(Some(std::time::Duration::ZERO)).unwrap();
+            new.poll(brief).unwrap();
+        });
+    }
+    assert_eq!((old.state().all("ann", "connect").len(), new.state().all("ann", "connect").len()), (1, 20));
+    drop(waiting);
+    assert!(old.local_addrs().is_empty());
+}
+
+#[test]
+fn a_unix_socket_that_was_handed_over_keeps_its_file() {
+    let place = Place::new("handed");
+    let mut server = server_with(Server::builder());
+    server.route("/:name", enter).unwrap();
+    server.listen_on(UnixListener::bind(&place.0).unwrap()).unwrap();
+    connect(&mut server, &place.0);
+    drop(server);
+    assert!(place.0.exists());
+}
+
+// Sockets that systemd passes.
+
+/// Starts this test's `role` in a process of its own, as systemd would: with `socket` as its descriptor 3.
+fn activated(role: &str, socket: impl Into<std::os::fd::OwnedFd>) -> std::process::Child {
+    let test = std::env::current_exe().unwrap();
+    Command::new("sh")
+        .args([
+            "-c",
+            "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --exact \"$1\" --ignored --nocapture",
+        ])
+        .arg(test)
+        .arg(role)
+        .stdin(Stdio::from(socket.into()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn the_sockets_that_systemd_passes_are_listened_on() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut child = activated("activated_server", socket);
+    let url = format!("ws://{address}/ann");
+    let (mut client, _) = tungstenite::connect(url).unwrap();
+    assert_eq!(client.read().unwrap(), tungstenite::Message::text("of 1"));
+    drop(client);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn activated_server() {
+    let mut server = Server::builder().build(0).unwrap();
+    *server.state_mut() = server.listen_fds().unwrap();
+    assert_eq!(server.listen_fds(), Ok(0), "they are taken");
+    server
+        .route("/:name", |passed, kws| {
+            kws.emit(format!("of {passed}"));
+        })
+        .unwrap();
+    server.on(Event::Disconnect, |_, ep| ep.kws.sockets().shutdown(Shutdown::default()).unwrap());
+    server.run().unwrap();
+}
+
+#[test]
+fn a_passed_descriptor_that_is_no_stream_socket_is_an_error_that_says_which() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert!(activated("activated_with_the_wrong_socket", socket).wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn activated_with_the_wrong_socket() {
+    let error = Server::builder().build(()).unwrap().listen_fds().unwrap_err();
+    assert_eq!(error, BindError::ListenFd { index: 0 });
+    assert!(error.to_string().contains("ListenStream="), "{error}");
+}
+
+#[test]
+fn a_server_that_nobody_passed_a_socket_to_listens_on_none() {
+    assert_eq!(Server::builder().build(()).unwrap().listen_fds(), Ok(0));
+}
+
+// Beside each other.
+
+#[test]
+fn connections_of_all_kinds_reach_each_other() {
+    let place = Place::new("beside");
+    let mut server = server_at(&place);
+    let mut unix = connect(&mut server, &place.0);
+    let mut tcp = Client::connect(&mut server, "/bob");
+    assert_eq!(server.lend().1.broadcast("to all"), 2);
+    assert_eq!(tcp.text(&mut server), "to all");
+    let mut frame = [0; 8];
+    turn_until(&mut server, |_| unix.read(&mut frame).is_ok());
+    assert_eq!(&frame, b"\x81\x06to all");
+}
