@@ -128,10 +128,7 @@ impl<T: Transport> Hub<T> {
                 }
                 None => self.emit_frame(token, opcode.plain(), payload),
             },
-            Way::Own => {
-                connection.outbox.use_queue(&mut self.stage);
-                self.emit_frame(token, opcode.compressed(), payload)
-            }
+            Way::Own => self.emit_frame(token, opcode.compressed(), payload),
         }
     }
 
@@ -156,6 +153,10 @@ impl<T: Transport> Hub<T> {
             {
                 offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
             } else {
+                // Not before: a flush ends the queue.
+                if connection.compresses_late() {
+                    connection.outbox.use_queue(stage);
+                }
                 connection.outbox.push_frame(stage, kind, payload);
                 if connection.outbox.waiting() >= STAGE_SHARE && !connection.outbox.is_blocked() {
                     offered = connection.flush(stage, now);
@@ -235,9 +236,6 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         let way = connection.way(forms.payload.len(), forms.compress);
         let shared = forms.get(way, &mut self.stage, &mut self.common);
-        if way == Way::Own {
-            connection.outbox.use_queue(&mut self.stage);
-        }
         let (len, limit) = (shared.len(), self.limits.max_outbox);
         if connection.outbox.lacks_room(len, limit) {
             if let Err(error) = connection.flush(&mut self.stage, self.now) {
@@ -249,6 +247,10 @@ impl<T: Transport> Hub<T> {
                 self.fail(token, Error::SlowConsumer { waiting, limit });
                 return false;
             }
+        }
+        // Not before: a flush ends the queue.
+        if way == Way::Own {
+            connection.outbox.use_queue(&mut self.stage);
         }
         connection.outbox.push_shared(&mut self.stage, shared);
         if connection.outbox.is_blocked() {
