@@ -62,3 +62,8 @@ fn a_request_head_means_what_a_slow_parser_says() {
 fn compressed_messages_come_out_again_and_nonsense_is_harmless() {
     run("deflate", targets::deflate::run, targets::deflate::generate, 600);
 }
+
+#[test]
+fn whole_connections_keep_their_promises() {
+    run("connection", targets::connection::run, targets::connection::generate, 400);
+}

@@ -4,6 +4,7 @@
 //! They are here once and run twice: by libFuzzer (`cargo fuzz run NAME -s none`), and with the seeds and a fixed number of made inputs
 //! in the tests of `ikisocket` (`tests/fuzz.rs`), which include this file.
 
+pub mod connection;
 #[cfg(feature = "deflate")]
 pub mod deflate;
 pub mod frames;
