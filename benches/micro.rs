@@ -32,6 +32,7 @@ fn main() {
     utf8(&mut criterion);
     encode(&mut criterion);
     broadcast(&mut criterion);
+    publish(&mut criterion);
     dispatch(&mut criterion);
     accept(&mut criterion);
     criterion.final_summary();
@@ -109,6 +110,38 @@ fn broadcast(criterion: &mut Criterion) {
                     spent += start.elapsed();
                     assert_eq!(reached, connections);
                     for client in &mut clients {
+                        client.read_exact(&mut received).unwrap();
+                    }
+                }
+                spent
+            });
+        });
+    }
+}
+
+/// The same to the members of a topic: who is in none of it costs nothing.
+fn publish(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("publish 64 B among 200 connections and flush");
+    let message = "x".repeat(64);
+    let mut received = frame(Opcode::Text, false, message.as_bytes());
+    for members in [1, 10, 200] {
+        let mut server = server();
+        let mut clients: Vec<_> = (0..200).map(|_| connect(&mut server)).collect();
+        let mut sockets = server.lend().1;
+        for &uuid in &sockets.uuids()[..members] {
+            sockets.get(uuid).unwrap().join("prices").unwrap();
+        }
+        group.throughput(Throughput::Elements(members as u64));
+        group.bench_function(BenchmarkId::new("members", members), |b| {
+            b.iter_custom(|rounds| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    let start = Instant::now();
+                    let reached = server.lend().1.publish("prices", &*message);
+                    server.flush();
+                    spent += start.elapsed();
+                    assert_eq!(reached, members);
+                    for client in &mut clients[..members] {
                         client.read_exact(&mut received).unwrap();
                     }
                 }

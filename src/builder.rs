@@ -7,6 +7,7 @@ use crate::compression::Deflate;
 use crate::error::BuildError;
 use crate::handshake::HeadLimits;
 use crate::limits::Limits;
+use crate::pressure::SlowReader;
 use crate::protocol::Rules;
 
 /// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
@@ -33,11 +34,16 @@ pub struct Builder {
     stall_timeout: Duration,
     max_message: usize,
     max_outbox: usize,
+    high_water: Option<usize>,
+    low_water: Option<usize>,
+    pub(crate) slow_reader: SlowReader,
     max_head: usize,
     max_headers: usize,
     max_connections: usize,
+    max_topics: usize,
     pub(crate) receive_buffer: usize,
     pub(crate) nodelay: bool,
+    pub(crate) measure_turns: bool,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) origins: Vec<String>,
     #[cfg(feature = "deflate")]
@@ -54,11 +60,16 @@ impl Default for Builder {
             stall_timeout: Duration::from_secs(30),
             max_message: 1024 * 1024,
             max_outbox: 1024 * 1024,
+            high_water: None,
+            low_water: None,
+            slow_reader: SlowReader::Disconnect,
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
+            max_topics: 1024,
             receive_buffer: 256 * 1024,
             nodelay: true,
+            measure_turns: false,
             subprotocols: Vec::new(),
             origins: Vec::new(),
             #[cfg(feature = "deflate")]
@@ -108,11 +119,40 @@ impl Builder {
 
     /// The most that may wait for one connection's socket, in bytes, frame headers included. A connection for which more
     /// would wait, after its socket was offered what there is, is disconnected with
-    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer); a single message that is larger is refused as such. (A message of
+    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is refused as such. (A message of
     /// exactly this length may wait alone, its header beside it.) Default: 1 MiB, at least 1 KiB.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self
+    }
+
+    /// What happens when more than [`max_outbox`](Self::max_outbox) would wait for a connection. A route or a connection may have its own policy.
+    /// Default: [`SlowReader::Disconnect`]. The others need a limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
+    pub fn slow_reader(mut self, policy: SlowReader) -> Self {
+        self.slow_reader = policy;
+        self
+    }
+
+    /// With so much waiting for a connection, in bytes, [`Event::Pressure`](crate::Event::Pressure) is told. Default: half of
+    /// [`max_outbox`](Self::max_outbox), the most that it may be.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.high_water = Some(bytes);
+        self
+    }
+
+    /// When no more than that waits after `pressure`, in bytes, [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
+    /// [`high_water`](Self::high_water); it must be less than that.
+    pub fn low_water(mut self, bytes: usize) -> Self {
+        self.low_water = Some(bytes);
+        self
+    }
+
+    fn high(&self) -> usize {
+        self.high_water.unwrap_or(self.max_outbox / 2)
+    }
+
+    fn low(&self) -> usize {
+        self.low_water.unwrap_or(self.high() / 4)
     }
 
     /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB, 256 to 65 535.
@@ -134,6 +174,14 @@ impl Builder {
         self
     }
 
+    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join) refuses more. It bounds what a client can make
+    /// the server remember where names come from clients: about half a KiB for each topic that nobody else is in, with the longest
+    /// name. Default: 1024, at least 1.
+    pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
+        self.max_topics = topics;
+        self
+    }
+
     /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
     /// without being copied. Default: 256 KiB, at least 1 KiB; what is not used of it costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
@@ -144,6 +192,13 @@ impl Builder {
     /// `TCP_NODELAY`: small messages leave at once. Default: on.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
+        self
+    }
+
+    /// Whether [`Stats::turn_durations`](crate::Stats::turn_durations) says how long turns take, which costs four readings of the clock for each
+    /// turn. Default: off.
+    pub fn measure_turns(mut self, on: bool) -> Self {
+        self.measure_turns = on;
         self
     }
 
@@ -182,9 +237,14 @@ impl Builder {
         }
         check(self.max_message > 0, "max_message", "at least 1 byte")?;
         check(self.max_outbox >= 1024, "max_outbox", "at least 1024 bytes")?;
+        let has_limit = self.slow_reader == SlowReader::Disconnect || self.max_outbox < usize::MAX;
+        check(has_limit, "max_outbox", "a limit that slow_reader can act at")?;
+        check((1..=self.max_outbox).contains(&self.high()), "high_water", "1 byte to max_outbox")?;
+        check(self.low() < self.high(), "low_water", "less than high_water")?;
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
         check(self.max_headers > 0, "max_headers", "at least 1")?;
         check(self.max_connections > 0, "max_connections", "at least 1")?;
+        check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
         check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
         #[cfg(feature = "deflate")]
         if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {
@@ -211,8 +271,11 @@ impl Builder {
             rules,
             compressed_rules: rules.compression(true),
             max_outbox: self.max_outbox,
+            high_water: self.high(),
+            low_water: self.low(),
             head: HeadLimits { max_bytes: self.max_head, max_headers: self.max_headers },
             max_connections: self.max_connections,
+            max_topics: self.max_topics,
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU16;
 
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::handshake::{HeadScanner, Request};
 use crate::limits::Limits;
 use crate::outbox::{Flushed, Outbox, Stage};
+use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 
@@ -150,12 +152,16 @@ pub(crate) struct Connection<T> {
     pub(crate) generation: u32,
     /// Which of the server's routes it came by.
     pub(crate) route: u32,
-    /// Which of the route's subprotocols was agreed on.
-    pub(crate) subprotocol: Option<u16>,
+    /// Which of the route's subprotocols was agreed on, counted from 1.
+    pub(crate) subprotocol: Option<NonZeroU16>,
     /// It is on the list of connections with something to write.
     pub(crate) dirty: bool,
     /// It is on the list of connections with something to read.
     pub(crate) ready_again: bool,
+    /// What happens when more would wait than may.
+    pub(crate) slow_reader: SlowReader,
+    /// `pressure` was told, and `relief` was not yet.
+    pub(crate) pressed: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
     /// While open, when something was last heard; in other phases, when the phase began or its queue was flushed. Like all
@@ -182,6 +188,8 @@ impl<T> Connection<T> {
             subprotocol: None,
             dirty: false,
             ready_again: false,
+            slow_reader: SlowReader::Disconnect,
+            pressed: false,
             pinged: false,
             since: now,
             timer: NEVER,

@@ -106,6 +106,8 @@ pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &R
 #[cold]
 fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
     match record {
+        Record::Pressure => tell(state, hub, registry, token, Event::Pressure, Details::default()),
+        Record::Relief => tell(state, hub, registry, token, Event::Relief, Details::default()),
         Record::Close { code, reason } => {
             let details = Details { code: Some(*code), reason, ..Details::default() };
             tell(state, hub, registry, token, Event::Close, details);
@@ -192,6 +194,7 @@ pub(crate) fn guard<S, R>(
 
 #[cold]
 fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Recovered) {
+    registry.panics.set(registry.panics.get() + 1);
     log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
     if let Some(recover) = &registry.recover
         && catch_unwind(AssertUnwindSafe(|| recover(state, recovered))).is_err()

@@ -149,6 +149,31 @@ pub enum UuidError {
     Closed,
 }
 
+/// Why `join` changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// A topic's name has at least one byte.
+    #[error("a topic's name cannot be empty")]
+    Empty,
+    /// The name is longer than 256 bytes.
+    #[error("a topic's name has at most 256 bytes, not {len}")]
+    TooLong {
+        /// The name's length in bytes.
+        len: usize,
+    },
+    /// The connection is in as many topics as it may: leave one, or raise
+    /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection).
+    #[error("the connection is in {limit} topics already, the most that are allowed")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection is closing or closed: it would get nothing.
+    #[error("the connection is closed")]
+    Closed,
+}
+
 /// Why a close was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

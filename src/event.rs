@@ -12,7 +12,7 @@ use crate::socket::Socket;
 
 /// The built-in events. Every other name is an event of your own, called by `fire`.
 ///
-/// For one connection they come in this order: `connect` (unless the route callback closed it), then messages, pings and pongs;
+/// For one connection they come in this order: `connect` (unless the route callback closed it), then messages, pings and pongs, `pressure` and `relief`;
 /// `close` if the server closed it; `error` if it failed; and always last, exactly once, `disconnect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -25,6 +25,10 @@ pub enum Event {
     Ping,
     /// A pong arrived: `data`.
     Pong,
+    /// The peer reads more slowly than you write: what waits for it has reached [`Builder::high_water`](crate::Builder::high_water).
+    Pressure,
+    /// After `pressure`: what waits has sunk to [`Builder::low_water`](crate::Builder::low_water).
+    Relief,
     /// The server closed the connection: `code` and `reason`.
     Close,
     /// Something failed: `error`. Either a verb of a callback (then the connection goes on) or the connection (then `disconnect` follows).
@@ -35,8 +39,17 @@ pub enum Event {
 }
 
 impl Event {
-    const ALL: [Self; 7] =
-        [Self::Connect, Self::Message, Self::Ping, Self::Pong, Self::Close, Self::Error, Self::Disconnect];
+    const ALL: [Self; 9] = [
+        Self::Connect,
+        Self::Message,
+        Self::Ping,
+        Self::Pong,
+        Self::Pressure,
+        Self::Relief,
+        Self::Close,
+        Self::Error,
+        Self::Disconnect,
+    ];
 
     /// The event's name, as in [`EventPayload::name`].
     #[must_use]
@@ -46,6 +59,8 @@ impl Event {
             Self::Message => "message",
             Self::Ping => "ping",
             Self::Pong => "pong",
+            Self::Pressure => "pressure",
+            Self::Relief => "relief",
             Self::Close => "close",
             Self::Error => "error",
             Self::Disconnect => "disconnect",
@@ -60,6 +75,8 @@ impl Event {
             "message" => Some(Self::Message),
             "ping" => Some(Self::Ping),
             "pong" => Some(Self::Pong),
+            "pressure" => Some(Self::Pressure),
+            "relief" => Some(Self::Relief),
             "close" => Some(Self::Close),
             "error" => Some(Self::Error),
             "disconnect" => Some(Self::Disconnect),
@@ -82,11 +99,7 @@ impl fmt::Display for Event {
 
 /// Whether only the library may fire an event of this name.
 pub(crate) fn is_reserved(name: &str) -> bool {
-    match name {
-        // Kept for built-in events to come: listeners may be registered, `fire` refuses them.
-        "pressure" | "relief" => true,
-        _ => Event::from_name(name).is_some(),
-    }
+    Event::from_name(name).is_some()
 }
 
 /// What a listener is told: which event, on which connection, with what.

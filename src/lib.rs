@@ -111,6 +111,64 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Topics
+//!
+//! A topic is a name that connections [join](Socket::join); what is [published](Socket::publish) there goes to its members. Nothing has to
+//! be set up: a topic comes with its first member and goes with its last.
+//!
+//! ```
+//! # use ikisocket::{Event, Server};
+//! # let mut server = Server::bind("127.0.0.1:0", ())?;
+//! server.on(Event::Message, |_, ep| {
+//!     // "+rust" and "-rust" come and go; everything else is for the other members of all that one is in.
+//!     let text = ep.data.as_str().unwrap_or_default();
+//!     if let Some(topic) = text.strip_prefix('+') {
+//!         if let Err(error) = ep.kws.join(topic) {
+//!             ep.kws.emit(error.to_string()); // an empty name, one of more than 256 bytes, or too many
+//!         }
+//!     } else if let Some(topic) = text.strip_prefix('-') {
+//!         ep.kws.leave(topic);
+//!     } else {
+//!         for topic in ep.kws.topics() {
+//!             ep.kws.publish(&topic, ep.data);
+//!         }
+//!     }
+//! });
+//! // Leaving is automatic. `disconnect` is still told what the connection was in.
+//! server.on(Event::Disconnect, |_, ep| {
+//!     for topic in ep.kws.topics() {
+//!         ep.kws.publish(&topic, "somebody left");
+//!     }
+//! });
+//! let sockets = server.lend().1;
+//! assert_eq!((sockets.member_count("rust"), sockets.topics().count()), (0, 0));
+//! # Ok::<(), ikisocket::BindError>(())
+//! ```
+//!
+//! A publish is encoded once and costs the number of members, whoever else is connected. A connection is a member from `join` until it
+//! leaves, or stops being open: when either side closes it or it fails, and before any listener is told. Each member gets all that is sent to it
+//! in one order; which member is served first is not guaranteed. Joining costs no more than a look through the shorter of two lists, the
+//! topic's members and the connection's topics; leaving moves two entries. A membership takes at most 64 bytes, a topic about 200.
+//!
+//! # What is going on
+//!
+//! [`Server::stats`] and [`Sockets::stats`] give a [`Stats`]: connections by the part of their life, bytes that wait, messages and bytes in and
+//! out, and by cause what was refused, dropped and disconnected. Counting costs an addition here and there; what can be summed up when
+//! somebody asks is not counted at all. [`Stats::to_prometheus`] is the same as text, for a page (`examples/metrics.rs`):
+//!
+//! ```
+//! # use ikisocket::{Response, Server};
+//! let mut server = Server::builder().measure_turns(true).build(())?; // a histogram of how long turns take: off unless asked for
+//! server.get("/metrics", |(), sockets, _| Response::text(sockets.stats().to_prometheus()))?;
+//! let stats = server.stats();
+//! println!("{} open, {} bytes wait, {} were too slow", stats.open, stats.bytes_waiting, stats.disconnects.slow_consumer);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well: `error` if a callback panicked or gave a
+//! response that cannot be sent; `warn` if peers cannot be accepted or watched, and at the first broadcast that is too large for everybody;
+//! `info` at listening and at shutdown; `debug` for each connection that failed and each request that was refused, with the reason.
+//!
 //! # The rules
 //!
 //! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
@@ -120,12 +178,38 @@
 //! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was emitted before it. Between an
 //!   emit and the wire nothing is reordered; only pings and pongs may pass messages that wait.
 //! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in memory, up to
-//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], and nobody else notices.
+//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and
+//!   nobody else notices.
 //! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
 //! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
 //! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
+//!
+//! # Slow readers
+//!
+//! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection. [`Builder::slow_reader`], [`Route::slow_reader`] and
+//! [`Socket::set_slow_reader`] say what happens then: the connection is given up (the default), the new message is refused, or the oldest are
+//! dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with any verb: a waiting message with the same key is
+//! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys.
+//! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
+//! are told at high and low water; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
+//! was not sent, [`Sockets::dropped`] for all.
+//!
+//! ```no_run
+//! use ikisocket::{Event, Latest, Server, SlowReader};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = Server::builder().max_outbox(256 * 1024).slow_reader(SlowReader::DropOldest).build(())?;
+//! server.route("/prices", |_, _| {})?;
+//! server.on(Event::Pressure, |_, ep| eprintln!("{}: {} bytes wait", ep.socket_uuid, ep.kws.waiting()));
+//! let (_, mut sockets) = server.lend();
+//! for (symbol, price) in [(7, "1.0857"), (8, "0.8432")] {
+//!     sockets.broadcast(Latest(symbol, price));
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Compression
 //!
@@ -135,6 +219,44 @@
 //! messages become far smaller, a connection costs up to about 350 KiB, and a broadcast is compressed for each. Messages below a
 //! minimum go as they are, and so does [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small message
 //! that would become a large one stops at the limit. Without the feature the offer is declined.
+//!
+//! # Where it listens
+//!
+//! [`Server::listen`] binds TCP addresses, [`listen_unix`](Server::listen_unix) Unix sockets, [`listen_on`](Server::listen_on) takes a socket that was made
+//! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
+//!
+//! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
+//! one hands to the other. The old one stops with [`Sockets::shutdown`]; who connects meanwhile waits in the socket's queue.
+//!
+//! # Testing without sockets
+//!
+//! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the server that your program builds and gives it
+//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same.
+//!
+#![cfg_attr(feature = "testing", doc = "```")]
+#![cfg_attr(not(feature = "testing"), doc = "```ignore")]
+//! use std::time::Duration;
+//! use ikisocket::testing::{Harness, Received};
+//! use ikisocket::{Event, Server};
+//!
+//! let mut server = Server::builder().build(0)?;
+//! server.route("/ws", |_, _| {})?;
+//! server.on(Event::Message, |count, ep| {
+//!     *count += 1;
+//!     ep.kws.emit(format!("{} was message {count}", ep.data.as_str().unwrap_or_default()));
+//! });
+//!
+//! let mut test = Harness::new(server);
+//! let ann = test.connect("/ws")?;
+//! test.send(ann, "hello");
+//! assert_eq!(test.received(ann), ["hello was message 1"]);
+//! test.advance(Duration::from_secs(25));
+//! assert_eq!(test.received(ann), [Received::Ping(vec![])]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Faults of the network are said beforehand (`testing::Faults`): segments of one byte, calls that would block, a peer that does not read,
+//! FIN or reset after so many bytes.
 //!
 //! # What is not guaranteed
 //!
@@ -179,17 +301,19 @@
 //!
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
+//! | `testing` | clients in memory, for users' tests and ours | the poll |
 //! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
 //! | `socket`, `event`, `route`, `attributes` | what user code touches | the poll |
 //! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
 //! | `reactor` | the poll, and what it watches | user code |
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `timer`, `token`, `limits`, `compression` | what the hub is made of | |
-//! | `outbox` | from an emit to the wire | connections |
+//! | `connection`, `stats`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
+//! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
+//! | `clock` | the time, real or a test's | everything else |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
-//! Imports run from top to bottom.
+//! Imports run from top to bottom, but for the transport in memory (`testing::wire`), which `stream` carries.
 
 mod attributes;
 mod builder;
@@ -206,16 +330,19 @@ mod limits;
 mod listen;
 mod outbox;
 mod outgoing;
+mod pressure;
 pub mod protocol;
 mod reactor;
 mod route;
 mod server;
 mod socket;
+mod stats;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
 mod token;
+mod topics;
 mod turn;
 mod upgrade;
 
@@ -224,16 +351,20 @@ pub use builder::Builder;
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
 pub use connection::PeerAddress;
-pub use error::{BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, UuidError};
+pub use error::{
+    BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, TopicError, UuidError,
+};
 pub use event::{Event, EventPayload};
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use listen::ListeningSocket;
-pub use outgoing::{Outgoing, Uncompressed};
+pub use outgoing::{Latest, Outgoing, Uncompressed};
+pub use pressure::{Dropped, SlowReader};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
+pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

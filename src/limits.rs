@@ -17,8 +17,11 @@ pub(crate) struct Limits {
     /// The same for connections that agreed on compression.
     pub(crate) compressed_rules: Rules,
     pub(crate) max_outbox: usize,
+    pub(crate) high_water: usize,
+    pub(crate) low_water: usize,
     pub(crate) head: HeadLimits,
     pub(crate) max_connections: usize,
+    pub(crate) max_topics: usize,
 }
 
 impl Limits {

@@ -1,4 +1,4 @@
-//! What verbs take: a message, and whether it may be compressed.
+//! What verbs take: a message, whether it may be compressed, and which earlier one it replaces.
 
 use crate::protocol::Message;
 
@@ -6,12 +6,26 @@ use crate::protocol::Message;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing<'m> {
     pub(crate) message: Message<'m>,
+    pub(crate) how: How,
+}
+
+/// How a message may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct How {
+    /// It may be compressed, where that was agreed on.
     pub(crate) compress: bool,
+    /// It replaces a waiting message with this key.
+    pub(crate) key: Option<u64>,
+}
+
+impl How {
+    /// As any message.
+    pub(crate) const USUAL: Self = Self { compress: true, key: None };
 }
 
 impl<'m, M: Into<Message<'m>>> From<M> for Outgoing<'m> {
     fn from(message: M) -> Self {
-        Self { message: message.into(), compress: true }
+        Self { message: message.into(), how: How::USUAL }
     }
 }
 
@@ -30,6 +44,31 @@ pub struct Uncompressed<M>(pub M);
 
 impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
     fn from(message: Uncompressed<M>) -> Self {
-        Self { message: message.0.into(), compress: false }
+        Self { message: message.0.into(), how: How { compress: false, ..How::USUAL } }
+    }
+}
+
+/// A message that makes the ones before it with the same key worthless, as a price or a position does: while a peer's socket takes nothing, a
+/// waiting message with this key is replaced, in its place. A slow reader gets fewer messages, but current ones, and each one whole.
+///
+/// What the socket has taken, or was being offered when it was found full, is sent; so a reader may get a few older values first.
+/// Keys are numbers, so that none is copied: give each name a number once. They belong to one connection.
+///
+/// ```
+/// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>) {
+/// use ikisocket::Latest;
+///
+/// const EURUSD: u64 = 7;
+/// kws.emit(Latest(EURUSD, "1.0857"));
+/// kws.broadcast(Latest(EURUSD, "1.0858"));
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latest<M>(pub u64, pub M);
+
+impl<'m, M: Into<Outgoing<'m>>> From<Latest<M>> for Outgoing<'m> {
+    fn from(latest: Latest<M>) -> Self {
+        let Outgoing { message, how } = latest.1.into();
+        Self { message, how: How { key: Some(latest.0), ..how } }
     }
 }

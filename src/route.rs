@@ -1,5 +1,7 @@
 //! What user code has registered: listeners, routes, pages and filters, and which path leads where.
 
+use std::cell::Cell;
+
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
@@ -11,6 +13,7 @@ use crate::connection::PeerAddress;
 use crate::error::RouteError;
 use crate::event::{EventPayload, Listener, Listeners};
 use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
+use crate::pressure::SlowReader;
 use crate::socket::{Socket, Sockets};
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
@@ -57,6 +60,7 @@ pub(crate) struct RouteEntry<S> {
     pub(crate) subprotocols: Option<Vec<String>>,
     pub(crate) origins: Option<Vec<String>>,
     pub(crate) forget_request: bool,
+    pub(crate) slow_reader: Option<SlowReader>,
     /// `Some(None)`: not compressed, whatever the server's setting.
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Option<Deflate>>,
@@ -76,8 +80,11 @@ pub(crate) struct Registry<S> {
     pub(crate) pages: Vec<Page<S>>,
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) recover: Option<RecoverHandler<S>>,
+    /// Panics that were caught.
+    pub(crate) panics: Cell<u64>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
+    slow_reader: SlowReader,
     #[cfg(feature = "deflate")]
     deflate: Option<Deflate>,
 }
@@ -91,8 +98,10 @@ impl<S> Registry<S> {
             pages: Vec::new(),
             filters: Vec::new(),
             recover: None,
+            panics: Cell::new(0),
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
+            slow_reader: settings.slow_reader,
             #[cfg(feature = "deflate")]
             deflate: settings.deflate,
         }
@@ -111,6 +120,7 @@ impl<S> Registry<S> {
             subprotocols: None,
             origins: None,
             forget_request: false,
+            slow_reader: None,
             #[cfg(feature = "deflate")]
             deflate: None,
         });
@@ -147,6 +157,10 @@ impl<S> Registry<S> {
     #[cfg(not(feature = "deflate"))]
     pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Box<Compression>, String)> {
         None
+    }
+
+    pub(crate) fn slow_reader(&self, route: u32) -> SlowReader {
+        self.routes[route as usize].slow_reader.unwrap_or(self.slow_reader)
     }
 
     pub(crate) fn origins(&self, route: u32) -> &[String] {
@@ -224,6 +238,12 @@ impl<S> Route<'_, S> {
         }
         self.entry.deflate = Some(deflate);
         Ok(self)
+    }
+
+    /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`].
+    pub fn slow_reader(self, policy: SlowReader) -> Self {
+        self.entry.slow_reader = Some(policy);
+        self
     }
 
     /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,

@@ -24,6 +24,7 @@ use crate::listen::{Accepted, Listener, ListeningSocket};
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::socket::{Socket, Sockets};
+use crate::stats::{Stats, Stopwatch};
 use crate::stream::Stream;
 #[cfg(feature = "testing")]
 use crate::testing::wire::{Readiness, Wire};
@@ -93,9 +94,11 @@ impl Builder {
 
 impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
+        let mut hub = Hub::new(settings.limits());
+        hub.stats.turn_durations = settings.measure_turns.then(Default::default);
         Ok(Self {
             state,
-            hub: Hub::new(settings.limits()),
+            hub,
             registry: Registry::new(settings),
             reactor: Reactor::new()?,
             buffer: vec![0; settings.receive_buffer],
@@ -138,7 +141,10 @@ impl<S> Server<S> {
                 self.reactor.listen(listener).map(|()| address)
             });
             match listening {
-                Ok(address) => return Ok(address),
+                Ok(address) => {
+                    log::info!("listening on {address}");
+                    return Ok(address);
+                }
                 Err(error) => last = BindError::Listen { address, error: error.into() },
             }
         }
@@ -311,6 +317,12 @@ impl<S> Server<S> {
         (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
     }
 
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
+    }
+
     /// The state.
     pub fn state(&self) -> &S {
         &self.state
@@ -357,14 +369,21 @@ impl<S> Server<S> {
     /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
+        let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
         let told = self.settle();
         let mut again = std::mem::take(&mut self.again);
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
         let at_once = told || !again.is_empty() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
+        if let Some(stopwatch) = &mut stopwatch {
+            stopwatch.pause();
+        }
         if let Err(error) = self.reactor.wait(timeout) {
             self.again = again;
             return Err(error.into());
+        }
+        if let Some(stopwatch) = &mut stopwatch {
+            stopwatch.resume();
         }
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -386,7 +405,9 @@ impl<S> Server<S> {
         }
         self.reactor.events = events;
         #[cfg(feature = "testing")]
-        self.handle_readiness(&mut buffer, &mut turn);
+        if !self.readiness.is_empty() {
+            self.handle_readiness(&mut buffer, &mut turn);
+        }
         for ready in again {
             match ready {
                 Ready::Listener(listener) => self.accept(listener, &mut turn),
@@ -409,6 +430,10 @@ impl<S> Server<S> {
             let paused = self.paused.drain(..).map(Ready::Listener).filter(|listener| !again.contains(listener));
             let paused: Vec<_> = paused.collect();
             self.again.extend(paused);
+        }
+        self.hub.stats.turns += 1;
+        if let Some(stopwatch) = stopwatch {
+            stopwatch.stop(&mut self.hub.stats);
         }
         Ok(turn)
     }
@@ -527,6 +552,7 @@ impl<S> Server<S> {
                     return self.tell();
                 }
                 Ok(read) => {
+                    self.hub.stats.bytes_in += read as u64;
                     self.handle(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
@@ -616,6 +642,7 @@ impl<S> Server<S> {
         self.readiness.push((token, readiness));
     }
 
+    #[cold]
     fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
         for (token, readiness) in std::mem::take(&mut self.readiness) {
             if readiness.writable {

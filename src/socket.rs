@@ -13,12 +13,14 @@ use uuid::Uuid;
 use crate::attributes::Attributes;
 use crate::connection::{Connection, PeerAddress};
 use crate::dispatch;
-use crate::error::{CloseError, EmitError, Error, Gone, UuidError};
+use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
-use crate::hub::{Emitted, Hub};
-use crate::outgoing::Outgoing;
+use crate::hub::{Audience, Emitted, Hub};
+use crate::outgoing::{How, Latest, Outgoing};
+use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::route::Registry;
+use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::token::Token;
 
@@ -60,6 +62,12 @@ impl<S> Sockets<'_, S> {
         self.hub.open_len()
     }
 
+    /// Messages that slow readers were not sent, all connections together, since the server was built.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.hub.stats.dropped
+    }
+
     /// Whether no connection is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -97,18 +105,45 @@ impl<S> Sockets<'_, S> {
         self.hub.emit_to(to, &message.into())
     }
 
-    /// Sends a message to each connection of a list; returns how many took it. The unknown are passed over.
+    /// Sends a message to each connection of a list, as often as it stands there; returns how many took it. It is encoded once. The unknown are
+    /// passed over.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
-        let message = message.into();
-        to.iter()
-            .filter(|&&to| matches!(self.hub.emit_to(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
-            .count()
+        self.hub.broadcast(Audience::List(to), None, &message.into())
     }
 
     /// Sends a message to every open connection; returns how many took it, which is nobody if it is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no reader delays another.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(None, &message.into())
+        self.hub.broadcast(Audience::Everybody, None, &message.into())
+    }
+
+    /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and what it costs is the number of members.
+    /// To a topic that has none it does nothing.
+    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
+        self.hub.publish(topic, None, &message.into())
+    }
+
+    /// The uuids of a topic's members, in no particular order.
+    #[must_use]
+    pub fn members(&self, topic: &str) -> Vec<Uuid> {
+        self.hub.members(topic)
+    }
+
+    /// How many members a topic has. A topic is there while it has some.
+    #[must_use]
+    pub fn member_count(&self, topic: &str) -> usize {
+        self.hub.topics.count(topic)
+    }
+
+    /// Every topic with how many members it has, in no particular order.
+    pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.hub.topics.iter()
+    }
+
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
     }
 
     /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
@@ -185,18 +220,24 @@ impl<S> Socket<'_, S> {
     /// It is [refused](EmitError) if the connection is closed, if the message is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
-        let Outgoing { message, compress } = message.into();
-        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), compress)
+        let Outgoing { message, how } = message.into();
+        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &how)
     }
 
     /// Sends a text message.
     pub fn emit_text(&mut self, text: impl AsRef<str>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), true)
+        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), &How::USUAL)
     }
 
     /// Sends a binary message, whatever the data's type.
     pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), true)
+        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &How::USUAL)
+    }
+
+    /// Sends a message that replaces the one before it with the same key, if that still waits: as `emit(Latest(key, message))`. See
+    /// [`Latest`].
+    pub fn emit_latest<'m>(&mut self, key: u64, message: impl Into<Outgoing<'m>>) -> Emitted {
+        self.emit(Latest(key, message))
     }
 
     /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
@@ -205,7 +246,7 @@ impl<S> Socket<'_, S> {
         if data.len() > 125 {
             return Emitted::Refused(EmitError::PingTooLong { len: data.len() });
         }
-        self.hub.emit(self.token, Opcode::Ping, data, false)
+        self.hub.ping(self.token, data)
     }
 
     /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
@@ -215,33 +256,49 @@ impl<S> Socket<'_, S> {
     ///
     /// [`Gone`] if no open connection has this uuid.
     pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
-        self.emit_to_one(to, &message.into())
-    }
-
-    /// Sends a message to each connection of a list; returns how many took it. For each uuid that is unknown an `error` event follows on this connection.
-    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
-        let message = message.into();
-        to.iter()
-            .filter(|&&to| matches!(self.emit_to_one(to, &message), Ok(Emitted::Queued | Emitted::Pressure)))
-            .count()
-    }
-
-    fn emit_to_one(&mut self, to: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
-        let result = self.hub.emit_to(to, message);
+        let result = self.hub.emit_to(to, &message.into());
         if result.is_err() {
-            self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
+            self.is_gone(to);
         }
         result
     }
 
+    /// Sends a message to each connection of a list, as often as it stands there; returns how many took it. It is encoded once. For each uuid that
+    /// is unknown an `error` event follows on this connection.
+    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
+        for &uuid in to {
+            if self.hub.find(uuid).is_none() {
+                self.is_gone(uuid);
+            }
+        }
+        self.hub.broadcast(Audience::List(to), None, &message.into())
+    }
+
+    fn is_gone(&mut self, to: Uuid) {
+        self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
+    }
+
     /// Sends a message to every open connection but this one; returns how many took it.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Some(self.token), &message.into())
+        self.hub.broadcast(Audience::Everybody, Some(self.token), &message.into())
     }
 
     /// Sends a message to every open connection, this one included; returns how many took it.
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(None, &message.into())
+        self.hub.broadcast(Audience::Everybody, None, &message.into())
+    }
+
+    /// Sends a message to every member of a topic but this connection, which need not be one; returns how many took it.
+    ///
+    /// It is encoded once, and what it costs is the number of members. To a topic that has none it does nothing. Each member gets what is
+    /// emitted, broadcast and published to it in the order in which that was done; which member is served first is not guaranteed.
+    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
+        self.hub.publish(topic, Some(self.token), &message.into())
+    }
+
+    /// Sends a message to every member of a topic, this connection included if it is one; returns how many took it.
+    pub fn publish_all<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
+        self.hub.publish(topic, None, &message.into())
     }
 
     /// Calls the listeners of an event of your own on this connection, here and now; returns how many ran. Nothing is sent.
@@ -266,6 +323,38 @@ impl<S> Socket<'_, S> {
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
     pub fn close_with(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), CloseError> {
         self.hub.close(self.token, code.into(), reason)
+    }
+
+    // What it is told of beside.
+
+    /// Makes the connection a member of a topic, which comes to be with its first member; `false` if it is one already. Joining twice is
+    /// one membership. It ends with [`leave`](Self::leave), or by itself as soon as the connection closes.
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError::Empty`] and [`TopicError::TooLong`] if the name is empty or has more than 256 bytes, [`TopicError::TooMany`] if the connection
+    /// is in [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection) topics, [`TopicError::Closed`] if it is closed; then
+    /// nothing changes.
+    pub fn join(&mut self, topic: &str) -> Result<bool, TopicError> {
+        self.hub.join(self.token, topic)
+    }
+
+    /// Ends a membership; whether there was one. A topic ends with its last member.
+    pub fn leave(&mut self, topic: &str) -> bool {
+        self.hub.topics.leave(self.token.index, topic)
+    }
+
+    /// Whether it is a member of a topic: it gets what is published there. A closed connection is in none.
+    #[must_use]
+    pub fn is_member(&self, topic: &str) -> bool {
+        self.hub.topics.is_member(self.token.index, topic)
+    }
+
+    /// The names of the topics that it is in, in no particular order. On a closed connection, those that it was in when it closed, so
+    /// that a `close` or `disconnect` listener can tell the others.
+    #[must_use]
+    pub fn topics(&self) -> Vec<String> {
+        self.hub.topics.of(self.token.index)
     }
 
     // Who it is.
@@ -297,11 +386,31 @@ impl<S> Socket<'_, S> {
         self.connection().outbox.waiting()
     }
 
+    /// Messages that wait for the socket and of which it has taken nothing. They are counted when you ask, so it costs time for each.
+    #[must_use]
+    pub fn waiting_messages(&self) -> usize {
+        self.hub.waiting_messages(self.token)
+    }
+
+    /// Messages that it was not sent because it reads too slowly, since it connected.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.hub.dropped_of(self.token)
+    }
+
+    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox) would wait for this connection.
+    pub fn set_slow_reader(&mut self, policy: SlowReader) {
+        if let Some(connection) = self.hub.get_mut(self.token) {
+            connection.slow_reader = policy;
+        }
+    }
+
     /// The subprotocol that was agreed on.
     #[must_use]
     pub fn subprotocol(&self) -> Option<&str> {
         let connection = self.connection();
-        self.registry.subprotocols(connection.route).get(usize::from(connection.subprotocol?)).map(String::as_str)
+        let number = usize::from(connection.subprotocol?.get());
+        self.registry.subprotocols(connection.route).get(number - 1).map(String::as_str)
     }
 
     /// Where the peer is.

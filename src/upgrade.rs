@@ -1,5 +1,7 @@
 //! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the filters, answers.
 
+use std::num::NonZeroU16;
+
 use crate::connection::{Head, Phase};
 use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
@@ -94,6 +96,7 @@ fn answer<S>(
             };
             let mut incoming = Incoming { request, peer, attributes: Default::default() };
             if let Err(response) = ask_filters(state, hub, registry, &mut incoming) {
+                hub.stats.requests_refused.filter += 1;
                 return respond(hub, token, &response, false);
             }
             // A filter may have changed that.
@@ -116,6 +119,7 @@ fn answer<S>(
             };
             respond(hub, token, &response, head_only);
             turn.pages += 1;
+            hub.stats.pages += 1;
         }
         _ => refuse(hub, token, &Refusal::NotFound, head_only),
     }
@@ -154,8 +158,11 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
     let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
     let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
     handshake::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
-    let upgraded = Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression };
-    hub.open(token, route, chosen.and_then(|chosen| u16::try_from(chosen).ok()), upgraded);
+    let slow_reader = registry.slow_reader(route);
+    let upgraded =
+        Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression, slow_reader };
+    let number = chosen.and_then(|chosen| NonZeroU16::new(u16::try_from(chosen + 1).ok()?));
+    hub.open(token, route, number, upgraded);
 }
 
 fn ask_filters<S>(
@@ -195,6 +202,7 @@ fn internal_error() -> Response {
 }
 
 fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal, head_only: bool) {
+    hub.stats.requests_refused.count(refusal);
     log::debug!("refused with {}: {refusal}", refusal.status());
     respond(hub, token, &refusal.response(), head_only);
 }

@@ -1,4 +1,4 @@
-//! No message allocates once the server has warmed up: echo, `emit_to` and broadcast (a counting allocator sees the whole process, and
+//! No message allocates once the server has warmed up: echo, `emit_to`, broadcast and publish (a counting allocator sees the whole process, and
 //! the clients here allocate nothing either).
 
 use std::alloc::System;
@@ -33,6 +33,10 @@ fn server() -> Server<Vec<Uuid>> {
     });
     server.route("/all", |_, _| {}).unwrap().on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
+    });
+    let routes = server.route("/topic", |_, kws| _ = kws.join("all").unwrap()).unwrap();
+    routes.on(Event::Message, |_, ep| {
+        ep.kws.publish_all("all", ep.data);
     });
     server
 }
@@ -80,7 +84,7 @@ fn round(server: &mut Server<Vec<Uuid>>, clients: &mut [TcpStream], message: &[u
 
 #[test]
 fn no_message_allocates_at_steady_state() {
-    for (path, copies) in [("/echo", 1), ("/to", 2 * CLIENTS), ("/all", CLIENTS)] {
+    for (path, copies) in [("/echo", 1), ("/to", 2 * CLIENTS), ("/all", CLIENTS), ("/topic", CLIENTS)] {
         for size in [20, 1024] {
             let mut server = server();
             let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(&mut server, path)).collect();

@@ -5,11 +5,15 @@ mod common;
 use std::io::Read;
 use std::time::Duration;
 
-use common::{CLOSE, Client, Diary, Raw, enter, server_with, turn_until, with_socket};
+use common::{CLOSE, Client, Diary, Raw, enter, memory_server, server_with, turn_until, with_socket};
+use ikisocket::testing::{Faults, Harness, Upgrade};
 use ikisocket::{EmitError, Emitted, Error, Server, Socket};
 use tungstenite::Message;
 
 const KIB: usize = 1024;
+/// The default of [`ikisocket::Builder::stall_timeout`].
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A route callback that leaves the connection little room in the system's buffers, so that it is full soon.
 fn enter_narrow(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
@@ -145,43 +149,41 @@ fn a_large_message_passes_a_narrow_socket_whole_and_in_order() {
 
 #[test]
 fn a_peer_that_takes_nothing_while_something_waits_is_disconnected_as_stalled() {
-    let stall = Duration::from_millis(50);
-    let mut server = server_with(Server::builder().stall_timeout(stall));
-    server.route("/:name", enter_narrow).unwrap();
-    let _ann = Client::connect(&mut server, "/ann");
-    turn_until(&mut server, |server| {
-        let (diary, mut sockets) = server.lend();
-        // Until the system's buffers are full on both sides, what waits leaves after a while.
-        if let Some(mut kws) = sockets.get(diary.id("ann")).filter(|kws| kws.waiting() == 0) {
-            kws.emit(vec![0; 20 * KIB]);
-        }
-        diary.is_gone("ann")
-    });
-    assert_eq!(server.state().errors("ann"), [Error::Stalled(stall)]);
-    assert_eq!(server.state().events("ann"), ["connect", "error", "disconnect"]);
+    let mut test = Harness::new(memory_server());
+    let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(KIB))).unwrap();
+    test.stop_reading(ann);
+    with_socket(test.server(), "ann", |kws| kws.emit(vec![0; 20 * KIB]));
+    test.settle();
+    test.advance(STALL_TIMEOUT - MILLISECOND);
+    // A single byte that it takes gives it the same time again. What it says has nothing to do with that, but keeps it from being silent.
+    test.read_more(ann, 1);
+    test.pong(ann, "");
+    test.settle();
+    test.advance(STALL_TIMEOUT - MILLISECOND);
+    assert_eq!(test.state().events("ann"), ["connect", "pong"]);
+    test.advance(MILLISECOND);
+    assert_eq!(test.state().errors("ann"), [Error::Stalled(STALL_TIMEOUT)]);
+    assert_eq!(test.state().events("ann"), ["connect", "pong", "error", "disconnect"]);
 }
 
 #[test]
 fn what_waits_before_a_close_is_given_up_at_the_stall_timeout_and_not_at_the_close_timeout() {
-    let ms = Duration::from_millis;
-    let settings = Server::builder().close_timeout(ms(20)).stall_timeout(ms(200));
-    let mut server = server_with(settings);
-    server.route("/narrow/:name", enter_narrow).unwrap();
-    let _ann = Raw::upgrade(&mut server, "/narrow/ann");
-    // A second one, whose close is on the wire at once: when it is given up, ten close timeouts fit into what is left for the first.
-    let _bob = Raw::upgrade(&mut server, "/narrow/bob");
-    with_socket(&mut server, "ann", |kws| {
-        while kws.waiting() < 512 * KIB {
-            kws.emit(vec![7; KIB]);
-        }
+    let mut test = Harness::new(memory_server());
+    let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(KIB))).unwrap();
+    test.stop_reading(ann);
+    // A second one, whose close is on the wire at once, and that does not answer it.
+    test.connect(Upgrade::to("/bob").unresponsive()).unwrap();
+    with_socket(test.server(), "ann", |kws| {
+        kws.emit(vec![7; 512 * KIB]);
         kws.close();
     });
-    with_socket(&mut server, "bob", |kws| kws.close());
-    turn_until(&mut server, |server| server.state().is_gone("bob"));
-    assert_eq!(server.state().events("bob"), ["connect", "close", "disconnect"]);
-    assert!(!server.state().is_gone("ann"));
-    turn_until(&mut server, |server| server.state().is_gone("ann"));
-    assert_eq!(server.state().events("ann"), ["connect", "close", "error", "disconnect"]);
-    let disconnect = server.state().only("ann", "disconnect");
-    assert_eq!((disconnect.error.clone(), disconnect.clean), (Some(Error::Stalled(ms(200))), false));
+    with_socket(test.server(), "bob", |kws| kws.close());
+    test.settle();
+    test.advance(STALL_TIMEOUT - MILLISECOND);
+    assert_eq!(test.state().events("bob"), ["connect", "close", "disconnect"]);
+    assert_eq!(test.state().events("ann"), ["connect", "close"]);
+    test.advance(MILLISECOND);
+    assert_eq!(test.state().events("ann"), ["connect", "close", "error", "disconnect"]);
+    let disconnect = test.state().only("ann", "disconnect");
+    assert_eq!((disconnect.error.clone(), disconnect.clean), (Some(Error::Stalled(STALL_TIMEOUT)), false));
 }

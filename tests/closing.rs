@@ -5,11 +5,15 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    CLOSE, Client, Diary, Entry, PONG, Raw, TEXT, busy, enter, frame, name_of, server, server_with, turn_until,
-    with_socket,
+    CLOSE, Client, Diary, Entry, PONG, Raw, TEXT, enter, frame, memory_server, name_of, server, server_with,
+    turn_until, with_socket,
 };
 use ikisocket::protocol::Violation;
+use ikisocket::testing::{Harness, Received, Upgrade};
 use ikisocket::{CloseError, EmitError, Emitted, Error, Event, Server, Shutdown, Uuid};
+
+/// The default of [`ikisocket::Builder::close_timeout`].
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 // Close.
 
@@ -203,15 +207,15 @@ fn no_message_is_told_after_a_close() {
 
 #[test]
 fn a_flood_of_pongs_does_not_keep_a_closed_connection() {
-    let mut server = server_with(Server::builder().close_timeout(Duration::from_millis(50)));
-    server.route("/:name", enter).unwrap();
-    let mut ann = Raw::upgrade(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| kws.close());
-    turn_until(&mut server, |server| {
-        ann.send(&frame(PONG, b"I am alive"));
-        server.state().is_gone("ann")
-    });
-    assert!(!server.state().only("ann", "disconnect").clean);
+    let mut test = Harness::new(memory_server());
+    let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
+    with_socket(test.server(), "ann", |kws| kws.close());
+    for _ in 0..5 {
+        assert!(!test.state().is_gone("ann"));
+        test.pong(ann, "I am alive");
+        test.advance(CLOSE_TIMEOUT / 5);
+    }
+    assert!(!test.state().only("ann", "disconnect").clean);
 }
 
 // Every end.
@@ -316,30 +320,31 @@ fn a_peer_that_sends_too_much_reads_1009_and_then_fin_and_no_reset() {
 
 #[test]
 fn a_close_that_nobody_answers_ends_unclean_at_the_close_timeout() {
-    let mut server = server_with(Server::builder().close_timeout(Duration::from_millis(50)));
-    server.route("/:name", enter).unwrap();
-    let _ann = Raw::upgrade(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| kws.close_with(4000, "answer me")).unwrap();
-    let entry = disconnect_of(&mut server, "ann");
+    let mut test = Harness::new(memory_server());
+    let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
+    with_socket(test.server(), "ann", |kws| kws.close_with(4000, "answer me")).unwrap();
+    assert_eq!(test.received(ann), [Received::close(4000, "answer me")]);
+    test.advance(CLOSE_TIMEOUT - Duration::from_millis(1));
+    assert!(!test.state().is_gone("ann"));
+    test.advance(Duration::from_millis(1));
+    let entry = test.state().only("ann", "disconnect").clone();
     assert_eq!((entry.error, entry.code, &*entry.reason, entry.clean), (None, Some(4000), "answer me", false));
-    assert_eq!(server.state().events("ann"), ["connect", "close", "disconnect"]);
+    assert_eq!(test.state().events("ann"), ["connect", "close", "disconnect"]);
+    assert_eq!(test.received(ann), [Received::Fin]);
 }
 
 #[test]
 fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
-    const TIMEOUT: Duration = Duration::from_millis(200);
     for flush in [false, true] {
-        let mut server = server_with(Server::builder().close_timeout(TIMEOUT));
-        server.route("/:name", enter).unwrap();
-        let ann = Client::connect(&mut server, "/ann");
-        with_socket(&mut server, "ann", |kws| kws.close());
-        busy(2 * TIMEOUT);
+        let mut test = Harness::by_hand(memory_server());
+        test.connect("/ann").unwrap();
+        with_socket(test.server(), "ann", |kws| kws.close());
+        test.skip(2 * CLOSE_TIMEOUT);
         if flush {
-            server.flush();
+            test.server().flush();
         }
-        server.poll(Some(Duration::ZERO)).unwrap();
-        ann.end(&mut server);
-        assert!(disconnect_of(&mut server, "ann").clean);
+        test.settle();
+        assert!(test.state().only("ann", "disconnect").clean);
     }
 }
 

@@ -378,3 +378,22 @@ fn the_chat_serves_its_page_and_its_health() {
     assert!(health.contains("Content-Type: text/plain"), "{health}");
     chat.interrupt([]);
 }
+
+#[test]
+fn the_metrics_are_those_of_the_server() {
+    let metrics = Example::start("metrics");
+    let mut client = metrics.plain("/ws");
+    client.send("hello");
+    assert_eq!(client.text(), "hello");
+    let page = metrics.get("/metrics");
+    for line in [
+        "ikisocket_connections{state=\"open\"} 1",
+        "ikisocket_messages_received_total 1",
+        "ikisocket_messages_sent_total 1",
+        "echo_longest_message_bytes 5",
+    ] {
+        assert!(page.lines().any(|each| each == line), "{line}: {page}");
+    }
+    assert!(page.contains("ikisocket_turn_duration_seconds_count "), "{page}");
+    metrics.interrupt([client]);
+}

@@ -118,6 +118,23 @@ fn on_a_connection_that_has_ended_nothing_more_happens() {
 // Upgrades and pages.
 
 #[test]
+fn what_comes_right_behind_the_upgrade_is_seen_in_its_order() {
+    let mut server = memory_server();
+    server
+        .route("/closed/:name", |_, kws| {
+            kws.emit("hello");
+            kws.close();
+        })
+        .unwrap();
+    let mut test = Harness::new(server);
+    let ann = test.connect("/closed/ann").unwrap();
+    let goodbye = Received::close(1000, "Connection closed");
+    assert_eq!(test.received(ann), [Received::text("hello"), goodbye, Received::Fin]);
+    assert!(test.state().only("ann", "disconnect").clean);
+    assert_eq!(test.server().lend().1.len(), 0);
+}
+
+#[test]
 fn a_filter_sees_the_request_and_its_refusal_is_seen() {
     let mut server = memory_server_with(Server::builder().subprotocols(["b", "a"]));
     server.filter(|_, _, incoming| match incoming.cookie("user") {
@@ -139,7 +156,7 @@ fn a_filter_sees_the_request_and_its_refusal_is_seen() {
     assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Cookie")));
     assert_eq!(answer.text(), "Log in first.");
     let from = PeerAddress::Tcp(([203, 0, 113, 7], 7).into());
-    let ann = Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").from(from);
+    let ann = Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").peer(from);
     test.connect(ann).unwrap();
     assert_eq!(test.state().notes, [r#"ada Some("1") Some("a") 203.0.113.7:7"#]);
     assert_eq!(test.server().lend().1.len(), 1, "the refused one is gone");
@@ -218,6 +235,16 @@ fn timeouts_come_in_their_order_however_far_time_is_moved_at_once() {
     test.advance(100 * SECOND);
     let gone: Vec<_> = test.state().entries.iter().filter(|entry| entry.event == "disconnect").collect();
     assert_eq!(gone.iter().map(|entry| entry.who.as_str()).collect::<Vec<_>>(), ["ann", "bob", "cid"]);
+}
+
+#[test]
+fn what_was_due_while_the_loop_was_not_turned_comes_late_and_all_at_once() {
+    let (mut test, ann, bob) = chat();
+    test.skip(100 * SECOND);
+    for client in [ann, bob] {
+        assert_eq!(test.received(client), [Received::Ping(vec![])]);
+    }
+    assert_eq!(test.state().events("ann"), ["connect", "pong"]);
 }
 
 // Faults.

@@ -128,6 +128,21 @@ fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_
     assert_eq!(server.state().events("bob"), ["connect"]);
 }
 
+#[test]
+fn whoever_stands_in_a_list_twice_gets_it_twice() {
+    let mut server = server();
+    let mut clients = ["ann", "bob"].map(|who| Client::connect(&mut server, &format!("/{who}")));
+    let [ann, bob] = ["ann", "bob"].map(|who| server.state().id(who));
+    for message in ["small".to_owned(), "large".repeat(20_000)] {
+        assert_eq!(server.lend().1.emit_to_list(&[ann, bob, ann], &message), 3);
+        server.lend().1.broadcast("next");
+        for (client, copies) in clients.iter_mut().zip([2, 1]) {
+            (0..copies).for_each(|_| assert_eq!(client.text(&mut server), message));
+            assert_eq!(client.text(&mut server), "next");
+        }
+    }
+}
+
 // Broadcast.
 
 #[test]

@@ -4,6 +4,7 @@
 //! time has come: that is `time`'s.
 
 use std::io;
+use std::num::NonZeroU16;
 
 use super::Hub;
 use crate::attributes::Attributes;
@@ -11,6 +12,7 @@ use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::Request;
+use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
 use crate::token::Token;
 
@@ -18,6 +20,8 @@ use crate::token::Token;
 pub(crate) enum Record {
     Close { code: CloseCode, reason: String },
     Error { error: Error, data: String },
+    Pressure,
+    Relief,
     Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
 }
 
@@ -35,11 +39,12 @@ pub(crate) struct Upgraded {
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
     pub(crate) compression: Option<Box<Compression>>,
+    pub(crate) slow_reader: SlowReader,
 }
 
 impl<T: Transport> Hub<T> {
     /// The peer becomes an open connection; `head` is the 101 response.
-    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<u16>, upgrade: Upgraded) {
+    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
         connection.phase = Phase::Open;
@@ -49,6 +54,7 @@ impl<T: Transport> Hub<T> {
         connection.request = Some(upgrade.request);
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
+        connection.slow_reader = upgrade.slow_reader;
         connection.outbox.push_head(&mut self.stage, upgrade.head);
         let mut uuid = self.uuids.next();
         while self.by_uuid.contains_key(&uuid) {
@@ -57,6 +63,7 @@ impl<T: Transport> Hub<T> {
         connection.uuid = uuid;
         self.by_uuid.insert(uuid, token.index);
         self.open += 1;
+        self.stats.upgraded += 1;
         self.arm(token.index);
         self.mark(token);
     }
@@ -152,7 +159,9 @@ impl<T: Transport> Hub<T> {
             Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
             Error::SlowConsumer { .. } => {
                 let connection = &mut self.connections[token.index as usize];
+                let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
+                self.stats.bytes_dropped += (waiting - connection.outbox.waiting()) as u64;
                 let half_written = connection.outbox.is_mid_frame();
                 (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
             }
@@ -173,6 +182,7 @@ impl<T: Transport> Hub<T> {
         }
         log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
         self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        self.stats.disconnects.count(Some(&error), false);
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
         self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
     }
@@ -220,6 +230,7 @@ impl<T: Transport> Hub<T> {
         let Phase::Closing(farewell) = &mut connection.phase else { return };
         let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
         connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        self.stats.disconnects.count(error.as_ref(), clean);
         self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
         self.begin_phase(token);
         self.flush(token);
@@ -230,6 +241,7 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         connection.phase = phase;
         self.by_uuid.remove(&connection.uuid);
+        self.topics.leave_all(token.index);
         self.open -= 1;
         self.begin_phase(token);
     }
@@ -251,6 +263,7 @@ impl<T: Transport> Hub<T> {
         }
         debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
         connection.phase = Phase::Dead;
+        self.stats.bytes_dropped += connection.outbox.waiting() as u64;
         connection.outbox.clear(&mut self.stage);
         self.dead.push(token);
     }
@@ -266,6 +279,7 @@ impl<T: Transport> Hub<T> {
             return Err(CloseError::IllegalCode(code));
         }
         if self.stopping.is_none() {
+            log::info!("shutting down with {code}; open connections: {}", self.open);
             self.stopping = Some(Stopping { deadline: self.now.saturating_add(deadline), remained: 0 });
         }
         for token in self.open_tokens() {
@@ -291,6 +305,7 @@ mod tests {
     use crate::error::EmitError;
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
+    use crate::outgoing::How;
     use crate::protocol::{Opcode, encode_header};
     use crate::testing::wire::End;
 
@@ -300,7 +315,7 @@ mod tests {
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200], true) != Emitted::Refused(EmitError::Full) {}
+            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {}
             far.make_room(1000);
             hub.flush_dirty();
             hub.writable(token);

@@ -1,5 +1,6 @@
 //! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a room of its own:
-//! what comes in (`receiving`), what goes out (`sending`), what follows what (`life`), and what is due when (`time`).
+//! what comes in (`receiving`), what goes out (`sending`), to whom by topic (`topics`), what follows what (`life`), and what is due when
+//! (`time`).
 //!
 //! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
 //! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
@@ -8,6 +9,7 @@ mod life;
 mod receiving;
 mod sending;
 mod time;
+mod topics;
 #[cfg(test)]
 mod wire;
 
@@ -17,15 +19,19 @@ use slab::Slab;
 use uuid::Uuid;
 
 use crate::compression::Common;
-use crate::connection::{Connection, PeerAddress, Transport};
+use crate::connection::{Connection, PeerAddress, Phase, Transport};
 use crate::error::UuidError;
 use crate::limits::Limits;
 use crate::outbox::Stage;
+use crate::pressure::Dropped;
+use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
+use crate::topics::Topics;
 
 pub(crate) use life::{Record, Stopping, Upgraded};
 pub(crate) use receiving::Received;
+pub(crate) use sending::Audience;
 pub use sending::Emitted;
 
 /// Slots are added by this share of those there are, so that growing wastes little memory.
@@ -51,6 +57,12 @@ pub(crate) struct Hub<T> {
     records: VecDeque<(Token, Record)>,
     dead: Vec<Token>,
     timers: Timers,
+    /// Who is in which topic; only open connections are in any.
+    pub(crate) topics: Topics,
+    /// Messages that slow readers were not sent, by slot: few are slow, so that is not kept in each connection.
+    dropped_by: HashMap<u32, Dropped>,
+    /// What is counted; how things stand is only found out when somebody asks.
+    pub(crate) stats: Stats,
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
@@ -61,6 +73,8 @@ pub(crate) struct Hub<T> {
     pub(crate) uuids: Uuids,
     /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
     pub(crate) telling_error: bool,
+    /// The log was told of a broadcast that is too large for everybody.
+    warned: bool,
 }
 
 /// Where the uuids of new connections come from.
@@ -100,6 +114,9 @@ impl<T: Transport> Hub<T> {
             records: VecDeque::new(),
             dead: Vec::new(),
             timers: Timers::default(),
+            topics: Topics::default(),
+            dropped_by: HashMap::new(),
+            stats: Stats::default(),
             limits,
             now: 0,
             refusing: false,
@@ -107,6 +124,7 @@ impl<T: Transport> Hub<T> {
             depth: 0,
             uuids: Uuids::Random,
             telling_error: false,
+            warned: false,
         }
     }
 
@@ -122,6 +140,7 @@ impl<T: Transport> Hub<T> {
         let connection = Connection::new(socket, peer, self.generation, self.now);
         let index = self.connections.insert(connection) as u32;
         self.arm(index);
+        self.stats.accepted += 1;
         Some(Token { index, generation: self.generation })
     }
 
@@ -153,6 +172,30 @@ impl<T: Transport> Hub<T> {
         open.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
     }
 
+    /// What was counted, and how things stand.
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            bytes_out: self.stage.written(),
+            topics: self.topics.len(),
+            memberships: self.topics.memberships(),
+            ..self.stats.clone()
+        };
+        for (_, connection) in &self.connections {
+            match connection.phase {
+                Phase::Handshaking(_) => stats.handshaking += 1,
+                Phase::Open => stats.open += 1,
+                Phase::Closing(_) => stats.closing += 1,
+                Phase::Draining { .. } => stats.draining += 1,
+                Phase::Dead => {}
+            }
+            let waiting = connection.outbox.waiting();
+            stats.blocked += usize::from(connection.outbox.is_blocked());
+            stats.bytes_waiting += waiting;
+            stats.most_waiting = stats.most_waiting.max(waiting);
+        }
+        stats
+    }
+
     pub(crate) fn set_uuid(&mut self, token: Token, uuid: Uuid) -> Result<(), UuidError> {
         let index = token.index;
         match self.by_uuid.get(&uuid) {
@@ -174,9 +217,14 @@ impl<T: Transport> Hub<T> {
             if self.get(token).is_some() {
                 let connection = self.connections.remove(token.index as usize);
                 self.timers.remove(connection.timer, token.index);
+                self.topics.forget(token.index);
+                if !self.dropped_by.is_empty() {
+                    self.dropped_by.remove(&token.index);
+                }
                 reaped += 1;
             }
         }
+        self.stats.closed += reaped as u64;
         if self.connections.is_empty() && self.connections.capacity() > KEEP_SLOTS {
             // All that has grown with the number of connections.
             self.connections.shrink_to_fit();
@@ -186,6 +234,7 @@ impl<T: Transport> Hub<T> {
             self.rest.shrink_to_fit();
             self.records.shrink_to_fit();
             self.timers = Timers::default();
+            self.topics.shrink();
         }
         reaped
     }

@@ -58,11 +58,17 @@ impl<T: Transport> Hub<T> {
             };
             match connection.decoder.decode(input, rules) {
                 Ok(None) => return None,
-                Ok(Some(Decoded::Message(message))) if open => return Some(Received::Message(message)),
+                Ok(Some(Decoded::Message(message))) if open => {
+                    self.stats.messages_in += 1;
+                    return Some(Received::Message(message));
+                }
                 Ok(Some(Decoded::Compressed(compressed))) if open => {
                     let limit = self.limits.rules.max_message;
                     match connection.compression.as_mut()?.inflate(&mut self.common, compressed, limit) {
-                        Ok(message) => return Some(Received::Message(message)),
+                        Ok(message) => {
+                            self.stats.messages_in += 1;
+                            return Some(Received::Message(message));
+                        }
                         Err(violation) => self.fail(token, Error::Protocol(violation)),
                     }
                     return None;

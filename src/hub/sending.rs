@@ -5,12 +5,13 @@
 
 use uuid::Uuid;
 
-use super::Hub;
+use super::{Hub, Record};
 use crate::compression::{Common, Way};
-use crate::connection::{Phase, Transport};
+use crate::connection::{Connection, Phase, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{How, Outgoing};
+use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
@@ -44,7 +45,7 @@ impl Emitted {
 struct Forms<'m> {
     opcode: Opcode,
     payload: &'m [u8],
-    compress: bool,
+    how: How,
     plain: Shared,
     /// Made when the first connection needs it; `None` if the plain form is no larger.
     others: Vec<(Way, Option<Shared>)>,
@@ -54,7 +55,7 @@ impl<'m> Forms<'m> {
     fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
         let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
         let plain = stage.share(opcode, payload);
-        Self { opcode, payload, compress: outgoing.compress, plain, others: Vec::new() }
+        Self { opcode, payload, how: outgoing.how, plain, others: Vec::new() }
     }
 
     fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common) -> &mut Shared {
@@ -84,11 +85,22 @@ impl<'m> Forms<'m> {
     }
 }
 
+/// Who gets a message that is encoded once.
+#[derive(Clone, Copy)]
+pub(crate) enum Audience<'a> {
+    Everybody,
+    /// The members of one topic.
+    Topic(u32),
+    /// Each open connection of a list, as often as it stands there.
+    List(&'a [Uuid]),
+}
+
 impl<T: Transport> Hub<T> {
     #[inline]
-    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
+    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         let connection = self.connections.get_mut(token.index as usize);
         let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+            self.stats.emits_refused.closed += 1;
             return Emitted::Refused(EmitError::Closed);
         };
         let most = self.limits.max_outbox.min(STAGE_SHARE);
@@ -97,16 +109,35 @@ impl<T: Transport> Hub<T> {
             && connection.compression.is_none()
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
+            self.stats.messages_out += 1;
             self.mark(token);
             return Emitted::Queued;
         }
-        self.emit_more(token, opcode, payload, compress)
+        self.emit_more(token, opcode, payload, how)
     }
 
-    /// An emit that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was
-    /// agreed on.
+    /// An emit that cannot go the usual way.
     #[inline(never)]
-    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], compress: bool) -> Emitted {
+    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
+        let emitted = self.queue(token, opcode, payload, how);
+        match emitted {
+            Emitted::Queued | Emitted::Pressure => self.stats.messages_out += 1,
+            Emitted::Refused(error) => self.stats.emits_refused.count(error),
+        }
+        emitted
+    }
+
+    /// A ping of the user's; it is no message, and not counted as one.
+    pub(crate) fn ping(&mut self, token: Token, payload: &[u8]) -> Emitted {
+        match self.is_open(token) {
+            true => self.queue(token, Opcode::Ping, payload, &How::USUAL),
+            false => Emitted::Refused(EmitError::Closed),
+        }
+    }
+
+    /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed
+    /// on; the connection is open.
+    fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -118,54 +149,52 @@ impl<T: Transport> Hub<T> {
         if payload.len() > limit {
             return Emitted::Refused(EmitError::TooLarge { len: payload.len(), limit });
         }
-        match connection.way(payload.len(), compress && !opcode.is_control()) {
-            Way::Plain => self.emit_frame(token, opcode.plain(), payload),
+        match connection.way(payload.len(), how.compress && !opcode.is_control()) {
+            Way::Plain => self.emit_frame(token, opcode.plain(), payload, how.key),
             Way::Shared(kind) => match self.common.deflate(kind, payload) {
                 Some(deflated) => {
-                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated);
+                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated, how.key);
                     self.common.recycle(deflated);
                     emitted
                 }
-                None => self.emit_frame(token, opcode.plain(), payload),
+                None => self.emit_frame(token, opcode.plain(), payload, how.key),
             },
-            Way::Own => self.emit_frame(token, opcode.compressed(), payload),
+            Way::Own => self.emit_frame(token, opcode.compressed(), payload, how.key),
         }
     }
 
-    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8]) -> Emitted {
-        let connection = &mut self.connections[token.index as usize];
-        let limit = self.limits.max_outbox;
+    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8], key: Option<u64>) -> Emitted {
         let len = encode_header(kind, payload.len()).len() + payload.len();
-        let (stage, now) = (&mut self.stage, self.now);
-        let mut offered = Ok(Flushed::All);
-        if connection.outbox.lacks_room(len, limit) {
-            offered = connection.flush(stage, now);
-            let waiting = connection.outbox.waiting();
-            if offered.is_ok() && connection.outbox.lacks_room(len, limit) {
-                self.fail(token, Error::SlowConsumer { waiting, limit });
-                return Emitted::Refused(EmitError::Full);
-            }
+        if let Err(error) = self.make_room(token, len, key) {
+            return Emitted::Refused(error);
         }
-        if offered.is_ok() {
-            if kind == FrameKind::PING {
-                connection.outbox.push_control(stage, kind, payload);
-            } else if payload.len() >= WRITE_THROUGH && !connection.outbox.is_blocked() && !connection.compresses_late()
-            {
-                offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
-            } else {
-                // Not before: a flush ends the queue.
-                if connection.compresses_late() {
-                    connection.outbox.use_queue(stage);
+        let connection = &mut self.connections[token.index as usize];
+        let (stage, now) = (&mut self.stage, self.now);
+        // Not before there is room: making it may end the queue.
+        if connection.compresses_late() {
+            connection.outbox.use_queue(stage);
+        }
+        let mut offered = Ok(Flushed::All);
+        if connection.outbox.is_blocked() {
+            match key {
+                _ if kind == FrameKind::PING => connection.outbox.push_control(stage, kind, payload),
+                Some(key) => {
+                    let replaced = connection.outbox.push_latest(stage, kind, payload, key);
+                    self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
                 }
-                connection.outbox.push_frame(stage, kind, payload);
-                if connection.outbox.waiting() >= STAGE_SHARE && !connection.outbox.is_blocked() {
-                    offered = connection.flush(stage, now);
-                }
+                None => connection.outbox.push_frame(stage, kind, payload),
+            }
+        } else if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
+            offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
+        } else {
+            connection.outbox.push_frame(stage, kind, payload);
+            if connection.outbox.waiting() >= STAGE_SHARE {
+                offered = connection.flush(stage, now);
             }
         }
         match offered {
-            Ok(_) if connection.outbox.is_blocked() => {
-                self.arm(token.index);
+            Ok(_) if self.is_blocked(token) => {
+                self.pressed(token);
                 Emitted::Pressure
             }
             Ok(_) => {
@@ -179,18 +208,90 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
-        let token = self.find(uuid).ok_or(Gone { uuid })?;
-        let Outgoing { message, compress } = message;
-        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), *compress))
+    /// Makes room for a frame of `len` bytes, as the connection's policy has it.
+    fn make_room(&mut self, token: Token, len: usize, key: Option<u64>) -> Result<(), EmitError> {
+        let limit = self.limits.max_outbox;
+        let connection = &mut self.connections[token.index as usize];
+        if !connection.outbox.lacks_room(len, limit, key) {
+            return Ok(());
+        }
+        // A socket that was found full says when it is not. Only one that is to be given up is asked once more.
+        if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
+            if let Err(error) = connection.flush(&mut self.stage, self.now) {
+                self.socket_failed(token, &error);
+                return Err(EmitError::Closed);
+            }
+            if connection.outbox.is_blocked() {
+                self.arm(token.index);
+            }
+        }
+        let connection = &mut self.connections[token.index as usize];
+        let mut dropped = Dropped::default();
+        if connection.slow_reader == SlowReader::DropOldest && connection.outbox.lacks_room(len, limit, key) {
+            dropped.oldest = connection.outbox.drop_oldest(len, limit);
+        }
+        let has_room = !connection.outbox.lacks_room(len, limit, key);
+        if !has_room && connection.slow_reader == SlowReader::Disconnect {
+            let waiting = connection.outbox.waiting();
+            self.fail(token, Error::SlowConsumer { waiting, limit });
+            return Err(EmitError::Full);
+        }
+        dropped.newest = u64::from(!has_room);
+        self.count_dropped(token, dropped);
+        if has_room { Ok(()) } else { Err(EmitError::Full) }
     }
 
-    /// Encodes a message once and gives it to every open connection but one; returns how many got it.
-    pub(crate) fn broadcast(&mut self, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
+    fn count_dropped(&mut self, token: Token, dropped: Dropped) {
+        if dropped != Dropped::default() {
+            self.stats.dropped += dropped;
+            *self.dropped_by.entry(token.index).or_default() += dropped;
+        }
+    }
+
+    /// Messages that a connection was not sent because it is slow.
+    pub(crate) fn dropped_of(&self, token: Token) -> Dropped {
+        self.dropped_by.get(&token.index).copied().unwrap_or_default()
+    }
+
+    /// Messages that wait for a connection.
+    pub(crate) fn waiting_messages(&self, token: Token) -> usize {
+        self.get(token).map_or(0, |connection| connection.outbox.messages(&self.stage))
+    }
+
+    fn is_blocked(&self, token: Token) -> bool {
+        self.connections[token.index as usize].outbox.is_blocked()
+    }
+
+    /// Something more waits for a socket that takes nothing.
+    fn pressed(&mut self, token: Token) {
+        self.arm(token.index);
+        let high = self.limits.high_water;
+        let connection = &mut self.connections[token.index as usize];
+        if !connection.pressed && connection.outbox.waiting() >= high {
+            connection.pressed = true;
+            self.records.push_back((token, Record::Pressure));
+        }
+    }
+
+    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
+        let Some(token) = self.find(uuid) else {
+            self.stats.emits_refused.gone += 1;
+            return Err(Gone { uuid });
+        };
+        let Outgoing { message, how } = message;
+        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), how))
+    }
+
+    /// Encodes a message once and gives it to an audience, which has open connections only, but one; returns how many got it.
+    pub(crate) fn broadcast(&mut self, to: Audience<'_>, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
         let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
-            log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+            // What clients send may end up here: the count tells of all, the log of the first only.
+            if !std::mem::replace(&mut self.warned, true) {
+                log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+            }
+            self.stats.emits_refused.too_large += 1;
             return 0;
         }
         if self.stage.is_full() {
@@ -198,34 +299,51 @@ impl<T: Transport> Hub<T> {
         }
         let mut forms = Forms::new(outgoing, &mut self.stage);
         let mut rest = std::mem::take(&mut self.rest);
-        let mut reached = self.stage_for_all(except, &forms.plain, &mut rest);
+        let mut reached = self.stage_for(to, except, &forms.plain, &mut rest);
         for token in rest.drain(..) {
             reached += usize::from(self.emit_shared(token, &mut forms));
         }
         self.rest = rest;
         forms.end(&mut self.stage);
+        self.stats.messages_out += reached as u64;
         reached
     }
 
-    /// Refers every open connection but one to a frame in the log; returns how many. Those for which that is not enough are added to `rest`.
-    /// This is what a broadcast costs for each connection, so nothing else is done here.
-    fn stage_for_all(&mut self, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
-        let Self { connections, stage, dirty, active, limits, .. } = self;
+    /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
+    /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
+    fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
+        let Self { connections, by_uuid, topics, stage, dirty, active, limits, stats, .. } = self;
         let mut reached = 0;
-        for (index, connection) in connections {
-            let index = index as u32;
+        let mut stage_one = |index: u32, connection: &mut Connection<T>| {
             if !connection.is_open() || except.is_some_and(|except| except.index == index) {
-                continue;
+                return;
             }
             let token = Token { index, generation: connection.generation };
             if connection.compression.is_some() || !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
                 rest.push(token);
-                continue;
+                return;
             }
             reached += 1;
             if !connection.dirty && *active != Some(index) {
                 connection.dirty = true;
                 dirty.push(token);
+            }
+        };
+        let mut stage_slot = |index: u32| {
+            if let Some(connection) = connections.get_mut(index as usize) {
+                stage_one(index, connection);
+            }
+        };
+        match to {
+            Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
+            Audience::Topic(topic) => topics.members(topic).for_each(stage_slot),
+            Audience::List(uuids) => {
+                for uuid in uuids {
+                    match by_uuid.get(uuid) {
+                        Some(&index) => stage_slot(index),
+                        None => stats.emits_refused.gone += 1,
+                    }
+                }
             }
         }
         reached
@@ -233,30 +351,36 @@ impl<T: Transport> Hub<T> {
 
     /// Gives one connection a shared frame, whatever waits there; whether it took it.
     fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
-        let connection = &mut self.connections[token.index as usize];
-        let way = connection.way(forms.payload.len(), forms.compress);
+        // It may stand in a list twice, and have failed meanwhile.
+        let connection = self.connections.get_mut(token.index as usize);
+        let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+            self.stats.emits_refused.closed += 1;
+            return false;
+        };
+        let How { compress, key } = forms.how;
+        let way = connection.way(forms.payload.len(), compress);
         let shared = forms.get(way, &mut self.stage, &mut self.common);
-        let (len, limit) = (shared.len(), self.limits.max_outbox);
-        if connection.outbox.lacks_room(len, limit) {
-            if let Err(error) = connection.flush(&mut self.stage, self.now) {
-                self.socket_failed(token, &error);
-                return false;
-            }
-            if connection.outbox.lacks_room(len, limit) {
-                let waiting = connection.outbox.waiting();
-                self.fail(token, Error::SlowConsumer { waiting, limit });
-                return false;
-            }
+        if let Err(error) = self.make_room(token, shared.len(), key) {
+            self.stats.emits_refused.count(error);
+            return false;
         }
-        // Not before: a flush ends the queue.
+        let connection = &mut self.connections[token.index as usize];
+        // Not before there is room: making it may end the queue.
         if way == Way::Own {
             connection.outbox.use_queue(&mut self.stage);
         }
-        connection.outbox.push_shared(&mut self.stage, shared);
-        if connection.outbox.is_blocked() {
-            self.arm(token.index);
+        match key.filter(|_| connection.outbox.is_blocked()) {
+            Some(key) => {
+                let replaced = connection.outbox.push_shared_latest(&mut self.stage, shared, key);
+                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+            }
+            None => connection.outbox.push_shared(&mut self.stage, shared),
         }
-        self.mark(token);
+        if self.is_blocked(token) {
+            self.pressed(token);
+        } else {
+            self.mark(token);
+        }
         true
     }
 
@@ -293,7 +417,12 @@ impl<T: Transport> Hub<T> {
             return;
         }
         let waited = !connection.outbox.is_empty();
-        match connection.flush(&mut self.stage, now) {
+        let result = connection.flush(&mut self.stage, now);
+        if connection.pressed && connection.is_open() && connection.outbox.waiting() <= self.limits.low_water {
+            connection.pressed = false;
+            self.records.push_back((token, Record::Relief));
+        }
+        match result {
             Ok(Flushed::All) => {
                 if !connection.is_open() {
                     self.flushed(token, waited);
@@ -323,7 +452,7 @@ impl<T: Transport> Hub<T> {
 
     /// Empties the log: whoever has something there is on the list or is active.
     #[cold]
-    fn flush_staged(&mut self) {
+    pub(super) fn flush_staged(&mut self) {
         self.flush_dirty();
         if let Some(index) = self.active
             && let Some(connection) = self.connections.get(index as usize)
@@ -347,6 +476,29 @@ mod tests {
     use crate::hub::wire::{hub, open};
 
     #[test]
+    fn whoever_gets_a_message_it_is_encoded_once() {
+        let mut hub = hub();
+        let message = Outgoing::from(&[1; 100]);
+        let peers = [open(&mut hub, usize::MAX), open(&mut hub, usize::MAX)];
+        let uuids = peers.each_ref().map(|(token, _)| hub.get(*token).unwrap().uuid);
+        for (token, _) in &peers {
+            hub.join(*token, "a").unwrap();
+        }
+        for way in 0..3 {
+            let reached = match way {
+                0 => hub.broadcast(Audience::Everybody, None, &message),
+                1 => hub.broadcast(Audience::List(&uuids), None, &message),
+                _ => hub.publish("a", None, &message),
+            };
+            assert_eq!((reached, hub.stage.len()), (2, 2 + 100));
+            hub.flush_dirty();
+            for (_, wire) in &peers {
+                assert_eq!(wire.receive(usize::MAX).0.len(), 2 + 100);
+            }
+        }
+    }
+
+    #[test]
     fn however_much_is_emitted_between_turns_the_log_stays_short() {
         let mut hub = hub();
         hub.limits.max_outbox = 1024 * 1024;
@@ -355,9 +507,9 @@ mod tests {
         let (_, stuck) = open(&mut hub, 0);
         hub.begin_input(bob);
         for _ in 0..2000 {
-            assert!(hub.broadcast(None, &Outgoing::from(&[1; 10_000])) >= 2);
+            assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
-                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], true), Emitted::Queued);
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &How::USUAL), Emitted::Queued);
             }
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }

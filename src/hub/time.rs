@@ -120,9 +120,9 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Emitted;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
-    use crate::outgoing::Outgoing;
+    use crate::hub::{Audience, Emitted};
+    use crate::outgoing::{How, Outgoing};
     use crate::testing::wire::End;
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
         let mut hub = hub();
         let (token, _) = open(&mut hub, 600);
         for _ in 0..6 {
-            assert_eq!(hub.broadcast(None, &Outgoing::from(&[0; 200])), 1);
+            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[0; 200])), 1);
         }
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
@@ -143,13 +143,28 @@ mod tests {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, 100);
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], true), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], &How::USUAL), Emitted::Queued);
             hub.flush_dirty();
             hub.now = 2 * STALL;
             far.make_room(room);
             assert_eq!(hub.pop_due(), Some((token, Due::Stalled)));
             assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
         }
+    }
+
+    #[test]
+    fn the_bytes_of_a_slow_request_give_it_no_more_time() {
+        let mut hub = hub();
+        let (token, _) = insert(&mut hub, 0);
+        let late = hub.next_deadline().unwrap();
+        for now in (1..late).step_by(100) {
+            hub.now = now;
+            assert!(hub.begin_input(token));
+            hub.end_input(token);
+            assert_eq!(hub.pop_due(), None);
+        }
+        hub.now = late;
+        assert_eq!(hub.pop_due(), Some((token, Due::Handshake)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::attributes::Attributes;
 use crate::builder::Builder;
 use crate::connection::PeerAddress;
 use crate::handshake::Request;
+use crate::pressure::SlowReader;
 use crate::testing::Faults;
 use crate::testing::wire::{FarEnd, Wire, pair};
 use crate::token::Token;
@@ -14,7 +15,7 @@ pub(super) const CLOSE: u64 = 100;
 
 pub(super) fn hub() -> Hub<Wire> {
     let millis = std::time::Duration::from_millis;
-    let settings = Builder::default().max_outbox(1024).ping_after(std::time::Duration::MAX);
+    let settings = Builder::default().max_outbox(1024).high_water(1024).ping_after(std::time::Duration::MAX);
     Hub::new(settings.stall_timeout(millis(STALL)).close_timeout(millis(CLOSE)).limits())
 }
 
@@ -30,7 +31,18 @@ pub(super) fn open(hub: &mut Hub<Wire>, room: usize) -> (Token, FarEnd) {
     let (token, far) = insert(hub, 1000);
     let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
     let head = b"101".to_vec();
-    hub.open(token, 0, None, Upgraded { head, request, attributes: Attributes::default(), compression: None });
+    hub.open(
+        token,
+        0,
+        None,
+        Upgraded {
+            head,
+            request,
+            attributes: Attributes::default(),
+            compression: None,
+            slow_reader: SlowReader::Disconnect,
+        },
+    );
     hub.flush_dirty();
     assert_eq!(far.receive(usize::MAX), (b"101".to_vec(), None));
     far.make_room(room);
@@ -42,6 +54,8 @@ pub(super) fn records(hub: &mut Hub<Wire>) -> Vec<String> {
     told.map(|(_, record)| match record {
         Record::Close { code, reason } => format!("close {code} {reason}"),
         Record::Error { error, .. } => format!("error {error:?}"),
+        Record::Pressure => "pressure".to_owned(),
+        Record::Relief => "relief".to_owned(),
         Record::Disconnect { error, code, .. } => format!("disconnect {error:?} {code:?}"),
     })
     .collect()

@@ -7,8 +7,9 @@
 //! ikisocket = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a test takes microseconds,
-//! and the same test does the same each time, to the byte and to the millisecond.
+//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a
+//! small test takes a millisecond in a debug build and a tenth of it in a release build, and does the same each time, to the byte and to the
+//! millisecond.
 //!
 //! ```
 //! use std::time::Duration;
@@ -55,8 +56,8 @@
 //! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your own code takes from a clock, from chance or from a
 //!   `HashMap`'s order does not.
 //!
-//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), the queue of a listening socket, and its
-//! exhaustion. Sockets that the server listens on work as ever, and are asked in each turn.
+//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), and accepting
+//! ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the server listens on work as ever, and are asked in each turn.
 
 mod faults;
 mod peer;
@@ -256,9 +257,9 @@ impl<S> Harness<S> {
         self.server().state_mut()
     }
 
-    /// Gives the server back; its clients' connections are closed with it, and its clock stays where it is.
-    pub fn into_server(self) -> Server<S> {
-        self.server
+    /// Gives the state back, and closes everything at once.
+    pub fn into_state(self) -> S {
+        self.server.into_state()
     }
 
     // Turns and time.
@@ -304,6 +305,11 @@ impl<S> Harness<S> {
             rest -= step;
             self.settle();
         }
+    }
+
+    /// Lets time go on all at once, and turns nothing: the owner of the loop is busy with something else. What was due meanwhile is late.
+    pub fn skip(&mut self, by: Duration) {
+        self.server.advance_clock(by);
     }
 
     fn look(&mut self) {

@@ -4,7 +4,8 @@
 
 use super::wire::{End, FarEnd};
 use crate::protocol::{
-    CloseCode, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask, encode_close,
+    CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask,
+    encode_close,
 };
 
 /// Something that a client got. It equals a `&str` if it is that text.
@@ -15,6 +16,13 @@ pub enum Received {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
+    /// A message that is still compressed: only for a client whose request offered permessage-deflate. See `protocol::Inflater`.
+    Compressed {
+        /// What comes out of it is text.
+        is_text: bool,
+        /// The DEFLATE stream.
+        payload: Vec<u8>,
+    },
     /// A ping. A client that was not made [unresponsive](super::Upgrade::unresponsive) has answered it.
     Ping(Vec<u8>),
     /// A pong.
@@ -65,10 +73,11 @@ impl From<Decoded<'_>> for Received {
         match decoded {
             Decoded::Message(Message::Text(text)) => Self::Text(text.into_owned()),
             Decoded::Message(Message::Binary(data)) => Self::Binary(data.into_owned()),
+            Decoded::Compressed(Compressed { is_text, payload }) => {
+                Self::Compressed { is_text, payload: payload.into_owned() }
+            }
             Decoded::Ping(data) => Self::Ping(data.into_owned()),
             Decoded::Pong(data) => Self::Pong(data.into_owned()),
-            // No client here offers compression, so its rules allow none.
-            Decoded::Compressed(_) => Self::Violation(Violation::ReservedBits),
             Decoded::Close(None) => Self::Close { code: None, reason: String::new() },
             Decoded::Close(Some(frame)) => Self::Close { code: Some(frame.code), reason: frame.reason.into_owned() },
         }
@@ -96,6 +105,8 @@ struct WebSocket {
     /// It answers pings and goodbyes by itself.
     answers: bool,
     closed: bool,
+    /// The server has broken the protocol.
+    broken: bool,
     /// What its next masking key is made of.
     keys: u32,
 }
@@ -107,10 +118,15 @@ impl Peer {
 
     /// From here on it speaks WebSocket; `rest` came behind the response's head.
     pub(super) fn upgrade(&mut self, rest: Vec<u8>, answers: bool) {
-        let rules = Rules::default().role(Role::Client).max_message(usize::MAX);
-        self.speaks = Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, keys: 0 });
+        let rules = Rules::default().role(Role::Client).max_message(usize::MAX).compression(true);
+        self.speaks =
+            Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, broken: false, keys: 0 });
         self.bytes.clear();
+        // The server may have ended the connection behind it.
+        let end = std::mem::take(&mut self.received);
         self.understand(rest);
+        self.received.extend(end);
+        self.answer_end();
     }
 
     /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client that speaks nothing yet does too.
@@ -149,9 +165,7 @@ impl Peer {
         {
             self.ended = true;
             self.received.push(if end == End::Fin { Received::Fin } else { Received::Reset });
-            if self.speaks.as_ref().is_some_and(|speaks| speaks.answers) {
-                self.far.end(End::Fin);
-            }
+            self.answer_end();
         }
         !(self.far.is_server_gone() && (self.ended || self.far.is_reset()))
     }
@@ -160,20 +174,25 @@ impl Peer {
         let Some(speaks) = &mut self.speaks else { return self.bytes.extend(bytes) };
         let mut input = &mut bytes[..];
         let first = self.received.len();
-        loop {
+        while !speaks.broken {
             match speaks.decoder.decode(&mut input, &speaks.rules) {
                 Ok(Some(decoded)) => self.received.push(decoded.into()),
                 Ok(None) => break,
                 Err(violation) => {
-                    if self.received.last() != Some(&Received::Violation(violation)) {
-                        self.received.push(Received::Violation(violation));
-                    }
-                    break;
+                    self.received.push(Received::Violation(violation));
+                    speaks.broken = true;
                 }
             }
         }
         if speaks.answers {
             self.answer(first);
+        }
+    }
+
+    /// Answers the server's end with its own.
+    fn answer_end(&self) {
+        if self.ended && self.speaks.as_ref().is_some_and(|speaks| speaks.answers) {
+            self.far.end(End::Fin);
         }
     }
 

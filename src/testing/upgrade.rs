@@ -47,7 +47,7 @@ impl Upgrade {
     }
 
     /// Where the client is. Default: 192.0.2.1 (RFC 5737), each with a port of its own.
-    pub fn from(mut self, peer: PeerAddress) -> Self {
+    pub fn peer(mut self, peer: PeerAddress) -> Self {
         self.peer = Some(peer);
         self
     }

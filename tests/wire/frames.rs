@@ -184,6 +184,18 @@ fn what_breaks_the_protocol_is_answered_with_its_code_and_told_once() {
 }
 
 #[test]
+fn what_came_in_the_same_segment_before_a_violation_is_answered_first() {
+    let mut server = echo(Server::builder());
+    for first in [0xC1, 0x87, 0x8F] {
+        let mut peer = Peer::open(&mut server, "/ws");
+        let bad = raw(first, 13, b"Hello, world!");
+        peer.send_at_once(&[frame(TEXT, "Hello, world!"), bad, frame(PING, "")].concat());
+        peer.expect_text(&mut server, "Hello, world!");
+        peer.expect_close(&mut server, 1002);
+    }
+}
+
+#[test]
 fn codes_that_may_not_be_sent_are_refused_and_the_others_echoed() {
     let mut server = echo(Server::builder());
     for code in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {

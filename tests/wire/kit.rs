@@ -9,7 +9,7 @@ use ikisocket::{Builder, Event, EventPayload, Server};
 use socket2::SockRef;
 
 /// Nothing here takes as long as this, however slow the machine is.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The key of RFC 6455 §1.3, and the answer that it names.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -239,34 +239,6 @@ fn half_a_request_and_silence_is_answered_with_408_wherever_it_stops() {
 }
 
 #[test]
-fn whoever_speaks_something_else_is_told_at_once() {
-    let mut server = echo(Server::builder());
-    for (name, bytes) in [
-        ("TLS hello", &b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03"[..]),
-        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
-        ("words", b"hello there\r\n"),
-        ("zeros", &[0; 4096]),
-        ("a WebSocket frame", &[0x81, 0x85, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
-        ("bare LF", b"GET /ws HTTP/1.1\nHost: a\n\n"),
-        ("NUL", b"GET /ws HTTP/1.1\r\nHost: a\0\r\n\r\n"),
-        ("folded line", b"GET /ws HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
-        ("no Host", b"GET /ws HTTP/1.1\r\n\r\n"),
-        ("two lengths", b"GET /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        ("two keys", upgrade("/ws", "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n").as_bytes()),
-        ("an upgrade with a body", upgrade("/ws", "Content-Length: 1\r\n").as_bytes()),
-    ] {
-        let mut peer = Peer::connect(&server);
-        peer.send(&mut server, bytes);
-        let response = peer.response(&mut server);
-        response.assert_whole();
-        assert_eq!(response.status(), 400, "{name}: {response:?}");
-        peer.part(&mut server);
-    }
-    assert_eq!(*server.state(), [""; 0]);
-}
-
-#[test]
 fn a_head_of_a_mebibyte_is_refused_before_its_end() {
     let mut server = echo(Server::builder());
     let mut peer = Peer::connect(&server);

@@ -1,54 +1,19 @@
-//! What needs a process with its own limit of open files: each test runs its inner part in one.
+//! A process without descriptors, and one with many connections that have not said what they want.
 
 use std::fs::File;
-use std::io::Write;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ikisocket::Server;
 
+use crate::alone::alone;
 use crate::kit::*;
-
-/// Set in the process that runs an inner part.
-const INSIDE: &str = "IKISOCKET_TEST_INSIDE";
-
-/// Runs `inner`, a test of this file that is ignored otherwise, in a process with a limit of open files.
-fn run_with_limit(inner: &str, limit: u32) {
-    let allowed = Command::new("sh").args(["-c", &format!("ulimit -n {limit}")]).output().unwrap();
-    if !allowed.status.success() {
-        // Not by `eprintln!`, which is shown of failed tests only.
-        let _ = writeln!(
-            std::io::stderr(),
-            "{inner}: nothing was tested, {limit} open files are more than are allowed here"
-        );
-        return;
-    }
-    let output = Command::new("sh")
-        .args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("descriptors::{inner}"), "--ignored", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, inner)
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success() && said[0].contains("1 passed"), "{}\n{}", said[0], said[1]);
-}
-
-fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
-}
 
 #[test]
 fn without_descriptors_accepting_pauses_and_resumes_and_never_spins() {
-    run_with_limit("inner_exhaustion", 40);
+    alone("descriptors::without_descriptors_accepting_pauses_and_resumes_and_never_spins", 40, exhaustion);
 }
 
-#[test]
-#[ignore = "runs inside another test, with its own limit of open files"]
-fn inner_exhaustion() {
-    if !is_inside() {
-        return;
-    }
+fn exhaustion() {
     let mut server = echo(Server::builder());
     let mut first = Peer::open(&mut server, "/ws");
     let second = Peer::open(&mut server, "/ws");
@@ -94,15 +59,10 @@ fn inner_exhaustion() {
 
 #[test]
 fn a_flood_of_half_open_requests_does_not_disturb_an_open_connection() {
-    run_with_limit("inner_flood", 2000);
+    alone("descriptors::a_flood_of_half_open_requests_does_not_disturb_an_open_connection", 2000, flood);
 }
 
-#[test]
-#[ignore = "runs inside another test, with its own limit of open files"]
-fn inner_flood() {
-    if !is_inside() {
-        return;
-    }
+fn flood() {
     let mut server = echo(Server::builder().handshake_timeout(Duration::MAX));
     let mut open = Peer::open(&mut server, "/ws");
     let head = upgrade("/ws", "");

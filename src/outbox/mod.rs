@@ -9,11 +9,14 @@
 //! once and sent to each from the same bytes. Only what a socket would not take moves into a `Queue` of the
 //! connection's own.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::ops::Range;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+
+mod queue;
+
+use queue::Queue;
 
 use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header, frame_len};
 
@@ -30,10 +33,6 @@ const KEEP_CAPACITY: usize = 256 * 1024;
 const SPARE_QUEUES: usize = 64;
 /// A shared frame from this size on is referred to while it waits; below, a copy takes less memory than the reference.
 const REFER: usize = 256;
-/// Pieces that a queue of the loop's may have room for.
-const KEEP_PIECES: usize = 256;
-/// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
-const SLICES: usize = 64;
 
 /// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it recycles.
 #[derive(Default)]
@@ -41,6 +40,8 @@ pub(crate) struct Stage {
     log: Vec<u8>,
     /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
     staged: usize,
+    /// Bytes that sockets took, ever.
+    written: u64,
     #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     spare: Vec<Box<Queue>>,
 }
@@ -59,28 +60,10 @@ pub(crate) enum Outbox {
     Empty,
     /// Whole frames in the loop's log, offered to the socket soon.
     Staged {
-        from: usize,
-        to: usize,
+        from: u32,
+        to: u32,
     },
     Queued(Box<Queue>),
-}
-
-#[derive(Default)]
-pub(crate) struct Queue {
-    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
-    under_way: Bytes,
-    /// Control frames that pass the whole frames below.
-    ahead: VecDeque<Bytes>,
-    /// Whole frames, one or several to a piece.
-    waiting: VecDeque<Bytes>,
-    /// Whole frames behind all others, still growing: small frames wait here side by side, because each by itself would take many
-    /// times its length.
-    open: Vec<u8>,
-    bytes: usize,
-    /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
-    blocked: bool,
-    /// Milliseconds on the loop's clock when the socket last took something.
-    progress_at: u64,
 }
 
 /// Appends the compressed form of a payload, to which that of the next one refers.
@@ -118,6 +101,11 @@ impl Stage {
         self.log.len() >= LONGEST_LOG
     }
 
+    /// Bytes that sockets took, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.log.len()
@@ -142,8 +130,7 @@ impl Stage {
     }
 
     fn recycle(&mut self, mut queue: Box<Queue>) {
-        let pieces = queue.ahead.capacity().max(queue.waiting.capacity());
-        if self.spare.len() < SPARE_QUEUES && queue.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES {
+        if self.spare.len() < SPARE_QUEUES && queue.is_worth_keeping() {
             queue.clear();
             self.spare.push(queue);
         }
@@ -166,15 +153,28 @@ impl Outbox {
     pub(crate) fn waiting(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Staged { from, to } => to - from,
-            Self::Queued(queue) => queue.bytes,
+            Self::Staged { from, to } => (to - from) as usize,
+            Self::Queued(queue) => queue.bytes(),
         }
     }
 
-    /// Whether a frame of `len` bytes must not wait here as well. A message as long as the limit may always wait alone: its header
-    /// is not counted then.
-    pub(crate) fn lacks_room(&self, len: usize, limit: usize) -> bool {
-        let waiting = self.waiting();
+    /// Messages of which nothing was written yet.
+    pub(crate) fn messages(&self, stage: &Stage) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Staged { from, to } => queue::messages_of(&stage.log[*from as usize..*to as usize]),
+            Self::Queued(queue) => queue.messages(),
+        }
+    }
+
+    /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same key if it has one. A message as long as
+    /// the limit may always wait alone: its header is not counted then.
+    pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
+        let replaced = match (self, key) {
+            (Self::Queued(queue), Some(key)) => queue.bytes_of(key),
+            _ => 0,
+        };
+        let waiting = self.waiting() - replaced;
         waiting > 0 && waiting + len > limit
     }
 
@@ -184,27 +184,25 @@ impl Outbox {
 
     /// Whether the socket took less than it was last offered.
     pub(crate) fn is_blocked(&self) -> bool {
-        matches!(self, Self::Queued(queue) if queue.blocked)
+        matches!(self, Self::Queued(queue) if queue.is_blocked())
     }
 
     /// When the socket last took something, if it is blocked; milliseconds on the loop's clock.
     pub(crate) fn blocked_since(&self) -> Option<u64> {
         match self {
-            Self::Queued(queue) if queue.blocked => Some(queue.progress_at),
+            Self::Queued(queue) if queue.is_blocked() => Some(queue.progress_at()),
             _ => None,
         }
     }
 
     /// Whether the peer has received the beginning of a frame whose rest waits here.
     pub(crate) fn is_mid_frame(&self) -> bool {
-        matches!(self, Self::Queued(queue) if !queue.under_way.is_empty())
+        matches!(self, Self::Queued(queue) if queue.is_mid_frame())
     }
 
     /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else yet.
     pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Vec<u8>) {
-        let queue = self.queued(stage);
-        queue.bytes += head.len();
-        queue.under_way = Bytes::from(head);
+        self.queued(stage).begin(Bytes::from(head));
     }
 
     /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, or if the connection
@@ -220,14 +218,14 @@ impl Outbox {
         let end = stage.log.len();
         let add = payload.len() + FrameHeader::MAX_LEN;
         match self {
-            Self::Staged { from, to } if *to == end && end - *from + add <= most => {
+            Self::Staged { from, to } if *to as usize == end && end - *from as usize + add <= most => {
                 encode_frame(kind, payload, &mut stage.log);
-                *to = stage.log.len();
+                *to = place(stage.log.len());
             }
             Self::Empty if add <= most => {
                 encode_frame(kind, payload, &mut stage.log);
                 stage.staged += 1;
-                *self = Self::Staged { from: end, to: stage.log.len() };
+                *self = Self::Staged { from: place(end), to: place(stage.log.len()) };
             }
             _ => return false,
         }
@@ -240,7 +238,7 @@ impl Outbox {
             return;
         }
         let queue = self.queued(stage);
-        if queue.blocked && payload.len() >= WRITE_THROUGH {
+        if queue.is_blocked() && payload.len() >= WRITE_THROUGH {
             queue.push(encoded(kind, payload));
         } else {
             queue.append(|open| encode_frame(kind, payload, open));
@@ -253,10 +251,12 @@ impl Outbox {
     pub(crate) fn stage_shared(&mut self, stage: &mut Stage, shared: &Shared, most: usize) -> bool {
         let Range { start, end } = shared.place;
         match self {
-            Self::Staged { from, to } if *to == start && end > start && end - *from <= most => *to = end,
+            Self::Staged { from, to } if *to as usize == start && end > start && end - *from as usize <= most => {
+                *to = place(end);
+            }
             Self::Empty if end > start && end - start <= most => {
                 stage.staged += 1;
-                *self = Self::Staged { from: start, to: end };
+                *self = Self::Staged { from: place(start), to: place(end) };
             }
             _ => return false,
         }
@@ -269,7 +269,7 @@ impl Outbox {
             return;
         }
         let queue = self.queued(stage);
-        if shared.place.is_empty() || (queue.blocked && shared.len() >= REFER) {
+        if shared.place.is_empty() || (queue.is_blocked() && shared.len() >= REFER) {
             queue.push(shared.frame(&stage.log));
         } else {
             queue.append(|open| open.extend_from_slice(&stage.log[shared.place.clone()]));
@@ -281,18 +281,40 @@ impl Outbox {
     pub(crate) fn push_control(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
         let kind = kind.into();
         let Self::Queued(queue) = self else { return self.push_frame(stage, kind, payload) };
-        if !queue.blocked {
+        if !queue.is_blocked() {
             return self.push_frame(stage, kind, payload);
         }
-        let frame = encoded(kind, payload);
-        if kind == FrameKind::PONG
-            && let Some(at) = queue.ahead.iter().position(|waiting| is_one_frame(waiting, kind))
-            && let Some(older) = queue.ahead.remove(at)
-        {
-            queue.bytes -= older.len();
+        queue.push_control(kind, payload);
+    }
+
+    /// A message that replaces the one with the same key, if that waits for a blocked socket; whether it did.
+    pub(crate) fn push_latest(&mut self, stage: &mut Stage, kind: FrameKind, payload: &[u8], key: u64) -> bool {
+        match self {
+            Self::Queued(queue) if queue.is_blocked() => queue.push_latest(key, encoded(kind, payload)),
+            _ => {
+                self.push_frame(stage, kind, payload);
+                false
+            }
         }
-        queue.bytes += frame.len();
-        queue.ahead.push_back(frame);
+    }
+
+    /// As [`push_latest`](Self::push_latest), of a frame that was encoded once for many.
+    pub(crate) fn push_shared_latest(&mut self, stage: &mut Stage, shared: &mut Shared, key: u64) -> bool {
+        match self {
+            Self::Queued(queue) if queue.is_blocked() => queue.push_latest(key, shared.frame(&stage.log)),
+            _ => {
+                self.push_shared(stage, shared);
+                false
+            }
+        }
+    }
+
+    /// Drops the messages that have waited longest, until a frame of `len` bytes has room; returns how many. What is under way stays.
+    pub(crate) fn drop_oldest(&mut self, len: usize, limit: usize) -> u64 {
+        match self {
+            Self::Queued(queue) => queue.drop_oldest(limit.saturating_sub(len)),
+            _ => 0,
+        }
     }
 
     /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only the rest is copied.
@@ -311,6 +333,7 @@ impl Outbox {
         }
         let header = encode_header(kind, payload.len());
         let written = offer(out, &[IoSlice::new(&header), IoSlice::new(payload)])?;
+        stage.written += written as u64;
         if written == header.len() + payload.len() {
             return Ok(Flushed::All);
         }
@@ -322,8 +345,7 @@ impl Outbox {
         if written == 0 {
             queue.push(Bytes::from(frame));
         } else {
-            queue.bytes += frame.len();
-            queue.under_way = Bytes::from(frame);
+            queue.begin(Bytes::from(frame));
         }
         Ok(Flushed::Blocked)
     }
@@ -345,8 +367,9 @@ impl Outbox {
         match self {
             Self::Empty => Ok(Flushed::All),
             Self::Staged { from, to } => {
-                let frames = &stage.log[*from..*to];
+                let frames = &stage.log[*from as usize..*to as usize];
                 let written = offer_one(out, frames)?;
+                stage.written += written as u64;
                 if written == frames.len() {
                     *self = Self::Empty;
                     stage.leave();
@@ -363,7 +386,7 @@ impl Outbox {
                 Ok(Flushed::Blocked)
             }
             Self::Queued(queue) => {
-                if queue.flush(out, now, compress)? == Flushed::Blocked {
+                if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
                     return Ok(Flushed::Blocked);
                 }
                 if let Self::Queued(queue) = std::mem::take(self) {
@@ -377,12 +400,7 @@ impl Outbox {
     /// Forgets every frame of which the peer has received nothing.
     pub(crate) fn drop_waiting(&mut self, stage: &mut Stage) {
         match self {
-            Self::Queued(queue) if !queue.under_way.is_empty() => {
-                queue.ahead.clear();
-                queue.waiting.clear();
-                queue.open.clear();
-                queue.bytes = queue.under_way.len();
-            }
+            Self::Queued(queue) if queue.is_mid_frame() => queue.drop_waiting(),
             _ => self.clear(stage),
         }
     }
@@ -407,8 +425,7 @@ impl Outbox {
         if !matches!(self, Self::Queued(_)) {
             let mut queue = stage.queue();
             if let Self::Staged { from, to } = *self {
-                queue.open.extend_from_slice(&stage.log[from..to]);
-                queue.bytes = to - from;
+                queue.append(|open| open.extend_from_slice(&stage.log[from as usize..to as usize]));
                 stage.leave();
             }
             *self = Self::Queued(queue);
@@ -416,159 +433,6 @@ impl Outbox {
         match self {
             Self::Queued(queue) => queue,
             _ => unreachable!("made a queue just above"),
-        }
-    }
-}
-
-impl Queue {
-    fn clear(&mut self) {
-        self.under_way = Bytes::new();
-        self.ahead.clear();
-        self.waiting.clear();
-        self.open.clear();
-        self.bytes = 0;
-        self.blocked = false;
-    }
-
-    /// Appends whole frames behind everything else.
-    fn push(&mut self, frames: Bytes) {
-        self.close_open();
-        self.bytes += frames.len();
-        self.waiting.push_back(frames);
-    }
-
-    /// Appends a frame behind everything else, beside the ones before it.
-    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.open.len() >= STAGE_SHARE {
-            self.close_open();
-        }
-        let before = self.open.len();
-        write(&mut self.open);
-        self.bytes += self.open.len() - before;
-    }
-
-    fn close_open(&mut self) {
-        if !self.open.is_empty() {
-            self.waiting.push_back(Bytes::from(std::mem::take(&mut self.open)));
-        }
-    }
-
-    fn block(&mut self, now: u64) {
-        self.close_open();
-        if !self.blocked {
-            self.blocked = true;
-            self.progress_at = now;
-        }
-    }
-
-    fn flush(
-        &mut self,
-        out: &mut impl Write,
-        now: u64,
-        mut compress: Option<&mut Compress<'_>>,
-    ) -> io::Result<Flushed> {
-        while self.bytes > 0 {
-            if let Some(compress) = &mut compress
-                && self.under_way.is_empty()
-                && self.ahead.is_empty()
-            {
-                self.compress_next(compress);
-            }
-            let (offered, written) = self.offer(out, compress.is_none())?;
-            if written > 0 {
-                self.consume(written);
-                self.progress_at = now;
-            }
-            if written < offered {
-                self.block(now);
-                return Ok(Flushed::Blocked);
-            }
-        }
-        self.blocked = false;
-        Ok(Flushed::All)
-    }
-
-    /// Moves the first frames that wait to where they are offered next, compressed if they are marked so. From there on they must go out,
-    /// because what is compressed after them refers to them; so it is no more than a socket takes readily.
-    fn compress_next(&mut self, compress: &mut Compress<'_>) {
-        self.close_open();
-        let (mut ready, mut payload) = (Vec::new(), Vec::new());
-        while ready.len() < WRITE_THROUGH
-            && let Some(front) = self.waiting.front_mut()
-        {
-            let frame = front.split_to(frame_len(front).unwrap_or(front.len()).min(front.len()));
-            self.bytes -= frame.len();
-            if front.is_empty() {
-                self.waiting.pop_front();
-            }
-            match (FrameHeader::parse(&frame), FrameKind::of(&frame)) {
-                (Ok(Some((header, header_len))), Some(kind)) if header.rsv1 => {
-                    payload.clear();
-                    compress(&frame[header_len..], &mut payload);
-                    encode_frame(kind, &payload, &mut ready);
-                }
-                _ => ready.extend_from_slice(&frame),
-            }
-        }
-        self.bytes += ready.len();
-        self.ahead.push_back(Bytes::from(ready));
-    }
-
-    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was offered and how much was taken.
-    fn offer(&self, out: &mut impl Write, all: bool) -> io::Result<(usize, usize)> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut used = 0;
-        let mut offered = 0;
-        let behind = self.waiting.iter().map(|piece| &piece[..]).chain(std::iter::once(&self.open[..]));
-        let pieces = std::iter::once(&self.under_way[..])
-            .chain(self.ahead.iter().map(|piece| &piece[..]))
-            .chain(behind.filter(|_| all));
-        for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
-            slices[used] = IoSlice::new(piece);
-            used += 1;
-            offered += piece.len();
-        }
-        let written = match used {
-            1 => offer_one(out, &slices[0])?,
-            _ => offer(out, &slices[..used])?,
-        };
-        Ok((offered, written))
-    }
-
-    /// Takes `written` bytes off the front, in the order in which `offer` showed them.
-    fn consume(&mut self, mut written: usize) {
-        if written == self.bytes {
-            return self.clear();
-        }
-        self.bytes -= written;
-        let now = written.min(self.under_way.len());
-        self.under_way.advance(now);
-        written -= now;
-        while written > 0 {
-            let front = match self.ahead.front_mut().or_else(|| self.waiting.front_mut()) {
-                Some(front) => front,
-                None => {
-                    self.close_open();
-                    continue;
-                }
-            };
-            if written < front.len() {
-                // The frame that the write ended in is under way from here on; the frames behind it in the piece are not.
-                let start = frame_start(front, written);
-                front.advance(start);
-                if start < written {
-                    let whole = frame_len(front).unwrap_or(front.len()).min(front.len());
-                    self.under_way = front.split_to(whole);
-                    self.under_way.advance(written - start);
-                }
-                written = 0;
-            } else {
-                written -= front.len();
-                front.clear();
-            }
-            if front.is_empty() && self.ahead.pop_front().is_none() {
-                self.waiting.pop_front();
-            }
         }
     }
 }
@@ -583,6 +447,12 @@ fn frame_start(frames: &[u8], at: usize) -> usize {
         start += len;
     }
     start
+}
+
+/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
+fn place(at: usize) -> u32 {
+    debug_assert!(u32::try_from(at).is_ok());
+    at as u32
 }
 
 /// Whether `frames` are one frame, of this kind.
@@ -618,6 +488,9 @@ fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use super::queue::KEEP_PIECES;
     use super::*;
     use crate::protocol::Opcode;
 
@@ -931,7 +804,7 @@ mod tests {
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         assert_eq!(stage.spare.len(), SPARE_QUEUES);
         for queue in &stage.spare {
-            assert!(queue.under_way.is_empty() && queue.open.is_empty() && queue.bytes == 0 && !queue.blocked);
+            assert!(queue.under_way.is_empty() && queue.open.is_empty() && queue.bytes() == 0 && !queue.is_blocked());
         }
         outboxes[0].push_frame(&mut stage, Opcode::Binary, &vec![0; 2 * KEEP_CAPACITY]);
         outboxes[0].clear(&mut stage);

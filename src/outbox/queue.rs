@@ -1,0 +1,494 @@
+//! What waits for a socket that did not take all it was offered: whole frames in their order, the rest of the one that is under way, and
+//! what may pass the others.
+//!
+//! A frame is a message: so the oldest can be dropped, and one that has a key can be replaced where it stands.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, Write};
+
+use bytes::{Buf, Bytes};
+
+use super::{Compress, Flushed, STAGE_SHARE, WRITE_THROUGH, encoded, frame_start, is_one_frame, offer, offer_one};
+use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
+
+/// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
+const SLICES: usize = 64;
+/// Pieces that a queue of the loop's may have room for.
+pub(super) const KEEP_PIECES: usize = 256;
+
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
+    pub(super) under_way: Bytes,
+    /// Frames that pass those below: control frames, and what is compressed already.
+    pub(super) ahead: VecDeque<Bytes>,
+    pub(super) waiting: VecDeque<Piece>,
+    /// The number of the first piece that waits; each that comes gets the next.
+    first: u64,
+    /// Which piece has the message of a key.
+    latest: HashMap<u64, u64>,
+    /// Whole frames behind all others, still growing: small frames wait here side by side, because each by itself would take many
+    /// times its length.
+    pub(super) open: Vec<u8>,
+    bytes: usize,
+    /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
+    blocked: bool,
+    /// Milliseconds on the loop's clock when the socket last took something.
+    progress_at: u64,
+}
+
+/// Whole frames that wait, one or several.
+pub(super) struct Piece {
+    frames: Bytes,
+    /// It is one frame, which a later message with this key replaces.
+    key: Option<u64>,
+}
+
+impl Queue {
+    /// Bytes that wait, headers included.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Messages that wait, of which the peer has received nothing. They are counted when that is asked.
+    pub(super) fn messages(&self) -> usize {
+        let pieces = self.ahead.iter().chain(self.waiting.iter().map(|piece| &piece.frames));
+        let all = pieces.map(|piece| &piece[..]).chain([&self.open[..]]);
+        all.map(messages_of).sum()
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    pub(super) fn progress_at(&self) -> u64 {
+        self.progress_at
+    }
+
+    pub(super) fn is_mid_frame(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Whether it is small enough to be kept for another connection.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        let pieces = self.ahead.capacity().max(self.waiting.capacity()).max(self.latest.capacity());
+        self.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.under_way = Bytes::new();
+        self.drop_waiting();
+        self.blocked = false;
+    }
+
+    /// Forgets every frame of which the peer has received nothing.
+    pub(super) fn drop_waiting(&mut self) {
+        self.ahead.clear();
+        self.waiting.clear();
+        self.latest.clear();
+        self.open.clear();
+        self.bytes = self.under_way.len();
+    }
+
+    /// What goes out before everything else, and in one piece.
+    pub(super) fn begin(&mut self, rest: Bytes) {
+        self.bytes += rest.len();
+        self.under_way = rest;
+    }
+
+    /// Appends whole frames behind everything else.
+    pub(super) fn push(&mut self, frames: Bytes) {
+        self.close_open();
+        self.bytes += frames.len();
+        self.waiting.push_back(Piece { frames, key: None });
+    }
+
+    /// Appends a frame behind everything else, beside the ones before it.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.open.len() >= STAGE_SHARE {
+            self.close_open();
+        }
+        let before = self.open.len();
+        write(&mut self.open);
+        self.bytes += self.open.len() - before;
+    }
+
+    /// Puts a frame in the place of the one that waits with the same key, or else behind everything; whether it replaced one.
+    pub(super) fn push_latest(&mut self, key: u64, frame: Bytes) -> bool {
+        self.bytes += frame.len();
+        let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
+        if let Some(piece) = at.and_then(|at| self.waiting.get_mut(at)) {
+            self.bytes -= piece.frames.len();
+            piece.frames = frame;
+            return true;
+        }
+        self.close_open();
+        self.latest.insert(key, self.first + self.waiting.len() as u64);
+        self.waiting.push_back(Piece { frames: frame, key: Some(key) });
+        false
+    }
+
+    /// Bytes that wait with this key, and would be replaced.
+    pub(super) fn bytes_of(&self, key: u64) -> usize {
+        let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
+        at.and_then(|at| self.waiting.get(at)).map_or(0, |piece| piece.frames.len())
+    }
+
+    /// A control frame: it passes what waits. Of the pongs that wait only the latest is kept.
+    pub(super) fn push_control(&mut self, kind: FrameKind, payload: &[u8]) {
+        let frame = encoded(kind, payload);
+        if kind == FrameKind::PONG
+            && let Some(at) = self.ahead.iter().position(|waiting| is_one_frame(waiting, kind))
+            && let Some(older) = self.ahead.remove(at)
+        {
+            self.bytes -= older.len();
+        }
+        self.bytes += frame.len();
+        self.ahead.push_back(frame);
+    }
+
+    /// Drops the messages that have waited longest until no more than `limit` bytes wait, or none is left that may be dropped; returns
+    /// how many.
+    pub(super) fn drop_oldest(&mut self, limit: usize) -> u64 {
+        let mut dropped = 0;
+        while self.bytes > limit {
+            if self.waiting.is_empty() {
+                self.close_open();
+            }
+            let Some(frame) = self.take_first() else { break };
+            if is_control(&frame) {
+                self.ahead.push_back(frame);
+            } else {
+                self.bytes -= frame.len();
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    pub(super) fn block(&mut self, now: u64) {
+        self.close_open();
+        if !self.blocked {
+            self.blocked = true;
+            self.progress_at = now;
+        }
+    }
+
+    pub(super) fn flush(
+        &mut self,
+        out: &mut impl Write,
+        now: u64,
+        mut compress: Option<&mut Compress<'_>>,
+        bytes_out: &mut u64,
+    ) -> io::Result<Flushed> {
+        while self.bytes > 0 {
+            if let Some(compress) = &mut compress
+                && self.under_way.is_empty()
+                && self.ahead.is_empty()
+            {
+                self.compress_next(compress);
+            }
+            let (offered, written) = self.offer(out, compress.is_none())?;
+            *bytes_out += written as u64;
+            if written > 0 {
+                self.consume(written);
+                self.progress_at = now;
+            }
+            if written < offered {
+                self.block(now);
+                return Ok(Flushed::Blocked);
+            }
+        }
+        self.blocked = false;
+        Ok(Flushed::All)
+    }
+
+    /// Takes `written` bytes off the front, in the order in which `offer` showed them.
+    pub(super) fn consume(&mut self, mut written: usize) {
+        if written == self.bytes {
+            return self.clear();
+        }
+        self.bytes -= written;
+        let now = written.min(self.under_way.len());
+        self.under_way.advance(now);
+        written -= now;
+        while written > 0 {
+            let front = match self.ahead.front_mut().or(self.waiting.front_mut().map(|piece| &mut piece.frames)) {
+                Some(front) => front,
+                None => {
+                    self.close_open();
+                    continue;
+                }
+            };
+            if written < front.len() {
+                // The frame that the write ended in is under way from here on; the frames behind it in the piece are not.
+                let start = frame_start(front, written);
+                front.advance(start);
+                if start < written {
+                    let whole = frame_len(front).unwrap_or(front.len()).min(front.len());
+                    self.under_way = front.split_to(whole);
+                    self.under_way.advance(written - start);
+                }
+                written = 0;
+            } else {
+                written -= front.len();
+                front.clear();
+            }
+            if front.is_empty() && self.ahead.pop_front().is_none() {
+                self.pop_waiting();
+            }
+        }
+    }
+
+    fn close_open(&mut self) {
+        if !self.open.is_empty() {
+            let frames = Bytes::from(std::mem::take(&mut self.open));
+            self.waiting.push_back(Piece { frames, key: None });
+        }
+    }
+
+    fn pop_waiting(&mut self) {
+        if let Some(piece) = self.waiting.pop_front() {
+            self.first += 1;
+            if let Some(key) = piece.key {
+                self.latest.remove(&key);
+            }
+        }
+    }
+
+    /// Takes the first frame that waits in a piece; its bytes are still counted.
+    fn take_first(&mut self) -> Option<Bytes> {
+        let frames = &mut self.waiting.front_mut()?.frames;
+        let frame = frames.split_to(frame_len(frames).unwrap_or(frames.len()).min(frames.len()));
+        if frames.is_empty() {
+            self.pop_waiting();
+        }
+        Some(frame)
+    }
+
+    /// Moves the first frames that wait to where they are offered next, compressed if they are marked so. From there on they must go out,
+    /// because what is compressed after them refers to them; so it is no more than a socket takes readily.
+    fn compress_next(&mut self, compress: &mut Compress<'_>) {
+        self.close_open();
+        let (mut ready, mut payload) = (Vec::new(), Vec::new());
+        while ready.len() < WRITE_THROUGH
+            && let Some(frame) = self.take_first()
+        {
+            self.bytes -= frame.len();
+            match (FrameHeader::parse(&frame), FrameKind::of(&frame)) {
+                (Ok(Some((header, header_len))), Some(kind)) if header.rsv1 => {
+                    payload.clear();
+                    compress(&frame[header_len..], &mut payload);
+                    encode_frame(kind, &payload, &mut ready);
+                }
+                _ => ready.extend_from_slice(&frame),
+            }
+        }
+        self.bytes += ready.len();
+        self.ahead.push_back(Bytes::from(ready));
+    }
+
+    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was offered and how much was taken.
+    fn offer(&self, out: &mut impl Write, all: bool) -> io::Result<(usize, usize)> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        let mut offered = 0;
+        let behind = self.waiting.iter().map(|piece| &piece.frames[..]).chain(std::iter::once(&self.open[..]));
+        let pieces = std::iter::once(&self.under_way[..])
+            .chain(self.ahead.iter().map(|piece| &piece[..]))
+            .chain(behind.filter(|_| all));
+        for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
+            slices[used] = IoSlice::new(piece);
+            used += 1;
+            offered += piece.len();
+        }
+        let written = match used {
+            1 => offer_one(out, &slices[0])?,
+            _ => offer(out, &slices[..used])?,
+        };
+        Ok((offered, written))
+    }
+}
+
+/// How many messages lie side by side in `frames`.
+pub(super) fn messages_of(mut frames: &[u8]) -> usize {
+    let mut messages = 0;
+    while let Some(len) = frame_len(frames) {
+        messages += usize::from(!is_control(frames));
+        frames = frames.get(len..).unwrap_or_default();
+    }
+    messages
+}
+
+fn is_control(frame: &[u8]) -> bool {
+    matches!(FrameHeader::parse(frame), Ok(Some((header, _))) if header.opcode.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Opcode;
+
+    /// Takes as many bytes as it has room for.
+    #[derive(Default)]
+    struct Wire {
+        room: usize,
+        received: Vec<u8>,
+    }
+
+    impl Write for Wire {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 && !bytes.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            self.received.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            self.write(&bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the queue does, done slowly: one message to an entry, the bytes of it that are written counted.
+    #[derive(Default)]
+    struct Model {
+        frames: Vec<(Vec<u8>, Option<u64>)>,
+        written: usize,
+        sent: Vec<u8>,
+    }
+
+    impl Model {
+        fn bytes(&self) -> usize {
+            self.frames.iter().map(|(frame, _)| frame.len()).sum::<usize>() - self.written
+        }
+
+        /// The first message that nothing was written of.
+        fn untouched(&self) -> usize {
+            usize::from(self.written > 0)
+        }
+
+        fn push_latest(&mut self, key: u64, frame: Vec<u8>) -> bool {
+            let from = self.untouched();
+            match self.frames[from..].iter_mut().find(|(_, each)| *each == Some(key)) {
+                Some((old, _)) => {
+                    *old = frame;
+                    true
+                }
+                None => {
+                    self.frames.push((frame, Some(key)));
+                    false
+                }
+            }
+        }
+
+        fn drop_oldest(&mut self, limit: usize) -> u64 {
+            let mut dropped = 0;
+            while self.bytes() > limit && self.frames.len() > self.untouched() {
+                self.frames.remove(self.untouched());
+                dropped += 1;
+            }
+            dropped
+        }
+
+        fn write(&mut self, mut bytes: usize) {
+            while bytes > 0 {
+                let Some((frame, _)) = self.frames.first() else { break };
+                let now = bytes.min(frame.len() - self.written);
+                self.sent.extend_from_slice(&frame[self.written..self.written + now]);
+                self.written += now;
+                bytes -= now;
+                if self.written == frame.len() {
+                    self.frames.remove(0);
+                    self.written = 0;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dropping_and_replacing_never_tears_a_message_or_changes_the_order() {
+        let mut seed = 3_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % below as u64) as usize
+        };
+        let (mut replaced, mut dropped) = (0, 0);
+        for _ in 0..300 {
+            let (mut queue, mut model, mut wire) = (Queue::default(), Model::default(), Wire::default());
+            queue.block(0);
+            for step in 0..100 {
+                let payload = vec![step as u8; random(200)];
+                let frame = encoded(Opcode::Binary.plain(), &payload);
+                match random(8) {
+                    0 => {
+                        model.frames.push((frame.to_vec(), None));
+                        queue.push(frame);
+                    }
+                    1..3 => {
+                        queue.append(|open| open.extend_from_slice(&frame));
+                        model.frames.push((frame.to_vec(), None));
+                    }
+                    3..6 => {
+                        let key = random(5) as u64;
+                        let waiting = queue.bytes() - queue.bytes_of(key) + frame.len();
+                        let was = model.push_latest(key, frame.to_vec());
+                        assert_eq!(queue.push_latest(key, frame), was);
+                        assert_eq!(queue.bytes(), waiting);
+                        replaced += u64::from(was);
+                    }
+                    6 => {
+                        let limit = random(2000);
+                        let count = model.drop_oldest(limit);
+                        assert_eq!(queue.drop_oldest(limit), count);
+                        dropped += count;
+                    }
+                    _ => {
+                        wire.room = random(700);
+                        let room = wire.room;
+                        let before = wire.received.len();
+                        let flushed = queue.flush(&mut wire, step, None, &mut 0).unwrap();
+                        model.write(room);
+                        assert_eq!(wire.received.len() - before, room.min(wire.received.len() - before));
+                        assert_eq!(flushed == Flushed::All, model.bytes() == 0);
+                        if flushed == Flushed::All {
+                            queue.block(step);
+                        }
+                    }
+                }
+                assert_eq!(queue.bytes(), model.bytes());
+                assert_eq!(queue.messages(), model.frames.len() - model.untouched());
+                assert!(wire.received == model.sent);
+            }
+            wire.room = usize::MAX;
+            queue.flush(&mut wire, 0, None, &mut 0).unwrap();
+            model.write(usize::MAX);
+            assert!(wire.received == model.sent);
+        }
+        assert!(replaced > 1000 && dropped > 1000, "{replaced} {dropped}");
+    }
+
+    #[test]
+    fn pings_and_pongs_are_not_dropped() {
+        let mut queue = Queue::default();
+        queue.append(|open| encode_frame(Opcode::Pong, b"1", open));
+        queue.block(0);
+        queue.push_control(FrameKind::PING, b"2");
+        for _ in 0..10 {
+            queue.append(|open| encode_frame(Opcode::Text, b"text", open));
+        }
+        assert_eq!(queue.drop_oldest(0), 10);
+        let mut wire = Wire { room: 100, ..Wire::default() };
+        assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::All);
+        assert_eq!(wire.received, b"\x89\x012\x8a\x011");
+    }
+}

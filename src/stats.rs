@@ -1,0 +1,437 @@
+//! What is going on: counts since the server was built, and how things stand when somebody asks. Whoever does something counts it here;
+//! nobody decides anything by it.
+
+use std::fmt::{Display, Write};
+use std::time::{Duration, Instant};
+
+use crate::error::{EmitError, Error};
+use crate::handshake::Refusal;
+use crate::pressure::Dropped;
+
+/// A server's figures: [`Server::stats`](crate::Server::stats), [`Sockets::stats`](crate::Sockets::stats).
+///
+/// The first part says how things stand at that moment, and costs a look at every connection. Everything else is counted since the
+/// server was built, never falls, and costs nothing to read.
+///
+/// ```
+/// use ikisocket::{Response, Server};
+///
+/// let mut server = Server::bind("127.0.0.1:0", ())?;
+/// server.get("/metrics", |(), sockets, _| Response::text(sockets.stats().to_prometheus()))?;
+/// let stats = server.stats();
+/// assert_eq!((stats.open, stats.messages_in, stats.disconnects.total()), (0, 0, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// WebSocket connections that are open.
+    pub open: usize,
+    /// Peers whose request has not come or is being answered.
+    pub handshaking: usize,
+    /// WebSocket connections that one side has closed, and the other has not answered yet.
+    pub closing: usize,
+    /// Peers to which nothing more is said: what waits is written, and their end of the connection awaited.
+    pub draining: usize,
+    /// Connections whose socket takes nothing for now.
+    pub blocked: usize,
+    /// Bytes that wait for sockets, of all connections together.
+    pub bytes_waiting: usize,
+    /// Bytes that wait for the socket for which most do.
+    pub most_waiting: usize,
+    /// Topics with members.
+    pub topics: usize,
+    /// Memberships in topics, of all connections together.
+    pub memberships: usize,
+
+    /// Peers that connected.
+    pub accepted: u64,
+    /// Connections that were upgraded to WebSocket.
+    pub upgraded: u64,
+    /// Requests that a page answered, also if a filter did instead.
+    pub pages: u64,
+    /// Requests that were refused, by cause.
+    pub requests_refused: RequestsRefused,
+    /// WebSocket connections that ended, by cause: as many as there were `disconnect` events.
+    pub disconnects: Disconnects,
+    /// Connections of every kind that are gone, with their descriptors.
+    pub closed: u64,
+
+    /// Messages that came in whole; no pings and pongs.
+    pub messages_in: u64,
+    /// Messages that were queued, one for each connection that a broadcast or publish reached; no pings and pongs.
+    pub messages_out: u64,
+    /// Bytes that were read, of requests and control frames too.
+    pub bytes_in: u64,
+    /// Bytes that were written, of responses and control frames too.
+    pub bytes_out: u64,
+    /// Bytes that were queued and not written, because their connection ended before.
+    pub bytes_dropped: u64,
+    /// Messages that were not queued, by cause.
+    pub emits_refused: EmitsRefused,
+    /// Messages that slow readers were not sent, by cause.
+    pub dropped: Dropped,
+
+    /// Panics in callbacks.
+    pub panics: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// How long turns took, if [`Builder::measure_turns`](crate::Builder::measure_turns) says that they are measured.
+    pub turn_durations: Option<TurnDurations>,
+}
+
+/// A count for each cause, by name.
+macro_rules! by_cause {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $cause:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$doc])* pub $cause: u64,)*
+        }
+
+        impl $name {
+            /// Each cause by its name, with its count.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($cause), self.$cause)),*].into_iter()
+            }
+
+            /// All causes together.
+            #[must_use]
+            pub fn total(&self) -> u64 {
+                self.iter().map(|(_, count)| count).sum()
+            }
+        }
+    };
+}
+
+by_cause! {
+    /// Messages that were not queued, by cause: see [`EmitError`] and [`Gone`](crate::Gone).
+    EmitsRefused {
+        /// The connection was closed.
+        closed,
+        /// No open connection had this uuid.
+        gone,
+        /// The message alone was larger than the outbox may be. A broadcast, publish or list counts once.
+        too_large,
+        /// The outbox was full: see [`SlowReader`](crate::SlowReader).
+        full,
+    }
+}
+
+by_cause! {
+    /// WebSocket connections that ended, by cause: see [`Error`].
+    Disconnects {
+        /// Both sides said goodbye, with 1000 or 1001 if the peer began, or without a code.
+        clean,
+        /// The peer did not answer our close frame.
+        unanswered,
+        /// The peer closed with another code: [`Error::ClosedByPeer`].
+        closed_by_peer,
+        /// No close frame: [`Error::Lost`].
+        lost,
+        /// The socket failed, most often by a reset: [`Error::Io`].
+        io,
+        /// The peer broke the protocol or a limit: [`Error::Protocol`].
+        protocol,
+        /// Too much waited: [`Error::SlowConsumer`].
+        slow_consumer,
+        /// Nothing was taken for too long: [`Error::Stalled`].
+        stalled,
+        /// Nothing was heard for too long: [`Error::Silent`].
+        silent,
+        /// A listener panicked: [`Error::Panicked`].
+        panicked,
+    }
+}
+
+by_cause! {
+    /// Requests that were refused, by cause: see [`Refusal`].
+    RequestsRefused {
+        /// 400: no request that RFC 9112 allows.
+        malformed,
+        /// 431: too many bytes.
+        head_too_large,
+        /// 431: too many headers.
+        too_many_headers,
+        /// 408: too late.
+        timed_out,
+        /// 404: nothing at this path.
+        not_found,
+        /// 405: not with this method.
+        method_not_allowed,
+        /// 426: a plain request on a WebSocket route.
+        upgrade_required,
+        /// 426: another version of WebSocket.
+        unsupported_version,
+        /// 400: a bad key.
+        bad_key,
+        /// 403: a web page of another origin.
+        origin_not_allowed,
+        /// 503: [`Builder::max_connections`](crate::Builder::max_connections).
+        full,
+        /// 503: [`Sockets::refuse_upgrades`](crate::Sockets::refuse_upgrades), or a shutdown.
+        refusing,
+        /// An upgrade that a filter answered, or in which one panicked.
+        filter,
+    }
+}
+
+impl EmitsRefused {
+    #[cold]
+    pub(crate) fn count(&mut self, error: EmitError) {
+        match error {
+            EmitError::Closed => self.closed += 1,
+            EmitError::TooLarge { .. } => self.too_large += 1,
+            EmitError::Full => self.full += 1,
+            EmitError::PingTooLong { .. } => {} // no message
+        }
+    }
+}
+
+impl Disconnects {
+    pub(crate) fn count(&mut self, error: Option<&Error>, clean: bool) {
+        *match error {
+            None if clean => &mut self.clean,
+            None => &mut self.unanswered,
+            Some(Error::ClosedByPeer { .. }) => &mut self.closed_by_peer,
+            Some(Error::Lost) => &mut self.lost,
+            Some(Error::Io(_)) => &mut self.io,
+            Some(Error::Protocol(_)) => &mut self.protocol,
+            Some(Error::SlowConsumer { .. }) => &mut self.slow_consumer,
+            Some(Error::Stalled(_)) => &mut self.stalled,
+            Some(Error::Silent(_)) => &mut self.silent,
+            Some(Error::Panicked { .. }) => &mut self.panicked,
+            // Verbs fail with these; no connection ends by them.
+            Some(Error::Gone(_) | Error::FireRefused { .. }) => return,
+        } += 1;
+    }
+}
+
+impl RequestsRefused {
+    pub(crate) fn count(&mut self, refusal: &Refusal) {
+        *match refusal {
+            Refusal::Malformed(_) => &mut self.malformed,
+            Refusal::HeadTooLarge => &mut self.head_too_large,
+            Refusal::TooManyHeaders => &mut self.too_many_headers,
+            Refusal::TimedOut => &mut self.timed_out,
+            Refusal::NotFound => &mut self.not_found,
+            Refusal::MethodNotAllowed { .. } => &mut self.method_not_allowed,
+            Refusal::UpgradeRequired => &mut self.upgrade_required,
+            Refusal::UnsupportedVersion => &mut self.unsupported_version,
+            Refusal::BadKey => &mut self.bad_key,
+            Refusal::OriginNotAllowed => &mut self.origin_not_allowed,
+            Refusal::Full { .. } => &mut self.full,
+            Refusal::Refusing { .. } => &mut self.refusing,
+        } += 1;
+    }
+}
+
+/// How long turns of the loop took, each without its wait: a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnDurations {
+    /// How many turns took at most [`bound(i)`](Self::bound) and more than the bound before.
+    pub buckets: [u64; Self::BUCKETS],
+    /// All turns together.
+    pub sum: Duration,
+}
+
+impl TurnDurations {
+    /// Up to 1 µs, 2 µs, 4 µs … 2²⁰ µs, and longer.
+    const BUCKETS: usize = 22;
+
+    /// The longest duration that bucket `i` counts: 2ⁱ µs. The last one has no bound.
+    #[must_use]
+    pub fn bound(i: usize) -> Option<Duration> {
+        (i + 1 < Self::BUCKETS).then(|| Duration::from_micros(1 << i))
+    }
+
+    fn count(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let bucket = micros.max(1).checked_next_power_of_two().map_or(usize::MAX, |bound| bound.ilog2() as usize);
+        self.buckets[bucket.min(Self::BUCKETS - 1)] += 1;
+        self.sum += took;
+    }
+}
+
+/// Measures turns without their waits.
+pub(crate) struct Stopwatch {
+    since: Instant,
+    spent: Duration,
+}
+
+impl Stopwatch {
+    #[cold]
+    pub(crate) fn start() -> Self {
+        Self { since: Instant::now(), spent: Duration::ZERO }
+    }
+
+    #[cold]
+    pub(crate) fn pause(&mut self) {
+        self.spent += self.since.elapsed();
+    }
+
+    #[cold]
+    pub(crate) fn resume(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Counts the turn.
+    #[cold]
+    pub(crate) fn stop(mut self, stats: &mut Stats) {
+        self.pause();
+        stats.turn_durations.get_or_insert_default().count(self.spent);
+    }
+}
+
+impl Stats {
+    /// The figures in Prometheus' text format 0.0.4, for a page: every name begins with `ikisocket_`, sizes are in bytes, times in seconds.
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut text = Text(String::with_capacity(8 * 1024));
+        text.head("connections", "gauge", "Connections by the part of their life that they are in.");
+        for (state, connections) in [
+            ("open", self.open),
+            ("handshaking", self.handshaking),
+            ("closing", self.closing),
+            ("draining", self.draining),
+        ] {
+            text.line("connections", &[("state", state)], connections);
+        }
+        text.one("connections_blocked", "gauge", "Connections whose socket takes nothing for now.", self.blocked);
+        text.one("waiting_bytes", "gauge", "Bytes that wait for sockets.", self.bytes_waiting);
+        text.one("most_waiting_bytes", "gauge", "Bytes that wait for the slowest reader.", self.most_waiting);
+        text.one("topics", "gauge", "Topics with members.", self.topics);
+        text.one("topic_memberships", "gauge", "Memberships in topics.", self.memberships);
+
+        text.one("connections_accepted_total", "counter", "Peers that connected.", self.accepted);
+        text.one(
+            "connections_upgraded_total",
+            "counter",
+            "Connections that were upgraded to WebSocket.",
+            self.upgraded,
+        );
+        text.one("pages_total", "counter", "Requests that a page answered.", self.pages);
+        text.causes("requests_refused_total", "Requests that were refused.", self.requests_refused.iter());
+        text.causes("disconnects_total", "WebSocket connections that ended.", self.disconnects.iter());
+        text.one("connections_closed_total", "counter", "Connections of every kind that are gone.", self.closed);
+
+        text.one("messages_received_total", "counter", "Messages that came in.", self.messages_in);
+        text.one("messages_sent_total", "counter", "Messages that were queued for a connection.", self.messages_out);
+        text.one("received_bytes_total", "counter", "Bytes that were read from sockets.", self.bytes_in);
+        text.one("sent_bytes_total", "counter", "Bytes that were written to sockets.", self.bytes_out);
+        text.one("dropped_bytes_total", "counter", "Bytes whose connection ended before them.", self.bytes_dropped);
+        text.causes("emits_refused_total", "Messages that were not queued.", self.emits_refused.iter());
+        text.causes("messages_dropped_total", "Messages that slow readers were not sent.", self.dropped.iter());
+
+        text.one("panics_total", "counter", "Panics in callbacks.", self.panics);
+        text.one("turns_total", "counter", "Turns of the loop.", self.turns);
+        if let Some(durations) = &self.turn_durations {
+            text.head("turn_duration_seconds", "histogram", "How long turns of the loop took, without the wait.");
+            let mut turns = 0;
+            for (i, count) in durations.buckets.iter().enumerate() {
+                turns += count;
+                let bound = TurnDurations::bound(i).map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
+                text.line("turn_duration_seconds_bucket", &[("le", &bound)], turns);
+            }
+            text.line("turn_duration_seconds_sum", &[], durations.sum.as_secs_f64());
+            text.line("turn_duration_seconds_count", &[], turns);
+        }
+        text.0
+    }
+}
+
+/// Prometheus' text format: two lines on each metric, and one line for each of its values.
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.write(format_args!("# HELP ikisocket_{name} {help}\n# TYPE ikisocket_{name} {kind}\n"));
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.write(format_args!("ikisocket_{name}"));
+        for (label, of) in labels {
+            self.write(format_args!("{{{label}=\"{of}\"}}"));
+        }
+        self.write(format_args!(" {value}\n"));
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.line(name, &[], value);
+    }
+
+    fn causes(&mut self, name: &str, help: &str, causes: impl Iterator<Item = (&'static str, u64)>) {
+        self.head(name, "counter", help);
+        causes.for_each(|(cause, count)| self.line(name, &[("cause", cause)], count));
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a String takes everything");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_counted_where_its_bound_is_the_first_that_is_not_shorter() {
+        let rows = [(0, 0), (1, 0), (1_000, 0), (1_001, 1), (2_000, 1), (2_001, 2), (1_000_000, 10)];
+        for (nanos, bucket) in rows {
+            let mut durations = TurnDurations::default();
+            durations.count(Duration::from_nanos(nanos));
+            assert_eq!(durations.buckets.iter().position(|&count| count == 1), Some(bucket), "{nanos} ns");
+            assert_eq!(durations.sum, Duration::from_nanos(nanos));
+        }
+        for (took, bucket) in
+            [(Duration::from_micros(1 << 20), 20), (Duration::from_micros((1 << 20) + 1), 21), (Duration::MAX, 21)]
+        {
+            let mut durations = TurnDurations::default();
+            durations.count(took);
+            assert_eq!(durations.buckets[bucket], 1, "{took:?}");
+        }
+        assert_eq!(TurnDurations::bound(20), Some(Duration::from_micros(1 << 20)));
+        assert_eq!(TurnDurations::bound(21), None);
+    }
+
+    #[test]
+    fn the_text_has_help_type_and_a_value_for_every_metric_and_each_bucket_holds_those_before() {
+        let mut stats = Stats { open: 3, messages_in: 5, ..Stats::default() };
+        stats.disconnects.lost = 2;
+        let mut durations = TurnDurations::default();
+        for micros in [1, 2, 2, 5_000_000] {
+            durations.count(Duration::from_micros(micros));
+        }
+        stats.turn_durations = Some(durations);
+        let text = stats.to_prometheus();
+        for lines in [
+            "# HELP ikisocket_connections Connections by the part of their life that they are in.\n\
+             # TYPE ikisocket_connections gauge\nikisocket_connections{state=\"open\"} 3\n",
+            "# TYPE ikisocket_messages_received_total counter\nikisocket_messages_received_total 5\n",
+            "\nikisocket_disconnects_total{cause=\"lost\"} 2\n",
+            "# TYPE ikisocket_turn_duration_seconds histogram\nikisocket_turn_duration_seconds_bucket{le=\"0.000001\"} 1\n\
+             ikisocket_turn_duration_seconds_bucket{le=\"0.000002\"} 3\n",
+            "{le=\"1.048576\"} 3\nikisocket_turn_duration_seconds_bucket{le=\"+Inf\"} 4\n\
+             ikisocket_turn_duration_seconds_sum 5.000005\nikisocket_turn_duration_seconds_count 4\n",
+        ] {
+            assert!(text.contains(lines), "{lines}\nis not in\n{text}");
+        }
+        let mut typed = None;
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words[..] {
+                ["#", "HELP", _, _, ..] => {}
+                ["#", "TYPE", name, kind] => typed = Some((name, kind)),
+                [sample, value] => {
+                    let (name, kind) = typed.expect("the type stands first");
+                    assert!(sample.starts_with(name) && value.parse::<f64>().is_ok(), "{line}");
+                    assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+                }
+                _ => panic!("{line}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Who is in which topic: the names, the members by slot, and each slot's own list.
+//!
+//! It knows no connection, no uuid and no message. A slot that closes leaves every topic at once; the names of what it was in
+//! are kept beside until its slot is removed.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use slab::Slab;
+
+use crate::error::TopicError;
+
+/// The longest name of a topic, in bytes.
+pub(crate) const MAX_NAME: usize = 256;
+
+/// The table of slots grows by this share, so that growing wastes little memory.
+const GROW_SHARE: usize = 8;
+const GROW_LEAST: usize = 64;
+/// A list of up to so many entries is not made smaller before it is empty.
+const KEEP_ENTRIES: usize = 16;
+
+#[derive(Default)]
+pub(crate) struct Topics {
+    by_name: HashMap<Rc<str>, u32>,
+    topics: Slab<Topic>,
+    /// Each slot's memberships: one word for a slot that has none, and nothing while no slot has any.
+    #[expect(clippy::box_collection, reason = "a slot without topics costs one word")]
+    by_slot: Vec<Option<Box<Vec<Membership>>>>,
+    /// What slots were in when they closed.
+    former: HashMap<u32, Vec<Rc<str>>>,
+    memberships: usize,
+}
+
+/// A topic; it is there while it has members.
+struct Topic {
+    name: Rc<str>,
+    members: Vec<Member>,
+}
+
+/// One membership as its topic knows it.
+struct Member {
+    slot: u32,
+    /// Where it stands in the slot's list.
+    at: u32,
+}
+
+/// One membership as its slot knows it.
+struct Membership {
+    topic: u32,
+    /// Where it stands in the topic's list.
+    at: u32,
+}
+
+impl Topics {
+    /// Makes a slot a member, of at most `most` topics; whether it was none before.
+    pub(crate) fn join(&mut self, slot: u32, name: &str, most: usize) -> Result<bool, TopicError> {
+        if name.is_empty() {
+            return Err(TopicError::Empty);
+        }
+        if name.len() > MAX_NAME {
+            return Err(TopicError::TooLong { len: name.len() });
+        }
+        let known = self.find(name);
+        if known.is_some_and(|topic| self.position(slot, topic).is_some()) {
+            return Ok(false);
+        }
+        if self.list(slot).len() >= most {
+            return Err(TopicError::TooMany { limit: most });
+        }
+        let topic = known.unwrap_or_else(|| self.add(name));
+        let members = &mut self.topics[topic as usize].members;
+        let list = slot_entry(&mut self.by_slot, slot).get_or_insert_default();
+        let (at, position) = (members.len() as u32, list.len() as u32);
+        push(members, Member { slot, at: position });
+        push(list, Membership { topic, at });
+        self.memberships += 1;
+        Ok(true)
+    }
+
+    /// Ends one membership; whether there was one. However many members the topic has, only the two lists' last entries move.
+    pub(crate) fn leave(&mut self, slot: u32, name: &str) -> bool {
+        let Some(position) = self.find(name).and_then(|topic| self.position(slot, topic)) else { return false };
+        let entry = &mut self.by_slot[slot as usize];
+        let Some(list) = entry else { return false };
+        let membership = list.swap_remove(position);
+        if let Some(moved) = list.get(position) {
+            self.topics[moved.topic as usize].members[moved.at as usize].at = position as u32;
+        }
+        give_back(list);
+        if list.is_empty() {
+            *entry = None;
+        }
+        self.remove_member(membership);
+        true
+    }
+
+    /// Ends every membership of a slot that has closed, and keeps the names until it is [forgotten](Self::forget).
+    pub(crate) fn leave_all(&mut self, slot: u32) {
+        let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else { return };
+        let names = list.iter().map(|membership| self.topics[membership.topic as usize].name.clone()).collect();
+        self.former.insert(slot, names);
+        list.into_iter().for_each(|membership| self.remove_member(membership));
+    }
+
+    /// Forgets what a closed slot was in: the slot is free for somebody else.
+    pub(crate) fn forget(&mut self, slot: u32) {
+        if !self.former.is_empty() {
+            self.former.remove(&slot);
+        }
+    }
+
+    /// Gives back what has grown with the number of slots and topics, if nobody is in any.
+    pub(crate) fn shrink(&mut self) {
+        if self.memberships == 0 && self.former.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// The topic with this name; it has members.
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The slots of a topic's members.
+    pub(crate) fn members(&self, topic: u32) -> impl ExactSizeIterator<Item = u32> {
+        self.topics.get(topic as usize).map_or(&[][..], |topic| &topic.members).iter().map(|member| member.slot)
+    }
+
+    /// How many members a topic has.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        self.find(name).map_or(0, |topic| self.members(topic).len())
+    }
+
+    pub(crate) fn is_member(&self, slot: u32, name: &str) -> bool {
+        self.find(name).is_some_and(|topic| self.position(slot, topic).is_some())
+    }
+
+    /// The names of the topics that a slot is in, or was in when it closed.
+    pub(crate) fn of(&self, slot: u32) -> Vec<String> {
+        if let Some(names) = self.former.get(&slot) {
+            return names.iter().map(|name| (**name).to_owned()).collect();
+        }
+        self.list(slot).iter().map(|membership| (*self.topics[membership.topic as usize].name).to_owned()).collect()
+    }
+
+    /// Every topic with how many members it has.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.topics.iter().map(|(_, topic)| (&*topic.name, topic.members.len()))
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many memberships there are, of all topics together.
+    pub(crate) fn memberships(&self) -> usize {
+        self.memberships
+    }
+
+    fn add(&mut self, name: &str) -> u32 {
+        let name: Rc<str> = name.into();
+        let topic = self.topics.insert(Topic { name: name.clone(), members: Vec::new() }) as u32;
+        self.by_name.insert(name, topic);
+        topic
+    }
+
+    fn list(&self, slot: u32) -> &[Membership] {
+        self.by_slot.get(slot as usize).and_then(Option::as_deref).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where a topic stands in a slot's list: the shorter of the two lists says it.
+    fn position(&self, slot: u32, topic: u32) -> Option<usize> {
+        let (list, members) = (self.list(slot), &self.topics[topic as usize].members);
+        if members.len() < list.len() {
+            return members.iter().find(|member| member.slot == slot).map(|member| member.at as usize);
+        }
+        list.iter().position(|membership| membership.topic == topic)
+    }
+
+    /// Takes a member out of its topic, which ends with its last one; the slot's list has the membership no more.
+    fn remove_member(&mut self, Membership { topic, at }: Membership) {
+        let members = &mut self.topics[topic as usize].members;
+        members.swap_remove(at as usize);
+        if let Some(moved) = members.get(at as usize)
+            && let Some(list) = &mut self.by_slot[moved.slot as usize]
+        {
+            list[moved.at as usize].at = at;
+        }
+        give_back(members);
+        if members.is_empty() {
+            let topic = self.topics.remove(topic as usize);
+            self.by_name.remove(&topic.name);
+        }
+        self.memberships -= 1;
+    }
+}
+
+/// A slot's place in the table, which grows up to it.
+fn slot_entry<E>(table: &mut Vec<Option<E>>, slot: u32) -> &mut Option<E> {
+    let slot = slot as usize;
+    if slot >= table.capacity() {
+        table.reserve_exact((slot + 1 - table.len()).max(table.len() / GROW_SHARE).max(GROW_LEAST));
+    }
+    if slot >= table.len() {
+        table.resize_with(slot + 1, || None);
+    }
+    &mut table[slot]
+}
+
+/// Appends an entry; most lists have one only, so the first one takes no room for more.
+fn push<E>(list: &mut Vec<E>, entry: E) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(entry);
+}
+
+/// Gives memory back when most of a list is gone, so that a membership costs what it costs however many there were.
+fn give_back<E>(list: &mut Vec<E>) {
+    if list.capacity() > KEEP_ENTRIES && list.len() <= list.capacity() / 4 {
+        list.shrink_to(list.capacity() / 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every entry of one table leads to its counterpart in the other.
+    fn check(topics: &Topics) {
+        let mut memberships = 0;
+        for (index, topic) in &topics.topics {
+            assert!(!topic.members.is_empty() && topics.by_name[&topic.name] as usize == index);
+            for (at, member) in topic.members.iter().enumerate() {
+                let membership = &topics.list(member.slot)[member.at as usize];
+                assert_eq!((membership.topic as usize, membership.at as usize), (index, at));
+                memberships += 1;
+            }
+        }
+        let of_slots: usize = (0..topics.by_slot.len()).map(|slot| topics.list(slot as u32).len()).sum();
+        assert_eq!(
+            (topics.memberships, of_slots, topics.by_name.len()),
+            (memberships, memberships, topics.topics.len())
+        );
+        assert!(topics.by_slot.iter().flatten().all(|list| !list.is_empty()));
+    }
+
+    #[test]
+    fn both_lists_of_every_membership_agree_whoever_leaves_in_whatever_order() {
+        let mut topics = Topics::default();
+        let mut seed = 1_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for step in 0..20_000 {
+            let (slot, name) = (random(40) as u32, random(60).to_string());
+            // Joining and leaving win in turn, so that lists grow long and empty again.
+            match random(10) {
+                0 if random(8) == 0 => {
+                    topics.leave_all(slot);
+                    topics.forget(slot);
+                }
+                n if (n < 6) == (step / 1000 % 2 == 0) => {
+                    let was = topics.is_member(slot, &name);
+                    assert_eq!(topics.join(slot, &name, usize::MAX), Ok(!was));
+                }
+                _ => {
+                    let was = topics.is_member(slot, &name);
+                    assert_eq!(topics.leave(slot, &name), was);
+                }
+            }
+            if step % 10 == 0 {
+                check(&topics);
+            }
+        }
+        (0..40).for_each(|slot| topics.leave_all(slot));
+        check(&topics);
+        assert_eq!((topics.len(), topics.memberships()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_slot_was_in_is_known_until_it_is_forgotten() {
+        let mut topics = Topics::default();
+        for name in ["a", "b"] {
+            topics.join(3, name, 2).unwrap();
+        }
+        topics.leave_all(3);
+        assert_eq!(topics.of(3), ["a", "b"]);
+        assert!(!topics.is_member(3, "a") && topics.len() == 0);
+        topics.forget(3);
+        assert!(topics.of(3).is_empty());
+    }
+
+    #[test]
+    fn a_list_that_was_long_gives_its_memory_back() {
+        let mut topics = Topics::default();
+        for slot in 0..1000 {
+            topics.join(slot, "all", 1).unwrap();
+        }
+        for slot in 1..1000 {
+            topics.leave(slot, "all");
+        }
+        assert!(topics.topics[0].members.capacity() <= KEEP_ENTRIES);
+        topics.leave(0, "all");
+        topics.shrink();
+        assert_eq!((topics.by_slot.capacity(), topics.topics.capacity(), topics.by_name.capacity()), (0, 0, 0));
+    }
+}

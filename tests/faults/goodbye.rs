@@ -1,0 +1,75 @@
+//! Peers that do not keep to the order of a close: it ends the connection all the same, once.
+
+use ikisocket::Server;
+
+use crate::kit::*;
+use crate::stages::{assert_served, turn_until_let_go};
+
+#[test]
+fn a_close_frame_in_the_middle_of_a_message_ends_the_connection_and_the_message_is_never_told() {
+    let mut server = echo(Server::builder());
+    let mut witness = Peer::open(&mut server, "/ws");
+    for (name, begun) in [
+        ("a text", fragment(TEXT, "half")),
+        ("a binary", fragment(BINARY, [7; 200])),
+        ("half a character", fragment(TEXT, [0xF0, 0x9F])),
+        ("several fragments", [fragment(TEXT, "a"), fragment(CONTINUATION, "b"), fragment(CONTINUATION, "")].concat()),
+    ] {
+        let rest = frame(CONTINUATION, "the rest");
+        for together in [true, false] {
+            server.state_mut().clear();
+            let mut peer = Peer::open(&mut server, "/ws");
+            let bytes = [&begun[..], &close(1000, "enough"), &rest].concat();
+            if together {
+                peer.send(&mut server, bytes);
+            } else {
+                for byte in bytes {
+                    peer.send(&mut server, [byte]);
+                    turn(&mut server);
+                }
+            }
+            peer.expect_close(&mut server, 1000);
+            peer.part(&mut server);
+            assert_eq!(*server.state(), ["connect", "disconnect 1000 \"enough\" clean"], "{name}");
+        }
+    }
+    assert_served(&mut server, &mut witness, "still here");
+}
+
+#[test]
+fn whoever_never_stops_sending_behind_a_close_frame_is_cut_off_and_told_of_once() {
+    let mut server = echo(Server::builder());
+    let mut witness = Peer::open(&mut server, "/ws");
+    for behind in [frame(TEXT, "late"), close(1001, "again"), frame(PING, "late"), vec![0; 16]] {
+        server.state_mut().clear();
+        let mut peer = Peer::open(&mut server, "/ws");
+        peer.send(&mut server, close(1000, ""));
+        let behind = behind.repeat(16 * 1024 / behind.len());
+        let mut sent = 0;
+        while peer.is_connected() {
+            peer.try_send(&mut server, &behind);
+            sent += behind.len();
+            assert!(sent < 16 << 20, "it may go on for ever");
+        }
+        assert!(sent >= 256 * 1024, "cut off after {sent} bytes");
+        assert_eq!(*server.state(), ["connect", "disconnect 1000 \"\" clean"]);
+        assert_served(&mut server, &mut witness, "still here");
+    }
+}
+
+#[test]
+fn whatever_comes_behind_our_own_close_frame_but_the_peers_is_ignored() {
+    for behind in [frame(TEXT, "late"), frame(PING, "late"), fragment(TEXT, "half of it")] {
+        let mut server = echo(Server::builder());
+        let mut peer = Peer::open(&mut server, "/ws");
+        server.lend().1.for_each(|kws| kws.close());
+        peer.send(&mut server, [&behind[..], &close(1000, "")].concat());
+        peer.expect_close(&mut server, 1000);
+        peer.finish();
+        turn_until_let_go(&mut server, None, || {});
+        assert_eq!(
+            *server.state(),
+            ["connect", "close 1000 \"Connection closed\"", "disconnect 1000 \"Connection closed\" clean"]
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! What happens when something fails: peers that vanish, flood or never read, and a process that runs out of what it needs. Every
+//! test asserts the same three things: whoever failed is told of once, nothing of it stays, and nobody else notices.
+
+mod alone;
+mod churn;
+mod descriptors;
+mod floods;
+mod goodbye;
+#[path = "../wire/kit.rs"]
+#[allow(dead_code, reason = "the tests of the wire need the rest of it")]
+mod kit;
+mod page;
+mod requests;
+mod stages;
+mod storm;
+mod wakeups;
+
+use std::alloc::System;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -1,0 +1,66 @@
+//! Requests that take their time.
+
+use std::time::{Duration, Instant};
+
+use ikisocket::Server;
+
+use crate::alone::{alone, heap};
+use crate::kit::*;
+
+const TIMEOUT: Duration = Duration::from_secs(1);
+const SLOW: usize = 1000;
+
+#[test]
+fn a_thousand_slow_requests_each_end_at_the_handshake_timeout_and_others_are_served_meanwhile() {
+    alone(
+        "requests::a_thousand_slow_requests_each_end_at_the_handshake_timeout_and_others_are_served_meanwhile",
+        2 * SLOW as u32 + 100,
+        a_thousand_slow_requests,
+    );
+}
+
+fn a_thousand_slow_requests() {
+    // One byte now and then is no reason to wait longer for any of them.
+    let mut server = echo(Server::builder().handshake_timeout(TIMEOUT));
+    let mut witness = Peer::open(&mut server, "/ws");
+    let head = upgrade("/ws", &format!("X: {}\r\n", "a".repeat(1000)));
+    let (mut rounds, started) = (0, Instant::now());
+    let mut slow = Vec::with_capacity(SLOW);
+    let (before, mut most) = (heap(), 0);
+    while slow.len() < SLOW {
+        let mut peer = Peer::connect(&server);
+        peer.send_at_once(&head.as_bytes()[..1]);
+        slow.push((peer, 1));
+        // The system keeps only so many until they are accepted.
+        if slow.len() % 50 == 0 {
+            turn(&mut server);
+        }
+    }
+    turn_until(&mut server, "the first answer", |server| {
+        for (peer, sent) in slow.iter_mut().skip(rounds % 4).step_by(4) {
+            peer.send_at_once(&head.as_bytes()[*sent..=*sent]);
+            *sent += 1;
+        }
+        witness.send_at_once(&frame(TEXT, rounds.to_string()));
+        turn_until(server, "the answer to one who is in", |_| witness.read_some(usize::MAX) > 0);
+        witness.expect_text(server, &rounds.to_string());
+        if rounds % 20 == 0 {
+            Peer::open(server, "/ws").reset();
+        }
+        rounds += 1;
+        most = most.max(heap() - before);
+        slow.iter_mut().any(|(peer, _)| peer.read_some(usize::MAX) > 0)
+    });
+    assert!(started.elapsed() >= TIMEOUT, "never early");
+    assert!(rounds > 3, "{rounds} rounds");
+    for (peer, sent) in &mut slow {
+        assert!(*sent < head.len());
+        let response = peer.response(&mut server);
+        response.assert_whole();
+        assert_eq!(response.status(), 408);
+    }
+    drop(slow);
+    turn_until(&mut server, "nobody but the witness", |server| server.lend().1.len() == 1);
+    println!("{rounds} rounds, {} bytes of live heap for each slow request", most / SLOW as isize);
+    assert!(most / (SLOW as isize) < 1024, "{most} bytes of live heap");
+}

@@ -1,0 +1,256 @@
+//! FIN, RST and silence at every stage of a connection: it ends once, is told once and with the right reason, and disturbs nobody.
+
+use std::time::{Duration, Instant};
+
+use ikisocket::{Builder, Event, Server};
+use socket2::SockRef;
+
+use crate::kit::*;
+
+/// How long a silent peer is borne with in each stage but an open one.
+const TIMEOUT: Duration = Duration::from_millis(40);
+/// Together, how long an open one may say nothing.
+const PING_AFTER: Duration = Duration::from_millis(20);
+const DEAD_AFTER: Duration = Duration::from_millis(30);
+
+/// A stage of a connection, and what is told when the peer goes there.
+pub struct Stage {
+    pub name: &'static str,
+    /// Brings a new connection there.
+    pub enter: fn(&mut Server<Log>) -> Peer,
+    /// What was told on the way.
+    so_far: &'static [&'static str],
+    /// The beginnings of what is told when the peer ends the connection with FIN,
+    fin: &'static [&'static str],
+    /// with RST,
+    reset: &'static [&'static str],
+    /// or never says or takes anything again.
+    silence: &'static [&'static str],
+    /// What it is given up for then is the stall timeout, not the silence.
+    stuck: bool,
+}
+
+const NOTHING: &[&str] = &[];
+const CONNECT: &[&str] = &["connect"];
+const TALKED: &[&str] = &["connect", "message \"before\""];
+const LOST: &[&str] = &["error Lost", "disconnect Lost"];
+const RESET: &[&str] = &["error Io(IoError { kind: ConnectionReset", "disconnect Io(IoError { kind: ConnectionReset"];
+const SILENT: &[&str] = &["error Silent(50ms)", "disconnect Silent(50ms)"];
+const UNCLEAN: &[&str] = &["disconnect 1000 \"Connection closed\""];
+
+impl Stage {
+    /// Nobody has heard of the connection yet, or everything is told already.
+    const fn untold(name: &'static str, so_far: &'static [&'static str], enter: fn(&mut Server<Log>) -> Peer) -> Self {
+        Self { name, enter, so_far, fin: NOTHING, reset: NOTHING, silence: NOTHING, stuck: false }
+    }
+
+    const fn open(name: &'static str, so_far: &'static [&'static str], enter: fn(&mut Server<Log>) -> Peer) -> Self {
+        Self { name, enter, so_far, fin: LOST, reset: RESET, silence: SILENT, stuck: false }
+    }
+}
+
+pub const STAGES: [Stage; 17] = [
+    Stage::untold("before it is accepted", NOTHING, |server| Peer::connect(server)),
+    Stage::untold("before the head", NOTHING, |server| begun(server, "")),
+    Stage::untold("in the head", NOTHING, |server| begun(server, &upgrade("/ws", "")[..50])),
+    Stage::untold("at the last byte of the head", NOTHING, |server| {
+        let head = upgrade("/ws", "");
+        begun(server, &head[..head.len() - 1])
+    }),
+    Stage::untold("refused, before the refusal is read", NOTHING, |server| begun(server, &upgrade("/nothing", ""))),
+    Stage::open("behind the head, before the 101 is read", CONNECT, |server| {
+        let mut peer = Peer::connect(server);
+        peer.send(server, upgrade("/ws", ""));
+        turn_until_logged(server, "connect", 1);
+        peer
+    }),
+    Stage::open("open", CONNECT, |server| Peer::open(server, "/ws")),
+    Stage::open("in a frame's header", TALKED, |server| talking(server, &[0x81])),
+    Stage::open("in a frame's payload", TALKED, |server| talking(server, &raw(FIN | TEXT, 100, b"half"))),
+    Stage::open("in a control frame", TALKED, |server| talking(server, &raw(FIN | PING, 9, b"half"))),
+    Stage::open("between two fragments", TALKED, |server| talking(server, &fragment(TEXT, "half"))),
+    Stage::open("in the second fragment", TALKED, |server| {
+        talking(server, &[fragment(TEXT, "half"), raw(CONTINUATION, 100, b"of it")].concat())
+    }),
+    Stage {
+        silence: &["error Stalled(40ms)", "disconnect Stalled(40ms)"],
+        stuck: true,
+        ..Stage::open("open, while messages wait", &["connect", "message \"much\""], |server| {
+            let peer = asking(server, "much");
+            let mut waiting = 0;
+            server.lend().1.for_each(|kws| waiting += kws.waiting());
+            assert!(waiting > 0, "nothing waits");
+            peer
+        })
+    },
+    Stage {
+        fin: UNCLEAN,
+        reset: UNCLEAN,
+        silence: UNCLEAN,
+        ..Stage::untold("closing", &["connect", "message \"close\"", "close 1000 \"Connection closed\""], |server| {
+            asking(server, "close")
+        })
+    },
+    Stage {
+        fin: UNCLEAN,
+        reset: UNCLEAN,
+        silence: &["error Stalled(40ms)", "disconnect Stalled(40ms) 1000 \"Connection closed\""],
+        stuck: true,
+        ..Stage::untold(
+            "closing, while messages wait",
+            &["connect", "message \"much, and close\"", "close 1000 \"Connection closed\""],
+            |server| asking(server, "much, and close"),
+        )
+    },
+    Stage::untold("draining behind its own close", &["connect", "disconnect 1000 \"\" clean"], |server| {
+        let mut peer = Peer::open(server, "/ws");
+        peer.send(server, close(1000, ""));
+        turn_until_logged(server, "disconnect", 1);
+        peer
+    }),
+    Stage::untold(
+        "draining behind a violation",
+        &["connect", "error Protocol(Unmasked)", "disconnect Protocol(Unmasked) 1002"],
+        |server| {
+            let mut peer = Peer::open(server, "/ws");
+            peer.send(server, [0x81, 0]);
+            turn_until_logged(server, "disconnect", 1);
+            peer
+        },
+    ),
+];
+
+/// A connection that has been accepted and has sent this.
+fn begun(server: &mut Server<Log>, bytes: &str) -> Peer {
+    let mut peer = Peer::connect(server);
+    peer.send(server, bytes);
+    turn(server);
+    peer
+}
+
+/// An open connection that has sent a message and then this, in one piece: when the message has come back, so has the rest come in.
+fn talking(server: &mut Server<Log>, bytes: &[u8]) -> Peer {
+    let mut peer = Peer::open(server, "/ws");
+    peer.send_at_once(&[&frame(TEXT, "before"), bytes].concat());
+    peer.expect_text(server, "before");
+    peer
+}
+
+/// An open connection with little room in the system's buffers that has asked for this.
+fn asking(server: &mut Server<Log>, what: &str) -> Peer {
+    let mut peer = Peer::connect_narrow(server, 4096).upgrade(server, "/ws");
+    peer.send(server, frame(TEXT, what));
+    turn_until_logged(server, "message", 1);
+    peer
+}
+
+/// A server that sends messages back, and does what some of them ask for.
+pub fn obliging(settings: Builder) -> Server<Log> {
+    let mut server = server(settings);
+    server.route("/ws", |_, _| {}).unwrap();
+    server.on(Event::Message, |_, ep| {
+        let text = ep.data.as_str().unwrap_or_default();
+        if ["much", "much, and close"].contains(&text) {
+            SockRef::from(&ep.kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap();
+            for number in 0..60 {
+                ep.kws.emit(vec![number; 10_000]);
+            }
+        }
+        if ["close", "much, and close"].contains(&text) {
+            ep.kws.close();
+        }
+        if text != "much" {
+            ep.kws.emit(ep.data);
+        }
+    });
+    server
+}
+
+/// Turns the loop until it has let go of one connection, of which `peer` reads all that comes.
+pub fn turn_until_let_go(server: &mut Server<Log>, mut peer: Option<&mut Peer>, mut meanwhile: impl FnMut()) {
+    let (mut closed, started) = (0, Instant::now());
+    while closed == 0 {
+        assert!(started.elapsed() < PATIENCE, "waited in vain for the end of one connection");
+        meanwhile();
+        if let Some(peer) = &mut peer {
+            peer.read_some(usize::MAX);
+        }
+        closed = server.poll(Some(Duration::from_millis(1))).unwrap().closed;
+    }
+    assert_eq!(closed, 1);
+}
+
+/// Asserts that one who stayed is served.
+pub fn assert_served(server: &mut Server<Log>, witness: &mut Peer, text: &str) {
+    witness.send(server, frame(TEXT, text));
+    turn_until(server, "the answer", |_| {
+        witness.read_some(usize::MAX);
+        witness.frames().contains(&Frame::text(text))
+    });
+}
+
+/// Asserts what was told, but for the signs of life of the one who stayed.
+fn assert_told(server: &mut Server<Log>, name: &str, expected: &[&[&str]]) {
+    let expected = expected.concat();
+    server.state_mut().retain(|line| line != "pong");
+    let told = server.state();
+    let same = told.len() == expected.len() && told.iter().zip(&expected).all(|(told, line)| told.starts_with(line));
+    assert!(same, "{name}: {told:#?} was told instead of {expected:#?}");
+    let clean = told.iter().zip(&expected).all(|(told, line)| told.ends_with("clean") == line.ends_with("clean"));
+    assert!(clean, "{name}: {told:#?}");
+}
+
+#[test]
+fn a_fin_at_any_stage_is_told_once_and_all_that_was_said_before_arrives() {
+    let mut server = obliging(Server::builder());
+    let mut witness = Peer::open(&mut server, "/ws");
+    for stage in STAGES {
+        server.state_mut().clear();
+        let mut peer = (stage.enter)(&mut server);
+        peer.finish();
+        turn_until_let_go(&mut server, Some(&mut peer), || {});
+        assert_eq!(peer.end(&mut server), End::Fin, "{}", stage.name);
+        assert_told(&mut server, stage.name, &[stage.so_far, stage.fin]);
+        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_served(&mut server, &mut witness, stage.name);
+    }
+}
+
+#[test]
+fn a_reset_at_any_stage_is_told_once_and_disturbs_nobody() {
+    let mut server = obliging(Server::builder());
+    let mut witness = Peer::open(&mut server, "/ws");
+    for stage in STAGES {
+        server.state_mut().clear();
+        let peer = (stage.enter)(&mut server);
+        peer.reset();
+        turn_until_let_go(&mut server, None, || {});
+        assert_told(&mut server, stage.name, &[stage.so_far, stage.reset]);
+        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_served(&mut server, &mut witness, stage.name);
+    }
+}
+
+/// A half-open peer: its machine has gone, and nothing ever tells the server.
+#[test]
+fn a_peer_that_vanishes_at_any_stage_is_let_go_of_when_that_stages_time_is_up() {
+    for stage in STAGES {
+        let settings = Server::builder().handshake_timeout(TIMEOUT).close_timeout(TIMEOUT).stall_timeout(TIMEOUT);
+        let settings = match stage.stuck {
+            true => settings.ping_after(Duration::MAX),
+            false => settings.ping_after(PING_AFTER).dead_after(DEAD_AFTER),
+        };
+        let mut server = obliging(settings);
+        let mut witness = Peer::open(&mut server, "/ws");
+        server.state_mut().clear();
+        let mut peer = (stage.enter)(&mut server);
+        turn_until_let_go(&mut server, None, || witness.send_at_once(&frame(PONG, "")));
+        assert_told(&mut server, stage.name, &[stage.so_far, stage.silence]);
+        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_served(&mut server, &mut witness, stage.name);
+        // Who has only begun to ask is told what was wrong.
+        peer.read_some(usize::MAX);
+        let late = peer.received().starts_with(b"HTTP/1.1 408 ");
+        assert_eq!(late, ["in the head", "at the last byte of the head"].contains(&stage.name), "{}", stage.name);
+    }
+}

@@ -1,0 +1,83 @@
+//! What topics cost: live heap, counted by the allocator. Alone in its file, because it counts the whole process.
+
+mod common;
+
+use std::alloc::System;
+
+use common::{Client, Diary, enter, server_with};
+use ikisocket::Server;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The most that one connection's being in one topic may cost, in bytes.
+const PER_MEMBERSHIP: usize = 64;
+/// The most that a topic may cost beside, with a name of 16 bytes.
+const PER_TOPIC: usize = 200;
+
+fn server(connections: usize) -> (Server<Diary>, Vec<Client>) {
+    let mut server = server_with(Server::builder().max_topics_per_connection(10_000));
+    server.route("/:name", enter).unwrap();
+    let clients = (0..connections).map(|name| Client::connect(&mut server, &format!("/{name}"))).collect();
+    (server, clients)
+}
+
+/// Bytes that are live after `topics` joins of each connection and were not before; the names begin with what `prefix` says of the connection's
+/// number.
+fn cost(server: &mut Server<Diary>, topics: usize, prefix: impl Fn(usize) -> usize) -> usize {
+    let mut sockets = server.lend().1;
+    let uuids = sockets.uuids();
+    let mut names: Vec<Vec<String>> = Vec::new();
+    for connection in 0..uuids.len() {
+        names.push((0..topics).map(|topic| format!("{:08}{topic:08}", prefix(connection))).collect());
+    }
+    let region = Region::new(ALLOCATOR);
+    for (&uuid, names) in uuids.iter().zip(&names) {
+        let mut kws = sockets.get(uuid).unwrap();
+        names.iter().for_each(|name| assert_eq!(kws.join(name), Ok(true)));
+    }
+    let counted = region.change();
+    counted.bytes_allocated - counted.bytes_deallocated
+}
+
+#[test]
+fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() {
+    let mut worst = (0, 0);
+    for connections in [1, 2, 5, 65, 129, 257] {
+        for topics in [1, 2, 5, 33, 65] {
+            let (mut server, _clients) = server(connections);
+            // Everybody in the same ones.
+            let cost = cost(&mut server, topics, |_| 0);
+            let memberships = connections * topics;
+            // What is left over for small numbers: the tables' least sizes.
+            let most = memberships * PER_MEMBERSHIP + topics * PER_TOPIC + 1024;
+            assert!(cost <= most, "{connections} connections in {topics} topics: {cost} bytes");
+            if connections == 257 {
+                worst.0 = worst.0.max(cost.saturating_sub(topics * PER_TOPIC).div_ceil(memberships));
+            }
+        }
+    }
+    for topics in [129, 1025, 2049, 4097, 7169] {
+        let (mut server, _client) = server(1);
+        // Each alone in its topic.
+        let cost = cost(&mut server, topics, |_| 0);
+        assert!(cost <= topics * (PER_MEMBERSHIP + PER_TOPIC) + 1024, "{topics} topics of one: {cost} bytes");
+        worst.1 = worst.1.max(cost.div_ceil(topics));
+    }
+    let (mut server, _clients) = server(200);
+    let own = cost(&mut server, 1, |connection| connection);
+    assert!(own <= 200 * (PER_MEMBERSHIP + PER_TOPIC) + 1024, "each in a topic of its own: {own} bytes");
+
+    let (mut server, _clients) = self::server(257);
+    let mut sockets = server.lend().1;
+    let last = sockets.uuids()[256];
+    let region = Region::new(ALLOCATOR);
+    sockets.get(last).unwrap().join("alone").unwrap();
+    let counted = region.change();
+    let word = (counted.bytes_allocated - counted.bytes_deallocated) / 257;
+    assert!(word <= 10, "one in a topic costs each of the 256 others {word} bytes");
+
+    assert!(worst.0 <= PER_MEMBERSHIP && worst.1 <= PER_MEMBERSHIP + PER_TOPIC, "{worst:?}");
+    println!("a membership costs at most {} bytes, a topic with its one membership {}", worst.0, worst.1);
+}
