@@ -4,8 +4,8 @@
 //! - `disconnect` comes exactly once for each connection whose route callback ran, and nothing comes after it;
 //! - no message is heard after a close of ours;
 //! - what listeners hear is what a well-behaved client sent, in order;
-//! - what a client receives is what was emitted to it, in order and without a gap, and nothing is emitted that was refused; all of it,
-//!   unless the connection failed;
+//! - what a client receives is what was emitted to it and not refused, in order, without a gap but for what is counted as dropped, and
+//!   all of it, unless the connection failed;
 //! - no more waits for a socket than the limit of its outbox.
 //!
 //! An input: the settings of the server, then one thing to do after the other.
@@ -20,7 +20,8 @@ use ikisocket::protocol::{
 use ikisocket::protocol::{Deflater, Inflater};
 use ikisocket::testing::{Client, Faults, Harness};
 use ikisocket::{
-    EmitError, Emitted, Error, Event, EventPayload, PeerAddress, Server, Shutdown, Socket, Sockets, Uncompressed,
+    Dropped, EmitError, Emitted, Error, Event, EventPayload, Latest, PeerAddress, Server, Shutdown, SlowReader, Socket,
+    Sockets, Uncompressed,
 };
 use std::time::Duration;
 
@@ -31,8 +32,17 @@ const FIRST_PORT: u16 = 1024;
 /// What may wait beside messages: the response, and control frames, each with its header.
 const BESIDE: usize = 1024;
 
-const EVENTS: [Event; 7] =
-    [Event::Connect, Event::Message, Event::Ping, Event::Pong, Event::Close, Event::Error, Event::Disconnect];
+const EVENTS: [Event; 9] = [
+    Event::Connect,
+    Event::Message,
+    Event::Ping,
+    Event::Pong,
+    Event::Pressure,
+    Event::Relief,
+    Event::Close,
+    Event::Error,
+    Event::Disconnect,
+];
 
 /// A message, by its kind.
 type Sent = (bool, Vec<u8>);
@@ -42,6 +52,7 @@ struct State {
     /// By client.
     sides: Vec<Side>,
     max_outbox: usize,
+    policy: SlowReader,
     emits: u32,
 }
 
@@ -55,6 +66,9 @@ struct Side {
     disconnected: bool,
     heard: Vec<Sent>,
     emitted: Vec<Sent>,
+    /// Of each of them, the key of which it is the latest.
+    keys: Vec<Option<u64>>,
+    dropped: Dropped,
 }
 
 /// One connection as its client sees it.
@@ -67,7 +81,14 @@ struct Far {
     is_safe: bool,
     sent: Vec<Sent>,
     pinged: Vec<Vec<u8>>,
+    /// What has come and was not compared.
     received: Vec<Sent>,
+    /// How many have come.
+    count: usize,
+    /// The index, among those that were emitted, behind the last that has come.
+    next: usize,
+    /// The network gives it few bytes at a time.
+    is_slow: bool,
     head: Vec<u8>,
     is_upgraded: bool,
     is_compressed: bool,
@@ -123,9 +144,12 @@ pub fn run(data: &[u8]) {
 
 fn server(input: &mut Input<'_>) -> Server<State> {
     let settings = input.byte();
+    let policy =
+        [SlowReader::Disconnect, SlowReader::DropNewest, SlowReader::DropOldest][usize::from(input.byte() % 3)];
     let max_outbox = [1024, 5000, 40_000, 200_000][usize::from(settings & 3)];
     let builder = Server::builder()
         .max_outbox(max_outbox)
+        .slow_reader(policy)
         .max_message([300, 3000, 40_000, 1 << 20][usize::from(settings >> 2 & 3)])
         .receive_buffer([1024, 20_000][usize::from(settings >> 4 & 1)]);
     #[cfg(feature = "deflate")]
@@ -136,7 +160,7 @@ fn server(input: &mut Input<'_>) -> Server<State> {
         _ => Some(Deflate::dedicated().client_context_takeover(false).server_window_bits(9)),
     });
     let mut server =
-        builder.build(State { sides: Vec::new(), max_outbox, emits: 0 }).expect("the settings are in range");
+        builder.build(State { sides: Vec::new(), max_outbox, policy, emits: 0 }).expect("the settings are in range");
     let greets = settings >> 7 == 1;
     let opened = move |state: &mut State, kws: &mut Socket<'_, State>| {
         let side = &mut state.sides[client_of(kws)];
@@ -170,8 +194,16 @@ fn clients(sockets: &mut Sockets<'_, State>) -> Vec<usize> {
     clients
 }
 
+/// The clients whose connections are open, each with how many messages it was refused.
+fn refusals(sockets: &mut Sockets<'_, State>) -> Vec<(usize, u64)> {
+    let mut refusals = Vec::new();
+    sockets.for_each(|kws| refusals.push((client_of(kws), kws.dropped().newest)));
+    refusals
+}
+
 fn heard(state: &mut State, ep: &mut EventPayload<'_, State>, event: Event) {
     let side = &mut state.sides[client_of(&ep.kws)];
+    side.dropped = ep.kws.dropped();
     assert!(side.opened, "{event} on a connection that is not open");
     assert!(!side.disconnected, "{event} after disconnect");
     match event {
@@ -205,29 +237,39 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
     match verb & 15 {
         0..=5 => {
             let message = message(state, verb, len);
-            let alive = kws.is_alive();
-            let emitted = match verb & 64 {
-                0 => kws.emit(&message),
-                _ => kws.emit(Uncompressed(&message)),
+            let (alive, before) = (kws.is_alive(), kws.dropped().replaced);
+            let key = (verb & 15 < 2).then_some(u64::from(verb & 1));
+            let emitted = match (key, verb & 64) {
+                (Some(key), 0) => kws.emit(Latest(key, &message)),
+                (Some(key), _) => kws.emit(Latest(key, Uncompressed(&message))),
+                (None, 0) => kws.emit(&message),
+                (None, _) => kws.emit(Uncompressed(&message)),
             };
             is_as_it_must_be(state, alive, &message, emitted);
-            note(state, own, &message, emitted);
+            if kws.dropped().replaced == before {
+                note(state, own, &message, key, emitted);
+            } else {
+                let side = &mut state.sides[own];
+                let at = side.keys.iter().rposition(|each| *each == key).expect("it replaces one with its key");
+                side.emitted[at] = (message.is_text(), message.as_bytes().to_vec());
+            }
         }
         6 | 7 => {
             let message = message(state, verb, len);
-            let mut before = clients(&mut kws.sockets());
+            let mut before = refusals(&mut kws.sockets());
             let reached = match verb & 1 {
                 0 => kws.broadcast(&message),
                 _ => kws.broadcast_all(&message),
             };
             if verb & 1 == 0 {
-                before.retain(|&client| client != own);
+                before.retain(|&(client, _)| client != own);
             }
-            let after = clients(&mut kws.sockets());
-            let got = before.into_iter().filter(|client| after.contains(client) && message.len() <= state.max_outbox);
-            let got: Vec<usize> = got.collect();
-            assert_eq!(reached, got.len(), "whoever it did not reach is no longer open");
-            got.into_iter().for_each(|client| note(state, client, &message, Emitted::Queued));
+            // Whoever is open still and has refused nothing.
+            let after = refusals(&mut kws.sockets());
+            let got = before.into_iter().filter(|each| after.contains(each) && message.len() <= state.max_outbox);
+            let got: Vec<(usize, u64)> = got.collect();
+            assert_eq!(reached, got.len(), "broadcast counts whom it reached");
+            got.into_iter().for_each(|(client, _)| note(state, client, &message, None, Emitted::Queued));
         }
         8 => {
             let alive = kws.is_alive();
@@ -249,7 +291,7 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
             let message = message(state, verb, len);
             let emitted = kws.emit_to(to, &message).expect("it is open");
             is_as_it_must_be(state, true, &message, emitted);
-            note(state, client, &message, emitted);
+            note(state, client, &message, None, emitted);
         }
         12 => drop(kws.fire(state, "fired", "data")),
         13 => drop(kws.set_uuid(ikisocket::Uuid::from_u128(u128::from(len % 3)))),
@@ -287,8 +329,9 @@ fn is_as_it_must_be(state: &State, alive: bool, message: &Message<'_>, emitted: 
     }
 }
 
-fn note(state: &mut State, client: usize, message: &Message<'_>, emitted: Emitted) {
+fn note(state: &mut State, client: usize, message: &Message<'_>, key: Option<u64>, emitted: Emitted) {
     if emitted.ok().is_ok() {
+        state.sides[client].keys.push(key);
         state.sides[client].emitted.push((message.is_text(), message.as_bytes().to_vec()));
     }
 }
@@ -340,6 +383,9 @@ fn dial(harness: &mut Harness<State>, fars: &mut Vec<Far>, input: &mut Input<'_>
         sent: Vec::new(),
         pinged: Vec::new(),
         received: Vec::new(),
+        count: 0,
+        next: 0,
+        is_slow: settings & 1 != 0 && number < 64,
         head: Vec::new(),
         is_upgraded: false,
         is_compressed: false,
@@ -401,7 +447,7 @@ fn do_something(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &m
             harness.reset(far.client);
         }
         // Long enough for large reads, and for the message limit.
-        _ => far.send_message(harness, true, vec![b'z'; len * 200], what & 2 != 0),
+        _ => far.send_message(harness, true, vec![b'z'; len * if far.is_slow { 2 } else { 200 }], what & 2 != 0),
     }
 }
 
@@ -510,8 +556,15 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
     for (at, far) in fars.iter_mut().enumerate() {
         let bytes = harness.read(far.client);
         far.receive(bytes);
-        let side = &harness.state().sides[at];
-        assert!(side.emitted.starts_with(&far.received), "client {at} received what was not emitted, or with a gap");
+        let state = harness.state();
+        let side = &state.sides[at];
+        for message in far.received.drain(..) {
+            let mut rest = side.emitted.iter().skip(far.next);
+            let gap = rest.position(|each| *each == message).expect("what is received was emitted, in this order");
+            assert!(gap == 0 || state.policy == SlowReader::DropOldest, "client {at} misses a message");
+            far.next += gap + 1;
+            far.count += 1;
+        }
         if far.is_proper {
             assert!(far.sent.starts_with(&side.heard), "listeners heard what client {at} did not send");
         }
@@ -519,7 +572,10 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
     }
     let (state, mut sockets) = harness.server().lend();
     let most = state.max_outbox + BESIDE;
-    sockets.for_each(|kws| assert!(kws.waiting() <= most, "{} bytes wait", kws.waiting()));
+    sockets.for_each(|kws| {
+        assert!(kws.waiting() <= most, "{} bytes wait", kws.waiting());
+        state.sides[client_of(kws)].dropped = kws.dropped();
+    });
     let open = clients(&mut sockets);
     assert_eq!(open.len(), sockets.len());
     for client in open {
@@ -539,7 +595,8 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
         let side = &harness.state().sides[at];
         let is_open = open.contains(&at);
         if far.is_safe && far.is_upgraded && !side.is_too_slow && (is_open || far.is_closed) {
-            assert_eq!(far.received.len(), side.emitted.len(), "client {at} did not get all that was emitted");
+            let due = side.emitted.len() - side.dropped.oldest as usize;
+            assert_eq!(far.count, due, "client {at} did not get all that was emitted");
         }
         if far.is_safe && far.is_proper && far.is_upgraded && is_open {
             assert_eq!(side.heard.len(), far.sent.len(), "listeners did not hear all that client {at} sent");
@@ -560,7 +617,7 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
 
 /// A server, a client, and things to do.
 pub fn generate(random: &mut Random) -> Vec<u8> {
-    let mut data = vec![random.byte()];
+    let mut data = vec![random.byte(), random.byte()];
     for _ in 0..=random.below(3) {
         let settings = if random.one_in(2) { random.byte() & 0x80 } else { random.byte() };
         data.extend([0, settings, random.byte()]);
