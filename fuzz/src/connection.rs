@@ -623,8 +623,9 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
         data.extend([0, settings, random.byte()]);
     }
     for _ in 0..random.below(50) {
-        let what = match random.below(8) {
+        let what = match random.below(10) {
             0 => random.byte(),
+            5 | 6 => 168 + random.below(88) as u8,
             1 | 2 => 20 + random.below(40) as u8,
             3 | 4 => 70 + random.below(40) as u8,
             _ => 112 + random.below(56) as u8,
