@@ -54,6 +54,8 @@ struct State {
     max_outbox: usize,
     policy: SlowReader,
     emits: u32,
+    /// What failed in a callback, where the server catches it.
+    failures: Vec<String>,
 }
 
 /// One connection as the server's callbacks see it.
@@ -159,8 +161,9 @@ fn server(input: &mut Input<'_>) -> Server<State> {
         2 => Some(Deflate::dedicated().minimum(0)),
         _ => Some(Deflate::dedicated().client_context_takeover(false).server_window_bits(9)),
     });
-    let mut server =
-        builder.build(State { sides: Vec::new(), max_outbox, policy, emits: 0 }).expect("the settings are in range");
+    let mut server = builder
+        .build(State { sides: Vec::new(), max_outbox, policy, emits: 0, failures: Vec::new() })
+        .expect("the settings are in range");
     let greets = settings >> 7 == 1;
     let opened = move |state: &mut State, kws: &mut Socket<'_, State>| {
         let side = &mut state.sides[client_of(kws)];
@@ -170,6 +173,7 @@ fn server(input: &mut Input<'_>) -> Server<State> {
         }
     };
     server.route("/:name", opened).expect("it is a pattern");
+    server.recover(|state, panic| state.failures.push(format!("in {}: {}", panic.event, panic.message)));
     for event in EVENTS {
         server.on(event, move |state, ep| heard(state, ep, event));
     }
@@ -571,6 +575,7 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
         assert!(!far.is_upgraded || side.opened, "client {at} was upgraded without its route");
     }
     let (state, mut sockets) = harness.server().lend();
+    assert_eq!(state.failures, [""; 0]);
     let most = state.max_outbox + BESIDE;
     sockets.for_each(|kws| {
         assert!(kws.waiting() <= most, "{} bytes wait", kws.waiting());

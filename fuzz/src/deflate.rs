@@ -1,10 +1,12 @@
-//! Whatever was compressed comes out again, at every window and level, also through `flate2`'s own inflate; whatever arrives becomes at
+//! Whatever was compressed comes out again, at every window and level, also through `flate2`'s own inflate and a slow one that sees how far
+//! back it refers; whatever arrives becomes at
 //! most as long as the limit, in as much memory, and what comes of it is what `flate2`'s own inflate makes of it, byte by byte. An offer
 //! is agreed on as a slow reader of RFC 7692 §7.1 would.
 //!
 //! An input: one byte that says which of these three it is for, one for the window, one for the level or the limit, and the rest.
 
 use super::input::{Input, Random, cut};
+use super::slow_inflate::SlowInflate;
 use flate2::{Decompress, FlushDecompress, Status};
 use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
 use ikisocket::protocol::{Decoded, Decoder, Deflater, Inflater, Opcode, Role, Rules, Violation, encode_frame};
@@ -112,6 +114,7 @@ impl Slow {
 fn there_and_back(bits: u8, level: u8, mut input: Input<'_>) {
     let mut deflater = Deflater::new(level, bits);
     let (mut inflater, mut wide, mut slow) = (Inflater::new(bits), Inflater::new(15), Slow::new(bits));
+    let mut slowest = SlowInflate::default();
     let sizes = input.array::<3>();
     let mut before = Vec::new();
     for _ in 0..8 {
@@ -136,6 +139,13 @@ fn there_and_back(bits: u8, level: u8, mut input: Input<'_>) {
             assert!(out == [b"before", &message[..]].concat(), "{} bytes are others", message.len());
         }
         assert!(slow.inflate(&wire, message.len()).as_ref() == Ok(&message));
+        // A look at every bit takes its time.
+        if slowest.out.len() + message.len() < 20_000 {
+            assert!(slowest.message(&wire) == message);
+            assert!(slowest.farthest <= 1 << bits, "{} bytes back in a window of {bits} bits", slowest.farthest);
+        } else {
+            slowest.out.extend_from_slice(&message);
+        }
         if !keep && settings & 4 != 0 {
             inflater.reset();
         }

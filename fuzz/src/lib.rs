@@ -9,4 +9,6 @@ pub mod connection;
 pub mod deflate;
 pub mod frames;
 pub mod input;
+#[cfg(feature = "deflate")]
+pub mod slow_inflate;
 pub mod upgrade;

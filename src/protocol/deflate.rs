@@ -228,6 +228,10 @@ mod tests {
         assert!(second.len() * 4 < first.len(), "{} {}", first.len(), second.len());
         let mut alone = Inflater::new(15);
         assert_eq!(inflated(&mut alone, &second), Err(Violation::InvalidDeflate), "it refers to the first");
+        let mut forgetful = Inflater::new(15);
+        assert_eq!(inflated(&mut forgetful, &first), Ok(text(300)));
+        forgetful.reset();
+        assert_eq!(inflated(&mut forgetful, &second), Err(Violation::InvalidDeflate));
     }
 
     #[test]
