@@ -320,6 +320,23 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
 }
 
 #[test]
+fn a_message_for_which_room_had_to_be_made_is_compressed_too() {
+    let mut server = server_with(with(Deflate::dedicated()).max_outbox(40_000));
+    server.route("/:name", enter).unwrap();
+    let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");
+    let text = prices(15_000);
+    // The third finds no room until the socket has taken the first two.
+    with_socket(&mut server, "ann", |ann| assert!((0..3).all(|_| ann.emit(&text).ok().is_ok())));
+    for _ in 0..3 {
+        assert_eq!(ann.next(&mut server), (true, text.clone()));
+    }
+    assert!((0..3).all(|_| server.lend().1.broadcast(&text) == 1));
+    for _ in 0..3 {
+        assert_eq!(ann.next(&mut server), (true, text.clone()));
+    }
+}
+
+#[test]
 fn a_message_in_fragments_is_decompressed_as_one() {
     let mut server = echo(with(Deflate::dedicated()));
     let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate");

@@ -270,6 +270,11 @@ mod tests {
     }
 
     #[test]
+    fn debug_output_names_the_places() {
+        assert!(format!("{:?}", routes(&["/ws/a"])).contains("/ws/a"));
+    }
+
+    #[test]
     fn a_param_is_one_segment_that_is_not_empty() {
         assert_leads(&["/ws/:id"], "/ws/7", Some(("/ws/:id", &["7"])));
         for path in ["/ws", "/ws/", "/ws/7/", "/ws/7/8", "/ws//", "", "ws/7", "//ws/7"] {

@@ -495,7 +495,9 @@ mod tests {
         let lines: String = (0..15).map(|n| format!("X-Header-{n}: some value\r\n")).collect();
         let head = format!("GET /ws HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let request = parse(&head);
-        assert!(request.heap_bytes() <= head.len(), "{} for {}", request.heap_bytes(), head.len());
+        let said = request.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let range = said..=head.len();
+        assert!(range.contains(&request.heap_bytes()), "{} for {}", request.heap_bytes(), head.len());
         assert!(size_of::<Request>() <= 24);
     }
 
@@ -514,6 +516,6 @@ mod tests {
     #[test]
     fn debug_output_holds_no_secrets() {
         let request = parse("GET / HTTP/1.1\r\nHost: a\r\nCookie: secret\r\n\r\n");
-        assert!(!format!("{request:?}").contains("secret"));
+        assert!(format!("{request:?}").contains("GET") && !format!("{request:?}").contains("secret"));
     }
 }

@@ -284,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn every_status_that_is_in_use_has_a_reason_phrase() {
+        let registered =
+            [200..=206, 300..=304, 307..=308, 400..=406, 408..=417, 421..=422, 426..=426, 428..=429, 431..=431];
+        let registered = registered.into_iter().chain([500..=505, 511..=511]);
+        let registered: Vec<u16> = registered.flatten().collect();
+        for status in 200..=599 {
+            assert_eq!(!reason(status).is_empty(), registered.contains(&status), "{status}");
+        }
+    }
+
+    #[test]
     fn a_header_cannot_split_the_answer() {
         let header = |name: &'static str, value: &'static str| Response::new(200).header(name, value).err();
         for value in ["a\r\nX: b", "a\nb", "a\rb", "a\0b", "\x7f"] {

@@ -220,6 +220,25 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_what_browsers_say() {
+        assert!(["*", "null", "https://example.org", "http://[::1]:8080"].into_iter().all(is_origin));
+        for text in [
+            "",
+            "example.org",
+            "https://",
+            "://a",
+            "a b://c",
+            "https://a/",
+            "https://a?b",
+            "https://a#b",
+            "https://me@a",
+            "https://a b",
+        ] {
+            assert!(!is_origin(text), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_token_is_what_the_rfc_says() {
         assert!(is_token("graphql-transport-ws") && is_token("v1.chat!#$%&'*+^_`|~"));
         for text in ["", "a b", "a,b", "a\r", "ü", "\"a\"", "a/b", "a:"] {

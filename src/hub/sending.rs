@@ -159,10 +159,7 @@ impl<T: Transport> Hub<T> {
                 }
                 None => self.emit_frame(token, opcode.plain(), payload, how.key),
             },
-            Way::Own => {
-                connection.outbox.use_queue(&mut self.stage);
-                self.emit_frame(token, opcode.compressed(), payload, how.key)
-            }
+            Way::Own => self.emit_frame(token, opcode.compressed(), payload, how.key),
         }
     }
 
@@ -173,6 +170,10 @@ impl<T: Transport> Hub<T> {
         }
         let connection = &mut self.connections[token.index as usize];
         let (stage, now) = (&mut self.stage, self.now);
+        // Not before there is room: making it may end the queue.
+        if connection.compresses_late() {
+            connection.outbox.use_queue(stage);
+        }
         let mut offered = Ok(Flushed::All);
         if connection.outbox.is_blocked() {
             match key {
@@ -359,14 +360,15 @@ impl<T: Transport> Hub<T> {
         let How { compress, key } = forms.how;
         let way = connection.way(forms.payload.len(), compress);
         let shared = forms.get(way, &mut self.stage, &mut self.common);
-        if way == Way::Own {
-            connection.outbox.use_queue(&mut self.stage);
-        }
         if let Err(error) = self.make_room(token, shared.len(), key) {
             self.stats.emits_refused.count(error);
             return false;
         }
         let connection = &mut self.connections[token.index as usize];
+        // Not before there is room: making it may end the queue.
+        if way == Way::Own {
+            connection.outbox.use_queue(&mut self.stage);
+        }
         match key.filter(|_| connection.outbox.is_blocked()) {
             Some(key) => {
                 let replaced = connection.outbox.push_shared_latest(&mut self.stage, shared, key);

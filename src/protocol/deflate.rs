@@ -46,9 +46,16 @@ impl Deflater {
     /// Appends the compressed `payload` to `out`. With `keep` the next message may refer to this one (context takeover), else it
     /// will begin anew.
     pub fn deflate(&mut self, payload: &[u8], keep: bool, out: &mut Vec<u8>) {
-        if payload.is_empty() {
-            return out.push(NOTHING);
+        match payload {
+            [] => out.push(NOTHING),
+            _ => self.compress(payload, out),
         }
+        if !keep {
+            self.stream.reset();
+        }
+    }
+
+    fn compress(&mut self, payload: &[u8], out: &mut Vec<u8>) {
         let mut rest = payload;
         loop {
             out.reserve(rest.len() / 2 + 64);
@@ -62,9 +69,6 @@ impl Deflater {
         }
         debug_assert!(out.ends_with(&TAIL));
         out.truncate(out.len() - TAIL.len());
-        if !keep {
-            self.stream.reset();
-        }
     }
 }
 
@@ -224,6 +228,10 @@ mod tests {
         assert!(second.len() * 4 < first.len(), "{} {}", first.len(), second.len());
         let mut alone = Inflater::new(15);
         assert_eq!(inflated(&mut alone, &second), Err(Violation::InvalidDeflate), "it refers to the first");
+        let mut forgetful = Inflater::new(15);
+        assert_eq!(inflated(&mut forgetful, &first), Ok(text(300)));
+        forgetful.reset();
+        assert_eq!(inflated(&mut forgetful, &second), Err(Violation::InvalidDeflate));
     }
 
     #[test]
@@ -232,6 +240,15 @@ mod tests {
         let first = deflated(&mut deflater, &text(300), false);
         assert_eq!(deflated(&mut deflater, &text(300), false), first);
         assert_eq!(inflated(&mut Inflater::new(15), &first), Ok(text(300)));
+    }
+
+    #[test]
+    fn also_an_empty_message_that_is_not_kept_ends_the_context() {
+        let (mut deflater, mut inflater) = (Deflater::new(6, 15), Inflater::new(15));
+        let alone = deflated(&mut deflater, &text(300), true);
+        let nothing = deflated(&mut deflater, b"", false);
+        assert_eq!(deflated(&mut deflater, &text(300), false), alone);
+        assert_eq!(inflated(&mut inflater, &nothing), Ok(vec![]));
     }
 
     /// RFC 7692 §7.2.3: the examples.

@@ -267,6 +267,17 @@ mod tests {
     }
 
     #[test]
+    fn a_message_tells_its_content_and_its_kind() {
+        let (text, binary) = (Message::from("hi"), Message::from(b"hi!"));
+        assert_eq!((text.len(), text.is_empty(), text.is_text()), (2, false, true));
+        assert_eq!((binary.len(), binary.is_empty(), binary.is_text()), (3, false, false));
+        assert_eq!((text.payload().as_str(), binary.payload().as_str()), (Some("hi"), None));
+        assert_eq!((text.payload().is_text(), text.payload().is_binary()), (true, false));
+        assert_eq!((binary.payload().is_text(), binary.payload().is_binary()), (false, true));
+        assert_eq!(&*binary.payload(), b"hi!");
+    }
+
+    #[test]
     fn a_default_payload_is_empty() {
         assert!(Payload::default().is_empty());
         assert!(Payload::default().is_binary());
