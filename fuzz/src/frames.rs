@@ -161,7 +161,6 @@ fn payload_of_data(rest: &[u8]) -> usize {
 
 /// The frame that `rest` begins with: its length and what is complete by it. `None`: it is not there in full; what is there of its
 /// payload is then in `open`.
-#[expect(clippy::type_complexity)]
 fn slow_frame(
     rest: &[u8],
     open: &mut Option<Open>,
