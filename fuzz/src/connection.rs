@@ -652,7 +652,7 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
                 data.push(content.len() as u8);
                 data.extend(content);
             }
-            168.. => data.push(random.byte()),
+            168..=191 | 200.. => data.push(random.byte()),
             _ => {}
         }
     }
