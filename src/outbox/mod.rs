@@ -352,7 +352,24 @@ impl Outbox {
 
     /// Offers the socket all that waits, until all is taken or the socket takes no more.
     pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
-        self.flush_with(stage, out, now, None)
+        let Self::Staged { from, to } = self else { return self.flush_with(stage, out, now, None) };
+        let frames = &stage.log[*from as usize..*to as usize];
+        let written = offer_one(out, frames)?;
+        stage.written += written as u64;
+        if written == frames.len() {
+            *self = Self::Empty;
+            stage.leave();
+            return Ok(Flushed::All);
+        }
+        let rest = Bytes::copy_from_slice(&frames[frame_start(frames, written)..]);
+        let begun = written - frame_start(frames, written);
+        stage.leave();
+        let mut queue = stage.queue();
+        queue.push(rest);
+        queue.consume(begun);
+        queue.block(now);
+        *self = Self::Queued(queue);
+        Ok(Flushed::Blocked)
     }
 
     /// As [`flush`](Self::flush); with a compressor whose messages refer to each other, frames that wait to be compressed are, just
@@ -365,36 +382,18 @@ impl Outbox {
         compress: Option<&mut Compress<'_>>,
     ) -> io::Result<Flushed> {
         match self {
-            Self::Empty => Ok(Flushed::All),
-            Self::Staged { from, to } => {
-                let frames = &stage.log[*from as usize..*to as usize];
-                let written = offer_one(out, frames)?;
-                stage.written += written as u64;
-                if written == frames.len() {
-                    *self = Self::Empty;
-                    stage.leave();
-                    return Ok(Flushed::All);
-                }
-                let rest = Bytes::copy_from_slice(&frames[frame_start(frames, written)..]);
-                let begun = written - frame_start(frames, written);
-                stage.leave();
-                let mut queue = stage.queue();
-                queue.push(rest);
-                queue.consume(begun);
-                queue.block(now);
-                *self = Self::Queued(queue);
-                Ok(Flushed::Blocked)
-            }
+            Self::Empty => return Ok(Flushed::All),
+            Self::Staged { .. } => return self.flush(stage, out, now),
             Self::Queued(queue) => {
                 if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
                     return Ok(Flushed::Blocked);
                 }
-                if let Self::Queued(queue) = std::mem::take(self) {
-                    stage.recycle(queue);
-                }
-                Ok(Flushed::All)
             }
         }
+        if let Self::Queued(queue) = std::mem::take(self) {
+            stage.recycle(queue);
+        }
+        Ok(Flushed::All)
     }
 
     /// Forgets every frame of which the peer has received nothing.
