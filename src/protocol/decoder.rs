@@ -493,6 +493,8 @@ mod tests {
         assert_fails_at(&fragments(1001), 1001 * 6, too_many, &rules);
         let empty_to_the_end = [fragments(1000), frame(Continuation, LAST, b"")].concat();
         assert_fails_at(&empty_to_the_end, 1001 * 6, too_many, &rules);
+        let too_many = Violation::TooManyEmptyFragments { limit: 2 };
+        assert_fails_at(&fragments(3), 3 * 6, too_many, &rules.max_empty_fragments(2));
 
         let unfragmented = frame(Text, LAST, b"").repeat(2000);
         assert_eq!(outcome(&unfragmented, &rules).0.len(), 2000);
