@@ -249,7 +249,7 @@ impl<T> Connection<T> {
         match &mut self.compression {
             Some(compression) if compression.keeps_context() => {
                 let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
-                self.outbox.flush_with(stage, &mut self.socket, now, Some(&mut compress))
+                self.outbox.flush_compressing(stage, &mut self.socket, now, &mut compress)
             }
             _ => self.outbox.flush(stage, &mut self.socket, now),
         }

@@ -492,10 +492,7 @@ impl<S> Server<S> {
                 self.hub.writable(token);
             }
             if event.is_readable() {
-                match self.is_spent(&turn) {
-                    false => self.read(token, event.is_read_closed(), 0, &mut buffer, &mut turn),
-                    true => self.put_off(token),
-                }
+                self.read_within_budget(token, event.is_read_closed(), &mut buffer, &mut turn);
             }
         }
         // There may be more than were taken.
@@ -640,6 +637,15 @@ impl<S> Server<S> {
             self.accepting.push(listener);
         }
         (self.others, self.hub.more) = (true, true);
+    }
+
+    /// Reads what a connection has to say, in the next turn if this one has done its work.
+    #[inline]
+    fn read_within_budget(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        match self.is_spent(turn) {
+            false => self.read(token, to_the_end, 0, buffer, turn),
+            true => self.put_off(token),
+        }
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
@@ -885,7 +891,7 @@ impl<S> Server<S> {
                 self.hub.writable(token);
             }
             if readiness.readable {
-                self.read(token, readiness.read_closed, 0, buffer, turn);
+                self.read_within_budget(token, readiness.read_closed, buffer, turn);
             }
         }
     }

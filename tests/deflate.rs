@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read};
-
-use common::{Diary, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until, upgrade_request, with_socket};
-use ikisocket::protocol::{Decoded, Decoder, Deflater, Inflater, Message, Role, Rules};
+use common::{
+    Diary, Frames, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until, upgrade_request, with_socket,
+};
+use ikisocket::protocol::{Decoded, Deflater, Inflater, Message, Role, Rules};
 use ikisocket::{Builder, Deflate, Event, Server, Socket, Uncompressed};
 
 const RSV1: u8 = 0x40;
@@ -17,8 +17,7 @@ const MIB: usize = 1024 * 1024;
 /// A client that agreed on compression.
 struct Client {
     raw: Raw,
-    received: Vec<u8>,
-    decoder: Decoder,
+    frames: Frames,
     inflater: Inflater,
     deflater: Deflater,
     /// The value of the answer's `Sec-WebSocket-Extensions`.
@@ -31,38 +30,21 @@ type Came = (bool, String);
 impl Client {
     #[track_caller]
     fn connect(server: &mut Server<Diary>, path: &str, offer: &str) -> Self {
-        let mut raw = Raw::connect(server);
-        let request = upgrade_request(path);
-        raw.send(request.trim_end().as_bytes());
-        raw.send(format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n").as_bytes());
-        let mut head = Vec::new();
-        turn_until(server, |_| {
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && matches!((&raw.stream).read(&mut byte), Ok(1)) {
-                head.push(byte[0]);
-            }
-            head.ends_with(b"\r\n\r\n")
-        });
-        let head = String::from_utf8(head).unwrap();
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let plain = upgrade_request(path);
+        let request = format!("{}\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n", plain.trim_end());
+        let (raw, head) = Raw::upgrade_with(server, &request);
         let answer = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ").map(str::to_owned));
-        Self {
-            raw,
-            received: Vec::new(),
-            decoder: Decoder::new(),
-            inflater: Inflater::new(15),
-            deflater: Deflater::new(6, 15),
-            answer,
-        }
+        Self { raw, frames: Frames::default(), inflater: Inflater::new(15), deflater: Deflater::new(6, 15), answer }
     }
 
-    fn forgets(&self) -> bool {
-        self.answer.as_ref().is_some_and(|answer| answer.contains("server_no_context_takeover"))
+    /// Whether this was agreed on.
+    fn agreed_on(&self, parameter: &str) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.contains(parameter))
     }
 
     /// The compressed form of a message; the next one refers to it unless that was agreed not to be.
     fn deflated(&mut self, payload: &[u8]) -> Vec<u8> {
-        let keep = !self.answer.as_ref().is_some_and(|answer| answer.contains("client_no_context_takeover"));
+        let keep = !self.agreed_on("client_no_context_takeover");
         let mut out = Vec::new();
         self.deflater.deflate(payload, keep, &mut out);
         out
@@ -75,41 +57,24 @@ impl Client {
 
     /// The next message, if it is there.
     fn try_next(&mut self) -> Option<Came> {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            let rules = Rules::default().role(Role::Client).compression(true).max_message(64 * MIB);
-            let mut input = &mut self.received[..];
-            let decoded = self.decoder.decode(&mut input, &rules).unwrap();
-            let came = match decoded {
-                None => None,
-                Some(Decoded::Message(Message::Text(text))) => Some((false, text.into_owned())),
-                Some(Decoded::Compressed(compressed)) => {
-                    let mut out = Vec::new();
-                    self.inflater.inflate(&compressed.payload, 64 * MIB, &mut out).unwrap();
-                    if self.answer.as_ref().is_some_and(|answer| answer.contains("server_no_context_takeover")) {
-                        self.inflater.reset();
-                    }
-                    Some((true, String::from_utf8(out).unwrap()))
+        let rules = Rules::default().role(Role::Client).compression(true).max_message(64 * MIB);
+        let forgets = self.agreed_on("server_no_context_takeover");
+        let Self { raw, frames, inflater, .. } = self;
+        frames.next(raw, &rules, |decoded| match decoded {
+            Decoded::Message(Message::Text(text)) => (false, text.into_owned()),
+            Decoded::Compressed(compressed) => {
+                let mut out = Vec::new();
+                inflater.inflate(&compressed.payload, 64 * MIB, &mut out).unwrap();
+                if forgets {
+                    inflater.reset();
                 }
-                Some(Decoded::Pong(data)) => Some((false, format!("pong {}", String::from_utf8_lossy(&data)))),
-                Some(Decoded::Ping(data)) => Some((false, format!("ping {}", String::from_utf8_lossy(&data)))),
-                Some(Decoded::Close(close)) => {
-                    Some((false, format!("close {}", close.map_or(1005, |close| close.code.into()))))
-                }
-                Some(other) => panic!("{other:?}"),
-            };
-            let left = input.len();
-            self.received.drain(..self.received.len() - left);
-            if came.is_some() {
-                return came;
+                (true, String::from_utf8(out).unwrap())
             }
-            match (&self.raw.stream).read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
+            Decoded::Pong(data) => (false, format!("pong {}", String::from_utf8_lossy(&data))),
+            Decoded::Ping(data) => (false, format!("ping {}", String::from_utf8_lossy(&data))),
+            Decoded::Close(close) => (false, format!("close {}", close.map_or(1005, |close| close.code.into()))),
+            other => panic!("{other:?}"),
+        })
     }
 
     #[track_caller]
@@ -420,7 +385,7 @@ fn with_takeover_what_waits_is_counted_uncompressed() {
     let mut server = server_with(with(Deflate::dedicated()));
     server.route("/:name", enter).unwrap();
     let ann = Client::connect(&mut server, "/ann", "permessage-deflate");
-    assert!(!ann.forgets());
+    assert!(!ann.agreed_on("server_no_context_takeover"));
     with_socket(&mut server, "ann", |ann| {
         ann.emit("x".repeat(1000));
         ann.emit("x".repeat(1000));

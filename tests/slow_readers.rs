@@ -5,8 +5,8 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{CLOSE, Client, Diary, PING, Raw, enter, frame, server_with, turn_for, turn_until, with_socket};
-use ikisocket::protocol::{Decoded, Decoder, Message, Role, Rules};
+use common::{CLOSE, Client, Diary, Frames, PING, Raw, enter, frame, server_with, turn_for, turn_until, with_socket};
+use ikisocket::protocol::{Decoded, Message, Role, Rules};
 use ikisocket::{Builder, EmitError, Emitted, Error, Event, Latest, Server, SlowReader, Socket};
 
 const KIB: usize = 1024;
@@ -27,37 +27,23 @@ fn server_of(settings: Builder) -> Server<Diary> {
 /// A client that reads when it is asked to.
 struct Reader {
     raw: Raw,
-    decoder: Decoder,
-    received: Vec<u8>,
+    frames: Frames,
 }
 
 impl Reader {
     fn connect(server: &mut Server<Diary>, path: &str) -> Self {
-        Self { raw: Raw::upgrade(server, path), decoder: Decoder::new(), received: Vec::new() }
+        Self { raw: Raw::upgrade(server, path), frames: Frames::default() }
     }
 
     fn try_next(&mut self) -> Option<String> {
-        let mut buffer = [0; 16 * KIB];
-        loop {
-            let mut input = &mut self.received[..];
-            let decoded = self.decoder.decode(&mut input, &Rules::default().role(Role::Client)).unwrap();
-            let came = decoded.map(|decoded| match decoded {
-                Decoded::Message(Message::Text(text)) => text.into_owned(),
-                Decoded::Ping(_) => "ping".to_owned(),
-                Decoded::Pong(_) => "pong".to_owned(),
-                Decoded::Close(close) => format!("close {}", close.map_or(1005, |close| close.code.into())),
-                other => panic!("{other:?}"),
-            });
-            let left = input.len();
-            self.received.drain(..self.received.len() - left);
-            if came.is_some() {
-                return came;
-            }
-            match std::io::Read::read(&mut &self.raw.stream, &mut buffer) {
-                Ok(0) | Err(_) => return None,
-                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
-            }
-        }
+        let rules = Rules::default().role(Role::Client);
+        self.frames.next(&self.raw, &rules, |decoded| match decoded {
+            Decoded::Message(Message::Text(text)) => text.into_owned(),
+            Decoded::Ping(_) => "ping".to_owned(),
+            Decoded::Pong(_) => "pong".to_owned(),
+            Decoded::Close(close) => format!("close {}", close.map_or(1005, |close| close.code.into())),
+            other => panic!("{other:?}"),
+        })
     }
 
     /// Reads until `last` comes.

@@ -7,7 +7,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use super::Hub;
+use super::{Hub, alive};
 use crate::attributes::Attributes;
 use crate::compression::Compression;
 use crate::connection::{Farewell, Phase, Transport};
@@ -275,14 +275,7 @@ impl<T: Transport> Hub<T> {
 
     /// Nothing more is read or written: the connection is removed at the end of the turn.
     pub(crate) fn bury(&mut self, token: Token) {
-        let Some(connection) =
-            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
-        else {
-            return;
-        };
-        if matches!(connection.phase, Phase::Dead) {
-            return;
-        }
+        let Some(connection) = alive(&mut self.connections, token) else { return };
         debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
         connection.phase = Phase::Dead;
         self.stats.bytes_dropped += connection.outbox.waiting() as u64;

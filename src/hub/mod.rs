@@ -101,6 +101,16 @@ impl Uuids {
     }
 }
 
+/// The connection that a token names, if it is still there. It borrows the slots alone, so that the rest of the hub can be used beside it.
+fn named<T>(connections: &mut Slab<Connection<T>>, token: Token) -> Option<&mut Connection<T>> {
+    connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+}
+
+/// The same, if it is not to be removed at the end of the turn.
+fn alive<T>(connections: &mut Slab<Connection<T>>, token: Token) -> Option<&mut Connection<T>> {
+    named(connections, token).filter(|connection| !matches!(connection.phase, Phase::Dead))
+}
+
 impl<T: Transport> Hub<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -152,7 +162,7 @@ impl<T: Transport> Hub<T> {
     }
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Connection<T>> {
-        self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
+        named(&mut self.connections, token)
     }
 
     pub(crate) fn find(&self, uuid: Uuid) -> Option<Token> {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::Hub;
+use super::{Hub, named};
 use crate::connection::{Phase, Transport};
 use crate::error::Error;
 use crate::protocol::{Decoded, Message, Opcode};
@@ -45,8 +45,7 @@ impl<T: Transport> Hub<T> {
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
     pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
         while !input.is_empty() {
-            let connection =
-                self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)?;
+            let connection = named(&mut self.connections, token)?;
             let open = match connection.phase {
                 Phase::Open => true,
                 Phase::Closing(_) => false,

@@ -5,9 +5,9 @@
 
 use uuid::Uuid;
 
-use super::{Hub, Record};
+use super::{Hub, Record, alive, named};
 use crate::compression::{Common, Way};
-use crate::connection::{Connection, Phase, Transport};
+use crate::connection::{Connection, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
 use crate::outgoing::{How, Outgoing};
@@ -98,8 +98,7 @@ pub(crate) enum Audience<'a> {
 impl<T: Transport> Hub<T> {
     #[inline]
     pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
-        let connection = self.connections.get_mut(token.index as usize);
-        let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+        let Some(connection) = named(&mut self.connections, token).filter(|c| c.is_open()) else {
             self.stats.emits_refused.closed += 1;
             return Emitted::Refused(EmitError::Closed);
         };
@@ -352,8 +351,7 @@ impl<T: Transport> Hub<T> {
     /// Gives one connection a shared frame, whatever waits there; whether it took it.
     fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
         // It may stand in a list twice, and have failed meanwhile.
-        let connection = self.connections.get_mut(token.index as usize);
-        let Some(connection) = connection.filter(|c| c.generation == token.generation && c.is_open()) else {
+        let Some(connection) = named(&mut self.connections, token).filter(|c| c.is_open()) else {
             self.stats.emits_refused.closed += 1;
             return false;
         };
@@ -408,14 +406,7 @@ impl<T: Transport> Hub<T> {
     /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
     pub(crate) fn flush(&mut self, token: Token) {
         let now = self.now;
-        let Some(connection) =
-            self.connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
-        else {
-            return;
-        };
-        if matches!(connection.phase, Phase::Dead) {
-            return;
-        }
+        let Some(connection) = alive(&mut self.connections, token) else { return };
         let waited = !connection.outbox.is_empty();
         let result = connection.flush(&mut self.stage, now);
         if connection.pressed && connection.is_open() && connection.outbox.waiting() <= self.limits.low_water {

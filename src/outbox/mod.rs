@@ -2,7 +2,7 @@
 //!
 //! It knows `io::Write`, frame boundaries and byte counts. It knows no connection, no listener and no clock but the time it is
 //! handed. Bytes leave in the order in which they came, with two exceptions: a control frame may pass whole frames
-//! that still wait, and of several waiting pongs only the latest goes out (RFC 6455 §5.5.3).
+//! that still wait, and of several pongs that came after the socket was found full only the latest goes out (RFC 6455 §5.5.3).
 //!
 //! While a socket takes what it is given, frames are appended to one log that the whole loop shares (the `Stage`), and
 //! each connection remembers only which part of it is its own: an echo needs no buffer, and a broadcast is encoded
@@ -352,7 +352,31 @@ impl Outbox {
 
     /// Offers the socket all that waits, until all is taken or the socket takes no more.
     pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
-        let Self::Staged { from, to } = self else { return self.flush_with(stage, out, now, None) };
+        match self {
+            Self::Empty => Ok(Flushed::All),
+            Self::Staged { .. } => self.flush_staged(stage, out, now),
+            Self::Queued(_) => self.flush_queue(stage, out, now, None),
+        }
+    }
+
+    /// As [`flush`](Self::flush), for a connection whose compressed messages refer to each other: frames that are marked as compressed are,
+    /// just before they are offered.
+    pub(crate) fn flush_compressing(
+        &mut self,
+        stage: &mut Stage,
+        out: &mut impl Write,
+        now: u64,
+        compress: &mut Compress<'_>,
+    ) -> io::Result<Flushed> {
+        match self {
+            Self::Queued(_) => self.flush_queue(stage, out, now, Some(compress)),
+            _ => self.flush(stage, out, now),
+        }
+    }
+
+    #[inline]
+    fn flush_staged(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+        let Self::Staged { from, to } = self else { return Ok(Flushed::All) };
         let frames = &stage.log[*from as usize..*to as usize];
         let written = offer_one(out, frames)?;
         stage.written += written as u64;
@@ -372,23 +396,17 @@ impl Outbox {
         Ok(Flushed::Blocked)
     }
 
-    /// As [`flush`](Self::flush); with a compressor whose messages refer to each other, frames that wait to be compressed are, just
-    /// before they are offered.
-    pub(crate) fn flush_with(
+    #[inline(never)]
+    fn flush_queue(
         &mut self,
         stage: &mut Stage,
         out: &mut impl Write,
         now: u64,
         compress: Option<&mut Compress<'_>>,
     ) -> io::Result<Flushed> {
-        match self {
-            Self::Empty => return Ok(Flushed::All),
-            Self::Staged { .. } => return self.flush(stage, out, now),
-            Self::Queued(queue) => {
-                if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
-                    return Ok(Flushed::Blocked);
-                }
-            }
+        let Self::Queued(queue) = self else { return Ok(Flushed::All) };
+        if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
+            return Ok(Flushed::Blocked);
         }
         if let Self::Queued(queue) = std::mem::take(self) {
             stage.recycle(queue);
@@ -414,7 +432,7 @@ impl Outbox {
     }
 
     /// Frames from here on wait in the connection's own queue until it is flushed. Those that are marked as compressed still have to be: see
-    /// [`flush_with`](Self::flush_with).
+    /// [`flush_compressing`](Self::flush_compressing).
     pub(crate) fn use_queue(&mut self, stage: &mut Stage) {
         self.queued(stage);
     }

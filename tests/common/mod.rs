@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use ikisocket::protocol::{Decoded, Decoder, Rules};
 use ikisocket::{Builder, Error, Event, EventPayload, Recovered, Server, Socket, Uuid};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
@@ -330,8 +331,14 @@ impl Raw {
     /// Connects and upgrades; what follows the response head stays unread.
     #[track_caller]
     pub fn upgrade<S>(server: &mut Server<S>, path: &str) -> Self {
+        Self::upgrade_with(server, &upgrade_request(path)).0
+    }
+
+    /// Connects and upgrades with a request of one's own; the response head comes back too.
+    #[track_caller]
+    pub fn upgrade_with<S>(server: &mut Server<S>, request: &str) -> (Self, String) {
         let mut raw = Self::connect(server);
-        raw.send(upgrade_request(path).as_bytes());
+        raw.send(request.as_bytes());
         let mut head = Vec::new();
         turn_until(server, |_| {
             let mut byte = [0];
@@ -340,8 +347,9 @@ impl Raw {
             }
             head.ends_with(b"\r\n\r\n")
         });
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-        raw
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        (raw, head)
     }
 
     /// Sends bytes that fit into the socket.
@@ -371,6 +379,37 @@ impl Raw {
             Err(error) => Some(Err(error)),
         })?;
         Ok(bytes)
+    }
+}
+
+/// What a server sends to a raw client, frame by frame.
+#[derive(Default)]
+pub struct Frames {
+    received: Vec<u8>,
+    decoder: Decoder,
+}
+
+impl Frames {
+    /// The next thing that is complete, as `take` makes it of that, if it is there.
+    pub fn next<R>(&mut self, raw: &Raw, rules: &Rules, take: impl FnOnce(Decoded<'_>) -> R) -> Option<R> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let mut input = &mut self.received[..];
+            let decoded = self.decoder.decode(&mut input, rules).unwrap();
+            if let Some(decoded) = decoded {
+                let taken = take(decoded);
+                let left = input.len();
+                self.received.drain(..self.received.len() - left);
+                return Some(taken);
+            }
+            self.received.clear(); // The decoder keeps what is incomplete.
+            match (&raw.stream).read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 }
 
