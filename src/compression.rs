@@ -95,7 +95,7 @@ impl Deflate {
     }
 
     /// What a request's offer comes to: what the connection keeps, and the value of `Sec-WebSocket-Extensions`.
-    pub(crate) fn agree(&self, request: &Request) -> Option<(Box<Compression>, String)> {
+    pub(crate) fn agree(&self, request: &Request) -> Option<(Agreed, String)> {
         let (agreed, answer) = agree_on_deflate(request, &self.params)?;
         let compression = Compression {
             kind: Kind { level: self.level, bits: agreed.server_max_window_bits },
@@ -125,6 +125,9 @@ pub(crate) enum Way {
     /// Compressed when it goes to the socket, because the messages after it refer to it.
     Own,
 }
+
+/// What a connection keeps of what was agreed on: a word.
+pub(crate) type Agreed = Box<Compression>;
 
 /// What one connection keeps for permessage-deflate.
 pub(crate) struct Compression {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::compression::{Compression, Way};
+use crate::compression::{Agreed, Way};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Key, Request};
 use crate::limits::Limits;
@@ -178,7 +178,7 @@ pub(crate) struct Connection<T> {
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
     /// Compression was agreed on.
-    pub(crate) compression: Option<Box<Compression>>,
+    pub(crate) compression: Option<Agreed>,
     pub(crate) generation: u32,
     /// Which of the server's routes it came by.
     pub(crate) route: u32,

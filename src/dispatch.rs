@@ -89,6 +89,8 @@ pub(crate) fn received<S>(
         Received::Message(message) => (Event::Message, message.payload()),
         Received::Ping(data) => (Event::Ping, Payload::Binary(data)),
         Received::Pong(data) => (Event::Pong, Payload::Binary(data)),
+        // That is for `upgrade`.
+        Received::Request => return,
     };
     tell(state, hub, registry, token, event, Details { data, ..Details::default() });
 }
@@ -145,24 +147,21 @@ pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &R
 
 #[cold]
 fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
-    match record {
-        Record::Pressure => tell(state, hub, registry, token, Event::Pressure, Details::default()),
-        Record::Relief => tell(state, hub, registry, token, Event::Relief, Details::default()),
-        Record::Close { code, reason } => {
-            let details = Details { code: Some(*code), reason, ..Details::default() };
-            tell(state, hub, registry, token, Event::Close, details);
-        }
+    let usual = Details::default();
+    let (event, details) = match record {
+        Record::Pressure => (Event::Pressure, usual),
+        Record::Relief => (Event::Relief, usual),
+        Record::Close { code, reason } => (Event::Close, Details { code: Some(*code), reason, ..usual }),
         Record::Error { error, data } => {
-            hub.telling_error = true;
-            let details = Details { error: Some(error), data: Payload::Text(data), ..Details::default() };
-            tell(state, hub, registry, token, Event::Error, details);
-            hub.telling_error = false;
+            (Event::Error, Details { error: Some(error), data: Payload::Text(data), ..usual })
         }
         Record::Disconnect { error, code, reason, clean } => {
-            let details = Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..Details::default() };
-            tell(state, hub, registry, token, Event::Disconnect, details);
+            (Event::Disconnect, Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..usual })
         }
-    }
+    };
+    hub.telling_error = event == Event::Error;
+    tell(state, hub, registry, token, event, details);
+    hub.telling_error = false;
 }
 
 /// Calls the listeners of a built-in event.

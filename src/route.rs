@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::builder::Builder;
-use crate::compression::Compression;
+use crate::compression::Agreed;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
 use crate::connection::{PeerAddress, Ticket};
@@ -163,13 +163,13 @@ impl<S> Registry<S> {
 
     /// What a request's offer of compression comes to: what the connection keeps, and the answer.
     #[cfg(feature = "deflate")]
-    pub(crate) fn agree_on_compression(&self, route: u32, request: &Request) -> Option<(Box<Compression>, String)> {
+    pub(crate) fn agree_on_compression(&self, route: u32, request: &Request) -> Option<(Agreed, String)> {
         self.routes[route as usize].deflate.unwrap_or(self.deflate)?.agree(request)
     }
 
     /// Every offer of compression is declined.
     #[cfg(not(feature = "deflate"))]
-    pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Box<Compression>, String)> {
+    pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Agreed, String)> {
         None
     }
 

@@ -1,7 +1,7 @@
 //! The server: the user's door, and the turn of the loop that everything happens in.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -23,9 +23,9 @@ use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::event::EventPayload;
 use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
-use crate::hub::Hub;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
+use crate::hub::{Hub, Received};
 use crate::listen::{Accepted, Listener, ListeningSocket};
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
@@ -649,14 +649,14 @@ impl<S> Server<S> {
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream may be behind it. So many bytes at the front of `buffer` were read `before`.
+    /// stream may be behind it. So many bytes at the front of `buffer` were read `before`, and their input has begun.
     fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
         for _ in 0..READS_PER_TURN {
-            let Some(connection) = self.hub.get_mut(token) else { return };
             let read = match std::mem::take(&mut before) {
-                0 => connection.socket.read(buffer),
-                before => Ok(before),
+                0 => self.hub.read(token, buffer),
+                before => Some(Ok(before)),
             };
+            let Some(read) = read else { return };
             match read {
                 Ok(0) => {
                     self.hub.peer_finished(token);
@@ -664,7 +664,6 @@ impl<S> Server<S> {
                 }
                 Ok(read) => {
                     turn.read += read;
-                    self.hub.stats.bytes_in += read as u64;
                     self.handle_input(token, &mut buffer[..read], turn);
                     if read < buffer.len() && !to_the_end {
                         return;
@@ -753,18 +752,17 @@ impl<S> Server<S> {
     /// Handles what was read from one connection, and writes its replies once.
     fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
         let Self { state, hub, registry, .. } = self;
-        if hub.begin_input(token) {
-            upgrade::receive(state, hub, registry, token, &mut input, turn);
-        }
-        while let Some(received) = hub.receive(token, &mut input) {
-            turn.messages += 1;
-            dispatch::received(state, hub, registry, token, &received);
+        while !input.is_empty() {
+            match hub.receive(token, &mut input) {
+                Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
+                Some(received) => {
+                    turn.messages += 1;
+                    dispatch::received(state, hub, registry, token, &received);
+                }
+                None => hub.discard(token, std::mem::take(&mut input).len()),
+            }
             dispatch::tell_records(state, hub, registry);
         }
-        if !input.is_empty() {
-            hub.discard(token, input.len());
-        }
-        dispatch::tell_records(state, hub, registry);
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
     }
@@ -784,10 +782,10 @@ impl<S> Server<S> {
         }
         hub.begin_input(token);
         let mut early = upgrade::resume(state, hub, registry, answer, turn);
-        hub.end_input(token);
         self.tell();
-        if !early.is_empty() {
-            self.read(token, true, early.len(), &mut early, turn);
+        match early.len() {
+            0 => self.hub.end_input(token),
+            before => self.read(token, true, before, &mut early, turn),
         }
     }
 

@@ -14,10 +14,10 @@ pub(crate) enum Way {
     Own,
 }
 
-/// There is none.
-pub(crate) enum Compression {}
+/// There is none, so that what asks a connection for it costs nothing.
+pub(crate) enum Agreed {}
 
-impl Compression {
+impl Agreed {
     pub(crate) fn way(&self, _: usize) -> Way {
         match *self {}
     }

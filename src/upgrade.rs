@@ -44,7 +44,7 @@ pub(crate) fn receive<S>(
                 Ok(Scan::Partial) => {
                     head.received.extend_from_slice(input);
                     *partial = Some(Box::new(head));
-                    return;
+                    return advance(input, input.len());
                 }
                 Err(refusal) => Err(refusal),
             }
@@ -59,7 +59,7 @@ pub(crate) fn receive<S>(
                     advance(input, len - before);
                     Request::parse(&head.received[..len], &limits)
                 }
-                Ok(Scan::Partial) => return,
+                Ok(Scan::Partial) => return advance(input, take),
                 Err(refusal) => Err(refusal),
             }
         }

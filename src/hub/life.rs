@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::{Hub, alive};
 use crate::attributes::Attributes;
-use crate::compression::Compression;
+use crate::compression::Agreed;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request};
@@ -60,7 +60,7 @@ pub(crate) struct Upgraded {
     pub(crate) head: Vec<u8>,
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
-    pub(crate) compression: Option<Box<Compression>>,
+    pub(crate) compression: Option<Agreed>,
     pub(crate) slow_reader: SlowReader,
 }
 

@@ -1,9 +1,10 @@
 //! What comes in from one peer: from the bytes that were read to what listeners have to hear of.
 //!
-//! It knows no socket that is read from and no listener, and what becomes of a connection is not decided here: a close frame, a
-//! violation and too much of anything are handed to `life`.
+//! It knows no listener, and what becomes of a connection is not decided here: a close frame, a violation and too much of anything are
+//! handed to `life`.
 
 use std::borrow::Cow;
+use std::io;
 
 use super::{Hub, named};
 use crate::connection::{Phase, Transport};
@@ -14,32 +15,38 @@ use crate::token::Token;
 /// Input that is read and thrown away after the last word was said to a peer, at most, in bytes.
 const MAX_DISCARDED: u32 = 256 * 1024;
 
-/// What a peer sent, when user code has to hear of it.
+/// What a peer sent, when somebody has to hear of it.
 pub(crate) enum Received<'i> {
+    /// It is not upgraded: what is in the input belongs to its request, or comes behind it.
+    Request,
     Message(Message<'i>),
     Ping(Cow<'i, [u8]>),
     Pong(Cow<'i, [u8]>),
 }
 
 impl<T: Transport> Hub<T> {
-    /// Something has come in, a sign of life. From here to [`end_input`](Self::end_input) this connection's own replies are
-    /// collected. Returns whether it is still handshaking, the answer to its request included.
-    pub(crate) fn begin_input(&mut self, token: Token) -> bool {
-        self.active = Some(token.index);
-        let now = self.now;
-        let Some(connection) = self.get_mut(token) else { return false };
-        match connection.phase {
-            Phase::Open => {
-                connection.since = now;
+    /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life. It is to be handed to
+    /// [`receive`](Self::receive), and up to [`end_input`](Self::end_input) the connection's own replies are collected.
+    pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        let connection = named(&mut self.connections, token)?;
+        let result = connection.socket.read(buffer);
+        if let Ok(read @ 1..) = result {
+            self.stats.bytes_in += read as u64;
+            self.active = Some(token.index);
+            if matches!(connection.phase, Phase::Open) {
+                connection.since = self.now;
                 // Its entry in the timers was for its death; the next ping may be due sooner.
                 if std::mem::take(&mut connection.pinged) {
                     self.arm(token.index);
                 }
-                false
             }
-            Phase::Handshaking(_) | Phase::Parked(_) => true,
-            _ => false,
         }
+        Some(result)
+    }
+
+    /// The same for what was not read just now.
+    pub(crate) fn begin_input(&mut self, token: Token) {
+        self.active = Some(token.index);
     }
 
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
@@ -49,6 +56,7 @@ impl<T: Transport> Hub<T> {
             let open = match connection.phase {
                 Phase::Open => true,
                 Phase::Closing(_) => false,
+                Phase::Handshaking(_) | Phase::Parked(_) => return Some(Received::Request),
                 _ => return None,
             };
             let rules = match connection.compression {

@@ -109,7 +109,10 @@ impl<T: Transport> Hub<T> {
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
             self.stats.messages_out += 1;
-            self.mark(token);
+            if !connection.dirty && self.active != Some(token.index) {
+                connection.dirty = true;
+                self.dirty.push(token);
+            }
             return Emitted::Queued;
         }
         self.emit_more(token, opcode, payload, how)

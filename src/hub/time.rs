@@ -147,12 +147,13 @@ mod tests {
     fn a_sweep_looks_at_so_many_and_leaves_the_rest_due() {
         let mut hub = hub();
         hub.limits.ping_after = 1000;
-        let tokens: Vec<_> = (0..5).map(|_| open(&mut hub, 0).0).collect();
+        let peers: Vec<_> = (0..5).map(|_| open(&mut hub, 0)).collect();
         // All were heard from since: none is due, but each has to be looked at.
         hub.now = 999;
-        for &token in &tokens {
-            hub.begin_input(token);
-            hub.end_input(token);
+        for (token, far) in &peers {
+            far.send(b"x");
+            assert_eq!(hub.read(*token, &mut [0; 8]).unwrap().unwrap(), 1);
+            hub.end_input(*token);
         }
         hub.now = 1000;
         let left = [3, 3].map(|mut looks| (hub.pop_due(&mut looks), hub.next_deadline().map(|next| next <= hub.now)));
@@ -176,11 +177,12 @@ mod tests {
     #[test]
     fn the_bytes_of_a_slow_request_give_it_no_more_time() {
         let mut hub = hub();
-        let (token, _) = insert(&mut hub, 0);
+        let (token, far) = insert(&mut hub, 0);
         let late = hub.next_deadline().unwrap();
         for now in (1..late).step_by(100) {
             hub.now = now;
-            assert!(hub.begin_input(token));
+            far.send(b"x");
+            assert_eq!(hub.read(token, &mut [0; 8]).unwrap().unwrap(), 1);
             hub.end_input(token);
             assert_eq!(hub.pop_due(&mut 1), None);
         }

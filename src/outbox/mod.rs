@@ -351,6 +351,7 @@ impl Outbox {
     }
 
     /// Offers the socket all that waits, until all is taken or the socket takes no more.
+    #[inline]
     pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
         match self {
             Self::Empty => Ok(Flushed::All),
@@ -374,7 +375,7 @@ impl Outbox {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn flush_staged(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
         let Self::Staged { from, to } = self else { return Ok(Flushed::All) };
         let frames = &stage.log[*from as usize..*to as usize];
