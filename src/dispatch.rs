@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::event::{Event, EventPayload, Listener, is_reserved};
 use crate::handle::Command;
-use crate::hub::{Hub, Received, Record};
-use crate::protocol::{CloseCode, Payload};
+use crate::hub::{Hub, Record};
+use crate::protocol::{CloseCode, Message, Payload};
 use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};
 use crate::socket::{Socket, Sockets};
@@ -77,22 +77,28 @@ pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
     tell_records(state, hub, registry);
 }
 
-/// Tells what a peer has sent.
-pub(crate) fn received<S>(
+/// Tells of a message.
+pub(crate) fn message<S>(
     state: &mut S,
     hub: &mut Hub<Stream>,
     registry: &Registry<S>,
     token: Token,
-    received: &Received<'_>,
+    message: &Message<'_>,
 ) {
-    let (event, data) = match received {
-        Received::Message(message) => (Event::Message, message.payload()),
-        Received::Ping(data) => (Event::Ping, Payload::Binary(data)),
-        Received::Pong(data) => (Event::Pong, Payload::Binary(data)),
-        // That is for `upgrade`.
-        Received::Request => return,
-    };
-    tell(state, hub, registry, token, event, Details { data, ..Details::default() });
+    tell(state, hub, registry, token, Event::Message, Details { data: message.payload(), ..Details::default() });
+}
+
+/// Tells of a ping or a pong.
+#[cold]
+pub(crate) fn control<S>(
+    state: &mut S,
+    hub: &mut Hub<Stream>,
+    registry: &Registry<S>,
+    token: Token,
+    event: Event,
+    data: &[u8],
+) {
+    tell(state, hub, registry, token, event, Details { data: Payload::Binary(data), ..Details::default() });
 }
 
 /// Calls what the next timer that is due calls, unless it was set after `newest`; whether there was one.

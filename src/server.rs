@@ -755,9 +755,13 @@ impl<S> Server<S> {
         while !input.is_empty() {
             match hub.receive(token, &mut input) {
                 Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
-                Some(received) => {
+                Some(Received::Message(message)) => {
                     turn.messages += 1;
-                    dispatch::received(state, hub, registry, token, &received);
+                    dispatch::message(state, hub, registry, token, &message);
+                }
+                Some(Received::Control(event, data)) => {
+                    turn.messages += 1;
+                    dispatch::control(state, hub, registry, token, event, &data);
                 }
                 None => hub.discard(token, std::mem::take(&mut input).len()),
             }

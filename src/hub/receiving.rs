@@ -9,6 +9,7 @@ use std::io;
 use super::{Hub, named};
 use crate::connection::{Phase, Transport};
 use crate::error::Error;
+use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode};
 use crate::token::Token;
 
@@ -20,8 +21,8 @@ pub(crate) enum Received<'i> {
     /// It is not upgraded: what is in the input belongs to its request, or comes behind it.
     Request,
     Message(Message<'i>),
-    Ping(Cow<'i, [u8]>),
-    Pong(Cow<'i, [u8]>),
+    /// A ping, which is answered, or a pong.
+    Control(Event, Cow<'i, [u8]>),
 }
 
 impl<T: Transport> Hub<T> {
@@ -82,9 +83,9 @@ impl<T: Transport> Hub<T> {
                 }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
-                    return Some(Received::Ping(data));
+                    return Some(Received::Control(Event::Ping, data));
                 }
-                Ok(Some(Decoded::Pong(data))) if open => return Some(Received::Pong(data)),
+                Ok(Some(Decoded::Pong(data))) if open => return Some(Received::Control(Event::Pong, data)),
                 Ok(Some(Decoded::Close(frame))) => {
                     self.peer_closed(token, frame);
                     return None;
