@@ -7,6 +7,7 @@
 //! cargo bench --bench limit -- --reference PROGRAM # our raw against another program of its kind, to see that it is no slower
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
 //! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
+//! cargo bench --bench limit -- --instructions     # what an echo costs beside its system calls, counted by callgrind, of valgrind
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
@@ -22,6 +23,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 mod deflate;
+mod instructions;
 mod picture;
 mod raw;
 mod server;
@@ -117,8 +119,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--peers"] => table(true),
         ["--idle"] => idle(),
         ["--deflate"] => deflate::table(&Programs::build()?),
+        ["--instructions"] => instructions::table(&Programs::build()?),
         ["--reference", program] => reference(Path::new(program)),
-        _ => Err("unknown arguments: nothing, --peers, --idle, --deflate, --draw or --reference PROGRAM".into()),
+        _ => {
+            Err("unknown arguments: nothing, --peers, --idle, --deflate, --instructions, --draw or --reference PROGRAM"
+                .into())
+        }
     }
 }
 
@@ -247,9 +253,16 @@ impl Programs {
         messages: usize,
         options: &[&str],
     ) -> Result<Value, Box<dyn Error>> {
+        let several = [format!("--connections={connections}"), format!("--messages={messages}")];
+        let several = several.each_ref().map(String::as_str);
+        let fixed = ["idle", &server.url("/echo"), "--pid", &server.pid(), "--duration=0.5", "--json=-"];
+        self.load(&fixed, &[&several, options].concat())
+    }
+
+    /// What the load tool says when it is run like this.
+    fn load(&self, scenario: &[&str], options: &[&str]) -> Result<Value, Box<dyn Error>> {
         let mut load = pinned(CORES[1], &self.load);
-        load.args(["idle", &server.url("/echo"), "--pid", &server.pid(), "--duration=0.5", "--json=-"]);
-        load.args([format!("--connections={connections}"), format!("--messages={messages}")]).args(options);
+        load.args(scenario).args(options);
         read(load)
     }
 }

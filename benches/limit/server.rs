@@ -50,6 +50,13 @@ impl Running {
         Err(format!("{count} connections cannot be held: see ulimit -n").into())
     }
 
+    /// Ends the server in its own time, as somebody at the keyboard would.
+    pub fn interrupt(mut self) -> Result<(), Box<dyn Error>> {
+        Command::new("kill").args(["-INT", &self.pid()]).status()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("ws://{}{path}", self.address)
     }
