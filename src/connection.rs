@@ -135,6 +135,13 @@ pub(crate) enum Goal {
     Page { page: usize, head_only: bool },
 }
 
+impl Goal {
+    /// Whether it was asked for by HEAD: the answer has no body then.
+    pub(crate) fn is_head_only(&self) -> bool {
+        matches!(self, Self::Page { head_only: true, .. })
+    }
+}
+
 /// Says to whoever is to answer a request that it waits, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket(pub(crate) Arc<AtomicBool>);

@@ -125,8 +125,8 @@ pub enum EmitError {
         /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
         limit: usize,
     },
-    /// The peer reads too slowly: the outbox is full and the socket took nothing more. The connection is being disconnected
-    /// with [`Error::SlowConsumer`].
+    /// The peer reads too slowly: the outbox is full and the socket took nothing more. With [`SlowReader::Disconnect`](crate::SlowReader) the
+    /// connection is being disconnected with [`Error::SlowConsumer`]; with the other policies it stays open, and the message was dropped.
     #[error("the peer reads too slowly: its outbox is full")]
     Full,
     /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).

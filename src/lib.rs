@@ -264,7 +264,8 @@
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
 //! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
-//! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011.
+//! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011 if it is
+//!   open, but for one in an `error` listener, which closes nothing. A request whose filter or page panics gets 500.
 //!
 //! # Slow readers
 //!
@@ -365,7 +366,7 @@
 //! | `Broadcast`, `kws.Broadcast(m, true)`, `kws.Broadcast(m, false)` | [`Sockets::broadcast`], [`Socket::broadcast`], [`Socket::broadcast_all`] |
 //! | `GetUUID`, `SetUUID`, `IsAlive` | [`Socket::uuid`], [`set_uuid`](Socket::set_uuid), [`is_alive`](Socket::is_alive) |
 //! | `SetAttribute`, `GetAttribute`, `GetStringAttribute`, `GetIntAttribute` | [`Socket::set_attribute`], [`attribute`](Socket::attribute), [`string_attribute`](Socket::string_attribute), [`int_attribute`](Socket::int_attribute) |
-//! | `Close` | [`Socket::close`], [`close_with`](Socket::close_with) |
+//! | `Close` | [`Socket::close`], [`close_with`](Socket::close_with); without a goodbye [`abort`](Socket::abort) |
 //! | `CloseAll`, `Drain`, `IsDraining` | [`Sockets::shutdown`], [`refuse_upgrades`](Sockets::refuse_upgrades), [`is_refusing`](Sockets::is_refusing) |
 //! | `kws.Conn` | [`Socket::conn`] |
 //! | `EventPayload{Kws, Name, SocketUUID, SocketAttributes, Error, Data}` | [`EventPayload`], with `code`, `reason` and `clean` beside |

@@ -167,7 +167,7 @@ impl<S> Sockets<'_, S> {
         self.registry.schedule.set(at, Callback::Repeated { every, callback: Box::new(callback) })
     }
 
-    /// Cancels a timer or an interval, which may be the one that is just running; whether there was one. From now on it is not called, also
+    /// Cancels a timer or an interval, which may be an interval that is just running; whether there was one. From now on it is not called, also
     /// if it is due in this turn.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         self.registry.schedule.remove(timer).is_some()

@@ -331,8 +331,8 @@ impl<S> Server<S> {
         self
     }
 
-    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the connection that it happened on is closed with 1011;
-    /// whether the state can still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
+    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the connection that it happened on is closed with 1011 if
+    /// it is open, unless it was in an `error` listener; a request whose filter or page panics gets 500. Whether the state can still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
     pub fn recover<F>(&mut self, handler: F) -> &mut Self
     where
         F: Fn(&mut S, &Recovered) + 'static,

@@ -174,7 +174,7 @@ impl<S> Sockets<'_, S> {
     /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a reason, behind all that was emitted before, and waits
     /// for their goodbyes. It goes on being polled until [`Server::is_finished`](crate::Server::is_finished); [`Server::run`](crate::Server::run) then returns.
     ///
-    /// A second call closes at once whoever was not closed yet, and changes nothing about the deadline.
+    /// A second call closes at once whoever was not closed yet, with its own code and reason, and changes nothing about the deadline.
     ///
     /// # Errors
     ///
@@ -335,6 +335,21 @@ impl<S> Socket<'_, S> {
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
     pub fn close_with(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), CloseError> {
         self.hub.close(self.token, code.into(), reason)
+    }
+
+    /// Cuts the connection off, for whoever does not deserve a goodbye: what waits is dropped, the peer sees a reset (TCP) or an end without a
+    /// close frame, and the descriptor is free at the end of the turn. `disconnect` follows, without a code and not clean. What was emitted
+    /// earlier in the same turn may not have been sent.
+    ///
+    /// ```
+    /// use ikisocket::{Event, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.on(Event::Pressure, |(), ep| ep.kws.abort());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abort(&mut self) {
+        self.hub.abort(self.token);
     }
 
     // What it is told of beside.

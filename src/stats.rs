@@ -142,6 +142,8 @@ by_cause! {
         silent,
         /// A listener panicked: [`Error::Panicked`].
         panicked,
+        /// You cut it off: [`Socket::abort`](crate::Socket::abort).
+        aborted,
     }
 }
 

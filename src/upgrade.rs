@@ -66,7 +66,7 @@ pub(crate) fn receive<S>(
     };
     match request {
         Ok(request) => answer(state, hub, registry, token, request, turn),
-        Err(refusal) => refuse(hub, token, &refusal, false),
+        Err(refusal) => hub.refuse(token, &refusal, false),
     }
     keep_early(hub, token, input);
 }
@@ -77,7 +77,7 @@ fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
     let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
     if parked.early.len() + input.len() > limit {
-        return refuse(hub, token, &Refusal::Malformed("too much was sent before it was answered"), false);
+        return hub.refuse(token, &Refusal::Malformed("too much was sent before it was answered"), false);
     }
     parked.early.extend_from_slice(input);
     advance(input, input.len());
@@ -123,7 +123,7 @@ pub(crate) fn resume<S>(
 pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
-        Some(Phase::Handshaking(Some(_))) => refuse(hub, token, &Refusal::TimedOut, false),
+        Some(Phase::Handshaking(Some(_))) => hub.refuse(token, &Refusal::TimedOut, false),
         Some(Phase::Parked(_)) => undecided(hub, token),
         _ => {}
     }
@@ -131,7 +131,7 @@ pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
 
 /// Answers a request about which nobody has decided.
 fn undecided(hub: &mut Hub<Stream>, token: Token) {
-    refuse(hub, token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
+    hub.refuse(token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
 fn answer<S>(
@@ -144,7 +144,7 @@ fn answer<S>(
 ) {
     let head_only = request.method() == "HEAD";
     let Some((place, values)) = registry.places.find(request.path()) else {
-        return refuse(hub, token, &Refusal::NotFound, head_only);
+        return hub.refuse(token, &Refusal::NotFound, head_only);
     };
     let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
     match (&place.route, &place.page) {
@@ -152,7 +152,7 @@ fn answer<S>(
             request.set_params(names, &values);
             let key = match check_upgrade(hub, registry, &request, *route, page.is_some()) {
                 Ok(key) => key,
-                Err(refusal) => return refuse(hub, token, &refusal, head_only),
+                Err(refusal) => return hub.refuse(token, &refusal, head_only),
             };
             let goal = Goal::Connection { route: *route, key };
             let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
@@ -160,14 +160,14 @@ fn answer<S>(
         }
         (_, Some((page, names))) => {
             if !head_only && request.method() != "GET" {
-                return refuse(hub, token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" }, head_only);
+                return hub.refuse(token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" }, head_only);
             }
             request.set_params(names, &values);
             let goal = Goal::Page { page: *page, head_only };
             let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
             admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
         }
-        _ => refuse(hub, token, &Refusal::NotFound, head_only),
+        _ => hub.refuse(token, &Refusal::NotFound, head_only),
     }
     dispatch::tell_records(state, hub, registry);
 }
@@ -193,13 +193,14 @@ fn admit<S>(
     }
     match (goal, verdict) {
         (Goal::Connection { .. }, Err(response)) => {
+            log::debug!("a filter refused {} with {}", incoming.peer, response.status());
             hub.stats.requests_refused.filter += 1;
-            respond(hub, token, &response, false);
+            hub.respond(token, &response, false);
         }
         (Goal::Connection { route, key }, Ok(())) => {
             // Filters may have changed that, or the time that they took.
             if let Err(refusal) = check_room(hub) {
-                return refuse(hub, token, &refusal, false);
+                return hub.refuse(token, &refusal, false);
             }
             upgrade(hub, registry, token, route, &key, incoming);
             turn.opened += 1;
@@ -210,7 +211,7 @@ fn admit<S>(
                 Err(response) => response,
                 Ok(()) => call_page(state, hub, registry, page, &incoming),
             };
-            respond(hub, token, &response, head_only);
+            hub.respond(token, &response, head_only);
             turn.pages += 1;
             hub.stats.pages += 1;
         }
@@ -219,7 +220,8 @@ fn admit<S>(
 
 fn park(hub: &mut Hub<Stream>, incoming: Incoming, parked: Parked) {
     if hub.stopping.is_some() {
-        return refuse(hub, incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+        let head_only = parked.goal.is_head_only();
+        return hub.refuse(incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, head_only);
     }
     let Some(connection) = hub.get_mut(incoming.token) else { return };
     connection.request = Some(incoming.request);
@@ -302,18 +304,6 @@ fn call_page<S>(
 
 fn internal_error() -> Response {
     Response::text("Internal server error.\n").with_status(500)
-}
-
-fn refuse(hub: &mut Hub<Stream>, token: Token, refusal: &Refusal, head_only: bool) {
-    hub.stats.requests_refused.count(refusal);
-    log::debug!("refused with {}: {refusal}", refusal.status());
-    respond(hub, token, &refusal.response(), head_only);
-}
-
-fn respond(hub: &mut Hub<Stream>, token: Token, response: &Response, head_only: bool) {
-    let mut bytes = Vec::new();
-    response.encode(head_only, &mut bytes);
-    hub.respond(token, bytes);
 }
 
 /// Drops `len` bytes from the front.

@@ -422,3 +422,41 @@ fn who_never_upgraded_has_no_events() {
     }
     assert_eq!(server.state().entries, []);
 }
+
+// Abort.
+
+#[test]
+fn abort_cuts_off_at_once_and_is_told_as_a_disconnect_without_a_code() {
+    let mut server = server();
+    let mut ann = Raw::upgrade(&mut server, "/ann");
+    with_socket(&mut server, "ann", |kws| {
+        kws.emit("never sent");
+        kws.abort();
+        assert!(!kws.is_alive());
+        kws.abort();
+        assert_eq!(kws.emit("too late"), Emitted::Refused(EmitError::Closed));
+    });
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_eq!(server.state().events("ann"), ["connect", "disconnect"]);
+    let told = server.state().only("ann", "disconnect");
+    assert_eq!((&told.error, told.code, told.clean), (&None, None, false));
+    let error = ann.read_to_end(&mut server).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let stats = server.stats();
+    assert_eq!((stats.disconnects.aborted, stats.disconnects.total(), stats.closed), (1, 1, 1));
+}
+
+#[test]
+fn abort_does_not_wait_for_the_answer_to_a_close_and_tells_what_that_said() {
+    let mut server = server();
+    let _ann = Client::connect(&mut server, "/ann");
+    with_socket(&mut server, "ann", |kws| {
+        kws.close_with(4000, "enough").unwrap();
+        kws.abort();
+    });
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    assert_eq!(server.state().events("ann"), ["connect", "close", "disconnect"]);
+    let told = server.state().only("ann", "disconnect");
+    assert_eq!((told.code, &*told.reason, told.clean), (Some(4000), "enough", false));
+    assert_eq!(server.stats().disconnects.aborted, 1);
+}

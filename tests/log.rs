@@ -77,7 +77,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     let mut stranger = Raw::connect(&server);
     stranger.send(b"GET / HTTP/1.0\r\n\r\n");
     stranger.read_to_end(&mut server).unwrap();
-    assert_logged([(Level::Debug, "refused with 404: ")]);
+    assert_logged([(Level::Debug, "refused 127.0.0.1:")]);
     bob.vanish();
     turn_until(&mut server, |server| server.state().is_gone("bob"));
     assert_logged([(Level::Debug, "connection 127.0.0.1:")]);

@@ -7,12 +7,12 @@ use std::io;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use super::{Hub, alive};
+use super::{Hub, alive, named};
 use crate::attributes::Attributes;
 use crate::compression::Agreed;
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
-use crate::handshake::{Refusal, Request};
+use crate::handshake::{Refusal, Request, Response};
 use crate::limits::RETRY_AFTER;
 use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
@@ -90,12 +90,22 @@ impl<T: Transport> Hub<T> {
         self.mark(token);
     }
 
-    /// The peer gets a response instead, and is seen off.
-    pub(crate) fn respond(&mut self, token: Token, response: Vec<u8>) {
-        let Some(connection) = self.get_mut(token) else { return };
+    /// The peer does not get what it asked for, but this refusal; without the text if it asked by HEAD (RFC 9110 §9.3.2).
+    pub(crate) fn refuse(&mut self, token: Token, refusal: &Refusal, head_only: bool) {
+        let Some(connection) = self.get(token) else { return };
+        let parked_head = matches!(&connection.phase, Phase::Parked(parked) if parked.goal.is_head_only());
+        log::debug!("refused {} with {}: {refusal}", connection.peer.get(), refusal.status());
+        self.stats.requests_refused.count(refusal);
+        self.respond(token, &refusal.response(), head_only || parked_head);
+    }
+
+    /// The peer gets a response instead of an upgrade, and is seen off.
+    pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
+        let Some(connection) = named(&mut self.connections, token) else { return };
         connection.phase = Phase::Draining { shut: false, finished: false, discarded: 0 };
-        let connection = &mut self.connections[token.index as usize];
-        connection.outbox.push_head(&mut self.stage, response);
+        let mut bytes = Vec::new();
+        response.encode(head_only, &mut bytes);
+        connection.outbox.push_head(&mut self.stage, bytes);
         self.begin_phase(token);
         self.mark(token);
     }
@@ -115,6 +125,26 @@ impl<T: Transport> Hub<T> {
         Ok(())
     }
 
+    /// Cuts a connection off: what waits is dropped, and the peer sees a reset.
+    pub(crate) fn abort(&mut self, token: Token) {
+        let Some(connection) = alive(&mut self.connections, token) else { return };
+        connection.socket.reset_on_drop();
+        let farewell = match &mut connection.phase {
+            Phase::Open => Farewell::default(),
+            Phase::Closing(farewell) => std::mem::take(&mut **farewell),
+            _ => return self.bury(token),
+        };
+        let over = Phase::Draining { shut: false, finished: false, discarded: 0 };
+        match connection.is_open() {
+            true => self.leave_open(token, over),
+            false => connection.phase = over,
+        }
+        self.bury(token);
+        self.stats.disconnects.aborted += 1;
+        let Farewell { error, code, reason, .. } = farewell;
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean: false }));
+    }
+
     /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
     pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
         let (code, reason) = match frame {
@@ -132,6 +162,7 @@ impl<T: Transport> Hub<T> {
             Some(code) => Some(Error::ClosedByPeer { code, reason: reason.clone() }),
         };
         if let Some(error) = &error {
+            log::debug!("connection {}: {error}", connection.peer.get());
             self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
         }
         self.leave_open(
@@ -289,7 +320,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut
-    /// off. Asked again, it closes at once whoever is left.
+    /// off. Asked again, it closes at once whoever is left, with what it is asked for then.
     pub(crate) fn shutdown(
         &mut self,
         code: CloseCode,
@@ -301,7 +332,7 @@ impl<T: Transport> Hub<T> {
             return Err(CloseError::IllegalCode(code));
         }
         match &mut self.stopping {
-            Some(stopping) => stopping.spread = 0,
+            Some(stopping) => (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into()),
             None => {
                 log::info!("shutting down with {code}; open connections: {}", self.open);
                 let waiting = self.open_tokens();
@@ -319,17 +350,14 @@ impl<T: Transport> Hub<T> {
         }
         self.close_next();
         // Whoever's request is being answered just now still gets the answer.
-        let active = self.active;
-        let handshaking = self
-            .connections
-            .iter()
-            .filter(|(index, c)| matches!(c.phase, Phase::Handshaking(_)) && active != Some(*index as u32));
-        let handshaking: Vec<_> =
-            handshaking.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
-        for token in handshaking {
-            self.bury(token);
+        for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
+            if self.active != Some(token.index) {
+                self.bury(token);
+            }
         }
-        self.refuse_parked();
+        for token in self.tokens(|connection| matches!(connection.phase, Phase::Parked(_))) {
+            self.refuse(token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+        }
         Ok(())
     }
 
@@ -341,19 +369,6 @@ impl<T: Transport> Hub<T> {
         {
             let (code, reason) = (stopping.code, stopping.reason.clone());
             let _ = self.close(token, code, &reason); // The code was looked at.
-        }
-    }
-
-    /// Those whose requests wait for an answer get this one.
-    fn refuse_parked(&mut self) {
-        let parked = self.connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Parked(_)));
-        let parked: Vec<_> = parked.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
-        let refusal = Refusal::Refusing { retry_after: RETRY_AFTER };
-        for token in parked {
-            let mut response = Vec::new();
-            refusal.response().encode(false, &mut response);
-            self.stats.requests_refused.count(&refusal);
-            self.respond(token, response);
         }
     }
 }

@@ -181,8 +181,13 @@ impl<T: Transport> Hub<T> {
     }
 
     pub(crate) fn open_tokens(&self) -> Vec<Token> {
-        let open = self.connections.iter().filter(|(_, c)| c.is_open());
-        open.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
+        self.tokens(Connection::is_open)
+    }
+
+    /// Those that are like this.
+    fn tokens(&self, are_like_this: impl Fn(&Connection<T>) -> bool) -> Vec<Token> {
+        let these = self.connections.iter().filter(|(_, connection)| are_like_this(connection));
+        these.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
     }
 
     /// What was counted, and how things stand.

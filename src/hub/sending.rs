@@ -230,7 +230,7 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         let mut dropped = Dropped::default();
         if connection.slow_reader == SlowReader::DropOldest && connection.outbox.lacks_room(len, limit, key) {
-            dropped.oldest = connection.outbox.drop_oldest(len, limit);
+            dropped.oldest = connection.outbox.drop_oldest(len, limit, key);
         }
         let has_room = !connection.outbox.lacks_room(len, limit, key);
         if !has_room && connection.slow_reader == SlowReader::Disconnect {
@@ -422,6 +422,7 @@ impl<T: Transport> Hub<T> {
                     self.flushed(token, waited);
                 }
             }
+            Ok(Flushed::Blocked) if connection.is_open() => self.pressed(token),
             Ok(Flushed::Blocked) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),
         }
@@ -467,7 +468,8 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::wire::{hub, open, records};
+    use crate::outgoing::Latest;
 
     #[test]
     fn whoever_gets_a_message_it_is_encoded_once() {
@@ -490,6 +492,59 @@ mod tests {
                 assert_eq!(wire.receive(usize::MAX).0.len(), 2 + 100);
             }
         }
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_for_what_a_replaced_message_does_not_make_room_for_and_it_keeps_its_place() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 10_000;
+        let (token, far) = open(&mut hub, 0);
+        hub.get_mut(token).unwrap().slow_reader = SlowReader::DropOldest;
+        let latest = |len| Outgoing::from(Latest(7, vec![2; len]));
+        // The socket is found full.
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 10], &How::USUAL), Emitted::Queued);
+        hub.flush_dirty();
+        assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(5000)), 1);
+        for _ in 0..4 {
+            assert_eq!(hub.emit(token, Opcode::Binary, &[1; 1000], &How::USUAL), Emitted::Pressure);
+        }
+        assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(6500)), 1);
+        assert_eq!(hub.dropped_of(token), Dropped { newest: 0, oldest: 2, replaced: 1 });
+        far.make_room(usize::MAX);
+        hub.writable(token);
+        let (received, _) = far.receive(usize::MAX);
+        assert_eq!(received.len(), 6500 + 4 + 3 * (1000 + 4));
+        assert_eq!(received[..5], [0x82, 126, 0x19, 0x64, 2], "the replaced one comes first");
+    }
+
+    #[test]
+    fn short_messages_with_ever_new_keys_are_refused_before_they_take_much_more_memory_than_the_limit() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 100_000;
+        let (token, _) = open(&mut hub, 0);
+        hub.get_mut(token).unwrap().slow_reader = SlowReader::DropNewest;
+        hub.emit(token, Opcode::Binary, b"x", &How::USUAL);
+        hub.flush_dirty();
+        let emit = |hub: &mut Hub<_>, key| hub.emit(token, Opcode::Binary, b"x", &How { key: Some(key), ..How::USUAL });
+        let kept = (0..).take_while(|&key| emit(&mut hub, key) == Emitted::Pressure).count();
+        assert_eq!(kept, 100_000 / (128 + 3));
+        // A value that replaces another has room.
+        assert_eq!(emit(&mut hub, 5), Emitted::Pressure);
+    }
+
+    #[test]
+    fn pressure_is_told_when_the_socket_does_not_take_what_was_emitted_before() {
+        let mut hub = hub();
+        hub.limits.high_water = 500;
+        let (ann, far) = open(&mut hub, 0);
+        let (bob, _) = open(&mut hub, 0);
+        assert_eq!(hub.broadcast(Audience::Everybody, Some(bob), &Outgoing::from(&[0; 600])), 1);
+        assert_eq!(hub.emit(bob, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
+        hub.flush_dirty();
+        assert_eq!(records(&mut hub), ["pressure"]);
+        far.make_room(1000);
+        hub.writable(ann);
+        assert_eq!(records(&mut hub), ["relief"]);
     }
 
     #[test]

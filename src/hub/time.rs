@@ -96,9 +96,7 @@ impl<T: Transport> Hub<T> {
         if stopping.deadline > self.now {
             return;
         }
-        let late = self.connections.iter().filter(|(_, c)| !matches!(c.phase, Phase::Dead));
-        let late: Vec<_> = late.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect();
-        for token in late {
+        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Dead)) {
             self.cut_off(token);
         }
     }
@@ -125,6 +123,7 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handshake::Response;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
     use crate::outgoing::{How, Outgoing};
@@ -193,17 +192,20 @@ mod tests {
     #[test]
     fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
         let mut hub = hub();
-        let (token, far) = insert(&mut hub, 10);
-        hub.respond(token, vec![b'x'; 100]);
+        let (mut whole, response) = (Vec::new(), Response::text("x".repeat(100)));
+        response.encode(false, &mut whole);
+        let tenth = whole.len().div_ceil(10);
+        let (token, far) = insert(&mut hub, tenth);
+        hub.respond(token, &response, false);
         hub.flush_dirty();
         // It goes on taking bytes until long after the timeout that counts from the beginning.
         for _ in 0..9 {
             hub.now += CLOSE - 1;
-            far.make_room(10);
+            far.make_room(tenth);
             assert_eq!(hub.pop_due(&mut 1), None);
             hub.writable(token);
         }
-        assert_eq!(far.receive(usize::MAX), (vec![b'x'; 100], Some(End::Fin)));
+        assert_eq!(far.receive(usize::MAX), (whole, Some(End::Fin)));
         hub.now += CLOSE - 1;
         assert_eq!(hub.pop_due(&mut 1), None);
         hub.now += 1;

@@ -170,12 +170,12 @@ impl Outbox {
     /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same key if it has one. A message as long as
     /// the limit may always wait alone: its header is not counted then.
     pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
-        let replaced = match (self, key) {
-            (Self::Queued(queue), Some(key)) => queue.bytes_of(key),
-            _ => 0,
+        let (held, len) = match (self, key) {
+            (Self::Queued(queue), Some(key)) => (queue.held() - queue.held_by(key), len + queue::KEYED),
+            (Self::Queued(queue), None) => (queue.held(), len),
+            _ => (self.waiting(), len),
         };
-        let waiting = self.waiting() - replaced;
-        waiting > 0 && waiting + len > limit
+        held > 0 && held + len > limit
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -309,12 +309,12 @@ impl Outbox {
         }
     }
 
-    /// Drops the messages that have waited longest, until a frame of `len` bytes has room; returns how many. What is under way stays.
-    pub(crate) fn drop_oldest(&mut self, len: usize, limit: usize) -> u64 {
-        match self {
-            Self::Queued(queue) => queue.drop_oldest(limit.saturating_sub(len)),
-            _ => 0,
-        }
+    /// Drops the messages that have waited longest, until a frame of `len` bytes has room, in the place of one with the same key if it has
+    /// one; returns how many. What is under way stays.
+    pub(crate) fn drop_oldest(&mut self, len: usize, limit: usize, key: Option<u64>) -> u64 {
+        let Self::Queued(queue) = self else { return 0 };
+        let (replaced, more) = key.map_or((0, 0), |key| (queue.held_by(key), queue::KEYED));
+        queue.drop_oldest(limit.saturating_sub(len + more) + replaced, key)
     }
 
     /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only the rest is copied.

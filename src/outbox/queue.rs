@@ -15,6 +15,8 @@ use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
 const SLICES: usize = 64;
 /// Pieces that a queue of the loop's may have room for.
 pub(super) const KEEP_PIECES: usize = 256;
+/// What a message with a key takes beside its frame, in bytes, at most: an allocation of its own, its piece, and where its key is found.
+pub(super) const KEYED: usize = 128;
 
 #[derive(Default)]
 pub(crate) struct Queue {
@@ -48,6 +50,18 @@ impl Queue {
     /// Bytes that wait, headers included.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What is held against the limit, in bytes: what waits, and what each key takes beside it, or short messages with ever new keys would
+    /// take far more memory than the limit says.
+    pub(super) fn held(&self) -> usize {
+        self.bytes + self.latest.len() * KEYED
+    }
+
+    /// The same of the message with this key, which would be replaced.
+    pub(super) fn held_by(&self, key: u64) -> usize {
+        let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
+        at.and_then(|at| self.waiting.get(at)).map_or(0, |piece| piece.frames.len() + KEYED)
     }
 
     /// Messages that wait, of which the peer has received nothing. They are counted when that is asked.
@@ -128,12 +142,6 @@ impl Queue {
         false
     }
 
-    /// Bytes that wait with this key, and would be replaced.
-    pub(super) fn bytes_of(&self, key: u64) -> usize {
-        let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
-        at.and_then(|at| self.waiting.get(at)).map_or(0, |piece| piece.frames.len())
-    }
-
     /// A control frame: it passes what waits. Of the pongs that wait only the latest is kept.
     pub(super) fn push_control(&mut self, kind: FrameKind, payload: &[u8]) {
         let frame = encoded(kind, payload);
@@ -147,13 +155,18 @@ impl Queue {
         self.ahead.push_back(frame);
     }
 
-    /// Drops the messages that have waited longest until no more than `limit` bytes wait, or none is left that may be dropped; returns
-    /// how many.
-    pub(super) fn drop_oldest(&mut self, limit: usize) -> u64 {
+    /// Drops the messages that have waited longest until no more than `limit` bytes are [held](Self::held), or none is left that may be
+    /// dropped; returns how many. The one with the key `spared` stays in its place.
+    pub(super) fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
         let mut dropped = 0;
-        while self.bytes > limit {
+        let mut aside = None;
+        while self.held() + aside.as_ref().map_or(0, |_| KEYED) > limit {
             if self.waiting.is_empty() {
                 self.close_open();
+            }
+            if spared.is_some() && self.waiting.front().is_some_and(|piece| piece.key == spared) {
+                aside = self.pop_waiting();
+                continue;
             }
             let Some(frame) = self.take_first() else { break };
             if is_control(&frame) {
@@ -162,6 +175,13 @@ impl Queue {
                 self.bytes -= frame.len();
                 dropped += 1;
             }
+        }
+        if let Some(piece) = aside
+            && let Some(key) = piece.key
+        {
+            self.first -= 1;
+            self.latest.insert(key, self.first);
+            self.waiting.push_front(piece);
         }
         dropped
     }
@@ -247,13 +267,13 @@ impl Queue {
         }
     }
 
-    fn pop_waiting(&mut self) {
-        if let Some(piece) = self.waiting.pop_front() {
-            self.first += 1;
-            if let Some(key) = piece.key {
-                self.latest.remove(&key);
-            }
+    fn pop_waiting(&mut self) -> Option<Piece> {
+        let piece = self.waiting.pop_front()?;
+        self.first += 1;
+        if let Some(key) = piece.key {
+            self.latest.remove(&key);
         }
+        Some(piece)
     }
 
     /// Takes the first frame that waits in a piece; its bytes are still counted.
@@ -389,10 +409,17 @@ mod tests {
             }
         }
 
-        fn drop_oldest(&mut self, limit: usize) -> u64 {
+        fn held(&self) -> usize {
+            self.bytes() + KEYED * self.frames[self.untouched()..].iter().filter(|(_, key)| key.is_some()).count()
+        }
+
+        fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
             let mut dropped = 0;
-            while self.bytes() > limit && self.frames.len() > self.untouched() {
-                self.frames.remove(self.untouched());
+            while self.held() > limit {
+                let from = self.untouched();
+                let may_go = |(_, key): &(Vec<u8>, Option<u64>)| spared.is_none() || *key != spared;
+                let Some(oldest) = self.frames[from..].iter().position(may_go) else { break };
+                self.frames.remove(from + oldest);
                 dropped += 1;
             }
             dropped
@@ -440,16 +467,16 @@ mod tests {
                     }
                     3..6 => {
                         let key = random(5) as u64;
-                        let waiting = queue.bytes() - queue.bytes_of(key) + frame.len();
+                        let held = queue.held() - queue.held_by(key) + frame.len() + KEYED;
                         let was = model.push_latest(key, frame.to_vec());
                         assert_eq!(queue.push_latest(key, frame), was);
-                        assert_eq!(queue.bytes(), waiting);
+                        assert_eq!(queue.held(), held);
                         replaced += u64::from(was);
                     }
                     6 => {
-                        let limit = random(2000);
-                        let count = model.drop_oldest(limit);
-                        assert_eq!(queue.drop_oldest(limit), count);
+                        let (limit, spared) = (random(2000), [None, Some(random(5) as u64)][random(2)]);
+                        let count = model.drop_oldest(limit, spared);
+                        assert_eq!(queue.drop_oldest(limit, spared), count);
                         dropped += count;
                     }
                     _ => {
@@ -465,7 +492,7 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!(queue.bytes(), model.bytes());
+                assert_eq!((queue.bytes(), queue.held()), (model.bytes(), model.held()));
                 assert_eq!(queue.messages(), model.frames.len() - model.untouched());
                 assert!(wire.received == model.sent);
             }
@@ -486,7 +513,7 @@ mod tests {
         for _ in 0..10 {
             queue.append(|open| encode_frame(Opcode::Text, b"text", open));
         }
-        assert_eq!(queue.drop_oldest(0), 10);
+        assert_eq!(queue.drop_oldest(0, None), 10);
         let mut wire = Wire { room: 100, ..Wire::default() };
         assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::All);
         assert_eq!(wire.received, b"\x89\x012\x8a\x011");

@@ -1,6 +1,9 @@
 //! Plain HTTP: pages beside the sockets.
 
-use ikisocket::{Response, Server};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ikisocket::{Response, Server, Shutdown};
 
 use crate::kit::*;
 
@@ -47,6 +50,38 @@ fn a_page_is_answered_and_the_connection_closed() {
         page.assert_whole();
         assert_eq!((page.status(), page.text(), page.header("Content-Type")), (200, body, Some(kind)), "{path}");
         assert_eq!(page.header("Connection"), Some("close"));
+    }
+}
+
+#[test]
+fn a_head_request_that_waited_is_refused_without_a_body_whatever_the_cause() {
+    for cause in ["nobody decides", "a shutdown", "a filter", "the time"] {
+        for method in ["HEAD", "GET"] {
+            let mut server = echo(Server::builder().handshake_timeout(Duration::from_millis(30)));
+            server.get("/", |_, _, _| Response::html("home")).unwrap();
+            let (put_off, put_offs) = mpsc::channel();
+            server.filter(move |_, sockets, incoming| {
+                put_off.send(sockets.defer(incoming)).unwrap();
+                Ok(())
+            });
+            let mut peer = Peer::connect(&server);
+            peer.send(&mut server, request(method, "/"));
+            let mut waiting = None;
+            turn_until(&mut server, "the request waits", |_| {
+                waiting = put_offs.try_recv().ok();
+                waiting.is_some()
+            });
+            match cause {
+                "nobody decides" => waiting = None,
+                "a shutdown" => server.lend().1.shutdown(Shutdown::default()).unwrap(),
+                "a filter" => waiting.take().unwrap().reject(Response::new(503).with_body("no")).unwrap(),
+                _ => {}
+            }
+            let page = peer.response(&mut server);
+            drop(waiting);
+            assert_eq!(page.status(), 503, "{cause}");
+            assert_eq!(page.body.is_empty(), method == "HEAD", "{cause}: {}", page.text());
+        }
     }
 }
 
