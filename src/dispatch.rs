@@ -242,11 +242,15 @@ pub(crate) fn guard<S, R>(
 #[cold]
 fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Recovered) {
     registry.panics.set(registry.panics.get() + 1);
+    #[cfg(feature = "testing")]
+    registry.hand_over(recovered);
     log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
-    if let Some(recover) = &registry.recover
-        && catch_unwind(AssertUnwindSafe(|| recover(state, recovered))).is_err()
-    {
+    let Some(recover) = &registry.recover else { return };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| recover(state, recovered))) {
         log::error!("the recover handler panicked too");
+        #[cfg(feature = "testing")]
+        registry.hand_over(&Recovered { event: "recover".to_owned(), message: message_of(&*payload), ..*recovered });
+        drop(payload);
     }
 }
 

@@ -139,6 +139,12 @@ impl<S> Mailbox<S> {
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<Errand<S>>) -> bool {
         self.shared.lock().take(most, taken)
     }
+
+    /// Whether something waits that the next turn would do.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_errands(&self) -> bool {
+        !self.shared.lock().errands.is_empty()
+    }
 }
 
 impl<S> Drop for Mailbox<S> {

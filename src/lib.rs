@@ -312,7 +312,8 @@
 //! # Testing without sockets
 //!
 //! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the server that your program builds and gives it
-//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same.
+//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same. What fails says which client got
+//! what instead, and an assertion in a callback fails the test too, although the server catches it.
 //!
 #![cfg_attr(feature = "testing", doc = "```")]
 #![cfg_attr(not(feature = "testing"), doc = "```ignore")]
@@ -330,9 +331,11 @@
 //! let mut test = Harness::new(server);
 //! let ann = test.connect("/ws")?;
 //! test.send(ann, "hello");
-//! assert_eq!(test.received(ann), ["hello was message 1"]);
+//! test.expect(ann, ["hello was message 1"]);
 //! test.advance(Duration::from_secs(25));
-//! assert_eq!(test.received(ann), [Received::Ping(vec![])]);
+//! test.expect(ann, [Received::Ping(vec![])]);
+//! test.close(ann, 1000, "");
+//! test.expect_goodbye(ann, 1000, "");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

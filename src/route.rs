@@ -92,6 +92,9 @@ pub(crate) struct Registry<S> {
     pub(crate) sources: Sources<S>,
     /// Panics that were caught.
     pub(crate) panics: Cell<u64>,
+    /// The same for a harness, which asks for them.
+    #[cfg(feature = "testing")]
+    pub(crate) caught: Option<crate::testing::Caught>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
     slow_reader: SlowReader,
@@ -113,11 +116,21 @@ impl<S> Registry<S> {
             mailbox: Mailbox::new(waker, settings.handle_queue),
             sources: Sources::new(poll),
             panics: Cell::new(0),
+            #[cfg(feature = "testing")]
+            caught: None,
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
             slow_reader: settings.slow_reader,
             #[cfg(feature = "deflate")]
             deflate: settings.deflate,
+        }
+    }
+
+    /// Hands a panic over to the harness, if there is one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn hand_over(&self, panic: &Recovered) {
+        if let Some(caught) = &self.caught {
+            caught.borrow_mut().push(panic.clone());
         }
     }
 

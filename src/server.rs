@@ -35,7 +35,10 @@ use crate::source::Readiness;
 use crate::stats::{Stats, Stopwatch};
 use crate::stream::Stream;
 #[cfg(feature = "testing")]
-use crate::testing::wire::{self, Wire};
+use crate::testing::{
+    Caught,
+    wire::{self, Wire},
+};
 use crate::timer::NEVER;
 use crate::token::{Ready, SourceId, Token};
 use crate::turn::Turn;
@@ -862,10 +865,20 @@ impl<S> AsRawFd for Server<S> {
 /// What a harness needs.
 #[cfg(feature = "testing")]
 impl<S> Server<S> {
-    /// From here on time stands still, and nothing is left to chance.
-    pub(crate) fn make_repeatable(&mut self) {
+    /// From here on time stands still, nothing is left to chance, and panics are handed over.
+    pub(crate) fn make_repeatable(&mut self, caught: Caught) {
         self.clock.stop();
         self.hub.uuids = Uuids::Counted(0);
+        self.registry.caught = Some(caught);
+    }
+
+    /// Whether other threads, or callbacks through a handle, have sent something.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.registry.mailbox.has_errands()
+    }
+
+    pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {
+        self.hub.get(token).filter(|connection| connection.is_open()).map(|connection| connection.uuid)
     }
 
     pub(crate) fn advance_clock(&mut self, by: Duration) {

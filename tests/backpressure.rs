@@ -1,13 +1,15 @@
 //! What happens when a peer reads more slowly than the server writes: nothing, to everybody else.
+//!
+//! In memory it is known to the byte what is on its way and what waits. What a system's socket takes at once is not, and there are as many partial writes as
+//! it likes: a large message and a storm of small ones have TCP.
 
 mod common;
 
-use std::io::Read;
 use std::time::Duration;
 
-use common::{CLOSE, Client, Diary, Raw, enter, memory_server, server_with, turn_until, with_socket};
-use ikisocket::testing::{Faults, Harness, Upgrade};
-use ikisocket::{EmitError, Emitted, Error, Server, Socket};
+use common::{Client, Diary, connect, enter, memory_server, memory_server_with, server_with, with_socket};
+use ikisocket::testing::{self, Faults, Harness, Received, Upgrade};
+use ikisocket::{EmitError, Emitted, Error, Server};
 use tungstenite::Message;
 
 const KIB: usize = 1024;
@@ -15,105 +17,83 @@ const KIB: usize = 1024;
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// A route callback that leaves the connection little room in the system's buffers, so that it is full soon.
-fn enter_narrow(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
-    socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(16 * KIB).unwrap();
-    enter(diary, kws);
+fn harness(max_outbox: usize) -> Harness<Diary> {
+    let mut server = memory_server_with(Server::builder().max_outbox(max_outbox));
+    server.route("/:name", enter).unwrap();
+    Harness::new(server)
 }
 
-fn narrow_server(max_outbox: usize) -> Server<Diary> {
-    let mut server = server_with(Server::builder().max_outbox(max_outbox));
-    server.route("/:name", enter).unwrap();
-    server.route("/narrow/:name", enter_narrow).unwrap();
-    server
+/// A client that has stopped reading, when so many bytes behind the response to its request are on their way to it.
+fn connect_stuck(test: &mut Harness<Diary>, name: &str, window: usize) -> testing::Client {
+    let stuck = test.connect(Upgrade::to(format!("/{name}")).faults(Faults::none().window(window))).unwrap();
+    test.stop_reading(stuck);
+    stuck
 }
 
 #[test]
 fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
-    let mut server = narrow_server(256 * KIB);
-    let mut readers: Vec<_> = (0..5).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
-    let stopped = Client::connect(&mut server, "/narrow/stopped");
-    let mut others: Vec<_> = (5..10).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
-    readers.append(&mut others);
+    let mut test = harness(256 * KIB);
+    let [early] = connect(&mut test, ["early"]);
+    connect_stuck(&mut test, "stopped", 20 * KIB);
+    let [late] = connect(&mut test, ["late"]);
 
-    let mut number = 0;
-    while !server.state().is_gone("stopped") {
-        let text = format!("{number:05}{}", "x".repeat(8 * KIB));
-        let reached = server.lend().1.broadcast(&text);
-        assert!(reached == 11 || reached == 10, "everybody, with or without the slow one");
-        // Everybody else has it at once: nobody is turned for, only the outboxes are offered.
-        server.flush();
-        for reader in &mut readers {
-            assert_eq!(reader.try_next(), Some(Message::text(&*text)));
+    // 20 KiB are on their way to it and 256 KiB wait: 34 frames of 8 KiB and 4 bytes fit.
+    for number in 0..40 {
+        let text = format!("{number:05}{}", "x".repeat(8 * KIB - 5));
+        let reached = test.server().lend().1.broadcast(&text);
+        assert_eq!(reached, if number < 34 { 3 } else { 2 }, "{number}");
+        for reader in [early, late] {
+            test.expect(reader, [&*text]);
         }
-        server.poll(Some(Duration::ZERO)).unwrap();
-        number += 1;
-        assert!(number < 10_000, "it takes everything");
     }
-    let errors = server.state().errors("stopped");
-    let [Error::SlowConsumer { waiting, limit }] = errors[..] else { panic!("{errors:?}") };
-    assert_eq!(limit, 256 * KIB);
-    assert!(waiting > 200 * KIB && waiting <= limit, "{waiting}");
-    assert_eq!(server.state().events("stopped"), ["connect", "error", "disconnect"]);
-    assert_eq!(server.lend().1.len(), 10);
-    drop(stopped);
+    let waiting = 34 * (8 * KIB + 4) - 20 * KIB;
+    assert_eq!(test.state().errors("stopped"), [Error::SlowConsumer { waiting, limit: 256 * KIB }]);
+    assert_eq!(test.state().events("stopped"), ["connect", "error", "disconnect"]);
+    assert_eq!(test.server().lend().1.len(), 2);
 }
 
 #[test]
 fn a_slow_consumer_is_told_so_in_the_callback_and_reads_whole_frames_then_1008_or_a_reset() {
-    let mut server = narrow_server(64 * KIB);
-    let mut ann = Raw::upgrade(&mut server, "/narrow/ann");
-    let full = with_socket(&mut server, "ann", |kws| {
-        loop {
-            match kws.emit(vec![7; 1000]) {
-                Emitted::Refused(refusal) => break refusal,
-                _ => assert!(kws.waiting() <= 64 * KIB),
+    // A window of whole frames, and one that cuts one.
+    let (close, fin) = (Received::close(1008, "too slow: messages were waiting"), Received::Fin);
+    for (window, end) in [(10 * 1004, vec![close, fin]), (10 * 1004 + 1, vec![Received::Reset])] {
+        let mut test = harness(64 * KIB);
+        let ann = connect_stuck(&mut test, "ann", window);
+        let full = with_socket(test.server(), "ann", |kws| {
+            loop {
+                match kws.emit(vec![7; 1000]) {
+                    Emitted::Refused(refusal) => break refusal,
+                    _ => assert!(kws.waiting() <= 64 * KIB),
+                }
             }
-        }
-    });
-    assert_eq!(full, EmitError::Full);
-    turn_until(&mut server, |server| server.state().is_gone("ann"));
-    let (mut bytes, mut buffer) = (Vec::new(), [0; 64 * KIB]);
-    let mut reset = false;
-    turn_until(&mut server, |_| match ann.stream.read(&mut buffer) {
-        Ok(0) => true,
-        Ok(read) => {
-            bytes.extend_from_slice(&buffer[..read]);
-            false
-        }
-        Err(error) => {
-            reset = error.kind() == std::io::ErrorKind::ConnectionReset;
-            reset
-        }
-    });
-    let mut frames = bytes.chunks(4 + 1000).peekable();
-    while frames.next_if(|frame| frame.len() == 1004 && frame[..4] == [0x82, 126, 3, 232]).is_some() {}
-    match frames.next() {
-        Some(last) if !reset => assert_eq!((last[0], &last[2..4]), (0x80 | CLOSE, &1008_u16.to_be_bytes()[..])),
-        last => assert!(reset, "the stream ends with FIN after {last:?}"),
+        });
+        assert_eq!(full, EmitError::Full);
+        assert!(test.state().is_gone("ann"));
+        test.resume_reading(ann);
+        test.expect(ann, [vec![Received::binary([7; 1000]); 10], end].concat());
     }
 }
 
 #[test]
 fn emit_says_when_there_is_pressure_and_everything_arrives_all_the_same() {
-    let mut server = narrow_server(KIB * KIB);
-    let mut ann = Client::connect(&mut server, "/narrow/ann");
-    let mut sent = 0;
-    with_socket(&mut server, "ann", |kws| {
-        while kws.emit(format!("{sent:05}{}", "x".repeat(2000))) == Emitted::Queued {
-            sent += 1;
+    let mut test = harness(KIB * KIB);
+    let ann = connect_stuck(&mut test, "ann", 16 * KIB);
+    let mut sent = Vec::new();
+    with_socket(test.server(), "ann", |kws| {
+        let mut emit = |length| {
+            sent.push(format!("{:05}{}", sent.len(), "x".repeat(length)));
+            kws.emit(sent.last().unwrap())
+        };
+        while emit(2000) == Emitted::Queued {}
+        for _ in 0..20 {
+            assert_eq!(emit(0), Emitted::Pressure);
         }
         assert!(kws.waiting() > 0);
-        for _ in 0..20 {
-            sent += 1;
-            assert_eq!(kws.emit(format!("{sent:05}")), Emitted::Pressure);
-        }
     });
-    for number in 0..=sent {
-        assert_eq!(ann.text(&mut server)[..5], format!("{number:05}"));
-    }
-    assert_eq!(with_socket(&mut server, "ann", |kws| kws.waiting()), 0);
-    assert_eq!(with_socket(&mut server, "ann", |kws| kws.emit("room again")), Emitted::Queued);
+    test.resume_reading(ann);
+    test.expect(ann, sent);
+    assert_eq!(with_socket(test.server(), "ann", |kws| kws.waiting()), 0);
+    assert_eq!(with_socket(test.server(), "ann", |kws| kws.emit("room again")), Emitted::Queued);
 }
 
 #[test]
@@ -134,8 +114,15 @@ fn a_storm_of_100_000_emits_in_the_route_callback_does_not_block_and_arrives_who
 
 #[test]
 fn a_large_message_passes_a_narrow_socket_whole_and_in_order() {
-    let mut server = narrow_server(4 * KIB * KIB);
-    let mut ann = Client::connect(&mut server, "/narrow/ann");
+    let mut server = server_with(Server::builder().max_outbox(4 * KIB * KIB));
+    server
+        .route("/:name", |diary, kws| {
+            // Little room in the system's buffers, so that they are full soon.
+            socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(16 * KIB).unwrap();
+            enter(diary, kws);
+        })
+        .unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
     let large: Vec<u8> = (0..3 * KIB * KIB).map(|i| (i % 251) as u8).collect();
     with_socket(&mut server, "ann", |kws| {
         kws.emit("before");

@@ -1,10 +1,13 @@
 //! Who is called when: the order of events, `fire`, `off`, and what may not happen inside a callback.
+//!
+//! What is called in which order does not depend on sockets, so that these tests have none, and each does the same every time. The first one alone
+//! is about two hundred peers at once, and stays on TCP. Every verb and every event has its test over TCP in `tests/end_to_end.rs`.
 
 mod common;
 
-use common::{Client, Diary, enter, name_of, server, server_with, turn_until, with_socket};
+use common::{Client, Diary, connect, enter, memory_server, memory_server_with, name_of, server, with_socket};
+use ikisocket::testing::{Faults, Harness, Received, Upgrade};
 use ikisocket::{Error, Event, Server, Uuid};
-use tungstenite::Message;
 
 #[test]
 fn every_client_of_200_gets_the_response_of_its_event() {
@@ -26,95 +29,99 @@ fn every_client_of_200_gets_the_response_of_its_event() {
 
 #[test]
 fn a_global_fire_calls_a_listener_once_for_each_open_connection() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on("tick", |diary, ep| {
         let note = format!("{} {}", name_of(&ep.kws), String::from_utf8_lossy(&ep.data));
         diary.note(note);
     });
-    let mut clients: Vec<_> = (0..20).map(|i| Client::connect(&mut server, &format!("/{i:02}"))).collect();
-    with_socket(&mut server, "07", |kws| kws.close());
-    let (diary, mut sockets) = server.lend();
+    let mut test = Harness::new(server);
+    let clients: Vec<_> = (0..20).map(|i| test.connect(format!("/{i:02}")).unwrap()).collect();
+    with_socket(test.server(), "07", |kws| kws.close());
+    let (diary, mut sockets) = test.server().lend();
     assert_eq!(sockets.fire(diary, "tick", "7 o'clock"), 19);
     diary.notes.sort();
     let expected: Vec<_> = (0..20).filter(|&i| i != 7).map(|i| format!("{i:02} 7 o'clock")).collect();
     assert_eq!(diary.notes, expected);
-    sockets.broadcast("nothing before this");
-    assert_eq!(clients[0].text(&mut server), "nothing before this", "fire sends nothing");
+    test.expect_nothing(clients[0]);
 }
 
 #[test]
 fn the_callback_comes_first_then_connect_then_messages_then_disconnect() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server
         .route("/:name", |diary, kws| {
             enter(diary, kws);
             assert!(diary.entries.is_empty());
         })
         .unwrap();
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send("hello");
-    ann.send(Message::Binary(vec![b'x'].into()));
-    ann.close(1000, "");
-    ann.end(&mut server);
-    assert_eq!(server.state().events("ann"), ["connect", "message", "message", "disconnect"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.send(ann, "hello");
+    test.send(ann, b"x");
+    test.close(ann, 1000, "");
+    assert_eq!(test.state().events("ann"), ["connect", "message", "message", "disconnect"]);
 }
 
 #[test]
 fn an_emit_in_the_callback_arrives_before_an_emit_in_connect() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server.on(Event::Connect, |_, ep| {
         ep.kws.emit("connect");
     });
     server
-        .route("/", |_, kws| {
+        .route("/:name", |_, kws| {
             kws.emit("callback");
         })
         .unwrap();
-    let mut client = Client::connect(&mut server, "/");
-    assert_eq!([client.text(&mut server), client.text(&mut server)], ["callback", "connect"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.expect(ann, ["callback", "connect"]);
 }
 
 #[test]
 fn a_callback_that_closes_gets_no_connect() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server.route("/:name", |_, kws| kws.close()).unwrap();
-    let ann = Client::connect(&mut server, "/ann");
-    ann.end(&mut server);
-    assert_eq!(server.state().events("ann"), ["close", "disconnect"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.expect_goodbye(ann, 1000, "Connection closed");
+    assert_eq!(test.state().events("ann"), ["close", "disconnect"]);
 }
 
 #[test]
 fn a_message_is_told_with_its_kind_and_answered_in_kind() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    for message in [Message::text("täxt"), Message::binary(vec![0, 255, 0]), Message::text(""), Message::binary(vec![])]
-    {
-        ann.send(message.clone());
-        assert_eq!(ann.next(&mut server), message);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    for text in ["täxt", ""] {
+        test.send(ann, text);
+        test.expect(ann, [text]);
+    }
+    for data in [&[0, 255, 0][..], &[]] {
+        test.send(ann, data);
+        test.expect(ann, [Received::binary(data)]);
     }
 }
 
 #[test]
 fn a_ping_is_answered_and_told_and_a_pong_is_told_with_its_data() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send(Message::Ping(b"are you there"[..].into()));
-    assert_eq!(ann.next(&mut server), Message::Pong(b"are you there"[..].into()));
-    assert_eq!(server.state().only("ann", "ping").data, "are you there");
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
+    test.ping(ann, "are you there");
+    test.expect(ann, [Received::Pong(b"are you there".to_vec())]);
+    assert_eq!(test.state().only("ann", "ping").data, "are you there");
 
-    with_socket(&mut server, "ann", |kws| kws.ping("and you")).ok().unwrap();
-    assert_eq!(ann.next(&mut server), Message::Ping(b"and you"[..].into()));
-    ann.ws.flush().unwrap();
-    turn_until(&mut server, |server| server.state().has("ann", "pong"));
-    assert_eq!(server.state().only("ann", "pong").data, "and you");
+    with_socket(test.server(), "ann", |kws| kws.ping("and you")).ok().unwrap();
+    test.expect(ann, [Received::Ping(b"and you".to_vec())]);
+    assert_eq!(test.state().only("ann", "pong").data, "and you");
 }
 
 #[test]
 fn listeners_run_in_the_order_of_registration_the_servers_before_the_routes() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server.on("mine", |diary, _| diary.note("server 1"));
     server
         .route("/:name", enter)
@@ -123,10 +130,10 @@ fn listeners_run_in_the_order_of_registration_the_servers_before_the_routes() {
         .on("mine", |diary, _| diary.note("route 2"));
     server.on("mine", |diary, _| diary.note("server 2"));
     server.route("/other/:name", enter).unwrap().on("mine", |diary, _| diary.note("other route"));
-    let _ann = Client::connect(&mut server, "/ann");
-    let _bob = Client::connect(&mut server, "/other/bob");
+    let mut test = Harness::new(server);
+    connect(&mut test, ["ann", "other/bob"]);
 
-    let (diary, mut sockets) = server.lend();
+    let (diary, mut sockets) = test.server().lend();
     let ann = diary.id("ann");
     assert_eq!(sockets.get(ann).unwrap().fire(diary, "mine", ""), 4);
     assert_eq!(diary.notes, ["server 1", "server 2", "route 1", "route 2"]);
@@ -134,7 +141,7 @@ fn listeners_run_in_the_order_of_registration_the_servers_before_the_routes() {
 
 #[test]
 fn off_removes_every_listener_of_the_event_those_of_routes_too() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server.on("mine", |diary, _| diary.note("mine"));
     server.on("yours", |diary, _| diary.note("yours"));
     server
@@ -142,34 +149,36 @@ fn off_removes_every_listener_of_the_event_those_of_routes_too() {
         .unwrap()
         .on("mine", |diary, _| diary.note("mine of the route"))
         .on(Event::Message, |diary, _| diary.note("message of the route"));
-    let mut ann = Client::connect(&mut server, "/ann");
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
 
+    let server = test.server();
     assert_eq!(server.off("mine"), 2);
     assert_eq!(server.off("mine"), 0);
     assert_eq!(server.off(Event::Message), 2, "the diary's and the route's");
     let (diary, mut sockets) = server.lend();
     assert_eq!(sockets.fire(diary, "mine", ""), 0);
     assert_eq!(sockets.fire(diary, "yours", ""), 1);
-    ann.send("unheard");
-    ann.send(Message::Ping(b""[..].into()));
-    turn_until(&mut server, |server| server.state().has("ann", "ping"));
-    assert_eq!(server.state().events("ann"), ["connect", "ping"]);
-    assert_eq!(server.state().notes, ["yours"]);
+    test.send(ann, "unheard");
+    test.ping(ann, "");
+    assert_eq!(test.state().events("ann"), ["connect", "ping"]);
+    assert_eq!(test.state().notes, ["yours"]);
 }
 
 #[test]
 fn a_builtins_name_as_a_string_means_the_builtin() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on("connect", |diary, _| diary.note("connected"));
-    let _ann = Client::connect(&mut server, "/ann");
-    assert_eq!(server.state().notes, ["connected"]);
+    let mut test = Harness::new(server);
+    connect(&mut test, ["ann"]);
+    assert_eq!(test.state().notes, ["connected"]);
 }
 
 // Fire.
 
 #[test]
 fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
         diary.note("message begins");
         assert_eq!(ep.kws.fire(diary, "outer", "data"), 2);
@@ -183,44 +192,40 @@ fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
     });
     server.on("outer", |diary, _| diary.note("second outer"));
     server.on("inner", |diary, ep| diary.note(format!("inner {}", String::from_utf8_lossy(&ep.data))));
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send("go");
-    turn_until(&mut server, |server| server.state().has("ann", "message"));
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.send(ann, "go");
     assert_eq!(
-        server.state().notes,
+        test.state().notes,
         ["message begins", "outer begins", "inner data", "outer ends", "second outer", "message ends"]
     );
-    assert_eq!(server.state().errors("ann"), []);
+    assert_eq!(test.state().errors("ann"), []);
 }
 
 #[test]
 fn a_fire_more_than_64_deep_calls_nobody_and_records_one_error() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on("again", |diary, ep| {
         diary.note("ran");
         ep.kws.fire(diary, "again", "");
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    let (diary, mut sockets) = server.lend();
+    let mut test = Harness::new(server);
+    connect(&mut test, ["ann"]);
+    let (diary, mut sockets) = test.server().lend();
     let id = diary.id("ann");
     assert_eq!(sockets.get(id).unwrap().fire(diary, "again", ""), 1);
     assert_eq!(diary.notes.len(), 64);
     assert!(!diary.has("ann", "error"), "it is told later");
-
-    server.on(Event::Message, |_, ep| {
-        ep.kws.emit(ep.data);
-    });
-    ann.send("alive");
-    assert_eq!(ann.text(&mut server), "alive");
     let too_deep = Error::FireRefused { event: "again".to_owned(), depth: Some(64) };
-    assert_eq!(server.state().errors("ann"), [too_deep]);
+    assert_eq!(test.state().errors("ann"), [too_deep]);
+    assert_eq!(test.state().events("ann"), ["connect", "error"], "and it is open still");
 }
 
 #[test]
 fn a_fire_of_a_name_of_the_library_calls_nobody_and_records_an_error() {
     const NAMES: [&str; 9] =
         ["connect", "message", "ping", "pong", "close", "error", "disconnect", "pressure", "relief"];
-    let mut server = server();
+    let mut server = memory_server();
     for name in ["pressure", "relief"] {
         server.on(name, |diary, _| diary.note("it ran"));
     }
@@ -232,24 +237,23 @@ fn a_fire_of_a_name_of_the_library_calls_nobody_and_records_an_error() {
     });
     let refused = NAMES.map(|name| Error::FireRefused { event: name.to_owned(), depth: None });
 
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send("go");
-    turn_until(&mut server, |server| server.state().has("ann", "error"));
-    assert_eq!(server.state().notes, ["nobody ran"]);
-    assert_eq!(server.state().errors("ann"), refused);
-    assert_eq!(server.state().events("ann")[..2], ["connect", "message"]);
-    assert_eq!(server.state().events("ann").len(), 2 + NAMES.len());
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.send(ann, "go");
+    assert_eq!(test.state().notes, ["nobody ran"]);
+    assert_eq!(test.state().errors("ann"), refused);
+    assert_eq!(test.state().events("ann")[..2], ["connect", "message"]);
+    assert_eq!(test.state().events("ann").len(), 2 + NAMES.len());
 
-    let (diary, mut sockets) = server.lend();
+    let (diary, mut sockets) = test.server().lend();
     diary.entries.clear();
     assert_eq!(sockets.fire(diary, "disconnect", ""), 0, "the global form too");
-    turn_until(&mut server, |server| server.state().has("ann", "error"));
-    assert_eq!(server.state().events("ann"), ["error"]);
+    assert_eq!(test.state().events("ann"), ["error"]);
 }
 
 #[test]
 fn what_fails_inside_an_error_listener_is_only_returned() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Error, |diary, ep| {
         assert_eq!(ep.kws.fire(diary, "message", ""), 0);
         assert!(ep.kws.emit_to(Uuid::nil(), "into the void").is_err());
@@ -259,12 +263,11 @@ fn what_fails_inside_an_error_listener_is_only_returned() {
     server.on(Event::Message, |diary, ep| {
         ep.kws.fire(diary, "error", "");
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send("go");
-    assert_eq!(ann.text(&mut server), "the end of the error listener");
-    ann.send(Message::Ping(b""[..].into()));
-    turn_until(&mut server, |server| server.state().has("ann", "ping"));
-    assert_eq!(server.state().events("ann"), ["connect", "message", "error", "ping"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.send(ann, "go");
+    test.expect(ann, ["the end of the error listener"]);
+    assert_eq!(test.state().events("ann"), ["connect", "message", "error"]);
 }
 
 #[test]
@@ -275,10 +278,8 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
         inside: bool,
         nested: Vec<String>,
         told: Vec<String>,
-        other: Option<Uuid>,
     }
     let mut server = Server::builder().max_outbox(64 * 1024).build(Watch::default()).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
     for event in [Event::Connect, Event::Message, Event::Close, Event::Error, Event::Disconnect] {
         server.on(event, |watch, ep| {
             let line = format!("{} {}", ep.kws.param("name").unwrap_or_default(), ep.name);
@@ -293,39 +294,30 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
         let _ = ep.kws.emit_to(Uuid::nil(), "");
         ep.kws.emit_to_list(&[Uuid::nil(), Uuid::nil()], "");
         ep.kws.fire(watch, "close", "");
-        let mut sockets = ep.kws.sockets();
-        let mut other = sockets.get(watch.other.unwrap()).unwrap();
-        other.close();
-        other.close();
-        // Two are left, and one of them has stopped reading: sooner or later it is given up.
-        while ep.kws.sockets().len() == 2 {
-            ep.kws.broadcast(vec![0; 32 * 1024]);
+        ep.kws.sockets().for_each(|other| {
+            if other.param("name") == Some("other") {
+                other.close();
+                other.close();
+            }
+        });
+        // Two are left, and one of them has stopped reading: at the third of these it is given up.
+        for left in [1, 1, 0] {
+            assert_eq!(ep.kws.broadcast(vec![0; 32 * 1024]), left);
         }
         ep.kws.close();
         panic!("{}", common::ON_PURPOSE);
     });
     server.recover(|watch, _| watch.inside = false);
-    server
-        .route("/:name", |watch, kws| match kws.param("name") {
-            Some("other") => watch.other = Some(kws.uuid()),
-            Some("slow") => {
-                let slow = kws.conn().fd().unwrap();
-                socket2::SockRef::from(&slow).set_send_buffer_size(16 * 1024).unwrap();
-            }
-            _ => {}
-        })
-        .unwrap();
+    server.route("/:name", |_, _| {}).unwrap();
 
-    let _slow = Client::connect(&mut server, "/slow");
-    let other = Client::connect(&mut server, "/other");
-    let mut actor = Client::connect(&mut server, "/actor");
-    server.state_mut().told.clear();
-    actor.send("go");
-    other.end(&mut server);
-    actor.end(&mut server);
-    turn_until(&mut server, |server| server.state().told.iter().any(|told| told == "slow disconnect"));
+    let mut test = Harness::new(server);
+    let slow = test.connect(Upgrade::to("/slow").faults(Faults::none().window(32 * 1024))).unwrap();
+    test.stop_reading(slow);
+    let [_other, actor] = connect(&mut test, ["other", "actor"]);
+    test.state().told.clear();
+    test.send(actor, "go");
 
-    let watch = server.state();
+    let watch = test.state();
     assert_eq!(watch.nested, [""; 0]);
     let of = |name: &str| -> Vec<&str> { watch.told.iter().filter_map(|told| told.strip_prefix(name)).collect() };
     assert_eq!(of("actor "), ["message", "error", "error", "error", "error", "close", "disconnect"]);
@@ -334,44 +326,43 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
     let order =
         ["actor message", "actor error", "actor error", "actor error", "actor error", "other close", "slow error"];
     assert_eq!(watch.told[..order.len()], order, "in the order in which it happened");
+    assert_eq!(test.panics().len(), 1);
 }
 
 #[test]
 fn a_connection_that_was_closed_by_another_in_the_same_turn_hears_no_message_any_more() {
-    let mut server = server();
-    server.on(Event::Message, |diary, ep| {
-        let others: Vec<Uuid> = diary.ids.values().copied().filter(|&id| id != ep.kws.uuid()).collect();
-        for id in others {
-            if let Some(mut other) = ep.kws.sockets().get(id) {
+    let mut server = memory_server();
+    server.on(Event::Message, |_, ep| {
+        let own = ep.kws.uuid();
+        ep.kws.sockets().for_each(|other| {
+            if other.uuid() != own {
                 other.close();
             }
-        }
+        });
     });
-    let mut clients: Vec<_> = ["ann", "bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}"))).into();
-    for client in &mut clients {
-        client.send("only one of these is heard");
+    let mut test = Harness::by_hand(server);
+    let clients = connect(&mut test, ["ann", "bob", "cid"]);
+    for client in clients {
+        test.send(client, "only one of these is heard");
     }
-    turn_until(&mut server, |server| server.lend().1.len() == 1);
-    turn_until(&mut server, |server| {
-        clients.iter_mut().for_each(|client| drop(client.ws.read()));
-        ["ann", "bob", "cid"].iter().filter(|who| server.state().is_gone(who)).count() == 2
-    });
-    let messages = server.state().entries.iter().filter(|entry| entry.event == "message").count();
-    assert_eq!(messages, 1);
+    assert_eq!(test.turn().messages, 1);
+    test.settle();
+    assert_eq!(test.state().entries.iter().filter(|entry| entry.event == "message").count(), 1);
+    assert_eq!(["ann", "bob", "cid"].iter().filter(|who| test.state().is_gone(who)).count(), 2);
 }
 
 // What is kept with a connection.
 
 #[test]
 fn in_disconnect_the_uuid_the_request_and_the_attributes_answer_and_emits_are_refused() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Connect, |_, ep| ep.kws.set_attribute("age", 36));
     server.on(Event::Disconnect, |diary, ep| {
         assert_eq!(ep.kws.uuid(), diary.id("ann"));
         assert_eq!(ep.socket_uuid, diary.id("ann"));
         assert_eq!(ep.kws.query("q").as_deref(), Some("a b"));
         assert_eq!(ep.kws.param("name"), Some("ann"));
-        assert_eq!(ep.kws.header("host").map(|host| host.starts_with("127.0.0.1")), Some(true));
+        assert_eq!(ep.kws.header("host"), Some("localhost"));
         assert_eq!(ep.kws.int_attribute("age"), Some(36));
         assert_eq!(ep.socket_attributes().int("age"), Some(36));
         assert!(!ep.kws.is_alive());
@@ -380,10 +371,10 @@ fn in_disconnect_the_uuid_the_request_and_the_attributes_answer_and_emits_are_re
         assert_eq!(ep.kws.broadcast("nobody else is here"), 0);
         diary.note("all of it was checked");
     });
-    let ann = Client::connect(&mut server, "/ann?q=a%20b");
-    ann.vanish();
-    turn_until(&mut server, |server| server.state().is_gone("ann"));
-    assert_eq!(server.state().notes, ["all of it was checked"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann?q=a%20b"]);
+    test.finish(ann);
+    assert_eq!(test.state().notes, ["all of it was checked"]);
 }
 
 #[test]
@@ -393,7 +384,7 @@ fn no_client_ever_sees_the_request_of_another() {
             [kws.param("name").map(str::to_owned), kws.query("q").map(Into::into), kws.cookie("c").map(Into::into)];
         diary.note(format!("{when} {seen:?} {:?}", kws.string_attribute("first seen as")));
     }
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server
         .route("/:name", |_, kws| {
             assert!(kws.attributes().is_empty(), "left over from whoever had the slot before");
@@ -404,36 +395,33 @@ fn no_client_ever_sees_the_request_of_another() {
     server.on(Event::Message, |diary, ep| note(diary, "message", &ep.kws));
     server.on(Event::Disconnect, |diary, ep| note(diary, "disconnect", &ep.kws));
 
-    let address = server.local_addr().unwrap();
+    let mut test = Harness::new(server);
     let mut number = 0;
     for _round in 0..30 {
         let mut clients = Vec::new();
         for _ in 0..4 {
             number += 1;
-            let mut request = tungstenite::client::ClientRequestBuilder::new(
-                format!("ws://{address}/n{number}?q=q{number}").parse().unwrap(),
-            );
+            let mut upgrade = Upgrade::to(format!("/n{number}?q=q{number}"));
             // Some have no cookie: they must not see one that another left behind.
             if number % 2 == 0 {
-                request = request.with_header("Cookie", format!("c=c{number}"));
+                upgrade = upgrade.header("Cookie", &format!("c=c{number}"));
             }
-            let mut client = Client::request(&mut server, request).unwrap();
-            client.send("hello");
+            let client = test.connect(upgrade).unwrap();
+            test.send(client, "hello");
             clients.push((number, client));
         }
         clients.swap(0, 3);
         clients.swap(1, 2);
         for (number, client) in clients {
-            client.vanish();
-            turn_until(&mut server, |server| server.state().is_gone(&format!("n{number}")));
+            test.finish(client);
             let cookie = (number % 2 == 0).then(|| format!("c{number}"));
             let seen = [Some(format!("n{number}")), Some(format!("q{number}")), cookie];
             let line = format!("{seen:?} {:?}", Some(format!("n{number}")));
             for when in ["message", "disconnect"] {
                 let expected = format!("{when} {line}");
-                assert_eq!(server.state().notes.iter().filter(|note| **note == expected).count(), 1, "{expected}");
+                assert_eq!(test.state().notes.iter().filter(|note| **note == expected).count(), 1, "{expected}");
             }
         }
     }
-    assert_eq!(server.state().notes.len(), 2 * number);
+    assert_eq!(test.state().notes.len(), 2 * number);
 }

@@ -1,4 +1,6 @@
 //! The loop inside another one: its descriptor, how long its turns are, and that nothing is forgotten between them.
+//!
+//! The descriptor, and what the system tells of it, needs sockets. What of its work a turn does is seen in a harness that is turned by hand.
 #![cfg(unix)]
 
 mod common;
@@ -9,9 +11,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Raw, TEXT, frame, server, server_with, turn_until};
+use common::{Client, PATIENCE, Raw, TEXT, connect, enter, frame, memory_server_with, server, server_with};
 use ikisocket::mio::unix::SourceFd;
 use ikisocket::mio::{Events, Interest, Poll, Token};
+use ikisocket::testing::Harness;
 use ikisocket::{Builder, Event, Server, Shutdown};
 
 /// Another loop, which watches one server's descriptor.
@@ -50,7 +53,6 @@ impl Host {
 /// A route that echoes.
 fn echo(settings: Builder) -> Server<u64> {
     let mut server = settings.build(0).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
     server.route("/ws", |_, _| {}).unwrap();
     server.on(Event::Message, |count, ep| {
         *count += 1;
@@ -62,6 +64,7 @@ fn echo(settings: Builder) -> Server<u64> {
 #[test]
 fn its_descriptor_is_readable_when_there_is_something_to_do_and_not_otherwise() {
     let mut server = echo(Server::builder());
+    server.listen("127.0.0.1:0").unwrap();
     assert_eq!(server.as_fd().as_raw_fd(), server.as_raw_fd());
     let mut host = Host::of(&server);
     assert!(!host.wait(Some(Duration::ZERO)));
@@ -85,6 +88,7 @@ fn its_descriptor_is_readable_when_there_is_something_to_do_and_not_otherwise() 
 fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smallest_budget() {
     const MESSAGES: u64 = 2000;
     let mut server = echo(Server::builder().work_per_turn(1).receive_buffer(1024));
+    server.listen("127.0.0.1:0").unwrap();
     let mut host = Host::of(&server);
     let address = server.local_addr().unwrap();
     let handle = server.handle();
@@ -118,62 +122,64 @@ fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smalle
 fn a_turn_handles_no_more_messages_than_its_budget_and_one_read_and_the_next_goes_on() {
     const PEERS: usize = 10;
     const EACH: usize = 50;
-    let mut server = echo(Server::builder().work_per_turn(EACH));
-    let mut peers: Vec<_> = (0..PEERS).map(|_| Raw::upgrade(&mut server, "/ws")).collect();
-    for peer in &mut peers {
-        peer.send(&frame(TEXT, b"x").repeat(EACH));
+    let mut test = Harness::by_hand(echo(Server::builder().work_per_turn(EACH)));
+    let peers = [(); PEERS].map(|()| test.connect("/ws").unwrap());
+    for peer in peers {
+        (0..EACH).for_each(|_| test.send(peer, "x"));
     }
     // Each turn has one read, for its budget is one peer's messages; and none waits, though no edge is left.
     for _ in 0..PEERS {
-        assert_eq!(server.poll(Some(PATIENCE)).unwrap().messages, EACH);
+        assert_eq!(test.turn().messages, EACH);
     }
-    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().messages, 0);
-    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+    assert_eq!(test.turn().messages, 0);
+    assert_ne!(test.server().next_timeout(), Some(Duration::ZERO));
 }
 
 #[test]
 fn bytes_count_too() {
-    const PEERS: usize = 4;
-    let mut server = server_with(Server::builder().work_per_turn(100));
-    server.route("/:name", common::enter).unwrap();
-    let mut peers: Vec<_> = (0..PEERS).map(|peer| Raw::upgrade(&mut server, &format!("/{peer}"))).collect();
-    // Half a message each: 60 KiB, of which two are more than the budget.
-    for peer in &mut peers {
-        peer.send(&frame(TEXT, &[b'x'; 60_000])[..59_000]);
+    let mut server = memory_server_with(Server::builder().work_per_turn(100));
+    server.route("/:name", enter).unwrap();
+    let mut test = Harness::by_hand(server);
+    let peers = connect(&mut test, ["ann", "bob", "cid", "dan"]);
+    let message = frame(TEXT, &[b'x'; 60_000]);
+    // Half a message each: 59 KB, of which two are more than the budget.
+    peers.into_iter().for_each(|peer| test.write(peer, &message[..59_000]));
+    let before = test.server().stats().bytes_in;
+    for turns in 1..=2 {
+        test.turn();
+        assert_eq!(test.server().stats().bytes_in - before, turns * 2 * 59_000);
+        assert_eq!(test.server().next_timeout(), Some(Duration::ZERO));
     }
-    server.poll(Some(PATIENCE)).unwrap();
-    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
-    // The second turn has the other two; whether the last of them had more, only the third finds out.
-    for _ in 0..2 {
-        server.poll(Some(Duration::ZERO)).unwrap();
-    }
-    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
-    for peer in &mut peers {
-        peer.send(&frame(TEXT, &[b'x'; 60_000])[59_000..]);
-    }
-    turn_until(&mut server, |server| (0..PEERS).all(|peer| server.state().has(&peer.to_string(), "message")));
+    test.settle();
+    peers.into_iter().for_each(|peer| test.write(peer, &message[59_000..]));
+    test.settle();
+    assert!(["ann", "bob", "cid", "dan"].iter().all(|who| test.state().has(who, "message")));
 }
 
 #[test]
 fn whoever_was_left_over_comes_before_those_who_have_had_their_share() {
-    let mut server = server_with(Server::builder().work_per_turn(1).receive_buffer(1024));
-    server.route("/:name", common::enter).unwrap();
-    let mut greedy = Raw::upgrade(&mut server, "/greedy");
-    let mut modest = Client::connect(&mut server, "/modest");
-    greedy.send(&frame(TEXT, &[b'x'; 500]).repeat(100));
-    modest.send("me too");
-    // Each turn has one of these reads for her; he has to wait for one of them, not for fifty.
-    for _ in 0..4 {
-        server.poll(Some(PATIENCE)).unwrap();
+    let mut server = memory_server_with(Server::builder().work_per_turn(1).receive_buffer(1024));
+    server.route("/:name", enter).unwrap();
+    let mut test = Harness::by_hand(server);
+    let [ann, bob, modest] = connect(&mut test, ["ann", "bob", "modest"]);
+    for greedy in [ann, bob] {
+        (0..100).for_each(|_| test.send(greedy, "x".repeat(500)));
     }
-    assert!(server.state().has("modest", "message"));
-    turn_until(&mut server, |server| server.state().all("greedy", "message").len() == 100);
+    test.send(modest, "me too");
+    // Each turn has one read: Ann's, Ann's again because she came first, Bob's, and the modest one's; then Ann and Bob take turns.
+    (0..4).for_each(|_| _ = test.turn());
+    assert!(test.state().has("modest", "message"));
+    (0..40).for_each(|_| _ = test.turn());
+    let messages = ["ann", "bob"].map(|who| test.state().all(who, "message").len());
+    assert!(messages[0].abs_diff(messages[1]) < 5, "{messages:?}");
+    test.settle();
+    assert!(["ann", "bob"].iter().all(|who| test.state().all(who, "message").len() == 100));
 }
 
 #[test]
 fn timers_commands_and_newcomers_have_their_share_of_a_small_budget() {
     let mut server = server_with(Server::builder().work_per_turn(2));
-    server.route("/:name", common::enter).unwrap();
+    server.route("/:name", enter).unwrap();
     let handle = server.handle();
     for number in 0..5 {
         handle.send(move |diary, _| diary.note(format!("command {number}"))).unwrap();

@@ -1,4 +1,7 @@
 //! Handles: commands from other threads arrive once each, in order for each thread, and none is lost silently.
+//!
+//! Where threads and the poll that they wake are the promise, the server is turned without a harness; it needs no socket even so. What a command
+//! does to clients is seen in memory.
 
 mod common;
 
@@ -8,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, ON_PURPOSE, PATIENCE, quiet_panics, server, turn_until, with_socket};
-use ikisocket::protocol::CloseCode;
-use ikisocket::{CloseError, Event, Handle, SendError, Server, Shutdown, Turn};
+use common::{ON_PURPOSE, PATIENCE, connect, memory_server, quiet_panics, turn_until, with_socket};
+use ikisocket::testing::Harness;
+use ikisocket::{CloseCode, CloseError, Event, Handle, SendError, Server, Shutdown, Turn};
 
 /// Sends again while the queue is full.
 fn insist<S: 'static>(handle: &Handle<S>, command: impl Fn(&mut S) + Send + Copy + 'static) {
@@ -48,7 +51,7 @@ fn commands_of_four_threads_arrive_once_each_and_in_order_for_each_thread() {
 
 #[test]
 fn a_command_wakes_a_loop_that_waits_without_end() {
-    let mut server = server();
+    let mut server = memory_server();
     let handle = server.handle();
     let worker = thread::spawn(move || handle.send(|diary, _| diary.note("here")));
     while server.state().notes.is_empty() {
@@ -59,7 +62,7 @@ fn a_command_wakes_a_loop_that_waits_without_end() {
 
 #[test]
 fn many_commands_are_one_wake_up_and_an_idle_handle_is_none() {
-    let mut server = server();
+    let mut server = memory_server();
     let handle = server.handle();
     assert_eq!((server.poll(Some(Duration::ZERO)), server.next_timeout()), (Ok(Turn::default()), None));
     for _ in 0..100 {
@@ -72,7 +75,7 @@ fn many_commands_are_one_wake_up_and_an_idle_handle_is_none() {
 
 #[test]
 fn a_turn_runs_its_share_of_the_commands_and_the_next_the_rest() {
-    let mut server = server();
+    let mut server = memory_server();
     let handle = server.handle();
     for _ in 0..2500 {
         handle.send(|diary, _| diary.note("one")).unwrap();
@@ -126,36 +129,35 @@ fn a_handle_that_outlives_its_server_gets_an_error_and_what_had_not_run_is_dropp
 
 #[test]
 fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on("own", |diary, ep| diary.note(format!("own {}", ep.data.as_str().unwrap())));
-    let mut clients = ["/ann", "/bob"].map(|path| Client::connect(&mut server, path));
-    let [ann, bob] = ["ann", "bob"].map(|who| server.state().id(who));
-    let handle = server.handle();
-    handle.emit_to(ann, "to ann").unwrap();
-    handle.emit_to_list([bob, ann], "to both".to_owned()).unwrap();
+    let mut test = Harness::new(server);
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
+    let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
+    let handle = test.server().handle();
+    handle.emit_to(ann_id, "to ann").unwrap();
+    handle.emit_to_list([bob_id, ann_id], "to both".to_owned()).unwrap();
     handle.broadcast("to all").unwrap();
-    with_socket(&mut server, "bob", |kws| kws.join("bobs").unwrap());
+    with_socket(test.server(), "bob", |kws| kws.join("bobs").unwrap());
     handle.publish("bobs", "to bobs").unwrap();
     handle.fire("own", "data").unwrap();
-    let [for_ann, for_bob] = &mut clients;
-    assert_eq!([(); 3].map(|()| for_ann.text(&mut server)), ["to ann", "to both", "to all"]);
-    assert_eq!([(); 3].map(|()| for_bob.text(&mut server)), ["to both", "to all", "to bobs"]);
-    assert_eq!(server.state().notes, ["own data", "own data"]);
+    test.expect(ann, ["to ann", "to both", "to all"]);
+    test.expect(bob, ["to both", "to all", "to bobs"]);
+    assert_eq!(test.state().notes, ["own data", "own data"]);
 
     let illegal = Shutdown { code: CloseCode::from(1005), ..Shutdown::default() };
     let error = CloseError::IllegalCode(illegal.code);
     assert_eq!(handle.shutdown(illegal), Err(SendError::Close(error)));
     handle.shutdown(Shutdown::default()).unwrap();
-    for client in &mut clients {
-        assert_eq!(client.close_frame(&mut server).0, 1001);
+    for client in [ann, bob] {
+        test.expect_goodbye(client, 1001, "Server shutdown");
     }
-    clients.into_iter().for_each(|client| client.end(&mut server));
-    turn_until(&mut server, |server| server.is_finished());
+    assert!(test.server().is_finished());
 }
 
 #[test]
 fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
         let sent = ep.kws.sockets().handle().send(|diary, sockets| {
             diary.note("command");
@@ -163,24 +165,29 @@ fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
         });
         diary.note(format!("listener {sent:?}"));
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    ann.send("do it");
-    assert_eq!(ann.text(&mut server), "done");
-    assert_eq!(server.state().notes, ["listener Ok(())", "command"]);
+    let mut test = Harness::by_hand(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.send(ann, "do it");
+    assert_eq!(test.turn().commands, 0);
+    assert_eq!(test.turn().commands, 1);
+    test.expect(ann, ["done"]);
+    assert_eq!(test.state().notes, ["listener Ok(())", "command"]);
 }
 
 #[test]
 fn a_panic_in_a_command_is_told_to_the_recover_handler_and_the_others_run() {
     quiet_panics();
-    let mut server = server();
+    let mut server = memory_server();
     server.recover(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
-    let ann = Client::connect(&mut server, "/ann");
-    let handle = server.handle();
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    let handle = test.server().handle();
     handle.send(|_, _| panic!("{ON_PURPOSE}")).unwrap();
     handle.send(|diary, _| diary.note("unharmed")).unwrap();
-    turn_until(&mut server, |server| server.state().notes == ["command None", "unharmed"]);
-    with_socket(&mut server, "ann", |kws| kws.close());
-    ann.end(&mut server);
+    assert_eq!(test.state().notes, ["command None", "unharmed"]);
+    assert_eq!(test.panics().len(), 1);
+    with_socket(test.server(), "ann", |kws| kws.close());
+    test.expect_goodbye(ann, 1000, "Connection closed");
 }
 
 /// Only closures cross the threads: the state stays.

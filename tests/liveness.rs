@@ -34,9 +34,9 @@ fn a_quiet_client_that_answers_its_pings_stays() {
     let ann = test.connect("/ann").unwrap();
     for _ in 0..4 {
         test.advance(PING_AFTER - MILLISECOND);
-        assert!(test.received(ann).is_empty(), "not before its time");
+        test.expect_nothing(ann); // not before its time
         test.advance(MILLISECOND);
-        assert_eq!(test.received(ann), pinged());
+        test.expect(ann, pinged());
     }
     assert_eq!(test.state().events("ann"), ["connect", "pong", "pong", "pong", "pong"]);
 }
@@ -47,7 +47,7 @@ fn a_silent_peer_is_disconnected_and_one_that_talks_but_never_pongs_is_not() {
     let talker = mute(&mut test, "/talker");
     let silent = mute(&mut test, "/silent");
     test.advance(PING_AFTER);
-    assert_eq!(test.received(talker), pinged(), "it is asked, and gives no pong");
+    test.expect(talker, pinged()); // and it gives no pong
     test.send(talker, "blah");
     test.advance(DEAD_AFTER - MILLISECOND);
     assert!(!test.state().is_gone("silent"));
@@ -56,7 +56,7 @@ fn a_silent_peer_is_disconnected_and_one_that_talks_but_never_pongs_is_not() {
     assert_eq!(test.state().errors("silent"), [silence()]);
     assert_eq!(test.state().only("silent", "disconnect").error, Some(silence()));
     assert_eq!(test.state().events("silent"), ["connect", "error", "disconnect"]);
-    assert_eq!(test.received(silent), [Received::Ping(vec![]), Received::Reset]);
+    test.expect(silent, [Received::Ping(vec![]), Received::Reset]);
     for _ in 0..10 {
         test.send(talker, "blah");
         test.advance(PING_AFTER + DEAD_AFTER - MILLISECOND);
@@ -95,7 +95,7 @@ fn a_late_ping_leaves_as_much_time_for_its_answer_as_one_in_time() {
     let ann = mute(&mut test, "/ann");
     // The owner of the loop is busy until both the ping and the answer would have been due.
     test.skip(2 * (PING_AFTER + DEAD_AFTER));
-    assert_eq!(test.received(ann), pinged());
+    test.expect(ann, pinged());
     test.advance(DEAD_AFTER - MILLISECOND);
     assert_eq!(test.state().events("ann"), ["connect"]);
     test.pong(ann, "");
@@ -110,7 +110,7 @@ fn without_a_ping_timeout_nobody_is_pinged_or_given_up() {
     let mut test = Harness::new(server);
     let ann = mute(&mut test, "/ann");
     test.advance(1_000_000 * PING_AFTER);
-    assert!(test.received(ann).is_empty());
+    test.expect_nothing(ann);
     assert_eq!(test.server().next_timeout(), None);
     assert_eq!(test.state().events("ann"), ["connect"]);
 }

@@ -22,17 +22,16 @@ fn panicked(event: &str) -> Error {
     Error::Panicked { event: event.to_owned(), message: ON_PURPOSE.to_owned() }
 }
 
-/// What a client gets that is closed by the server.
-fn goodbye(code: u16) -> [Received; 2] {
-    let reason = if code == 1011 { "internal error" } else { "Connection closed" };
-    [Received::close(code, reason), Received::Fin]
+/// Where callbacks have panicked, in order.
+fn panicked_in<S>(test: &mut Harness<S>) -> Vec<String> {
+    test.panics().into_iter().map(|panic| panic.event).collect()
 }
 
 /// Bob, who was there all the time, is served as before.
 #[track_caller]
 fn assert_unharmed(test: &mut Harness<Diary>, bob: Client) {
     with_socket(test.server(), "bob", |kws| kws.emit("the show goes on"));
-    assert_eq!(test.received(bob), ["the show goes on"]);
+    test.expect(bob, ["the show goes on"]);
     assert_eq!(test.state().events("bob"), ["connect"]);
 }
 
@@ -47,7 +46,7 @@ fn a_panic_in_a_listener_is_told_the_others_run_and_the_connection_closes_with_1
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
-    assert_eq!(test.received(ann), goodbye(1011));
+    test.expect_goodbye(ann, 1011, "internal error");
     let notes = ["message on purpose", "the next listener", "message on purpose", "the route's listener"];
     assert_eq!(test.state().notes, notes);
     assert_eq!(test.state().events("ann"), ["connect", "message", "error", "disconnect"]);
@@ -55,6 +54,7 @@ fn a_panic_in_a_listener_is_told_the_others_run_and_the_connection_closes_with_1
     let entry = test.state().only("ann", "disconnect");
     assert_eq!((entry.error.clone(), entry.code, entry.clean), (Some(panicked("message")), Some(1011), false));
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["message"; 2]);
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn what_was_emitted_before_a_panic_arrives() {
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
-    let [close, fin] = goodbye(1011);
-    assert_eq!(test.received(ann), [Received::text("last words"), close, fin]);
+    test.expect(ann, ["last words".into(), Received::close(1011, "internal error"), Received::Fin]);
+    assert_eq!(panicked_in(&mut test), ["message"]);
 }
 
 #[test]
@@ -83,6 +83,7 @@ fn messages_behind_one_that_panicked_are_not_told() {
         test.send(ann, "go");
     }
     assert_eq!(test.state().events("ann"), ["connect", "message", "error", "disconnect"]);
+    assert_eq!(panicked_in(&mut test), ["message"]);
 }
 
 #[test]
@@ -98,9 +99,10 @@ fn a_panic_in_a_fired_listener_comes_back_to_who_fired() {
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
-    assert_eq!(test.received(ann), goodbye(1011));
+    test.expect_goodbye(ann, 1011, "internal error");
     assert_eq!(test.state().notes, ["mine on purpose", "the next listener", "back"]);
     assert_eq!(test.state().errors("ann"), [panicked("mine")]);
+    assert_eq!(panicked_in(&mut test), ["mine"]);
 }
 
 #[test]
@@ -122,6 +124,7 @@ fn a_panic_deep_inside_nested_fires_leaves_the_depth_as_it_was() {
         assert_eq!(sockets.get(id).unwrap().fire(diary, "deep", "1"), 1);
         assert_eq!(test.state().errors(who), [panicked("deep")], "not too deep");
     }
+    assert_eq!(panicked_in(&mut test), ["deep"; 3]);
 }
 
 #[test]
@@ -132,12 +135,13 @@ fn a_panic_in_the_route_callback_closes_with_1011_and_there_is_no_connect() {
     let mut test = Harness::new(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/bad/ann").unwrap();
-    assert_eq!(test.received(ann), goodbye(1011));
+    test.expect_goodbye(ann, 1011, "internal error");
     assert_eq!(test.state().notes, ["route on purpose"]);
     assert_eq!(test.state().events("ann"), ["error", "disconnect"]);
     assert_eq!(test.state().errors("ann"), [panicked("route")]);
     assert_eq!(test.server().lend().1.len(), 1, "no zombie");
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["route"]);
 }
 
 #[test]
@@ -146,8 +150,9 @@ fn a_panic_in_a_connect_listener_closes_with_1011() {
     server.route("/:name", enter).unwrap().on(Event::Connect, panic_on_purpose);
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
-    assert_eq!(test.received(ann), goodbye(1011));
+    test.expect_goodbye(ann, 1011, "internal error");
     assert_eq!(test.state().events("ann"), ["connect", "error", "disconnect"]);
+    assert_eq!(panicked_in(&mut test), ["connect"]);
 }
 
 #[test]
@@ -169,6 +174,7 @@ fn a_panic_in_a_filter_or_a_page_is_answered_with_500() {
     assert_eq!(test.state().notes, ["filter on purpose", "page on purpose", "filter on purpose"]);
     assert_eq!(test.state().events("ann"), [""; 0]);
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["filter", "page", "filter"]);
 }
 
 #[test]
@@ -183,13 +189,14 @@ fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_recover_handle
     let ann = test.connect("/ann").unwrap();
     with_socket(test.server(), "ann", |kws| kws.fire(&mut Diary::default(), "error", ""));
     with_socket(test.server(), "ann", |kws| kws.emit("an error listener's panic closes nothing"));
-    assert_eq!(test.received(ann), ["an error listener's panic closes nothing"]);
+    test.expect(ann, ["an error listener's panic closes nothing"]);
     with_socket(test.server(), "ann", |kws| kws.close());
-    assert_eq!(test.received(ann), goodbye(1000));
+    test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["connect", "error", "close", "disconnect"]);
     assert_eq!(test.state().notes, ["error on purpose", "close on purpose", "disconnect on purpose"]);
     assert!(test.state().only("ann", "disconnect").clean);
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["error", "close", "disconnect"]);
 }
 
 #[test]
@@ -205,10 +212,11 @@ fn a_panic_in_the_recover_handler_is_caught_too() {
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
-    assert_eq!(test.received(ann), goodbye(1011));
+    test.expect_goodbye(ann, 1011, "internal error");
     assert_eq!(test.state().notes, ["message"]);
     assert_eq!(test.state().events("ann"), ["connect", "message", "error", "disconnect"]);
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["message", "recover"]);
 }
 
 #[test]
@@ -222,6 +230,7 @@ fn a_panic_without_a_recover_handler_and_without_a_message_is_caught_as_well() {
     test.send(client, "go");
     let [Error::Panicked { event, .. }] = &test.state()[..] else { panic!("{:?}", test.state()) };
     assert_eq!(event, "message");
+    assert_eq!(panicked_in(&mut test), ["message"]);
 }
 
 #[test]
@@ -235,9 +244,10 @@ fn a_panic_after_a_close_changes_nothing_about_the_close() {
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
-    assert_eq!(test.received(ann), goodbye(1000));
+    test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["connect", "message", "close", "disconnect"]);
     assert!(test.state().only("ann", "disconnect").clean);
+    assert_eq!(panicked_in(&mut test), ["message"]);
 }
 
 #[test]
@@ -252,9 +262,10 @@ fn a_panic_after_a_close_in_the_route_callback_changes_nothing_about_the_close()
         .unwrap();
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
-    assert_eq!(test.received(ann), goodbye(1000));
+    test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["close", "disconnect"]);
     assert!(test.state().only("ann", "disconnect").clean);
+    assert_eq!(panicked_in(&mut test), ["route"]);
 }
 
 #[test]
@@ -273,4 +284,5 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
     let bob = test.connect("/bob").unwrap();
     test.send(ann, "go");
     assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["message"]);
 }

@@ -1,4 +1,7 @@
 //! How a server ends: shutdown and its deadline, refusing upgrades, and being dropped.
+//!
+//! Whom a shutdown tells what, and when it is finished, does not depend on sockets, so that most of these tests have none, and time is theirs. That nobody
+//! is accepted any more, that a loop which waits returns, and that sockets are closed has TCP.
 
 mod common;
 
@@ -6,8 +9,10 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Raw, enter, server, server_with, turn_until, with_socket};
-use ikisocket::testing::{Harness, Received};
+use common::{
+    Client, PATIENCE, Raw, connect, enter, memory_server, memory_server_with, server, turn_until, with_socket,
+};
+use ikisocket::testing::{Faults, Harness, Received, Upgrade};
 use ikisocket::{BindError, CloseCode, CloseError, Event, Response, Server, Shutdown};
 use tungstenite::Message;
 
@@ -52,24 +57,24 @@ fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_s
 
 #[test]
 fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
     let how = Shutdown { code: CloseCode::SERVICE_RESTART, reason: "é".repeat(100), ..Shutdown::default() };
-    server.lend().1.shutdown(how).unwrap();
-    assert_eq!(ann.close_frame(&mut server), (1012, "é".repeat(61)));
+    test.server().lend().1.shutdown(how).unwrap();
+    test.expect_goodbye(ann, 1012, &"é".repeat(61));
 }
 
 #[test]
 fn a_shutdown_with_an_illegal_code_does_nothing() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
     let how = Shutdown { code: 1006.into(), ..Shutdown::default() };
-    assert_eq!(server.lend().1.shutdown(how), Err(CloseError::IllegalCode(1006.into())));
-    assert!(!server.lend().1.is_refusing());
-    server.lend().1.broadcast("still here");
-    assert_eq!(ann.text(&mut server), "still here");
-    Client::connect(&mut server, "/bob");
-    assert_eq!(server.finished(), None);
+    assert_eq!(test.server().lend().1.shutdown(how), Err(CloseError::IllegalCode(1006.into())));
+    assert!(!test.server().lend().1.is_refusing());
+    connect(&mut test, ["bob"]);
+    test.expect_nothing(ann);
+    assert_eq!(test.server().lend().1.len(), 2);
+    assert_eq!(test.server().finished(), None);
 }
 
 #[test]
@@ -88,18 +93,24 @@ fn a_shutdown_of_an_empty_server_is_finished_after_one_turn() {
 
 #[test]
 fn the_deadline_cuts_off_who_never_answers_and_counts_them() {
-    let mut server = server();
-    let _deaf = [Raw::upgrade(&mut server, "/deaf1"), Raw::upgrade(&mut server, "/deaf2")];
-    let polite = Client::connect(&mut server, "/polite");
-    server.lend().1.shutdown(within(Duration::from_secs(1))).unwrap();
-    polite.end(&mut server);
-    turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.finished().unwrap().remained, 2);
-    for who in ["deaf1", "deaf2"] {
-        assert_eq!(server.state().events(who), ["connect", "close", "disconnect"]);
-        assert!(!server.state().only(who, "disconnect").clean);
+    // The deadline comes before the close timeout.
+    let (deadline, moment) = (Duration::from_secs(1), Duration::from_millis(1));
+    let mut test = Harness::new(memory_server());
+    for path in ["/deaf1", "/deaf2"] {
+        test.connect(Upgrade::to(path).unresponsive()).unwrap();
     }
-    assert!(server.state().only("polite", "disconnect").clean);
+    let [polite] = connect(&mut test, ["polite"]);
+    test.server().lend().1.shutdown(within(deadline)).unwrap();
+    test.expect_goodbye(polite, 1001, "Server shutdown");
+    test.advance(deadline - moment);
+    assert!(!test.server().is_finished());
+    test.advance(moment);
+    assert_eq!(test.server().finished().unwrap().remained, 2);
+    for who in ["deaf1", "deaf2"] {
+        assert_eq!(test.state().events(who), ["connect", "close", "disconnect"]);
+        assert!(!test.state().only(who, "disconnect").clean);
+    }
+    assert!(test.state().only("polite", "disconnect").clean);
 }
 
 #[test]
@@ -112,24 +123,26 @@ fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
 
 #[test]
 fn with_no_time_at_all_everybody_still_gets_the_close_frame() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    server.lend().1.shutdown(within(Duration::ZERO)).unwrap();
-    server.poll(Some(Duration::ZERO)).unwrap();
-    assert_eq!(server.finished().unwrap().remained, 1);
-    assert_eq!(ann.close_frame(&mut server).0, 1001);
+    let mut test = Harness::by_hand(memory_server());
+    let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
+    test.server().lend().1.shutdown(within(Duration::ZERO)).unwrap();
+    test.turn();
+    assert_eq!(test.server().finished().unwrap().remained, 1);
+    test.expect_goodbye(ann, 1001, "Server shutdown");
 }
 
 #[test]
 fn a_second_shutdown_changes_nothing_about_the_deadline() {
-    let mut server = server();
-    let mut deaf = Raw::upgrade(&mut server, "/deaf");
-    server.lend().1.shutdown(within(Duration::from_millis(50))).unwrap();
+    let deadline = Duration::from_secs(1);
+    let mut test = Harness::new(memory_server());
+    let deaf = test.connect(Upgrade::to("/deaf").unresponsive()).unwrap();
+    test.server().lend().1.shutdown(within(deadline)).unwrap();
     let later = Shutdown { code: CloseCode::SERVICE_RESTART, ..within(Duration::from_secs(3600)) };
-    server.lend().1.shutdown(later).unwrap();
-    turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.state().events("deaf"), ["connect", "close", "disconnect"]);
-    assert_eq!(deaf.read(&mut server, 4)[2..], 1001_u16.to_be_bytes());
+    test.server().lend().1.shutdown(later).unwrap();
+    test.advance(deadline);
+    assert!(test.server().is_finished());
+    assert_eq!(test.state().events("deaf"), ["connect", "close", "disconnect"]);
+    assert_eq!(test.received(deaf)[0], Received::close(1001, "Server shutdown"));
 }
 
 #[test]
@@ -167,29 +180,29 @@ fn run_returns_when_a_listener_asked_for_a_shutdown_and_all_are_gone() {
 
 #[test]
 fn a_shutdown_in_a_route_callback_closes_the_newcomer_too() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server
         .route("/:name", |diary, kws| {
             enter(diary, kws);
             kws.sockets().shutdown(Shutdown::default()).unwrap();
         })
         .unwrap();
-    let ann = Client::connect(&mut server, "/ann");
-    ann.end(&mut server);
-    turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.state().events("ann"), ["close", "disconnect"]);
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.expect_goodbye(ann, 1001, "Server shutdown");
+    assert!(test.server().is_finished());
+    assert_eq!(test.state().events("ann"), ["close", "disconnect"]);
 }
 
 #[test]
 fn a_shutdown_waits_for_nobody_who_has_not_upgraded() {
-    let mut server = server();
-    let mut visitor = Raw::connect(&server);
-    visitor.send(b"GET /visitor HTTP/1.1\r\n");
-    while server.poll(Some(PATIENCE)).unwrap().accepted == 0 {}
-    server.lend().1.shutdown(within(Duration::from_secs(3600))).unwrap();
-    turn_until(&mut server, |server| server.is_finished());
-    assert_eq!(server.finished().unwrap().remained, 0);
-    assert_eq!(server.state().entries, []);
+    let mut test = Harness::new(memory_server());
+    let visitor = test.dial(Faults::none()).unwrap();
+    test.write(visitor, b"GET /visitor HTTP/1.1\r\n");
+    test.settle();
+    test.server().lend().1.shutdown(within(Duration::from_secs(3600))).unwrap();
+    assert_eq!(test.server().finished().unwrap().remained, 0);
+    assert_eq!(test.state().entries, []);
 }
 
 #[test]
@@ -197,7 +210,7 @@ fn a_page_or_a_filter_that_asks_for_a_shutdown_is_answered_in_full() {
     let length = 8 * 1024 * 1024;
     let response = move || Response::text("x".repeat(length));
     for path in ["/page", "/filter"] {
-        let mut server = server();
+        let mut server = memory_server();
         server
             .get("/page", move |_, sockets, _| {
                 sockets.shutdown(Shutdown::default()).unwrap();
@@ -211,32 +224,30 @@ fn a_page_or_a_filter_that_asks_for_a_shutdown_is_answered_in_full() {
             sockets.shutdown(Shutdown::default()).unwrap();
             Err(response())
         });
-        let mut ann = Raw::connect(&server);
-        ann.send(common::upgrade_request(path).as_bytes());
-        let answer = ann.read_to_end(&mut server).unwrap();
-        assert!(answer.len() > length, "{path}: {} bytes", answer.len());
-        turn_until(&mut server, |server| server.is_finished());
+        let mut test = Harness::new(server);
+        let ann = test.ask(path).unwrap();
+        assert_eq!(test.answer(ann).unwrap().body.len(), length, "{path}");
+        assert!(test.server().is_finished());
     }
 }
 
 #[test]
 fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
-    let mut server = server();
+    let mut server = memory_server();
     server.get("/page", |_, _, _| Response::text("hello")).unwrap();
-    let mut ann = Client::connect(&mut server, "/ann");
-    server.lend().1.refuse_upgrades(true);
-    assert!(server.lend().1.is_refusing());
-    assert_eq!(Client::refused(&mut server, "/bob"), 503);
-    let mut visitor = Raw::connect(&server);
-    visitor.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert!(visitor.read_to_end(&mut server).unwrap().starts_with(b"HTTP/1.1 200 "));
-    with_socket(&mut server, "ann", |kws| kws.emit("you stay"));
-    assert_eq!(ann.text(&mut server), "you stay");
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    test.server().lend().1.refuse_upgrades(true);
+    assert!(test.server().lend().1.is_refusing());
+    assert_eq!(test.connect("/bob").unwrap_err().status(), Some(503));
+    assert_eq!(test.get("/page").unwrap().status, 200);
+    with_socket(test.server(), "ann", |kws| kws.emit("you stay"));
+    test.expect(ann, ["you stay"]);
 
-    server.lend().1.refuse_upgrades(false);
-    assert!(!server.lend().1.is_refusing());
-    let _bob = Client::connect(&mut server, "/bob");
-    assert_eq!(server.lend().1.len(), 2);
+    test.server().lend().1.refuse_upgrades(false);
+    assert!(!test.server().lend().1.is_refusing());
+    connect(&mut test, ["bob"]);
+    assert_eq!(test.server().lend().1.len(), 2);
 }
 
 #[test]
@@ -257,11 +268,14 @@ fn dropping_the_server_closes_everything_at_once() {
 
 #[test]
 fn whoever_is_cut_off_by_the_close_timeout_is_counted_too() {
-    let mut server = server_with(Server::builder().close_timeout(Duration::from_millis(20)));
+    let timeout = Duration::from_secs(2);
+    let mut server = memory_server_with(Server::builder().close_timeout(timeout));
     server.route("/:name", enter).unwrap();
-    let _silent = Raw::upgrade(&mut server, "/silent");
-    server.lend().1.shutdown(within(PATIENCE)).unwrap();
-    assert_eq!(server.run().unwrap().remained, 1);
+    let mut test = Harness::new(server);
+    test.connect(Upgrade::to("/silent").unresponsive()).unwrap();
+    test.server().lend().1.shutdown(within(2 * timeout)).unwrap();
+    test.advance(timeout);
+    assert_eq!(test.server().finished().unwrap().remained, 1);
 }
 
 #[test]
@@ -290,7 +304,7 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
         assert_eq!((open.len(), test.server().lend().1.len()), (left, left), "one a second, the first at once");
         assert!(test.connect("/ws").is_err(), "nobody new comes in");
         test.send(open[0], "still there?");
-        assert_eq!(test.received(open[0]), ["still there?"]);
+        test.expect(open[0], ["still there?"]);
         test.advance(Duration::from_secs(1));
     }
     assert!(is_told(&mut test, open[0], 1012) && test.server().is_finished());

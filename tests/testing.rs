@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use common::{Diary, enter, memory_server, memory_server_with, name_of};
+use common::{Diary, ON_PURPOSE, enter, memory_server, memory_server_with, name_of, with_socket};
 use ikisocket::protocol::Violation;
 use ikisocket::testing::{Client, Faults, Harness, NotConnected, Received, Upgrade};
-use ikisocket::{EmitError, Emitted, Error, Event, PeerAddress, Response, Server, Shutdown, Turn};
+use ikisocket::{Deferred, EmitError, Emitted, Error, Event, PeerAddress, Response, Server, Shutdown, Turn, Uuid};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -115,6 +116,168 @@ fn on_a_connection_that_has_ended_nothing_more_happens() {
     assert_eq!(test.state().events("ann"), ["connect", "error", "disconnect"]);
 }
 
+// What a test is told when something is not as expected.
+
+/// The message that `fails` panics with.
+fn failure(fails: impl FnOnce()) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(fails)).unwrap_err();
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|&text| text.into()))
+        .unwrap()
+}
+
+#[test]
+fn what_is_expected_must_be_all_and_in_order() {
+    let (mut test, ann, bob) = chat();
+    for text in ["one", "two"] {
+        test.send(ann, text);
+    }
+    test.expect(bob, ["one", "two"]);
+    test.expect_nothing(bob);
+    for wrong in [&["one"][..], &["two", "one"], &["one", "two", "three"], &["One", "two"], &[]] {
+        test.send(ann, "one");
+        test.send(ann, "two");
+        failure(|| test.expect(bob, wrong.iter().copied()));
+    }
+}
+
+#[test]
+fn a_goodbye_must_be_all_there_was() {
+    let last_words = |words: &'static str| {
+        let (mut test, ann, _) = chat();
+        with_socket(test.server(), "ann", |kws| {
+            if !words.is_empty() {
+                kws.emit(words);
+            }
+            kws.close_with(4000, "enough").unwrap();
+        });
+        (test, ann)
+    };
+    let (mut test, ann) = last_words("");
+    test.expect_goodbye(ann, 4000, "enough");
+    for (words, code, reason) in [("so long", 4000, "enough"), ("", 4001, "enough"), ("", 4000, "too much")] {
+        let (mut test, ann) = last_words(words);
+        failure(|| test.expect_goodbye(ann, code, reason));
+    }
+}
+
+#[test]
+fn a_failure_says_which_client_got_what_instead_and_where_the_difference_begins() {
+    let (mut test, ann, bob) = chat();
+    test.send(ann, "hello");
+    test.send(ann, b"\0\xFF");
+    test.server().lend().1.for_each(|kws| kws.close());
+    assert_eq!(
+        failure(|| test.expect(bob, ["hello", "goodbye"])),
+        r#"Client(1) of /bob got something else, first at 1:
+expected [Text("hello"), Text("goodbye")]
+     got [Text("hello"), Binary(b"\x00\xff"), Close(1000, "Connection closed"), Fin]"#
+    );
+    assert_eq!(
+        failure(|| test.expect_nothing(ann)),
+        r#"Client(0) of /ann got something else, first at 0:
+expected []
+     got [Close(1000, "Connection closed"), Fin]"#
+    );
+}
+
+#[test]
+fn a_failure_shows_the_beginning_of_what_is_long() {
+    let (mut test, ann, bob) = chat();
+    test.send(ann, "é".repeat(500));
+    let mut expected = "é".repeat(400);
+    expected.push_str("etc");
+    let shown = "é".repeat(80);
+    assert_eq!(
+        failure(|| test.expect(bob, [expected])),
+        format!(
+            "Client(1) of /bob got something else, first at 0, in byte 800:\n\
+             expected [Text(\"{shown}\"... 803 bytes)]\n     got [Text(\"{shown}\"... 1000 bytes)]"
+        )
+    );
+}
+
+#[test]
+fn bytes_that_nobody_has_read_are_not_nothing() {
+    let mut test = Harness::new(memory_server());
+    let raw = test.dial(Faults::none()).unwrap();
+    test.write(raw, b"nonsense\r\n\r\n");
+    let unread = failure(|| test.expect_nothing(raw));
+    assert!(unread.starts_with(r#"Client(0) speaks bytes, and nobody has read these: b"HTTP/1.1 400 "#), "{unread}");
+    test.read(raw);
+    test.expect_nothing(raw);
+}
+
+#[test]
+fn a_client_of_another_harness_is_an_error_that_says_so() {
+    let (mut test, _, _) = chat();
+    let stranger = test.connect("/cid").unwrap();
+    let (mut other, _, _) = chat();
+    assert_eq!(failure(|| other.send(stranger, "")), "Client(2) is not one of this harness's 2 clients");
+    assert_eq!(failure(|| other.expect_nothing(stranger)), "Client(2) is not one of this harness's 2 clients");
+    assert_eq!(failure(|| _ = other.uuid(stranger)), "Client(2) is not one of this harness's 2 clients");
+}
+
+#[test]
+fn a_refusal_is_readable() {
+    let mut test = Harness::new(memory_server());
+    let refused = failure(|| _ = test.connect("/no/where").unwrap());
+    assert!(refused.contains("status: 404, headers: [("), "{refused}");
+    assert!(refused.contains(r#"body: ""#), "{refused}");
+}
+
+// Panics of callbacks.
+
+#[test]
+fn a_panic_that_nobody_asked_for_fails_the_test() {
+    let panicking = || {
+        let mut server = Server::builder().build(()).unwrap();
+        server.route("/ws", |_, _| {}).unwrap();
+        server.on(Event::Message, |_, ep| assert_eq!(ep.data.as_str(), Some("hello")));
+        let mut test = Harness::new(server);
+        let ann = test.connect("/ws").unwrap();
+        test.send(ann, "hi");
+        test.settle();
+        (test, ann)
+    };
+    let hint = "\na callback of `message` has panicked: assertion `left == right` failed";
+    let (test, _) = panicking();
+    let dropped = failure(|| drop(test));
+    assert!(
+        dropped.starts_with(&format!("the test did not ask for its panics (`Harness::panics`):{hint}")),
+        "{dropped}"
+    );
+    let (test, _) = panicking();
+    assert!(failure(|| test.into_state()).contains(hint));
+
+    // It is named as a cause, too.
+    let (mut test, ann) = panicking();
+    let unexpected = failure(|| test.expect_nothing(ann));
+    assert!(unexpected.contains(&format!("got [Close(1011, \"internal error\"), Fin]{hint}")), "{unexpected}");
+    assert_eq!(test.panics().len(), 1);
+    test.expect_nothing(ann);
+    assert!(test.panics().is_empty(), "each is told once");
+}
+
+#[test]
+fn a_panic_says_where_it_was_and_of_which_connection() {
+    common::quiet_panics();
+    let mut server = memory_server();
+    server.on(Event::Message, |_, _| panic!("{ON_PURPOSE}"));
+    server.set_timer(SECOND, |_, _| panic!("{ON_PURPOSE}"));
+    server.recover(|_, _| panic!("{ON_PURPOSE}"));
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    let uuid = test.uuid(ann);
+    test.send(ann, "");
+    test.advance(SECOND);
+    let panics: Vec<_> = test.panics().into_iter().map(|panic| (panic.event, panic.message, panic.uuid)).collect();
+    let expected = [("message", uuid), ("recover", uuid), ("timer", None), ("recover", None)];
+    assert_eq!(panics, expected.map(|(event, uuid)| (event.to_owned(), ON_PURPOSE.to_owned(), uuid)));
+}
+
 // Upgrades and pages.
 
 #[test]
@@ -171,6 +334,62 @@ fn a_page_is_answered() {
     let answer = test.get("/healthz/now").unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "1"));
     assert_eq!(test.get("/no/where").unwrap().status, 404);
+}
+
+#[test]
+fn whoever_asks_need_not_have_an_answer_yet() {
+    struct Desk(Vec<Deferred<Desk>>);
+    let mut server = Server::builder().build(Desk(Vec::new())).unwrap();
+    server.route("/ws", |_, kws| _ = kws.emit("hello")).unwrap();
+    server.filter(|desk, sockets, incoming| {
+        desk.0.push(sockets.defer(incoming));
+        Ok(())
+    });
+    let mut test = Harness::new(server);
+    let [ann, bob] = [(); 2].map(|()| test.ask("/ws").unwrap());
+    assert_eq!((test.answer(ann), test.uuid(ann)), (None, None));
+    let [for_ann, for_bob] = std::mem::take(&mut test.state().0).try_into().unwrap();
+    for_ann.accept(|_| {}).unwrap();
+    assert_eq!(test.answer(ann).unwrap().status, 101);
+    test.expect(ann, ["hello"]);
+    assert_eq!(test.answer(bob), None, "it waits still");
+    for_bob.reject(Response::text("no").with_status(401)).unwrap();
+    let answer = test.answer(bob).unwrap();
+    assert_eq!((answer.status, &*answer.text()), (401, "no"));
+    test.expect(bob, [Received::Fin]);
+    assert_eq!(test.server().stats().closed, 1, "it has answered the FIN");
+    // `connect` does not wait for what nobody answers.
+    assert_eq!(test.connect("/ws").unwrap_err(), NotConnected::Unanswered);
+}
+
+#[test]
+fn the_response_to_an_upgrade_stays_known_in_whatever_pieces_it_came() {
+    let mut server = memory_server_with(Server::builder().subprotocols(["v2", "v1"]));
+    server.route("/:name", |_, kws| _ = kws.emit("hello")).unwrap();
+    let mut test = Harness::new(server);
+    for size in 1..200 {
+        let upgrade = Upgrade::to("/ann").subprotocols("v1").faults(Faults::none().writes_of(size));
+        let ann = test.connect(upgrade).unwrap();
+        test.expect(ann, ["hello"]);
+        let answer = test.answer(ann).unwrap();
+        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("v1")));
+        assert_eq!(answer.body, b"");
+    }
+}
+
+#[test]
+fn the_uuid_of_a_client_is_that_of_its_open_connection() {
+    let (mut test, ann, bob) = chat();
+    let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
+    assert_eq!([ann_id, bob_id], ["ann", "bob"].map(|who| test.state().id(who)));
+    let swapped = Uuid::from_u128(7 << 64);
+    with_socket(test.server(), "bob", |kws| kws.set_uuid(swapped)).unwrap();
+    assert_eq!(test.uuid(bob), Some(swapped));
+    test.reset(ann);
+    assert_eq!(test.uuid(ann), None);
+    let cid = test.connect("/cid").unwrap();
+    assert_ne!(test.uuid(cid), None, "whatever place it has");
+    assert_eq!(test.uuid(ann), None);
 }
 
 #[test]
@@ -295,7 +514,7 @@ fn a_client_that_does_not_read_fills_its_window_and_gets_what_waited_when_it_rea
         test.send(ann, "x".repeat(98));
     }
     assert_eq!(test.received(bob).len(), 100, "nobody else waits");
-    let waiting = |test: &mut Harness<Diary>| common::with_socket(test.server(), "slow", |kws| kws.waiting());
+    let waiting = |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting());
     assert_eq!(waiting(&mut test), 100 * 100 - 1000);
     test.read_more(slow, 150);
     assert_eq!(test.received(slow).len(), 1, "one and a half");
@@ -310,7 +529,7 @@ fn a_slow_consumer_is_given_up_at_its_outbox_limit_to_the_byte() {
     test.server().route("/:name", enter).unwrap();
     let slow = test.connect(Upgrade::to("/slow").faults(Faults::none().window(200))).unwrap();
     test.stop_reading(slow);
-    let mut emit = |len| common::with_socket(test.server(), "slow", |kws| kws.emit(vec![0; len]));
+    let mut emit = |len| with_socket(test.server(), "slow", |kws| kws.emit(vec![0; len]));
     assert_eq!(emit(196), Emitted::Queued);
     assert_eq!(emit(1020), Emitted::Queued);
     assert_eq!(emit(0), Emitted::Refused(EmitError::Full), "1024 bytes wait");
@@ -395,6 +614,19 @@ fn by_hand_nothing_happens_but_in_a_turn() {
     assert!(test.received(ann).is_empty());
     test.turn();
     assert_eq!(test.received(ann), ["answer"]);
+}
+
+#[test]
+fn what_callbacks_send_through_a_handle_is_done_before_anybody_looks() {
+    let mut server = memory_server();
+    server.on(Event::Message, |_, ep| {
+        let handle = ep.kws.sockets().handle();
+        handle.send(|_, sockets| sockets.handle().broadcast("done").unwrap()).unwrap();
+    });
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    test.send(ann, "do it");
+    test.expect(ann, ["done"]);
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! The loop: what a turn does and reports, when it blocks, where it listens, and what a server is built from.
+//!
+//! When a poll waits, what it accepts, and which edges the system tells is about sockets, so that those tests have some. What a turn does with what is there
+//! is seen in a harness that is turned by hand.
 
 mod common;
 
@@ -7,9 +10,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, PATIENCE, PING, PONG, Raw, TEXT, enter, frame, server, server_with, turn_until, upgrade_request,
-    with_socket,
+    Client, PATIENCE, PING, PONG, Raw, TEXT, connect, enter, frame, memory_server, memory_server_with, server,
+    server_with, turn_until, upgrade_request, with_socket,
 };
+use ikisocket::testing::{Harness, Received};
 use ikisocket::{BindError, BuildError, Builder, Event, Response, Server, Turn, Uuid};
 use tungstenite::Message;
 
@@ -109,54 +113,57 @@ fn what_is_emitted_between_turns_is_on_the_wire_before_the_next_wait() {
 
 #[test]
 fn replies_and_broadcasts_of_a_turn_are_written_in_that_turn() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
-    ann.send("to all");
-    turns(&mut server, |turn| turn.messages == 1);
-    assert_eq!(ann.try_next(), Some(Message::text("to all")));
-    assert_eq!(bob.try_next(), Some(Message::text("to all")));
+    let mut test = Harness::by_hand(server);
+    let clients = connect(&mut test, ["ann", "bob"]);
+    test.send(clients[0], "to all");
+    assert_eq!(test.turn().messages, 1);
+    for client in clients {
+        test.expect(client, ["to all"]);
+    }
 }
 
 #[test]
 fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work_to_do() {
-    let mut server = server();
-    assert_eq!(server.next_timeout(), None);
-    let mut ann = Client::connect(&mut server, "/ann");
-    turn_until(&mut server, |server| server.next_timeout() != Some(Duration::ZERO));
-    assert!(server.next_timeout().unwrap() <= Duration::from_secs(25), "the ping");
+    let mut test = Harness::by_hand(memory_server());
+    assert_eq!(test.server().next_timeout(), None);
+    connect(&mut test, ["ann"]);
+    let soonest = |test: &mut Harness<_>| test.server().next_timeout().unwrap();
+    // At the latest when the ping is due.
+    let later = Duration::from_millis(1)..=Duration::from_secs(25);
+    assert!(later.contains(&soonest(&mut test)));
 
-    with_socket(&mut server, "ann", |kws| kws.emit("something to write"));
-    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
-    server.flush();
-    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
-    assert_eq!(ann.text(&mut server), "something to write");
+    with_socket(test.server(), "ann", |kws| kws.emit("something to write"));
+    assert_eq!(soonest(&mut test), Duration::ZERO);
+    test.server().flush();
+    assert!(later.contains(&soonest(&mut test)));
 
-    with_socket(&mut server, "ann", |kws| kws.emit_to(Uuid::nil(), "").unwrap_err());
-    assert_eq!(server.next_timeout(), Some(Duration::ZERO), "something to tell");
-    server.poll(Some(Duration::ZERO)).unwrap();
-    assert!(server.state().has("ann", "error"));
-    assert_ne!(server.next_timeout(), Some(Duration::ZERO));
+    with_socket(test.server(), "ann", |kws| kws.emit_to(Uuid::nil(), "").unwrap_err());
+    assert_eq!(soonest(&mut test), Duration::ZERO, "something to tell");
+    test.turn();
+    assert!(test.state().has("ann", "error"));
+    assert!(later.contains(&soonest(&mut test)));
 }
 
 #[test]
 fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
     const MESSAGES: usize = 60;
-    let mut server = server_with(Server::builder().receive_buffer(1024));
+    let mut server = memory_server_with(Server::builder().receive_buffer(1024));
     server.route("/:name", enter).unwrap();
-    let mut ann = Raw::upgrade(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
-    ann.send(&frame(TEXT, &[b'x'; 1000]).repeat(MESSAGES));
-    bob.send("me too");
-    let first = server.poll(Some(PATIENCE)).unwrap();
+    let mut test = Harness::by_hand(server);
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
+    (0..MESSAGES).for_each(|_| test.send(ann, "x".repeat(1000)));
+    test.send(bob, "me too");
+    let first = test.turn();
     assert!(first.messages < MESSAGES / 2, "{first:?}");
-    assert!(server.state().has("bob", "message"), "he need not wait for her");
-    assert_eq!(server.next_timeout(), Some(Duration::ZERO), "there is more to read");
-    // No edge announces the rest: it must be remembered, or these turns wait for ever.
-    turns(&mut server, |turn| first.messages + turn.messages == MESSAGES + 1);
+    assert!(test.state().has("bob", "message"), "he need not wait for her");
+    assert_eq!(test.server().next_timeout(), Some(Duration::ZERO), "there is more to read");
+    // No edge announces the rest: it must be remembered.
+    test.settle();
+    assert_eq!(test.state().all("ann", "message").len(), MESSAGES);
 }
 
 #[test]
@@ -308,19 +315,19 @@ fn the_longest_timeouts_and_the_smallest_sizes_work() {
         .max_head(256)
         .receive_buffer(1024)
         .max_connections(1);
-    let mut server = server_with(settings);
+    let mut server = memory_server_with(settings);
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
         ep.kws.close();
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    assert_eq!(server.next_timeout(), None);
-    assert_eq!(Client::refused(&mut server, "/bob"), 503);
-    ann.send("x");
-    assert_eq!(ann.text(&mut server), "x");
-    ann.end(&mut server);
-    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
+    assert_eq!(test.server().next_timeout(), None);
+    assert_eq!(test.connect("/bob").unwrap_err().status(), Some(503));
+    test.send(ann, "x");
+    test.expect(ann, [Received::text("x"), Received::close(1000, "Connection closed"), Received::Fin]);
+    assert!(test.state().is_gone("ann"));
 }
 
 #[test]

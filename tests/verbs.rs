@@ -1,18 +1,29 @@
 //! What user code can do with connections: emit, emit_to, broadcast, attributes, uuids, and the same between turns.
+//!
+//! None of it depends on sockets, so that these tests have none, but for that of random uuids, which a harness replaces by counted ones. Each verb is
+//! heard over TCP in `tests/end_to_end.rs`.
 
 mod common;
 
-use common::{Client, Raw, enter, name_of, server, server_with, turn_until, with_socket};
+use common::{connect, enter, memory_server, memory_server_with, name_of, with_socket};
+use ikisocket::testing::{Faults, Harness, Received};
 use ikisocket::{EmitError, Emitted, Error, Event, Server, Uuid, UuidError};
-use tungstenite::Message;
+
+/// A uuid that no connection of a harness has by itself.
+const NEW: Uuid = Uuid::from_u128(1 << 64);
+
+/// A small frame is copied, a large one is shared.
+fn small_and_large() -> [String; 2] {
+    ["small".to_owned(), "large".repeat(20_000)]
+}
 
 // Emit.
 
 #[test]
 fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| {
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
+    with_socket(test.server(), "ann", |kws| {
         kws.emit("text");
         kws.emit(String::from("text"));
         kws.emit(b"bytes");
@@ -20,126 +31,118 @@ fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
         kws.emit_text("text");
         kws.emit_binary("bytes");
     });
-    let text = || Message::text("text");
-    for expected in
-        [text(), text(), Message::binary("bytes"), Message::binary(vec![1, 2]), text(), Message::binary("bytes")]
-    {
-        assert_eq!(ann.next(&mut server), expected);
-    }
+    let (text, bytes) = (Received::text("text"), Received::binary("bytes"));
+    test.expect(ann, [text.clone(), text.clone(), bytes.clone(), Received::binary([1, 2]), text, bytes]);
 }
 
 #[test]
 fn a_message_larger_than_the_outbox_is_refused_as_such_and_nobody_is_disconnected() {
-    let mut server = server_with(Server::builder().max_outbox(1024));
+    let mut server = memory_server_with(Server::builder().max_outbox(1024));
     server.route("/:name", enter).unwrap();
-    let mut ann = Client::connect(&mut server, "/ann");
+    let mut test = Harness::new(server);
+    let [ann] = connect(&mut test, ["ann"]);
     let too_large = Emitted::Refused(EmitError::TooLarge { len: 1025, limit: 1024 });
-    with_socket(&mut server, "ann", |kws| {
+    with_socket(test.server(), "ann", |kws| {
         assert_eq!(kws.emit(vec![0; 1025]), too_large);
         assert_eq!(kws.sockets().broadcast(vec![0; 1025]), 0);
         assert_eq!(kws.emit(vec![7; 1024]), Emitted::Queued, "it just fits");
     });
-    assert_eq!(ann.next(&mut server), Message::binary(vec![7; 1024]));
-    assert_eq!(server.state().events("ann"), ["connect"]);
+    test.expect(ann, [Received::binary([7; 1024])]);
+    assert_eq!(test.state().events("ann"), ["connect"]);
 }
 
 #[test]
 fn a_ping_longer_than_a_control_frame_is_refused() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| {
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
+    with_socket(test.server(), "ann", |kws| {
         assert_eq!(kws.ping([0; 126]), Emitted::Refused(EmitError::PingTooLong { len: 126 }));
         assert_eq!(kws.ping([1; 125]), Emitted::Queued);
     });
-    assert_eq!(ann.next(&mut server), Message::Ping(vec![1; 125].into()));
+    test.expect(ann, [Received::Ping(vec![1; 125])]);
 }
 
 // Emit to others.
 
 #[test]
 fn emit_to_reaches_the_one_that_is_named() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
-    let (diary, mut sockets) = server.lend();
-    let [ann_id, bob_id] = ["ann", "bob"].map(|who| diary.id(who));
+    let mut test = Harness::new(memory_server());
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
+    let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
+    let mut sockets = test.server().lend().1;
     assert_eq!(sockets.emit_to(bob_id, "from outside"), Ok(Emitted::Queued));
     assert_eq!(sockets.get(bob_id).unwrap().emit_to(ann_id, "from bob"), Ok(Emitted::Queued));
-    assert_eq!(bob.text(&mut server), "from outside");
-    assert_eq!(ann.text(&mut server), "from bob");
+    test.expect(bob, ["from outside"]);
+    test.expect(ann, ["from bob"]);
 }
 
 #[test]
 fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
-    let mut server = server();
-    let ann = Client::connect(&mut server, "/ann");
-    let (diary, mut sockets) = server.lend();
-    let id = diary.id("ann");
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
+    let id = test.uuid(ann).unwrap();
+    let mut sockets = test.server().lend().1;
     assert_eq!(sockets.emit_to(Uuid::nil(), "").unwrap_err().uuid, Uuid::nil());
     sockets.get(id).unwrap().close();
     assert_eq!(sockets.emit_to(id, "").unwrap_err().uuid, id, "closed but not gone yet");
-    ann.end(&mut server);
-    turn_until(&mut server, |server| server.state().is_gone("ann"));
-    assert_eq!(server.lend().1.emit_to(id, "").unwrap_err().uuid, id);
-    assert!(!server.state().has("ann", "error"), "the global form records nothing");
+    assert!(test.state().is_gone("ann"));
+    assert_eq!(test.server().lend().1.emit_to(id, "").unwrap_err().uuid, id);
+    assert!(!test.state().has("ann", "error"), "the global form records nothing");
+    test.expect_goodbye(ann, 1000, "Connection closed");
 }
 
 #[test]
 fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
-        let missing = Uuid::from_u128(7);
-        assert_eq!(ep.kws.emit_to(missing, "hello?").unwrap_err().uuid, missing);
+        assert_eq!(ep.kws.emit_to(NEW, "hello?").unwrap_err().uuid, NEW);
         assert!(!diary.has("ann", "error"));
         diary.note("callback over");
     });
     server.on(Event::Error, |diary, _| diary.note("told"));
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
-    ann.send("go");
-    turn_until(&mut server, |server| server.state().has("ann", "error"));
-    assert_eq!(server.state().notes, ["callback over", "told"]);
-    let error = server.state().only("ann", "error");
-    assert_eq!(error.data, Uuid::from_u128(7).to_string());
-    assert_eq!(error.error, Some(Error::Gone(Uuid::from_u128(7))));
-    assert_eq!(server.state().events("bob"), ["connect"], "nobody else is told");
+    let mut test = Harness::new(server);
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
+    test.send(ann, "go");
+    assert_eq!(test.state().notes, ["callback over", "told"]);
+    let error = test.state().only("ann", "error");
+    assert_eq!(error.data, NEW.to_string());
+    assert_eq!(error.error, Some(Error::Gone(NEW)));
+    assert_eq!(test.state().events("bob"), ["connect"], "nobody else is told");
 
-    server.lend().1.broadcast("both are open still");
-    assert_eq!(ann.text(&mut server), "both are open still");
-    assert_eq!(bob.text(&mut server), "both are open still");
+    test.server().lend().1.broadcast("both are open still");
+    test.expect(ann, ["both are open still"]);
+    test.expect(bob, ["both are open still"]);
 }
 
 #[test]
 fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_others() {
-    let mut server = server();
-    let mut clients = ["ann", "bob"].map(|who| Client::connect(&mut server, &format!("/{who}")));
-    let missing = [1, 2].map(Uuid::from_u128);
-    let ids = ["ann", "bob"].map(|who| server.state().id(who));
+    let mut test = Harness::new(memory_server());
+    let clients = connect(&mut test, ["ann", "bob"]);
+    let missing = [NEW, Uuid::nil()];
+    let ids = clients.map(|client| test.uuid(client).unwrap());
     let list = [ids[0], missing[0], ids[1], missing[1]];
 
-    assert_eq!(server.lend().1.emit_to_list(&list, "global"), 2);
-    assert_eq!(server.lend().1.emit_to_list(&[], "nobody"), 0);
-    clients.iter_mut().for_each(|client| assert_eq!(client.text(&mut server), "global"));
-    assert!(!server.state().has("ann", "error"));
+    assert_eq!(test.server().lend().1.emit_to_list(&list, "global"), 2);
+    assert_eq!(test.server().lend().1.emit_to_list(&[], "nobody"), 0);
+    clients.into_iter().for_each(|client| test.expect(client, ["global"]));
+    assert!(!test.state().has("ann", "error"));
 
-    assert_eq!(with_socket(&mut server, "ann", |kws| kws.emit_to_list(&list, "from ann")), 2);
-    clients.iter_mut().for_each(|client| assert_eq!(client.text(&mut server), "from ann"));
-    assert_eq!(server.state().errors("ann"), missing.map(Error::Gone));
-    assert_eq!(server.state().events("bob"), ["connect"]);
+    assert_eq!(with_socket(test.server(), "ann", |kws| kws.emit_to_list(&list, "from ann")), 2);
+    clients.into_iter().for_each(|client| test.expect(client, ["from ann"]));
+    assert_eq!(test.state().errors("ann"), missing.map(Error::Gone));
+    assert_eq!(test.state().events("bob"), ["connect"]);
 }
 
 #[test]
 fn whoever_stands_in_a_list_twice_gets_it_twice() {
-    let mut server = server();
-    let mut clients = ["ann", "bob"].map(|who| Client::connect(&mut server, &format!("/{who}")));
-    let [ann, bob] = ["ann", "bob"].map(|who| server.state().id(who));
-    for message in ["small".to_owned(), "large".repeat(20_000)] {
-        assert_eq!(server.lend().1.emit_to_list(&[ann, bob, ann], &message), 3);
-        server.lend().1.broadcast("next");
-        for (client, copies) in clients.iter_mut().zip([2, 1]) {
-            (0..copies).for_each(|_| assert_eq!(client.text(&mut server), message));
-            assert_eq!(client.text(&mut server), "next");
-        }
+    let mut test = Harness::new(memory_server());
+    let clients = connect(&mut test, ["ann", "bob"]);
+    let [ann, bob] = clients.map(|client| test.uuid(client).unwrap());
+    for message in small_and_large() {
+        assert_eq!(test.server().lend().1.emit_to_list(&[ann, bob, ann], &message), 3);
+        test.server().lend().1.broadcast("next");
+        test.expect(clients[0], [&*message, &message, "next"]);
+        test.expect(clients[1], [&*message, "next"]);
     }
 }
 
@@ -147,55 +150,52 @@ fn whoever_stands_in_a_list_twice_gets_it_twice() {
 
 #[test]
 fn a_global_broadcast_reaches_everybody_exactly_once() {
-    let mut server = server();
-    let mut clients: Vec<_> = (0..50).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
-    // A small frame is copied, a large one is shared.
-    for message in ["small".to_owned(), "large".repeat(20_000)] {
-        assert_eq!(server.lend().1.broadcast(&message), 50);
-        assert_eq!(server.lend().1.broadcast("next"), 50);
-        for client in &mut clients {
-            assert_eq!(client.text(&mut server), message);
-            assert_eq!(client.text(&mut server), "next");
+    let mut test = Harness::new(memory_server());
+    let clients: Vec<_> = (0..50).map(|i| test.connect(format!("/{i}")).unwrap()).collect();
+    for message in small_and_large() {
+        assert_eq!(test.server().lend().1.broadcast(&message), 50);
+        assert_eq!(test.server().lend().1.broadcast("next"), 50);
+        for &client in &clients {
+            test.expect(client, [&*message, "next"]);
         }
     }
 }
 
 #[test]
 fn a_connections_broadcast_reaches_all_but_itself_and_broadcast_all_itself_too() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         assert_eq!(ep.kws.broadcast("from ann to the others"), 2);
         assert_eq!(ep.kws.broadcast_all("from ann to all"), 3);
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut others = ["bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}")));
-    ann.send("go");
-    assert_eq!(ann.text(&mut server), "from ann to all");
-    for other in &mut others {
-        assert_eq!(other.text(&mut server), "from ann to the others");
-        assert_eq!(other.text(&mut server), "from ann to all");
+    let mut test = Harness::new(server);
+    let [ann, bob, cid] = connect(&mut test, ["ann", "bob", "cid"]);
+    test.send(ann, "go");
+    test.expect(ann, ["from ann to all"]);
+    for other in [bob, cid] {
+        test.expect(other, ["from ann to the others", "from ann to all"]);
     }
 }
 
 #[test]
 fn who_has_not_upgraded_yet_is_not_counted_and_gets_no_broadcast() {
-    let mut server = server();
-    let mut visitor = Raw::connect(&server);
-    let _ann = Client::connect(&mut server, "/ann");
-    assert_eq!(server.lend().1.len(), 1);
-    assert_eq!(server.lend().1.broadcast("to the open ones"), 1);
-    visitor.send(b"nonsense\r\n\r\n");
-    let response = visitor.read_to_end(&mut server).unwrap();
-    assert!(response.starts_with(b"HTTP/1.1 400 "));
+    let mut test = Harness::new(memory_server());
+    let visitor = test.dial(Faults::none()).unwrap();
+    connect(&mut test, ["ann"]);
+    assert_eq!(test.uuid(visitor), None);
+    assert_eq!(test.server().lend().1.len(), 1);
+    assert_eq!(test.server().lend().1.broadcast("to the open ones"), 1);
+    test.write(visitor, b"nonsense\r\n\r\n");
+    assert_eq!(test.answer(visitor).unwrap().status, 400);
 }
 
 // Attributes.
 
 #[test]
 fn an_attribute_answers_for_its_type_and_none_for_a_wrong_or_missing_one() {
-    let mut server = server();
-    let _ann = Client::connect(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| {
+    let mut test = Harness::new(memory_server());
+    connect(&mut test, ["ann"]);
+    with_socket(test.server(), "ann", |kws| {
         kws.set_attribute("name", "Ada");
         kws.set_attribute("age", 36_u8);
         kws.set_attribute("scores", vec![1.5, 2.5]);
@@ -217,7 +217,7 @@ fn an_attribute_answers_for_its_type_and_none_for_a_wrong_or_missing_one() {
 
 #[test]
 fn what_a_filter_finds_out_is_an_attribute_from_the_start() {
-    let mut server = server_with(Server::builder());
+    let mut server = memory_server_with(Server::builder());
     server.filter(|_, _, incoming| {
         let user = incoming.query("user").unwrap_or_default().into_owned();
         incoming.attributes.set("user", user);
@@ -229,53 +229,53 @@ fn what_a_filter_finds_out_is_an_attribute_from_the_start() {
             assert_eq!(kws.string_attribute("user"), Some("Ada"));
         })
         .unwrap();
-    let _ann = Client::connect(&mut server, "/ann?user=Ada");
-    with_socket(&mut server, "ann", |kws| assert_eq!(kws.string_attribute("user"), Some("Ada")));
+    let mut test = Harness::new(server);
+    connect(&mut test, ["ann?user=Ada"]);
+    with_socket(test.server(), "ann", |kws| assert_eq!(kws.string_attribute("user"), Some("Ada")));
 }
 
 #[test]
 fn attributes_belong_to_one_connection_and_stay_from_turn_to_turn() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         let seen = ep.kws.int_attribute("seen").unwrap_or(0) + 1;
         ep.kws.set_attribute("seen", seen);
         ep.kws.emit(seen.to_string());
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
+    let mut test = Harness::new(server);
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     for expected in ["1", "2", "3"] {
-        ann.send("count");
-        assert_eq!(ann.text(&mut server), expected);
+        test.send(ann, "count");
+        test.expect(ann, [expected]);
     }
-    bob.send("count");
-    assert_eq!(bob.text(&mut server), "1");
+    test.send(bob, "count");
+    test.expect(bob, ["1"]);
 }
 
 // Uuids.
 
 #[test]
 fn set_uuid_moves_the_connection_and_the_old_uuid_finds_nobody_at_once() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    let (diary, mut sockets) = server.lend();
-    let (old, new) = (diary.id("ann"), Uuid::from_u128(1));
+    let mut test = Harness::new(memory_server());
+    let [ann] = connect(&mut test, ["ann"]);
+    let old = test.uuid(ann).unwrap();
+    let mut sockets = test.server().lend().1;
     let mut kws = sockets.get(old).unwrap();
-    assert_eq!(kws.set_uuid(new), Ok(()));
-    assert_eq!(kws.uuid(), new);
+    assert_eq!(kws.set_uuid(NEW), Ok(()));
+    assert_eq!(kws.uuid(), NEW);
     assert!(sockets.get(old).is_none());
     assert!(sockets.emit_to(old, "to the old").is_err());
-    assert_eq!(sockets.uuids(), [new]);
-    assert_eq!(sockets.emit_to(new, "to the new"), Ok(Emitted::Queued));
-    assert_eq!(ann.text(&mut server), "to the new");
+    assert_eq!(sockets.uuids(), [NEW]);
+    assert_eq!(sockets.emit_to(NEW, "to the new"), Ok(Emitted::Queued));
+    test.expect(ann, ["to the new"]);
+    assert_eq!(test.uuid(ann), Some(NEW));
 }
 
 #[test]
 fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
-    let mut server = server();
-    let _ann = Client::connect(&mut server, "/ann");
-    let _bob = Client::connect(&mut server, "/bob");
-    let (diary, mut sockets) = server.lend();
-    let [ann, bob] = ["ann", "bob"].map(|who| diary.id(who));
+    let mut test = Harness::new(memory_server());
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
+    let mut sockets = test.server().lend().1;
     let mut kws = sockets.get(ann).unwrap();
     assert_eq!(kws.set_uuid(bob), Err(UuidError::Duplicate(bob)));
     assert_eq!(kws.set_uuid(ann), Ok(()));
@@ -287,35 +287,33 @@ fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
 
 #[test]
 fn a_uuid_that_was_given_up_is_free_for_others() {
-    let mut server = server();
-    let _ann = Client::connect(&mut server, "/ann");
-    let _bob = Client::connect(&mut server, "/bob");
-    let (diary, mut sockets) = server.lend();
-    let [ann, bob] = ["ann", "bob"].map(|who| diary.id(who));
-    sockets.get(ann).unwrap().set_uuid(Uuid::from_u128(1)).unwrap();
+    let mut test = Harness::new(memory_server());
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
+    let mut sockets = test.server().lend().1;
+    sockets.get(ann).unwrap().set_uuid(NEW).unwrap();
     assert_eq!(sockets.get(bob).unwrap().set_uuid(ann), Ok(()));
     assert_eq!(name_of(&sockets.get(ann).unwrap()), "bob");
-    assert_eq!(name_of(&sockets.get(Uuid::from_u128(1)).unwrap()), "ann");
+    assert_eq!(name_of(&sockets.get(NEW).unwrap()), "ann");
 }
 
 #[test]
 fn a_closed_connection_cannot_change_its_uuid() {
-    let mut server = server();
-    let _ann = Client::connect(&mut server, "/ann");
-    with_socket(&mut server, "ann", |kws| {
+    let mut test = Harness::new(memory_server());
+    connect(&mut test, ["ann"]);
+    with_socket(test.server(), "ann", |kws| {
         let own = kws.uuid();
         kws.close();
-        assert_eq!(kws.set_uuid(Uuid::from_u128(1)), Err(UuidError::Closed));
+        assert_eq!(kws.set_uuid(NEW), Err(UuidError::Closed));
         assert_eq!(kws.set_uuid(own), Err(UuidError::Closed));
         assert_eq!(kws.uuid(), own);
-        assert!(kws.sockets().get(Uuid::from_u128(1)).is_none(), "no zombie");
+        assert!(kws.sockets().get(NEW).is_none(), "no zombie");
     });
 }
 
 #[test]
 fn every_connection_has_a_random_uuid_of_its_own() {
-    let mut server = server();
-    let _clients: Vec<_> = (0..20).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
+    let mut server = common::server();
+    let _clients: Vec<_> = (0..20).map(|i| common::Client::connect(&mut server, &format!("/{i}"))).collect();
     let mut uuids = server.lend().1.uuids();
     assert!(uuids.iter().all(|uuid| uuid.get_version_num() == 4));
     uuids.sort();
@@ -327,10 +325,9 @@ fn every_connection_has_a_random_uuid_of_its_own() {
 
 #[test]
 fn lend_gives_the_state_and_the_sockets_together() {
-    let mut server = server();
-    let mut ann = Client::connect(&mut server, "/ann");
-    let _bob = Client::connect(&mut server, "/bob");
-    let (diary, mut sockets) = server.lend();
+    let mut test = Harness::new(memory_server());
+    let [ann, _] = connect(&mut test, ["ann", "bob"]);
+    let (diary, mut sockets) = test.server().lend();
     assert_eq!((sockets.len(), sockets.is_empty()), (2, false));
     let mut uuids = sockets.uuids();
     let mut known: Vec<_> = diary.ids.values().copied().collect();
@@ -340,29 +337,29 @@ fn lend_gives_the_state_and_the_sockets_together() {
     diary.note("from both");
     sockets.broadcast(&diary.notes[0]);
     assert!(sockets.get(Uuid::nil()).is_none());
-    assert_eq!(ann.text(&mut server), "from both");
+    test.expect(ann, ["from both"]);
 }
 
 #[test]
 fn for_each_visits_everybody_who_is_open_and_nobody_whom_it_closed() {
-    let mut server = server();
-    let _clients = ["ann", "bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}")));
+    let mut test = Harness::new(memory_server());
+    connect(&mut test, ["ann", "bob", "cid"]);
     let mut visited = Vec::new();
-    server.lend().1.for_each(|kws| visited.push(name_of(kws)));
+    test.server().lend().1.for_each(|kws| visited.push(name_of(kws)));
     visited.sort();
     assert_eq!(visited, ["ann", "bob", "cid"]);
 
     let mut visits = 0;
-    server.lend().1.for_each(|kws| {
+    test.server().lend().1.for_each(|kws| {
         visits += 1;
         kws.sockets().for_each(|other| other.close());
     });
-    assert_eq!((visits, server.lend().1.len()), (1, 0));
+    assert_eq!((visits, test.server().lend().1.len()), (1, 0));
 }
 
 #[test]
 fn a_listener_reaches_another_connection_and_the_state_at_once() {
-    let mut server = server();
+    let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
         for id in diary.ids.values() {
             if let Some(mut other) = ep.kws.sockets().get(*id) {
@@ -371,10 +368,11 @@ fn a_listener_reaches_another_connection_and_the_state_at_once() {
             }
         }
     });
-    let mut ann = Client::connect(&mut server, "/ann");
-    let mut bob = Client::connect(&mut server, "/bob");
-    ann.send("hi");
-    assert_eq!(bob.next(&mut server), Message::binary("hi"));
-    assert_eq!(ann.next(&mut server), Message::binary("hi"));
-    assert_eq!(with_socket(&mut server, "bob", |kws| kws.attribute("greeted").copied()), Some(true));
+    let mut test = Harness::new(server);
+    let [ann, bob] = connect(&mut test, ["ann", "bob"]);
+    test.send(ann, "hi");
+    for client in [ann, bob] {
+        test.expect(client, [Received::binary("hi")]);
+    }
+    assert_eq!(with_socket(test.server(), "bob", |kws| kws.attribute("greeted").copied()), Some(true));
 }

@@ -32,11 +32,11 @@
 //! assert_eq!(test.state(), &["ann", "bob"]);
 //!
 //! test.send(ann, "hello");
-//! assert_eq!(test.received(bob), ["hello"]);
-//! assert!(test.received(ann).is_empty());
+//! test.expect(bob, ["hello"]);
+//! test.expect_nothing(ann);
 //!
 //! test.advance(Duration::from_secs(25));
-//! assert_eq!(test.received(bob), [Received::Ping(vec![])]); // answered by itself
+//! test.expect(bob, [Received::Ping(vec![])]); // answered by itself
 //!
 //! assert_eq!(test.connect("/nowhere").unwrap_err().status(), Some(404));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -45,26 +45,33 @@
 //! # The rules
 //!
 //! - **What a client does, it does now; the server comes to it when you look.** [`send`](Harness::send) and its kin put bytes on the wire.
-//!   [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and [`advance`](Harness::advance) first turn the loop
-//!   until nothing is left to do. Who wants every turn for himself takes [`Harness::by_hand`].
+//!   [`expect`](Harness::expect), [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and
+//!   [`advance`](Harness::advance) first turn the loop until nothing is left to do. Who wants every turn for himself takes [`Harness::by_hand`].
 //! - **Time stands still** until [`advance`](Harness::advance) moves it, from one timeout to the next, so that each happens at its time and in its order.
 //!   It begins where the server's clock stood when the harness took it.
 //! - **The loop is the real one**, with its limits and its order, and the connections behave like TCP: edge-triggered events, short
 //!   reads and writes, a window that fills up, FIN behind the bytes. [`Faults`] make them worse.
 //! - **Clients are proper ones**: they read what comes, answer pings, close frames and FINs. [`Upgrade::unresponsive`] and
 //!   [`stop_reading`](Harness::stop_reading) make them less so, and [`dial`](Harness::dial) gives one that speaks bytes alone.
+//! - **No panic is lost.** The server catches those of callbacks, an assertion's too. Those that the test does not ask for
+//!   ([`panics`](Harness::panics)) fail it when the harness is dropped.
 //! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your own code takes from a clock, from chance or from a
 //!   `HashMap`'s order does not.
 //!
 //! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), and accepting
 //! ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the server listens on work as ever, and are asked in each turn.
 
+mod expect;
 mod faults;
 mod peer;
 mod upgrade;
 pub(crate) mod wire;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
+
+use uuid::Uuid;
 
 pub use faults::Faults;
 pub use peer::Received;
@@ -72,11 +79,16 @@ pub use upgrade::{Answer, NotConnected, Upgrade};
 
 use crate::connection::PeerAddress;
 use crate::protocol::{CloseCode, Message, Opcode};
+use crate::route::Recovered;
 use crate::server::Server;
 use crate::token::Token;
 use crate::turn::Turn;
+use expect::Panics;
 use peer::Peer;
 use wire::End;
+
+/// The panics that a harness has not been asked for yet.
+pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
 
 /// Turns without a rest, at most.
 const MOST_TURNS: u32 = 10_000_000;
@@ -94,6 +106,7 @@ pub struct Harness<S> {
     /// The server's side of those whose connection goes on, by client.
     going_on: Vec<(usize, Token)>,
     by_hand: bool,
+    panics: Panics,
 }
 
 impl<S> Harness<S> {
@@ -109,8 +122,9 @@ impl<S> Harness<S> {
     }
 
     fn with(mut server: Server<S>, by_hand: bool) -> Self {
-        server.make_repeatable();
-        Self { server, peers: Vec::new(), going_on: Vec::new(), by_hand }
+        let panics = Panics::default();
+        server.make_repeatable(panics.caught());
+        Self { server, peers: Vec::new(), going_on: Vec::new(), by_hand, panics }
     }
 
     // Clients that come.
@@ -121,23 +135,48 @@ impl<S> Harness<S> {
     ///
     /// [`NotConnected`] has the answer if that is not a WebSocket.
     pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<Client, NotConnected> {
-        let upgrade = upgrade.into();
-        let client = self.take_in(upgrade.faults.clone(), upgrade.peer).ok_or(NotConnected::Unanswered)?;
-        self.write(client, &upgrade.encode());
+        let client = self.ask(upgrade).ok_or(NotConnected::Unanswered)?;
         self.settle();
-        let peer = &mut self.peers[client.0];
-        let refused = match Answer::parse(&peer.bytes) {
-            Some(answer) if answer.status == 101 => {
-                peer.upgrade(answer.body, upgrade.answers);
-                self.settle();
-                return Ok(client);
-            }
+        let refused = match self.peers[client.0].answer() {
+            Some(answer) if answer.status == 101 => return Ok(client),
             Some(answer) => NotConnected::Refused(answer),
             None => NotConnected::Unanswered,
         };
         self.reset(client);
         self.settle();
         Err(refused)
+    }
+
+    /// As [`connect`](Self::connect), without waiting for the [answer](Self::answer): for requests that are
+    /// [deferred](crate::Sockets::defer), and for clients that send before they are answered. `None` if the server takes nobody in any more,
+    /// because it shuts down.
+    ///
+    /// ```
+    /// # use ikisocket::testing::Harness;
+    /// # use ikisocket::{Deferred, Response, Server};
+    /// struct Desk(Option<Deferred<Desk>>);
+    ///
+    /// let mut server = Server::builder().build(Desk(None))?;
+    /// server.route("/ws", |_, _| {})?;
+    /// server.filter(|desk, sockets, incoming| {
+    ///     desk.0 = Some(sockets.defer(incoming));
+    ///     Ok(())
+    /// });
+    /// let mut test = Harness::new(server);
+    /// let ann = test.ask("/ws").unwrap();
+    /// assert_eq!(test.answer(ann), None);
+    /// let deferred = test.state().0.take().unwrap();
+    /// deferred.reject(Response::text("no").with_status(401))?;
+    /// assert_eq!(test.answer(ann).unwrap().status, 401);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ask(&mut self, upgrade: impl Into<Upgrade>) -> Option<Client> {
+        let upgrade = upgrade.into();
+        let bytes = upgrade.encode();
+        let client = self.take_in(upgrade.faults, upgrade.peer, upgrade.path)?;
+        self.peers[client.0].ask(upgrade.answers);
+        self.write(client, &bytes);
+        Some(client)
     }
 
     /// Asks for a page; `None` if there was no whole response.
@@ -153,16 +192,16 @@ impl<S> Harness<S> {
     /// A client that speaks bytes alone, and has said nothing yet: for everything that a proper client would not do. `None` if the server takes
     /// nobody in any more, because it shuts down.
     pub fn dial(&mut self, faults: Faults) -> Option<Client> {
-        self.take_in(faults, None)
+        self.take_in(faults, None, "bytes".to_owned())
     }
 
-    fn take_in(&mut self, faults: Faults, peer: Option<PeerAddress>) -> Option<Client> {
+    fn take_in(&mut self, faults: Faults, peer: Option<PeerAddress>, name: String) -> Option<Client> {
         let index = self.peers.len();
         let port = 1024 + (index % 60_000) as u16;
         let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
         let (wire, far) = wire::pair(faults);
         let token = self.server.take_in(wire, peer)?;
-        self.peers.push(Peer::new(far));
+        self.peers.push(Peer::new(far, name));
         self.going_on.push((index, token));
         Some(Client(index))
     }
@@ -170,80 +209,122 @@ impl<S> Harness<S> {
     // What clients do. On a connection that has ended it is lost, as on a network.
 
     /// Sends a message: `&str` and `String` as text, bytes as binary.
+    #[track_caller]
     pub fn send<'m>(&mut self, client: Client, message: impl Into<Message<'m>>) {
         let message = message.into();
-        self.peers[client.0].send_frame(message.payload().opcode(), message.as_bytes());
+        self.peer(client).send_frame(message.payload().opcode(), message.as_bytes());
     }
 
     /// Sends a ping. More than 125 bytes of data break the protocol (RFC 6455 §5.5), and are sent.
+    #[track_caller]
     pub fn ping(&mut self, client: Client, data: impl AsRef<[u8]>) {
-        self.peers[client.0].send_frame(Opcode::Ping, data.as_ref());
+        self.peer(client).send_frame(Opcode::Ping, data.as_ref());
     }
 
     /// Sends a pong. More than 125 bytes of data break the protocol (RFC 6455 §5.5), and are sent.
+    #[track_caller]
     pub fn pong(&mut self, client: Client, data: impl AsRef<[u8]>) {
-        self.peers[client.0].send_frame(Opcode::Pong, data.as_ref());
+        self.peer(client).send_frame(Opcode::Pong, data.as_ref());
     }
 
     /// Sends a close frame, whatever its code.
+    #[track_caller]
     pub fn close(&mut self, client: Client, code: impl Into<CloseCode>, reason: &str) {
-        self.peers[client.0].send_close(Some((code.into(), reason)));
+        self.peer(client).send_close(Some((code.into(), reason)));
     }
 
     /// Sends a close frame without a code, as a browser's `close()` does.
+    #[track_caller]
     pub fn close_without_code(&mut self, client: Client) {
-        self.peers[client.0].send_close(None);
+        self.peer(client).send_close(None);
     }
 
     /// Sends bytes as they are: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes frames of every kind.
+    #[track_caller]
     pub fn write(&mut self, client: Client, bytes: &[u8]) {
-        self.peers[client.0].far.send(bytes);
+        self.peer(client).far.send(bytes);
     }
 
     /// Sends FIN: the client sends nothing more, and still reads.
+    #[track_caller]
     pub fn finish(&mut self, client: Client) {
-        self.peers[client.0].far.end(End::Fin);
+        self.peer(client).far.end(End::Fin);
     }
 
     /// Resets the connection, behind what was sent. The client hears nothing more.
+    #[track_caller]
     pub fn reset(&mut self, client: Client) {
-        self.peers[client.0].far.end(End::Reset);
+        self.peer(client).far.end(End::Reset);
     }
 
     /// The client reads nothing from now on; what the server writes waits, as far as the [window](Faults::window) goes.
+    #[track_caller]
     pub fn stop_reading(&mut self, client: Client) {
-        self.peers[client.0].allowance = 0;
+        self.peer(client).allowance = 0;
     }
 
     /// A client that has stopped reading reads so many bytes more.
+    #[track_caller]
     pub fn read_more(&mut self, client: Client, bytes: usize) {
-        let allowance = &mut self.peers[client.0].allowance;
+        let allowance = &mut self.peer(client).allowance;
         *allowance = allowance.saturating_add(bytes);
     }
 
     /// The client reads everything again.
+    #[track_caller]
     pub fn resume_reading(&mut self, client: Client) {
         self.read_more(client, usize::MAX);
     }
 
     /// The poll tells the server that this connection is ready, though nothing has happened.
+    #[track_caller]
     pub fn wake(&mut self, client: Client) {
-        self.peers[client.0].far.wake();
+        self.peer(client).far.wake();
     }
 
     // What came of it.
 
-    /// What a client got since this was last asked.
+    /// What a client got since this was last asked. [`expect`](Self::expect) says more when it is not what it should be.
+    #[track_caller]
     pub fn received(&mut self, client: Client) -> Vec<Received> {
         self.look();
-        std::mem::take(&mut self.peers[client.0].received)
+        std::mem::take(&mut self.peer(client).received)
+    }
+
+    /// The response to a client's request, as far as it has come; `None` while there is none, and when it was [read](Self::read). What was agreed on in
+    /// an upgrade is there:
+    ///
+    /// ```
+    /// # use ikisocket::testing::{Harness, Upgrade};
+    /// # use ikisocket::Server;
+    /// let mut server = Server::builder().subprotocols(["v2", "v1"]).build(())?;
+    /// server.route("/ws", |_, _| {})?;
+    /// let mut test = Harness::new(server);
+    /// let old = test.connect(Upgrade::to("/ws").subprotocols("v1"))?;
+    /// assert_eq!(test.answer(old).unwrap().header("Sec-WebSocket-Protocol"), Some("v1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn answer(&mut self, client: Client) -> Option<Answer> {
+        self.look();
+        self.peer(client).answer()
+    }
+
+    /// The uuid of a client's connection, for [`Sockets::get`](crate::Sockets::get) and the like; `None` if it is not open.
+    #[track_caller]
+    pub fn uuid(&mut self, client: Client) -> Option<Uuid> {
+        self.look();
+        self.peer(client);
+        let (_, token) = self.going_on.iter().find(|&&(index, _)| index == client.0)?;
+        self.server.uuid_of(*token)
     }
 
     /// The bytes that a client of [`dial`](Self::dial) got since this was last asked. How its connection ended is in
     /// [`received`](Self::received).
+    #[track_caller]
     pub fn read(&mut self, client: Client) -> Vec<u8> {
         self.look();
-        std::mem::take(&mut self.peers[client.0].bytes)
+        std::mem::take(&mut self.peer(client).bytes)
     }
 
     /// The server. What is done with it reaches the clients when you look at one.
@@ -326,6 +407,15 @@ impl<S> Harness<S> {
     fn is_busy(&self) -> bool {
         self.going_on.iter().any(|&(index, _)| self.peers[index].far.has_readiness())
             || self.server.next_timeout() == Some(Duration::ZERO)
+            || self.server.has_mail()
+    }
+
+    #[track_caller]
+    fn peer(&mut self, client: Client) -> &mut Peer {
+        let known = self.peers.len();
+        self.peers
+            .get_mut(client.0)
+            .unwrap_or_else(|| panic!("{client:?} is not one of this harness's {known} clients"))
     }
 }
 

@@ -2,14 +2,17 @@
 //!
 //! It knows the protocol in the client's role. It knows no server and no clock.
 
+use std::fmt;
+
+use super::Answer;
 use super::wire::{End, FarEnd};
 use crate::protocol::{
     CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask,
     encode_close,
 };
 
-/// Something that a client got. It equals a `&str` if it is that text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the beginning of what is long.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
     /// A text message.
@@ -55,6 +58,16 @@ impl Received {
         Self::Binary(data.into())
     }
 
+    /// Where two payloads of one kind differ first.
+    pub(super) fn differs_at(&self, other: &Self) -> Option<usize> {
+        let (one, other) = match (self, other) {
+            (Self::Text(one), Self::Text(other)) => (one.as_bytes(), other.as_bytes()),
+            (Self::Binary(one), Self::Binary(other)) => (&one[..], &other[..]),
+            _ => return None,
+        };
+        Some(one.iter().zip(other).take_while(|(one, other)| one == other).count())
+    }
+
     /// A close frame with a code.
     #[must_use]
     pub fn close(code: impl Into<CloseCode>, reason: impl Into<String>) -> Self {
@@ -66,6 +79,55 @@ impl PartialEq<&str> for Received {
     fn eq(&self, text: &&str) -> bool {
         matches!(self, Self::Text(own) if own == text)
     }
+}
+
+impl From<&str> for Received {
+    fn from(text: &str) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<String> for Received {
+    fn from(text: String) -> Self {
+        Self::text(text)
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({})", brief_text(text)),
+            Self::Binary(data) => write!(f, "Binary({})", brief_bytes(data)),
+            Self::Compressed { is_text, payload } => {
+                write!(f, "Compressed {{ is_text: {is_text}, payload: {} }}", brief_bytes(payload))
+            }
+            Self::Ping(data) => write!(f, "Ping({})", brief_bytes(data)),
+            Self::Pong(data) => write!(f, "Pong({})", brief_bytes(data)),
+            Self::Close { code: Some(code), reason } => write!(f, "Close({code}, {reason:?})"),
+            Self::Close { code: None, .. } => f.write_str("Close(no code)"),
+            Self::Fin => f.write_str("Fin"),
+            Self::Reset => f.write_str("Reset"),
+            Self::Violation(violation) => f.debug_tuple("Violation").field(violation).finish(),
+        }
+    }
+}
+
+/// Characters or bytes of a payload that a failed test shows at most.
+const SHOWN: usize = 80;
+
+fn brief_text(text: &str) -> String {
+    let begin: String = text.chars().take(SHOWN).collect();
+    format!("{begin:?}{}", length_beyond(begin.len(), text.len()))
+}
+
+fn brief_bytes(data: &[u8]) -> String {
+    let begin = &data[..data.len().min(SHOWN)];
+    format!("b\"{}\"{}", begin.escape_ascii(), length_beyond(begin.len(), data.len()))
+}
+
+/// How long a payload is, if more of it is there than is shown.
+fn length_beyond(shown: usize, len: usize) -> String {
+    if shown < len { format!("... {len} bytes") } else { String::new() }
 }
 
 impl From<Decoded<'_>> for Received {
@@ -89,17 +151,30 @@ impl From<Decoded<'_>> for Received {
 pub(super) struct Peer {
     pub(super) far: FarEnd,
     pub(super) received: Vec<Received>,
-    /// What a client without a protocol got.
+    /// What a client got that speaks no WebSocket, or not yet.
     pub(super) bytes: Vec<u8>,
     /// How many bytes it reads; the most means all.
     pub(super) allowance: usize,
-    /// Its protocol; `None`: bytes.
-    speaks: Option<WebSocket>,
+    /// What a failed test calls it.
+    pub(super) name: String,
+    speaks: Speaks,
     ended: bool,
 }
 
 #[derive(Debug)]
+enum Speaks {
+    Bytes,
+    /// It has asked for a WebSocket; whether it will answer by itself.
+    Http {
+        answers: bool,
+    },
+    WebSocket(WebSocket),
+}
+
+#[derive(Debug)]
 struct WebSocket {
+    /// The server's answer to the upgrade request.
+    answer: Answer,
     decoder: Decoder,
     rules: Rules,
     /// It answers pings and goodbyes by itself.
@@ -112,27 +187,48 @@ struct WebSocket {
 }
 
 impl Peer {
-    pub(super) fn new(far: FarEnd) -> Self {
-        Self { far, received: Vec::new(), bytes: Vec::new(), allowance: usize::MAX, speaks: None, ended: false }
+    /// A client that speaks bytes.
+    pub(super) fn new(far: FarEnd, name: String) -> Self {
+        let (received, bytes) = (Vec::new(), Vec::new());
+        Self { far, received, bytes, allowance: usize::MAX, name, speaks: Speaks::Bytes, ended: false }
     }
 
-    /// From here on it speaks WebSocket; `rest` came behind the response's head.
-    pub(super) fn upgrade(&mut self, rest: Vec<u8>, answers: bool) {
-        let rules = Rules::default().role(Role::Client).max_message(usize::MAX).compression(true);
-        self.speaks =
-            Some(WebSocket { decoder: Decoder::new(), rules, answers, closed: false, broken: false, keys: 0 });
+    /// From here on it waits for the answer to an upgrade request, and speaks WebSocket when that is a 101.
+    pub(super) fn ask(&mut self, answers: bool) {
+        self.speaks = Speaks::Http { answers };
+    }
+
+    /// The response that it got.
+    pub(super) fn answer(&self) -> Option<Answer> {
+        match &self.speaks {
+            Speaks::WebSocket(speaks) => Some(speaks.answer.clone()),
+            _ => Answer::parse(&self.bytes),
+        }
+    }
+
+    /// The bytes that a client got which speaks nothing else, if there are some.
+    pub(super) fn unread(&self) -> Option<String> {
+        (matches!(self.speaks, Speaks::Bytes) && !self.bytes.is_empty()).then(|| brief_bytes(&self.bytes))
+    }
+
+    /// Takes what came of the response; whether it is whole, and a 101. What follows it is put back into `bytes`.
+    fn is_upgraded(&mut self, bytes: &mut Vec<u8>) -> bool {
+        let Speaks::Http { answers } = self.speaks else { return false };
+        self.bytes.append(bytes);
+        let Some(mut answer) = Answer::parse(&self.bytes).filter(|answer| answer.status == 101) else { return false };
         self.bytes.clear();
-        // The server may have ended the connection behind it.
-        let end = std::mem::take(&mut self.received);
-        self.understand(rest);
-        self.received.extend(end);
-        self.answer_end();
+        *bytes = std::mem::take(&mut answer.body);
+        let rules = Rules::default().role(Role::Client).max_message(usize::MAX).compression(true);
+        let decoder = Decoder::new();
+        self.speaks =
+            Speaks::WebSocket(WebSocket { answer, decoder, rules, answers, closed: false, broken: false, keys: 0 });
+        true
     }
 
     /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client that speaks nothing yet does too.
     pub(super) fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut key = [0x1F, 0x2E, 0x3D, 0x4C];
-        if let Some(speaks) = &mut self.speaks {
+        if let Speaks::WebSocket(speaks) = &mut self.speaks {
             speaks.keys = speaks.keys.wrapping_add(0x9E37_79B9);
             key = speaks.keys.to_be_bytes();
             speaks.closed |= opcode == Opcode::Close;
@@ -171,7 +267,12 @@ impl Peer {
     }
 
     fn understand(&mut self, mut bytes: Vec<u8>) {
-        let Some(speaks) = &mut self.speaks else { return self.bytes.extend(bytes) };
+        if let Speaks::Http { .. } = self.speaks
+            && !self.is_upgraded(&mut bytes)
+        {
+            return;
+        }
+        let Speaks::WebSocket(speaks) = &mut self.speaks else { return self.bytes.extend(bytes) };
         let mut input = &mut bytes[..];
         let first = self.received.len();
         while !speaks.broken {
@@ -185,19 +286,19 @@ impl Peer {
             }
         }
         if speaks.answers {
-            self.answer(first);
+            self.reply(first);
         }
     }
 
     /// Answers the server's end with its own.
     fn answer_end(&self) {
-        if self.ended && self.speaks.as_ref().is_some_and(|speaks| speaks.answers) {
+        if let Speaks::Http { answers: true } | Speaks::WebSocket(WebSocket { answers: true, .. }) = self.speaks {
             self.far.end(End::Fin);
         }
     }
 
     /// Answers what was received from `first` on: pings with pongs, and a close frame in kind (RFC 6455 §5.5).
-    fn answer(&mut self, first: usize) {
+    fn reply(&mut self, first: usize) {
         for at in first..self.received.len() {
             match &self.received[at] {
                 Received::Ping(data) => {
@@ -206,7 +307,7 @@ impl Peer {
                 }
                 Received::Close { code, .. } => {
                     let code = *code;
-                    if self.speaks.as_ref().is_some_and(|speaks| !speaks.closed) {
+                    if let Speaks::WebSocket(WebSocket { closed: false, .. }) = self.speaks {
                         self.send_close(code.map(|code| (code, "")));
                     }
                 }

@@ -16,7 +16,7 @@ use crate::connection::PeerAddress;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Upgrade {
-    path: String,
+    pub(super) path: String,
     headers: String,
     pub(super) faults: Faults,
     pub(super) peer: Option<PeerAddress>,
@@ -82,8 +82,8 @@ impl From<String> for Upgrade {
     }
 }
 
-/// An HTTP response: to an upgrade that was refused, or to [`Harness::get`](super::Harness::get).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An HTTP response: to an upgrade request ([`Harness::answer`](super::Harness::answer)), or to [`Harness::get`](super::Harness::get).
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
     /// The status code.
@@ -119,13 +119,23 @@ impl Answer {
     }
 }
 
+/// With the body as text, for the failures of tests.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, headers, .. } = self;
+        let body = self.text();
+        f.debug_struct("Answer").field("status", status).field("headers", headers).field("body", &body).finish()
+    }
+}
+
 /// Why there is no WebSocket connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotConnected {
     /// The server, a filter or a page answered otherwise.
     Refused(Answer),
-    /// There was no whole response: the faults are in its way, or the server takes nobody in any more.
+    /// There was no whole response: the faults are in its way, it is [deferred](crate::Sockets::defer) (then [`ask`](super::Harness::ask) for it),
+    /// or the server takes nobody in any more.
     Unanswered,
 }
 
@@ -144,7 +154,9 @@ impl fmt::Display for NotConnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(answer) => write!(f, "refused with {}: {}", answer.status, answer.text().trim_end()),
-            Self::Unanswered => f.write_str("there was no whole response"),
+            Self::Unanswered => {
+                f.write_str("there was no whole response: deferred, cut by faults, or of a server that stops")
+            }
         }
     }
 }

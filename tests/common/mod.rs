@@ -11,6 +11,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use ikisocket::protocol::{Decoded, Decoder, Rules};
+use ikisocket::testing::{self, Harness};
 use ikisocket::{Builder, Error, Event, EventPayload, Recovered, Server, Socket, Uuid};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
@@ -205,7 +206,15 @@ pub fn quiet_panics() {
     });
 }
 
-// The client's side.
+// Clients in memory.
+
+/// A client in memory for each name, connected to `/:name`.
+#[track_caller]
+pub fn connect<S, const N: usize>(test: &mut Harness<S>, names: [&str; N]) -> [testing::Client; N] {
+    names.map(|name| test.connect(format!("/{name}")).unwrap())
+}
+
+// Clients on sockets.
 
 /// A WebSocket client whose socket never blocks: what it waits for, it turns the server for.
 pub struct Client {
@@ -356,17 +365,6 @@ impl Raw {
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
-    }
-
-    /// Reads `len` bytes.
-    #[track_caller]
-    pub fn read<S>(&mut self, server: &mut Server<S>, len: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        turn_until(server, |_| {
-            read_available(&self.stream, &mut bytes, len).unwrap();
-            bytes.len() == len
-        });
-        bytes
     }
 
     /// Reads to the end of the stream: an error if that is a reset.

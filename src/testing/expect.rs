@@ -1,0 +1,123 @@
+//! What a test says must have happened, and what it is told if something else has.
+//!
+//! It knows what clients got and which callbacks panicked, and nothing of how that comes to be.
+
+use super::{Caught, Client, Harness, Received};
+use crate::protocol::CloseCode;
+use crate::route::Recovered;
+
+/// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Panics(Caught);
+
+impl Panics {
+    pub(super) fn caught(&self) -> Caught {
+        self.0.clone()
+    }
+
+    /// The first of them, as a sentence; empty if there is none.
+    fn hint(&self) -> String {
+        let caught = self.0.borrow();
+        caught.first().map_or_else(String::new, |Recovered { event, message, .. }| {
+            format!("\na callback of `{event}` has panicked: {message}")
+        })
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        let hint = self.hint();
+        if !hint.is_empty() && !std::thread::panicking() {
+            panic!("the test did not ask for its panics (`Harness::panics`):{hint}");
+        }
+    }
+}
+
+impl<S> Harness<S> {
+    /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and `String` are texts, everything else is a
+    /// [`Received`].
+    ///
+    /// ```
+    /// # use ikisocket::testing::{Harness, Received};
+    /// # let mut server = ikisocket::Server::builder().build(())?;
+    /// # server.route("/ws", |_, kws| { kws.emit("hello"); kws.emit("world"); })?;
+    /// # let mut test = Harness::new(server);
+    /// let ann = test.connect("/ws")?;
+    /// test.expect(ann, ["hello", "world"]);
+    /// test.ping(ann, "are you there?");
+    /// test.expect(ann, [Received::Pong(b"are you there?".to_vec())]);
+    /// test.expect_nothing(ann);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If it got something else, or bytes that were not [read](Self::read). The message says which client it is, what it got and where the difference begins:
+    ///
+    /// ```text
+    /// Client(1) of /ws/bob got something else, first at 1:
+    /// expected [Text("hello"), Text("goodbye")]
+    ///      got [Text("hello"), Close(1011, "internal error"), Fin]
+    /// a callback of `message` has panicked: index out of bounds: the len is 0 but the index is 0
+    /// ```
+    #[track_caller]
+    pub fn expect<R: Into<Received>>(&mut self, client: Client, expected: impl IntoIterator<Item = R>) {
+        let expected: Vec<Received> = expected.into_iter().map(Into::into).collect();
+        let got = self.received(client);
+        if let Some(unread) = self.peers[client.0].unread() {
+            panic!("{client:?} speaks bytes, and nobody has read these: {unread}");
+        }
+        if got != expected {
+            let at = got.iter().zip(&expected).take_while(|(got, expected)| got == expected).count();
+            let byte = got.get(at).zip(expected.get(at)).map(|(got, expected)| got.differs_at(expected));
+            let byte = byte.flatten().map_or_else(String::new, |byte| format!(", in byte {byte}"));
+            let (name, hint) = (&self.peers[client.0].name, self.panics.hint());
+            panic!(
+                "{client:?} of {name} got something else, first at {at}{byte}:\nexpected {expected:?}\n     got {got:?}{hint}"
+            );
+        }
+    }
+
+    /// Asserts that a client got nothing since it was last asked.
+    ///
+    /// # Panics
+    ///
+    /// If it got something, with the same message as [`expect`](Self::expect).
+    #[track_caller]
+    pub fn expect_nothing(&mut self, client: Client) {
+        self.expect::<Received>(client, []);
+    }
+
+    /// Asserts that the server has said goodbye to a client and nothing else since it was last asked: a close frame with this code and reason,
+    /// then FIN. To a client that closes first the server answers with the client's code and an empty reason.
+    ///
+    /// # Panics
+    ///
+    /// If it got something else, with the same message as [`expect`](Self::expect).
+    #[track_caller]
+    pub fn expect_goodbye(&mut self, client: Client, code: impl Into<CloseCode>, reason: &str) {
+        self.expect(client, [Received::close(code, reason), Received::Fin]);
+    }
+
+    /// The panics of callbacks that were caught since this was last asked. Those that nobody asks for fail the test when the harness is dropped, because
+    /// an assertion in a callback would come to nothing otherwise.
+    ///
+    /// ```
+    /// # use ikisocket::testing::Harness;
+    /// # use ikisocket::{Event, Server};
+    /// let mut server = Server::builder().build(())?;
+    /// server.route("/ws", |_, _| {})?;
+    /// server.on(Event::Message, |_, ep| assert!(!ep.data.is_empty(), "say something"));
+    /// let mut test = Harness::new(server);
+    /// let ann = test.connect("/ws")?;
+    /// test.send(ann, "");
+    /// test.expect_goodbye(ann, 1011, "internal error");
+    /// let panics = test.panics();
+    /// assert_eq!((panics.len(), &*panics[0].event, &*panics[0].message), (1, "message", "say something"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn panics(&mut self) -> Vec<Recovered> {
+        self.look();
+        self.panics.0.take()
+    }
+}
