@@ -83,7 +83,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. If a filter
+    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. A client that has sent
+    /// nothing at all by then gets no answer: its connection is closed, and not counted as a [refusal](crate::RequestsRefused). If a filter
     /// [puts its answer off](crate::Sockets::defer), that must have come by then, or it is answered with 503. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;

@@ -272,8 +272,15 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
-    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket.
-    #[error("descriptor {index} (from 0) of LISTEN_FDS is no stream socket: use ListenStream= in the unit")]
+    /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a connection.
+    #[error(
+        "the socket that was handed over does not listen: call listen on it first, or let `bind` of std's listeners make it"
+    )]
+    NotListening,
+    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket that listens.
+    #[error(
+        "descriptor {index} (from 0) of LISTEN_FDS is no listening stream socket: use ListenStream= in the unit, without Accept=yes"
+    )]
     ListenFd {
         /// Which of them, from 0.
         index: usize,

@@ -246,8 +246,9 @@
 //! ```
 //!
 //! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well: `error` if a callback panicked or gave a
-//! response that cannot be sent; `warn` if peers cannot be accepted or watched, and at the first broadcast that is too large for everybody;
-//! `info` at listening and at shutdown; `debug` for each connection that failed and each request that was refused, with the reason.
+//! response that cannot be sent; `warn` if peers cannot be accepted or watched, once for each listening socket until it went well for a minute,
+//! and at the first broadcast that is too large for everybody; `info` at listening and at shutdown; `debug` for each connection that failed and
+//! each request that the server itself refused, with the reason. What a filter answers and how a peer closes is your own to log.
 //!
 //! # The rules
 //!
@@ -306,7 +307,8 @@
 //! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
 //!
 //! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
-//! one hands to the other. The old one stops with [`Sockets::shutdown`]; who connects meanwhile waits in the socket's queue.
+//! one hands to the other. When the successor listens, [`Server::stop_listening`] gives it all that comes; the old one serves those that it has, and stops
+//! with [`Sockets::shutdown`] when they have had their time.
 //!
 //! # Testing without sockets
 //!

@@ -31,6 +31,7 @@ impl Reactor {
     pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
         let token = mio::Token(Ready::Listener(self.listeners.len()).encode());
         self.poll.registry().register(listener.source(), token, Interest::READABLE)?;
+        log::info!("listening on {listener}");
         self.listeners.push(listener);
         Ok(())
     }

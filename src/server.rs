@@ -53,6 +53,8 @@ const ERRANDS_PER_TURN: usize = 1024;
 const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
 const ACCEPT_PAUSE: u64 = 250;
+/// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
+const ACCEPT_QUIET: u64 = 60_000;
 
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,8 @@ pub struct Server<S> {
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
+    /// Listeners by which somebody could not be taken in, and when that was last.
+    failing: Vec<(usize, u64)>,
     clock: Clock,
     nodelay: bool,
     /// What a harness tells of connections in memory.
@@ -136,6 +140,7 @@ impl<S> Server<S> {
             others: false,
             paused: Vec::new(),
             resume_at: NEVER,
+            failing: Vec::new(),
             clock: Clock::start(),
             nodelay: settings.nodelay,
             #[cfg(feature = "testing")]
@@ -172,10 +177,7 @@ impl<S> Server<S> {
                 self.reactor.listen(listener).map(|()| address)
             });
             match listening {
-                Ok(address) => {
-                    log::info!("listening on {address}");
-                    return Ok(address);
-                }
+                Ok(address) => return Ok(address),
                 Err(error) => last = BindError::Listen { address, error: error.into() },
             }
         }
@@ -221,25 +223,32 @@ impl<S> Server<S> {
     ///
     /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
     /// new.listen_on(socket)?;
-    /// old.lend().1.shutdown(Shutdown::default())?; // from its next turn on, all new connections go to the successor
+    /// old.stop_listening(); // all new connections go to the successor, those that are here go on
+    /// old.lend().1.shutdown(Shutdown::default())?; // whenever they have had the time that they need
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
+    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the system tells (Linux, Android and FreeBSD do);
     /// [`BindError::HandedOver`] if the operating system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        Listener::from_made(socket.into(), self.nodelay)
+        let socket = socket.into();
+        let handed_over = |error: std::io::Error| BindError::HandedOver { error: error.into() };
+        if !socket.is_listening().map_err(handed_over)? {
+            return Err(BindError::NotListening);
+        }
+        Listener::from_made(socket, self.nodelay)
             .and_then(|listener| self.reactor.listen(listener))
-            .map_err(|error| BindError::HandedOver { error: error.into() })
+            .map_err(handed_over)
     }
 
     /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`, descriptors from 3 on; see
-    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way, and from
-    /// the second call on. With the feature `listenfd`.
+    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way or `LISTEN_PID` is missing,
+    /// and from the second call on. With the feature `listenfd`.
     ///
     /// It removes both variables from the environment: call it before other threads are started.
     ///
@@ -253,15 +262,32 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket; the ones before it are listened on.
-    /// [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as far as the system tells (see [`listen_on`](Self::listen_on)).
+    /// Then none is listened on, and every stream socket among them is closed. [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
-        let mut passed = listenfd::ListenFd::from_env();
-        for index in 0..passed.len() {
-            self.listen_on(ListeningSocket::take_passed(&mut passed, index)?)?;
+        let passed = ListeningSocket::take_passed()?;
+        let count = passed.len();
+        for socket in passed {
+            self.listen_on(socket)?;
         }
-        Ok(passed.len())
+        Ok(count)
+    }
+
+    /// Stops listening, on every socket; the connections that are here go on, and requests that have come in by them are answered. Afterwards it may
+    /// listen again. Without a listening socket it does nothing.
+    ///
+    /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
+    /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
+    /// [`listen_fds`](Self::listen_fds)), nobody is refused: start it, wait until it listens, then stop here. From then on every new
+    /// connection is the successor's, and this server serves those that it has for as long as they need. Listening along
+    /// until a [`shutdown`](Sockets::shutdown) is complete would give it new connections that it has to close at once.
+    pub fn stop_listening(&mut self) {
+        self.reactor.stop_listening();
+        self.accepting.clear();
+        self.paused.clear();
+        self.failing.clear();
+        self.resume_at = NEVER;
     }
 
     /// The first TCP address that is listened on.
@@ -582,7 +608,7 @@ impl<S> Server<S> {
     fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
-            self.reactor.stop_listening();
+            self.stop_listening();
         }
         if !self.hub.is_settled() {
             // What goes out now is answered from now on, however long user code has run since the clock was read last.
@@ -612,15 +638,19 @@ impl<S> Server<S> {
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
-                        log::warn!("cannot watch the connection from {peer}: {error}");
                         self.hub.bury(token);
+                        if self.begins_to_fail(listener) {
+                            log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
+                        }
                     }
                 }
                 Accepted::Exhausted(error) => {
-                    if !self.paused.contains(&listener) {
+                    if self.begins_to_fail(listener) {
                         log::warn!(
                             "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
                         );
+                    }
+                    if !self.paused.contains(&listener) {
                         self.paused.push(listener);
                     }
                     self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
@@ -629,6 +659,20 @@ impl<S> Server<S> {
             }
         }
         self.accept_again(listener);
+    }
+
+    /// Notes that somebody could not be taken in by this listener; whether that is the first time for a while. While descriptors are short, each
+    /// connection that ends makes room for one that comes: nobody wants to read about each.
+    #[cold]
+    fn begins_to_fail(&mut self, listener: usize) -> bool {
+        let now = self.hub.now;
+        match self.failing.iter_mut().find(|(each, _)| *each == listener) {
+            Some((_, last)) => now.saturating_sub(std::mem::replace(last, now)) >= ACCEPT_QUIET,
+            None => {
+                self.failing.push((listener, now));
+                true
+            }
+        }
     }
 
     /// Accepts from a listener in the next turn.
