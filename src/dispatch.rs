@@ -114,7 +114,10 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
             let _ = guard(state, hub, registry, "timer", None, |state, hub| {
                 callback(state, &mut Sockets { hub, registry });
             });
-            registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+            // If it has cancelled itself it is dropped here, which is user code too.
+            let _ = guard(state, hub, registry, "timer", None, |_, hub| {
+                registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+            });
         }
     }
     tell_records(state, hub, registry);
@@ -127,7 +130,8 @@ pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
     let _ = guard(state, hub, registry, "source", None, |state, hub| {
         watched.ready(state, &mut Sockets { hub, registry }, readiness);
     });
-    registry.sources.put_back(readiness.id, watched);
+    // If it was removed meanwhile it is dropped here, which is user code too.
+    let _ = guard(state, hub, registry, "source", None, |_, _| registry.sources.put_back(readiness.id, watched));
     tell_records(state, hub, registry);
     true
 }

@@ -135,6 +135,12 @@ impl<S> Mailbox<S> {
         Handle { shared: self.shared.clone() }
     }
 
+    /// Whether nothing waits for the loop.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.lock().errands.is_empty()
+    }
+
     /// Moves up to `most` errands to `taken`; whether some are left, for which nobody will wake the loop.
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<Errand<S>>) -> bool {
         self.shared.lock().take(most, taken)

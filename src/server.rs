@@ -73,8 +73,9 @@ pub struct Server<S> {
     hub: Hub<Stream>,
     registry: Registry<S>,
     reactor: Reactor,
-    /// The one buffer that all input is read into.
+    /// The one buffer that all input is read into, and how large it is.
     buffer: Vec<u8>,
+    receive_buffer: usize,
     /// What other threads have sent for this turn; empty between turns.
     errands: Vec<Errand<S>>,
     /// The most work of each kind in one turn.
@@ -131,6 +132,7 @@ impl<S> Server<S> {
             registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
+            receive_buffer: settings.receive_buffer,
             errands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             again: VecDeque::new(),
@@ -487,7 +489,9 @@ impl<S> Server<S> {
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
+    /// Panics in callbacks are caught, also in the destructors of what they have captured, when they are dropped after they ran. One in any other
+    /// destructor of yours (of an attribute, say), or in a logger, may come out of here. The server can be polled on after it, but what the turn had
+    /// still to do may be lost, so that connections wait for their timeouts.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let newest_timer = self.registry.schedule.newest();
@@ -505,6 +509,10 @@ impl<S> Server<S> {
         }
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.is_empty() {
+            // A panic came out of the last turn.
+            buffer = vec![0; self.receive_buffer];
+        }
         if std::mem::take(&mut self.hub.more) {
             self.serve_left_over(&mut buffer, &mut turn);
         }
@@ -826,6 +834,8 @@ impl<S> Server<S> {
         let Self { state, hub, registry, .. } = self;
         let token = answer.token;
         if !upgrade::waits(hub, token, &answer.waits) {
+            // What it has captured is dropped here, which is user code too.
+            let _ = dispatch::guard(state, hub, registry, "filter", None, |_, _| drop(answer));
             return;
         }
         hub.begin_input(token);
@@ -910,6 +920,11 @@ impl<S> Server<S> {
     pub(crate) fn make_repeatable(&mut self) {
         self.clock.stop();
         self.hub.uuids = Uuids::Counted(0);
+    }
+
+    /// Whether something that a handle has sent waits. The poll says so too, but only in the next turn.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.registry.mailbox.is_empty()
     }
 
     pub(crate) fn advance_clock(&mut self, by: Duration) {

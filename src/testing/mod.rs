@@ -326,6 +326,7 @@ impl<S> Harness<S> {
     fn is_busy(&self) -> bool {
         self.going_on.iter().any(|&(index, _)| self.peers[index].far.has_readiness())
             || self.server.next_timeout() == Some(Duration::ZERO)
+            || self.server.has_mail()
     }
 }
 

@@ -125,7 +125,7 @@ impl Log for Warnings {
 fn one_line() {
     log::set_logger(&Warnings).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    let mut server = echo(Server::builder());
+    let server = echo(Server::builder());
     let address = server.local_addr().unwrap();
     let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     taken.pop();
