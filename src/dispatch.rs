@@ -9,9 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::event::{Event, EventPayload, Listener, is_reserved};
+use crate::event::{Event, is_reserved};
 use crate::handle::Command;
 use crate::hub::{Hub, Record};
+use crate::listener::{EventPayload, Listener};
 use crate::protocol::{CloseCode, Message, Payload};
 use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};

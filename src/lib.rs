@@ -384,18 +384,21 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `testing` | clients in memory, for users' tests and ours | the poll |
-//! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `source`, `attributes` | what user code touches | the poll |
-//! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
+//! | `server` | the user's door, and the turn of the loop | |
+//! | `upgrade` | from a request to a connection | the poll |
+//! | `socket`, `listener`, `route`, `schedule`, `handle`, `defer`, `source`, `dispatch` | what user code touches, and calling it | the poll, but as the place where sources are registered, and how it is woken |
 //! | `reactor` | the poll, and what it watches | user code |
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `stats`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
+//! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
+//! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
-//! | `clock` | the time, real or a test's | everything else |
+//! | `event`, `turn`, `clock` | names, counts, and the time, real or a test's | everything else |
+//! | `error` | what can go wrong | how it comes about |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
-//! Imports run from top to bottom, but for the transport in memory (`testing::wire`), which `stream` carries.
+//! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and
+//! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
 mod attributes;
 mod builder;
@@ -412,6 +415,7 @@ pub mod handshake;
 mod hub;
 mod limits;
 mod listen;
+mod listener;
 mod outbox;
 mod outgoing;
 mod pressure;
@@ -442,11 +446,12 @@ pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
     UuidError,
 };
-pub use event::{Event, EventPayload};
+pub use event::Event;
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use listen::ListeningSocket;
+pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;

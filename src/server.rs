@@ -20,13 +20,13 @@ use crate::connection::{Due, Phase};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
-use crate::event::EventPayload;
 use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Hub, Received};
 use crate::listen::{Accepted, Listener, ListeningSocket};
+use crate::listener::EventPayload;
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::schedule::TimerId;
@@ -281,7 +281,7 @@ impl<S> Server<S> {
     ///
     /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
     /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
-    /// [`listen_fds`](Self::listen_fds)), nobody is refused: start it, wait until it listens, then stop here. From then on every new
+    /// `listen_fds`), nobody is refused: start it, wait until it listens, then stop here. From then on every new
     /// connection is the successor's, and this server serves those that it has for as long as they need. Listening along
     /// until a [`shutdown`](Sockets::shutdown) is complete would give it new connections that it has to close at once.
     pub fn stop_listening(&mut self) {
