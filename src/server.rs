@@ -282,8 +282,8 @@ impl<S> Server<S> {
     /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
     /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
     /// `listen_fds`), nobody is refused: start it, wait until it listens, then stop here. From then on every new
-    /// connection is the successor's, and this server serves those that it has for as long as they need. Listening along
-    /// until a [`shutdown`](Sockets::shutdown) is complete would give it new connections that it has to close at once.
+    /// connection is the successor's, and this server serves those that it has for as long as they need. A [`shutdown`](Sockets::shutdown) stops
+    /// listening too, and closes them.
     pub fn stop_listening(&mut self) {
         self.reactor.stop_listening();
         self.accepting.clear();
