@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
 use crate::error::BuildError;
-use crate::handshake::HeadLimits;
+use crate::handshake::{HeadLimits, check_origin, is_token};
 use crate::limits::Limits;
 use crate::pressure::SlowReader;
 use crate::protocol::Rules;
@@ -33,7 +33,7 @@ pub struct Builder {
     close_timeout: Duration,
     stall_timeout: Duration,
     max_message: usize,
-    max_outbox: usize,
+    pub(crate) max_outbox: usize,
     high_water: Option<usize>,
     low_water: Option<usize>,
     pub(crate) slow_reader: SlowReader,
@@ -83,7 +83,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. If a filter
+    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. A client that has sent
+    /// nothing at all by then gets no answer: its connection is closed, and not counted as a [refusal](crate::RequestsRefused). If a filter
     /// [puts its answer off](crate::Sockets::defer), that must have come by then, or it is answered with 503. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
@@ -206,7 +207,7 @@ impl Builder {
     }
 
     /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
-    /// without being copied. Default: 256 KiB, at least 1 KiB; what is not used of it costs no memory.
+    /// without being copied. Default: 256 KiB, 1 KiB to 1 GiB; what is not used of it costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
@@ -232,8 +233,10 @@ impl Builder {
         self
     }
 
-    /// The web pages that may connect, as their browsers say it (`https://example.org`); everybody else gets 403, also whoever
-    /// does not say (RFC 6455 §10.2). `*` is anybody. A route may have its own. Default: anybody.
+    /// The web pages that may connect, as their browsers say it: scheme, host and, unless it is the scheme's own, port (`https://example.org`,
+    /// `http://localhost:3000`; not `https://example.org:443`, which no browser says). Everybody else gets 403, also whoever
+    /// does not say (RFC 6455 §10.2). `*` is anybody; for all hosts of a domain, look at the `Origin` in a [filter](crate::Server::filter).
+    /// A route may have its own. Default: anybody.
     pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
         self.origins = origins.into_iter().map(Into::into).collect();
         self
@@ -260,8 +263,8 @@ impl Builder {
         }
         check(self.max_message > 0, "max_message", "at least 1 byte")?;
         check(self.max_outbox >= 1024, "max_outbox", "at least 1024 bytes")?;
-        let has_limit = self.slow_reader == SlowReader::Disconnect || self.max_outbox < usize::MAX;
-        check(has_limit, "max_outbox", "a limit that slow_reader can act at")?;
+        let can_act = self.slow_reader.can_act_at(self.max_outbox);
+        check(can_act, "max_outbox", "a limit that slow_reader can act at")?;
         check((1..=self.max_outbox).contains(&self.high()), "high_water", "1 byte to max_outbox")?;
         check(self.low() < self.high(), "low_water", "less than high_water")?;
         check((256..=65_535).contains(&self.max_head), "max_head", "256 to 65535 bytes")?;
@@ -270,17 +273,15 @@ impl Builder {
         check(self.work_per_turn > 0, "work_per_turn", "at least 1")?;
         check(self.handle_queue > 0, "handle_queue", "at least 1")?;
         check(self.max_topics > 0, "max_topics_per_connection", "at least 1")?;
-        check(self.receive_buffer >= 1024, "receive_buffer", "at least 1024 bytes")?;
+        check((1024..=1 << 30).contains(&self.receive_buffer), "receive_buffer", "1 KiB to 1 GiB")?;
         #[cfg(feature = "deflate")]
         if let Some(Err((setting, expected))) = self.deflate.as_ref().map(Deflate::check) {
             return Err(BuildError::Setting { setting, expected });
         }
-        let tokens = self.subprotocols.iter().all(|name| crate::handshake::is_token(name));
-        check(
-            self.origins.iter().all(|origin| crate::handshake::is_origin(origin)),
-            "origins",
-            "like https://example.org",
-        )?;
+        for origin in &self.origins {
+            check_origin(origin).map_err(|error| BuildError::Origin { origin: origin.clone(), error })?;
+        }
+        let tokens = self.subprotocols.iter().all(|name| is_token(name));
         check(tokens, "subprotocols", "names of letters, digits and `-`")
     }
 

@@ -9,9 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::event::{Event, EventPayload, Listener, is_reserved};
+use crate::event::{Event, is_reserved};
 use crate::handle::Command;
 use crate::hub::{Hub, Record};
+use crate::listener::{EventPayload, Listener};
 use crate::protocol::{CloseCode, Message, Payload};
 use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};
@@ -114,7 +115,10 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
             let _ = guard(state, hub, registry, "timer", None, |state, hub| {
                 callback(state, &mut Sockets { hub, registry });
             });
-            registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+            // If it has cancelled itself it is dropped here, which is user code too.
+            let _ = guard(state, hub, registry, "timer", None, |_, hub| {
+                registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+            });
         }
     }
     tell_records(state, hub, registry);
@@ -127,7 +131,8 @@ pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
     let _ = guard(state, hub, registry, "source", None, |state, hub| {
         watched.ready(state, &mut Sockets { hub, registry }, readiness);
     });
-    registry.sources.put_back(readiness.id, watched);
+    // If it was removed meanwhile it is dropped here, which is user code too.
+    let _ = guard(state, hub, registry, "source", None, |_, _| registry.sources.put_back(readiness.id, watched));
     tell_records(state, hub, registry);
     true
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::handshake::OriginError;
 use crate::protocol::{CloseCode, Violation};
 
 /// An error of the operating system, in a form that can be compared and kept.
@@ -214,7 +215,7 @@ pub enum CloseError {
 }
 
 /// Why a server could not be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A setting is out of its range.
@@ -224,6 +225,14 @@ pub enum BuildError {
         setting: &'static str,
         /// What it accepts.
         expected: &'static str,
+    },
+    /// An origin is none that a browser would send.
+    #[error("`{origin}` is no origin that a browser would send: {error}")]
+    Origin {
+        /// What was given.
+        origin: String,
+        /// What is wrong with it, and what to do.
+        error: OriginError,
     },
     /// The operating system gave no poll.
     #[error("cannot create the poll: {0}")]
@@ -272,8 +281,15 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
-    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket.
-    #[error("descriptor {index} (from 0) of LISTEN_FDS is no stream socket: use ListenStream= in the unit")]
+    /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a connection.
+    #[error(
+        "the socket that was handed over does not listen: call listen on it first, or let `bind` of std's listeners make it"
+    )]
+    NotListening,
+    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket that listens.
+    #[error(
+        "descriptor {index} (from 0) of LISTEN_FDS is no listening stream socket: use ListenStream= in the unit, without Accept=yes"
+    )]
     ListenFd {
         /// Which of them, from 0.
         index: usize,
@@ -323,11 +339,13 @@ pub enum RouteError {
         /// The pattern.
         pattern: String,
     },
-    /// An origin is none that a browser would send: a scheme, a host and perhaps a port (RFC 6454 §6.2).
-    #[error("`{origin}` is no origin: write it like https://example.org, without a slash at the end")]
+    /// An origin is none that a browser would send.
+    #[error("`{origin}` is no origin that a browser would send: {error}")]
     Origin {
         /// What was given.
         origin: String,
+        /// What is wrong with it, and what to do.
+        error: OriginError,
     },
     /// A subprotocol's name is not a token (RFC 6455 §4.1): letters, digits and `-` are safe.
     #[error("`{name}` cannot be a subprotocol's name: use letters, digits and `-`")]

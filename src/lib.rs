@@ -246,8 +246,9 @@
 //! ```
 //!
 //! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well: `error` if a callback panicked or gave a
-//! response that cannot be sent; `warn` if peers cannot be accepted or watched, and at the first broadcast that is too large for everybody;
-//! `info` at listening and at shutdown; `debug` for each connection that failed and each request that was refused, with the reason.
+//! response that cannot be sent; `warn` if peers cannot be accepted or watched, once for each listening socket until it went well for a minute,
+//! and at the first broadcast that is too large for everybody; `info` at listening and at shutdown; `debug` for each connection that failed or
+//! was closed by its peer with an error's code, and each request that was refused, with the reason.
 //!
 //! # The rules
 //!
@@ -307,7 +308,8 @@
 //! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
 //!
 //! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
-//! one hands to the other. The old one stops with [`Sockets::shutdown`]; who connects meanwhile waits in the socket's queue.
+//! one hands to the other. When the successor listens, [`Server::stop_listening`] gives it all that comes; the old one serves those that it has, and stops
+//! with [`Sockets::shutdown`] when they have had their time.
 //!
 //! # Testing without sockets
 //!
@@ -386,18 +388,21 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | `testing` | clients in memory, for users' tests and ours | the poll |
-//! | `server`, `builder`, `turn` | the user's door, and the turn of the loop | |
-//! | `socket`, `event`, `route`, `schedule`, `handle`, `defer`, `source`, `attributes` | what user code touches | the poll |
-//! | `dispatch`, `upgrade` | calling user code; from a request to a connection | the poll |
+//! | `server` | the user's door, and the turn of the loop | |
+//! | `upgrade` | from a request to a connection | the poll |
+//! | `socket`, `listener`, `route`, `schedule`, `handle`, `defer`, `source`, `dispatch` | what user code touches, and calling it | the poll, but as the place where sources are registered, and how it is woken |
 //! | `reactor` | the poll, and what it watches | user code |
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `connection`, `stats`, `timer`, `token`, `topics`, `limits`, `compression` | what the hub is made of | |
+//! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
+//! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
-//! | `clock` | the time, real or a test's | everything else |
+//! | `event`, `turn`, `clock` | names, counts, and the time, real or a test's | everything else |
+//! | `error` | what can go wrong | how it comes about |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
-//! Imports run from top to bottom, but for the transport in memory (`testing::wire`), which `stream` carries.
+//! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and
+//! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
 mod attributes;
 mod builder;
@@ -414,6 +419,7 @@ pub mod handshake;
 mod hub;
 mod limits;
 mod listen;
+mod listener;
 mod outbox;
 mod outgoing;
 mod pressure;
@@ -444,11 +450,12 @@ pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
     UuidError,
 };
-pub use event::{Event, EventPayload};
+pub use event::Event;
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
 pub use listen::ListeningSocket;
+pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;

@@ -2,6 +2,7 @@
 //!
 //! It knows sockets, their files and what can go wrong with both. It knows no poll's events and no connection.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 #[cfg(unix)]
@@ -48,15 +49,37 @@ impl From<std::os::unix::net::UnixListener> for ListeningSocket {
     }
 }
 
-#[cfg(all(unix, feature = "listenfd"))]
 impl ListeningSocket {
-    /// Takes one of the sockets that systemd has passed.
-    pub(crate) fn take_passed(passed: &mut listenfd::ListenFd, index: usize) -> Result<Self, BindError> {
-        let socket = match passed.take_tcp_listener(index) {
-            Ok(socket) => socket.map(Self::from),
-            Err(_) => passed.take_unix_listener(index).ok().flatten().map(Self::from),
+    /// Whether somebody has called listen(2) on it. The types that it was made from do not tell: they may stand for any descriptor.
+    pub(crate) fn is_listening(&self) -> io::Result<bool> {
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+        return match &self.0 {
+            Made::Tcp(socket) => SockRef::from(socket).is_listener(),
+            Made::Unix(socket) => SockRef::from(socket).is_listener(),
         };
-        socket.ok_or(BindError::ListenFd { index })
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+        Ok(true)
+    }
+
+    /// Takes the sockets that systemd has passed: all of them, or none.
+    #[cfg(all(unix, feature = "listenfd"))]
+    pub(crate) fn take_passed() -> Result<Vec<Self>, BindError> {
+        // Without it they may be meant for another process, and what stands behind the numbers here may be anything.
+        if std::env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let mut passed = listenfd::ListenFd::from_env();
+        // What was taken is closed when it is dropped; what was not stays open.
+        let taken: Vec<_> = (0..passed.len())
+            .map(|index| match passed.take_tcp_listener(index) {
+                Ok(socket) => socket.map(Self::from),
+                Err(_) => passed.take_unix_listener(index).ok().flatten().map(Self::from),
+            })
+            .collect();
+        let listening = |(index, socket): (usize, Option<Self>)| {
+            socket.filter(|socket| socket.is_listening().unwrap_or(false)).ok_or(BindError::ListenFd { index })
+        };
+        taken.into_iter().enumerate().map(listening).collect()
     }
 }
 
@@ -163,6 +186,20 @@ impl Listener {
                 let (stream, _) = socket.accept()?;
                 Ok((Stream::Unix(stream), PeerAddress::Unix))
             }
+        }
+    }
+}
+
+/// Where it listens.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, .. } => address.fmt(f),
+            #[cfg(unix)]
+            Self::Unix { socket, .. } => match socket.local_addr().ok().as_ref().and_then(|a| a.as_pathname()) {
+                Some(path) => path.display().fmt(f),
+                None => f.write_str("a Unix socket without a path"),
+            },
         }
     }
 }

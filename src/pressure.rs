@@ -15,6 +15,13 @@ pub enum SlowReader {
     DropOldest,
 }
 
+impl SlowReader {
+    /// Whether there is a moment for it to act, with so many bytes that may wait.
+    pub(crate) fn can_act_at(self, max_outbox: usize) -> bool {
+        self == Self::Disconnect || max_outbox < usize::MAX
+    }
+}
+
 /// Messages that were not sent because their reader was too slow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -11,9 +11,9 @@ use crate::compression::Agreed;
 use crate::compression::Deflate;
 use crate::connection::{PeerAddress, Ticket};
 use crate::error::RouteError;
-use crate::event::{EventPayload, Listener, Listeners};
 use crate::handle::Mailbox;
-use crate::handshake::{ParamNames, Request, Response, Routes, is_origin, is_token};
+use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
+use crate::listener::{EventPayload, Listener, Listeners};
 use crate::pressure::SlowReader;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
@@ -98,6 +98,8 @@ pub(crate) struct Registry<S> {
     subprotocols: Vec<String>,
     origins: Vec<String>,
     slow_reader: SlowReader,
+    /// The limit that policies for slow readers act at.
+    max_outbox: usize,
     #[cfg(feature = "deflate")]
     deflate: Option<Deflate>,
 }
@@ -121,6 +123,7 @@ impl<S> Registry<S> {
             subprotocols: settings.subprotocols.clone(),
             origins: settings.origins.clone(),
             slow_reader: settings.slow_reader,
+            max_outbox: settings.max_outbox,
             #[cfg(feature = "deflate")]
             deflate: settings.deflate,
         }
@@ -151,7 +154,7 @@ impl<S> Registry<S> {
             #[cfg(feature = "deflate")]
             deflate: None,
         });
-        Ok(Route { entry: &mut self.routes[index] })
+        Ok(Route { entry: &mut self.routes[index], max_outbox: self.max_outbox })
     }
 
     pub(crate) fn add_page(&mut self, pattern: &str, page: Page<S>) -> Result<(), RouteError> {
@@ -211,6 +214,7 @@ impl<S> Registry<S> {
 /// ```
 pub struct Route<'r, S> {
     entry: &'r mut RouteEntry<S>,
+    max_outbox: usize,
 }
 
 impl<S> Route<'_, S> {
@@ -245,8 +249,8 @@ impl<S> Route<'_, S> {
     /// [`RouteError::Origin`] if one is written as no browser would; then the route keeps what it had.
     pub fn origins<N: Into<String>>(self, origins: impl IntoIterator<Item = N>) -> Result<Self, RouteError> {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
-        if let Some(origin) = origins.iter().find(|origin| !is_origin(origin)) {
-            return Err(RouteError::Origin { origin: origin.clone() });
+        for origin in &origins {
+            check_origin(origin).map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
         }
         self.entry.origins = Some(origins);
         Ok(self)
@@ -268,9 +272,17 @@ impl<S> Route<'_, S> {
     }
 
     /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`].
-    pub fn slow_reader(self, policy: SlowReader) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Setting`] if the policy needs a limit and [`Builder::max_outbox`] is none; then the route keeps what it had.
+    pub fn slow_reader(self, policy: SlowReader) -> Result<Self, RouteError> {
+        if !policy.can_act_at(self.max_outbox) {
+            let expected = "a limit that slow_reader can act at";
+            return Err(RouteError::Setting { setting: "max_outbox", expected });
+        }
         self.entry.slow_reader = Some(policy);
-        self
+        Ok(self)
     }
 
     /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,

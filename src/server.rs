@@ -20,13 +20,13 @@ use crate::connection::{Due, Phase};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
-use crate::event::EventPayload;
 use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Hub, Received};
 use crate::listen::{Accepted, Listener, ListeningSocket};
+use crate::listener::EventPayload;
 use crate::reactor::Reactor;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::schedule::TimerId;
@@ -56,6 +56,8 @@ const ERRANDS_PER_TURN: usize = 1024;
 const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
 const ACCEPT_PAUSE: u64 = 250;
+/// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
+const ACCEPT_QUIET: u64 = 60_000;
 
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +76,9 @@ pub struct Server<S> {
     hub: Hub<Stream>,
     registry: Registry<S>,
     reactor: Reactor,
-    /// The one buffer that all input is read into.
+    /// The one buffer that all input is read into, and how large it is.
     buffer: Vec<u8>,
+    receive_buffer: usize,
     /// What other threads have sent for this turn; empty between turns.
     errands: Vec<Errand<S>>,
     /// The most work of each kind in one turn.
@@ -93,6 +96,8 @@ pub struct Server<S> {
     /// Listeners that wait for a free descriptor.
     paused: Vec<usize>,
     resume_at: u64,
+    /// Listeners by which somebody could not be taken in, and when that was last.
+    failing: Vec<(usize, u64)>,
     clock: Clock,
     nodelay: bool,
     /// What a harness tells of connections in memory.
@@ -130,6 +135,7 @@ impl<S> Server<S> {
             registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
+            receive_buffer: settings.receive_buffer,
             errands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             again: VecDeque::new(),
@@ -139,6 +145,7 @@ impl<S> Server<S> {
             others: false,
             paused: Vec::new(),
             resume_at: NEVER,
+            failing: Vec::new(),
             clock: Clock::start(),
             nodelay: settings.nodelay,
             #[cfg(feature = "testing")]
@@ -175,10 +182,7 @@ impl<S> Server<S> {
                 self.reactor.listen(listener).map(|()| address)
             });
             match listening {
-                Ok(address) => {
-                    log::info!("listening on {address}");
-                    return Ok(address);
-                }
+                Ok(address) => return Ok(address),
                 Err(error) => last = BindError::Listen { address, error: error.into() },
             }
         }
@@ -224,25 +228,32 @@ impl<S> Server<S> {
     ///
     /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
     /// new.listen_on(socket)?;
-    /// old.lend().1.shutdown(Shutdown::default())?; // from its next turn on, all new connections go to the successor
+    /// old.stop_listening(); // all new connections go to the successor, those that are here go on
+    /// old.lend().1.shutdown(Shutdown::default())?; // whenever they have had the time that they need
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
+    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the system tells (Linux, Android and FreeBSD do);
     /// [`BindError::HandedOver`] if the operating system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        Listener::from_made(socket.into(), self.nodelay)
+        let socket = socket.into();
+        let handed_over = |error: std::io::Error| BindError::HandedOver { error: error.into() };
+        if !socket.is_listening().map_err(handed_over)? {
+            return Err(BindError::NotListening);
+        }
+        Listener::from_made(socket, self.nodelay)
             .and_then(|listener| self.reactor.listen(listener))
-            .map_err(|error| BindError::HandedOver { error: error.into() })
+            .map_err(handed_over)
     }
 
     /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`, descriptors from 3 on; see
-    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way, and from
-    /// the second call on. With the feature `listenfd`.
+    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way or `LISTEN_PID` is missing,
+    /// and from the second call on. With the feature `listenfd`.
     ///
     /// It removes both variables from the environment: call it before other threads are started.
     ///
@@ -256,15 +267,32 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket; the ones before it are listened on.
-    /// [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as far as the system tells (see [`listen_on`](Self::listen_on)).
+    /// Then none is listened on, and every stream socket among them is closed. [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
-        let mut passed = listenfd::ListenFd::from_env();
-        for index in 0..passed.len() {
-            self.listen_on(ListeningSocket::take_passed(&mut passed, index)?)?;
+        let passed = ListeningSocket::take_passed()?;
+        let count = passed.len();
+        for socket in passed {
+            self.listen_on(socket)?;
         }
-        Ok(passed.len())
+        Ok(count)
+    }
+
+    /// Stops listening, on every socket; the connections that are here go on, and requests that have come in by them are answered. Afterwards it may
+    /// listen again. Without a listening socket it does nothing.
+    ///
+    /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
+    /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
+    /// `listen_fds`), nobody is refused: start it, wait until it listens, then stop here. From then on every new
+    /// connection is the successor's, and this server serves those that it has for as long as they need. A [`shutdown`](Sockets::shutdown) stops
+    /// listening too, and closes them.
+    pub fn stop_listening(&mut self) {
+        self.reactor.stop_listening();
+        self.accepting.clear();
+        self.paused.clear();
+        self.failing.clear();
+        self.resume_at = NEVER;
     }
 
     /// The first TCP address that is listened on.
@@ -464,7 +492,9 @@ impl<S> Server<S> {
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught. One in the destructor of an attribute, or in a logger, is not: after it, drop the server.
+    /// Panics in callbacks are caught, also in the destructors of what they have captured, when they are dropped after they ran. One in any other
+    /// destructor of yours (of an attribute, say), or in a logger, may come out of here. The server can be polled on after it, but what the turn had
+    /// still to do may be lost, so that connections wait for their timeouts.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let newest_timer = self.registry.schedule.newest();
@@ -482,6 +512,10 @@ impl<S> Server<S> {
         }
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.is_empty() {
+            // A panic came out of the last turn.
+            buffer = vec![0; self.receive_buffer];
+        }
         if std::mem::take(&mut self.hub.more) {
             self.serve_left_over(&mut buffer, &mut turn);
         }
@@ -585,7 +619,7 @@ impl<S> Server<S> {
     fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
-            self.reactor.stop_listening();
+            self.stop_listening();
         }
         if !self.hub.is_settled() {
             // What goes out now is answered from now on, however long user code has run since the clock was read last.
@@ -615,15 +649,19 @@ impl<S> Server<S> {
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
-                        log::warn!("cannot watch the connection from {peer}: {error}");
                         self.hub.bury(token);
+                        if self.begins_to_fail(listener) {
+                            log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
+                        }
                     }
                 }
                 Accepted::Exhausted(error) => {
-                    if !self.paused.contains(&listener) {
+                    if self.begins_to_fail(listener) {
                         log::warn!(
                             "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
                         );
+                    }
+                    if !self.paused.contains(&listener) {
                         self.paused.push(listener);
                     }
                     self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
@@ -632,6 +670,20 @@ impl<S> Server<S> {
             }
         }
         self.accept_again(listener);
+    }
+
+    /// Notes that somebody could not be taken in by this listener; whether that is the first time for a while. While descriptors are short, each
+    /// connection that ends makes room for one that comes: nobody wants to read about each.
+    #[cold]
+    fn begins_to_fail(&mut self, listener: usize) -> bool {
+        let now = self.hub.now;
+        match self.failing.iter_mut().find(|(each, _)| *each == listener) {
+            Some((_, last)) => now.saturating_sub(std::mem::replace(last, now)) >= ACCEPT_QUIET,
+            None => {
+                self.failing.push((listener, now));
+                true
+            }
+        }
     }
 
     /// Accepts from a listener in the next turn.
@@ -785,6 +837,8 @@ impl<S> Server<S> {
         let Self { state, hub, registry, .. } = self;
         let token = answer.token;
         if !upgrade::waits(hub, token, &answer.waits) {
+            // What it has captured is dropped here, which is user code too.
+            let _ = dispatch::guard(state, hub, registry, "filter", None, |_, _| drop(answer));
             return;
         }
         hub.begin_input(token);

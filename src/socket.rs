@@ -425,7 +425,8 @@ impl<S> Socket<'_, S> {
         self.hub.dropped_of(self.token)
     }
 
-    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox) would wait for this connection.
+    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox) would wait for this connection. With a
+    /// `max_outbox` of [`usize::MAX`] that never happens, and the policy has no effect.
     pub fn set_slow_reader(&mut self, policy: SlowReader) {
         if let Some(connection) = self.hub.get_mut(self.token) {
             connection.slow_reader = policy;

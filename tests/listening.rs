@@ -207,15 +207,88 @@ fn a_unix_socket_that_was_handed_over_keeps_its_file() {
     assert!(place.0.exists());
 }
 
+/// A socket that is bound, and does not listen.
+fn bound() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.into()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_that_does_not_listen_is_not_listened_on() {
+    let mut server = Server::builder().build(()).unwrap();
+    let connected: std::os::fd::OwnedFd = UnixStream::pair().unwrap().0.into();
+    assert_eq!(server.listen_on(bound()), Err(BindError::NotListening));
+    assert_eq!(server.listen_on(UnixListener::from(connected)), Err(BindError::NotListening));
+    assert_eq!(server.local_addrs(), []);
+}
+
+// A server that stops listening.
+
+#[test]
+fn a_server_that_stops_listening_goes_on_with_whom_it_has_and_can_listen_again() {
+    let place = Place::new("stop");
+    let mut server = server_at(&place);
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    let address = server.local_addr().unwrap();
+    let mut ann = Client::connect(&mut server, "/ann");
+    let _unix = connect(&mut server, &place.0);
+    let mut early = common::Raw::connect(&server);
+    early.send(&upgrade_request("/bob").as_bytes()[..20]);
+    turn_until(&mut server, |server| server.stats().accepted == 3);
+
+    server.stop_listening();
+    server.stop_listening();
+    assert_eq!((server.local_addr(), place.0.exists()), (None, false));
+    assert!(TcpStream::connect(address).is_err(), "nobody listens");
+    ann.send("still here");
+    assert_eq!(ann.text(&mut server), "still here");
+    early.send(&upgrade_request("/bob").as_bytes()[20..]);
+    assert_eq!(early.read(&mut server, 12), b"HTTP/1.1 101");
+    assert_eq!(server.lend().1.len(), 3);
+
+    server.listen(address).unwrap();
+    let mut cid = Client::connect(&mut server, "/cid");
+    cid.send("as before");
+    assert_eq!(cid.text(&mut server), "as before");
+}
+
+#[test]
+fn a_successor_gets_every_new_connection_while_the_old_server_serves_its_own() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [mut old, mut new] = [(); 2].map(|()| {
+        let mut server = Server::builder().build(Diary::default()).unwrap();
+        server.route("/:name", enter).unwrap();
+        server.listen_on(socket.try_clone().unwrap()).unwrap();
+        server
+    });
+    let mut ann = Client::connect(&mut old, "/ann");
+    drop(socket);
+    old.stop_listening();
+    let clients = [(); 5].map(|()| Client::connect(&mut new, "/bob"));
+    old.poll(Some(std::time::Duration::ZERO)).unwrap();
+    assert_eq!((old.stats().accepted, new.stats().accepted), (1, clients.len() as u64));
+    old.lend().1.broadcast("still here");
+    assert_eq!(ann.text(&mut old), "still here");
+}
+
 // Sockets that systemd passes.
 
 /// Starts this test's `role` in a process of its own, as systemd would: with `socket` as its descriptor 3.
 fn activated(role: &str, socket: impl Into<std::os::fd::OwnedFd>) -> std::process::Child {
+    activated_as("LISTEN_PID=$$ LISTEN_FDS=1", role, socket)
+}
+
+/// The same with other variables. Descriptor 4 is no socket.
+fn activated_as(variables: &str, role: &str, socket: impl Into<std::os::fd::OwnedFd>) -> std::process::Child {
     let test = std::env::current_exe().unwrap();
     Command::new("sh")
         .args([
             "-c",
-            "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --exact \"$1\" --ignored --nocapture",
+            &format!("exec 3<&0 4>&1 </dev/null; {variables} exec \"$0\" --exact \"$1\" --ignored --nocapture"),
         ])
         .arg(test)
         .arg(role)
@@ -264,6 +337,60 @@ fn activated_with_the_wrong_socket() {
     let error = Server::builder().build(()).unwrap().listen_fds().unwrap_err();
     assert_eq!(error, BindError::ListenFd { index: 0 });
     assert!(error.to_string().contains("ListenStream="), "{error}");
+}
+
+#[test]
+fn passed_descriptors_that_do_not_listen_are_errors_and_none_of_them_stays_open() {
+    let connected = UnixStream::pair().unwrap().0; // as with Accept=yes
+    assert!(activated("activated_with_a_socket_that_does_not_listen", connected).wait().unwrap().success());
+    assert!(activated("activated_with_a_socket_that_does_not_listen", bound()).wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn activated_with_a_socket_that_does_not_listen() {
+    let mut server = Server::builder().build(()).unwrap();
+    let error = server.listen_fds().unwrap_err();
+    assert_eq!(error, BindError::ListenFd { index: 0 });
+    assert!(error.to_string().contains("without Accept=yes"), "{error}");
+    assert!(!is_socket(3), "it is closed");
+}
+
+/// Whether this descriptor of this process is a socket, as far as the system says.
+fn is_socket(descriptor: u32) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{descriptor}"))
+        .is_ok_and(|what| what.to_string_lossy().starts_with("socket:"))
+}
+
+#[test]
+fn of_several_passed_descriptors_none_is_listened_on_if_one_is_wrong() {
+    let right = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = right.local_addr().unwrap();
+    let mut child = activated_as("LISTEN_PID=$$ LISTEN_FDS=2", "activated_with_one_wrong_socket", right);
+    assert!(child.wait().unwrap().success());
+    assert!(TcpStream::connect(address).is_err(), "nobody holds the socket any more");
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn activated_with_one_wrong_socket() {
+    let mut server = Server::builder().build(()).unwrap();
+    assert_eq!(server.listen_fds(), Err(BindError::ListenFd { index: 1 }));
+    assert_eq!(server.local_addrs(), []);
+    assert!(!is_socket(3), "the first of them is closed too");
+}
+
+#[test]
+fn passed_descriptors_without_a_process_that_they_are_for_are_left_alone() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = activated_as("LISTEN_FDS=1", "activated_without_a_pid", socket);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn activated_without_a_pid() {
+    assert_eq!(Server::builder().build(()).unwrap().listen_fds(), Ok(0));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod common;
 
 use std::cell::RefCell;
+use std::sync::Once;
 
 use common::{Client, ON_PURPOSE, Raw, enter, quiet_panics, server_with, turn_until, with_socket};
 use ikisocket::{Event, Server, Shutdown};
@@ -30,6 +31,15 @@ impl Log for Kept {
     fn flush(&self) {}
 }
 
+/// From now on this thread's records are kept.
+fn keep_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Kept).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
 fn logged() -> Vec<(Level, String)> {
     KEPT.with_borrow_mut(std::mem::take)
 }
@@ -46,8 +56,7 @@ fn assert_logged<const N: usize>(expected: [(Level, &str); N]) {
 #[test]
 fn no_message_is_logged_and_everything_else_has_its_level() {
     quiet_panics();
-    log::set_logger(&Kept).unwrap();
-    log::set_max_level(log::LevelFilter::Trace);
+    keep_log();
     let mut server = server_with(Server::builder().max_outbox(1024));
     assert_logged([(Level::Info, "listening on 127.0.0.1:")]);
     server.route("/:name", enter).unwrap();
@@ -92,4 +101,16 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     ann.end(&mut server);
     turn_until(&mut server, |server| server.is_finished());
     assert_logged([]);
+}
+
+#[cfg(unix)]
+#[test]
+fn every_kind_of_listening_is_logged_once() {
+    keep_log();
+    let mut server = Server::builder().build(()).unwrap();
+    server.listen_on(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    assert_logged([(Level::Info, "listening on 127.0.0.1:")]);
+    let path = std::env::temp_dir().join(format!("ikisocket-log-{}.sock", std::process::id()));
+    server.listen_unix(&path).unwrap();
+    assert_logged([(Level::Info, &format!("listening on {}", path.display()))]);
 }

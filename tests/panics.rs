@@ -2,9 +2,13 @@
 
 mod common;
 
-use common::{Diary, ON_PURPOSE, enter, memory_server_with, quiet_panics, with_socket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use common::{Diary, ON_PURPOSE, enter, memory_server_with, quiet_panics, server_with, upgrade_request, with_socket};
+use ikisocket::mio::{Interest, net::UdpSocket};
 use ikisocket::testing::{Client, Harness, Received};
-use ikisocket::{Error, Event, EventPayload, Response, Server};
+use ikisocket::{Deferred, Error, Event, EventPayload, Response, Server};
 
 /// A server that notes what its recover handler is told.
 fn server() -> Server<Diary> {
@@ -270,12 +274,6 @@ fn a_panic_after_a_close_in_the_route_callback_changes_nothing_about_the_close()
 
 #[test]
 fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
-    struct Spiteful;
-    impl Drop for Spiteful {
-        fn drop(&mut self) {
-            std::panic::panic_any(ON_PURPOSE);
-        }
-    }
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, |_, _| std::panic::panic_any(Spiteful));
@@ -285,4 +283,109 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
     test.send(ann, "go");
     assert_unharmed(&mut test, bob);
     assert_eq!(panicked_in(&mut test), ["message"]);
+}
+
+// Destructors.
+
+/// Panics when it is dropped.
+struct Spiteful;
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        std::panic::panic_any(ON_PURPOSE);
+    }
+}
+
+impl Spiteful {
+    /// Moves it into the closure that says so.
+    fn keep(&self) {}
+}
+
+#[test]
+fn a_panic_when_an_interval_is_dropped_that_has_cancelled_itself_is_caught() {
+    let mut server = server();
+    let (spiteful, own) = (Spiteful, std::cell::Cell::new(None));
+    let own = std::rc::Rc::new(own);
+    let id = own.clone();
+    let interval = server.set_interval(Duration::from_secs(1), move |diary, sockets| {
+        spiteful.keep();
+        diary.note("once");
+        assert!(sockets.cancel(id.get().unwrap()));
+    });
+    own.set(Some(interval));
+    let mut test = Harness::new(server);
+    test.advance(Duration::from_secs(5));
+    assert_eq!(test.state().notes, ["once", "timer on purpose"]);
+}
+
+#[test]
+fn a_panic_when_a_source_is_dropped_that_was_removed_in_its_own_callback_is_caught() {
+    let mut server = server();
+    let spiteful = Spiteful;
+    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let source = server
+        .add_source(socket, Interest::READABLE, move |diary: &mut Diary, sockets, _, readiness| {
+            spiteful.keep();
+            diary.note("once");
+            assert!(sockets.remove_source(readiness.id));
+        })
+        .unwrap();
+    assert!(server.lend().1.wake_source(source));
+    let mut test = Harness::new(server);
+    assert_eq!(test.state().notes, ["once", "source on purpose"]);
+    assert!(!test.server().remove_source(source), "it is gone");
+}
+
+#[test]
+fn a_panic_when_a_late_answer_is_dropped_is_caught() {
+    #[derive(Default)]
+    struct State {
+        deferred: Option<Deferred<State>>,
+        panics: Vec<String>,
+    }
+    quiet_panics();
+    let mut server = Server::builder().build(State::default()).unwrap();
+    server.recover(|state, recovered| state.panics.push(recovered.event.clone()));
+    server.route("/", |_, _| {}).unwrap();
+    server.filter(|state, sockets, incoming| {
+        state.deferred = Some(sockets.defer(incoming));
+        Ok(())
+    });
+    let mut test = Harness::by_hand(server);
+    let client = test.dial(Default::default()).unwrap();
+    test.write(client, upgrade_request("/").as_bytes());
+    test.settle();
+    let deferred = test.state().deferred.take().unwrap();
+    test.reset(client);
+    let spiteful = Spiteful;
+    deferred
+        .answer(move |_, _, _| {
+            spiteful.keep();
+            Ok(())
+        })
+        .unwrap();
+    test.settle();
+    assert_eq!(test.state().panics, ["filter"]);
+}
+
+#[test]
+fn after_a_panic_that_comes_out_of_a_turn_the_others_are_served_as_before() {
+    let mut server = server_with(Server::builder());
+    quiet_panics();
+    server.route("/:name", enter).unwrap();
+    server.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    let mut ann = common::Client::connect(&mut server, "/ann");
+    server.filter(|_, _, incoming| {
+        incoming.attributes.set("dropped with the request", Spiteful);
+        Err(Response::text("no").with_status(403))
+    });
+    let mut stranger = common::Raw::connect(&server);
+    stranger.send(upgrade_request("/bob").as_bytes());
+    let mut turn = || catch_unwind(AssertUnwindSafe(|| server.poll(Some(Duration::from_millis(1))).unwrap()));
+    assert!((0..10_000).any(|_| turn().is_err()));
+    ann.send("still here");
+    assert_eq!(ann.text(&mut server), "still here");
+    assert_eq!(server.state().events("ann"), ["connect", "message"]);
 }

@@ -247,7 +247,7 @@ fn pressure_and_relief_are_told_in_turn_at_their_marks() {
 #[test]
 fn routes_and_connections_have_policies_of_their_own() {
     let mut server = server_of(Server::builder().slow_reader(SlowReader::DropNewest));
-    server.route("/own/:name", enter_narrow).unwrap().slow_reader(SlowReader::DropOldest);
+    server.route("/own/:name", enter_narrow).unwrap().slow_reader(SlowReader::DropOldest).unwrap();
     let _readers = ["/ann", "/bob", "/own/cid"].map(|path| Reader::connect(&mut server, path));
     with_socket(&mut server, "bob", |bob| bob.set_slow_reader(SlowReader::DropOldest));
     for (who, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)] {
@@ -262,6 +262,10 @@ fn a_policy_without_a_limit_and_marks_out_of_order_are_refused() {
     let build = |settings: Builder| settings.build(()).err().unwrap().to_string();
     let limitless = Server::builder().slow_reader(SlowReader::DropOldest).max_outbox(usize::MAX);
     assert_eq!(build(limitless), "max_outbox must be a limit that slow_reader can act at");
+    let mut server = Server::builder().max_outbox(usize::MAX).build(()).unwrap();
+    let error = server.route("/", |_, _| {}).unwrap().slow_reader(SlowReader::DropNewest).unwrap_err();
+    assert_eq!(error.to_string(), "max_outbox must be a limit that slow_reader can act at");
+    assert!(server.route("/b", |_, _| {}).unwrap().slow_reader(SlowReader::Disconnect).is_ok());
     let marks = Server::builder().max_outbox(LIMIT);
     assert_eq!(build(marks.clone().high_water(LIMIT + 1)), "high_water must be 1 byte to max_outbox");
     assert_eq!(build(marks.clone().high_water(0)), "high_water must be 1 byte to max_outbox");

@@ -704,3 +704,27 @@ fn the_same_test_does_the_same_to_the_byte_each_time() {
     }
     assert_ne!(life(1), life(2));
 }
+
+#[test]
+fn what_a_listener_sends_by_a_handle_has_arrived_when_one_looks() {
+    let mut server = memory_server();
+    server.on(Event::Message, |_, ep| {
+        let handle = ep.kws.sockets().handle();
+        handle.broadcast("by a handle").unwrap();
+    });
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    test.send(ann, "go");
+    assert_eq!(test.received(ann), ["by a handle"]);
+}
+
+#[test]
+fn an_answer_that_a_filter_puts_off_and_gives_at_once_has_come_when_one_looks() {
+    let mut server = memory_server();
+    server.filter(|_, sockets, incoming| {
+        sockets.defer(incoming).accept(|_| {}).unwrap();
+        Ok(())
+    });
+    let mut test = Harness::new(server);
+    assert!(test.connect("/ann").is_ok());
+}

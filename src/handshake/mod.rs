@@ -53,7 +53,8 @@ pub use refusal::Refusal;
 pub use request::Request;
 pub use response::{HeaderError, Response};
 pub use upgrade::{
-    Key, accept_key, check, choose_subprotocol, is_origin, is_token, origin_allowed, write_switching_protocols,
+    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, is_token, origin_allowed,
+    write_switching_protocols,
 };
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The WebSocket part of the handshake (RFC 6455 §4.2): what is required, and the 101 that accepts it.
 //! Knows no route, no setting and no connection.
 
+use std::net::Ipv6Addr;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
@@ -132,20 +134,92 @@ pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     allowed.any(|each| each.eq_ignore_ascii_case(origin))
 }
 
-/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and perhaps a port, with no slash at
-/// the end (RFC 6454 §6.2).
+/// Why a text is no origin that a browser would send, and what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OriginError {
+    /// It is not a scheme, a host and perhaps a port, as a browser writes them.
+    #[error("write it like https://example.org, with nothing behind the host but perhaps a port")]
+    Form,
+    /// It has a `*` in it.
+    #[error("`*` stands alone and is anybody; allow the hosts of a domain in a filter")]
+    Wildcard,
+    /// The scheme is that of the connection, not of the page.
+    #[error("it is the page that has an origin: write https for wss, and http for ws")]
+    Scheme,
+    /// What stands behind the colon is no port: 1 to 65535, without zeros in front.
+    #[error("behind the colon stands a port from 1 to 65535; without one there is no colon")]
+    Port,
+    /// The port is the one that the scheme has anyway.
+    #[error(
+        "browsers leave out the port that the scheme has anyway, 443 of https and 80 of http: write https://example.org"
+    )]
+    DefaultPort,
+}
+
+/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and perhaps a port, as browsers write them
+/// (RFC 6454 §6.2): the scheme's own port left out, no slash at the end, an international name in its ASCII form.
+///
+/// # Errors
+///
+/// What is wrong with it: a request with this origin would never come.
 ///
 /// ```
-/// use ikisocket::handshake::is_origin;
+/// use ikisocket::handshake::{OriginError, check_origin};
 ///
-/// assert!(is_origin("https://example.org") && is_origin("http://[::1]:8080"));
-/// assert!(!is_origin("example.org") && !is_origin("https://example.org/"));
+/// assert_eq!(check_origin("https://example.org"), Ok(()));
+/// assert_eq!(check_origin("http://[::1]:8080"), Ok(()));
+/// assert_eq!(check_origin("https://example.org/"), Err(OriginError::Form));
+/// assert_eq!(check_origin("https://*.example.org"), Err(OriginError::Wildcard));
+/// assert_eq!(check_origin("https://example.org:443"), Err(OriginError::DefaultPort));
 /// ```
-pub fn is_origin(text: &str) -> bool {
-    let host_of = |(scheme, host)| if is_token(scheme) { host } else { "" };
-    let host = text.split_once("://").map_or("", host_of);
-    let plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@".contains(&byte);
-    text == "*" || text == "null" || (!host.is_empty() && host.bytes().all(plain))
+pub fn check_origin(text: &str) -> Result<(), OriginError> {
+    if text == "*" || text == "null" {
+        return Ok(());
+    }
+    if text.contains('*') {
+        return Err(OriginError::Wildcard);
+    }
+    let (scheme, rest) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).ok_or(OriginError::Form)?;
+    if ["ws", "wss"].iter().any(|each| scheme.eq_ignore_ascii_case(each)) {
+        return Err(OriginError::Scheme);
+    }
+    // Only within brackets are colons part of the host.
+    let host_end = rest.find(']').map_or(0, |end| end + 1);
+    let host_end = rest[host_end..].find(':').map_or(rest.len(), |colon| host_end + colon);
+    let (host, port) = rest.split_at(host_end);
+    if !is_host(host) {
+        return Err(OriginError::Form);
+    }
+    let Some(port) = port.strip_prefix(':') else { return Ok(()) };
+    let own = [("http", 80), ("https", 443)].into_iter().find(|(each, _)| scheme.eq_ignore_ascii_case(each));
+    match port.parse::<u16>() {
+        Ok(number) if number == 0 || number.to_string() != port => Err(OriginError::Port),
+        Ok(number) if own.is_some_and(|(_, own)| number == own) => Err(OriginError::DefaultPort),
+        Ok(_) => Ok(()),
+        Err(_) if port.contains('/') => Err(OriginError::Form),
+        Err(_) => Err(OriginError::Port),
+    }
+}
+
+/// A scheme (RFC 3986 §3.1).
+fn is_scheme(text: &str) -> bool {
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(rest)
+}
+
+/// A name or an IPv4 address, or an IPv6 address in brackets and in its shortest form.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // How an IPv4 address inside one is written differs.
+        Some(inner) => inner
+            .parse::<Ipv6Addr>()
+            .is_ok_and(|address| address.to_ipv4_mapped().is_some() || address.to_string().eq_ignore_ascii_case(inner)),
+        None => {
+            let plain = |byte: u8| byte.is_ascii_graphic() && !b"#%/:<>?@[\\]^|".contains(&byte);
+            !text.is_empty() && text.bytes().all(plain)
+        }
+    }
 }
 
 /// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
@@ -221,20 +295,38 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_browsers_say() {
-        assert!(["*", "null", "https://example.org", "http://[::1]:8080"].into_iter().all(is_origin));
         for text in [
-            "",
-            "example.org",
-            "https://",
-            "://a",
-            "a b://c",
-            "https://a/",
-            "https://a?b",
-            "https://a#b",
-            "https://me@a",
-            "https://a b",
+            "*",
+            "null",
+            "https://example.org",
+            "HTTP://Example.org",
+            "http://localhost:3000",
+            "https://example.org:80",
+            "http://example.org:443",
+            "http://[::1]:8080",
+            "https://[2001:db8::1]",
+            "http://127.0.0.1:65535",
+            "https://xn--bcher-kva.example",
+            "chrome-extension://abcdefghijklmnop",
+            "capacitor://localhost",
         ] {
-            assert!(!is_origin(text), "{text:?}");
+            assert_eq!(check_origin(text), Ok(()), "{text:?}");
+        }
+        use OriginError::*;
+        for (error, texts) in [
+            (Form, &["", "example.org", "https://", "://a", "a b://c", "1a://c", "https://a/", "https://a?b"][..]),
+            (Form, &["https://a#b", "https://me@a", "https://a b", "https://[", "https://[::1", "https://::1]"]),
+            (Form, &["https://[::1]x", "https://[1.2.3.4]", "https://[0:0:0:0:0:0:0:1]", "https://bücher.example"]),
+            (Form, &["http://localhost:3000/", "https://:3000", "https:example.org", "http://::1"]),
+            (Wildcard, &["https://*.example.org", "https://*", "*://example.org", "**"]),
+            (Scheme, &["wss://example.org", "ws://example.org:3000"]),
+            (Port, &["https://example.org:", "http://a:b:c", "https://example.org:99999", "https://example.org:0"]),
+            (Port, &["https://example.org:0443", "https://example.org:+8443", "https://[::1]:"]),
+            (DefaultPort, &["https://example.org:443", "http://example.org:80", "HTTP://[::1]:80"]),
+        ] {
+            for text in texts {
+                assert_eq!(check_origin(text), Err(error), "{text:?}");
+            }
         }
     }
 

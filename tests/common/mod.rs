@@ -367,6 +367,17 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Reads `len` bytes.
+    #[track_caller]
+    pub fn read<S>(&mut self, server: &mut Server<S>, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        turn_until(server, |_| {
+            read_available(&self.stream, &mut bytes, len).unwrap();
+            bytes.len() == len
+        });
+        bytes
+    }
+
     /// Reads to the end of the stream: an error if that is a reset.
     #[track_caller]
     pub fn read_to_end<S>(&mut self, server: &mut Server<S>) -> std::io::Result<Vec<u8>> {

@@ -1,9 +1,12 @@
 //! A process without descriptors, and one with many connections that have not said what they want.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ikisocket::Server;
+use ikisocket::testing::Harness;
+use log::{Level, Log, Metadata, Record};
 
 use crate::alone::alone;
 use crate::kit::*;
@@ -92,4 +95,58 @@ fn flood() {
     turn_until_closed(&mut server, 500);
     open.send(&mut server, frame(TEXT, "alone again"));
     open.expect_text(&mut server, "alone again");
+}
+
+#[test]
+fn without_descriptors_the_log_says_so_once_however_many_come_and_go() {
+    alone("descriptors::without_descriptors_the_log_says_so_once_however_many_come_and_go", 40, one_line);
+}
+
+/// Counts warnings.
+struct Warnings;
+
+static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+
+impl Log for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("ikisocket")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) && record.level() == Level::Warn {
+            assert!(record.args().to_string().starts_with("cannot accept: "), "{}", record.args());
+            WARNINGS.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn one_line() {
+    log::set_logger(&Warnings).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let server = echo(Server::builder());
+    let address = server.local_addr().unwrap();
+    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    taken.pop();
+    // A harness for its clock: nothing here takes time.
+    let mut test = Harness::by_hand(server);
+    let mut came = 0;
+    let mut come_and_go = |test: &mut Harness<_>| {
+        // The one that is left: the newcomer's own socket has it, and then the server's side of it.
+        let newcomer = std::net::TcpStream::connect(address).unwrap();
+        assert_eq!(test.turn().accepted, 0);
+        drop(newcomer);
+        test.skip(Duration::from_millis(250));
+        while test.server().stats().closed == came {
+            test.turn();
+        }
+        came += 1;
+    };
+    (0..20).for_each(|_| come_and_go(&mut test));
+    assert_eq!(WARNINGS.load(Ordering::Relaxed), 1);
+    // When it went well for a while, the next time is news.
+    test.skip(Duration::from_secs(60));
+    come_and_go(&mut test);
+    assert_eq!(WARNINGS.load(Ordering::Relaxed), 2);
 }
