@@ -1,6 +1,8 @@
 //! What user code has registered: listeners, routes, pages and filters, and which path leads where.
 
 use std::cell::Cell;
+#[cfg(feature = "testing")]
+use std::{cell::RefCell, rc::Rc};
 
 use uuid::Uuid;
 
@@ -42,6 +44,10 @@ impl std::ops::Deref for Incoming {
         &self.request
     }
 }
+
+/// The panics that a harness has not been asked for yet.
+#[cfg(feature = "testing")]
+pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
 
 /// What the recover handler is told of a panic that was caught.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +100,7 @@ pub(crate) struct Registry<S> {
     pub(crate) panics: Cell<u64>,
     /// The same for a harness, which asks for them.
     #[cfg(feature = "testing")]
-    pub(crate) caught: Option<crate::testing::Caught>,
+    pub(crate) caught: Option<Caught>,
     subprotocols: Vec<String>,
     origins: Vec<String>,
     slow_reader: SlowReader,

@@ -28,6 +28,8 @@ use crate::hub::{Hub, Received};
 use crate::listen::{Accepted, Listener, ListeningSocket};
 use crate::listener::EventPayload;
 use crate::reactor::Reactor;
+#[cfg(feature = "testing")]
+use crate::route::Caught;
 use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
@@ -35,10 +37,7 @@ use crate::source::Readiness;
 use crate::stats::{Stats, Stopwatch};
 use crate::stream::Stream;
 #[cfg(feature = "testing")]
-use crate::testing::{
-    Caught,
-    wire::{self, Wire},
-};
+use crate::testing::wire::{self, Wire};
 use crate::timer::NEVER;
 use crate::token::{Ready, SourceId, Token};
 use crate::turn::Turn;

@@ -316,6 +316,7 @@ fn a_panic_when_an_interval_is_dropped_that_has_cancelled_itself_is_caught() {
     let mut test = Harness::new(server);
     test.advance(Duration::from_secs(5));
     assert_eq!(test.state().notes, ["once", "timer on purpose"]);
+    assert_eq!(test.panics().len(), 1);
 }
 
 #[test]
@@ -334,6 +335,7 @@ fn a_panic_when_a_source_is_dropped_that_was_removed_in_its_own_callback_is_caug
     let mut test = Harness::new(server);
     assert_eq!(test.state().notes, ["once", "source on purpose"]);
     assert!(!test.server().remove_source(source), "it is gone");
+    assert_eq!(test.panics().len(), 1);
 }
 
 #[test]
@@ -366,6 +368,7 @@ fn a_panic_when_a_late_answer_is_dropped_is_caught() {
         .unwrap();
     test.settle();
     assert_eq!(test.state().panics, ["filter"]);
+    assert_eq!(test.panics().len(), 1);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! It knows what clients got and which callbacks panicked, and nothing of how that comes to be.
 
-use super::{Caught, Client, Harness, Received};
+use super::{Client, Harness, Received};
 use crate::protocol::CloseCode;
-use crate::route::Recovered;
+use crate::route::{Caught, Recovered};
 
 /// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
 #[derive(Debug, Default)]

@@ -67,8 +67,6 @@ mod peer;
 mod upgrade;
 pub(crate) mod wire;
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -79,16 +77,12 @@ pub use upgrade::{Answer, NotConnected, Upgrade};
 
 use crate::connection::PeerAddress;
 use crate::protocol::{CloseCode, Message, Opcode};
-use crate::route::Recovered;
 use crate::server::Server;
 use crate::token::Token;
 use crate::turn::Turn;
 use expect::Panics;
 use peer::Peer;
 use wire::End;
-
-/// The panics that a harness has not been asked for yet.
-pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
 
 /// Turns without a rest, at most.
 const MOST_TURNS: u32 = 10_000_000;
