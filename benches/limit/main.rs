@@ -7,6 +7,7 @@
 //! cargo bench --bench limit -- --reference PROGRAM # our raw against another program of its kind, to see that it is no slower
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
 //! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
+//! cargo bench --bench limit -- --conflation       # what one stalled reader among 500 costs, by what is done about it
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+mod conflation;
 mod deflate;
 mod picture;
 mod raw;
@@ -112,13 +114,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["raw", address] => Ok(raw::serve(address.parse()?)?),
+        ["feed", keeping, readers, address] => conflation::feed::serve(keeping, readers.parse()?, address),
+        ["readers", address, pid, healthy, stalls] => {
+            conflation::readers::read(address, pid, healthy.parse()?, stalls.parse()?)
+        }
         ["--draw"] => Ok(fs::write(PICTURE, picture::draw(&serde_json::from_str(&fs::read_to_string(FIGURES)?)?))?),
         [] => table(false),
         ["--peers"] => table(true),
         ["--idle"] => idle(),
         ["--deflate"] => deflate::table(&Programs::build()?),
+        ["--conflation"] => conflation::table(),
         ["--reference", program] => reference(Path::new(program)),
-        _ => Err("unknown arguments: nothing, --peers, --idle, --deflate, --draw or --reference PROGRAM".into()),
+        _ => Err("unknown arguments: nothing, --peers, --idle, --conflation, --deflate, --draw or --reference PROGRAM"
+            .into()),
     }
 }
 
