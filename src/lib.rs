@@ -273,7 +273,8 @@
 //! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection. [`Builder::slow_reader`], [`Route::slow_reader`] and
 //! [`Socket::set_slow_reader`] say what happens then: the connection is given up (the default), the new message is refused, or the oldest are
 //! dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with any verb: a waiting message with the same key is
-//! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys.
+//! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys. What the
+//! system's buffers hold comes before: see there.
 //! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
 //! are told at high and low water; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
 //! was not sent, [`Sockets::dropped`] for all.

@@ -8,6 +8,7 @@
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
 //! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
 //! cargo bench --bench limit -- --instructions     # what an echo costs beside its system calls, counted by callgrind, of valgrind
+//! cargo bench --bench limit -- --conflation       # what one stalled reader among 500 costs, by what is done about it
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
@@ -22,6 +23,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+mod conflation;
 mod deflate;
 mod instructions;
 mod picture;
@@ -114,17 +116,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["raw", address] => Ok(raw::serve(address.parse()?)?),
+        ["feed", keeping, readers, address] => conflation::feed::serve(keeping, readers.parse()?, address),
+        ["readers", address, pid, healthy, stalls] => {
+            conflation::readers::read(address, pid, healthy.parse()?, stalls.parse()?)
+        }
         ["--draw"] => Ok(fs::write(PICTURE, picture::draw(&serde_json::from_str(&fs::read_to_string(FIGURES)?)?))?),
         [] => table(false),
         ["--peers"] => table(true),
         ["--idle"] => idle(),
         ["--deflate"] => deflate::table(&Programs::build()?),
+        ["--conflation"] => conflation::table(),
         ["--instructions"] => instructions::table(&Programs::build()?),
         ["--reference", program] => reference(Path::new(program)),
-        _ => {
-            Err("unknown arguments: nothing, --peers, --idle, --deflate, --instructions, --draw or --reference PROGRAM"
-                .into())
-        }
+        _ => Err("unknown arguments: nothing, --peers, --idle, --conflation, --deflate, --instructions, --draw or \
+                  --reference PROGRAM"
+            .into()),
     }
 }
 

@@ -61,6 +61,10 @@ impl Running {
         format!("ws://{}{path}", self.address)
     }
 
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn pid(&self) -> String {
         self.process.id().to_string()
     }
