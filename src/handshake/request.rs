@@ -18,7 +18,7 @@ const LONGEST_SHORT: u8 = 0xbf;
 /// ... or says that its length follows in 16 bits.
 const LONG: u8 = 0xff;
 
-/// What most upgrade requests say: kept as one byte each, that is a third less memory for what a browser sends, and two thirds for the shortest.
+/// What most upgrade requests say. Each is kept as one byte: that is less than half the memory, for the shortest request and for a browser's.
 const WORDS: [&[u8]; 34] = [
     b"GET",
     b"/",
@@ -564,6 +564,43 @@ mod tests {
         assert!(request.params().eq([("x", "2")]));
         request.set_params(&[] as &[&str], &[] as &[&str]);
         assert_eq!(request, get("/ws/1"));
+    }
+
+    #[test]
+    fn words_and_pieces_of_every_length_are_there_as_they_were_sent() {
+        for word in WORDS.map(|word| str::from_utf8(word).unwrap()) {
+            // It is a word in this spelling only, and nothing longer.
+            let values = [word, &word.to_ascii_lowercase(), &format!("{word}x"), "x"];
+            let lines: String = values.iter().map(|value| format!("X: {value}\r\n")).collect();
+            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+            assert!(request.header_values("X").eq(values), "{word}");
+        }
+        for length in [0, 1, 190, 191, 192, 193, 254, 255, 256, 257, 4000] {
+            let value = "v".repeat(length);
+            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\nY: 1\r\n\r\n"));
+            let said = [("Host", "a"), ("X", &*value), ("Y", "1")];
+            assert!(request.headers().eq(said.map(|(name, value)| (name, value.as_bytes()))), "{length}");
+        }
+    }
+
+    #[test]
+    fn of_what_most_requests_say_little_is_kept() {
+        let least = "GET /ws HTTP/1.1\r\nHost: localhost:9001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let browser = "GET /ws HTTP/1.1\r\nHost: example.org\r\nConnection: Upgrade\r\nPragma: no-cache\r\n\
+            Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+            Chrome/130.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\nOrigin: https://example.org\r\n\
+            Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        for head in [least, browser] {
+            let request = parse(head);
+            let lines: String =
+                request.headers().map(|(name, value)| format!("{name}: {}\r\n", as_text(value))).collect();
+            assert_eq!(format!("{} {} HTTP/1.1\r\n{lines}\r\n", request.method(), request.target()), head);
+        }
+        let kept = [least, browser].map(|head| (parse(head).heap_bytes(), head.len()));
+        assert!(kept.iter().all(|(kept, said)| 2 * kept < *said), "{kept:?}");
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl<T: Transport> Hub<T> {
         }
         if self.connections.len() == self.connections.capacity() {
             self.connections.reserve_exact((self.connections.len() / GROW_SHARE).max(GROW_LEAST));
-            self.has_grown();
+        }
+        if self.connections.len() >= self.connections.capacity() / 2 {
+            self.will_shrink();
         }
         self.generation = next_generation(self.generation);
         let connection = Connection::new(socket, peer, self.generation, self.now);
@@ -241,8 +243,15 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Removes the dead; returns how many.
+    #[inline]
     pub(crate) fn reap(&mut self) -> usize {
+        if self.dead.is_empty() { 0 } else { self.reap_dead() }
+    }
+
+    #[inline(never)]
+    fn reap_dead(&mut self) -> usize {
         let mut reaped = 0;
+        // The last one of all is kept a little longer: see `shrink`.
         let mut last = None;
         while let Some(token) = self.dead.pop() {
             if self.get(token).is_some() {

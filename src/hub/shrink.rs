@@ -13,8 +13,8 @@ const KEEP_SLOTS: usize = 128;
 const SHRINK_SHARE: usize = 4;
 
 impl<T: Transport> Hub<T> {
-    /// There is room for more connections than before.
-    pub(super) fn has_grown(&mut self) {
+    /// So many are connected that it is worth while to give memory back when most have gone.
+    pub(super) fn will_shrink(&mut self) {
         self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
     }
 
@@ -49,5 +49,67 @@ impl<T: Transport> Hub<T> {
         self.rest.shrink_to(KEEP_ENTRIES);
         self.records.shrink_to(KEEP_RECORDS);
         self.topics.shrink();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::wire::{hub, insert, open};
+    use crate::token::Token;
+
+    /// Gives up a connection.
+    fn leave(hub: &mut Hub<crate::testing::wire::Wire>, token: Token) {
+        hub.fail(token, crate::error::Error::Lost);
+        hub.flush_dirty();
+        while hub.next_record().is_some() {}
+        assert_eq!(hub.reap(), 1);
+    }
+
+    #[test]
+    fn when_all_have_gone_hardly_any_slots_are_left() {
+        let mut hub = hub();
+        for _ in 0..2 {
+            let tokens: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000).0).collect();
+            tokens.iter().for_each(|&token| leave(&mut hub, token));
+            assert!(hub.connections.capacity() <= KEEP_SLOTS);
+            // Who was there is not who comes.
+            let (token, _far) = insert(&mut hub, 0);
+            assert!(tokens.iter().all(|&gone| hub.get(gone).is_none()) && hub.get(token).is_some());
+            hub.bury(token);
+            assert_eq!((hub.reap(), hub.next_deadline()), (1, None));
+        }
+    }
+
+    #[test]
+    fn those_who_stay_are_the_same_however_many_have_gone() {
+        let mut hub = hub();
+        let all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        // The last one that came has the highest slot.
+        let (early, late) = (all[7].0, all[all.len() - 1].0);
+        let uuids = [early, late].map(|token| hub.get(token).unwrap().uuid);
+        for &(token, _) in all.iter().filter(|(token, _)| ![early, late].contains(token)) {
+            leave(&mut hub, token);
+        }
+        assert_eq!([early, late].map(|token| hub.is_open(token)), [true; 2]);
+        assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), Some(late)]);
+        assert!(hub.connections.capacity() > late.index as usize, "nobody is moved");
+        leave(&mut hub, late);
+        assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), None]);
+        let more: Vec<_> = (0..3 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        assert!(more.iter().all(|&(token, _)| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
+        assert_eq!(hub.find(uuids[0]), Some(early));
+    }
+
+    #[test]
+    fn who_comes_and_goes_around_one_number_costs_nothing() {
+        let mut hub = hub();
+        let mut all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        let before = hub.connections.capacity();
+        for _ in 0..3 {
+            all.drain(all.len() / 2..).for_each(|(token, _)| leave(&mut hub, token));
+            all.extend((all.len()..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)));
+            assert_eq!(hub.connections.capacity(), before);
+        }
     }
 }

@@ -143,7 +143,9 @@ impl Stage {
 
     fn clear(&mut self) {
         self.log.clear();
-        self.log.shrink_to(KEEP_CAPACITY);
+        if self.log.capacity() > KEEP_CAPACITY {
+            self.log.shrink_to(KEEP_CAPACITY);
+        }
     }
 
     /// Gives back what is kept for the next queues.
