@@ -14,6 +14,8 @@ const NOWHERE: u32 = u32::MAX;
 /// The lists grow by this share, so that growing wastes little memory.
 const GROW_SHARE: usize = 8;
 const GROW_LEAST: usize = 64;
+/// A list is no longer than that when it is freed.
+const FREE_MOST: usize = 1024;
 
 /// When which slot has to be looked at; times are milliseconds on the loop's clock.
 #[derive(Default)]
@@ -77,8 +79,8 @@ impl Timers {
     pub(crate) fn shrink(&mut self, slots: usize) {
         let used = self.places.iter().rposition(|&place| place != NOWHERE).map_or(0, |last| last + 1);
         self.places.truncate(used);
-        self.places.shrink_to(slots);
-        self.heap.shrink_to(slots);
+        give_back(&mut self.places, slots);
+        give_back(&mut self.heap, slots);
     }
 
     fn place(&self, index: u32) -> Option<usize> {
@@ -124,6 +126,12 @@ fn grow<E>(list: &mut Vec<E>, len: usize) {
         let more = (list.len() / GROW_SHARE).max(GROW_LEAST).max(len - list.len());
         list.reserve_exact(more);
     }
+}
+
+/// Gives back all but `len` entries. A long list is cut first and freed then: see `hub::shrink`.
+fn give_back<E>(list: &mut Vec<E>, len: usize) {
+    list.shrink_to(len.max(FREE_MOST));
+    list.shrink_to(len);
 }
 
 #[cfg(test)]

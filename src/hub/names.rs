@@ -1,6 +1,6 @@
 //! Who has which uuid: slots by the uuid of their connection.
 //!
-//! The uuids themselves stand in the connections; here is only a table of slots. That is a sixth of the memory of a map from uuid to slot.
+//! The uuids themselves stand in the connections; here is only a table of slots. That is a fifth of the memory of a map from uuid to slot.
 
 use std::hash::{BuildHasher, RandomState};
 

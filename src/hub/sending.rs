@@ -332,7 +332,9 @@ impl<T: Transport> Hub<T> {
             Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
             Audience::Topic(topic) => {
                 for index in topics.members(topic) {
-                    connections.get_mut(index as usize).into_iter().for_each(|each| stage_one(index, each));
+                    if let Some(connection) = connections.get_mut(index as usize) {
+                        stage_one(index, connection);
+                    }
                 }
             }
             Audience::List(uuids) => {
