@@ -1,4 +1,5 @@
-//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. Tests and benchmarks run against it.
+//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. `/forgetful` is `/echo` for
+//! connections whose requests are not kept. Tests and benchmarks run against it.
 //!
 //! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that, as `--deflate`
 //! says.
@@ -33,6 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB);
     let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, |_, ep| {
+        ep.kws.emit(ep.data);
+    });
+    server.route("/forgetful", |_, _| {})?.forget_request().on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
     server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {

@@ -204,8 +204,6 @@ pub(crate) struct Connection<T> {
     /// While open, when something was last heard; in other phases, when the phase began or its queue was flushed. Like all
     /// times here, milliseconds on the loop's clock.
     pub(crate) since: u64,
-    /// When its entry in the timers is due.
-    pub(crate) timer: u64,
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Request>,
     pub(crate) attributes: Attributes,
@@ -229,7 +227,6 @@ impl<T> Connection<T> {
             pressed: false,
             pinged: false,
             since: now,
-            timer: NEVER,
             uuid: Uuid::nil(),
             request: None,
             attributes: Attributes::default(),

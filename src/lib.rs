@@ -264,6 +264,7 @@
 //! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
 //! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
+//! - **Gone is gone.** What grows with the number of connections is given back when most of them have gone.
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
 //! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011 if it is
 //!   open, but for one in an `error` listener, which closes nothing. A request whose filter or page panics gets 500.
@@ -349,6 +350,7 @@
 //!
 //! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late. An emit's `Queued` says that the message will be
 //! offered to the socket, not that the peer has read it. A listener that takes long delays everybody: the thread is yours.
+//! Memory that is given back goes to the allocator; what of it goes back to the operating system, and when, is the allocator's affair.
 //! There is no TLS: put a reverse proxy in front.
 //!
 //! # The Go names

@@ -263,7 +263,8 @@ fn check_upgrade<S>(
 fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32, key: &Key, incoming: Incoming) {
     let spoken = registry.subprotocols(route);
     let chosen = handshake::choose_subprotocol(&incoming.request, spoken);
-    let mut head = Vec::new();
+    let mut head = std::mem::take(&mut hub.head);
+    head.clear();
     let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
     let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
     handshake::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);

@@ -8,6 +8,9 @@ use std::time::Duration;
 use ikisocket::{Server, Turn};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
+#[path = "common/descriptors.rs"]
+mod descriptors;
+
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
@@ -83,38 +86,9 @@ fn cost(forget_request: bool) -> usize {
     usize::try_from(idle).unwrap() / CONNECTIONS
 }
 
-/// Says why nothing was measured; not by `eprintln!`, which is shown of failed tests only.
-fn skipped(why: &str) -> bool {
-    let _ = writeln!(std::io::stderr(), "nothing was measured: {why}");
-    false
-}
-
-/// Runs this test again in a process that may open so many descriptors, if this one may not.
-fn with_descriptors(needed: usize) -> bool {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
-    let mut limits = files.split_whitespace().map(|limit| limit.parse().unwrap_or(usize::MAX));
-    let (Some(soft), Some(hard)) = (limits.next(), limits.next()) else {
-        return skipped("this system does not say how many files may be open");
-    };
-    if soft >= needed {
-        return true;
-    }
-    if hard < needed {
-        return skipped(&format!("{needed} open files are needed, {hard} are allowed"));
-    }
-    let again = std::process::Command::new("sh")
-        .args(["-c", &format!("ulimit -n {needed} && exec \"$0\" --nocapture")])
-        .arg(std::env::current_exe().unwrap())
-        .status()
-        .unwrap();
-    assert!(again.success(), "see above");
-    false
-}
-
 #[test]
 fn an_idle_connection_costs_at_most_256_bytes_and_its_request_if_that_is_kept() {
-    if !with_descriptors(DESCRIPTORS) {
+    if !descriptors::with_descriptors(DESCRIPTORS) {
         return;
     }
     let without_request = cost(true);

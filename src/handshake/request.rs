@@ -11,13 +11,56 @@ use super::{HeadLimits, Refusal};
 
 /// Header lines for which parsing needs no heap. Browsers send about fifteen.
 const USUAL_HEADERS: usize = 64;
-/// Bytes of the length before each piece.
-const LENGTH: usize = size_of::<u16>();
+/// Bytes in which the pieces of a head of usual length are collected.
+const USUAL_LENGTH: usize = 1024;
+/// What a piece begins with: a byte that is its length up to this one, or stands for a word ...
+const LONGEST_SHORT: u8 = 0xbf;
+/// ... or says that its length follows in 16 bits.
+const LONG: u8 = 0xff;
+
+/// What most upgrade requests say. Each is kept as one byte: that is less than half the memory, for the shortest request and for a browser's. The short
+/// ones stand first, so that few have to be looked at.
+const WORDS: [&[u8]; 34] = [
+    b"/",
+    b"13",
+    b"GET",
+    b"*/*",
+    b"Host",
+    b"Origin",
+    b"Accept",
+    b"Pragma",
+    b"Cookie",
+    b"Upgrade",
+    b"no-cache",
+    b"websocket",
+    b"X-Real-IP",
+    b"Connection",
+    b"User-Agent",
+    b"Cache-Control",
+    b"Authorization",
+    b"Sec-Fetch-Dest",
+    b"Sec-Fetch-Mode",
+    b"Sec-Fetch-Site",
+    b"Accept-Encoding",
+    b"Accept-Language",
+    b"X-Forwarded-For",
+    b"X-Forwarded-Host",
+    b"Sec-WebSocket-Key",
+    b"gzip, deflate, br",
+    b"X-Forwarded-Proto",
+    b"permessage-deflate",
+    b"keep-alive, Upgrade",
+    b"Sec-WebSocket-Version",
+    b"Sec-WebSocket-Protocol",
+    b"gzip, deflate, br, zstd",
+    b"Sec-WebSocket-Extensions",
+    b"permessage-deflate; client_max_window_bits",
+];
 
 /// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
 ///
-/// It owns what it says, in one allocation of about the size of the request itself, because it lives as long
-/// as its connection. Looking something up walks through the headers and decodes on the way; keep what you
+/// It owns what it says, in one allocation no longer than the request itself (common names take one byte), because it
+/// lives as long as its connection. Looking something up walks through the headers and decodes on the way; keep what you
 /// need often.
 ///
 /// Text that is not UTF-8 after percent-decoding holds U+FFFD in place of the bad bytes.
@@ -35,9 +78,9 @@ const LENGTH: usize = size_of::<u16>();
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Method, target, then name and value of each header, then name and value of each parameter, end to end and each behind its
-    /// length in 16 bits. That is enough: each is part of a head of at most 65 535 bytes. And they are one allocation, because
-    /// many small ones among other connections' would keep the allocator from giving memory back.
+    /// Method, target, then name and value of each header, then name and value of each parameter, end to end, each as one of [`WORDS`] or
+    /// behind its length. 16 bits are enough for that: each is part of a head of at most 65 535 bytes. And they are one allocation,
+    /// as short as can be, because many small ones among other connections' keep the allocator from giving memory back.
     pieces: Box<[u8]>,
     header_count: u16,
     http_minor: u8,
@@ -105,13 +148,13 @@ impl Request {
             .into_iter()
             .chain(headers.flat_map(|header| [header.name.as_bytes(), header.value]));
 
-        // Names and values of a head of usual length fit without growing.
-        let mut collected = Vec::with_capacity(1024);
+        let mut collected = Vec::with_capacity(USUAL_LENGTH);
         for piece in pieces {
             push_piece(piece, &mut collected);
         }
         Request {
-            pieces: collected.into_boxed_slice(),
+            // Copied, not cut off: the rest would lie between this request and the next, too small to be of use.
+            pieces: collected.as_slice().into(),
             // Each header takes at least four of the head's 65 535 bytes.
             header_count: parsed.headers.len() as u16,
             http_minor: parsed.version.unwrap_or_default(),
@@ -233,15 +276,19 @@ impl Request {
     /// Keeps the parameters of the route that was found: the names from [`Routes::slot`](super::Routes::slot),
     /// the values from [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
     pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
-        let first_param = self.first_param();
-        let before: usize = self.pieces().take(first_param).map(|piece| LENGTH + piece.len()).sum();
-        let mut pieces = std::mem::take(&mut self.pieces).into_vec();
-        pieces.truncate(before);
+        let mut params = self.pieces();
+        params.by_ref().take(self.first_param()).for_each(drop);
+        let (before, after) = self.pieces.split_at(self.pieces.len() - params.rest.len());
+        if names.is_empty() && after.is_empty() {
+            return;
+        }
+        let mut pieces = Vec::with_capacity(USUAL_LENGTH);
+        pieces.extend_from_slice(before);
         for (name, value) in names.iter().zip(values) {
             push_piece(name.as_ref().as_bytes(), &mut pieces);
             push_piece(value.as_ref().as_bytes(), &mut pieces);
         }
-        self.pieces = pieces.into_boxed_slice();
+        self.pieces = pieces.as_slice().into();
     }
 
     /// The first header of this name, in any case. `None` also if its value is not UTF-8.
@@ -330,14 +377,36 @@ impl Request {
         2 + 2 * usize::from(self.header_count)
     }
 
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &*self.pieces;
-        std::iter::from_fn(move || {
-            let (length, after) = rest.split_first_chunk()?;
-            let (piece, after) = after.split_at_checked(usize::from(u16::from_ne_bytes(*length)))?;
-            rest = after;
-            Some(piece)
-        })
+    fn pieces(&self) -> Pieces<'_> {
+        Pieces { rest: &self.pieces }
+    }
+}
+
+/// Goes through the pieces of a request.
+struct Pieces<'r> {
+    rest: &'r [u8],
+}
+
+impl<'r> Iterator for Pieces<'r> {
+    type Item = &'r [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'r [u8]> {
+        let (&first, after) = self.rest.split_first()?;
+        let (length, after) = match first {
+            ..=LONGEST_SHORT => (usize::from(first), after),
+            LONG => {
+                let (length, after) = after.split_first_chunk()?;
+                (usize::from(u16::from_ne_bytes(*length)), after)
+            }
+            word => {
+                self.rest = after;
+                return WORDS.get(usize::from(word - LONGEST_SHORT - 1)).copied();
+            }
+        };
+        let (piece, after) = after.split_at_checked(length)?;
+        self.rest = after;
+        Some(piece)
     }
 }
 
@@ -354,8 +423,19 @@ impl fmt::Debug for Request {
 
 /// Appends a piece. What would not fit its length is cut off; nothing that came in a head is as long as that.
 fn push_piece(piece: &[u8], pieces: &mut Vec<u8>) {
+    let shorter = WORDS.partition_point(|word| word.len() < piece.len());
+    let mut as_long = WORDS[shorter..].iter().take_while(|word| word.len() == piece.len());
+    if let Some(word) = as_long.position(|word| *word == piece) {
+        return pieces.push(LONGEST_SHORT + 1 + (shorter + word) as u8);
+    }
     let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
-    pieces.extend_from_slice(&length.to_ne_bytes());
+    match u8::try_from(length) {
+        Ok(short) if short <= LONGEST_SHORT => pieces.push(short),
+        _ => {
+            pieces.push(LONG);
+            pieces.extend_from_slice(&length.to_ne_bytes());
+        }
+    }
     pieces.extend_from_slice(&piece[..usize::from(length)]);
 }
 
@@ -488,6 +568,44 @@ mod tests {
         assert!(request.params().eq([("x", "2")]));
         request.set_params(&[] as &[&str], &[] as &[&str]);
         assert_eq!(request, get("/ws/1"));
+    }
+
+    #[test]
+    fn words_and_pieces_of_every_length_are_there_as_they_were_sent() {
+        assert!(WORDS.is_sorted_by_key(|word| word.len()));
+        for word in WORDS.map(|word| str::from_utf8(word).unwrap()) {
+            // It is a word in this spelling only, and nothing longer.
+            let values = [word, &word.to_ascii_lowercase(), &format!("{word}x"), "x"];
+            let lines: String = values.iter().map(|value| format!("X: {value}\r\n")).collect();
+            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+            assert!(request.header_values("X").eq(values), "{word}");
+        }
+        for length in [0, 1, 190, 191, 192, 193, 254, 255, 256, 257, 4000] {
+            let value = "v".repeat(length);
+            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\nY: 1\r\n\r\n"));
+            let said = [("Host", "a"), ("X", &*value), ("Y", "1")];
+            assert!(request.headers().eq(said.map(|(name, value)| (name, value.as_bytes()))), "{length}");
+        }
+    }
+
+    #[test]
+    fn of_what_most_requests_say_little_is_kept() {
+        let least = "GET /ws HTTP/1.1\r\nHost: localhost:9001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let browser = "GET /ws HTTP/1.1\r\nHost: example.org\r\nConnection: Upgrade\r\nPragma: no-cache\r\n\
+            Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+            Chrome/130.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\nOrigin: https://example.org\r\n\
+            Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        for head in [least, browser] {
+            let request = parse(head);
+            let lines: String =
+                request.headers().map(|(name, value)| format!("{name}: {}\r\n", as_text(value))).collect();
+            assert_eq!(format!("{} {} HTTP/1.1\r\n{lines}\r\n", request.method(), request.target()), head);
+        }
+        let kept = [least, browser].map(|head| (parse(head).heap_bytes(), head.len()));
+        assert!(kept.iter().all(|(kept, said)| 2 * kept < *said), "{kept:?}");
     }
 
     #[test]

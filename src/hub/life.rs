@@ -15,7 +15,7 @@ use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request, Response};
 use crate::limits::RETRY_AFTER;
 use crate::pressure::SlowReader;
-use crate::protocol::{CloseCode, CloseFrame, truncate_reason};
+use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 
 /// Something that listeners have to be told of as soon as no other callback is running.
@@ -77,13 +77,15 @@ impl<T: Transport> Hub<T> {
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
         connection.slow_reader = upgrade.slow_reader;
-        connection.outbox.push_head(&mut self.stage, upgrade.head);
+        let head = self.stage.hold(&upgrade.head);
+        connection.outbox.push_head(&mut self.stage, head);
+        self.head = upgrade.head;
         let mut uuid = self.uuids.next();
-        while self.by_uuid.contains_key(&uuid) {
+        while self.names.find(&self.connections, uuid).is_some() {
             uuid = self.uuids.next();
         }
-        connection.uuid = uuid;
-        self.by_uuid.insert(uuid, token.index);
+        self.connections[token.index as usize].uuid = uuid;
+        self.names.insert(&self.connections, token.index);
         self.open += 1;
         self.stats.upgraded += 1;
         self.arm(token.index);
@@ -105,7 +107,7 @@ impl<T: Transport> Hub<T> {
         connection.phase = Phase::Draining { shut: false, finished: false, discarded: 0 };
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
-        connection.outbox.push_head(&mut self.stage, bytes);
+        connection.outbox.push_head(&mut self.stage, bytes.into());
         self.begin_phase(token);
         self.mark(token);
     }
@@ -152,6 +154,8 @@ impl<T: Transport> Hub<T> {
             None => (None, String::new()),
         };
         let Some(connection) = self.get_mut(token) else { return };
+        // Nothing more is decoded.
+        connection.decoder = Decoder::new();
         if let Phase::Closing(farewell) = &mut connection.phase {
             farewell.answered = true;
             self.mark(token);
@@ -291,9 +295,8 @@ impl<T: Transport> Hub<T> {
 
     /// An open connection stops being one: nobody finds, counts or reaches it any more.
     fn leave_open(&mut self, token: Token, phase: Phase) {
-        let connection = &mut self.connections[token.index as usize];
-        connection.phase = phase;
-        self.by_uuid.remove(&connection.uuid);
+        self.names.remove(&self.connections, token.index);
+        self.connections[token.index as usize].phase = phase;
         self.topics.leave_all(token.index);
         self.open -= 1;
         self.begin_phase(token);

@@ -6,8 +6,10 @@
 //! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
 
 mod life;
+mod names;
 mod receiving;
 mod sending;
+mod shrink;
 mod time;
 mod topics;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 use crate::topics::Topics;
+use names::Names;
 
 pub(crate) use life::{Record, Stopping, Upgraded};
 pub(crate) use receiving::Received;
@@ -37,12 +40,17 @@ pub use sending::Emitted;
 /// Slots are added by this share of those there are, so that growing wastes little memory.
 const GROW_SHARE: usize = 8;
 const GROW_LEAST: usize = 64;
-/// Slots that are kept when all are free: a server whose few connections come and go does not ask the allocator each time.
-const KEEP_SLOTS: usize = 1024;
+/// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other
+/// connections' memory, and keep the allocator from giving that back.
+const KEEP_ENTRIES: usize = 1024;
+const KEEP_RECORDS: usize = 64;
+/// The usual length of a 101 response is a fourth of that.
+const KEEP_HEAD: usize = 512;
 
 pub(crate) struct Hub<T> {
     connections: Slab<Connection<T>>,
-    by_uuid: HashMap<Uuid, u32>,
+    /// The open ones by their uuids.
+    names: Names,
     generation: u32,
     open: usize,
     stage: Stage,
@@ -56,6 +64,10 @@ pub(crate) struct Hub<T> {
     rest: Vec<Token>,
     records: VecDeque<(Token, Record)>,
     dead: Vec<Token>,
+    /// Scratch of an upgrade: its response.
+    pub(crate) head: Vec<u8>,
+    /// With so many connections or fewer, memory is given back.
+    shrink_at: usize,
     timers: Timers,
     /// Who is in which topic; only open connections are in any.
     pub(crate) topics: Topics,
@@ -115,16 +127,18 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             connections: Slab::new(),
-            by_uuid: HashMap::new(),
+            names: Names::default(),
             generation: 0,
             open: 0,
             stage: Stage::default(),
             common: Common::default(),
-            dirty: Vec::new(),
+            dirty: Vec::with_capacity(KEEP_ENTRIES),
             active: None,
-            rest: Vec::new(),
-            records: VecDeque::new(),
-            dead: Vec::new(),
+            rest: Vec::with_capacity(KEEP_ENTRIES),
+            records: VecDeque::with_capacity(KEEP_RECORDS),
+            dead: Vec::with_capacity(KEEP_ENTRIES),
+            head: Vec::with_capacity(KEEP_HEAD),
+            shrink_at: 0,
             timers: Timers::default(),
             topics: Topics::default(),
             dropped_by: HashMap::new(),
@@ -149,6 +163,9 @@ impl<T: Transport> Hub<T> {
         if self.connections.len() == self.connections.capacity() {
             self.connections.reserve_exact((self.connections.len() / GROW_SHARE).max(GROW_LEAST));
         }
+        if self.connections.len() >= self.connections.capacity() / 2 {
+            self.will_shrink();
+        }
         self.generation = next_generation(self.generation);
         let connection = Connection::new(socket, peer, self.generation, self.now);
         let index = self.connections.insert(connection) as u32;
@@ -166,7 +183,7 @@ impl<T: Transport> Hub<T> {
     }
 
     pub(crate) fn find(&self, uuid: Uuid) -> Option<Token> {
-        let &index = self.by_uuid.get(&uuid)?;
+        let index = self.names.find(&self.connections, uuid)?;
         let generation = self.connections.get(index as usize)?.generation;
         Some(Token { index, generation })
     }
@@ -216,43 +233,46 @@ impl<T: Transport> Hub<T> {
 
     pub(crate) fn set_uuid(&mut self, token: Token, uuid: Uuid) -> Result<(), UuidError> {
         let index = token.index;
-        match self.by_uuid.get(&uuid) {
-            Some(&holder) if holder == index && self.is_open(token) => return Ok(()),
+        match self.names.find(&self.connections, uuid) {
+            Some(holder) if holder == index && self.is_open(token) => return Ok(()),
             Some(_) => return Err(UuidError::Duplicate(uuid)),
             None => {}
         }
-        let Some(connection) = self.get_mut(token).filter(|c| c.is_open()) else { return Err(UuidError::Closed) };
-        let old = std::mem::replace(&mut connection.uuid, uuid);
-        self.by_uuid.remove(&old);
-        self.by_uuid.insert(uuid, index);
+        if !self.is_open(token) {
+            return Err(UuidError::Closed);
+        }
+        self.names.remove(&self.connections, index);
+        self.connections[index as usize].uuid = uuid;
+        self.names.insert(&self.connections, index);
         Ok(())
     }
 
     /// Removes the dead; returns how many.
+    #[inline]
     pub(crate) fn reap(&mut self) -> usize {
+        if self.dead.is_empty() { 0 } else { self.reap_dead() }
+    }
+
+    #[inline(never)]
+    fn reap_dead(&mut self) -> usize {
         let mut reaped = 0;
+        // The last one of all is kept a little longer: see `shrink`.
+        let mut last = None;
         while let Some(token) = self.dead.pop() {
             if self.get(token).is_some() {
                 let connection = self.connections.remove(token.index as usize);
-                self.timers.remove(connection.timer, token.index);
+                self.timers.remove(token.index);
                 self.topics.forget(token.index);
                 if !self.dropped_by.is_empty() {
                     self.dropped_by.remove(&token.index);
                 }
                 reaped += 1;
+                last = self.connections.is_empty().then_some(connection);
             }
         }
         self.stats.closed += reaped as u64;
-        if self.connections.is_empty() && self.connections.capacity() > KEEP_SLOTS {
-            // All that has grown with the number of connections.
-            self.connections.shrink_to_fit();
-            self.by_uuid.shrink_to_fit();
-            self.dirty.shrink_to_fit();
-            self.dead.shrink_to_fit();
-            self.rest.shrink_to_fit();
-            self.records.shrink_to_fit();
-            self.timers = Timers::default();
-            self.topics.shrink();
+        if reaped > 0 && self.connections.len() <= self.shrink_at {
+            self.shrink(last);
         }
         reaped
     }

@@ -54,10 +54,11 @@ impl<T: Transport> Hub<T> {
     pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
         while !input.is_empty() {
             let connection = named(&mut self.connections, token)?;
-            let open = match connection.phase {
+            let open = match &connection.phase {
                 Phase::Open => true,
-                Phase::Closing(_) => false,
+                Phase::Closing(farewell) if !farewell.answered => false,
                 Phase::Handshaking(_) | Phase::Parked(_) => return Some(Received::Request),
+                // What comes behind the peer's close frame, too (RFC 6455 §5.5.1).
                 _ => return None,
             };
             let rules = match connection.compression {

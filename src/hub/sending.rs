@@ -314,7 +314,7 @@ impl<T: Transport> Hub<T> {
     /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
     /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
     fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
-        let Self { connections, by_uuid, topics, stage, dirty, active, limits, stats, .. } = self;
+        let Self { connections, names, topics, stage, dirty, active, limits, stats, .. } = self;
         let mut reached = 0;
         let mut stage_one = |index: u32, connection: &mut Connection<T>| {
             if !connection.is_open() || except.is_some_and(|except| except.index == index) {
@@ -331,18 +331,19 @@ impl<T: Transport> Hub<T> {
                 dirty.push(token);
             }
         };
-        let mut stage_slot = |index: u32| {
-            if let Some(connection) = connections.get_mut(index as usize) {
-                stage_one(index, connection);
-            }
-        };
         match to {
             Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
-            Audience::Topic(topic) => topics.members(topic).for_each(stage_slot),
+            Audience::Topic(topic) => {
+                for index in topics.members(topic) {
+                    if let Some(connection) = connections.get_mut(index as usize) {
+                        stage_one(index, connection);
+                    }
+                }
+            }
             Audience::List(uuids) => {
                 for uuid in uuids {
-                    match by_uuid.get(uuid) {
-                        Some(&index) => stage_slot(index),
+                    match names.find(connections, *uuid) {
+                        Some(index) => stage_one(index, &mut connections[index as usize]),
                         None => stats.emits_refused.gone += 1,
                     }
                 }

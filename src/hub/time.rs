@@ -6,7 +6,6 @@ use super::{Hub, Record};
 use crate::connection::{Due, Phase, Transport};
 use crate::error::Error;
 use crate::protocol::Opcode;
-use crate::timer::NEVER;
 use crate::token::Token;
 
 impl<T: Transport> Hub<T> {
@@ -23,8 +22,7 @@ impl<T: Transport> Hub<T> {
         while *looks > 0 {
             *looks -= 1;
             let index = self.timers.pop_due(self.now)?;
-            let connection = &mut self.connections[index as usize];
-            connection.timer = NEVER;
+            let connection = &self.connections[index as usize];
             if let (at, Some(due)) = connection.deadline(&self.limits)
                 && at <= self.now
             {
@@ -110,12 +108,9 @@ impl<T: Transport> Hub<T> {
 
     /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
     pub(super) fn arm(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        let (at, _) = connection.deadline(&self.limits);
-        if at < connection.timer {
-            self.timers.remove(connection.timer, index);
-            self.timers.insert(at, index);
-            connection.timer = at;
+        let (at, _) = self.connections[index as usize].deadline(&self.limits);
+        if at < self.timers.due(index) {
+            self.timers.set(index, at);
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 mod queue;
 
@@ -27,6 +27,10 @@ pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
 pub(crate) const STAGE_SHARE: usize = 64 * 1024;
 /// When the log is as long as this, what is in it is written before more is added.
 const LONGEST_LOG: usize = 4 * 1024 * 1024;
+/// What the log has from the beginning.
+const LEAST_LOG: usize = 4 * 1024;
+/// Room for response heads. When all of it is taken by sockets that are slow from the beginning, there is more.
+const HEADS: usize = 4 * 1024;
 /// What a buffer may keep when it goes back to the loop.
 const KEEP_CAPACITY: usize = 256 * 1024;
 /// Queues that the loop keeps for reuse.
@@ -35,9 +39,10 @@ const SPARE_QUEUES: usize = 64;
 const REFER: usize = 256;
 
 /// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it recycles.
-#[derive(Default)]
 pub(crate) struct Stage {
     log: Vec<u8>,
+    /// Where 101 responses wait until they are taken, which is soon.
+    heads: BytesMut,
     /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
     staged: usize,
     /// Bytes that sockets took, ever.
@@ -76,7 +81,25 @@ pub(crate) enum Flushed {
     Blocked,
 }
 
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            log: Vec::with_capacity(LEAST_LOG),
+            heads: BytesMut::with_capacity(HEADS),
+            staged: 0,
+            written: 0,
+            spare: Vec::with_capacity(SPARE_QUEUES),
+        }
+    }
+}
+
 impl Stage {
+    /// Keeps a response head for an outbox, beside others, without an allocation for each.
+    pub(crate) fn hold(&mut self, head: &[u8]) -> Bytes {
+        self.heads.extend_from_slice(head);
+        self.heads.split().freeze()
+    }
+
     /// Encodes one frame for several connections.
     pub(crate) fn share(&mut self, kind: impl Into<FrameKind>, payload: &[u8]) -> Shared {
         if payload.len() >= WRITE_THROUGH {
@@ -121,8 +144,13 @@ impl Stage {
     fn clear(&mut self) {
         self.log.clear();
         if self.log.capacity() > KEEP_CAPACITY {
-            self.log = Vec::new();
+            self.log.shrink_to(KEEP_CAPACITY);
         }
+    }
+
+    /// Gives back what is kept for the next queues.
+    pub(crate) fn shrink(&mut self) {
+        self.spare.clear();
     }
 
     fn queue(&mut self) -> Box<Queue> {
@@ -201,8 +229,8 @@ impl Outbox {
     }
 
     /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else yet.
-    pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Vec<u8>) {
-        self.queued(stage).begin(Bytes::from(head));
+    pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Bytes) {
+        self.queued(stage).begin(head);
     }
 
     /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, or if the connection
@@ -664,7 +692,7 @@ mod tests {
             for pair in &mut pairs {
                 if random.below(2) == 0 {
                     pair.head = vec![b'H'; 1 + random.below(40)];
-                    pair.outbox.push_head(&mut stage, pair.head.clone());
+                    pair.outbox.push_head(&mut stage, pair.head.clone().into());
                 }
             }
             let length = 20 + random.below(200);
@@ -802,7 +830,7 @@ mod tests {
     fn a_queue_that_has_held_many_pieces_is_not_kept() {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
-        outbox.push_head(&mut stage, vec![b'H'; 100]);
+        outbox.push_head(&mut stage, vec![b'H'; 100].into());
         let mut shared = stage.share(Opcode::Binary, &[0; WRITE_THROUGH]);
         (0..4 * KEEP_PIECES).for_each(|_| outbox.push_shared(&mut stage, &mut shared));
         outbox.clear(&mut stage);
@@ -814,11 +842,11 @@ mod tests {
         let mut stage = Stage::default();
         let mut outboxes: Vec<Outbox> = (0..2 * SPARE_QUEUES).map(|_| Outbox::Empty).collect();
         for outbox in &mut outboxes {
-            outbox.push_head(&mut stage, vec![b'H'; 100]);
+            outbox.push_head(&mut stage, vec![b'H'; 100].into());
             outbox.push_frame(&mut stage, Opcode::Binary, &[0; 100]);
             outbox.clear(&mut stage);
         }
-        outboxes.iter_mut().for_each(|outbox| outbox.push_head(&mut stage, vec![b'H'; 100]));
+        outboxes.iter_mut().for_each(|outbox| outbox.push_head(&mut stage, vec![b'H'; 100].into()));
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         assert_eq!(stage.spare.len(), SPARE_QUEUES);
         for queue in &stage.spare {

@@ -1,0 +1,51 @@
+//! Who has which uuid: slots by the uuid of their connection.
+//!
+//! The uuids themselves stand in the connections; here is only a table of slots. That is a fifth of the memory of a map from uuid to slot.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use slab::Slab;
+use uuid::Uuid;
+
+use crate::connection::Connection;
+
+#[derive(Default)]
+pub(super) struct Names {
+    slots: HashTable<u32>,
+    /// Keyed, because users may take uuids from clients.
+    hasher: RandomState,
+}
+
+impl Names {
+    /// The slot of the connection with this uuid.
+    pub(super) fn find<T>(&self, connections: &Slab<Connection<T>>, uuid: Uuid) -> Option<u32> {
+        let named = |&slot: &u32| uuid_of(connections, slot) == Some(uuid);
+        self.slots.find(self.hasher.hash_one(uuid), named).copied()
+    }
+
+    /// Enters a slot with the uuid that its connection has, which must not be here yet.
+    pub(super) fn insert<T>(&mut self, connections: &Slab<Connection<T>>, slot: u32) {
+        let hasher = &self.hasher;
+        let hash = |&slot: &u32| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default());
+        self.slots.insert_unique(hash(&slot), slot, hash);
+    }
+
+    /// Takes a slot out, whose connection must still have the uuid that it was entered with.
+    pub(super) fn remove<T>(&mut self, connections: &Slab<Connection<T>>, slot: u32) {
+        let Some(uuid) = uuid_of(connections, slot) else { return };
+        if let Ok(entry) = self.slots.find_entry(self.hasher.hash_one(uuid), |&each| each == slot) {
+            entry.remove();
+        }
+    }
+
+    /// Gives back what is not needed for so many.
+    pub(super) fn shrink<T>(&mut self, connections: &Slab<Connection<T>>, len: usize) {
+        let hasher = &self.hasher;
+        self.slots.shrink_to(len, |&slot| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default()));
+    }
+}
+
+fn uuid_of<T>(connections: &Slab<Connection<T>>, slot: u32) -> Option<Uuid> {
+    connections.get(slot as usize).map(|connection| connection.uuid)
+}

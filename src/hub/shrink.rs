@@ -1,0 +1,115 @@
+//! When far fewer are connected than were: what has grown with their number is given back.
+//!
+//! Long lists are cut where they lie before they are freed, down to almost nothing. glibc's malloc takes the length of a mapping that is freed for
+//! a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from there on it puts lists of that length among small memory, and keeps up to twice as much of
+//! free memory for good.
+
+use super::{Hub, KEEP_ENTRIES, KEEP_RECORDS};
+use crate::connection::{Connection, Transport};
+
+/// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.
+const KEEP_SLOTS: usize = 128;
+/// Memory is given back when no more than this share of the slots is taken, so that whoever comes and goes around one number costs nothing.
+const SHRINK_SHARE: usize = 4;
+
+impl<T: Transport> Hub<T> {
+    /// So many are connected that it is worth while to give memory back when most have gone.
+    pub(super) fn will_shrink(&mut self) {
+        self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
+    }
+
+    /// Gives back what so few connections do not need; `last` was the last one if there is none any more.
+    #[cold]
+    pub(super) fn shrink(&mut self, last: Option<Connection<T>>) {
+        let slots = self.connections.capacity();
+        if slots <= KEEP_SLOTS {
+            return;
+        }
+        if let Some(last) = last {
+            // An empty slab would be freed.
+            self.connections.clear();
+            let index = self.connections.insert(last);
+            self.connections.shrink_to_fit();
+            self.connections.remove(index);
+        } else {
+            // As far as the highest slot that is taken.
+            self.connections.shrink_to_fit();
+        }
+        let len = self.connections.len();
+        // Where a high slot is taken, nothing was won: then the next try is worth its trouble when half of the others have gone, too.
+        self.shrink_at = match self.connections.capacity() {
+            fewer if fewer < slots => fewer / SHRINK_SHARE,
+            _ => len / 2,
+        };
+        self.timers.shrink(len);
+        self.names.shrink(&self.connections, len);
+        self.stage.shrink();
+        self.dirty.shrink_to(KEEP_ENTRIES);
+        self.dead.shrink_to(KEEP_ENTRIES);
+        self.rest.shrink_to(KEEP_ENTRIES);
+        self.records.shrink_to(KEEP_RECORDS);
+        self.topics.shrink();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::wire::{hub, insert, open};
+    use crate::token::Token;
+
+    /// Gives up a connection.
+    fn leave(hub: &mut Hub<crate::testing::wire::Wire>, token: Token) {
+        hub.fail(token, crate::error::Error::Lost);
+        hub.flush_dirty();
+        while hub.next_record().is_some() {}
+        assert_eq!(hub.reap(), 1);
+    }
+
+    #[test]
+    fn when_all_have_gone_hardly_any_slots_are_left() {
+        let mut hub = hub();
+        for _ in 0..2 {
+            let tokens: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000).0).collect();
+            tokens.iter().for_each(|&token| leave(&mut hub, token));
+            assert!(hub.connections.capacity() <= KEEP_SLOTS);
+            // Who was there is not who comes.
+            let (token, _far) = insert(&mut hub, 0);
+            assert!(tokens.iter().all(|&gone| hub.get(gone).is_none()) && hub.get(token).is_some());
+            hub.bury(token);
+            assert_eq!((hub.reap(), hub.next_deadline()), (1, None));
+        }
+    }
+
+    #[test]
+    fn those_who_stay_are_the_same_however_many_have_gone() {
+        let mut hub = hub();
+        let all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        // The last one that came has the highest slot.
+        let (early, late) = (all[7].0, all[all.len() - 1].0);
+        let uuids = [early, late].map(|token| hub.get(token).unwrap().uuid);
+        for &(token, _) in all.iter().filter(|(token, _)| ![early, late].contains(token)) {
+            leave(&mut hub, token);
+        }
+        assert_eq!([early, late].map(|token| hub.is_open(token)), [true; 2]);
+        assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), Some(late)]);
+        assert!(hub.connections.capacity() > late.index as usize, "nobody is moved");
+        leave(&mut hub, late);
+        assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), None]);
+        let more: Vec<_> = (0..3 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        assert!(more.iter().all(|&(token, _)| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
+        assert_eq!(hub.find(uuids[0]), Some(early));
+    }
+
+    #[test]
+    fn who_comes_and_goes_around_one_number_costs_nothing() {
+        let mut hub = hub();
+        let mut all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        let before = hub.connections.capacity();
+        for _ in 0..3 {
+            all.drain(all.len() / 2..).for_each(|(token, _)| leave(&mut hub, token));
+            all.extend((all.len()..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)));
+            assert_eq!(hub.connections.capacity(), before);
+        }
+    }
+}
