@@ -8,7 +8,7 @@
 
 use std::error::Error;
 
-use ikisocket::{Builder, Event, Server};
+use ikisocket::{Builder, Event, EventPayload, Server};
 use lexopt::prelude::*;
 
 mod common;
@@ -33,12 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Large enough for conformance suites; everything else is the library's default.
     let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB);
     let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
-    server.route("/echo", |_, _| {})?.on(Event::Message, |_, ep| {
-        ep.kws.emit(ep.data);
-    });
-    server.route("/forgetful", |_, _| {})?.forget_request().on(Event::Message, |_, ep| {
-        ep.kws.emit(ep.data);
-    });
+    server.route("/echo", |_, _| {})?.on(Event::Message, echo);
+    server.route("/forgetful", |_, _| {})?.forget_request().on(Event::Message, echo);
     server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });
@@ -48,6 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         true => common::spin_until_interrupted(&mut server),
         false => common::run_until_interrupted(&mut server),
     }
+}
+
+fn echo(_: &mut (), ep: &mut EventPayload<'_, ()>) {
+    ep.kws.emit(ep.data);
 }
 
 /// Compression in both directions, in the mode that was asked for: `dedicated` if there was none.
