@@ -33,8 +33,10 @@ const LEAST_LOG: usize = 4 * 1024;
 const HEADS: usize = 4 * 1024;
 /// What a buffer may keep when it goes back to the loop.
 const KEEP_CAPACITY: usize = 256 * 1024;
-/// Queues that the loop keeps for reuse.
-const SPARE_QUEUES: usize = 64;
+/// Queues that the loop keeps for reuse, at most: in one turn many connections may need one, as where several topics are published to by turns.
+const SPARE_QUEUES: usize = 1024;
+/// What they may take together, in bytes.
+const SPARE_BYTES: usize = 4 * 1024 * 1024;
 /// A shared frame from this size on is referred to while it waits; below, a copy takes less memory than the reference.
 const REFER: usize = 256;
 
@@ -49,6 +51,8 @@ pub(crate) struct Stage {
     written: u64,
     #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     spare: Vec<Box<Queue>>,
+    /// What those have room for.
+    spare_bytes: usize,
 }
 
 /// A frame that was encoded once and goes to several connections.
@@ -89,6 +93,7 @@ impl Default for Stage {
             staged: 0,
             written: 0,
             spare: Vec::with_capacity(SPARE_QUEUES),
+            spare_bytes: 0,
         }
     }
 }
@@ -151,16 +156,21 @@ impl Stage {
     /// Gives back what is kept for the next queues.
     pub(crate) fn shrink(&mut self) {
         self.spare.clear();
+        self.spare_bytes = 0;
     }
 
     fn queue(&mut self) -> Box<Queue> {
-        self.spare.pop().unwrap_or_default()
+        let queue = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= queue.capacity();
+        queue
     }
 
     fn recycle(&mut self, mut queue: Box<Queue>) {
-        if self.spare.len() < SPARE_QUEUES && queue.is_worth_keeping() {
+        let bytes = self.spare_bytes + queue.capacity();
+        if self.spare.len() < SPARE_QUEUES && bytes <= SPARE_BYTES && queue.is_worth_keeping() {
             queue.clear();
             self.spare.push(queue);
+            self.spare_bytes = bytes;
         }
     }
 }

@@ -89,6 +89,12 @@ impl Queue {
         self.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
     }
 
+    /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with their places.
+    pub(super) fn capacity(&self) -> usize {
+        let pieces = self.ahead.capacity() * size_of::<Bytes>() + self.waiting.capacity() * size_of::<Piece>();
+        self.open.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
+    }
+
     pub(super) fn clear(&mut self) {
         self.under_way = Bytes::new();
         self.drop_waiting();
