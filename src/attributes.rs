@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 
@@ -11,6 +12,18 @@ type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 pub struct Attributes {
     /// Boxed, so that the many connections that have none pay for one word.
     values: Option<Box<Values>>,
+}
+
+impl Drop for Attributes {
+    /// A value's destructor is user code, and runs in the middle of a turn: a panic of it stays here.
+    fn drop(&mut self) {
+        let Some(values) = self.values.take() else { return };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(values))) {
+            log::error!("the destructor of an attribute panicked");
+            // Dropped, it might panic again.
+            std::mem::forget(payload);
+        }
+    }
 }
 
 impl Attributes {

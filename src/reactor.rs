@@ -17,18 +17,15 @@ const EVENTS: usize = 1024;
 
 pub(crate) struct Reactor {
     poll: Poll,
-    /// Whoever handles them takes them out meanwhile.
     pub(crate) events: Events,
-    most_events: usize,
     listeners: Vec<Listener>,
 }
 
 impl Reactor {
     /// It takes no more than `events` at once; the rest stays with the operating system.
     pub(crate) fn new(events: usize) -> io::Result<Self> {
-        let most_events = events.min(EVENTS);
-        let events = Events::with_capacity(most_events);
-        Ok(Self { poll: Poll::new()?, events, most_events, listeners: Vec::new() })
+        let events = Events::with_capacity(events.min(EVENTS));
+        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new() })
     }
 
     pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
@@ -60,10 +57,6 @@ impl Reactor {
 
     /// Waits for events; an interrupted wait has none.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        if self.events.capacity() == 0 {
-            // A panic came out of the turn that had taken them.
-            self.events = Events::with_capacity(self.most_events);
-        }
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events.clear();

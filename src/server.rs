@@ -75,9 +75,8 @@ pub struct Server<S> {
     hub: Hub<Stream>,
     registry: Registry<S>,
     reactor: Reactor,
-    /// The one buffer that all input is read into, and how large it is.
+    /// The one buffer that all input is read into.
     buffer: Vec<u8>,
-    receive_buffer: usize,
     /// What other threads have sent for this turn; empty between turns.
     errands: Vec<Errand<S>>,
     /// The most work of each kind in one turn.
@@ -134,7 +133,6 @@ impl<S> Server<S> {
             registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
-            receive_buffer: settings.receive_buffer,
             errands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             again: VecDeque::new(),
@@ -267,7 +265,8 @@ impl<S> Server<S> {
     /// # Errors
     ///
     /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as far as the system tells (see [`listen_on`](Self::listen_on)).
-    /// Then none is listened on, and every stream socket among them is closed. [`BindError::ShutDown`] after a shutdown was asked for.
+    /// Then none is listened on, and every stream socket among them is closed. [`BindError::HandedOver`] if the operating system cannot use one of
+    /// them; those before it are listened on. [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
         let passed = ListeningSocket::take_passed()?;
@@ -491,9 +490,8 @@ impl<S> Server<S> {
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught, also in the destructors of what they have captured, when they are dropped after they ran. One in any other
-    /// destructor of yours (of an attribute, say), or in a logger, may come out of here. The server can be polled on after it, but what the turn had
-    /// still to do may be lost, so that connections wait for their timeouts.
+    /// Panics in callbacks are caught, and so are those in the destructors of what they have captured and of attributes. One in a logger is not:
+    /// after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let newest_timer = self.registry.schedule.newest();
@@ -511,10 +509,6 @@ impl<S> Server<S> {
         }
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.is_empty() {
-            // A panic came out of the last turn.
-            buffer = vec![0; self.receive_buffer];
-        }
         if std::mem::take(&mut self.hub.more) {
             self.serve_left_over(&mut buffer, &mut turn);
         }

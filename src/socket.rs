@@ -338,8 +338,8 @@ impl<S> Socket<'_, S> {
     }
 
     /// Cuts the connection off, for whoever does not deserve a goodbye: what waits is dropped, the peer sees a reset (TCP) or an end without a
-    /// close frame, and the descriptor is free at the end of the turn. `disconnect` follows, without a code and not clean. What was emitted
-    /// earlier in the same turn may not have been sent.
+    /// close frame, and the descriptor is free at the end of the turn. `disconnect` follows, not clean, and without a code unless the connection was closing
+    /// already. What was emitted earlier in the same turn may not have been sent.
     ///
     /// ```
     /// use ikisocket::{Event, Server};

@@ -109,11 +109,14 @@ impl Topics {
         }
     }
 
-    /// Gives back what has grown with the number of slots and topics, if nobody is in any.
+    /// Gives back what has grown with the number of slots and topics, where far fewer are left.
     pub(crate) fn shrink(&mut self) {
-        if self.memberships == 0 && self.former.is_empty() {
-            *self = Self::default();
-        }
+        let used = self.by_slot.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.by_slot.truncate(used);
+        self.by_slot.shrink_to_fit();
+        self.by_name.shrink_to_fit();
+        self.topics.shrink_to_fit();
+        self.former.shrink_to_fit();
     }
 
     /// The topic with this name; it has members.

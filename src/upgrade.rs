@@ -219,14 +219,13 @@ fn admit<S>(
 }
 
 fn park(hub: &mut Hub<Stream>, incoming: Incoming, parked: Parked) {
-    if hub.stopping.is_some() {
-        let head_only = parked.goal.is_head_only();
-        return hub.refuse(incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, head_only);
-    }
     let Some(connection) = hub.get_mut(incoming.token) else { return };
     connection.request = Some(incoming.request);
     connection.attributes = incoming.attributes;
     connection.phase = Phase::Parked(Box::new(parked));
+    if hub.stopping.is_some() {
+        hub.refuse(incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+    }
 }
 
 /// Whether there is room for one more connection.

@@ -2,12 +2,11 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use common::{Diary, ON_PURPOSE, enter, memory_server_with, quiet_panics, server_with, upgrade_request, with_socket};
+use common::{Diary, ON_PURPOSE, connect, enter, memory_server_with, quiet_panics, upgrade_request, with_socket};
 use ikisocket::mio::{Interest, net::UdpSocket};
-use ikisocket::testing::{Client, Harness, Received};
+use ikisocket::testing::{Client, Harness, NotConnected, Received};
 use ikisocket::{Deferred, Error, Event, EventPayload, Response, Server};
 
 /// A server that notes what its recover handler is told.
@@ -372,23 +371,23 @@ fn a_panic_when_a_late_answer_is_dropped_is_caught() {
 }
 
 #[test]
-fn after_a_panic_that_comes_out_of_a_turn_the_others_are_served_as_before() {
-    let mut server = server_with(Server::builder());
-    quiet_panics();
+fn a_panic_in_the_destructor_of_an_attribute_is_caught() {
+    let mut server = server();
     server.route("/:name", enter).unwrap();
-    server.on(Event::Message, |_, ep| {
-        ep.kws.emit(ep.data);
-    });
-    let mut ann = common::Client::connect(&mut server, "/ann");
     server.filter(|_, _, incoming| {
-        incoming.attributes.set("dropped with the request", Spiteful);
-        Err(Response::text("no").with_status(403))
+        incoming.attributes.set("dropped with the request or the connection", Spiteful);
+        match incoming.path() {
+            "/cid" => Err(Response::text("no").with_status(403)),
+            _ => Ok(()),
+        }
     });
-    let mut stranger = common::Raw::connect(&server);
-    stranger.send(upgrade_request("/bob").as_bytes());
-    let mut turn = || catch_unwind(AssertUnwindSafe(|| server.poll(Some(Duration::from_millis(1))).unwrap()));
-    assert!((0..10_000).any(|_| turn().is_err()));
-    ann.send("still here");
-    assert_eq!(ann.text(&mut server), "still here");
-    assert_eq!(server.state().events("ann"), ["connect", "message"]);
+    let mut test = Harness::new(server);
+    let clients = connect(&mut test, ["ann", "bob"]);
+    let Err(NotConnected::Refused(answer)) = test.connect("/cid") else { panic!("cid is not let in") };
+    assert_eq!(answer.status, 403);
+    for client in clients {
+        test.reset(client);
+    }
+    assert_eq!(test.server().stats().closed, 3);
+    assert!(test.state().is_gone("ann") && test.state().is_gone("bob"));
 }

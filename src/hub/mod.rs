@@ -256,6 +256,8 @@ impl<T: Transport> Hub<T> {
     #[inline(never)]
     fn reap_dead(&mut self) -> usize {
         let mut reaped = 0;
+        let slots = self.connections.capacity();
+        let mut highest_left = false;
         // The last one of all is kept a little longer: see `shrink`.
         let mut last = None;
         while let Some(token) = self.dead.pop() {
@@ -267,11 +269,12 @@ impl<T: Transport> Hub<T> {
                     self.dropped_by.remove(&token.index);
                 }
                 reaped += 1;
+                highest_left |= token.index as usize + 1 == slots;
                 last = self.connections.is_empty().then_some(connection);
             }
         }
         self.stats.closed += reaped as u64;
-        if reaped > 0 && self.connections.len() <= self.shrink_at {
+        if reaped > 0 && (self.connections.len() <= self.shrink_at || highest_left) {
             self.shrink(last);
         }
         reaped

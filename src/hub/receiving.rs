@@ -102,7 +102,7 @@ impl<T: Transport> Hub<T> {
         None
     }
 
-    /// Counts input that nobody will look at; a peer that does not stop is cut off.
+    /// Counts input that nobody will look at. A peer that does not stop although the last word was said is cut off.
     pub(crate) fn discard(&mut self, token: Token, len: usize) {
         let Some(connection) = self.get_mut(token) else { return };
         if let Phase::Draining { discarded, .. } = &mut connection.phase {

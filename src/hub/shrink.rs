@@ -22,7 +22,7 @@ impl<T: Transport> Hub<T> {
     #[cold]
     pub(super) fn shrink(&mut self, last: Option<Connection<T>>) {
         let slots = self.connections.capacity();
-        if slots <= KEEP_SLOTS {
+        if slots <= KEEP_SLOTS || self.connections.len() > slots / SHRINK_SHARE {
             return;
         }
         if let Some(last) = last {
@@ -36,7 +36,8 @@ impl<T: Transport> Hub<T> {
             self.connections.shrink_to_fit();
         }
         let len = self.connections.len();
-        // Where a high slot is taken, nothing was won: then the next try is worth its trouble when half of the others have gone, too.
+        // Where a high slot is taken, nothing was won: then the next try is worth its trouble when half of the others have gone, too, or when
+        // that slot is free. From there on the lowest free slots are taken first.
         self.shrink_at = match self.connections.capacity() {
             fewer if fewer < slots => fewer / SHRINK_SHARE,
             _ => len / 2,
@@ -48,6 +49,7 @@ impl<T: Transport> Hub<T> {
         self.dead.shrink_to(KEEP_ENTRIES);
         self.rest.shrink_to(KEEP_ENTRIES);
         self.records.shrink_to(KEEP_RECORDS);
+        self.dropped_by.shrink_to(len);
         self.topics.shrink();
     }
 }
@@ -99,6 +101,29 @@ mod tests {
         let more: Vec<_> = (0..3 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
         assert!(more.iter().all(|&(token, _)| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
         assert_eq!(hub.find(uuids[0]), Some(early));
+    }
+
+    #[test]
+    fn when_most_have_gone_and_others_come_and_go_the_slots_of_the_peak_are_given_back() {
+        let mut hub = hub();
+        let mut all: Vec<_> = (0..40 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
+        let mut random = 7_usize;
+        let mut below = |limit: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % limit
+        };
+        for step in 0..500 * KEEP_SLOTS {
+            let (token, _) = all.swap_remove(below(all.len()));
+            leave(&mut hub, token);
+            if step >= 39 * KEEP_SLOTS {
+                all.push(open(&mut hub, 1000));
+            }
+        }
+        assert_eq!(all.len(), KEEP_SLOTS);
+        assert!(hub.connections.capacity() <= 4 * KEEP_SLOTS, "{} slots", hub.connections.capacity());
+        assert!(all.iter().all(|&(token, _)| hub.is_open(token)));
     }
 
     #[test]

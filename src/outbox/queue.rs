@@ -162,10 +162,14 @@ impl Queue {
     }
 
     /// Drops the messages that have waited longest until no more than `limit` bytes are [held](Self::held), or none is left that may be
-    /// dropped; returns how many. The one with the key `spared` stays in its place.
+    /// dropped; returns how many. The one with the key `spared` stays in its place. Where what must stay is more, nothing is dropped.
     pub(super) fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
         let mut dropped = 0;
         let mut aside = None;
+        // What is under way or ahead stays.
+        if self.under_way.len() + self.ahead.iter().map(Bytes::len).sum::<usize>() > limit {
+            return 0;
+        }
         while self.held() + aside.as_ref().map_or(0, |_| KEYED) > limit {
             if self.waiting.is_empty() {
                 self.close_open();
@@ -421,7 +425,9 @@ mod tests {
 
         fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
             let mut dropped = 0;
-            while self.held() > limit {
+            let under_way =
+                self.frames.first().filter(|_| self.written > 0).map_or(0, |(frame, _)| frame.len() - self.written);
+            while under_way <= limit && self.held() > limit {
                 let from = self.untouched();
                 let may_go = |(_, key): &(Vec<u8>, Option<u64>)| spared.is_none() || *key != spared;
                 let Some(oldest) = self.frames[from..].iter().position(may_go) else { break };
@@ -519,7 +525,8 @@ mod tests {
         for _ in 0..10 {
             queue.append(|open| encode_frame(Opcode::Text, b"text", open));
         }
-        assert_eq!(queue.drop_oldest(0, None), 10);
+        assert_eq!(queue.drop_oldest(2, None), 0, "more than that cannot be dropped");
+        assert_eq!(queue.drop_oldest(6, None), 10);
         let mut wire = Wire { room: 100, ..Wire::default() };
         assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::All);
         assert_eq!(wire.received, b"\x89\x012\x8a\x011");
