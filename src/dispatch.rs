@@ -236,10 +236,7 @@ pub(crate) fn guard<S, R>(
     result.map_err(|payload| {
         let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
         tell_recover_handler(state, registry, &recovered);
-        // Dropping what was thrown is user code too; what that throws is not even dropped.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(payload);
-        }
+        discard(payload);
         Error::Panicked { event: recovered.event, message: recovered.message }
     })
 }
@@ -255,7 +252,14 @@ fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Re
         log::error!("the recover handler panicked too");
         #[cfg(feature = "testing")]
         registry.hand_over(&Recovered { event: "recover".to_owned(), message: message_of(&*payload), ..*recovered });
-        drop(payload);
+        discard(payload);
+    }
+}
+
+/// Dropping what was thrown is user code too; what that throws is not even dropped.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(payload);
     }
 }
 

@@ -284,6 +284,21 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
     assert_eq!(panicked_in(&mut test), ["message"]);
 }
 
+#[test]
+fn a_recover_handler_whose_panic_panics_when_it_is_dropped_harms_nobody() {
+    let mut server = memory_server_with(Server::builder());
+    quiet_panics();
+    server.recover(|_, _| std::panic::panic_any(Spiteful));
+    server.route("/:name", enter).unwrap();
+    server.on(Event::Message, panic_on_purpose);
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    let bob = test.connect("/bob").unwrap();
+    test.send(ann, "go");
+    assert_unharmed(&mut test, bob);
+    assert_eq!(panicked_in(&mut test), ["message", "recover"]);
+}
+
 // Destructors.
 
 /// Panics when it is dropped.
