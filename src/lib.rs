@@ -400,7 +400,7 @@
 //! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
 //! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
-//! | `event`, `turn`, `clock` | names, counts, and the time, real or a test's | everything else |
+//! | `event`, `turn`, `clock`, `growth` | names, counts, the time, real or a test's, and how tables grow | everything else |
 //! | `error` | what can go wrong | how it comes about |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
@@ -417,6 +417,7 @@ mod defer;
 mod dispatch;
 mod error;
 mod event;
+mod growth;
 mod handle;
 pub mod handshake;
 mod hub;

@@ -6,14 +6,13 @@
 //! It is a heap in two lists instead of a tree of many small nodes: small ones that were freed among other connections' memory are what keeps
 //! an allocator from giving that back.
 
+use crate::growth;
+
 /// "Never", on the loop's clock.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// The place of a slot that has no entry.
 const NOWHERE: u32 = u32::MAX;
-/// The lists grow by this share, so that growing wastes little memory.
-const GROW_SHARE: usize = 8;
-const GROW_LEAST: usize = 64;
 /// A list is no longer than that when it is freed.
 const FREE_MOST: usize = 1024;
 
@@ -123,8 +122,7 @@ impl Timers {
 /// Makes room for `len` entries.
 fn grow<E>(list: &mut Vec<E>, len: usize) {
     if len > list.capacity() {
-        let more = (list.len() / GROW_SHARE).max(GROW_LEAST).max(len - list.len());
-        list.reserve_exact(more);
+        list.reserve_exact(growth::more(list.len(), len));
     }
 }
 

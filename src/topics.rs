@@ -9,13 +9,11 @@ use std::rc::Rc;
 use slab::Slab;
 
 use crate::error::TopicError;
+use crate::growth;
 
 /// The longest name of a topic, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 
-/// The table of slots grows by this share, so that growing wastes little memory.
-const GROW_SHARE: usize = 8;
-const GROW_LEAST: usize = 64;
 /// A list of up to so many entries is not made smaller before it is empty.
 const KEEP_ENTRIES: usize = 16;
 
@@ -203,7 +201,7 @@ impl Topics {
 fn slot_entry<E>(table: &mut Vec<Option<E>>, slot: u32) -> &mut Option<E> {
     let slot = slot as usize;
     if slot >= table.capacity() {
-        table.reserve_exact((slot + 1 - table.len()).max(table.len() / GROW_SHARE).max(GROW_LEAST));
+        table.reserve_exact(growth::more(table.len(), slot + 1));
     }
     if slot >= table.len() {
         table.resize_with(slot + 1, || None);

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::compression::Common;
 use crate::connection::{Connection, PeerAddress, Phase, Transport};
 use crate::error::UuidError;
+use crate::growth;
 use crate::limits::Limits;
 use crate::outbox::Stage;
 use crate::pressure::Dropped;
@@ -37,9 +38,6 @@ pub(crate) use receiving::Received;
 pub(crate) use sending::Audience;
 pub use sending::Emitted;
 
-/// Slots are added by this share of those there are, so that growing wastes little memory.
-const GROW_SHARE: usize = 8;
-const GROW_LEAST: usize = 64;
 /// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other
 /// connections' memory, and keep the allocator from giving that back.
 const KEEP_ENTRIES: usize = 1024;
@@ -123,6 +121,15 @@ fn alive<T>(connections: &mut Slab<Connection<T>>, token: Token) -> Option<&mut 
     named(connections, token).filter(|connection| !matches!(connection.phase, Phase::Dead))
 }
 
+/// Puts a connection on the list of those with something to write, unless it is on it or is flushed anyway.
+#[inline]
+fn list_dirty<T>(connection: &mut Connection<T>, token: Token, dirty: &mut Vec<Token>, active: Option<u32>) {
+    if !connection.dirty && active != Some(token.index) {
+        connection.dirty = true;
+        dirty.push(token);
+    }
+}
+
 impl<T: Transport> Hub<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -160,8 +167,9 @@ impl<T: Transport> Hub<T> {
         if self.connections.len() >= MAX_CONNECTIONS {
             return None;
         }
-        if self.connections.len() == self.connections.capacity() {
-            self.connections.reserve_exact((self.connections.len() / GROW_SHARE).max(GROW_LEAST));
+        let slots = self.connections.len();
+        if slots == self.connections.capacity() {
+            self.connections.reserve_exact(growth::more(slots, slots + 1));
         }
         if self.connections.len() >= self.connections.capacity() / 2 {
             self.will_shrink();

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{Hub, Record, alive, named};
+use super::{Hub, Record, alive, list_dirty, named};
 use crate::compression::{Common, Way};
 use crate::connection::{Connection, Transport};
 use crate::error::{EmitError, Error, Gone};
@@ -109,10 +109,7 @@ impl<T: Transport> Hub<T> {
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
             self.stats.messages_out += 1;
-            if !connection.dirty && self.active != Some(token.index) {
-                connection.dirty = true;
-                self.dirty.push(token);
-            }
+            list_dirty(connection, token, &mut self.dirty, self.active);
             return Emitted::Queued;
         }
         self.emit_more(token, opcode, payload, how)
@@ -326,10 +323,7 @@ impl<T: Transport> Hub<T> {
                 return;
             }
             reached += 1;
-            if !connection.dirty && *active != Some(index) {
-                connection.dirty = true;
-                dirty.push(token);
-            }
+            list_dirty(connection, token, dirty, *active);
         };
         match to {
             Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
@@ -398,12 +392,11 @@ impl<T: Transport> Hub<T> {
         self.mark(token);
     }
 
-    /// Puts a connection on the list of those with something to write, unless it is flushed anyway.
+    /// A connection has something to write, and is offered to its socket soon, unless that takes nothing for now.
     pub(super) fn mark(&mut self, token: Token) {
         let connection = &mut self.connections[token.index as usize];
-        if !connection.dirty && !connection.outbox.is_blocked() && self.active != Some(token.index) {
-            connection.dirty = true;
-            self.dirty.push(token);
+        if !connection.outbox.is_blocked() {
+            list_dirty(connection, token, &mut self.dirty, self.active);
         }
     }
 

@@ -1,0 +1,9 @@
+//! How tables grow that have a place for each connection: by a share of what they have, so that growing wastes little memory.
+
+const SHARE: usize = 8;
+const LEAST: usize = 64;
+
+/// By how many places a table of `len` grows that needs `needed`, more than it has.
+pub(crate) fn more(len: usize, needed: usize) -> usize {
+    (needed - len).max(len / SHARE).max(LEAST)
+}
