@@ -10,6 +10,12 @@ use crate::limits::Limits;
 use crate::pressure::SlowReader;
 use crate::protocol::Rules;
 
+/// What Linux takes for one TCP socket, at most, where it is not told otherwise (`tcp_wmem`).
+const MOST_UNSENT: usize = 4 * 1024 * 1024;
+/// What may be in flight and in a slow peer's receive buffer: the default of Linux (`tcp_rmem`). It
+/// grows only for peers that read fast.
+const IN_FLIGHT: usize = 128 * 1024;
+
 /// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
 ///
 /// ```
@@ -32,6 +38,8 @@ pub struct Builder {
     dead_after: Duration,
     close_timeout: Duration,
     stall_timeout: Duration,
+    closing_rate: usize,
+    pub(crate) notsent_lowat: usize,
     max_message: usize,
     pub(crate) max_outbox: usize,
     high_water: Option<usize>,
@@ -60,6 +68,8 @@ impl Default for Builder {
             dead_after: Duration::from_secs(20),
             close_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(30),
+            closing_rate: 32 * 1024,
+            notsent_lowat: 128 * 1024,
             max_message: 1024 * 1024,
             max_outbox: 1024 * 1024,
             high_water: None,
@@ -103,8 +113,9 @@ impl Builder {
         self
     }
 
-    /// How long the peer's close frame is waited for once ours is on the wire, and its FIN after that. While something still waits for
-    /// the socket, the stall timeout counts. Default: 5 s.
+    /// How long the peer's close frame is awaited once the kernel has taken ours, and the peer's FIN
+    /// after that. Where much may wait before it, there is more time: see
+    /// [`closing_rate`](Self::closing_rate). Default: 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
@@ -113,6 +124,44 @@ impl Builder {
     /// A peer that takes nothing for this time while something waits for it is disconnected. Default: 30 s.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
+        self
+    }
+
+    /// How fast a peer must read what was emitted before a close, and a response, in bytes per second.
+    ///
+    /// When a connection stops being open, and when a response is queued, its end is fixed: after the
+    /// [`close_timeout`](Self::close_timeout), and the time that everything takes at this rate. That
+    /// is what waits in the outbox and, if the socket was ever full, what the kernel and the peer's
+    /// receive buffer may hold (`notsent_lowat` and 128 KiB; by default 256 KiB, which is 8 s more).
+    /// A peer that reads at this rate gets everything and the close frame. Nothing moves the end: one
+    /// that reads more slowly is reset there, `disconnect` is not `clean` and carries the number of
+    /// bytes that were dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that
+    /// takes nothing at all ends with the [`stall_timeout`](Self::stall_timeout) if that comes before.
+    /// Once everything is taken, the peer's close frame is awaited for the close timeout, with the same
+    /// 8 s more if the socket was ever full, but not beyond the end; then its FIN.
+    ///
+    /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for the FIN.
+    pub fn closing_rate(mut self, bytes_per_second: usize) -> Self {
+        self.closing_rate = bytes_per_second;
+        self
+    }
+
+    /// The most that the kernel takes for one TCP connection ahead of what it has sent, in bytes, on
+    /// Linux and Android (`TCP_NOTSENT_LOWAT`). What it does not take waits in the outbox, where pings
+    /// pass it, where [`SlowReader`] and [`Latest`](crate::Latest) can act on it, and where it is
+    /// counted. What is in flight or in the peer's receive buffer is not bounded by it.
+    ///
+    /// A lower value means less that a slow reader sees late; a higher one fewer system calls for
+    /// messages that are longer than it. Messages of 16 KiB cost the same at any value. With messages
+    /// of 1 MB, try 1 MiB: at 128 KiB, they cost up to twice the CPU where they go in one direction.
+    /// [`usize::MAX`] leaves it to the system, where Linux takes up to 4 MiB (`tcp_wmem`).
+    ///
+    /// It is set on listening sockets and inherited by what they accept, and so it also applies to
+    /// every other process that accepts from a socket that was [handed over](crate::Server::listen_on). Unix
+    /// sockets have no such option; they hold about 200 KiB (`wmem_default`). Other systems are not
+    /// asked. Default: 128 KiB, at least 4 KiB.
+    pub fn notsent_lowat(mut self, bytes: usize) -> Self {
+        self.notsent_lowat = bytes;
         self
     }
 
@@ -261,6 +310,8 @@ impl Builder {
         ] {
             check(timeout >= Duration::from_millis(1), setting, "at least 1 ms")?;
         }
+        check(self.closing_rate > 0, "closing_rate", "at least 1 byte per second")?;
+        check(self.notsent_lowat >= 4096, "notsent_lowat", "at least 4096 bytes")?;
         check(self.max_message > 0, "max_message", "at least 1 byte")?;
         check(self.max_outbox >= 1024, "max_outbox", "at least 1024 bytes")?;
         let can_act = self.slow_reader.can_act_at(self.max_outbox);
@@ -294,6 +345,8 @@ impl Builder {
             dead_after: millis(self.dead_after),
             close_timeout: millis(self.close_timeout),
             stall_timeout: millis(self.stall_timeout),
+            closing_rate: self.closing_rate as u64,
+            kernel_holds: (self.notsent_lowat.min(MOST_UNSENT) + IN_FLIGHT) as u64,
             rules,
             compressed_rules: rules.compression(true),
             max_outbox: self.max_outbox,

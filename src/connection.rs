@@ -106,7 +106,6 @@ pub(crate) enum Phase {
         shut: bool,
         /// The peer's FIN has come.
         finished: bool,
-        discarded: u32,
     },
     /// To be removed at the end of the turn.
     Dead,
@@ -160,6 +159,8 @@ pub(crate) struct Farewell {
     pub(crate) reason: String,
     /// The peer's close frame has come.
     pub(crate) answered: bool,
+    /// It will not come any more: something else came that no frame can follow, or the peer's FIN.
+    pub(crate) broken: bool,
     /// The peer's FIN has come.
     pub(crate) finished: bool,
 }
@@ -201,9 +202,11 @@ pub(crate) struct Connection<T> {
     pub(crate) pressed: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
-    /// While open, when something was last heard; in other phases, when the phase began or its queue was flushed. Like all
-    /// times here, milliseconds on the loop's clock.
-    pub(crate) since: u64,
+    /// Its socket has been full at least once: the kernel may hold much that the peer has not read.
+    pub(crate) was_blocked: bool,
+    /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was accepted;
+    /// while open, its last sign of life; afterwards, when its time to end is over.
+    pub(crate) time: u64,
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Request>,
     pub(crate) attributes: Attributes,
@@ -226,7 +229,8 @@ impl<T> Connection<T> {
             slow_reader: SlowReader::Disconnect,
             pressed: false,
             pinged: false,
-            since: now,
+            was_blocked: false,
+            time: now,
             uuid: Uuid::nil(),
             request: None,
             attributes: Attributes::default(),
@@ -246,16 +250,35 @@ impl<T> Connection<T> {
 
     /// Offers the outbox to the socket.
     #[inline]
-    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed>
+    pub(crate) fn flush(&mut self, stage: &mut Stage, limits: &Limits, now: u64) -> io::Result<Flushed>
     where
         T: Transport,
     {
-        match &mut self.compression {
+        let result = match &mut self.compression {
             Some(compression) if compression.keeps_context() => {
                 let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
                 self.outbox.flush_compressing(stage, &mut self.socket, now, &mut compress)
             }
             _ => self.outbox.flush(stage, &mut self.socket, now),
+        };
+        if !matches!(result, Ok(Flushed::All)) {
+            self.note(&result, limits, now);
+        }
+        result
+    }
+
+    /// Takes note of what a flush that did not simply take everything says about the peer.
+    #[cold]
+    fn note(&mut self, result: &io::Result<Flushed>, limits: &Limits, now: u64) {
+        // What a socket takes at once is no sign of life: the kernel of a vanished host takes it too.
+        if let Ok(Flushed::Emptied | Flushed::Progress) = result
+            && self.is_open()
+        {
+            self.time = now;
+            self.pinged = false;
+        }
+        if let Ok(Flushed::Blocked | Flushed::Progress) = result {
+            self.found_blocked(limits);
         }
     }
 
@@ -267,29 +290,50 @@ impl<T> Connection<T> {
     pub(crate) fn deadline(&self, limits: &Limits) -> (u64, Option<Due>) {
         match &self.phase {
             Phase::Handshaking(_) | Phase::Parked(_) => {
-                (self.since.saturating_add(limits.handshake_timeout), Some(Due::Handshake))
+                (self.time.saturating_add(limits.handshake_timeout), Some(Due::Handshake))
             }
             Phase::Open => {
-                let ping = self.since.saturating_add(limits.ping_after);
+                let ping = self.time.saturating_add(limits.ping_after);
                 let silence = match self.pinged {
                     false => (ping, Some(Due::Ping)),
                     true => (ping.saturating_add(limits.dead_after), Some(Due::Silent)),
                 };
-                match self.outbox.blocked_since().map(|since| since.saturating_add(limits.stall_timeout)) {
-                    Some(stall) if stall < silence.0 => (stall, Some(Due::Stalled)),
-                    _ => silence,
-                }
+                self.stall_before(silence, limits)
             }
-            // What was emitted before the close is still due to the peer, as if it were open.
-            Phase::Closing(_) if self.outbox.is_blocked() => {
-                let progress = self.outbox.blocked_since().unwrap_or(0);
-                (progress.saturating_add(limits.stall_timeout), Some(Due::Stalled))
-            }
-            Phase::Closing(_) | Phase::Draining { .. } => {
-                let progress = self.outbox.blocked_since().unwrap_or(0).max(self.since);
-                (progress.saturating_add(limits.close_timeout), Some(Due::Close))
-            }
+            // No progress moves this end: what slows it down to a crawl would hold it open for ever.
+            Phase::Closing(_) | Phase::Draining { .. } => self.stall_before((self.time, Some(Due::Close)), limits),
             Phase::Dead => (NEVER, None),
         }
+    }
+
+    /// The same, unless the socket has stalled by then.
+    fn stall_before(&self, other: (u64, Option<Due>), limits: &Limits) -> (u64, Option<Due>) {
+        match self.outbox.blocked_since().map(|since| since.saturating_add(limits.stall_timeout)) {
+            Some(stall) if stall < other.0 => (stall, Some(Due::Stalled)),
+            _ => other,
+        }
+    }
+
+    /// Sets when its time to end is over, as it stops being open or a response is queued: every byte
+    /// that waits is taken at the closing rate at least, and then the peer's answer comes in time.
+    pub(crate) fn begin_end(&mut self, limits: &Limits, now: u64) {
+        let held = if self.was_blocked { limits.kernel_holds } else { 0 };
+        let waiting = self.outbox.waiting() as u64;
+        self.time = now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(waiting + held));
+    }
+
+    /// Its socket is full. If that is so for the first time since it began to end, it has the time
+    /// that the peer needs for what the kernel holds.
+    pub(crate) fn found_blocked(&mut self, limits: &Limits) {
+        let is_new = !std::mem::replace(&mut self.was_blocked, true);
+        if is_new && matches!(self.phase, Phase::Closing(_) | Phase::Draining { .. }) {
+            self.time = self.time.saturating_add(limits.closing_time(limits.kernel_holds));
+        }
+    }
+
+    /// How long the peer's next step is awaited, now that its socket has taken everything.
+    pub(crate) fn answer_time(&self, limits: &Limits) -> u64 {
+        let held = if self.was_blocked { limits.closing_time(limits.kernel_holds) } else { 0 };
+        limits.close_timeout.saturating_add(held)
     }
 }

@@ -32,6 +32,7 @@ struct Details<'a> {
     code: Option<CloseCode>,
     reason: &'a str,
     clean: bool,
+    bytes_dropped: usize,
 }
 
 /// Calls the listeners of a custom event on one connection; returns how many ran.
@@ -166,8 +167,9 @@ fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, 
         Record::Error { error, data } => {
             (Event::Error, Details { error: Some(error), data: Payload::Text(data), ..usual })
         }
-        Record::Disconnect { error, code, reason, clean } => {
-            (Event::Disconnect, Details { error: error.as_ref(), code: *code, reason, clean: *clean, ..usual })
+        Record::Disconnect { error, code, reason, clean, dropped } => {
+            let (error, code, clean, bytes_dropped) = (error.as_ref(), *code, *clean, *dropped);
+            (Event::Disconnect, Details { error, code, reason, clean, bytes_dropped, ..usual })
         }
     };
     hub.telling_error = event == Event::Error;
@@ -198,13 +200,14 @@ fn call<S>(
     (token, socket_uuid): (Token, Uuid),
     name: &str,
     [servers, routes]: [&[Listener<S>]; 2],
-    Details { data, error, code, reason, clean }: Details<'_>,
+    Details { data, error, code, reason, clean, bytes_dropped }: Details<'_>,
 ) -> usize {
     let mut panicked = None;
     for listener in servers.iter().chain(routes) {
         let result = guard(state, hub, registry, name, Some(socket_uuid), |state, hub| {
             let kws = Socket { hub, registry, token };
-            listener(state, &mut EventPayload { kws, name, socket_uuid, error, data, code, reason, clean });
+            let mut payload = EventPayload { kws, name, socket_uuid, error, data, code, reason, clean, bytes_dropped };
+            listener(state, &mut payload);
         });
         if let Err(error) = result {
             panicked.get_or_insert(error);

@@ -16,6 +16,10 @@ pub(crate) struct Limits {
     pub(crate) dead_after: u64,
     pub(crate) close_timeout: u64,
     pub(crate) stall_timeout: u64,
+    /// Bytes per second.
+    pub(crate) closing_rate: u64,
+    /// Bytes that the kernel and the peer's receive buffer may hold when a socket is full.
+    pub(crate) kernel_holds: u64,
     pub(crate) rules: Rules,
     /// The same for connections that agreed on compression.
     pub(crate) compressed_rules: Rules,
@@ -31,6 +35,11 @@ impl Limits {
     /// How long a peer was silent when it is given up.
     pub(crate) fn silence(&self) -> Duration {
         Duration::from_millis(self.ping_after.saturating_add(self.dead_after))
+    }
+
+    /// How long a peer may take to read this number of bytes from a connection that ends.
+    pub(crate) fn closing_time(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(1000).div_ceil(self.closing_rate)
     }
 
     /// How long a peer took nothing when it is given up.

@@ -83,12 +83,31 @@ impl ListeningSocket {
     }
 }
 
+/// What TCP connections are set to.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) nodelay: bool,
+    pub(crate) notsent_lowat: usize,
+}
+
+impl Options {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn set_notsent_lowat<'s, S>(self, socket: &'s S) -> io::Result<()>
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        // 0 is the system's default, as before: an earlier server may have set it on a shared socket.
+        let bytes = i32::try_from(self.notsent_lowat).unwrap_or(0);
+        SockRef::from(socket).set_tcp_notsent_lowat(bytes.unsigned_abs())
+    }
+}
+
 /// A socket that is listened on.
 pub(crate) enum Listener {
     Tcp {
         socket: TcpListener,
         address: SocketAddr,
-        nodelay: bool,
+        options: Options,
     },
     #[cfg(unix)]
     Unix {
@@ -109,8 +128,8 @@ pub(crate) enum Accepted {
 }
 
 impl Listener {
-    pub(crate) fn bind(address: SocketAddr, nodelay: bool) -> io::Result<Self> {
-        Self::of_tcp(TcpListener::bind(address)?, nodelay)
+    pub(crate) fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
+        Self::of_tcp(TcpListener::bind(address)?, options)
     }
 
     #[cfg(unix)]
@@ -119,11 +138,11 @@ impl Listener {
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
 
-    pub(crate) fn from_made(socket: ListeningSocket, nodelay: bool) -> io::Result<Self> {
+    pub(crate) fn from_made(socket: ListeningSocket, options: Options) -> io::Result<Self> {
         match socket.0 {
             Made::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
-                Self::of_tcp(TcpListener::from_std(socket), nodelay)
+                Self::of_tcp(TcpListener::from_std(socket), options)
             }
             #[cfg(unix)]
             Made::Unix(socket) => {
@@ -133,12 +152,15 @@ impl Listener {
         }
     }
 
-    fn of_tcp(socket: TcpListener, nodelay: bool) -> io::Result<Self> {
+    fn of_tcp(socket: TcpListener, options: Options) -> io::Result<Self> {
         let address = socket.local_addr()?;
-        // On Linux an accepted socket inherits this, which saves a system call for each.
+        // On Linux an accepted socket inherits these, which saves system calls for each.
         #[cfg(target_os = "linux")]
-        SockRef::from(&socket).set_tcp_nodelay(nodelay)?;
-        Ok(Self::Tcp { socket, address, nodelay })
+        {
+            SockRef::from(&socket).set_tcp_nodelay(options.nodelay)?;
+            options.set_notsent_lowat(&socket)?;
+        }
+        Ok(Self::Tcp { socket, address, options })
     }
 
     /// Its TCP address, if it is a TCP socket.
@@ -174,10 +196,12 @@ impl Listener {
 
     fn accept_one(&self) -> io::Result<(Stream, PeerAddress)> {
         match self {
-            Self::Tcp { socket, nodelay, .. } => {
+            Self::Tcp { socket, options, .. } => {
                 let (stream, peer) = socket.accept()?;
                 if cfg!(not(target_os = "linux")) {
-                    let _ = stream.set_nodelay(*nodelay);
+                    let _ = stream.set_nodelay(options.nodelay);
+                    #[cfg(target_os = "android")]
+                    let _ = options.set_notsent_lowat(&stream);
                 }
                 Ok((Stream::Tcp(stream), PeerAddress::Tcp(peer)))
             }

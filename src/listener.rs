@@ -31,6 +31,9 @@ pub struct EventPayload<'a, S> {
     pub reason: &'a str,
     /// In `disconnect`: whether both sides sent a close frame.
     pub clean: bool,
+    /// In `disconnect`: how many bytes were queued for the peer and dropped, frame headers included;
+    /// 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has read it.
+    pub bytes_dropped: usize,
 }
 
 impl<S> EventPayload<'_, S> {
@@ -51,6 +54,7 @@ impl<S> fmt::Debug for EventPayload<'_, S> {
             .field("code", &self.code)
             .field("reason", &self.reason)
             .field("clean", &self.clean)
+            .field("bytes_dropped", &self.bytes_dropped)
             .finish_non_exhaustive()
     }
 }

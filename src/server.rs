@@ -25,7 +25,7 @@ use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Hub, Received};
-use crate::listen::{Accepted, Listener, ListeningSocket};
+use crate::listen::{Accepted, Listener, ListeningSocket, Options};
 use crate::listener::EventPayload;
 use crate::reactor::Reactor;
 #[cfg(feature = "testing")]
@@ -97,7 +97,7 @@ pub struct Server<S> {
     /// Listeners by which somebody could not be taken in, and when that was last.
     failing: Vec<(usize, u64)>,
     clock: Clock,
-    nodelay: bool,
+    options: Options,
     /// What a harness tells of connections in memory.
     #[cfg(feature = "testing")]
     readiness: Vec<(Token, wire::Readiness)>,
@@ -144,7 +144,7 @@ impl<S> Server<S> {
             resume_at: NEVER,
             failing: Vec::new(),
             clock: Clock::start(),
-            nodelay: settings.nodelay,
+            options: Options { nodelay: settings.nodelay, notsent_lowat: settings.notsent_lowat },
             #[cfg(feature = "testing")]
             readiness: Vec::new(),
         })
@@ -174,7 +174,7 @@ impl<S> Server<S> {
         }
         let mut last = BindError::NoAddress;
         for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
-            let listening = Listener::bind(address, self.nodelay).and_then(|listener| {
+            let listening = Listener::bind(address, self.options).and_then(|listener| {
                 let address = listener.address().unwrap_or(address);
                 self.reactor.listen(listener).map(|()| address)
             });
@@ -243,7 +243,7 @@ impl<S> Server<S> {
         if !socket.is_listening().map_err(handed_over)? {
             return Err(BindError::NotListening);
         }
-        Listener::from_made(socket, self.nodelay)
+        Listener::from_made(socket, self.options)
             .and_then(|listener| self.reactor.listen(listener))
             .map_err(handed_over)
     }
@@ -811,7 +811,9 @@ impl<S> Server<S> {
                     turn.messages += 1;
                     dispatch::control(state, hub, registry, token, event, &data);
                 }
-                None => hub.discard(token, std::mem::take(&mut input).len()),
+                // What comes behind a close frame or a refusal is read and discarded until the peer's
+                // FIN: closing earlier would send a reset, which can overtake what was said last.
+                None => input = &mut [],
             }
             dispatch::tell_records(state, hub, registry);
         }

@@ -56,6 +56,10 @@ pub struct Stats {
     pub disconnects: Disconnects,
     /// Connections of every kind that are gone, with their descriptors.
     pub closed: u64,
+    /// Connections of every kind whose time to end was over before the peer had answered the close
+    /// frame, before the socket had taken everything, or, if it was ever full, before the peer's FIN
+    /// came: see [`Builder::closing_rate`](crate::Builder::closing_rate).
+    pub cut_short: u64,
 
     /// Messages that came in whole; no pings and pongs.
     pub messages_in: u64,
@@ -321,6 +325,7 @@ impl Stats {
         text.causes("requests_refused_total", "Requests that were refused.", self.requests_refused.iter());
         text.causes("disconnects_total", "WebSocket connections that ended.", self.disconnects.iter());
         text.one("connections_closed_total", "counter", "Connections of every kind that are gone.", self.closed);
+        text.one("connections_cut_short_total", "counter", "Connections whose time to end was over.", self.cut_short);
 
         text.one("messages_received_total", "counter", "Messages that came in.", self.messages_in);
         text.one("messages_sent_total", "counter", "Messages that were queued for a connection.", self.messages_out);

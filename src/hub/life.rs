@@ -20,11 +20,24 @@ use crate::token::Token;
 
 /// Something that listeners have to be told of as soon as no other callback is running.
 pub(crate) enum Record {
-    Close { code: CloseCode, reason: String },
-    Error { error: Error, data: String },
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+    Error {
+        error: Error,
+        data: String,
+    },
     Pressure,
     Relief,
-    Disconnect { error: Option<Error>, code: Option<CloseCode>, reason: String, clean: bool },
+    Disconnect {
+        error: Option<Error>,
+        code: Option<CloseCode>,
+        reason: String,
+        clean: bool,
+        /// Bytes that were queued, and dropped when this was recorded.
+        dropped: usize,
+    },
 }
 
 /// A shutdown under way.
@@ -70,7 +83,7 @@ impl<T: Transport> Hub<T> {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
         connection.phase = Phase::Open;
-        connection.since = now;
+        connection.time = now;
         connection.route = route;
         connection.subprotocol = subprotocol;
         connection.request = Some(upgrade.request);
@@ -104,11 +117,11 @@ impl<T: Transport> Hub<T> {
     /// The peer gets a response instead of an upgrade, and is seen off.
     pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
         let Some(connection) = named(&mut self.connections, token) else { return };
-        connection.phase = Phase::Draining { shut: false, finished: false, discarded: 0 };
+        connection.phase = Phase::Draining { shut: false, finished: false };
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
         connection.outbox.push_head(&mut self.stage, bytes.into());
-        self.begin_phase(token);
+        self.begin_end(token);
         self.mark(token);
     }
 
@@ -136,15 +149,16 @@ impl<T: Transport> Hub<T> {
             Phase::Closing(farewell) => std::mem::take(&mut **farewell),
             _ => return self.bury(token),
         };
-        let over = Phase::Draining { shut: false, finished: false, discarded: 0 };
+        let over = Phase::Draining { shut: false, finished: false };
         match connection.is_open() {
             true => self.leave_open(token, over),
             false => connection.phase = over,
         }
+        let dropped = self.waiting(token);
         self.bury(token);
         self.stats.disconnects.aborted += 1;
         let Farewell { error, code, reason, .. } = farewell;
-        self.records.push_back((token, Record::Disconnect { error, code, reason, clean: false }));
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean: false, dropped }));
     }
 
     /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
@@ -171,7 +185,7 @@ impl<T: Transport> Hub<T> {
         }
         self.leave_open(
             token,
-            Phase::Closing(Box::new(Farewell { error, code, reason, answered: true, finished: false })),
+            Phase::Closing(Box::new(Farewell { error, code, reason, answered: true, ..Farewell::default() })),
         );
         self.push_close(token, code.map(|code| (code, "")));
     }
@@ -184,11 +198,8 @@ impl<T: Transport> Hub<T> {
             Phase::Open => self.fail(token, Error::Lost),
             // It has said goodbye and waits for the end of what we have to say.
             Phase::Closing(farewell) => {
-                farewell.finished = true;
-                // Without its close frame there will never be one; with it, it waits for the end of what we have to say.
-                if !farewell.answered {
-                    self.end_close(token, false);
-                }
+                (farewell.finished, farewell.broken) = (true, !farewell.answered);
+                self.flush(token);
             }
             Phase::Draining { finished, .. } => {
                 *finished = true;
@@ -205,12 +216,21 @@ impl<T: Transport> Hub<T> {
 
     /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
     pub(crate) fn fail(&mut self, token: Token, error: Error) {
-        let Some(connection) = self.get(token) else { return };
-        match connection.phase {
+        let Some(connection) = self.get_mut(token) else { return };
+        match &mut connection.phase {
             Phase::Open => {}
-            Phase::Closing(_) => return self.end_close(token, false),
+            Phase::Closing(_) if matches!(error, Error::Io(_)) => {
+                self.record_end(token, false);
+                return self.bury(token);
+            }
+            // What came instead of its close frame takes nothing from the peer that was emitted before ours.
+            Phase::Closing(farewell) => {
+                farewell.broken = true;
+                return self.mark(token);
+            }
             _ => return self.bury(token),
         }
+        let mut dropped = 0;
         let close = match &error {
             Error::Protocol(violation) => Some((violation.close_code(), violation.to_string())),
             Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
@@ -218,14 +238,15 @@ impl<T: Transport> Hub<T> {
                 let connection = &mut self.connections[token.index as usize];
                 let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
-                self.stats.bytes_dropped += (waiting - connection.outbox.waiting()) as u64;
+                dropped = waiting - connection.outbox.waiting();
+                self.stats.bytes_dropped += dropped as u64;
                 let half_written = connection.outbox.is_mid_frame();
                 (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
             }
             _ => None,
         };
         let finished = error == Error::Lost;
-        self.leave_open(token, Phase::Draining { shut: false, finished, discarded: 0 });
+        self.leave_open(token, Phase::Draining { shut: false, finished });
         if let Some((code, reason)) = &close {
             self.push_close(token, Some((*code, truncate_reason(reason))));
         } else if finished {
@@ -235,13 +256,18 @@ impl<T: Transport> Hub<T> {
             if !matches!(error, Error::Io(_)) {
                 self.connections[token.index as usize].socket.reset_on_drop();
             }
+            dropped += self.waiting(token);
             self.bury(token);
         }
         log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
         self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
         self.stats.disconnects.count(Some(&error), false);
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
-        self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false }));
+        self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false, dropped }));
+    }
+
+    fn waiting(&self, token: Token) -> usize {
+        self.get(token).map_or(0, |connection| connection.outbox.waiting())
     }
 
     /// Records that a verb failed inside a callback of this connection. Nobody is told any more once its `disconnect` is
@@ -253,44 +279,51 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    /// The queue of a connection that says nothing more is on the wire, since just now if anything `waited`.
+    /// The kernel has taken all that waited for a connection that says nothing more, just now if
+    /// anything `waited`.
     pub(super) fn flushed(&mut self, token: Token, waited: bool) {
         let now = self.now;
-        let Some(connection) = self.get_mut(token) else { return };
+        let Some(connection) = named(&mut self.connections, token) else { return };
+        let answer = now.saturating_add(connection.answer_time(&self.limits));
         match &mut connection.phase {
-            Phase::Closing(farewell) if farewell.answered => self.end_close(token, true),
-            // From here on the peer's answer is waited for; nothing else that it sends gives it more time.
+            Phase::Closing(farewell) if farewell.answered || farewell.broken => {
+                let clean = farewell.answered;
+                self.record_end(token, clean);
+                self.flush(token);
+            }
+            // From here on the peer's answer is awaited; nothing else that it sends gives it more time.
             Phase::Closing(_) if waited => {
-                connection.since = now;
+                connection.time = answer.min(connection.time);
                 self.arm(token.index);
             }
             Phase::Closing(_) => {}
-            Phase::Draining { shut, finished, .. } => {
+            Phase::Draining { shut, finished } => {
                 let mut failed = false;
                 if !*shut {
-                    // From here on the peer's FIN is waited for.
-                    connection.since = now;
+                    // From here on the peer's FIN is awaited.
+                    connection.time = answer.min(connection.time.max(now.saturating_add(self.limits.close_timeout)));
                     *shut = true;
                     failed = connection.socket.shutdown_write().is_err();
                 }
                 if *finished || failed {
                     self.bury(token);
+                } else {
+                    self.arm(token.index);
                 }
             }
             Phase::Handshaking(_) | Phase::Parked(_) | Phase::Open | Phase::Dead => {}
         }
     }
 
-    /// A close has run its course, or was cut short.
-    pub(super) fn end_close(&mut self, token: Token, clean: bool) {
+    /// Records the `disconnect` of a connection that was closing. What still waits for it is dropped.
+    pub(super) fn record_end(&mut self, token: Token, clean: bool) {
+        let dropped = self.waiting(token);
         let Some(connection) = self.get_mut(token) else { return };
         let Phase::Closing(farewell) = &mut connection.phase else { return };
         let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
-        connection.phase = Phase::Draining { shut: false, finished, discarded: 0 };
+        connection.phase = Phase::Draining { shut: false, finished };
         self.stats.disconnects.count(error.as_ref(), clean);
-        self.records.push_back((token, Record::Disconnect { error, code, reason, clean }));
-        self.begin_phase(token);
-        self.flush(token);
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean, dropped }));
     }
 
     /// An open connection stops being one: nobody finds, counts or reaches it any more.
@@ -299,11 +332,11 @@ impl<T: Transport> Hub<T> {
         self.connections[token.index as usize].phase = phase;
         self.topics.leave_all(token.index);
         self.open -= 1;
-        self.begin_phase(token);
+        self.begin_end(token);
     }
 
-    fn begin_phase(&mut self, token: Token) {
-        self.connections[token.index as usize].since = self.now;
+    fn begin_end(&mut self, token: Token) {
+        self.connections[token.index as usize].begin_end(&self.limits, self.now);
         self.arm(token.index);
     }
 
@@ -317,9 +350,15 @@ impl<T: Transport> Hub<T> {
         self.dead.push(token);
     }
 
-    /// Whether all that is left is to wait for the FINs of peers that have got everything, our FIN too.
+    /// Whether all that is left is to wait for the FINs of peers for which the kernel has taken
+    /// everything, our FIN too. Where a socket was full, the kernel may still hold much of that, and
+    /// would drop it if the process ended: those FINs are awaited.
     pub(crate) fn has_said_all(&self) -> bool {
-        self.connections.iter().all(|(_, c)| matches!(c.phase, Phase::Draining { shut: true, .. } | Phase::Dead))
+        self.connections.iter().all(|(_, connection)| match connection.phase {
+            Phase::Draining { shut, .. } => shut && !connection.was_blocked,
+            Phase::Dead => true,
+            _ => false,
+        })
     }
 
     /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut

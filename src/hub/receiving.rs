@@ -13,9 +13,6 @@ use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode};
 use crate::token::Token;
 
-/// Input that is read and thrown away after the last word was said to a peer, at most, in bytes.
-const MAX_DISCARDED: u32 = 256 * 1024;
-
 /// What a peer sent, when somebody has to hear of it.
 pub(crate) enum Received<'i> {
     /// It is not upgraded: what is in the input belongs to its request, or comes behind it.
@@ -35,7 +32,7 @@ impl<T: Transport> Hub<T> {
             self.stats.bytes_in += read as u64;
             self.active = Some(token.index);
             if matches!(connection.phase, Phase::Open) {
-                connection.since = self.now;
+                connection.time = self.now;
                 // Its entry in the timers was for its death; the next ping may be due sooner.
                 if std::mem::take(&mut connection.pinged) {
                     self.arm(token.index);
@@ -56,7 +53,7 @@ impl<T: Transport> Hub<T> {
             let connection = named(&mut self.connections, token)?;
             let open = match &connection.phase {
                 Phase::Open => true,
-                Phase::Closing(farewell) if !farewell.answered => false,
+                Phase::Closing(farewell) if !farewell.answered && !farewell.broken => false,
                 Phase::Handshaking(_) | Phase::Parked(_) => return Some(Received::Request),
                 // What comes behind the peer's close frame, too (RFC 6455 §5.5.1).
                 _ => return None,
@@ -100,17 +97,6 @@ impl<T: Transport> Hub<T> {
             }
         }
         None
-    }
-
-    /// Counts input that nobody will look at. A peer that does not stop although the last word was said is cut off.
-    pub(crate) fn discard(&mut self, token: Token, len: usize) {
-        let Some(connection) = self.get_mut(token) else { return };
-        if let Phase::Draining { discarded, .. } = &mut connection.phase {
-            *discarded = discarded.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
-            if *discarded > MAX_DISCARDED {
-                self.bury(token);
-            }
-        }
     }
 
     /// Writes the replies of the connection whose input was handled.

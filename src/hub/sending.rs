@@ -185,10 +185,13 @@ impl<T: Transport> Hub<T> {
             }
         } else if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
             offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
+            if connection.outbox.is_blocked() {
+                connection.found_blocked(&self.limits);
+            }
         } else {
             connection.outbox.push_frame(stage, kind, payload);
             if connection.outbox.waiting() >= STAGE_SHARE {
-                offered = connection.flush(stage, now);
+                offered = connection.flush(stage, &self.limits, now);
             }
         }
         match offered {
@@ -216,13 +219,11 @@ impl<T: Transport> Hub<T> {
         }
         // A socket that was found full says when it is not. Only one that is to be given up is asked once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
-            if let Err(error) = connection.flush(&mut self.stage, self.now) {
+            if let Err(error) = connection.flush(&mut self.stage, &self.limits, self.now) {
                 self.socket_failed(token, &error);
                 return Err(EmitError::Closed);
             }
-            if connection.outbox.is_blocked() {
-                self.arm(token.index);
-            }
+            self.arm(token.index);
         }
         let connection = &mut self.connections[token.index as usize];
         let mut dropped = Dropped::default();
@@ -257,8 +258,9 @@ impl<T: Transport> Hub<T> {
         self.get(token).map_or(0, |connection| connection.outbox.messages(&self.stage))
     }
 
-    fn is_blocked(&self, token: Token) -> bool {
-        self.connections[token.index as usize].outbox.is_blocked()
+    /// Whether there is something for a connection that its socket does not take for now.
+    pub(super) fn is_blocked(&self, token: Token) -> bool {
+        self.get(token).is_some_and(|connection| connection.outbox.is_blocked())
     }
 
     /// Something more waits for a socket that takes nothing.
@@ -402,22 +404,31 @@ impl<T: Transport> Hub<T> {
 
     /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
     pub(crate) fn flush(&mut self, token: Token) {
-        let now = self.now;
         let Some(connection) = alive(&mut self.connections, token) else { return };
         let waited = !connection.outbox.is_empty();
-        let result = connection.flush(&mut self.stage, now);
-        if connection.pressed && connection.is_open() && connection.outbox.waiting() <= self.limits.low_water {
+        let is_open = connection.is_open();
+        // The first offer since it stopped being open: the loop may have been turned late until here.
+        if !is_open && waited && !connection.outbox.is_blocked() {
+            connection.begin_end(&self.limits, self.now);
+        }
+        let result = connection.flush(&mut self.stage, &self.limits, self.now);
+        if connection.pressed && is_open && connection.outbox.waiting() <= self.limits.low_water {
             connection.pressed = false;
             self.records.push_back((token, Record::Relief));
         }
         match result {
             Ok(Flushed::All) => {
-                if !connection.is_open() {
+                if !is_open {
                     self.flushed(token, waited);
                 }
             }
-            Ok(Flushed::Blocked) if connection.is_open() => self.pressed(token),
-            Ok(Flushed::Blocked) => self.arm(token.index),
+            Ok(Flushed::Emptied) => {
+                // An unanswered ping was ended, and the next may be due sooner than what was entered.
+                self.arm(token.index);
+                self.flushed(token, waited);
+            }
+            Ok(_) if is_open => self.pressed(token),
+            Ok(_) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),
         }
     }

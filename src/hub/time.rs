@@ -36,11 +36,27 @@ impl<T: Transport> Hub<T> {
     /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
     /// may be one of the events that did not fit into this turn.
     pub(crate) fn is_still_due(&mut self, token: Token, due: Due) -> bool {
-        self.writable(token);
+        if self.is_blocked(token) {
+            self.writable(token);
+            self.forgive_lateness(token);
+        }
         self.get(token).is_some_and(|c| {
             let (at, what) = c.deadline(&self.limits);
             at <= self.now && what == Some(due)
         })
+    }
+
+    /// If the end of a connection has passed because the loop was not turned, and its socket, which
+    /// was full, has taken something just now, it gets the close timeout once more.
+    fn forgive_lateness(&mut self, token: Token) {
+        let (now, allowed) = (self.now, self.limits.close_timeout);
+        if let Some(connection) = self.get_mut(token)
+            && matches!(connection.phase, Phase::Closing(_) | Phase::Draining { .. })
+            && now.saturating_sub(connection.time) > allowed
+            && connection.outbox.blocked_since().is_none_or(|progress| progress == now)
+        {
+            connection.time = now.saturating_add(allowed);
+        }
     }
 
     /// Does what the time has come for, except for late request heads, which are answered.
@@ -51,19 +67,21 @@ impl<T: Transport> Hub<T> {
                 if let Some(connection) = self.get_mut(token) {
                     connection.pinged = true;
                     // The answer's time counts from this ping, also if the loop was turned late.
-                    connection.since = asked;
+                    connection.time = asked;
                     self.push_control(token, Opcode::Ping, b"");
                 }
             }
             Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
             Due::Stalled => {
                 let error = Error::Stalled(self.limits.stall());
-                if let Some(Phase::Closing(farewell)) = self.get_mut(token).map(|connection| &mut connection.phase) {
-                    farewell.error = Some(error.clone());
-                    self.records.push_back((token, Record::Error { error, data: String::new() }));
-                    self.cut_off(token);
-                } else {
-                    self.fail(token, error);
+                match self.get_mut(token).map(|connection| &mut connection.phase) {
+                    Some(Phase::Closing(farewell)) => {
+                        farewell.error = Some(error.clone());
+                        self.records.push_back((token, Record::Error { error, data: String::new() }));
+                        self.cut_off(token);
+                    }
+                    Some(Phase::Draining { .. }) => self.cut_off(token),
+                    _ => self.fail(token, error),
                 }
             }
             Due::Handshake => self.bury(token),
@@ -72,18 +90,21 @@ impl<T: Transport> Hub<T> {
         self.rearm(token);
     }
 
-    /// Ends what is left of a connection that has had its time to end well.
+    /// Ends a connection whose time to end is over. If the peer has not taken or read everything, as
+    /// far as that is known, it sees a reset: it cannot take what it has for the whole, and the
+    /// kernel does not keep the rest.
     fn cut_off(&mut self, token: Token) {
-        let unanswered = self.get(token).is_some_and(|connection| matches!(connection.phase, Phase::Closing(_)));
+        let Some(connection) = self.get(token) else { return };
+        let unanswered = matches!(connection.phase, Phase::Closing(_));
+        let may_lack_something = connection.was_blocked || !connection.outbox.is_empty();
+        if may_lack_something {
+            connection.socket.reset_on_drop();
+        }
+        self.stats.cut_short += u64::from(unanswered || may_lack_something);
         if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
             stopping.remained += 1;
         }
-        self.end_close(token, false);
-        if let Some(connection) = self.get(token)
-            && !connection.outbox.is_empty()
-        {
-            connection.socket.reset_on_drop();
-        }
+        self.record_end(token, false);
         self.bury(token);
     }
 
@@ -185,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fin_that_answers_a_long_response_is_waited_for_from_its_end_on() {
+    fn the_fin_that_answers_a_response_is_awaited_until_the_end_that_was_fixed_with_it() {
         let mut hub = hub();
         let (mut whole, response) = (Vec::new(), Response::text("x".repeat(100)));
         response.encode(false, &mut whole);
@@ -193,7 +214,9 @@ mod tests {
         let (token, far) = insert(&mut hub, tenth);
         hub.respond(token, &response, false);
         hub.flush_dirty();
-        // It goes on taking bytes until long after the timeout that counts from the beginning.
+        let end =
+            CLOSE + hub.limits.closing_time(whole.len() as u64) + hub.limits.closing_time(hub.limits.kernel_holds);
+        // It goes on taking bytes until long after the close timeout.
         for _ in 0..9 {
             hub.now += CLOSE - 1;
             far.make_room(tenth);
@@ -201,9 +224,32 @@ mod tests {
             hub.writable(token);
         }
         assert_eq!(far.receive(usize::MAX), (whole, Some(End::Fin)));
-        hub.now += CLOSE - 1;
+        hub.now = end - 1;
         assert_eq!(hub.pop_due(&mut 1), None);
-        hub.now += 1;
+        hub.now = end;
         assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Close)));
+    }
+
+    #[test]
+    fn a_response_that_is_taken_just_before_its_end_leaves_the_close_timeout_for_the_fin() {
+        let mut hub = hub();
+        let (token, far) = insert(&mut hub, 10);
+        hub.respond(token, &Response::text("x".repeat(100)), false);
+        hub.flush_dirty();
+        let end = hub.get(token).unwrap().time;
+        // It takes something often enough not to stall.
+        while hub.now + STALL / 2 < end {
+            hub.now += STALL / 2;
+            far.make_room(1);
+            hub.writable(token);
+        }
+        hub.now = end - 1;
+        far.make_room(usize::MAX);
+        hub.writable(token);
+        let last = hub.now + CLOSE;
+        hub.now = last - 1;
+        assert_eq!(hub.pop_due(&mut 10), None);
+        hub.now = last;
+        assert_eq!(hub.pop_due(&mut 10), Some((token, Due::Close)));
     }
 }

@@ -81,8 +81,14 @@ pub(crate) type Compress<'c> = dyn FnMut(&[u8], &mut Vec<u8>) + 'c;
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
+    /// Everything that waited was taken.
     All,
+    /// The socket is full, and something waits.
     Blocked,
+    /// As `All`, by a socket that had been full: its peer has read, which is a sign of life.
+    Emptied,
+    /// As `Blocked`, but something was taken since the socket was found full: a sign of life too.
+    Progress,
 }
 
 impl Default for Stage {
@@ -365,9 +371,10 @@ impl Outbox {
         now: u64,
     ) -> io::Result<Flushed> {
         let kind = kind.into();
-        if self.flush(stage, out, now)? == Flushed::Blocked {
+        let flushed = self.flush(stage, out, now)?;
+        if self.is_blocked() {
             self.push_frame(stage, kind, payload);
-            return Ok(Flushed::Blocked);
+            return Ok(flushed);
         }
         let header = encode_header(kind, payload.len());
         let written = offer(out, &[IoSlice::new(&header), IoSlice::new(payload)])?;
@@ -444,13 +451,14 @@ impl Outbox {
         compress: Option<&mut Compress<'_>>,
     ) -> io::Result<Flushed> {
         let Self::Queued(queue) = self else { return Ok(Flushed::All) };
-        if queue.flush(out, now, compress, &mut stage.written)? == Flushed::Blocked {
-            return Ok(Flushed::Blocked);
+        let flushed = queue.flush(out, now, compress, &mut stage.written)?;
+        if queue.is_blocked() {
+            return Ok(flushed);
         }
         if let Self::Queued(queue) = std::mem::take(self) {
             stage.recycle(queue);
         }
-        Ok(Flushed::All)
+        Ok(flushed)
     }
 
     /// Forgets every frame of which the peer has received nothing.
@@ -752,9 +760,17 @@ mod tests {
                         *pair = Pair::new(&mut random);
                     }
                     _ => {
+                        let (was_blocked, received) = before[at];
                         let flushed = pair.outbox.flush(&mut stage, &mut pair.wire, now).unwrap();
-                        assert_eq!(flushed == Flushed::All, pair.outbox.is_empty());
-                        assert_eq!(flushed == Flushed::Blocked, pair.outbox.is_blocked());
+                        let is_life = was_blocked && pair.wire.received.len() > received;
+                        let expected = match (pair.outbox.is_empty(), is_life) {
+                            (true, false) => Flushed::All,
+                            (true, true) => Flushed::Emptied,
+                            (false, false) => Flushed::Blocked,
+                            (false, true) => Flushed::Progress,
+                        };
+                        assert_eq!(flushed, expected);
+                        assert_ne!(pair.outbox.is_empty(), pair.outbox.is_blocked());
                     }
                 }
                 for (pair, (was_blocked, received)) in pairs.iter_mut().zip(before) {
@@ -771,7 +787,9 @@ mod tests {
             // In the end everything arrives.
             for pair in &mut pairs {
                 pair.wire.most = usize::MAX;
-                while pair.outbox.flush(&mut stage, &mut pair.wire, 0).unwrap() == Flushed::Blocked {}
+                while !pair.outbox.is_empty() {
+                    pair.outbox.flush(&mut stage, &mut pair.wire, 0).unwrap();
+                }
                 pair.check(false, false, 0);
                 assert!(pair.head.is_empty() && pair.frames.is_empty() && pair.controls.is_empty());
                 assert!(pair.wire.received.is_empty());
@@ -793,7 +811,7 @@ mod tests {
         outbox.push_control(&mut stage, Opcode::Ping, b"p");
         outbox.push_control(&mut stage, Opcode::Pong, b"b");
         let mut out = Vec::new();
-        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::All);
+        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::Emptied);
         assert_eq!(out, b"ne\x89\x01p\x8A\x01b\x81\x03two");
     }
 
@@ -832,7 +850,7 @@ mod tests {
         let Outbox::Queued(queue) = &outbox else { panic!("it is blocked") };
         assert!(queue.waiting.len() <= 1024 * 1024 / STAGE_SHARE + 1, "{} pieces", queue.waiting.len());
         let mut out = Vec::new();
-        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::All);
+        assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::Emptied);
         assert!(out[2..].chunks(6).all(|frames| b"\x81\x01y\x81\x01x".starts_with(frames)));
     }
 

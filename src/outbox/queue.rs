@@ -211,6 +211,8 @@ impl Queue {
         mut compress: Option<&mut Compress<'_>>,
         bytes_out: &mut u64,
     ) -> io::Result<Flushed> {
+        let was_blocked = self.blocked;
+        let mut progress = false;
         while self.bytes > 0 {
             if let Some(compress) = &mut compress
                 && self.under_way.is_empty()
@@ -223,14 +225,15 @@ impl Queue {
             if written > 0 {
                 self.consume(written);
                 self.progress_at = now;
+                progress = was_blocked;
             }
             if written < offered {
                 self.block(now);
-                return Ok(Flushed::Blocked);
+                return Ok(if progress { Flushed::Progress } else { Flushed::Blocked });
             }
         }
         self.blocked = false;
-        Ok(Flushed::All)
+        Ok(if progress { Flushed::Emptied } else { Flushed::All })
     }
 
     /// Takes `written` bytes off the front, in the order in which `offer` showed them.
@@ -498,10 +501,15 @@ mod tests {
                         let flushed = queue.flush(&mut wire, step, None, &mut 0).unwrap();
                         model.write(room);
                         assert_eq!(wire.received.len() - before, room.min(wire.received.len() - before));
-                        assert_eq!(flushed == Flushed::All, model.bytes() == 0);
-                        if flushed == Flushed::All {
-                            queue.block(step);
-                        }
+                        assert_eq!(queue.is_blocked(), model.bytes() > 0);
+                        let expected = match (model.bytes() > 0, wire.received.len() > before) {
+                            (false, false) => Flushed::All,
+                            (false, true) => Flushed::Emptied,
+                            (true, false) => Flushed::Blocked,
+                            (true, true) => Flushed::Progress,
+                        };
+                        assert_eq!(flushed, expected);
+                        queue.block(step);
                     }
                 }
                 assert_eq!((queue.bytes(), queue.held()), (model.bytes(), model.held()));
@@ -528,7 +536,7 @@ mod tests {
         assert_eq!(queue.drop_oldest(2, None), 0, "more than that cannot be dropped");
         assert_eq!(queue.drop_oldest(6, None), 10);
         let mut wire = Wire { room: 100, ..Wire::default() };
-        assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::All);
+        assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::Emptied);
         assert_eq!(wire.received, b"\x89\x012\x8a\x011");
     }
 }

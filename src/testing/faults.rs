@@ -19,6 +19,7 @@ pub struct Faults {
     pub(super) interrupted: bool,
     pub(super) would_block: bool,
     pub(super) window: usize,
+    pub(super) reads_per_second: Option<u32>,
     pub(super) end_after_sending: Option<(usize, End)>,
     pub(super) reset_after_receiving: Option<usize>,
 }
@@ -32,6 +33,7 @@ impl Faults {
             interrupted: false,
             would_block: false,
             window: 256 * 1024,
+            reads_per_second: None,
             end_after_sending: None,
             reset_after_receiving: None,
         }
@@ -70,6 +72,16 @@ impl Faults {
     /// 256 KiB. With 0 the peer never gets anything.
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
+        self
+    }
+
+    /// The peer reads this number of bytes in each second that the harness [advances](super::Harness::advance),
+    /// once its upgrade was answered. The kernel holds back what it has taken and the peer has not read,
+    /// up to the [window](Self::window), and a full socket is writable again when less than half of
+    /// that is left, as with `TCP_NOTSENT_LOWAT` on Linux. [`Harness::resume_reading`](super::Harness::resume_reading)
+    /// ends it.
+    pub fn reads_per_second(mut self, bytes: u32) -> Self {
+        self.reads_per_second = Some(bytes);
         self
     }
 

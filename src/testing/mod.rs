@@ -84,6 +84,8 @@ use expect::Panics;
 use peer::Peer;
 use wire::End;
 
+/// A client that reads at a rate does it at least this often.
+const READ_EVERY: Duration = Duration::from_millis(50);
 /// Turns without a rest, at most.
 const MOST_TURNS: u32 = 10_000_000;
 
@@ -193,9 +195,10 @@ impl<S> Harness<S> {
         let index = self.peers.len();
         let port = 1024 + (index % 60_000) as u16;
         let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
+        let rate = faults.reads_per_second;
         let (wire, far) = wire::pair(faults);
         let token = self.server.take_in(wire, peer)?;
-        self.peers.push(Peer::new(far, name));
+        self.peers.push(Peer::new(far, name, rate));
         self.going_on.push((index, token));
         Some(Client(index))
     }
@@ -375,8 +378,14 @@ impl<S> Harness<S> {
         self.settle();
         let mut rest = by;
         while !rest.is_zero() {
-            let step = self.server.next_timeout().map_or(rest, |until| until.min(rest));
+            let mut step = self.server.next_timeout().map_or(rest, |until| until.min(rest));
+            if self.going_on.iter().any(|&(index, _)| self.peers[index].reads_at_a_rate()) {
+                step = step.min(READ_EVERY);
+            }
             self.server.advance_clock(step);
+            for &(index, _) in &self.going_on {
+                self.peers[index].wait(step);
+            }
             rest -= step;
             self.settle();
         }

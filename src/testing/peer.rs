@@ -3,6 +3,7 @@
 //! It knows the protocol in the client's role. It knows no server and no clock.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::Answer;
 use super::wire::{End, FarEnd};
@@ -155,6 +156,10 @@ pub(super) struct Peer {
     pub(super) bytes: Vec<u8>,
     /// How many bytes it reads; the most means all.
     pub(super) allowance: usize,
+    /// Bytes that it reads in each second from its upgrade on, if it is held to that.
+    rate: Option<u32>,
+    /// Millionths of a byte that it may read already.
+    carry: u128,
     /// What a failed test calls it.
     pub(super) name: String,
     speaks: Speaks,
@@ -188,14 +193,38 @@ struct WebSocket {
 
 impl Peer {
     /// A client that speaks bytes.
-    pub(super) fn new(far: FarEnd, name: String) -> Self {
-        let (received, bytes) = (Vec::new(), Vec::new());
-        Self { far, received, bytes, allowance: usize::MAX, name, speaks: Speaks::Bytes, ended: false }
+    pub(super) fn new(far: FarEnd, name: String, rate: Option<u32>) -> Self {
+        Self {
+            far,
+            received: Vec::new(),
+            bytes: Vec::new(),
+            allowance: if rate.is_some() { 0 } else { usize::MAX },
+            rate,
+            carry: 0,
+            name,
+            speaks: Speaks::Bytes,
+            ended: false,
+        }
+    }
+
+    /// Whether it reads as time goes on.
+    pub(super) fn reads_at_a_rate(&self) -> bool {
+        self.rate.is_some() && self.allowance != usize::MAX && !self.ended
+    }
+
+    /// Time goes on, and it may read more.
+    pub(super) fn wait(&mut self, time: Duration) {
+        if let Some(rate) = self.rate.filter(|_| self.reads_at_a_rate()) {
+            self.carry += u128::from(rate) * time.as_micros();
+            self.allowance = self.allowance.saturating_add((self.carry / 1_000_000) as usize);
+            self.carry %= 1_000_000;
+        }
     }
 
     /// From here on it waits for the answer to an upgrade request, and speaks WebSocket when that is a 101.
     pub(super) fn ask(&mut self, answers: bool) {
         self.speaks = Speaks::Http { answers };
+        self.allowance = usize::MAX;
     }
 
     /// The response that it got.
@@ -218,6 +247,9 @@ impl Peer {
         let Some(mut answer) = Answer::parse(&self.bytes).filter(|answer| answer.status == 101) else { return false };
         self.bytes.clear();
         *bytes = std::mem::take(&mut answer.body);
+        if self.rate.is_some() {
+            self.allowance = 0;
+        }
         let rules = Rules::default().role(Role::Client).max_message(usize::MAX).compression(true);
         let decoder = Decoder::new();
         self.speaks =

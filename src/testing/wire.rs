@@ -165,7 +165,11 @@ impl FarEnd {
         let len = most.min(pipe.to_peer.len());
         let rest = pipe.to_peer.split_off(len);
         let bytes = std::mem::replace(&mut pipe.to_peer, rest);
-        if pipe.full && pipe.to_peer.len() < pipe.faults.window {
+        let unread = match pipe.faults.reads_per_second {
+            Some(_) => 2 * pipe.to_peer.len(),
+            None => pipe.to_peer.len(),
+        };
+        if pipe.full && unread < pipe.faults.window {
             pipe.full = false;
             pipe.writable = true;
         }

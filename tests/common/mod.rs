@@ -57,6 +57,7 @@ pub struct Entry {
     pub code: Option<u16>,
     pub reason: String,
     pub clean: bool,
+    pub bytes_dropped: usize,
 }
 
 /// The state of most test servers: who is there, and what happened.
@@ -179,6 +180,7 @@ fn write_down(diary: &mut Diary, ep: &mut EventPayload<'_, Diary>) {
         code: ep.code.map(Into::into),
         reason: ep.reason.to_owned(),
         clean: ep.clean,
+        bytes_dropped: ep.bytes_dropped,
     });
 }
 
