@@ -16,8 +16,12 @@ use crate::connection::Transport;
 #[cfg(feature = "testing")]
 use crate::testing::wire::Wire;
 
-/// Whether a short write to a TCP socket says by itself that it is full and that an event follows (epoll(7), question 9). Elsewhere the
-/// event may come only after a write that would block.
+/// Whether a short write to a TCP socket says by itself that it is full and that an event follows
+/// (epoll(7), question 9). Elsewhere the event may come only after a write that would block.
+///
+/// With `TCP_NOTSENT_LOWAT` (see `listen`) a socket is full when that number of bytes is unsent, and the
+/// event says that less than half of it is. A test over TCP holds that a short write is still
+/// followed by it.
 const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// What carries a connection's bytes.

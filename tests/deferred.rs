@@ -297,3 +297,19 @@ fn an_answer_to_a_server_that_is_gone_is_an_error() {
     drop(test);
     assert_eq!(for_ann.accept(|_| {}), Err(AnswerError::Gone));
 }
+
+#[test]
+fn an_answer_to_a_question_that_was_asked_anew_is_ignored() {
+    let mut server = Server::builder().build(Desk::default()).unwrap();
+    server.route("/:name", |_, _| {}).unwrap();
+    server.filter(|desk, sockets, incoming| {
+        // It is sent while its request waits, and arrives when another answer is awaited.
+        sockets.defer(incoming).reject(Response::text("too early").with_status(418)).unwrap();
+        desk.waiting.push(sockets.defer(incoming));
+        Ok(())
+    });
+    let mut test = Harness::new(server);
+    let (ann, deferred) = ask(&mut test, "/ann");
+    deferred.accept(|_| {}).unwrap();
+    assert_eq!(status(&mut test, ann), 101);
+}

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Raw, TEXT, connect, enter, frame, memory_server_with, server, server_with};
+use common::{Client, PATIENCE, Raw, TEXT, connect, enter, frame, memory_server_with, server, server_with, turn_until};
 use ikisocket::mio::unix::SourceFd;
 use ikisocket::mio::{Events, Interest, Poll, Token};
 use ikisocket::testing::Harness;
@@ -213,4 +213,16 @@ fn a_loop_that_spins_serves_its_clients_and_ends_with_a_shutdown() {
     assert_eq!(server.run_spinning().unwrap().remained, 0);
     drop(server);
     assert_eq!(client.join().unwrap(), (true, true));
+}
+
+/// A loop that sees edges alone would not come back by itself for those that were not taken.
+#[test]
+fn a_turn_that_took_all_the_events_it_has_room_for_is_followed_by_one_at_once() {
+    let mut server = server_with(Server::builder().work_per_turn(4));
+    server.route("/:name", enter).unwrap();
+    let mut clients: Vec<_> = (0..4).map(|number| Client::connect(&mut server, &format!("/{number}"))).collect();
+    turn_until(&mut server, |server| server.next_timeout() != Some(Duration::ZERO));
+    clients.iter_mut().for_each(|client| client.send("x"));
+    assert_eq!(server.poll(Some(PATIENCE)).unwrap().messages, 4);
+    assert_eq!(server.next_timeout(), Some(Duration::ZERO));
 }

@@ -4,9 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Diary, enter, memory_server_with};
+use common::{Diary, enter, memory_server_with, with_socket};
 use ikisocket::protocol::{FrameHeader, Opcode};
-use ikisocket::testing::{Client, Harness, Received, Upgrade};
+use ikisocket::testing::{Client, Faults, Harness, Received, Upgrade};
 use ikisocket::{Error, Server};
 
 const PING_AFTER: Duration = Duration::from_secs(25);
@@ -113,4 +113,53 @@ fn without_a_ping_timeout_nobody_is_pinged_or_given_up() {
     test.expect_nothing(ann);
     assert_eq!(test.server().next_timeout(), None);
     assert_eq!(test.state().events("ann"), ["connect"]);
+}
+
+#[test]
+fn a_peer_whose_input_did_not_fit_into_the_turn_is_read_before_it_is_declared_dead() {
+    let mut server = memory_server_with(Server::builder().work_per_turn(2));
+    server.route("/:name", enter).unwrap();
+    let mut test = Harness::by_hand(server);
+    let ann = mute(&mut test, "/ann");
+    let bob = mute(&mut test, "/bob");
+    test.advance(PING_AFTER);
+    test.send(ann, "uses up");
+    test.send(ann, "the turn");
+    test.send(bob, "in time");
+    test.skip(DEAD_AFTER);
+    test.turn();
+    assert_eq!(test.state().events("bob"), ["connect", "message"]);
+}
+
+#[test]
+fn after_an_answered_ping_the_next_is_due_in_time_however_long_an_answer_may_take() {
+    let mut server = memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));
+    server.route("/:name", enter).unwrap();
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    for _ in 0..3 {
+        test.advance(PING_AFTER);
+        test.expect(ann, pinged());
+    }
+}
+
+#[test]
+fn after_progress_has_ended_a_ping_the_next_is_due_in_time() {
+    for reads in [60 * 1024, usize::MAX] {
+        let settings = Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER);
+        let mut server = memory_server_with(settings.stall_timeout(Duration::MAX));
+        server.route("/:name", enter).unwrap();
+        let mut test = Harness::new(server);
+        let faults = Faults::none().window(64 * 1024);
+        let ann = test.connect(Upgrade::to("/ann").faults(faults).unresponsive()).unwrap();
+        test.stop_reading(ann);
+        with_socket(test.server(), "ann", |kws| (0..20).for_each(|_| _ = kws.emit(vec![0; 10_000])));
+        test.advance(PING_AFTER);
+        test.read_more(ann, reads);
+        test.settle();
+        test.advance(PING_AFTER);
+        test.resume_reading(ann);
+        let pings = test.received(ann).iter().filter(|each| matches!(each, Received::Ping(_))).count();
+        assert_eq!(pings, 2);
+    }
 }

@@ -573,4 +573,34 @@ mod tests {
         assert_eq!(far.receive(usize::MAX).0.len(), 2000 * 2 * (10_000 + 4));
         assert!(stuck.receive(usize::MAX).0.is_empty());
     }
+
+    #[test]
+    fn a_socket_that_has_room_again_is_asked_before_its_connection_is_given_up() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 0);
+        for _ in 0..5 {
+            assert_ne!(hub.emit(token, Opcode::Binary, &[0; 190], &How::USUAL), Emitted::Refused(EmitError::Full));
+            hub.flush_dirty();
+        }
+        far.make_room(usize::MAX); // and the event that says so is not handled yet
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 190], &How::USUAL), Emitted::Queued);
+        assert!(hub.is_open(token));
+    }
+
+    #[test]
+    fn a_connection_inherits_no_count_of_dropped_messages_with_its_slot() {
+        let mut hub = hub();
+        let (token, _) = open(&mut hub, 0);
+        hub.get_mut(token).unwrap().slow_reader = SlowReader::DropNewest;
+        for _ in 0..10 {
+            hub.emit(token, Opcode::Binary, &[0; 500], &How::USUAL);
+            hub.flush_dirty();
+        }
+        assert!(hub.dropped_of(token).newest > 0);
+        hub.abort(token);
+        hub.reap();
+        let (next, _) = open(&mut hub, 0);
+        assert_eq!(next.index, token.index);
+        assert_eq!(hub.dropped_of(next), Dropped::default());
+    }
 }

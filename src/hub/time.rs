@@ -143,6 +143,7 @@ mod tests {
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
     use crate::outgoing::{How, Outgoing};
+    use crate::protocol::CloseCode;
     use crate::testing::wire::End;
 
     #[test]
@@ -251,5 +252,25 @@ mod tests {
         assert_eq!(hub.pop_due(&mut 10), None);
         hub.now = last;
         assert_eq!(hub.pop_due(&mut 10), Some((token, Due::Close)));
+    }
+
+    #[test]
+    fn an_end_is_a_reset_where_the_peer_may_lack_something_and_a_fin_where_not() {
+        for (room, end) in [(10, End::Reset), (150, End::Fin)] {
+            let mut hub = hub();
+            let (token, far) = open(&mut hub, room);
+            hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            // A reader that takes a byte now and then does not stall, and is cut off all the same.
+            while hub.pop_due(&mut 1).is_none() {
+                hub.now = hub.next_deadline().unwrap();
+            }
+            hub.expire(token, Due::Close);
+            hub.reap();
+            assert_eq!(far.receive(usize::MAX).0.len(), room.min(102 + 4));
+            assert_eq!(far.server_end(), Some(end), "room for {room} bytes");
+            assert_eq!(hub.stats.cut_short, 1);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Peers that read slowly or not at all: nothing is lost, doubled or cut, and nobody else waits.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ikisocket::{EmitError, Emitted, Event, Server, Socket};
 use socket2::SockRef;
@@ -143,6 +143,65 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
 }
 
 /// A server whose connections have small buffers, and one that does not read.
+/// What the outbox relies on: without such an event what waits would never be offered again.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_short_write_is_followed_by_an_event_at_any_unsent_limit() {
+    use mio::net::{TcpListener, TcpStream};
+    use mio::{Events, Interest, Poll, Token};
+    use std::io::{ErrorKind, Read, Write};
+
+    let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut poll = Poll::new().unwrap();
+    let mut events = Events::with_capacity(8);
+    let mut random = Random(0x0E70);
+    for lowat in [4 * KIB, 32 * KIB, 128 * KIB, 1024 * KIB] {
+        SockRef::from(&listener).set_tcp_notsent_lowat(lowat as u32).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = accept(&listener);
+        assert_eq!(SockRef::from(&server).tcp_notsent_lowat().unwrap(), lowat as u32, "it is inherited");
+        poll.registry().register(&mut server, Token(0), Interest::WRITABLE).unwrap();
+        let (chunk, mut buffer) = (vec![0; 256 * KIB], vec![0; 64 * KIB]);
+        for _ in 0..200 {
+            // Edge-triggered events before the short write say nothing about it.
+            poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            loop {
+                let len = 1 + random.below(chunk.len());
+                match server.write(&chunk[..len]) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    written => {
+                        if written.unwrap() < len {
+                            break;
+                        }
+                    }
+                }
+            }
+            let most = if random.below(4) == 0 { 1 + random.below(2000) } else { buffer.len() };
+            let patience = Instant::now() + PATIENCE;
+            loop {
+                match peer.read(&mut buffer[..most]) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    read => assert!(read.unwrap() > 0),
+                }
+                poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+                if events.iter().any(|event| event.is_writable()) {
+                    break;
+                }
+                assert!(Instant::now() < patience, "a limit of {lowat}: the event is lost");
+            }
+        }
+    }
+
+    fn accept(listener: &TcpListener) -> (TcpStream, std::net::SocketAddr) {
+        loop {
+            match listener.accept() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                accepted => return accepted.unwrap(),
+            }
+        }
+    }
+}
+
 fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
     let mut server = server(settings);
     server
