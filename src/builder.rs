@@ -101,13 +101,17 @@ impl Builder {
         self
     }
 
-    /// A ping goes out after this time without any byte from the peer. Default: 25 s. [`Duration::MAX`]: never.
+    /// A ping goes out after this time without a sign of life: no byte came from the peer, and its
+    /// socket, if it was full, took none. Default: 25 s. [`Duration::MAX`]: never.
     pub fn ping_after(mut self, silence: Duration) -> Self {
         self.ping_after = silence;
         self
     }
 
-    /// A peer from which nothing was heard (data counts) for this time after a ping is disconnected. Default: 20 s.
+    /// A peer that gives no sign of life for this time after a ping is disconnected with
+    /// [`Error::Silent`](crate::Error::Silent). Any byte from it counts, and any byte that its socket takes
+    /// after it was full, because the ping may wait behind what a slow reader has not read yet. What a
+    /// socket takes at once does not count: the kernel of a vanished host takes it too. Default: 20 s.
     pub fn dead_after(mut self, silence: Duration) -> Self {
         self.dead_after = silence;
         self
@@ -172,7 +176,9 @@ impl Builder {
         self
     }
 
-    /// The most that may wait for one connection's socket, in bytes, frame headers included. A connection for which more
+    /// The most that may wait for one connection's socket, in bytes, frame headers included. It is
+    /// what the peer may be behind: the kernel holds only [`notsent_lowat`](Self::notsent_lowat) more, and
+    /// what is in flight. So it must hold the largest burst that a slow reader is to get. A connection for which more
     /// would wait, after its socket was offered what there is, is disconnected with
     /// [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is refused as such. (A message of
     /// exactly this length may wait alone, its header beside it.) Default: 1 MiB, at least 1 KiB.

@@ -49,7 +49,7 @@
 //!     server.poll(Some(Duration::from_millis(1)))?;    // listeners run in here
 //!     let (ticks, mut sockets) = server.lend();        // the rest of the time everything is yours
 //!     *ticks += 1;
-//!     sockets.broadcast(format!("tick {ticks}"));      // on the wire when the next poll begins, or at flush()
+//!     sockets.broadcast(format!("tick {ticks}"));      // written when the next poll begins, or at flush()
 //! }
 //! # #[allow(unreachable_code)]
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -256,8 +256,13 @@
 //!   panic) is told when the outermost callback has returned, in order. A broadcast never runs your code half-way.
 //! - **`disconnect` is last.** It comes exactly once for each connection whose route callback ran, and nothing comes after it. In
 //!   it, the uuid, attributes and request still answer.
-//! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was emitted before it. Between an
-//!   emit and the wire nothing is reordered; only pings and pongs may pass messages that wait.
+//! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was
+//!   emitted before it, and a peer that reads at [`Builder::closing_rate`] gets all of it. The exceptions are
+//!   a full outbox (see [`SlowReader`]), [`Socket::abort`], a shutdown's deadline, and a connection that
+//!   fails. Nothing is reordered between an emit and the socket; only pings and pongs may pass messages
+//!   that wait.
+//! - **No connection stays.** When a connection stops being open, or a response is queued, its end is
+//!   fixed. Nothing that the peer does moves it.
 //! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in memory, up to
 //!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and
 //!   nobody else notices.
@@ -275,7 +280,7 @@
 //! [`Socket::set_slow_reader`] say what happens then: the connection is given up (the default), the new message is refused, or the oldest are
 //! dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with any verb: a waiting message with the same key is
 //! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys. What the
-//! system's buffers hold comes before: see there.
+//! kernel and the peer's receive buffer hold comes before: see [`Builder::notsent_lowat`].
 //! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
 //! are told at high and low water; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
 //! was not sent, [`Sockets::dropped`] for all.
@@ -294,6 +299,31 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A peer is alive while bytes come from it, and while its socket takes bytes after it was full. It is
+//! dead after 20 s ([`Builder::dead_after`]) in which no byte came from the peer and a blocked socket took
+//! none; those begin with a ping, which goes out after 25 s of the same ([`Builder::ping_after`]). A peer
+//! that takes nothing at all while something waits has 30 s ([`Builder::stall_timeout`]).
+//!
+//! # Closing
+//!
+//! A close takes its time, because what the kernel has taken is not what the peer has read. From
+//! [`Socket::close`], a failure or a response on, a connection has an absolute end: the close timeout of 5 s,
+//! and the time that what waits for it takes at 32 KiB per second ([`Builder::closing_rate`]). If its socket was
+//! ever full, the 256 KiB count too that the kernel and the peer's receive buffer may hold. So:
+//!
+//! | the peer | its connection |
+//! |---|---|
+//! | reads at the closing rate or faster | gets everything, the close frame too, and answers: `disconnect` is clean |
+//! | has nothing waiting and does not answer | ends after 5 s |
+//! | takes nothing of what waits | ends after 30 s, with [`Error::Stalled`], or at its end if that comes first |
+//! | reads more slowly, with a full outbox of 1 MiB | is reset after 45 s; `disconnect` carries [`bytes_dropped`](EventPayload::bytes_dropped) |
+//! | answers at the last moment and sends no FIN | is closed at most 5 s later |
+//! | goes on sending | is read and ignored meanwhile, after all open connections and in an eighth of a turn's work |
+//!
+//! The last row lets a client that is still sending learn why it was closed: a reset would overtake the
+//! close frame or the response (RFC 6455 §7.1.1, RFC 9112 §9.6). [`Stats`] shows `closing` and `draining`
+//! connections, and counts those that were [`cut_short`](Stats::cut_short).
 //!
 //! # Compression
 //!
