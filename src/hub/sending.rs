@@ -404,31 +404,36 @@ impl<T: Transport> Hub<T> {
 
     /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
     pub(crate) fn flush(&mut self, token: Token) {
-        let Some(connection) = alive(&mut self.connections, token) else { return };
-        let waited = !connection.outbox.is_empty();
-        let is_open = connection.is_open();
-        // The first offer since it stopped being open: the loop may have been turned late until here.
-        if !is_open && waited && !connection.outbox.is_blocked() {
-            connection.begin_end(&self.limits, self.now);
+        let Some(connection) = named(&mut self.connections, token) else { return };
+        if !connection.is_open() {
+            return self.flush_ending(token);
         }
         let result = connection.flush(&mut self.stage, &self.limits, self.now);
-        if connection.pressed && is_open && connection.outbox.waiting() <= self.limits.low_water {
+        if connection.pressed && connection.outbox.waiting() <= self.limits.low_water {
             connection.pressed = false;
             self.records.push_back((token, Record::Relief));
         }
         match result {
-            Ok(Flushed::All) => {
-                if !is_open {
-                    self.flushed(token, waited);
-                }
-            }
-            Ok(Flushed::Emptied) => {
-                // An unanswered ping was ended, and the next may be due sooner than what was entered.
-                self.arm(token.index);
-                self.flushed(token, waited);
-            }
-            Ok(_) if is_open => self.pressed(token),
-            Ok(_) => self.arm(token.index),
+            Ok(Flushed::All) => {}
+            // If that has ended an unanswered ping, the next may be due sooner than what was entered.
+            Ok(Flushed::Emptied) => self.arm(token.index),
+            Ok(Flushed::Blocked | Flushed::Progress) => self.pressed(token),
+            Err(error) => self.socket_failed(token, &error),
+        }
+    }
+
+    /// The same for a connection that is not open any more.
+    #[inline(never)]
+    fn flush_ending(&mut self, token: Token) {
+        let Some(connection) = alive(&mut self.connections, token) else { return };
+        let waited = !connection.outbox.is_empty();
+        // The first offer since it stopped being open: the loop may have been turned late until here.
+        if waited && !connection.outbox.is_blocked() {
+            connection.begin_end(&self.limits, self.now);
+        }
+        match connection.flush(&mut self.stage, &self.limits, self.now) {
+            Ok(Flushed::All | Flushed::Emptied) => self.flushed(token, waited),
+            Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),
         }
     }
