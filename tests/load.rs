@@ -1,8 +1,10 @@
 //! The load tool, as a user runs it: the built program against the echo example, and against servers that do something wrong.
 //! Every run is short and bounded; no figure is judged for being fast.
 
-use ikisocket::{Event, Message, Server};
+use ikisocket::protocol::{Decoded, Decoder, Opcode, Rules, encode_frame};
+use ikisocket::{Event, Message, Server, Uuid};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -91,6 +93,84 @@ fn bad_server() -> (SocketAddr, Arc<AtomicU64>) {
         server.run().unwrap();
     });
     (receive.recv().unwrap(), received)
+}
+
+/// A server of this process, until the end of the tests.
+fn server_with(set_up: impl FnOnce(&mut Server<Hostile>) + Send + 'static) -> SocketAddr {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        let mut server = Server::bind("127.0.0.1:0", Hostile::default()).unwrap();
+        set_up(&mut server);
+        send.send(server.local_addr().unwrap()).unwrap();
+        server.run().unwrap();
+    });
+    receive.recv().unwrap()
+}
+
+/// What hostile routes remember.
+#[derive(Default)]
+struct Hostile {
+    /// Messages of each connection.
+    seen: HashMap<Uuid, u64>,
+    /// A message that is held back.
+    held: HashMap<Uuid, Vec<u8>>,
+}
+
+impl Hostile {
+    /// How many messages this connection has sent, this one included.
+    fn count(&mut self, connection: Uuid) -> u64 {
+        let seen = self.seen.entry(connection).or_default();
+        *seen += 1;
+        *seen
+    }
+}
+
+/// Routes that answer, but not with an echo.
+fn wrong_echoes() -> SocketAddr {
+    server_with(|server| {
+        server.route("/short", |_, _| {}).unwrap().on(Event::Message, |_, ep| {
+            ep.kws.emit(Message::from(ep.data[..ep.data.len() - 1].to_vec()));
+        });
+        server.route("/fixed", |_, _| {}).unwrap().on(Event::Message, |_, ep| {
+            ep.kws.emit(Message::from(b"twenty bytes of mine".to_vec()));
+        });
+        server.route("/text", |_, _| {}).unwrap().on(Event::Message, |_, ep| {
+            ep.kws.emit_text(String::from_utf8_lossy(&ep.data));
+        });
+        server.route("/first-is-wrong", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| {
+            match hostile.count(ep.socket_uuid) {
+                1 => ep.kws.emit(Message::from(vec![0; ep.data.len()])),
+                _ => ep.kws.emit(ep.data),
+            };
+        });
+        server.route("/swaps", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| {
+            match hostile.held.remove(&ep.socket_uuid) {
+                None => drop(hostile.held.insert(ep.socket_uuid, ep.data.to_vec())),
+                Some(held) => {
+                    ep.kws.emit(ep.data);
+                    ep.kws.emit(Message::from(held));
+                }
+            }
+        });
+        // To all, though each asked for an echo of its own.
+        server.route("/to-all", |_, _| {}).unwrap().on(Event::Message, |_, ep| {
+            ep.kws.broadcast_all(ep.data);
+        });
+    })
+}
+
+/// A server that upgrades every connection, and then is as `behaviour` says.
+fn raw_server(behaviour: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let behaviour = Arc::new(behaviour);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let behaviour = behaviour.clone();
+            thread::spawn(move || if upgrade(&mut stream, &[])? { behaviour(stream) } else { Ok(()) });
+        }
+    });
+    address
 }
 
 fn load(args: &str) -> Command {
@@ -265,15 +345,316 @@ fn a_slow_reader_is_one_more_connection_that_stops() {
 }
 
 #[test]
-fn a_search_that_finds_nothing_does_not_hold() {
+fn a_search_that_fails_by_its_own_lag_says_so_in_its_exit_status() {
     let server = EchoServer::start();
     let url = server.url("/echo");
-    let output = run(&format!("search {url} --connections 2 --p99 1us --step 0.02 --rate 4 --warm-up 0 --json -"));
+    // No program sends each message within 50 ns, and no step may have less than 100 messages.
+    let output = run(&format!("search {url} --connections 2 --p99 0.1us --step 0.05 --rate 8000 --json -"));
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    let rates: Vec<f64> = steps.iter().map(|step| number(&step["rate"])).collect();
+    assert_eq!(rates, [8000.0, 8000.0, 4000.0, 4000.0, 2000.0, 2000.0], "each rate has a second chance");
+    assert!(steps.iter().all(|step| number(&step["samples"]) >= 100.0), "{steps:#?}");
+    assert_eq!((&report["holds"], &report["highest_rate"]), (&false.into(), &Value::Null));
+    assert_eq!(report["tool_was_the_limit"], true);
+}
+
+#[test]
+fn a_search_judges_no_rate_by_fewer_messages_than_a_percentile_needs() {
+    let server = EchoServer::start();
+    let url = server.url("/echo");
+    let too_slow = error(&format!("search {url} --rate 4 --step 0.02"));
+    assert!(too_slow.contains("at least 5000") && too_slow.contains("a longer --step"), "{too_slow}");
+    let output = run(&format!("search {url} --connections 2 --p99 1s --step 0.01 --json -"));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["steps"][0]["rate"], 10_000.0, "the first rate is one that the step can judge");
+    let passed = report["steps"].as_array().unwrap().iter().filter(|step| step["passed"] == true);
+    assert!(passed.into_iter().all(|step| number(&step["samples"]) >= 100.0));
+}
+
+#[test]
+fn a_search_ends_where_the_server_breaks() {
+    let (address, _) = bad_server();
+    let output = run(&format!("search ws://{address}/closes --connections 3 --step 0.1 --json -"));
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let rates: Vec<f64> = report["steps"].as_array().unwrap().iter().map(|step| number(&step["rate"])).collect();
-    assert_eq!(rates, [4.0, 4.0, 2.0, 2.0, 1.0, 1.0], "each rate has a second chance");
-    assert_eq!((&report["holds"], &report["highest_rate"]), (&false.into(), &Value::Null));
+    assert_eq!(report["steps"].as_array().unwrap().len(), 1, "it has fewer connections from then on");
+    assert_eq!(report["steps"][0]["verdict"], "broken");
+    let faults = &report["measured"][0]["faults"];
+    assert_eq!(faults[r#"at 1000 messages/s: the server closed the connection with code 4000: "enough""#], 3);
+}
+
+/// All faults of a run that does not hold, wherever they stand.
+fn all_faults(args: &str) -> Vec<String> {
+    let output = run(&format!("{args} --json -"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{args}\n{stderr}\n{stdout}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["holds"], false);
+    let measured = report["measured"].as_array().unwrap().iter();
+    measured.flat_map(|one| one["faults"].as_object().unwrap().keys().cloned()).collect()
+}
+
+fn assert_has(faults: &[String], part: &str) {
+    assert!(faults.iter().any(|fault| fault.contains(part)), "{part:?} is not in {faults:#?}");
+}
+
+const NO_SAMPLE: &str = "measurement without a single sample";
+
+#[test]
+fn a_server_that_closes_every_connection_in_the_warm_up_is_no_success() {
+    let (address, _) = bad_server();
+    let url = format!("ws://{address}/closes");
+    let short = "--connections 2 --warm-up 0.1";
+    for line in [
+        format!("echo {url} {short} --duration 0.1"),
+        format!("echo {url} {short} --duration 0.1 --rate 1000"),
+        format!("broadcast {url} {short} --duration 0.1"),
+        format!("slow-reader {url} {short} --duration 0.3"),
+        format!("churn {url} {short} --duration 0.1"),
+        format!("echo {url} --against {url} {short} --slices 12 --slice 0.01"),
+    ] {
+        let faults = all_faults(&line);
+        assert_has(&faults, NO_SAMPLE);
+        assert_has(&faults, r#"warm-up: the server closed the connection with code 4000: "enough""#);
+    }
+    let text = run(&format!("echo {url} {short} --duration 0.1"));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("  FAULT: 1 × measurement without a single sample"));
+    assert_has(&all_faults(&format!("idle {url} --connections 2 --messages 1 --duration 0.1")), NO_SAMPLE);
+}
+
+#[test]
+fn a_server_whose_connections_die_in_the_warm_up_is_no_success() {
+    // It ends a connection that has sent something. The slow reader sends nothing, and is kept.
+    let address = raw_server(|mut stream| stream.read(&mut [0; 4096]).map(drop));
+    for scenario in ["echo", "broadcast", "slow-reader"] {
+        let line = format!("{scenario} ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1");
+        let faults = all_faults(&line);
+        assert_has(&faults, NO_SAMPLE);
+        assert_has(&faults, "warm-up: the server closed the connection without a close frame");
+    }
+    let output = run(&format!("slow-reader ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the slow reader had nothing to read") && !text.contains("still connected"), "{text}");
+}
+
+#[test]
+fn what_goes_wrong_only_in_the_warm_up_counts() {
+    let address = wrong_echoes();
+    let url = format!("ws://{address}/first-is-wrong");
+    let wrong = "messages came back with another payload";
+    for line in [format!("echo {url} --duration 0.1"), format!("echo {url} --against {url} --slices 12 --slice 0.01")] {
+        let faults = all_faults(&format!("{line} --connections 2 --warm-up 0.1"));
+        assert_eq!(faults.into_iter().collect::<std::collections::BTreeSet<_>>(), [format!("warm-up: {wrong}")].into());
+    }
+}
+
+#[test]
+fn an_echo_of_another_length_kind_or_beginning_is_noticed_without_verify() {
+    let address = wrong_echoes();
+    let payload = "messages came back with another payload";
+    let kind = "text messages came back as binary ones, or the other way round";
+    for (path, fault) in [("/short", payload), ("/fixed", payload), ("/text", kind)] {
+        for scenario in ["echo --warm-up 0", "churn --warm-up 0", "idle --messages 2"] {
+            let (name, options) = scenario.split_once(' ').unwrap();
+            let line = format!("{name} ws://{address}{path} {options} --connections 2 --duration 0.1");
+            assert_has(&all_faults(&line), fault);
+        }
+    }
+}
+
+#[test]
+fn every_scenario_with_echoes_verifies_them_if_that_is_asked_for() {
+    let (address, _) = bad_server();
+    for scenario in ["churn --warm-up 0", "idle --messages 2", "echo --warm-up 0"] {
+        let (name, options) = scenario.split_once(' ').unwrap();
+        let line = format!("{name} ws://{address}/wrong {options} --connections 2 --duration 0.1 --verify --size 200");
+        assert_has(&all_faults(&line), "messages came back with another payload");
+    }
+    let swaps = wrong_echoes();
+    let line = format!("echo ws://{swaps}/swaps --in-flight 2 --verify --connections 2 --duration 0.1 --warm-up 0");
+    assert_has(&all_faults(&line), "messages came back with another payload");
+}
+
+#[test]
+fn a_message_that_comes_twice_is_noticed_at_the_end_at_the_latest() {
+    let address = raw_server(repeat_the_last_before_closing);
+    let short = "--connections 1 --duration 0.1 --warm-up 0";
+    for options in ["echo", "echo --rate 500"] {
+        let faults = all_faults(&format!("{} {short}", options.replacen("echo", &format!("echo ws://{address}/"), 1)));
+        assert_eq!(faults, ["at the end: messages came that nobody waited for"]);
+    }
+    let faults = all_faults(&format!("broadcast ws://{address}/ {short}"));
+    assert_eq!(faults, ["at the end: deliveries came twice"]);
+}
+
+/// Echoes, and sends the last message again just before its Close frame.
+fn repeat_the_last_before_closing(mut stream: TcpStream) -> std::io::Result<()> {
+    let (mut decoder, mut buffer, mut last) = (Decoder::new(), [0; 4096], Vec::new());
+    loop {
+        let length = stream.read(&mut buffer)?;
+        let (mut input, mut output) = (&mut buffer[..length], Vec::new());
+        while let Ok(Some(decoded)) = decoder.decode(&mut input, &Rules::default()) {
+            match decoded {
+                Decoded::Message(message) => {
+                    last.clear();
+                    encode_frame(Opcode::Binary, message.as_bytes(), &mut last);
+                    output.extend_from_slice(&last);
+                }
+                Decoded::Close(_) => {
+                    output.extend_from_slice(&last);
+                    encode_frame(Opcode::Close, &[], &mut output);
+                }
+                _ => {}
+            }
+        }
+        stream.write_all(&output)?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn a_server_that_sends_every_message_to_all_is_no_echo() {
+    let address = wrong_echoes();
+    let line = format!("echo ws://{address}/to-all --connections 3 --duration 0.1 --warm-up 0");
+    assert_has(&all_faults(&line), "messages came that nobody waited for");
+}
+
+#[test]
+fn a_broadcast_of_another_length_or_kind_is_noticed_without_verify() {
+    let address = wrong_echoes();
+    let short = "--connections 1 --duration 0.1 --warm-up 0";
+    let line = format!("broadcast ws://{address}/short {short}");
+    assert_has(&all_faults(&line), "messages came back with another payload");
+    let line = format!("broadcast ws://{address}/text {short}");
+    assert_has(&all_faults(&line), "text messages came back as binary ones");
+}
+
+#[test]
+fn connections_that_are_held_must_answer_when_they_are_closed() {
+    // It upgrades, and then reads without an answer.
+    let address = raw_server(|mut stream| {
+        while stream.read(&mut [0; 4096])? > 0 {}
+        Ok(())
+    });
+    let faults = all_faults(&format!("idle ws://{address}/ --connections 3 --duration 0.1"));
+    assert_eq!(faults, ["at the end: connections were still not closed in the end"]);
+}
+
+#[test]
+fn a_server_that_stops_answering_is_no_success() {
+    let address = server_with(|server| {
+        server.route("/", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| {
+            if hostile.count(ep.socket_uuid) <= 5 {
+                ep.kws.emit(ep.data);
+            }
+        });
+    });
+    let faults = all_faults(&format!("echo ws://{address}/ --connections 2 --duration 0.2 --warm-up 0"));
+    assert_eq!(faults, ["messages were not answered"]);
+}
+
+#[test]
+fn a_slow_reader_that_ends_before_it_stops_reading_was_not_measured() {
+    let address = server_with(|server| {
+        server.route("/", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| {
+            let publisher = ep.socket_uuid;
+            ep.kws.emit(ep.data);
+            if hostile.count(publisher) == 1 {
+                ep.kws.sockets().for_each(|socket| {
+                    if socket.uuid() != publisher {
+                        socket.close();
+                    }
+                });
+            }
+        });
+    });
+    let line = format!("slow-reader ws://{address}/ --connections 1 --duration 0.3 --warm-up 0.1");
+    let faults = all_faults(&line);
+    assert_has(&faults, "slow reader ended before it had stopped reading");
+    assert_has(&faults, "the server closed the connection with code 1000");
+}
+
+#[test]
+fn what_a_process_cannot_show_is_said() {
+    let server = EchoServer::start();
+    let url = server.url("/echo");
+    let mut other = TcpStream::connect(&server.address).unwrap();
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let request = format!(
+        "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    );
+    other.write_all(request.as_bytes()).unwrap();
+    assert!(other.read(&mut [0; 1024]).unwrap() > 0, "it is connected");
+    let remarks = |pid: String| {
+        let report = report(&format!("idle {url} --connections 5 --duration 0.1 --pid {pid}"));
+        report["remarks"].to_string()
+    };
+    if cfg!(target_os = "linux") {
+        assert!(remarks(server.pid()).contains("the server had connections of others already (1)"));
+        drop(other);
+        let wrong = remarks(std::process::id().to_string());
+        assert!(wrong.contains("does not listen on port"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_percentile_beyond_the_samples_is_a_dash() {
+    let server = EchoServer::start();
+    let line = format!("echo {} --connections 2 --duration 0.2 --warm-up 0 --rate 1000", server.url("/echo"));
+    let text = String::from_utf8(run(&line).stdout).unwrap();
+    let latency = text.lines().find(|line| line.trim_start().starts_with("latency")).unwrap();
+    assert_eq!(latency.matches('–').count(), 2, "200 have no p99.9 and no p99.99: {latency}");
+    let report = report(&line);
+    let unknown = &report["measured"][0]["latency"]["too_few_samples_for"];
+    assert_eq!(*unknown, serde_json::json!(["p99.9", "p99.99"]));
+}
+
+#[test]
+fn a_refused_upgrade_says_where_it_led() {
+    let server = EchoServer::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    assert!(error(&format!("connect ws://{address}/ws")).contains("HTTP/1.1 302 Found, Location: /login"));
+    assert!(error(&format!("echo {}", server.url("/nowhere"))).contains("HTTP/1.1 404 Not Found, for /nowhere"));
+}
+
+#[test]
+fn the_help_of_a_scenario_is_about_that_scenario() {
+    let (all, idle) = (run("--help"), run("idle --help"));
+    assert_eq!((all.status.code(), idle.status.code()), (Some(0), Some(0)));
+    let (all, idle) = (String::from_utf8(all.stdout).unwrap(), String::from_utf8(idle.stdout).unwrap());
+    assert!(idle.starts_with("load idle URL") && idle.contains("--pid") && !idle.contains("--against"), "{idle}");
+    for help in [all, idle] {
+        let statuses = help.split_once("EXIT STATUS\n").unwrap().1;
+        for status in ["    0  ", "    1  ", "    2  ", "    3  ", "    130  "] {
+            assert!(statuses.contains(status), "{status:?} is not in {statuses}");
+        }
+    }
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn a_server_that_compresses_nothing_is_not_measured_as_one_that_does() {
+    let server = EchoServer::start();
+    let short = "--deflate --connections 2 --duration 0.1 --warm-up 0";
+    let remarks = |size: &str| {
+        let report = report(&format!("echo {} {short} --size {size}", server.url("/echo")));
+        report["measured"][0]["remarks"].to_string()
+    };
+    assert!(remarks("20").contains("COMPRESSED NOTHING"), "20 bytes are not worth it");
+    assert!(!remarks("1k").contains("COMPRESSED NOTHING"));
 }
 
 #[test]
@@ -383,32 +764,55 @@ fn a_protocol_error_is_named() {
 
 /// Upgrades, and sends a frame that does not exist, in one write.
 fn answer_with_opcode_3(mut stream: TcpStream) -> std::io::Result<()> {
+    if upgrade(&mut stream, &[0x83, 0x00])? {
+        return stream.read(&mut [0; 16]).map(drop);
+    }
+    Ok(())
+}
+
+/// Agrees to an upgrade, and sends `more` in the same write. False if nothing was asked for.
+fn upgrade(stream: &mut TcpStream, more: &[u8]) -> std::io::Result<bool> {
     let mut request = [0; 4096];
     let length = stream.read(&mut request)?;
     let request = String::from_utf8_lossy(&request[..length]).into_owned();
     let Some(key) = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")) else {
-        return Ok(()); // It only asked whether anybody listens.
+        return Ok(false); // It only asked whether the port is open.
     };
     let key = ikisocket::handshake::Key::parse(key).expect("a key");
     let mut answer = Vec::new();
     ikisocket::handshake::write_switching_protocols(&key, None, None, &mut answer);
-    answer.extend_from_slice(&[0x83, 0x00]);
+    answer.extend_from_slice(more);
     stream.write_all(&answer)?;
-    stream.read(&mut [0; 16]).map(drop)
+    Ok(true)
 }
 
+/// A run of `echo` that is interrupted as soon as it has sent a message.
 #[cfg(unix)]
-#[test]
-fn an_interrupt_ends_the_run_with_a_report() {
+fn interrupted(options: &str) -> Output {
     let (address, received) = bad_server();
-    let mut command = load(&format!("echo ws://{address}/echo --duration 60 --warm-up 0 --connections 2 --json -"));
-    let process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = load(&format!("echo ws://{address}/echo --connections 2 --json - {options}"));
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while received.load(Ordering::Relaxed) == 0 {
         thread::sleep(Duration::from_millis(5));
     }
     let kill = Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
     assert!(kill.success());
-    let output = process.wait_with_output().unwrap();
+    process.wait_with_output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_in_the_warm_up_leaves_nothing_measured() {
+    let output = interrupted("--duration 60 --warm-up 60");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "load: interrupted before anything was measured\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_run_with_a_report() {
+    let output = interrupted("--duration 60 --warm-up 0");
     assert_eq!(output.status.code(), Some(0));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["interrupted"], true);

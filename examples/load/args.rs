@@ -40,6 +40,10 @@ impl ScenarioName {
         ScenarioName::Search,
     ];
 
+    fn find(name: &str) -> Option<ScenarioName> {
+        ScenarioName::ALL.into_iter().find(|one| one.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             ScenarioName::Echo => "echo",
@@ -71,6 +75,65 @@ impl ScenarioName {
 
     fn can_compare(self) -> bool {
         matches!(self, ScenarioName::Echo | ScenarioName::Broadcast | ScenarioName::Connect | ScenarioName::Churn)
+    }
+
+    /// Whether an option means something here.
+    fn has(self, option: &str) -> bool {
+        use ScenarioName::{Broadcast, Churn, Connect, Echo, Idle, Search, SlowReader};
+        match option {
+            "rate" | "in-flight" => matches!(self, Echo | Search),
+            "publishers" | "at-once" => matches!(self, Broadcast | SlowReader),
+            "messages" => matches!(self, Churn | Idle),
+            "p99" | "step" => self == Search,
+            "ramp-up" => !matches!(self, Connect | Churn),
+            "threads" => !self.is_broadcast(),
+            "verify" | "binary" | "text" | "size" => self != Connect,
+            "duration" => self != Search,
+            "warm-up" => !matches!(self, Search | Idle),
+            "against" | "against-pid" | "against-plain" | "slices" | "slice" | "at-most" => self.can_compare(),
+            _ => true,
+        }
+    }
+
+    /// What it measures, what it counts as wrong, and what to look at.
+    fn about(self) -> &'static str {
+        match self {
+            ScenarioName::Echo => {
+                "A message comes back to its sender. Closed loop: each echo releases the next message. With
+--rate, open loop: messages are sent at their time, whether or not the server keeps up.
+Wrong is: an echo that is missing 2 s after the end, that nothing was sent for, or that differs in
+kind, length or its first 64 bytes (--verify: in any byte, and all messages differ)."
+            }
+            ScenarioName::Broadcast => {
+                "What one connection sends goes to all, the sender included. When all have it, the next one is
+sent. Wrong is: a delivery that is lost, comes twice, out of order, or with another length or kind
+(--verify: with another byte). Messages that this run did not send are only counted."
+            }
+            ScenarioName::Idle => {
+                "Connections are set up and held; pings are answered. With --pid: the server's memory before,
+meanwhile, and after. Start the server anew for that: memory that it has kept from before is in no
+figure. Wrong is: a connection that ends, or that does not answer our Close frame at the end."
+            }
+            ScenarioName::Connect => {
+                "Upgrade storm: connect, upgrade, reset, again, on all --connections at the same time.
+Wrong is: an upgrade that is refused, or not answered."
+            }
+            ScenarioName::Churn => {
+                "Connect, exchange --messages, close, again, on all --connections at the same time. Wrong is:
+a visit that does not end with the server's Close frame, and all that is wrong for echo."
+            }
+            ScenarioName::SlowReader => {
+                "A broadcast in three phases: without a slow reader, with one more connection that has stopped
+reading, and without it again, which shows the noise. What became of the slow reader is a note.
+Wrong is: what is wrong for broadcast, and a slow reader that ends before it has stopped reading."
+            }
+            ScenarioName::Search => {
+                "The highest rate of echoes at which the 99th percentile stays under --p99, to 5 %. A step
+passes with at least 100 messages, all of them echoed, and 95 % of them in its time. A rate that
+fails has a second chance. A step in which the server breaks ends the search, with exit status 1.
+Exit status 3: the rate that is reported is this tool's limit, not the server's."
+            }
+        }
     }
 }
 
@@ -110,7 +173,8 @@ pub struct Options {
 #[derive(Debug)]
 pub enum Command {
     Run(Box<Options>),
-    Help,
+    /// About everything, or about a scenario.
+    Help(Option<ScenarioName>),
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -150,6 +214,7 @@ where
     let (mut text, mut sizes, mut verify, mut spin, mut against_plain) = (false, None, false, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
+    let mut seen: Vec<String> = Vec::new();
 
     while let Some(arg) = parser.next()? {
         let option = match arg {
@@ -157,16 +222,17 @@ where
                 words.push(word.string()?);
                 continue;
             }
-            Short('h') => return Ok(Command::Help),
+            Short('h') => return Ok(help_wanted(words, parser)),
             Short(letter) => return Err(usage(format!("there is no option -{letter}; see --help"))),
+            Long("help") => return Ok(help_wanted(words, parser)),
             Long(option) => option.to_owned(),
         };
+        seen.push(option.clone());
         let mut given = |what: &str| -> Result<Given, ArgsError> {
             let text = parser.value()?.string()?;
             Ok(Given { option: option.clone(), what: what.to_owned(), text })
         };
         match option.as_str() {
-            "help" => return Ok(Command::Help),
             "pid" => pid = Some(given("a process id")?.parse()?),
             "against" => against = Some(Url::parse(&given("a URL")?.text)?),
             "against-pid" => against_pid = Some(given("a process id")?.parse()?),
@@ -204,10 +270,11 @@ where
     let [scenario, url] = &words[..] else {
         return Err(usage("usage: load SCENARIO URL [OPTIONS]; see --help"));
     };
-    let Some(scenario) = ScenarioName::ALL.into_iter().find(|one| one.as_str() == scenario) else {
+    let Some(scenario) = ScenarioName::find(scenario) else {
         let all = ScenarioName::ALL.map(ScenarioName::as_str).join(", ");
         return Err(usage(format!("there is no scenario {scenario:?}; there are: {all}")));
     };
+    check_options(scenario, &seen)?;
     let default_size = if scenario.is_broadcast() { 64 } else { 20 };
     let slices = slices.unwrap_or_else(|| match duration {
         Some(duration) => duration.div_duration_f64(slice).round() as usize / 2 * 2,
@@ -250,6 +317,32 @@ where
     };
     check(&options)?;
     Ok(Command::Run(Box::new(options)))
+}
+
+/// Which help is asked for, from the words before `--help` and behind it.
+fn help_wanted(mut words: Vec<String>, mut parser: lexopt::Parser) -> Command {
+    while let Ok(Some(arg)) = parser.next() {
+        if let lexopt::Arg::Value(word) = arg {
+            words.push(word.to_string_lossy().into_owned());
+        }
+    }
+    Command::Help(words.first().and_then(|word| ScenarioName::find(word)))
+}
+
+/// Refuses options that a scenario would ignore: the report would claim what was not done.
+fn check_options(scenario: ScenarioName, seen: &[String]) -> Result<(), ArgsError> {
+    // These change nothing where they mean nothing, and --against is refused with its own reason.
+    const HARMLESS: [&str; 8] = ["warm-up", "duration", "size", "text", "binary", "threads", "slices", "slice"];
+    for option in seen {
+        let is_compared = option.starts_with("against") || option == "at-most";
+        if !scenario.has(option) && !is_compared && !HARMLESS.contains(&option.as_str()) {
+            let others: Vec<&str> =
+                ScenarioName::ALL.into_iter().filter(|other| other.has(option)).map(ScenarioName::as_str).collect();
+            let name = scenario.as_str();
+            return Err(usage(format!("{name} has no --{option}; these have: {}", others.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 /// As many publishers as a stamp can tell apart.
@@ -315,11 +408,15 @@ fn check(options: &Options) -> Result<(), ArgsError> {
             return Err(usage("--publishers: no more than connections"));
         }
     }
-    if options.ramp_up.is_some() && matches!(scenario, ScenarioName::Connect | ScenarioName::Churn) {
-        return Err(usage(format!("{name} connects as fast as it can: it has no --ramp-up")));
+    if options.verify && scenario == ScenarioName::Idle && options.messages == 0 {
+        return Err(usage("idle has nothing to --verify without --messages"));
     }
-    if options.rate.is_some() && !matches!(scenario, ScenarioName::Echo | ScenarioName::Search) {
-        return Err(usage(format!("{name} has no --rate; echo has")));
+    let lowest = crate::measure::lowest_rate(options.step);
+    if scenario == ScenarioName::Search && options.rate.is_some_and(|rate| rate < lowest) {
+        return Err(usage(format!(
+            "--rate: a --step of {:?} needs a rate of at least {lowest:.0} for its 99th percentile; use a longer --step",
+            options.step
+        )));
     }
     Ok(())
 }
@@ -417,6 +514,7 @@ SCENARIOS
     churn        connect, exchange --messages, close, again
     slow-reader  a broadcast without and with one reader that has stopped reading
     search       the highest rate of echoes at which the 99th percentile stays under --p99
+    SCENARIO --help says more about one of them, and shows only its options
 
 URL              ws://host:port/path
 
@@ -429,7 +527,7 @@ OPTIONS
     --at-once N        broadcast: so many are under way at the same time [1]
     --messages N       churn: messages on each connection [10]; idle: so many, echoed, before it falls silent [0]
     --p99 TIME         search: the limit [1ms]
-    --step TIME        search: how long each rate is tried [1s]
+    --step TIME        search: how long each rate is tried, at least 100 messages long [1s]
     --ramp-up R        at most R new connections per second
     --threads N        threads of this tool [1]
     --spin             never sleep. On one machine a server pays for waking this tool whenever it sleeps, which can be a
@@ -437,7 +535,8 @@ OPTIONS
   Messages
     --binary, --text   [binary]
     --size N | A-B     bytes, or random sizes from A to B; 16k = 16384 [20; broadcasts: 64]
-    --verify           compare each echo with what was sent
+    --verify           send messages that differ, and compare every byte that comes back. Without
+                       it: the kind, the length and, of an echo, the first 64 bytes
     --deflate          offer permessage-deflate, which the server must take, and send every message compressed by itself. The
                        messages are quotes in JSON then, else random letters; about half is saved from 1 KiB on.
                        Needs a build with --features deflate
@@ -469,8 +568,45 @@ server on another one. On a machine that is shared, or changes its clock, absolu
 one run with --against, whose slices feel the same machine, and look at the interval of the ratio. To know the noise, compare a
 server with itself.
 
-EXIT CODE   0: measured. 1: measured, but --at-most was exceeded, or something was lost, wrong or broken. 2: not measured.
+EXIT STATUS
+    0    measured, and nothing was wrong
+    1    measured, but something was lost, wrong or broken (the lines with FAULT), also in the
+         warm-up and while closing; or a measurement had no sample; or --at-most was exceeded;
+         or no rate of a search passed
+    2    not measured: a mistake in the command line, no server, no upgrade, or an interrupt
+         before the first figure
+    3    a search ended at the limit of this tool, not at that of the server
+    130  interrupted twice
 ";
+
+/// What `--help` prints: everything, or what concerns one scenario.
+pub fn help(scenario: Option<ScenarioName>) -> String {
+    let Some(scenario) = scenario else { return HELP.to_owned() };
+    let name = scenario.as_str();
+    let about = scenario.about();
+    let mut out = format!("load {name} URL [OPTIONS]\n\n{about}\n\n");
+    let (mut heading, mut is_wanted) = (None, false);
+    let begin = HELP.find("OPTIONS\n").unwrap_or_default();
+    let end = HELP.find("LATENCY ").unwrap_or(HELP.len());
+    for line in HELP[begin..end].lines() {
+        let text = line.trim_start();
+        match line.len() - text.len() {
+            2 => (heading, is_wanted) = (Some(line), false),
+            4 => {
+                // `--binary, --text` are two of the same kind.
+                let option = text.trim_start_matches('-').split([' ', ',']).next().unwrap_or_default();
+                is_wanted = scenario.has(option);
+            }
+            0 => is_wanted = true,
+            _ => {}
+        }
+        if is_wanted {
+            out.extend(heading.take().into_iter().flat_map(|heading| [heading, "\n"]));
+            out.extend([line, "\n"]);
+        }
+    }
+    out + &HELP[HELP.find("EXIT STATUS\n").unwrap_or_default()..]
+}
 
 #[cfg(test)]
 mod tests {
@@ -479,7 +615,7 @@ mod tests {
     fn options(line: &str) -> Result<Options, ArgsError> {
         match parse(line.split_whitespace())? {
             Command::Run(options) => Ok(*options),
-            Command::Help => panic!("help"),
+            Command::Help(_) => panic!("help"),
         }
     }
 
@@ -498,7 +634,7 @@ mod tests {
     #[test]
     fn times_and_sizes_have_units() {
         let options =
-            options("echo ws://l/ --duration 1.5 --warm-up=250ms --p99 500us --size 1k-2KiB --rate 1e3").unwrap();
+            options("search ws://l/ --duration 1.5 --warm-up=250ms --p99 500us --size 1k-2KiB --rate 1e3").unwrap();
         assert_eq!(options.duration, Duration::from_millis(1500));
         assert_eq!(options.warm_up, Duration::from_millis(250));
         assert_eq!(options.p99, Duration::from_micros(500));
@@ -527,7 +663,13 @@ mod tests {
             ("echo ws://l/ --against ws://m/ --at-most 1 --pid 1", "both"),
             ("broadcast ws://l/ --size 3", "carries its number"),
             ("broadcast ws://l/ --threads 2", "one thread"),
-            ("connect ws://l/ --rate 5", "no --rate"),
+            ("connect ws://l/ --rate 5", "no --rate; these have: echo, search"),
+            ("churn ws://l/ --ramp-up 5", "no --ramp-up"),
+            ("echo ws://l/ --messages 5", "no --messages; these have: idle, churn"),
+            ("echo ws://l/ --publishers 2", "no --publishers"),
+            ("connect ws://l/ --verify", "no --verify"),
+            ("idle ws://l/ --verify", "nothing to --verify without --messages"),
+            ("search ws://l/ --rate 4 --step 1", "a rate of at least 100"),
             ("echo http://l/", "ws://"),
             ("echo ws://l/ --against ws://m/ --against-plain", "belongs to"),
             #[cfg(not(feature = "deflate"))]
@@ -539,6 +681,31 @@ mod tests {
         }
         let split = parse(["echo", "ws://l/", "--header", "A: b\r\nC: d"]);
         assert!(split.is_err(), "a header cannot smuggle in another one");
+    }
+
+    #[test]
+    fn the_help_of_a_scenario_shows_its_own_options_only() {
+        let wanted = |line: &str| match parse(line.split_whitespace()) {
+            Ok(Command::Help(scenario)) => scenario.map(ScenarioName::as_str),
+            other => panic!("{line}: {other:?}"),
+        };
+        for (line, scenario) in [
+            ("--help", None),
+            ("-h", None),
+            ("echo --help", Some("echo")),
+            ("--help idle", Some("idle")),
+            ("slow-reader ws://l/ -h --size", Some("slow-reader")),
+            ("nothing --help", None),
+        ] {
+            assert_eq!(wanted(line), scenario, "{line}");
+        }
+        let idle = help(Some(ScenarioName::Idle));
+        assert!(idle.contains("--pid PID") && idle.contains("--messages N") && idle.contains("EXIT STATUS"), "{idle}");
+        for other in ["--rate", "--slices", "Comparing two servers", "--publishers", "fifth of its work\n\n"] {
+            assert!(!idle.contains(other), "{other}: {idle}");
+        }
+        assert!(help(Some(ScenarioName::Search)).contains("how long each rate is tried"));
+        assert!(help(Some(ScenarioName::Echo)).contains("    --binary, --text   [binary]\n"));
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Two servers side by side: the ratio of what each pair of slices measured, its median, and how sure that is.
 
 use crate::clock::Nanos;
+use crate::latency::MIN_FOR_P99;
 use crate::sample::Sample;
 
 /// What one slice says about its server.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures {
     pub per_second: f64,
+    /// How many came in the slice's time, and how many latencies were measured in all.
+    pub finished: u64,
+    pub samples: u64,
     /// The server's CPU time for each, in nanoseconds.
     pub cpu_each: Option<f64>,
     pub p50: Nanos,
@@ -17,7 +21,11 @@ impl Figures {
     pub fn of(sample: &Sample, server_cpu: Option<Nanos>) -> Figures {
         Figures {
             per_second: sample.rate(),
-            cpu_each: server_cpu.map(|cpu| cpu as f64 / sample.finished_at_all.max(1) as f64),
+            finished: sample.finished,
+            samples: sample.latency.count(),
+            cpu_each: server_cpu
+                .filter(|_| sample.finished_at_all > 0)
+                .map(|cpu| cpu as f64 / sample.finished_at_all as f64),
             p50: sample.latency.percentile(50.0),
             p99: sample.latency.percentile(99.0),
         }
@@ -87,25 +95,31 @@ pub struct Comparison {
     pub p50: Option<Ratio>,
     pub p99: Option<Ratio>,
     pub at_most: Option<f64>,
+    /// Both processes are known: `at_most` limits CPU time, even if reading it fails later.
+    limits_cpu: bool,
 }
 
 impl Comparison {
-    pub fn new(pairs: &[(Figures, Figures)], at_most: Option<f64>) -> Comparison {
+    pub fn new(pairs: &[(Figures, Figures)], at_most: Option<f64>, limits_cpu: bool) -> Comparison {
+        let per_second = |figures: &Figures| (figures.finished > 0).then_some(figures.per_second);
+        let p50 = |figures: &Figures| (figures.samples > 0).then_some(figures.p50 as f64);
+        let p99 = |figures: &Figures| (figures.samples >= MIN_FOR_P99).then_some(figures.p99 as f64);
         Comparison {
-            throughput: Ratio::of(pairs, |figures| Some(figures.per_second)),
-            time_each: Ratio::of(pairs, |figures| Some(1.0 / figures.per_second)),
+            throughput: Ratio::of(pairs, per_second),
+            time_each: Ratio::of(pairs, |figures| Some(1.0 / per_second(figures)?)),
             cpu_each: Ratio::of(pairs, |figures| figures.cpu_each),
-            p50: Ratio::of(pairs, |figures| Some(figures.p50 as f64)),
-            p99: Ratio::of(pairs, |figures| Some(figures.p99 as f64)),
+            p50: Ratio::of(pairs, p50),
+            p99: Ratio::of(pairs, p99),
             at_most,
+            limits_cpu,
         }
     }
 
     /// What `--at-most` limits: its name and its ratio.
     pub fn limited(&self) -> (&'static str, Option<&Ratio>) {
-        match &self.cpu_each {
-            Some(ratio) => ("server CPU", Some(ratio)),
-            None => ("time", self.time_each.as_ref()),
+        match self.limits_cpu {
+            true => ("server CPU", self.cpu_each.as_ref()),
+            false => ("time", self.time_each.as_ref()),
         }
     }
 
@@ -131,7 +145,8 @@ mod tests {
     use super::*;
 
     fn pairs(ratios: &[f64]) -> Vec<(Figures, Figures)> {
-        let figures = |cpu| Figures { per_second: 100.0, cpu_each: Some(cpu), p50: 0, p99: 2 };
+        let figures =
+            |cpu| Figures { per_second: 100.0, finished: 100, samples: 100, cpu_each: Some(cpu), p50: 0, p99: 2 };
         ratios.iter().map(|&ratio| (figures(ratio * 10.0), figures(10.0))).collect()
     }
 
@@ -154,16 +169,39 @@ mod tests {
     #[test]
     fn the_limit_is_exceeded_only_with_confidence() {
         let noisy: Vec<f64> = (0..20).map(|i| 0.9 + 0.02 * f64::from(i)).collect();
-        assert!(!Comparison::new(&pairs(&noisy), Some(1.05)).is_exceeded());
-        assert!(Comparison::new(&pairs(&noisy), Some(0.95)).is_exceeded());
-        assert!(!Comparison::new(&pairs(&noisy), None).is_exceeded());
-        assert!(Comparison::new(&[], Some(1.0)).is_exceeded(), "nothing measured is no success");
+        assert!(!Comparison::new(&pairs(&noisy), Some(1.05), true).is_exceeded());
+        assert!(Comparison::new(&pairs(&noisy), Some(0.95), true).is_exceeded());
+        assert!(!Comparison::new(&pairs(&noisy), None, true).is_exceeded());
+        assert!(Comparison::new(&[], Some(1.0), true).is_exceeded(), "nothing measured is no success");
     }
 
     #[test]
     fn a_figure_that_is_missing_has_no_ratio() {
-        let comparison = Comparison::new(&pairs(&[1.0; 20]), None);
+        let comparison = Comparison::new(&pairs(&[1.0; 20]), None, true);
         assert!(comparison.p50.is_none(), "0 / 0");
         assert_eq!(comparison.p99.unwrap().median, 1.0);
+    }
+
+    #[test]
+    fn a_slice_with_too_few_samples_leaves_no_ratio() {
+        let with = |finished, samples| {
+            let mut pairs = pairs(&[1.0; 20]);
+            (pairs[7].1.finished, pairs[7].1.samples) = (finished, samples);
+            Comparison::new(&pairs, None, true)
+        };
+        let silent = with(0, 0);
+        assert!(silent.throughput.is_none() && silent.time_each.is_none() && silent.p99.is_none());
+        let few = with(99, 99);
+        assert!(few.throughput.is_some() && few.p99.is_none());
+    }
+
+    #[test]
+    fn cpu_time_that_could_not_be_read_is_not_replaced_by_another_figure() {
+        let mut pairs = pairs(&[1.0; 20]);
+        pairs[3].0.cpu_each = None;
+        let comparison = Comparison::new(&pairs, Some(2.0), true);
+        assert_eq!(comparison.limited(), ("server CPU", None));
+        assert!(comparison.is_exceeded());
+        assert!(!Comparison::new(&pairs, Some(2.0), false).is_exceeded(), "time is as asked for");
     }
 }

@@ -21,7 +21,8 @@ enum Order {
 enum Done {
     Opened(Result<(), Failure>),
     Ran(Box<Sample>),
-    Closed,
+    /// What went wrong, lane by lane.
+    Closed(Vec<Sample>),
 }
 
 struct Worker {
@@ -86,9 +87,15 @@ impl Crew {
         sum.ok_or(WorkerLost)
     }
 
-    /// Ends all connections.
-    pub fn close(&mut self) -> Result<(), WorkerLost> {
-        self.all(|| Order::Close).map(drop)
+    /// Ends all connections; for each server, what went wrong since its last slice.
+    pub fn close(&mut self) -> Result<Vec<Sample>, WorkerLost> {
+        let mut sums: Vec<Sample> = Vec::new();
+        for done in self.all(|| Order::Close)? {
+            let Done::Closed(samples) = done else { continue };
+            sums.resize_with(samples.len(), Sample::new);
+            sums.iter_mut().zip(&samples).for_each(|(sum, sample)| sum.merge_parallel(sample));
+        }
+        Ok(sums)
     }
 
     /// Ends the threads.
@@ -123,10 +130,7 @@ fn work(mut lanes: Lanes, shared: &Shared, orders: &Receiver<Order>, done: &Send
         let result = match order {
             Order::Open => Done::Opened(lanes.iter_mut().try_for_each(|lane| lane.open(shared))),
             Order::Run { server, slice } => Done::Ran(Box::new(lanes[server].run(&slice, shared))),
-            Order::Close => {
-                lanes.iter_mut().for_each(|lane| lane.close());
-                Done::Closed
-            }
+            Order::Close => Done::Closed(lanes.iter_mut().map(|lane| lane.close()).collect()),
         };
         if done.send(result).is_err() {
             return;

@@ -9,6 +9,9 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// The percentiles of every report.
 pub const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
+/// Fewer samples have no 99th percentile.
+pub const MIN_FOR_P99: u64 = 100;
+
 #[derive(Clone)]
 pub struct Latency(Histogram<u64>);
 
@@ -38,6 +41,12 @@ impl Latency {
     /// The time that `percentile` % of the samples do not exceed; 0 if there is none.
     pub fn percentile(&self, percentile: f64) -> Nanos {
         if self.is_empty() { 0 } else { self.0.value_at_quantile(percentile / 100.0) }
+    }
+
+    /// Whether there are enough samples for this percentile: fewer have none beyond it, and what
+    /// would be shown as it is their maximum.
+    pub fn knows(&self, percentile: f64) -> bool {
+        self.count() as f64 * (100.0 - percentile) >= 100.0 - 1e-6
     }
 
     pub fn max(&self) -> Nanos {
@@ -73,6 +82,17 @@ mod tests {
         assert_eq!(latency.count(), 1001);
         assert!(latency.percentile(50.0).abs_diff(500_000) <= 2000);
         assert!(latency.max() >= LONGEST);
+    }
+
+    #[test]
+    fn a_percentile_is_known_when_a_sample_lies_beyond_it() {
+        let mut latency = Latency::new();
+        for (samples, known) in [(1, vec![]), (2, vec![50.0]), (99, vec![50.0, 90.0]), (100, vec![50.0, 90.0, 99.0])] {
+            (latency.count()..samples).for_each(|time| latency.record(time));
+            assert_eq!(PERCENTILES.into_iter().filter(|&p| latency.knows(p)).collect::<Vec<_>>(), known, "{samples}");
+        }
+        (100..10_000).for_each(|time| latency.record(time));
+        assert!(latency.knows(99.99));
     }
 
     #[test]

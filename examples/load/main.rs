@@ -6,6 +6,11 @@
 //! bottleneck, and two servers are compared in alternating slices of one run, because on a machine that is shared only
 //! ratios mean anything: its speed changes by more than the servers differ.
 //!
+//! Exit status: 0 if everything was measured and nothing was wrong; 1 if it was measured, but
+//! something was lost, wrong or broken (in the warm-up and while connections were closed too), a
+//! measurement had no sample, `--at-most` was exceeded or no rate of a search passed; 2 if nothing
+//! was measured; 3 if a search ended at the limit of this tool; 130 after a second interrupt.
+//!
 //! | room | what it is for |
 //! |---|---|
 //! | `args` | the command line |
@@ -32,7 +37,7 @@ mod scenario;
 mod search;
 
 use args::{Command, Options};
-use report::Report;
+use report::{Outcome, Report};
 use scenario::Shared;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, Write};
@@ -44,16 +49,26 @@ use std::sync::Arc;
 const DOES_NOT_HOLD: u8 = 1;
 /// Nothing was measured.
 const NOT_MEASURED: u8 = 2;
+/// A search ended at this tool: the server can do more.
+const TOOL_WAS_THE_LIMIT: u8 = 3;
+/// Interrupted for the second time.
+const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let outcome = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => return print(args::HELP).map_or(ExitCode::from(NOT_MEASURED), |()| ExitCode::SUCCESS),
+        Ok(Command::Help(scenario)) => {
+            let help = args::help(scenario);
+            return print(&help).map_or(ExitCode::from(NOT_MEASURED), |()| ExitCode::SUCCESS);
+        }
         Ok(Command::Run(options)) => run(&options),
         Err(error) => Err(error.into()),
     };
     match outcome {
-        Ok(report) if report.holds() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(DOES_NOT_HOLD),
+        Ok(report) => match report.outcome() {
+            Outcome::Holds => ExitCode::SUCCESS,
+            Outcome::DoesNotHold => ExitCode::from(DOES_NOT_HOLD),
+            Outcome::ToolWasTheLimit => ExitCode::from(TOOL_WAS_THE_LIMIT),
+        },
         Err(error) => {
             eprintln!("load: {error}");
             ExitCode::from(NOT_MEASURED)
@@ -65,7 +80,7 @@ fn run(options: &Options) -> Result<Report, Box<dyn std::error::Error>> {
     let shared = Arc::new(Shared::default());
     for signal in [SIGINT, SIGTERM] {
         // The second one ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, shared.interrupted.clone())?;
+        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, shared.interrupted.clone())?;
         signal_hook::flag::register(signal, shared.interrupted.clone())?;
     }
     let report = measure::measure(options, shared)?;

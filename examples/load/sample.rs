@@ -45,6 +45,29 @@ pub enum Fault {
     Duplicate,
     Stuck,
     Overloaded,
+    /// Text came back as binary, or binary as text.
+    WrongKind,
+    /// The connection that was to stop reading ended before that.
+    SlowReaderGone,
+    /// A measurement whose figures would stand for nothing.
+    NoSample,
+}
+
+impl Fault {
+    /// Whether a server that is merely asked for too much shows it too.
+    fn is_overload(self) -> bool {
+        matches!(self, Fault::Unanswered | Fault::Overloaded)
+    }
+}
+
+/// A message as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// The length of its payload, in bytes.
+    pub payload: usize,
+    /// What it took on the wire, in bytes.
+    pub wire: usize,
+    pub compressed: bool,
 }
 
 #[derive(Clone)]
@@ -59,6 +82,8 @@ pub struct Sample {
     pub bytes: u64,
     /// What that took on the wire, frames and all.
     pub wire_bytes: u64,
+    /// How many of the messages received in that time were compressed.
+    pub compressed: u64,
     pub latency: Latency,
     pub extras: BTreeMap<Extra, Latency>,
     pub counts: BTreeMap<Count, u64>,
@@ -79,6 +104,7 @@ impl Sample {
             finished_at_all: 0,
             bytes: 0,
             wire_bytes: 0,
+            compressed: 0,
             latency: Latency::new(),
             extras: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -112,6 +138,7 @@ impl Sample {
         self.finished_at_all += other.finished_at_all;
         self.bytes += other.bytes;
         self.wire_bytes += other.wire_bytes;
+        self.compressed += other.compressed;
         self.latency.merge(&other.latency);
         for (&extra, latency) in &other.extras {
             self.extras.entry(extra).or_insert_with(Latency::new).merge(latency);
@@ -142,10 +169,39 @@ impl Sample {
         *self.failures.entry(failure.to_string()).or_default() += 1;
     }
 
-    /// A message came in time, of so many bytes, in so many on the wire.
-    pub fn received(&mut self, payload: usize, wire: usize) {
-        self.bytes += payload as u64;
-        self.wire_bytes += wire as u64;
+    /// Everything that went wrong, in words, and how often.
+    pub fn wrongs(&self) -> impl Iterator<Item = (String, u64)> {
+        let faults = self.faults.iter().map(|(fault, &times)| (fault.describe().to_owned(), times));
+        faults.chain(self.failures.iter().map(|(failure, &times)| (failure.clone(), times)))
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty() && self.failures.is_empty()
+    }
+
+    /// Whether something went wrong that cannot be explained by too much load.
+    pub fn is_broken(&self) -> bool {
+        !self.failures.is_empty() || !self.faults.keys().all(|fault| fault.is_overload())
+    }
+
+    /// Counts here too what went wrong in `other`, and says `when` that was.
+    pub fn blame(&mut self, when: &str, other: &Sample) {
+        for (wrong, times) in other.wrongs() {
+            *self.failures.entry(format!("{when}: {wrong}")).or_default() += times;
+        }
+    }
+
+    /// Forgets all figures; what went wrong stays.
+    pub fn keep_only_faults(&mut self) {
+        let Sample { faults, failures, .. } = std::mem::replace(self, Sample::new());
+        (self.faults, self.failures) = (faults, failures);
+    }
+
+    /// A message came in time.
+    pub fn received(&mut self, received: Received) {
+        self.bytes += received.payload as u64;
+        self.wire_bytes += received.wire as u64;
+        self.compressed += u64::from(received.compressed);
     }
 
     /// Finished per second.
@@ -241,7 +297,7 @@ mod tests {
 
     fn sample(finished: u64) -> Sample {
         let mut sample = Sample { elapsed: SECOND, finished, finished_at_all: finished, ..Sample::new() };
-        sample.received(100, finished as usize);
+        sample.received(Received { payload: 100, wire: finished as usize, compressed: false });
         sample.fault(Fault::Lost, 1);
         sample.timeline.add(0, finished);
         sample
@@ -253,6 +309,27 @@ mod tests {
         sum.merge_parallel(&sample(30));
         assert_eq!((sum.rate(), sum.faults[&Fault::Lost]), (40.0, 2));
         assert_eq!(sum.timeline.rates(SECOND)[..2], [400.0, 0.0]);
+    }
+
+    #[test]
+    fn figures_that_are_forgotten_leave_their_faults() {
+        let mut sample = sample(10);
+        sample.failure(&"reset");
+        sample.keep_only_faults();
+        assert_eq!((sample.finished, sample.faults[&Fault::Lost], sample.failures["reset"]), (0, 1, 1));
+        let mut later = Sample::new();
+        later.blame("warm-up", &sample);
+        assert_eq!(later.failures.keys().collect::<Vec<_>>(), ["warm-up: deliveries were lost", "warm-up: reset"]);
+    }
+
+    #[test]
+    fn overload_is_no_proof_of_a_broken_server_but_a_lost_connection_is() {
+        let mut sample = Sample::new();
+        sample.fault(Fault::Unanswered, 9);
+        sample.fault(Fault::Overloaded, 1);
+        assert!(!sample.is_broken() && !sample.is_clean());
+        sample.failure(&"reset");
+        assert!(sample.is_broken());
     }
 
     #[test]

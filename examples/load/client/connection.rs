@@ -5,7 +5,8 @@ use super::handshake::{Upgrade, new_key};
 use super::tape::{Cursor, Tape, encode_masked};
 use super::{Failure, Listener, Target};
 use crate::clock::Nanos;
-use ikisocket::protocol::{CloseFrame, Compressed, Decoded, Decoder, Message, Opcode, Rules, Violation};
+use crate::sample::Received;
+use ikisocket::protocol::{CloseFrame, Compressed, Decoded, Decoder, Message, Opcode, Payload, Rules, Violation};
 use mio::net::TcpStream;
 use std::io::{self, Write};
 
@@ -19,6 +20,7 @@ pub struct Connection<T> {
     decoder: Decoder,
     /// Received since the message before, in bytes.
     wire_len: usize,
+    was_compressed: bool,
     /// The server's compressed messages refer to each other; its own unpacker is made for the first one.
     refers_back: bool,
     unpacker: Option<Box<Unpacker>>,
@@ -34,6 +36,8 @@ pub struct Connection<T> {
 /// What all connections of a fleet receive by.
 pub(super) struct Terms<'f> {
     pub upgrade: &'f Upgrade,
+    /// What was asked for.
+    pub path: &'f str,
     pub rules: &'f Rules,
     /// For messages that refer to no other.
     pub unpacker: &'f mut Option<Unpacker>,
@@ -87,6 +91,7 @@ impl<T> Connection<T> {
             phase: Phase::Opening { since: now, key, answer: Vec::new() },
             decoder: Decoder::new(),
             wire_len: 0,
+            was_compressed: false,
             refers_back: false,
             unpacker: None,
             cursor: Cursor::default(),
@@ -127,9 +132,10 @@ impl<T> Connection<T> {
         encode_masked(opcode, true, payload, &mut self.queued);
     }
 
-    /// What the message that the listener is told of took on the wire, in bytes: its frames, and control frames between them.
-    pub fn wire_len(&self) -> usize {
-        self.wire_len
+    /// The size of the message that the listener is called with: of its `payload`, and on the wire
+    /// with its frames and control frames between them.
+    pub fn received(&self, payload: Payload<'_>) -> Received {
+        Received { payload: payload.len(), wire: self.wire_len, compressed: self.was_compressed }
     }
 
     /// A Close frame is to be sent (an empty one: each server has an answer to it), and nothing more. The server's Close
@@ -192,7 +198,8 @@ impl<T> Connection<T> {
         if let Phase::Opening { key, answer, .. } = &mut self.phase {
             let before = answer.len();
             answer.extend_from_slice(input);
-            let Some(agreed) = terms.upgrade.check_answer(answer, key)? else {
+            let checked = terms.upgrade.check_answer(answer, key);
+            let Some(agreed) = checked.map_err(|failure| failure.of_path(terms.path))? else {
                 return Ok(());
             };
             let taken = agreed.length.saturating_sub(before);
@@ -210,8 +217,12 @@ impl<T> Connection<T> {
             self.wire_len += before - input.len();
             let message = match decoded {
                 Ok(None) => return Ok(()),
-                Ok(Some(Decoded::Message(message))) => message,
+                Ok(Some(Decoded::Message(message))) => {
+                    self.was_compressed = false;
+                    message
+                }
                 Ok(Some(Decoded::Compressed(compressed))) => {
+                    self.was_compressed = true;
                     self.unpack(compressed, terms.rules.max_message, terms.unpacker)?
                 }
                 Ok(Some(Decoded::Ping(payload))) => {

@@ -14,8 +14,8 @@ pub enum Failure {
     TooManyFiles,
     #[error("no free local port for another connection to {0}: use fewer --connections, or wait a minute")]
     NoLocalPort(SocketAddr),
-    #[error("the server did not upgrade the connection; it answered: {0}")]
-    Status(String),
+    #[error("the server did not upgrade the connection; it answered: {line}")]
+    Status { code: u16, line: String },
     #[error("the server's answer to the upgrade is wrong: {0}")]
     BadUpgrade(&'static str),
     #[error("the server declined permessage-deflate: turn its compression on, or leave out --deflate")]
@@ -33,6 +33,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same failure with the path that was asked for, where that is what to look at.
+    pub fn of_path(self, path: &str) -> Failure {
+        match self {
+            Failure::Status { code: 404, line } => Failure::Status { code: 404, line: format!("{line}, for {path}") },
+            other => other,
+        }
+    }
+
     /// What an error of connect(2) to `address` means.
     pub fn of_connect(error: &io::Error, address: SocketAddr) -> Failure {
         match error.kind() {

@@ -61,14 +61,19 @@ impl Upgrade {
             Ok(httparse::Status::Partial) => return Err(Failure::BadUpgrade("its head is longer than 16 KiB")),
             Err(_) => return Err(Failure::BadUpgrade("it is not HTTP/1.1")),
         };
-        if response.code != Some(101) {
-            let line = received.split(|&byte| byte == b'\r').next().unwrap_or_default();
-            return Err(Failure::Status(String::from_utf8_lossy(line).into_owned()));
-        }
         let header = |name: &str| {
             let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
             std::str::from_utf8(found.value).ok().map(str::trim)
         };
+        let code = response.code.unwrap_or_default();
+        if code != 101 {
+            let line = received.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
+            let mut line = String::from_utf8_lossy(line).into_owned();
+            if let (300..=399, Some(location)) = (code, header("Location")) {
+                line += &format!(", Location: {location}");
+            }
+            return Err(Failure::Status { code, line });
+        }
         if !header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
             return Err(Failure::BadUpgrade("no `Upgrade: websocket`"));
         }
@@ -139,8 +144,15 @@ mod tests {
     #[test]
     fn another_status_is_told_as_the_server_wrote_it() {
         let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
-        let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err();
-        assert_eq!(failure, Failure::Status("HTTP/1.1 404 Not Found".to_owned()));
+        let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err().of_path("/nowhere");
+        assert!(failure.to_string().ends_with("it answered: HTTP/1.1 404 Not Found, for /nowhere"), "{failure}");
+    }
+
+    #[test]
+    fn a_redirection_says_where_to() {
+        let answer = b"HTTP/1.1 302 Found\r\nlocation: /login?next=%2Fws\r\n\r\n";
+        let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err().of_path("/ws");
+        assert!(failure.to_string().ends_with("HTTP/1.1 302 Found, Location: /login?next=%2Fws"), "{failure}");
     }
 
     #[test]

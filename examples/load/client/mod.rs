@@ -32,8 +32,6 @@ use std::time::Duration;
 
 /// One buffer for all connections: what a socket holds usually fits, so one `recv` empties it.
 const RECEIVE_BUFFER: usize = 512 * 1024;
-/// Connections looked at in one turn; the others come in the next.
-const EVENTS: usize = 1024;
 /// The longest message that is taken from the server, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// How long a server may take from connect(2) to its answer.
@@ -71,6 +69,9 @@ pub struct Fleet<T> {
 }
 
 impl<T> Fleet<T> {
+    /// Connections looked at in one turn; the others come in the next.
+    pub const EVENTS: usize = 1024;
+
     pub fn new(target: Target, upgrade: Upgrade, tape: Arc<Tape>) -> io::Result<Fleet<T>> {
         let rules = Rules::default().role(Role::Client).max_message(MAX_MESSAGE).compression(upgrade.deflate);
         Ok(Fleet {
@@ -80,7 +81,7 @@ impl<T> Fleet<T> {
             rules,
             unpacker: None,
             poll: Poll::new()?,
-            events: Events::with_capacity(EVENTS),
+            events: Events::with_capacity(Self::EVENTS),
             buffer: vec![0; RECEIVE_BUFFER],
             connections: Slab::new(),
             dirty: Vec::new(),
@@ -142,6 +143,13 @@ impl<T> Fleet<T> {
     /// Ends all connections without a word.
     pub fn drop_all(&mut self) {
         for connection in self.connections.drain() {
+            reset_on_drop(&connection.stream);
+        }
+    }
+
+    /// Ends one connection without a word.
+    pub fn drop_one(&mut self, token: usize) {
+        if let Some(connection) = self.connections.try_remove(token) {
             reset_on_drop(&connection.stream);
         }
     }
@@ -211,7 +219,12 @@ impl<T> Fleet<T> {
             };
             let was_open = connection.is_open();
             let input = &mut self.buffer[..received];
-            let terms = Terms { upgrade: &self.upgrade, rules: &self.rules, unpacker: &mut self.unpacker };
+            let terms = Terms {
+                upgrade: &self.upgrade,
+                path: &self.target.url.path,
+                rules: &self.rules,
+                unpacker: &mut self.unpacker,
+            };
             let result = connection.receive(input, clock::now(), terms, listener);
             if let Err(end) = result {
                 return self.end(token, end, listener);

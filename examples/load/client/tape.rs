@@ -2,7 +2,7 @@
 //! of a slice, with nothing to format, mask or copy.
 
 use super::Packer;
-use ikisocket::protocol::{FrameHeader, Opcode, apply_mask};
+use ikisocket::protocol::{FrameHeader, Opcode, Payload, apply_mask};
 use std::ops::{Range, RangeInclusive};
 
 /// The masking key of every frame. A client that stands for browsers must use unpredictable ones (RFC 6455 §5.3); for the
@@ -34,7 +34,12 @@ impl Shape {
     }
 }
 
+/// Without `--verify` this much of the beginning of each echo is compared, in bytes: a fixed cost,
+/// however long the messages are.
+const HEAD: usize = 64;
+
 pub struct Tape {
+    text: bool,
     /// `period + burst` frames.
     frames: Vec<u8>,
     /// Where each frame begins, and where the last one ends.
@@ -63,6 +68,7 @@ impl Tape {
         let burst = in_flight.clamp(1, room);
 
         let mut tape = Tape {
+            text: shape.text,
             frames: Vec::new(),
             starts: vec![0],
             payloads: Vec::new(),
@@ -105,6 +111,23 @@ impl Tape {
     /// The payload of a frame.
     pub fn payload(&self, frame: usize) -> &[u8] {
         &self.payloads[self.payload_ranges[frame].clone()]
+    }
+
+    /// Whether a message of the server is of the kind that was sent: text or binary.
+    pub fn is_its_kind(&self, payload: Payload<'_>) -> bool {
+        payload.is_text() == self.text
+    }
+
+    /// Whether this payload is the one of the frame. If it is not compared as a `whole`: its length
+    /// and its beginning, which may still be masked, as a measuring dummy leaves it.
+    pub fn is_payload(&self, frame: usize, payload: &[u8], whole: bool) -> bool {
+        let sent = self.payload(frame);
+        if whole || payload.len() != sent.len() {
+            return payload == sent;
+        }
+        let (head, sent) = (&payload[..payload.len().min(HEAD)], &sent[..sent.len().min(HEAD)]);
+        let is_still_masked = || head.iter().zip(sent).zip(KEY.iter().cycle()).all(|((a, b), key)| *a == b ^ key);
+        head == sent || is_still_masked()
     }
 
     /// The frame that the `nth` message of all is.
@@ -281,6 +304,23 @@ mod tests {
         let tape =
             Tape::new(&Shape { text: false, sizes: 1 << 20..=1 << 20, distinct: false, quotes: true }, 1000, false);
         assert!(tape.frames.len() < 3 * MAX_TAPE);
+    }
+
+    #[test]
+    fn an_echo_has_the_length_and_the_beginning_of_what_was_sent() {
+        let tape = Tape::new(&Shape { text: false, sizes: 100..=100, distinct: false, quotes: false }, 1, false);
+        let sent = tape.payload(0).to_vec();
+        let mut masked = sent.clone();
+        apply_mask(&mut masked, KEY, 0);
+        let mut end_differs = sent.clone();
+        end_differs[99] ^= 1;
+        assert!(tape.is_payload(0, &sent, true) && tape.is_payload(0, &sent, false));
+        assert!(tape.is_payload(0, &masked, false) && !tape.is_payload(0, &masked, true));
+        assert!(tape.is_payload(0, &end_differs, false) && !tape.is_payload(0, &end_differs, true));
+        for wrong in [&b""[..], &sent[..99], &[b'x'; 100]] {
+            assert!(!tape.is_payload(0, wrong, false), "{wrong:?}");
+        }
+        assert!(tape.is_its_kind(Payload::Binary(&sent)) && !tape.is_its_kind(Payload::Text("")));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The report for a browser: one page that needs nothing else, with the curves, light or dark as the reader likes.
 
 use super::chart::{Line, Tick, chart, escape, linear_ticks, log_ticks};
-use super::text::{grouped, interval, time, value};
+use super::text::{grouped, interval, percentile, step_time, time, value};
 use super::{Distribution, Fact, Measured, Report, Unit};
 use crate::clock::seconds;
 use crate::compare::{Comparison, Ratio};
-use crate::latency::PERCENTILES;
+use crate::latency::{MIN_FOR_P99, PERCENTILES};
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
@@ -97,8 +97,8 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
 
 fn row(distribution: &Distribution) -> String {
     let latency = &distribution.latency;
-    let times = PERCENTILES.iter().map(|&p| latency.percentile(p)).chain([latency.max()]);
-    let cells: String = times.map(|nanos| format!("<td>{}</td>", time(nanos as f64))).collect();
+    let times = PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
+    let cells: String = times.map(|time| format!("<td>{time}</td>")).collect();
     format!("<tr><th>{}</th>{cells}</tr>", escape(distribution.label))
 }
 
@@ -269,12 +269,12 @@ fn write_steps(report: &Report, body: &mut String) {
         let _ = write!(
             body,
             "<tr class=\"{}\"><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            if step.passed { "" } else { "failed" },
-            if step.passed { "passed" } else { "failed" },
+            if step.verdict.passed() { "" } else { "failed" },
+            step.verdict.describe(),
             grouped(step.rate.round()),
             grouped(step.achieved.round()),
-            time(step.p50 as f64),
-            time(step.p99 as f64)
+            step_time(step, step.p50, 2),
+            step_time(step, step.p99, MIN_FOR_P99)
         );
     }
     body.push_str("</table></section>\n");

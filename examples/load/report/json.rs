@@ -17,6 +17,7 @@ pub fn to_json(report: &Report) -> Value {
         "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
         "remarks": report.remarks,
         "interrupted": report.was_interrupted,
+        "tool_was_the_limit": report.tool_was_the_limit,
         "holds": report.holds(),
     });
     add_facts(&mut out, &report.facts);
@@ -24,7 +25,15 @@ pub fn to_json(report: &Report) -> Value {
 }
 
 fn step(step: &Step) -> Value {
-    json!({ "rate": step.rate, "achieved": step.achieved, "p50": step.p50, "p99": step.p99, "passed": step.passed })
+    json!({
+        "rate": step.rate,
+        "achieved": step.achieved,
+        "p50": step.p50,
+        "p99": step.p99,
+        "samples": step.samples,
+        "passed": step.verdict.passed(),
+        "verdict": step.verdict.describe(),
+    })
 }
 
 fn measured(measured: &Measured) -> Value {
@@ -47,6 +56,8 @@ fn percentiles(distribution: &Distribution) -> Value {
     for percentile in PERCENTILES {
         out[format!("p{percentile}")] = json!(latency.percentile(percentile));
     }
+    let unknown = PERCENTILES.into_iter().filter(|&percentile| !latency.knows(percentile));
+    out["too_few_samples_for"] = unknown.map(|percentile| format!("p{percentile}")).collect();
     out
 }
 

@@ -59,7 +59,39 @@ pub struct Step {
     pub achieved: f64,
     pub p50: Nanos,
     pub p99: Nanos,
-    pub passed: bool,
+    /// How many messages came back.
+    pub samples: u64,
+    pub verdict: Verdict,
+}
+
+/// What a rate that was tried came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    /// The server did not keep up.
+    Failed,
+    /// Too few messages for a 99th percentile.
+    TooFew,
+    /// It failed, but this tool was itself late, at work all the time, or kept from a core.
+    ToolLimit,
+    /// Something went wrong that is not explained by too much load.
+    Broken,
+}
+
+impl Verdict {
+    pub fn passed(self) -> bool {
+        self == Verdict::Passed
+    }
+
+    pub fn describe(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "failed",
+            Verdict::TooFew => "too few messages",
+            Verdict::ToolLimit => "failed; this tool was the limit",
+            Verdict::Broken => "broken",
+        }
+    }
 }
 
 /// What was measured of one server, or in one phase.
@@ -91,14 +123,50 @@ pub struct Report {
     pub remarks: Vec<String>,
     /// Something that was asked for was not reached.
     pub has_failed: bool,
+    /// `search`: what ended it was this tool, not the server.
+    pub tool_was_the_limit: bool,
     pub was_interrupted: bool,
 }
 
+/// What a run that measured something comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Holds,
+    /// Something was wrong, or what was asked for was not reached.
+    DoesNotHold,
+    /// What was asked for was not reached, or no further, because of this tool.
+    ToolWasTheLimit,
+}
+
 impl Report {
-    /// Whether everything that the exit code promises holds.
-    pub fn holds(&self) -> bool {
+    pub fn outcome(&self) -> Outcome {
         let is_clean = self.measured.iter().all(|measured| measured.faults.is_empty());
-        is_clean && !self.has_failed && !self.comparison.as_ref().is_some_and(Comparison::is_exceeded)
+        if !is_clean || self.comparison.as_ref().is_some_and(Comparison::is_exceeded) {
+            Outcome::DoesNotHold
+        } else if self.tool_was_the_limit {
+            Outcome::ToolWasTheLimit
+        } else if self.has_failed {
+            Outcome::DoesNotHold
+        } else {
+            Outcome::Holds
+        }
+    }
+
+    /// Whether everything that exit status 0 promises holds.
+    pub fn holds(&self) -> bool {
+        self.outcome() == Outcome::Holds
+    }
+
+    /// Adds what went wrong with a server outside of what was measured.
+    pub fn add_faults(&mut self, server: usize, name: &str, faults: Vec<(String, u64)>) {
+        if faults.is_empty() {
+            return;
+        }
+        let own = if self.comparison.is_some() { server } else { self.measured.len().saturating_sub(1) };
+        match self.measured.get_mut(own) {
+            Some(measured) => measured.faults.extend(faults),
+            None => self.measured.push(Measured::without_figures(name.to_owned(), faults)),
+        }
     }
 }
 
@@ -113,6 +181,11 @@ pub struct ServerTime {
 }
 
 impl ServerTime {
+    /// The part of a core that it used.
+    pub fn cores(self) -> f64 {
+        self.cpu as f64 / self.wall.max(1) as f64
+    }
+
     /// This, and what it did later.
     pub fn and(self, later: ServerTime) -> ServerTime {
         ServerTime { cpu: self.cpu + later.cpu, wall: self.wall + later.wall, resident: later.resident }
@@ -120,6 +193,12 @@ impl ServerTime {
 }
 
 impl Measured {
+    /// Only what went wrong.
+    fn without_figures(name: String, faults: Vec<(String, u64)>) -> Measured {
+        let (facts, distributions, over_time) = (Vec::new(), Vec::new(), OverTime::default());
+        Measured { name, facts, distributions, over_time, faults, remarks: Vec::new() }
+    }
+
     /// All that a sample says; `distribution` names what its main one is.
     pub fn new(name: String, distribution: &'static str, sample: &Sample, server: Option<ServerTime>) -> Measured {
         let fact = |key, label, value, unit| Fact { key, label, value, unit };
@@ -143,8 +222,7 @@ impl Measured {
                 let each = server.cpu as f64 / sample.finished_at_all as f64;
                 facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
             }
-            let share = server.cpu as f64 / server.wall.max(1) as f64;
-            facts.push(fact("server_cores", "server, cores in use", share, Unit::Times));
+            facts.push(fact("server_cores", "server, cores in use", server.cores(), Unit::Times));
             facts.push(fact("server_resident_bytes", "server memory", server.resident as f64, Unit::Bytes));
         }
         facts.push(fact("tool_busy", "this tool at work", sample.tool.busy(), Unit::Share));
@@ -158,14 +236,12 @@ impl Measured {
             let (key, label) = extra.names();
             distributions.push(Distribution { key, label, latency: latency.clone() });
         }
-        let faults = sample.faults.iter().map(|(fault, &times)| (fault.describe().to_owned(), times));
-        let failures = sample.failures.iter().map(|(failure, &times)| (failure.clone(), times));
         let mut measured = Measured {
             name,
             facts,
             distributions,
             over_time: OverTime { step: Timeline::BIN, rates: sample.timeline.rates(sample.elapsed) },
-            faults: faults.chain(failures).collect(),
+            faults: sample.wrongs().collect(),
             remarks: sample.remarks.clone(),
         };
         measured.remarks.extend(self_check(sample, server));
@@ -174,14 +250,14 @@ impl Measured {
 }
 
 /// What a part of the time is worth mentioning.
-const BUSY: f64 = 0.9;
-const KEPT_WAITING: f64 = 0.1;
+pub const BUSY: f64 = 0.9;
+pub const KEPT_WAITING: f64 = 0.1;
 
 /// Whether the figures are those of the server, or of this tool.
 fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
     let mut remarks = Vec::new();
     let percent = |share: f64| (share * 100.0).round();
-    let server_cores = server.map(|server| server.cpu as f64 / server.wall.max(1) as f64);
+    let server_cores = server.map(ServerTime::cores);
     let (busy, waited) = (sample.tool.busy(), sample.tool.waited());
     if busy >= BUSY {
         remarks.push(match server_cores {
@@ -238,7 +314,7 @@ impl Extra {
 }
 
 impl Fault {
-    fn describe(self) -> &'static str {
+    pub fn describe(self) -> &'static str {
         match self {
             Fault::Unanswered => "messages were not answered",
             Fault::Unexpected => "messages came that nobody waited for",
@@ -248,6 +324,53 @@ impl Fault {
             Fault::Duplicate => "deliveries came twice",
             Fault::Stuck => "connections were still not closed in the end",
             Fault::Overloaded => "times the server was so far behind that the run was ended early",
+            Fault::WrongKind => "text messages came back as binary ones, or the other way round",
+            Fault::SlowReaderGone => "slow reader ended before it had stopped reading: it was not measured",
+            Fault::NoSample => "measurement without a single sample: nothing came back in its time",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            scenario: "search",
+            unit: "messages",
+            settings: Vec::new(),
+            measured: Vec::new(),
+            comparison: None,
+            steps: Vec::new(),
+            facts: Vec::new(),
+            remarks: Vec::new(),
+            has_failed: false,
+            tool_was_the_limit: false,
+            was_interrupted: false,
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_server_weighs_more_than_the_limit_of_the_tool() {
+        let mut report = report();
+        assert_eq!(report.outcome(), Outcome::Holds);
+        report.has_failed = true;
+        assert_eq!(report.outcome(), Outcome::DoesNotHold);
+        report.tool_was_the_limit = true;
+        assert_eq!(report.outcome(), Outcome::ToolWasTheLimit);
+        report.add_faults(0, "ws://a", vec![("lost".to_owned(), 1)]);
+        assert_eq!(report.outcome(), Outcome::DoesNotHold);
+    }
+
+    #[test]
+    fn faults_outside_of_the_measurements_are_in_every_form_of_report() {
+        let mut report = report();
+        report.add_faults(0, "ws://a", Vec::new());
+        assert!(report.measured.is_empty());
+        report.add_faults(0, "ws://a", vec![("at the end: reset".to_owned(), 2)]);
+        assert!(to_text(&report).contains("FAULT: 2 × at the end: reset"));
+        assert!(to_html(&report).contains("at the end: reset"));
+        assert_eq!(to_json(&report)["measured"][0]["faults"]["at the end: reset"], 2);
     }
 }

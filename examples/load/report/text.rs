@@ -1,8 +1,9 @@
 //! The report for a terminal.
 
 use super::{Distribution, Fact, Measured, Report, Step, Unit};
+use crate::clock::Nanos;
 use crate::compare::{Comparison, Ratio};
-use crate::latency::PERCENTILES;
+use crate::latency::{Latency, MIN_FOR_P99, PERCENTILES};
 use std::fmt::Write;
 
 const LABEL: usize = 24;
@@ -56,9 +57,10 @@ fn write_steps(steps: &[Step], unit: &str, out: &mut String) {
     }
     for step in steps {
         let (rate, achieved) = (grouped(step.rate.round()), grouped(step.achieved.round()));
-        let (p50, p99) = (time(step.p50 as f64), time(step.p99 as f64));
-        let verdict = if step.passed { "" } else { "  failed" };
-        line(out, format!("  {rate:>14}{achieved:>14}{p50:>10}{p99:>10}{verdict}"));
+        let (p50, p99) = (step_time(step, step.p50, 2), step_time(step, step.p99, MIN_FOR_P99));
+        let verdict = if step.verdict.passed() { "" } else { step.verdict.describe() };
+        let text = format!("  {rate:>14}{achieved:>14}{p50:>10}{p99:>10}  {verdict}");
+        line(out, text.trim_end().to_owned());
     }
 }
 
@@ -69,9 +71,19 @@ fn write_fact(fact: &Fact, unit: &str, out: &mut String) {
 
 fn write_distribution(distribution: &Distribution, out: &mut String) {
     let latency = &distribution.latency;
-    let figures = PERCENTILES.iter().map(|&p| latency.percentile(p)).chain([latency.max()]);
-    let figures: String = figures.map(|nanos| format!("{:>10}", time(nanos as f64))).collect();
+    let figures = PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
+    let figures: String = figures.map(|figure| format!("{figure:>10}")).collect();
     line(out, format!("  {:LABEL$}{figures}", distribution.label));
+}
+
+/// A time of a step, or a dash if it had fewer samples than `enough`.
+pub fn step_time(step: &Step, nanos: Nanos, enough: u64) -> String {
+    if step.samples < enough { "–".to_owned() } else { time(nanos as f64) }
+}
+
+/// A percentile, or a dash if there are too few samples for it.
+pub fn percentile(latency: &Latency, percentile: f64) -> String {
+    if latency.knows(percentile) { time(latency.percentile(percentile) as f64) } else { "–".to_owned() }
 }
 
 fn write_comparison(comparison: &Comparison, out: &mut String) {

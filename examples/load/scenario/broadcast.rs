@@ -28,7 +28,7 @@ pub struct Broadcast {
 /// What is kept for a connection.
 #[derive(Default)]
 struct Seat {
-    /// The newest number from each publisher, plus one; zero if there was none. Empty for the slow reader.
+    /// The newest number from each publisher, plus one; zero if there was none.
     newest: Vec<u64>,
 }
 
@@ -57,6 +57,9 @@ struct Room {
     /// The slow reader; when it is gone, how that came.
     slow: Option<usize>,
     slow_end: Option<End>,
+    /// The broadcasts that it received, and the number of the first one that it did not read.
+    slow_received: u64,
+    stalled_at: u64,
     deadline: Nanos,
     /// The broadcasts from number `first` on. Those in front that all have received are no longer kept.
     flights: VecDeque<Flight>,
@@ -98,6 +101,8 @@ impl Broadcast {
             members: 0,
             slow: None,
             slow_end: None,
+            slow_received: 0,
+            stalled_at: 0,
             deadline: 0,
             flights: VecDeque::new(),
             first: 0,
@@ -131,26 +136,48 @@ impl Broadcast {
     fn set_stalled(&mut self, stalled: bool) -> io::Result<()> {
         match (self.slow, stalled) {
             (Slow::Reading(token), true) => {
+                // If the server has ended it, that is known now at the latest.
+                for _ in 0..=self.fleet.len() / Fleet::<Seat>::EVENTS {
+                    self.fleet.turn(Duration::ZERO, &mut self.room)?;
+                }
+                if let Some(end) = self.room.slow_end.take() {
+                    self.slow = Slow::Over;
+                    self.room.sample.fault(Fault::SlowReaderGone, 1);
+                    self.room.sample.ended(end);
+                    return Ok(());
+                }
                 self.fleet.stall(token);
                 self.slow = Slow::Stalled(token);
+                self.room.stalled_at = self.room.next_number();
+                self.room.slow_received = 0;
             }
             (Slow::Stalled(token), false) => {
                 self.slow = Slow::Over;
+                let missed = self.room.next_number() - self.room.stalled_at;
                 self.fleet.resume(token, &mut self.room);
                 let end = clock::now() + SECOND_CHANCE;
-                while self.room.slow_end.is_none() && clock::now() < end {
+                while missed > 0 && self.room.slow_end.is_none() && clock::now() < end {
                     self.fleet.turn(Duration::from_millis(10), &mut self.room)?;
                 }
                 let fate = match self.room.slow_end.take() {
+                    _ if missed == 0 => "had nothing to read: its time says nothing".to_owned(),
+                    None if self.room.slow_received >= missed => format!(
+                        "was still connected at the end, and all {missed} messages had found a place in buffers: \
+                         the server may not have noticed it. Use a greater --size or a longer --duration"
+                    ),
                     None => "was still connected at the end".to_owned(),
                     Some(End::Closed | End::Left) => "was closed by us".to_owned(),
-                    Some(End::Failed(failure)) => format!("ended: {failure}"),
+                    Some(End::Failed(failure)) => {
+                        // A server may end it, but not say wrong things to it.
+                        if let Failure::Protocol(_) = failure {
+                            self.room.sample.failure(&failure);
+                        }
+                        format!("ended: {failure}")
+                    }
                 };
                 self.room.sample.remarks.push(format!("the slow reader {fate}"));
-                if let Some(connection) = self.fleet.get(token) {
-                    connection.close();
-                }
-                self.fleet.flush(&mut self.room);
+                // Through its small buffer the rest would take too long, and disturb the others.
+                self.fleet.drop_one(token);
             }
             _ => {}
         }
@@ -168,7 +195,7 @@ impl Scenario for Broadcast {
             self.slow = Slow::Reading(token);
             self.room.slow = Some(token);
         }
-        for &token in &tokens {
+        for token in tokens.iter().copied().chain(self.room.slow) {
             if let Some(connection) = self.fleet.get(token) {
                 connection.data.newest = vec![0; self.publishers];
             }
@@ -201,15 +228,29 @@ impl Scenario for Broadcast {
         sample
     }
 
-    fn close(&mut self) {
-        close_all(&mut self.fleet);
+    fn close(&mut self) -> Sample {
+        let (run, slow) = (self.room.run, self.room.slow);
+        close_all(&mut self.fleet, |connection, payload| {
+            let stamp = Stamp::read(&payload).filter(|stamp| stamp.run == run)?;
+            let newest = connection.data.newest.get_mut(usize::from(stamp.publisher));
+            let Some(newest) = newest else { return Some(Fault::WrongPayload) };
+            let fault = stamp.fault_after(*newest);
+            *newest = (stamp.number + 1).max(*newest);
+            // A late one was counted as lost in its slice; the slow reader is always late.
+            fault.or((slow != Some(connection.token)).then_some(Fault::Unexpected))
+        })
     }
 }
 
 impl Room {
+    /// How many broadcasts there were so far.
+    fn next_number(&self) -> u64 {
+        self.first + self.flights.len() as u64
+    }
+
     /// Gives the next message to the publisher whose turn it is. False if there is none.
     fn publish(&mut self, fleet: &mut Fleet<Seat>) -> bool {
-        let number = self.first + self.flights.len() as u64;
+        let number = self.next_number();
         let publisher = (number % self.publishers.len().max(1) as u64) as usize;
         let Some(connection) = self.publishers.get(publisher).and_then(|&token| fleet.get(token)) else {
             return false;
@@ -266,9 +307,6 @@ impl Listener for Room {
     fn opened(&mut self, _: &mut Connection<Seat>, _: Nanos) {}
 
     fn message(&mut self, connection: &mut Connection<Seat>, payload: Payload<'_>, now: Nanos) {
-        if self.slow == Some(connection.token) {
-            return;
-        }
         let Some(stamp) = Stamp::read(&payload).filter(|stamp| stamp.run == self.run) else {
             *self.sample.counts.entry(Count::Foreign).or_default() += 1;
             return;
@@ -276,11 +314,21 @@ impl Listener for Room {
         let Some(newest) = connection.data.newest.get_mut(usize::from(stamp.publisher)) else {
             return self.sample.fault(Fault::WrongPayload, 1);
         };
-        if stamp.number < *newest {
-            let is_same = stamp.number + 1 == *newest;
-            return self.sample.fault(if is_same { Fault::Duplicate } else { Fault::OutOfOrder }, 1);
+        if let Some(fault) = stamp.fault_after(*newest) {
+            return self.sample.fault(fault, 1);
         }
         *newest = stamp.number + 1;
+        if !self.tape.is_its_kind(payload) {
+            self.sample.fault(Fault::WrongKind, 1);
+        }
+        let sent = self.tape.payload(self.tape.frame_of(stamp.number));
+        if payload.len() != sent.len() || (self.verify && payload[STAMP_LEN..] != sent[STAMP_LEN..]) {
+            self.sample.fault(Fault::WrongPayload, 1);
+        }
+        if self.slow == Some(connection.token) {
+            self.slow_received += 1; // It may miss some, as the server thinks right.
+            return;
+        }
         let index = stamp.number.wrapping_sub(self.first) as usize;
         let Some(flight) = self.flights.get_mut(index) else {
             return self.sample.fault(Fault::Unexpected, 1);
@@ -294,14 +342,11 @@ impl Listener for Room {
         self.sample.finished_at_all += 1;
         if now < self.deadline {
             self.sample.finished += 1;
-            self.sample.received(payload.len(), connection.wire_len());
+            self.sample.received(connection.received(payload));
         }
         if flight.missing == 1 {
             self.skew.record(now - flight.first_received);
             self.last_receiver.record(latency);
-        }
-        if self.verify && payload[STAMP_LEN..] != self.tape.payload(self.tape.frame_of(stamp.number))[STAMP_LEN..] {
-            self.sample.fault(Fault::WrongPayload, 1);
         }
         self.settle(index);
     }

@@ -1,13 +1,14 @@
 //! `churn`: connect, exchange messages, close, again; and `connect`, an upgrade storm: connect, upgrade, and a reset in place of all the
 //! rest, so that nothing but the upgrade is measured. As many visits as there are connections are always under way.
 
-use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
-use crate::client::{Connection, End, Failure, Fleet, Listener};
+use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain};
+use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, MILLISECOND, Nanos};
 use crate::latency::Latency;
 use crate::sample::{Count, Extra, Fault, Sample};
 use ikisocket::protocol::Payload;
 use std::io;
+use std::sync::Arc;
 
 /// How often it is looked whether an upgrade takes too long.
 const EXPIRY: Nanos = 100 * MILLISECOND;
@@ -27,9 +28,13 @@ struct Visit {
     sent: Nanos,
     /// Echoes that are still to come.
     left: usize,
+    /// The frame of the tape that comes back next.
+    expected: usize,
 }
 
 struct Door {
+    tape: Arc<Tape>,
+    verify: bool,
     /// Messages in each visit.
     messages: usize,
     deadline: Nanos,
@@ -41,8 +46,10 @@ struct Door {
 }
 
 impl Churn {
-    pub fn new(setup: &Setup, messages: usize) -> io::Result<Churn> {
+    pub fn new(setup: &Setup, messages: usize, verify: bool) -> io::Result<Churn> {
         let door = Door {
+            tape: setup.tape.clone(),
+            verify,
             messages,
             deadline: 0,
             vacant: 0,
@@ -63,7 +70,7 @@ impl Churn {
             }
             while self.door.vacant > 0 {
                 let begin = clock::now();
-                self.fleet.connect(Visit { begin, sent: 0, left: self.door.messages }, begin)?;
+                self.fleet.connect(Visit { begin, left: self.door.messages, ..Visit::default() }, begin)?;
                 self.door.vacant -= 1;
             }
             watch.turn(&mut self.fleet, &mut self.door, now, Nanos::MAX, shared)?;
@@ -79,8 +86,8 @@ impl Scenario for Churn {
     /// One visit, to see whether the server upgrades at all.
     fn open(&mut self, shared: &Shared) -> Result<(), Failure> {
         Crowd { connections: 1, ramp_up: None }.open(&mut self.fleet, shared)?;
-        close_all(&mut self.fleet);
-        self.fleet.drop_all();
+        // How it ends is of no interest yet: each visit is judged.
+        close_all(&mut self.fleet, |_, _| None);
         Ok(())
     }
 
@@ -108,8 +115,9 @@ impl Scenario for Churn {
         sample
     }
 
-    fn close(&mut self) {
+    fn close(&mut self) -> Sample {
         self.fleet.drop_all();
+        Sample::new() // Each visit was closed, and judged, in its slice.
     }
 }
 
@@ -143,7 +151,7 @@ impl Listener for Door {
     }
 
     fn message(&mut self, connection: &mut Connection<Visit>, payload: Payload<'_>, now: Nanos) {
-        let wire_len = connection.wire_len();
+        let received = connection.received(payload);
         let visit = &mut connection.data;
         if visit.left == 0 {
             return self.sample.fault(Fault::Unexpected, 1);
@@ -151,8 +159,10 @@ impl Listener for Door {
         self.round_trip.record(now - visit.sent);
         *self.sample.counts.entry(Count::Messages).or_default() += 1;
         if now < self.deadline {
-            self.sample.received(payload.len(), wire_len);
+            self.sample.received(received);
         }
+        check_echo(&self.tape, visit.expected, payload, self.verify, &mut self.sample);
+        visit.expected = self.tape.next(visit.expected);
         visit.left -= 1;
         if visit.left == 0 {
             connection.close();

@@ -1,7 +1,7 @@
 //! `echo`: each message comes back to its sender. In a closed loop the echo releases the next message; in an open loop messages
 //! are sent at their time, whether or not the server keeps up.
 
-use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
+use super::{Crowd, DRAIN, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::latency::Latency;
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// A server that is further behind than so many messages, in open loop, will not catch up.
 const MAX_BACKLOG: u64 = 1_000_000;
+/// How long a backlog may take to come back before the next slice begins with what is left of it.
+const LONGEST_DRAIN: Nanos = 10 * SECOND;
 /// Sleeping is as precise as this; shorter waits are spent awake.
 const SLEEP_PRECISION: Nanos = MILLISECOND + MILLISECOND / 5;
 
@@ -68,6 +70,19 @@ impl Echo {
             uncorrected: Latency::new(),
         };
         Ok(Echo { fleet: setup.fleet()?, crowd: setup.crowd, exchange })
+    }
+
+    /// Waits for what is missing, as long as something comes.
+    fn await_leftovers(&mut self) -> io::Result<()> {
+        let end = clock::now() + LONGEST_DRAIN;
+        loop {
+            let before = self.exchange.outstanding;
+            let until = clock::now() + DRAIN / 2;
+            drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0 || clock::now() >= until)?;
+            if self.exchange.outstanding == 0 || self.exchange.outstanding >= before || clock::now() >= end {
+                return Ok(());
+            }
+        }
     }
 
     fn closed_loop(&mut self, watch: &mut Stopwatch, shared: &Shared) -> io::Result<()> {
@@ -136,9 +151,12 @@ impl Scenario for Echo {
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
         if self.exchange.outstanding > 0 {
-            // What a slice before left behind that was too much must not count in this one.
-            let _ = drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0);
-            self.exchange.sample = Sample::new();
+            // What a slice before left behind that was too much must not count in this one. What
+            // goes wrong meanwhile does.
+            if let Err(error) = self.await_leftovers() {
+                self.exchange.sample.failure(&error);
+            }
+            self.exchange.sample.keep_only_faults();
             self.exchange.uncorrected = Latency::new();
         }
         let mut watch = Stopwatch::start(slice);
@@ -172,8 +190,10 @@ impl Scenario for Echo {
         sample
     }
 
-    fn close(&mut self) {
-        close_all(&mut self.fleet);
+    fn close(&mut self) -> Sample {
+        // Echoes that were missing at the end of the slice were counted there.
+        let is_late = |lane: &mut Lane| lane.flying.pop_front().is_some();
+        close_all(&mut self.fleet, |connection, _| (!is_late(&mut connection.data)).then_some(Fault::Unexpected))
     }
 }
 
@@ -215,7 +235,7 @@ impl Listener for Exchange {
     fn opened(&mut self, _: &mut Connection<Lane>, _: Nanos) {}
 
     fn message(&mut self, connection: &mut Connection<Lane>, payload: Payload<'_>, now: Nanos) {
-        let wire_len = connection.wire_len();
+        let received = connection.received(payload);
         let lane = &mut connection.data;
         let Some(flight) = lane.flying.pop_front() else {
             return self.sample.fault(Fault::Unexpected, 1);
@@ -225,11 +245,9 @@ impl Listener for Exchange {
         sample.finished_at_all += 1;
         if now < self.deadline {
             sample.finished += 1;
-            sample.received(payload.len(), wire_len);
+            sample.received(received);
         }
-        if self.verify && payload.as_bytes() != self.tape.payload(lane.expected) {
-            sample.fault(Fault::WrongPayload, 1);
-        }
+        check_echo(&self.tape, lane.expected, payload, self.verify, sample);
         lane.expected = self.tape.next(lane.expected);
         self.outstanding -= 1;
         if self.open_loop {

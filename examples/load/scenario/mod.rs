@@ -15,7 +15,7 @@ pub use stamp::STAMP_LEN;
 use crate::client::{Connection, End, Failure, Fleet, Listener, Shape, Tape, Target, Upgrade};
 use crate::clock::{self, MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::process::ThreadTime;
-use crate::sample::{Sample, ToolTime};
+use crate::sample::{Fault, Sample, ToolTime};
 use ikisocket::protocol::Payload;
 use std::io;
 use std::sync::Arc;
@@ -24,8 +24,10 @@ use std::time::Duration;
 
 /// How long what is in flight may take to come back when a slice is over.
 pub const DRAIN: Nanos = 2 * SECOND;
-/// How long the server may take to answer our Close frames at the end.
-const GOODBYE: Nanos = SECOND;
+/// How long the server may take to answer our Close frames at the end, counted from the last one
+/// that it answered; and to answer all.
+const CLOSE_PAUSE: Nanos = 2 * SECOND;
+const CLOSE_TIMEOUT: Nanos = 30 * SECOND;
 /// Upgrades under way at the same time while connections are set up: fewer than any listen queue holds.
 const OPENING_AT_ONCE: usize = 64;
 /// To look for events and find none takes no longer; if it did, the thread was kept from its core meanwhile.
@@ -65,8 +67,9 @@ pub trait Scenario: Send {
     fn open(&mut self, shared: &Shared) -> Result<(), Failure>;
     /// Makes traffic for a while, and waits until what is in flight has come back.
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample;
-    /// Says goodbye.
-    fn close(&mut self);
+    /// Closes the connections. The result has no figures, only what went wrong since the last
+    /// slice: nothing can follow a server's Close frame, so what came too often shows here.
+    fn close(&mut self) -> Sample;
 }
 
 /// What every scenario is made from: whom to connect to, and with what to say.
@@ -145,21 +148,75 @@ fn drain<L: Listener>(fleet: &mut Fleet<L::Data>, listener: &mut L, is_done: imp
     Ok(())
 }
 
-/// Closes all connections, and waits a moment for the server to agree.
-fn close_all<T>(fleet: &mut Fleet<T>) {
+/// Closes all connections, waits for the server to agree, and ends those that it does not close.
+/// `judge` says what is wrong with a message that comes so late.
+fn close_all<T>(fleet: &mut Fleet<T>, judge: impl FnMut(&mut Connection<T>, Payload<'_>) -> Option<Fault>) -> Sample {
+    let mut closing = Closing { judge, sample: Sample::new(), data: std::marker::PhantomData };
+    let closed = try_close_all(fleet, &mut closing);
+    let mut sample = closing.sample;
+    if let Err(error) = closed {
+        sample.failure(&error);
+    }
+    sample.fault(Fault::Stuck, fleet.len() as u64);
+    fleet.drop_all();
+    sample
+}
+
+fn try_close_all<L: Listener>(fleet: &mut Fleet<L::Data>, closing: &mut L) -> io::Result<()> {
+    // A connection that the server has ended already did not end because of our Close frame.
+    for _ in 0..=fleet.len() / Fleet::<L::Data>::EVENTS {
+        fleet.turn(Duration::ZERO, closing)?;
+    }
     let tokens: Vec<usize> = fleet.iter().map(|connection| connection.token).collect();
     for token in tokens {
         if let Some(connection) = fleet.get(token) {
             connection.close();
         }
     }
-    let mut listener = Opening { failure: None, data: std::marker::PhantomData };
-    fleet.flush(&mut listener);
-    let end = clock::now() + GOODBYE;
-    while !fleet.is_empty() && clock::now() < end {
-        if fleet.turn(Duration::from_millis(10), &mut listener).is_err() {
-            return;
+    fleet.flush(closing);
+    let begin = clock::now();
+    let (mut last, mut open) = (begin, fleet.len());
+    while !fleet.is_empty() {
+        fleet.turn(Duration::from_millis(10), closing)?;
+        let now = clock::now();
+        if fleet.len() < open {
+            (last, open) = (now, fleet.len());
         }
+        if now - last >= CLOSE_PAUSE || now - begin >= CLOSE_TIMEOUT {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Listens while connections are closed.
+struct Closing<T, F> {
+    judge: F,
+    sample: Sample,
+    data: std::marker::PhantomData<T>,
+}
+
+impl<T, F: FnMut(&mut Connection<T>, Payload<'_>) -> Option<Fault>> Listener for Closing<T, F> {
+    type Data = T;
+    fn opened(&mut self, _: &mut Connection<T>, _: Nanos) {}
+    fn message(&mut self, connection: &mut Connection<T>, payload: Payload<'_>, _: Nanos) {
+        if let Some(fault) = (self.judge)(connection, payload) {
+            self.sample.fault(fault, 1);
+        }
+    }
+    fn gone(&mut self, _: usize, _: T, end: End, _: Nanos) {
+        self.sample.ended(end);
+    }
+}
+
+/// Whether a message is the echo of this frame, compared as a whole or by its kind, its length and
+/// its beginning.
+fn check_echo(tape: &Tape, frame: usize, payload: Payload<'_>, whole: bool, sample: &mut Sample) {
+    if !tape.is_its_kind(payload) {
+        sample.fault(Fault::WrongKind, 1);
+    }
+    if !tape.is_payload(frame, payload.as_bytes(), whole) {
+        sample.fault(Fault::WrongPayload, 1);
     }
 }
 

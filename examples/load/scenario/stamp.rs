@@ -1,6 +1,7 @@
 //! The first bytes of a broadcast message: which one it is, and whose. They are seven-bit, so they are text as well as binary.
 
 use crate::client::KEY;
+use crate::sample::Fault;
 
 /// How long a stamp is.
 pub const STAMP_LEN: usize = MARK.len() + 2 * DIGITS_OF_PUBLISHER + DIGITS_OF_NUMBER;
@@ -30,6 +31,16 @@ impl Stamp {
         write_digits(self.run.into(), run);
         write_digits(self.publisher.into(), publisher);
         write_digits(self.number, &mut rest[..DIGITS_OF_NUMBER]);
+    }
+
+    /// What is wrong with it at a receiver whose next number from this publisher is `newest` or a
+    /// higher one.
+    pub fn fault_after(self, newest: u64) -> Option<Fault> {
+        match newest {
+            newest if self.number >= newest => None,
+            newest if self.number + 1 == newest => Some(Fault::Duplicate),
+            _ => Some(Fault::OutOfOrder),
+        }
     }
 
     /// The stamp at the beginning of a message. It is also found if the server did not unmask what it passed on, as a
@@ -83,6 +94,14 @@ mod tests {
         assert_eq!(Stamp::read(&payload), Some(STAMP));
         apply_mask(&mut payload, KEY, 0);
         assert_eq!(Stamp::read(&payload), Some(STAMP));
+    }
+
+    #[test]
+    fn a_number_comes_once_and_in_order() {
+        let stamp = Stamp { number: 5, ..STAMP };
+        assert_eq!([0, 5].map(|newest| stamp.fault_after(newest)), [None; 2]);
+        assert_eq!(stamp.fault_after(6), Some(Fault::Duplicate));
+        assert_eq!(stamp.fault_after(9), Some(Fault::OutOfOrder));
     }
 
     #[test]
