@@ -123,6 +123,15 @@ impl Comparison {
         }
     }
 
+    /// What came of the limit, in words.
+    pub fn verdict(&self) -> &'static str {
+        match self.limited() {
+            (_, None) => "NOT MEASURED, which counts as exceeded",
+            _ if self.is_exceeded() => "EXCEEDED",
+            _ => "not exceeded with confidence",
+        }
+    }
+
     /// Whether the limit is exceeded with confidence; a ratio that could not be measured is.
     pub fn is_exceeded(&self) -> bool {
         self.at_most.is_some_and(|limit| self.limited().1.is_none_or(|ratio| ratio.is_above(limit)))
@@ -201,7 +210,7 @@ mod tests {
         pairs[3].0.cpu_each = None;
         let comparison = Comparison::new(&pairs, Some(2.0), true);
         assert_eq!(comparison.limited(), ("server CPU", None));
-        assert!(comparison.is_exceeded());
+        assert!(comparison.is_exceeded() && comparison.verdict().starts_with("NOT MEASURED"));
         assert!(!Comparison::new(&pairs, Some(2.0), false).is_exceeded(), "time is as asked for");
     }
 }

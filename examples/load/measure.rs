@@ -183,7 +183,8 @@ impl Run<'_> {
         let cpu = || process.and_then(Process::cpu);
         let (begin, cpu_before) = (clock::now(), cpu());
         let mut sample = self.crew.run(server, slice)?;
-        if (sample.elapsed as f64) < slice.length as f64 * CUT_SHORT && !self.crew.shared.is_interrupted() {
+        let is_short = (sample.elapsed as f64) < slice.length as f64 * CUT_SHORT;
+        if is_short && self.options.against.is_none() && !self.crew.shared.is_interrupted() {
             sample.remarks.push(format!(
                 "the traffic ended after {:.3} of {:.3} s",
                 clock::seconds(sample.elapsed),

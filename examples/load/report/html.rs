@@ -248,11 +248,8 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     );
     if let Some(limit) = comparison.at_most {
         let (what, _) = comparison.limited();
-        let (class, verdict) = if comparison.is_exceeded() {
-            ("note fault", "exceeded")
-        } else {
-            ("note good", "not exceeded with confidence")
-        };
+        let (class, verdict) =
+            (if comparison.is_exceeded() { "note fault" } else { "note good" }, comparison.verdict());
         let _ = write!(body, "<p class=\"{class}\">At most {limit} ({what} for each): <b>{verdict}</b></p>");
     }
     body.push_str("</section>\n");

@@ -206,8 +206,8 @@ impl Measured {
             fact("per_second", "throughput", sample.rate(), Unit::PerSecond),
             fact("finished", "finished", sample.finished as f64, Unit::Count),
         ];
-        if sample.finished_at_all == 0 {
-            facts.clear(); // Nothing was counted: connections were only held.
+        if sample.finished_at_all == 0 || sample.finished == 0 {
+            facts.clear(); // Connections were only held, or all came too late for a throughput.
         }
         if sample.bytes > 0 {
             facts.push(fact("bytes_per_second", "payload received", sample.bandwidth(), Unit::BytesPerSecond));
@@ -218,7 +218,7 @@ impl Measured {
             facts.push(fact(key, label, times as f64, Unit::Count));
         }
         if let Some(server) = server {
-            if sample.finished_at_all > 0 {
+            if sample.finished_at_all > 0 && server.cpu > 0 {
                 let each = server.cpu as f64 / sample.finished_at_all as f64;
                 facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
             }
@@ -256,6 +256,13 @@ pub const KEPT_WAITING: f64 = 0.1;
 /// Whether the figures are those of the server, or of this tool.
 fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
     let mut remarks = Vec::new();
+    if sample.finished_at_all > 0 && sample.finished == 0 {
+        remarks.push("nothing came back in time: there is no throughput. Use a longer time".to_owned());
+    }
+    if sample.finished_at_all > 0 && server.is_some_and(|server| server.cpu == 0) {
+        remarks
+            .push("the process of --pid used no CPU time: it is not the server, or the time was too short".to_owned());
+    }
     let percent = |share: f64| (share * 100.0).round();
     let server_cores = server.map(ServerTime::cores);
     let (busy, waited) = (sample.tool.busy(), sample.tool.waited());
@@ -361,6 +368,19 @@ mod tests {
         assert_eq!(report.outcome(), Outcome::ToolWasTheLimit);
         report.add_faults(0, "ws://a", vec![("lost".to_owned(), 1)]);
         assert_eq!(report.outcome(), Outcome::DoesNotHold);
+    }
+
+    #[test]
+    fn a_figure_of_which_nothing_is_known_is_not_shown() {
+        let mut sample = Sample::new();
+        sample.latency.record(1000);
+        sample.finished_at_all = 1;
+        let idle = ServerTime { cpu: 0, wall: 1000, resident: 0 };
+        let measured = Measured::new("ws://a".to_owned(), "latency", &sample, Some(idle));
+        let has = |key| measured.facts.iter().any(|fact| fact.key == key);
+        assert!(!has("per_second") && !has("finished") && !has("server_cpu_each_ns"));
+        let remarks = measured.remarks.join("\n");
+        assert!(remarks.contains("there is no throughput") && remarks.contains("used no CPU time"), "{remarks}");
     }
 
     #[test]

@@ -96,8 +96,7 @@ fn write_comparison(comparison: &Comparison, out: &mut String) {
     }
     if let Some(limit) = comparison.at_most {
         let (what, _) = comparison.limited();
-        let verdict = if comparison.is_exceeded() { "EXCEEDED" } else { "not exceeded with confidence" };
-        line(out, format!("\n  --at-most {limit} ({what} for each): {verdict}"));
+        line(out, format!("\n  --at-most {limit} ({what} for each): {}", comparison.verdict()));
     }
 }
 
