@@ -22,6 +22,8 @@ use ikisocket::protocol::{Decoder, FrameHeader, Opcode, Role, Rules, apply_mask,
 #[cfg(feature = "deflate")]
 #[path = "micro/deflate.rs"]
 mod deflate;
+#[path = "micro/heads.rs"]
+mod heads;
 
 const SIZES: [usize; 3] = [20, 1024, 16 * 1024];
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -41,6 +43,7 @@ fn main() {
     dispatch(&mut criterion);
     timers(&mut criterion);
     accept(&mut criterion);
+    heads::all(&mut criterion);
     #[cfg(feature = "deflate")]
     deflate::all(&mut criterion);
     criterion.final_summary();

@@ -154,7 +154,7 @@ by_cause! {
 by_cause! {
     /// Requests that were refused, by cause: see [`Refusal`].
     RequestsRefused {
-        /// 400: no request that RFC 9112 allows.
+        /// 400: no request that RFC 9112 allows, or no list of extensions that RFC 6455 allows.
         malformed,
         /// 431: too many bytes.
         head_too_large,
@@ -219,7 +219,7 @@ impl Disconnects {
 impl RequestsRefused {
     pub(crate) fn count(&mut self, refusal: &Refusal) {
         *match refusal {
-            Refusal::Malformed(_) => &mut self.malformed,
+            Refusal::Malformed(_) | Refusal::BadExtensions => &mut self.malformed,
             Refusal::HeadTooLarge => &mut self.head_too_large,
             Refusal::TooManyHeaders => &mut self.too_many_headers,
             Refusal::TimedOut => &mut self.timed_out,

@@ -222,13 +222,17 @@ fn offers(server_bits: u8, client_bits: u8, mut input: Input<'_>) {
         head.extend(b"Sec-WebSocket-Extensions: ");
         head.extend(line);
         head.extend(b"\r\n");
-        lines.extend(str::from_utf8(line));
+        lines.push(line);
     }
     head.extend(b"\r\n");
     let Ok(request) = Request::parse(&head, &HeadLimits::default()) else { return };
 
     let agreed = agree_on_deflate(&request, &wanted);
-    let mut offers = lines.iter().flat_map(|line| split(line, ','));
+    if !lines.iter().all(|line| super::upgrade::are_extensions(line)) {
+        return assert_eq!(agreed, None, "RFC 6455 §9.1");
+    }
+    let lines = lines.iter().map(|line| str::from_utf8(line).expect("tokens are ASCII").replace('\\', ""));
+    let mut offers = lines.flat_map(|line| split(&line, ','));
     assert_eq!(agreed, offers.find_map(|offer| slow_answer(&offer, &wanted)));
     let Some((agreed, answer)) = agreed else { return };
     for bits in [agreed.server_max_window_bits, agreed.client_max_window_bits] {

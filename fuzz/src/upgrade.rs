@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
         Ok(Some(length)) => {
             let head = &received[..length];
             assert_eq!(parsed, Request::parse(head, &limits), "what follows the head plays no role");
-            assert_same(parsed, slow_parse(head, &limits));
+            assert_same(parsed, slow_parse(head, &limits, true));
         }
         Ok(None) => assert!(parsed.is_err(), "half a head is none"),
         Err(_) => assert!(parsed.is_err(), "what only the scanner refuses would be a way around it"),
@@ -66,7 +66,17 @@ fn slow_scan(received: &[u8], limits: &HeadLimits) -> Scanned {
     let visible = &received[..received.len().min(limit)];
     let mut rest = visible;
     let mut has_request_line = false;
-    while let Some(at) = rest.windows(2).position(|two| two == b"\r\n") {
+    let mut headers = 0;
+    loop {
+        let is_control = |byte: u8| !has_only_allowed_bytes(&[byte]);
+        // Of a header too many only the first byte is looked at.
+        if let Some(&first) = rest.first().filter(|&&first| has_request_line && !is_control(first))
+            && headers >= limits.max_headers
+        {
+            let beginning = &visible[..visible.len() - rest.len()];
+            return Err(if is_tchar(first) { slow_parse(beginning, limits, false).err().unwrap_or(431) } else { 400 });
+        }
+        let Some(at) = rest.windows(2).position(|two| two == b"\r\n") else { break };
         let line = &rest[..at];
         if !has_only_allowed_bytes(line) {
             return Err(400);
@@ -76,7 +86,7 @@ fn slow_scan(received: &[u8], limits: &HeadLimits) -> Scanned {
             (false, true) => {}
             (true, true) => return Ok(Some(visible.len() - rest.len())),
             (false, false) if request_line(line).is_some() => has_request_line = true,
-            (true, false) if field_line(line).is_some() => {}
+            (true, false) if field_line(line).is_some() => headers += 1,
             _ => return Err(400),
         }
     }
@@ -143,10 +153,7 @@ fn begins_request_line(line: &[u8]) -> bool {
 fn field_line(line: &[u8]) -> Option<(&str, &[u8])> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    let is_space = |byte: &u8| *byte == b' ' || *byte == b'\t';
-    let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |at| at + 1);
-    is_token(name).then(|| str::from_utf8(name).ok())?.map(|name| (name, &value[start..end]))
+    is_token(name).then(|| str::from_utf8(name).ok())?.map(|name| (name, without_space(value)))
 }
 
 /// A request as the slow parser sees it.
@@ -167,9 +174,13 @@ impl<'h> Slow<'h> {
         self.values(name).into_iter().filter_map(|value| str::from_utf8(value).ok()).collect()
     }
 
+    /// The elements of a list: both with and without an eye for quoted strings they are there.
+    fn elements(&self, name: &str) -> Vec<Vec<u8>> {
+        self.values(name).into_iter().flat_map(|line| split(line, b',')).filter(|each| !each.is_empty()).collect()
+    }
+
     fn lists(&self, name: &str, element: &str) -> bool {
-        let all = self.texts(name).join(",");
-        all.split(',').any(|each| each.trim().eq_ignore_ascii_case(element))
+        self.elements(name).iter().any(|each| each.eq_ignore_ascii_case(element.as_bytes()))
     }
 
     fn asks_websocket(&self) -> bool {
@@ -177,8 +188,34 @@ impl<'h> Slow<'h> {
     }
 }
 
-/// The request, or the status that refuses it. Its lines were found to be good.
-fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits) -> Result<Slow<'h>, u16> {
+/// The parts between separators that stand in no quoted string, without white space around them.
+fn split(line: &[u8], separator: u8) -> Vec<Vec<u8>> {
+    let (mut parts, mut quoted, mut escaped) = (vec![Vec::new()], false, false);
+    for &byte in line {
+        if byte == separator && !quoted {
+            parts.push(Vec::new());
+            continue;
+        }
+        (quoted, escaped) = match byte {
+            b'"' if !escaped => (!quoted, false),
+            b'\\' => (quoted, quoted && !escaped),
+            _ => (quoted, false),
+        };
+        parts.last_mut().expect("there is one").push(byte);
+    }
+    parts.iter().map(|part| without_space(part).to_vec()).collect()
+}
+
+fn without_space(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
+    let end = text.iter().rposition(|byte| !is_space(byte)).map_or(start, |at| at + 1);
+    &text[start..end]
+}
+
+/// The request, or the status that refuses it. Its lines were found to be good; in a mere beginning
+/// no `Host` is missed.
+fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits, is_whole: bool) -> Result<Slow<'h>, u16> {
     let text: Vec<&[u8]> =
         head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
     let mut lines = text.into_iter().filter(|line| !line.is_empty());
@@ -186,11 +223,11 @@ fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits) -> Result<Slow<'h>, u16> 
     let headers = lines.map(|line| field_line(line).expect("it was scanned")).collect();
     let slow = Slow { method, target, minor, headers };
 
-    if !is_good_target(method, target) {
+    if !is_good_target(method, target) || String::from_utf8(unescaped_bytes(path_and_query(target).0)).is_err() {
         return Err(400);
     }
     match slow.values("host")[..] {
-        [] if minor == 0 => {}
+        [] if minor == 0 || !is_whole => {}
         [host] if is_host(host) => {}
         _ => return Err(400),
     }
@@ -203,11 +240,11 @@ fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits) -> Result<Slow<'h>, u16> 
             let is_number = !digits.is_empty() && digits.iter().all(|byte| byte.is_ascii_digit());
             is_number.then(|| str::from_utf8(digits).ok()?.parse().ok())?
         };
-        let all: Vec<_> = lengths.split(|&byte| byte == b',').map(number).collect();
-        if all.iter().any(|each| each.is_none() || *each != all[0]) || chunked {
+        let all: Vec<_> = lengths.split(|&byte| byte == b',').map(without_space).collect();
+        if all.iter().any(|each| number(each).is_none() || *each != all[0]) || chunked {
             return Err(400);
         }
-        body |= all[0] != Some(0);
+        body |= number(all[0]) != Some(0);
     }
     if (chunked && minor == 0) || (slow.asks_websocket() && body) || slow.values("sec-websocket-key").len() > 1 {
         return Err(400);
@@ -273,8 +310,8 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
     }
     for allowed in [&["https://example.org", "null"][..], &["*"], &[]] {
         let everybody = allowed.is_empty() || allowed == ["*"];
-        let named = match slow.texts("origin")[..] {
-            [origin] => allowed.iter().any(|each| each.eq_ignore_ascii_case(origin)),
+        let named = match slow.values("origin")[..] {
+            [origin] => allowed.iter().any(|each: &&str| each.as_bytes().eq_ignore_ascii_case(origin)),
             _ => false,
         };
         assert_eq!(origin_allowed(&request, allowed), everybody || named);
@@ -287,7 +324,7 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
 
 /// RFC 6455 §4.2.1.
 fn slow_check(slow: &Slow<'_>) -> Result<String, u16> {
-    if slow.minor == 0 || !slow.asks_websocket() || slow.texts("sec-websocket-version") != ["13"] {
+    if slow.minor == 0 || !slow.asks_websocket() || slow.values("sec-websocket-version") != [b"13"] {
         return Err(426);
     }
     // 22 characters stand for 132 bits, of which 128 count.
@@ -295,10 +332,38 @@ fn slow_check(slow: &Slow<'_>) -> Result<String, u16> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'+' || *byte == b'/';
     match key.strip_suffix(b"==") {
         Some(digits) if digits.len() == 22 && digits.iter().all(is_base64) => {
-            Ok(key.iter().copied().map(char::from).collect())
+            match slow.values("sec-websocket-extensions").into_iter().all(are_extensions) {
+                true => Ok(key.iter().copied().map(char::from).collect()),
+                false => Err(400),
+            }
         }
         _ => Err(400),
     }
+}
+
+/// RFC 6455 §9.1.
+pub fn are_extensions(line: &[u8]) -> bool {
+    split(line, b',').iter().all(|each| each.is_empty() || is_extension(each))
+}
+
+fn is_extension(text: &[u8]) -> bool {
+    let parts = split(text, b';');
+    is_token(&parts[0])
+        && parts[1..].iter().all(|part| {
+            let Some(equals) = part.iter().position(|&byte| byte == b'=') else { return is_token(part) };
+            let (name, value) = (without_space(&part[..equals]), without_space(&part[equals + 1..]));
+            let value = match value {
+                [b'"', inside @ .., b'"'] => {
+                    let (mut value, mut bytes) = (Vec::new(), inside.iter());
+                    while let Some(&byte) = bytes.next() {
+                        value.push(if byte == b'\\' { *bytes.next().unwrap_or(&b' ') } else { byte });
+                    }
+                    value
+                }
+                value => value.to_vec(),
+            };
+            is_token(name) && is_token(&value)
+        })
 }
 
 fn assert_is_101(request: &Request, key: &ikisocket::handshake::Key, slow: &Slow<'_>) {
@@ -306,7 +371,7 @@ fn assert_is_101(request: &Request, key: &ikisocket::handshake::Key, slow: &Slow
     let chosen = choose_subprotocol(request, &ours);
     let expected = ours
         .iter()
-        .position(|name| slow.texts("sec-websocket-protocol").join(",").split(',').any(|offer| offer.trim() == *name));
+        .position(|name| slow.elements("sec-websocket-protocol").iter().any(|offer| *offer == name.as_bytes()));
     assert_eq!(chosen, expected);
     // What the client offered may be anything: it must not become a line of the answer.
     let offered = request.header("sec-websocket-protocol");
@@ -335,7 +400,20 @@ fn assert_is_one_answer(response: Response, status: u16) {
 
 /// RFC 3986 §3: what of the target is the path, and what the query.
 fn assert_path(request: &Request) {
-    let target = request.target();
+    let (path, query) = path_and_query(request.target());
+    assert_eq!((request.path(), request.query_string()), (path, query));
+    assert_eq!(Some(request.decoded_path().into_owned()), unescaped(path));
+
+    let pairs: Vec<_> = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect();
+    let pairs = pairs.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let pairs: Vec<_> = pairs.filter_map(|(key, value)| Some((form(key)?, form(value)?))).collect();
+    let found: Vec<_> = request.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+    assert_eq!(found, pairs);
+    let last = pairs.iter().rev().find(|(key, _)| key == "q").map(|(_, value)| value);
+    assert_eq!(request.query("q").as_deref(), last.map(String::as_str));
+}
+
+fn path_and_query(target: &str) -> (&str, Option<&str>) {
     let after_authority = match target.find("://") {
         _ if target.starts_with('/') => target,
         Some(at) => {
@@ -348,33 +426,27 @@ fn assert_path(request: &Request) {
         Some(at) => (&after_authority[..at], Some(&after_authority[at + 1..])),
         None => (after_authority, None),
     };
-    let path = if path.is_empty() && target.contains("://") { "/" } else { path };
-    assert_eq!((request.path(), request.query_string()), (path, query));
-    assert_eq!(request.decoded_path(), unescaped(path));
-
-    let pairs: Vec<_> = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect();
-    let pairs = pairs.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let pairs: Vec<_> = pairs.map(|(key, value)| (form(key), form(value))).collect();
-    let found: Vec<_> = request.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
-    assert_eq!(found, pairs);
-    let last = pairs.iter().rev().find(|(key, _)| key == "q").map(|(_, value)| value);
-    assert_eq!(request.query("q").as_deref(), last.map(String::as_str));
+    (if path.is_empty() && target.contains("://") { "/" } else { path }, query)
 }
 
-fn form(text: &str) -> String {
+fn form(text: &str) -> Option<String> {
     unescaped(&text.replace('+', " "))
 }
 
-/// Percent-decoded, with U+FFFD for what is no UTF-8.
-fn unescaped(text: &str) -> String {
-    String::from_utf8_lossy(&unescaped_bytes(text)).into_owned()
+/// Percent-decoded, if that is UTF-8.
+fn unescaped(text: &str) -> Option<String> {
+    String::from_utf8(unescaped_bytes(text)).ok()
 }
 
 fn unescaped_bytes(text: &str) -> Vec<u8> {
-    let digit = |at: usize| text.as_bytes().get(at).and_then(|&byte| char::from(byte).to_digit(16));
+    unescaped_from(text.as_bytes())
+}
+
+fn unescaped_from(text: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| text.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let (mut bytes, mut at) = (Vec::new(), 0);
     while at < text.len() {
-        match (text.as_bytes()[at], digit(at + 1), digit(at + 2)) {
+        match (text[at], digit(at + 1), digit(at + 2)) {
             (b'%', Some(high), Some(low)) => {
                 bytes.push((high * 16 + low) as u8);
                 at += 3;
@@ -391,13 +463,16 @@ fn unescaped_bytes(text: &str) -> Vec<u8> {
 /// RFC 6265 §5.4.
 fn assert_cookies(request: &Request, slow: &Slow<'_>) {
     let mut expected = Vec::new();
-    let all = slow.texts("cookie").join(";");
-    for part in all.split(';') {
-        if let Some((name, value)) = part.split_once('=') {
-            let value = value.trim();
-            let is_quoted = value.len() >= 2 && value.starts_with('"') && value.ends_with('"');
-            let value = if is_quoted { &value[1..value.len() - 1] } else { value };
-            expected.push((name.trim(), unescaped(value)));
+    let all = slow.values("cookie").join(&b';');
+    for part in all.split(|&byte| byte == b';') {
+        let Some(equals) = part.iter().position(|&byte| byte == b'=') else { continue };
+        let (name, value) = (without_space(&part[..equals]), without_space(&part[equals + 1..]));
+        let value = match value {
+            [b'"', inside @ .., b'"'] => inside,
+            value => value,
+        };
+        if let (Ok(name), Ok(value)) = (str::from_utf8(name), String::from_utf8(unescaped_from(value))) {
+            expected.push((name, value));
         }
     }
     let found: Vec<_> = request.cookies().map(|(name, value)| (name, value.into_owned())).collect();
@@ -443,7 +518,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
             if rest.is_empty() {
                 return None;
             }
-            values.push(unescaped(&rest.join("/")));
+            values.push(unescaped(&rest.join("/"))?);
             return Some(values);
         }
         let segment = segments.next()?;
@@ -451,7 +526,7 @@ fn matched(pattern: &str, path: &str) -> Option<Vec<String>> {
             if segment.is_empty() {
                 return None;
             }
-            values.push(unescaped(segment));
+            values.push(unescaped(segment)?);
         } else if unescaped_bytes(part) != unescaped_bytes(segment) {
             return None;
         }
@@ -517,6 +592,12 @@ const LINES: &[&str] = &[
     "Origin: null",
     "Cookie: a=1; b=\"%C3%BC\"; a=2",
     "Cookie: a=\"",
+    "Cookie: b=%FF; a=%fe; a=\u{a0}c\u{a0}; \u{2003}a=d",
+    "Sec-WebSocket-Protocol: \"x, chat\", \u{fc}, superchat",
+    "Sec-WebSocket-Extensions: a; b=\"\\c\", permessage-deflate",
+    "Sec-WebSocket-Extensions: foo; bar=\"\\\", permessage-deflate, \\\"\"",
+    "Connection: \"a, upgrade\", \u{a0}upgrade",
+    "Content-Length: 0,00",
     "Sec-WebSocket-Protocol: superchat, chat",
     "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
     "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==",
@@ -546,6 +627,9 @@ const TARGETS: &[&str] = &[
     "/r//",
     "/?q=a+b&q=%26&&q",
     "/a%2?q=%ff",
+    "/ws?q=1&q=%ff&%ff=2&%71=+",
+    "/ws/%FF",
+    "/ws/%C3/%A9",
     "/a#b",
     "*",
     "a:80",

@@ -2,6 +2,7 @@
 //! Knows no compressor.
 
 use super::Request;
+use super::extensions::{offers, params};
 
 const NAME: &str = "permessage-deflate";
 const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
@@ -41,8 +42,10 @@ impl Default for DeflateParams {
 /// Agrees on the first of the client's offers of permessage-deflate that can be accepted: the parameters, and the value of the answer's
 /// `Sec-WebSocket-Extensions`. `None` if there is none; then the connection is not compressed.
 ///
-/// An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692 §7), or if it wants the server to use a window of
-/// 8 bits, for which there is no compressor. A client's window is only made smaller if the client offers that.
+/// If the header is malformed (RFC 6455 §9.1), none can: [`check`](super::check) refuses such a
+/// request. An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692
+/// §7), or if it wants the server to use a window of 8 bits, for which there is no compressor. A
+/// client's window is only made smaller if the client offers that.
 ///
 /// ```
 /// use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
@@ -59,9 +62,11 @@ impl Default for DeflateParams {
 /// ```
 #[must_use]
 pub fn agree_on_deflate(request: &Request, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
-    let values = request.header_values("Sec-WebSocket-Extensions");
-    let mut offers = values.flat_map(|value| split(value, b',')).filter_map(Offer::parse);
-    offers.find_map(|offer| offer.accept(wanted))
+    if request.has_bad_extensions() {
+        return None;
+    }
+    let mut offers = request.values("Sec-WebSocket-Extensions").flat_map(|value| offers(value, NAME));
+    offers.find_map(|behind| Offer::parse(behind)?.accept(wanted))
 }
 
 /// One offer of permessage-deflate.
@@ -75,25 +80,18 @@ struct Offer {
 }
 
 impl Offer {
-    /// `None` if it is another extension, or illegal.
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = split(text, b';');
-        if !parts.next()?.eq_ignore_ascii_case(NAME) {
-            return None;
-        }
+    /// Reads what stands behind the extension's name; `None` if it is illegal.
+    fn parse(behind: &[u8]) -> Option<Self> {
         let mut offer = Self::default();
-        for part in parts {
-            let (name, value) = match part.split_once('=') {
-                Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start()))),
-                None => (part, None),
-            };
-            let is_new = if name.eq_ignore_ascii_case(SERVER_NO_CONTEXT_TAKEOVER) && value.is_none() {
+        for (name, value) in params(behind) {
+            let value = value.as_deref();
+            let is_new = if name.eq_ignore_ascii_case(SERVER_NO_CONTEXT_TAKEOVER.as_bytes()) && value.is_none() {
                 !std::mem::replace(&mut offer.server_no_context_takeover, true)
-            } else if name.eq_ignore_ascii_case(CLIENT_NO_CONTEXT_TAKEOVER) && value.is_none() {
+            } else if name.eq_ignore_ascii_case(CLIENT_NO_CONTEXT_TAKEOVER.as_bytes()) && value.is_none() {
                 !std::mem::replace(&mut offer.client_no_context_takeover, true)
-            } else if name.eq_ignore_ascii_case(SERVER_MAX_WINDOW_BITS) {
+            } else if name.eq_ignore_ascii_case(SERVER_MAX_WINDOW_BITS.as_bytes()) {
                 offer.server_max_window_bits.replace(window_bits(value?)?).is_none()
-            } else if name.eq_ignore_ascii_case(CLIENT_MAX_WINDOW_BITS) {
+            } else if name.eq_ignore_ascii_case(CLIENT_MAX_WINDOW_BITS.as_bytes()) {
                 let bits = value.map(|value| window_bits(value).ok_or(()));
                 offer.client_max_window_bits.replace(bits.transpose().ok()?).is_none()
             } else {
@@ -140,25 +138,12 @@ impl Offer {
 }
 
 /// A window's size: 8 to 15, without a leading zero (RFC 7692 §7.1.2).
-fn window_bits(value: &str) -> Option<u8> {
+fn window_bits(value: &[u8]) -> Option<u8> {
     match value {
-        "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15" => value.parse().ok(),
+        [digit @ b'8'..=b'9'] => Some(digit - b'0'),
+        [b'1', digit @ b'0'..=b'5'] => Some(10 + digit - b'0'),
         _ => None,
     }
-}
-
-fn unquoted(value: &str) -> &str {
-    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
-}
-
-/// The parts of a list between separators that are not inside quotes (RFC 6455 §9.1), trimmed.
-fn split(list: &str, separator: u8) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    let is_separator = move |c: char| {
-        quoted ^= c == '"';
-        !quoted && c == char::from(separator)
-    };
-    list.split(is_separator).map(str::trim)
 }
 
 #[cfg(test)]
@@ -236,9 +221,18 @@ mod tests {
         let good = "permessage-deflate; server_max_window_bits=11";
         let one_line = format!("x-webkit-deflate-frame, permessage-deflate; what, {good}, permessage-deflate");
         assert_eq!(plain(&one_line).as_deref(), Some("server_max_window_bits=11"));
-        let two_lines = format!("foo; bar=\"a, permessage-deflate\"\n{good}");
+        let two_lines = format!("foo; bar=\"a\", permessage-deflate; what\n{good}");
         assert_eq!(plain(&two_lines).as_deref(), Some("server_max_window_bits=11"));
         assert_eq!(plain("foo, bar"), None);
+        assert_eq!(plain(r#"permessage-deflate; client_max_window_bits="1\2""#).unwrap(), "client_max_window_bits=12");
+        // A malformed header also spoils what stands before and behind the fault (RFC 6455 §9.1).
+        for malformed in
+            [r#"foo; bar="\", permessage-deflate, \"""#, "foo; bar=\"a, permessage-deflate\"", "foo;", "a b"]
+        {
+            assert_eq!(plain(malformed), None);
+            assert_eq!(plain(&format!("{good}, {malformed}")), None);
+            assert_eq!(plain(&format!("{malformed}\n{good}")), None);
+        }
         assert_eq!(plain(""), None);
     }
 

@@ -12,6 +12,13 @@
 //!
 //! Nothing in this room panics, whatever the bytes.
 //!
+//! What a head costs: a usual one 1 to 3 µs of CPU. The most expensive ones that are known take about
+//! 4 ns for each byte, so 60 µs at the default limit of 16 KiB: lists of thousands of elements,
+//! and paths of nothing but escapes. Each step goes through the head once, and no step takes longer
+//! for a byte because of the bytes before it. `choose_subprotocol` alone can take longer, about 1 ns
+//! for each offer and each of the server's own names of the same length. `query` and `cookie` take
+//! up to 2 ns for each byte at each call. (`cargo bench --bench micro -- request` measures them.)
+//!
 //! ```
 //! use ikisocket::handshake::{
 //!     HeadLimits, HeadScanner, Request, Scan, check, write_switching_protocols,
@@ -39,7 +46,9 @@
 //! ```
 
 mod deflate;
+mod extensions;
 mod head;
+mod list;
 mod pattern;
 mod refusal;
 mod request;
@@ -227,8 +236,21 @@ mod tests {
         let many = "X: a\r\n".repeat(96);
         assert_refused("101 headers", with(&many), 431, "too many headers");
         assert_accepted("100 headers", &with(&many[6..]));
-        assert_refused("101 headers, malformed", with(&(many.clone() + "X : a\r\n")), 400, "before the colon");
-        assert_refused("101 headers, two hosts", with(&(many + "Host: a\r\n")), 400, "more than one Host");
+        // Up to the header that is one too many the head is judged, and behind that it is not read
+        // at all.
+        let early = |line: &str| with(&format!("{line}{many}"));
+        assert_refused("malformed before header 101", early("X : a\r\n"), 400, "before the colon");
+        assert_refused("two hosts before header 101", early("Host: a\r\n"), 400, "more than one Host");
+        assert_refused("two lengths before header 101", early("Content-Length: 1, 2\r\n"), 400, "Content-Length");
+        assert_refused("no host before header 101", early("").replace("Host: a\r\n", "Y: a\r\n"), 431, "too many");
+        let late = |line: &str| with(&format!("{}{line}", &many[6..]));
+        assert_refused("header 101 begins with a space", late(" X: a\r\n"), 400, "folded");
+        assert_refused("header 101 begins with NUL", late("\0X: a\r\n"), 400, "control character");
+        assert_refused("header 101 begins with LF", late("\nX: a\r\n"), 400, "LF without CR");
+        assert_refused("header 101 is malformed further on", late("X : a\r\n"), 431, "too many");
+        assert_refused("header 101 is the second Host", late("Host: a\r\n"), 431, "too many");
+        let begun = late("X");
+        assert_refused("header 101 has begun", begun.strip_suffix("\r\n").unwrap(), 431, "too many");
 
         let long = |length| format!("X: {}\r\n", "a".repeat(length));
         let most = 16 * 1024 - with(&long(0)).len();

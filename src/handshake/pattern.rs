@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use matchit::Router;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
-
-/// What stays percent-encoded when two spellings of a path are compared. An encoded `/` is no separator, and `%`
-/// must stay distinct from the beginning of an escape. (Everything outside ASCII is encoded anyway.)
-const ENCODED: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
+use percent_encoding::percent_decode_str;
 
 /// Places, each found by a pattern.
 ///
@@ -103,6 +99,9 @@ pub enum PatternError {
     /// White space or a control character, which no path can hold. A space can be written `%20`.
     #[error("no path holds white space or control characters: write `%20` for a space")]
     Whitespace,
+    /// Escapes that are not UTF-8 once they are decoded: a request for such a path is refused.
+    #[error("a pattern is UTF-8 once it is percent-decoded: write `/caf%C3%A9` or `/café`, not `/caf%E9`")]
+    NotUtf8,
     /// The pattern is fine but cannot stand beside the others. No such combination is known.
     #[error("this pattern is in conflict with another one")]
     Conflict,
@@ -158,10 +157,16 @@ impl<T> Routes<T> {
     /// pattern.
     ///
     /// `path` is a path as it stands in a request, still percent-encoded ([`Request::path`](super::Request::path)).
+    ///
+    /// A path that is not UTF-8 once it is percent-decoded leads nowhere: its parameters could not
+    /// be told from others. [`Request::parse`](super::Request::parse) refuses it.
     pub fn find(&self, path: &str) -> Option<(&T, Vec<String>)> {
-        let path = canonical(path);
+        let path = canonical(path)?;
         let (index, values) = self.find_exact(&path).or_else(|| self.find_catch_all(&path))?;
-        let decode = |value: &str| percent_decode_str(value).decode_utf8_lossy().into_owned();
+        let decode = |value: &str| match value.contains('%') {
+            true => percent_decode_str(value).decode_utf8_lossy().into_owned(),
+            false => value.to_owned(),
+        };
         Some((&self.places[index].value, values.into_iter().map(decode).collect()))
     }
 
@@ -186,16 +191,36 @@ fn look_up<'p>(router: &Router<usize>, path: &'p str) -> Option<(usize, Vec<&'p 
     Some((*found.value, values))
 }
 
-/// One spelling for all paths that mean the same (RFC 3986 §6.2.2): whatever can be decoded is decoded.
-fn canonical(path: &str) -> Cow<'_, str> {
-    if path.is_ascii() && !path.contains('%') {
-        return Cow::Borrowed(path);
+/// One spelling for all paths that mean the same (RFC 3986 §6.2.2): all escapes are decoded but
+/// those of `/`, which is no separator then, and of `%`, which must stay distinct from the
+/// beginning of an escape. `None` if that is not UTF-8.
+fn canonical(path: &str) -> Option<Cow<'_, str>> {
+    if !path.contains('%') {
+        return Some(Cow::Borrowed(path));
     }
-    let segments = path.split('/').map(|segment| {
-        let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
-        percent_encode(&decoded, ENCODED).to_string()
-    });
-    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    // One that is no escape is encoded.
+    let mut decoded = Vec::with_capacity(path.len() + 16);
+    let mut rest = path.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'%' {
+            decoded.push(*first);
+            continue;
+        }
+        let mut byte = b'%';
+        if let [high, low, after @ ..] = after
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            (byte, rest) = ((high << 4 | low) as u8, after);
+        }
+        match byte {
+            b'/' => decoded.extend_from_slice(b"%2F"),
+            b'%' => decoded.extend_from_slice(b"%25"),
+            byte => decoded.push(byte),
+        }
+    }
+    String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
 /// Takes a pattern apart: its key and the names of its parameters.
@@ -227,7 +252,7 @@ fn parse(pattern: &str) -> Result<(Key, ParamNames), PatternError> {
             return Err(PatternError::Braces(segment.to_owned()));
         } else {
             // matchit takes doubled braces literally.
-            let literal = canonical(segment).replace('{', "{{").replace('}', "}}");
+            let literal = canonical(segment).ok_or(PatternError::NotUtf8)?.replace('{', "{{").replace('}', "}}");
             path.push_str(&literal);
         }
     }
@@ -329,8 +354,18 @@ mod tests {
     fn values_are_decoded_once() {
         let values: &[&str] = &["ü/ %20"];
         assert_leads(&["/:x"], "/%C3%BC%2F%20%2520", Some(("/:x", values)));
-        assert_leads(&["/:x"], "/%ff%zz%", Some(("/:x", &["\u{fffd}%zz%"])));
-        assert_leads(&["/*x"], "/a%2fb/%C3", Some(("/*x", &["a/b/\u{fffd}"])));
+        assert_leads(&["/:x"], "/%00%zz%", Some(("/:x", &["\0%zz%"])));
+        assert_leads(&["/*x"], "/a%2fb/%EF%BF%BD", Some(("/*x", &["a/b/\u{fffd}"])));
+    }
+
+    #[test]
+    fn what_is_not_utf8_leads_nowhere() {
+        for patterns in [&["/:x"][..], &["/*x"], &["/:x", "/*x", "/:x/*y"]] {
+            for path in ["/%FF", "/%ff", "/a%C3", "/%C3/%A9", "/%C3%2F%A9", "/%ED%A0%80", "/%C0%AF", "/a/%E9", "/é%A9"]
+            {
+                assert_leads(patterns, path, None);
+            }
+        }
     }
 
     #[test]
@@ -361,6 +396,8 @@ mod tests {
     fn a_pattern_that_is_none_is_refused_with_a_hint() {
         let rows = [
             ("", PatternError::NoLeadingSlash),
+            ("/caf%E9", PatternError::NotUtf8),
+            ("/:a/%C3/%A9", PatternError::NotUtf8),
             ("chat", PatternError::NoLeadingSlash),
             ("/:", PatternError::EmptyName),
             ("/a/*", PatternError::EmptyName),

@@ -54,6 +54,9 @@ pub enum Refusal {
     /// 400: `Sec-WebSocket-Key` is missing or is not the base64 of 16 bytes (RFC 6455 §4.1).
     #[error("`Sec-WebSocket-Key` is missing or is not 16 bytes in base64.")]
     BadKey,
+    /// 400: `Sec-WebSocket-Extensions` is not a list of extensions as RFC 6455 §9.1 writes it.
+    #[error("`Sec-WebSocket-Extensions` is malformed. Send `name; parameter=value`, with commas between extensions.")]
+    BadExtensions,
     /// 403: the page that opened the connection may not (RFC 6455 §10.2).
     #[error("Connections from this origin are not allowed.")]
     OriginNotAllowed,
@@ -81,7 +84,7 @@ impl Refusal {
     /// The HTTP status code.
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Malformed(_) | Refusal::BadKey => 400,
+            Refusal::Malformed(_) | Refusal::BadKey | Refusal::BadExtensions => 400,
             Refusal::OriginNotAllowed => 403,
             Refusal::NotFound => 404,
             Refusal::MethodNotAllowed { .. } => 405,
@@ -125,9 +128,10 @@ mod tests {
         let rows = [
             (Refusal::Malformed("x"), "400 Bad Request", ""),
             (Refusal::BadKey, "400 Bad Request", ""),
+            (Refusal::BadExtensions, "400 Bad Request", ""),
             (Refusal::OriginNotAllowed, "403 Forbidden", ""),
             (Refusal::NotFound, "404 Not Found", ""),
-            (Refusal::MethodNotAllowed { allow: "GET" }, "405 Method Not Allowed", "\r\nAllow: GET\r\n"),
+            (Refusal::MethodNotAllowed { allow: "GET, HEAD" }, "405 Method Not Allowed", "\r\nAllow: GET, HEAD\r\n"),
             (Refusal::TimedOut, "408 Request Timeout", ""),
             (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nUpgrade: websocket\r\n"),
             (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nConnection: close, Upgrade\r\n"),

@@ -8,6 +8,7 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest as _, Sha1};
 
+use super::list::elements;
 use super::response::is_field_value;
 use super::{Refusal, Request};
 
@@ -56,15 +57,21 @@ impl Key {
 ///
 /// - [`Refusal::UpgradeRequired`]: HTTP/1.0, or `Connection: Upgrade` with `Upgrade: websocket` is missing;
 /// - [`Refusal::UnsupportedVersion`]: not exactly one `Sec-WebSocket-Version`, or not 13;
-/// - [`Refusal::BadKey`]: no `Sec-WebSocket-Key`, or not the base64 of 16 bytes.
+/// - [`Refusal::BadKey`]: no `Sec-WebSocket-Key`, or not the base64 of 16 bytes;
+/// - [`Refusal::BadExtensions`]: a `Sec-WebSocket-Extensions` that is not what RFC 6455 §9.1
+///   allows.
 pub fn check(request: &Request) -> Result<Key, Refusal> {
     if request.http_minor() == 0 || !request.asks_websocket() {
         return Err(Refusal::UpgradeRequired);
     }
-    if !request.header_values("Sec-WebSocket-Version").eq(["13"]) {
+    if !request.values("Sec-WebSocket-Version").eq([b"13"]) {
         return Err(Refusal::UnsupportedVersion);
     }
-    Key::parse(request.header("Sec-WebSocket-Key").ok_or(Refusal::BadKey)?)
+    let key = Key::parse(request.header("Sec-WebSocket-Key").ok_or(Refusal::BadKey)?)?;
+    if request.has_bad_extensions() {
+        return Err(Refusal::BadExtensions);
+    }
+    Ok(key)
 }
 
 /// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`, in ASCII (RFC 6455 §4.2.2, step 5.4). The key itself
@@ -106,32 +113,47 @@ pub fn write_switching_protocols(key: &Key, subprotocol: Option<&str>, extension
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Which of the server's subprotocols to speak: the index of the first one that the client also offered, in the
-/// server's order of preference. Names are compared exactly (RFC 6455 §4.2.2, step 4).
+/// Which of the server's subprotocols to speak: the index of the first one that the client also
+/// offered, in the server's order of preference. Names are compared exactly (RFC 6455 §4.2.2, step
+/// 4). An offer that is no token costs itself, not those beside it.
 ///
 /// `None` if they have none in common: the handshake goes on without one.
 pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Option<usize> {
-    server.iter().position(|name| {
-        let mut offered = request.list("Sec-WebSocket-Protocol");
-        offered.any(|offer| offer == name.as_ref())
-    })
+    let length = |name: &[u8]| 1_u64 << name.len().min(63);
+    let lengths = server.iter().fold(0, |all, name| all | length(name.as_ref().as_bytes()));
+    let mut best = server.len();
+    // The offers are gone through once, not once for each name, and few are compared with names: a
+    // head holds thousands of them.
+    for offer in
+        request.values("Sec-WebSocket-Protocol").flat_map(elements).filter(|offer| lengths & length(offer) != 0)
+    {
+        let better = server[..best].iter().position(|name| {
+            let name = name.as_ref().as_bytes();
+            // That of their last bytes spares most comparisons of `v1` with `v2`.
+            (name.len(), name.last()) == (offer.len(), offer.last()) && name == offer
+        });
+        best = better.unwrap_or(best);
+    }
+    (best < server.len()).then_some(best)
 }
 
 /// Whether the page that opened the connection is on the list (RFC 6455 §10.2), in any case, otherwise exactly:
 /// `https://example.org` does not allow `https://example.org:8443`.
 ///
-/// An empty list, or `"*"` on it, allows everybody. With a list, a request without exactly one `Origin` is not
-/// allowed. Only browsers can be relied on to send it: this protects their users, it does not keep clients out.
+/// An empty list, or `"*"` on it, allows every page, and `Origin` is not looked at. With a list, a
+/// request is not allowed without exactly one `Origin` line: two are refused whatever bytes they
+/// hold, also two of the same. Only browsers can be relied on to send it: this protects their
+/// users, it does not keep clients out.
 pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     if allowed.is_empty() || allowed.iter().any(|origin| origin.as_ref() == "*") {
         return true;
     }
-    let mut origins = request.header_values("Origin");
+    let mut origins = request.values("Origin");
     let (Some(origin), None) = (origins.next(), origins.next()) else {
         return false;
     };
     let mut allowed = allowed.iter().map(AsRef::as_ref);
-    allowed.any(|each| each.eq_ignore_ascii_case(origin))
+    allowed.any(|each: &str| each.as_bytes().eq_ignore_ascii_case(origin))
 }
 
 /// Why a text is no origin that a browser would send, and what to write instead.
@@ -224,9 +246,27 @@ fn is_host(text: &str) -> bool {
 
 /// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
 pub fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
 }
+
+/// A character of a token.
+pub(super) fn is_tchar(byte: u8) -> bool {
+    TCHARS[usize::from(byte)]
+}
+
+/// Which bytes are characters of a token: a head may consist of nothing else.
+const TCHARS: [bool; 256] = {
+    let mut tchars = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        tchars[byte] = matches!(
+            byte as u8,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
+        );
+        byte += 1;
+    }
+    tchars
+};
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +311,30 @@ mod tests {
         assert_eq!(choose_subprotocol(&request, &["b"]), Some(0));
         assert_eq!(choose_subprotocol(&request, &["A", ""]), None);
         assert_eq!(choose_subprotocol(&request, &[] as &[&str]), None);
+    }
+
+    /// A name that counts how often it is looked at.
+    struct Counted<'c>(&'static str, &'c std::cell::Cell<usize>);
+
+    impl AsRef<str> for Counted<'_> {
+        fn as_ref(&self) -> &str {
+            self.1.set(self.1.get() + 1);
+            self.0
+        }
+    }
+
+    #[test]
+    fn each_offer_is_compared_once_with_each_name_and_most_with_none() {
+        let looks = std::cell::Cell::new(0);
+        let names = ["v1", "v2", "v3", "v4"].map(|name| Counted(name, &looks));
+        let offers = |offer: &str| request(&format!("Sec-WebSocket-Protocol: {}\r\n", offer.repeat(4000)));
+        for (offer, chosen, most) in
+            [("a,", None, 4), ("v5,", None, 4 + 4 * 4000), (",", None, 4), ("v1,", Some(0), 4 + 4)]
+        {
+            looks.set(0);
+            assert_eq!(choose_subprotocol(&offers(offer), &names), chosen);
+            assert!(looks.get() <= most, "{offer}: {}", looks.get());
+        }
     }
 
     #[test]
