@@ -32,9 +32,11 @@ pub(crate) fn receive<S>(
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
+    let head_only;
     let request = match partial {
         None => {
             let mut head = Head::default();
+            head_only = asks_head(input);
             match head.scanner.scan(input, &limits) {
                 Ok(Scan::Complete(len)) => {
                     let request = Request::parse(&input[..len], &limits);
@@ -54,6 +56,7 @@ pub(crate) fn receive<S>(
             // One byte more than the limit is enough to see that it is passed.
             let take = input.len().min((limits.max_bytes + 1).saturating_sub(before));
             head.received.extend_from_slice(&input[..take]);
+            head_only = asks_head(&head.received);
             match head.scanner.scan(&head.received, &limits) {
                 Ok(Scan::Complete(len)) => {
                     advance(input, len - before);
@@ -66,9 +69,16 @@ pub(crate) fn receive<S>(
     };
     match request {
         Ok(request) => answer(state, hub, registry, token, request, turn),
-        Err(refusal) => hub.refuse(token, &refusal, false),
+        Err(refusal) => hub.refuse(token, &refusal, head_only),
     }
     keep_early(hub, token, input);
+}
+
+/// Whether a head begins like a HEAD request, also if it cannot be read as a whole. Its response
+/// has no body then, whatever it says (RFC 9110 §9.3.2).
+fn asks_head(head: &[u8]) -> bool {
+    let begins = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(head.len());
+    head[begins..].starts_with(b"HEAD ")
 }
 
 /// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
@@ -123,7 +133,10 @@ pub(crate) fn resume<S>(
 pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
-        Some(Phase::Handshaking(Some(_))) => hub.refuse(token, &Refusal::TimedOut, false),
+        Some(Phase::Handshaking(Some(head))) => {
+            let head_only = asks_head(&head.received);
+            hub.refuse(token, &Refusal::TimedOut, head_only);
+        }
         Some(Phase::Parked(_)) => undecided(hub, token),
         _ => {}
     }
@@ -150,7 +163,7 @@ fn answer<S>(
     match (&place.route, &place.page) {
         (Some((route, names)), page) if page.is_none() || request.asks_websocket() => {
             request.set_params(names, &values);
-            let key = match check_upgrade(hub, registry, &request, *route, page.is_some()) {
+            let key = match check_upgrade(hub, registry, &request, *route) {
                 Ok(key) => key,
                 Err(refusal) => return hub.refuse(token, &refusal, head_only),
             };
@@ -159,8 +172,8 @@ fn answer<S>(
             admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
         }
         (_, Some((page, names))) => {
-            if !head_only && request.method() != "GET" {
-                return hub.refuse(token, &Refusal::MethodNotAllowed { allow: "GET, HEAD" }, head_only);
+            if let Err(refusal) = check_method(&request) {
+                return hub.refuse(token, &refusal, head_only);
             }
             request.set_params(names, &values);
             let goal = Goal::Page { page: *page, head_only };
@@ -239,23 +252,29 @@ fn check_room(hub: &Hub<Stream>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Everything about an upgrade that can be wrong, in the order in which it counts.
-fn check_upgrade<S>(
-    hub: &Hub<Stream>,
-    registry: &Registry<S>,
-    request: &Request,
-    route: u32,
-    has_page: bool,
-) -> Result<Key, Refusal> {
-    if request.method() != "GET" {
-        return Err(Refusal::MethodNotAllowed { allow: if has_page { "GET, HEAD" } else { "GET" } });
+/// HEAD is allowed where GET is, at every path (RFC 9110 §9.1).
+fn check_method(request: &Request) -> Result<(), Refusal> {
+    match request.method() {
+        "GET" | "HEAD" => Ok(()),
+        _ => Err(Refusal::MethodNotAllowed { allow: "GET, HEAD" }),
     }
+}
+
+/// Everything about an upgrade that can be wrong, in the order in which it counts.
+///
+/// HEAD is refused with what GET would be refused with. Where GET would be upgraded, HEAD gets 426:
+/// a handshake is a GET (RFC 6455 §4.1).
+fn check_upgrade<S>(hub: &Hub<Stream>, registry: &Registry<S>, request: &Request, route: u32) -> Result<Key, Refusal> {
+    check_method(request)?;
     let key = handshake::check(request)?;
     let origins = registry.origins(route);
     if !origins.is_empty() && !handshake::origin_allowed(request, origins) {
         return Err(Refusal::OriginNotAllowed);
     }
     check_room(hub)?;
+    if request.method() == "HEAD" {
+        return Err(Refusal::UpgradeRequired);
+    }
     Ok(key)
 }
 

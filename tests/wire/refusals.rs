@@ -54,7 +54,7 @@ impl Fault {
             TooManyHeaders => (431, None, "too many"),
             TooSlow => (408, None, "too long to arrive"),
             UnknownPath => (404, None, "nothing at this path"),
-            WrongMethod => (405, Some(("Allow", "GET")), "not allowed"),
+            WrongMethod => (405, Some(("Allow", "GET, HEAD")), "not allowed"),
             NoUpgrade => (426, Some(("Upgrade", "websocket")), "WebSocket endpoint"),
             Version => (426, Some(("Sec-WebSocket-Version", "13")), "version 13"),
             NoKey | BadKey => (400, None, "Sec-WebSocket-Key"),
@@ -252,9 +252,87 @@ fn a_head_of_a_mebibyte_is_refused_before_its_end() {
 }
 
 #[test]
+fn head_is_refused_like_get_at_every_path_and_without_a_body() {
+    let mut server = strict(10_000);
+    server.get("/page", |_, _, _| Response::html("home")).unwrap();
+    server.get("/ws", |_, _, _| Response::html("both")).unwrap();
+    server.route("/alone", |_, _| {}).unwrap();
+    let mut accepted = 0;
+    for path in ["/ws", "/alone", "/nothing", "/page", "/ws/%FF"] {
+        for fault in FAULTS.into_iter().map(Some).chain([None]) {
+            let Some(handshake) = (match fault {
+                Some(TooSlow | Filter | WrongMethod | UnknownPath) => None,
+                _ => Some(faulty(fault.as_slice()).replace("/ws ", &format!("{path} "))),
+            }) else {
+                continue;
+            };
+            server.lend().1.refuse_upgrades(fault == Some(Refusing));
+            let [get, head] = ["GET ", "HEAD "].map(|method| {
+                let mut peer = Peer::connect(&server);
+                peer.send(&mut server, handshake.replacen("GET ", method, 1));
+                let head = peer.head(&mut server);
+                if head.starts_with("HTTP/1.1 101 ") {
+                    peer.reset();
+                    turn_until_closed(&mut server, 1);
+                    return (head, Vec::new());
+                }
+                assert_eq!(peer.end(&mut server), End::Fin);
+                let body = peer.received().to_vec();
+                peer.part(&mut server);
+                (head, body)
+            });
+            let name = format!("{fault:?} at {path}: {}", head.0);
+            assert_eq!(head.1, b"", "{name}");
+            if get.0.starts_with("HTTP/1.1 101 ") {
+                accepted += 1;
+                assert!(head.0.starts_with("HTTP/1.1 426 "), "{name}");
+                assert_eq!(header(&head.0, "Upgrade"), Some("websocket"), "{name}");
+            } else {
+                assert_eq!(head.0, get.0, "{name}");
+                assert_eq!(header(&head.0, "Content-Length"), Some(&*get.1.len().to_string()), "{name}");
+            }
+        }
+    }
+    let opened = server.state().iter().filter(|line| *line == "connect").count();
+    assert_eq!(opened, accepted, "by GET alone");
+}
+
+#[test]
+fn allow_lists_get_and_head_at_every_path() {
+    let mut server = echo(Server::builder());
+    server.get("/page", |_, _, _| Response::html("home")).unwrap();
+    server.get("/both", |_, _, _| Response::html("home")).unwrap();
+    server.route("/both", |_, _| {}).unwrap();
+    for path in ["/ws", "/page", "/both"] {
+        for handshake in [request("GET", path), upgrade(path, "")] {
+            for method in ["POST", "OPTIONS", "head", "HEADX", "get"] {
+                let mut peer = Peer::connect(&server);
+                peer.send(&mut server, handshake.replacen("GET", method, 1));
+                let response = peer.response(&mut server);
+                response.assert_whole();
+                let said = (response.status(), response.header("Allow"));
+                assert_eq!(said, (405, Some("GET, HEAD")), "{method} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn half_a_head_request_and_silence_is_answered_without_a_body() {
+    let mut server = strict(20);
+    for half in ["HEAD /ws HTTP/1.1\r\nHost: a\r\n", "\r\nHEAD /w"] {
+        let mut peer = Peer::connect(&server);
+        peer.send(&mut server, half);
+        let response = peer.response(&mut server);
+        assert_eq!((response.status(), response.text(), response.end), (408, "", End::Fin));
+        assert_ne!(response.header("Content-Length"), Some("0"));
+    }
+}
+
+#[test]
 fn a_refusal_to_a_head_request_has_no_body() {
     let mut server = echo(Server::builder());
-    for (path, status) in [("/nothing", 404), ("/ws", 405)] {
+    for (path, status) in [("/nothing", 404), ("/ws", 426)] {
         let mut peer = Peer::connect(&server);
         peer.send(&mut server, request("HEAD", path));
         let response = peer.response(&mut server);
