@@ -38,7 +38,9 @@ pub(crate) trait Transport: io::Read + io::Write {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PeerAddress {
-    /// The address and port of a TCP peer.
+    /// The address and port of a TCP peer. A peer that comes by IPv4 has an IPv4 address, also
+    /// where a socket listens for both (`[::]:80`) and the system writes it as `::ffff:192.0.2.1`:
+    /// so `is_loopback` and lists of allowed IPv4 addresses mean what they say.
     Tcp(SocketAddr),
     /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
     Unix,
@@ -64,6 +66,16 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// An IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2) as the IPv4 address that it
+/// is.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddrV4::new(ip, address.port()).into(),
+        // With its scope, without which a link-local address means nothing.
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
 pub(crate) enum KeptAddress {
     V4(SocketAddrV4),
@@ -74,8 +86,10 @@ pub(crate) enum KeptAddress {
 impl From<PeerAddress> for KeptAddress {
     fn from(address: PeerAddress) -> Self {
         match address {
-            PeerAddress::Tcp(SocketAddr::V4(address)) => Self::V4(address),
-            PeerAddress::Tcp(SocketAddr::V6(address)) => Self::V6(Box::new(address)),
+            PeerAddress::Tcp(address) => match canonical(address) {
+                SocketAddr::V4(address) => Self::V4(address),
+                SocketAddr::V6(address) => Self::V6(Box::new(address)),
+            },
             PeerAddress::Unix => Self::Unix,
         }
     }

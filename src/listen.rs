@@ -14,7 +14,7 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::SockRef;
 
-use crate::connection::PeerAddress;
+use crate::connection::{PeerAddress, canonical};
 #[cfg(all(unix, feature = "listenfd"))]
 use crate::error::BindError;
 use crate::stream::Stream;
@@ -153,7 +153,7 @@ impl Listener {
     }
 
     fn of_tcp(socket: TcpListener, options: Options) -> io::Result<Self> {
-        let address = socket.local_addr()?;
+        let address = canonical(socket.local_addr()?);
         // On Linux an accepted socket inherits these, which saves system calls for each.
         #[cfg(target_os = "linux")]
         {
@@ -203,7 +203,7 @@ impl Listener {
                     #[cfg(target_os = "android")]
                     let _ = options.set_notsent_lowat(&stream);
                 }
-                Ok((Stream::Tcp(stream), PeerAddress::Tcp(peer)))
+                Ok((Stream::Tcp(stream), PeerAddress::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             Self::Unix { socket, .. } => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::connection::{Connection, PeerAddress};
+use crate::connection::{Connection, PeerAddress, canonical};
 use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
@@ -542,16 +542,18 @@ pub struct Conn<'a> {
 }
 
 impl<'a> Conn<'a> {
-    /// Our side's address; `None` once the connection is gone, and if it is not TCP.
+    /// Our side's address; `None` once the connection is gone, and if it is not TCP. What comes by
+    /// IPv4 has an IPv4 address here, also on a socket that listens for both.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        self.stream.tcp()?.local_addr().ok()
+        self.stream.tcp()?.local_addr().ok().map(canonical)
     }
 
-    /// The peer's address; `None` once the connection is gone, and if it is not TCP.
+    /// The peer's address, as in [`PeerAddress::Tcp`]; `None` once the connection is gone, and if
+    /// it is not TCP.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.stream.tcp()?.peer_addr().ok()
+        self.stream.tcp()?.peer_addr().ok().map(canonical)
     }
 
     /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none, which is so in tests

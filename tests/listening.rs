@@ -104,6 +104,47 @@ fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
     assert_eq!(server.local_addrs().len(), 1, "only the TCP address that the kit listens on");
 }
 
+// IPv4 by a socket that listens for both.
+
+#[test]
+fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both() {
+    let mut server = common::memory_server_with(Server::builder());
+    if let Err(error) = server.listen("[::]:0") {
+        return eprintln!("not tested: this machine has no IPv6: {error}");
+    }
+    let port = server.local_addr().unwrap().port();
+    server.filter(|diary: &mut Diary, _, incoming| {
+        diary.note(format!("filter {}", incoming.peer));
+        Ok(())
+    });
+    server.route("/:name", enter).unwrap();
+    for (ip, client) in
+        [("127.0.0.1", TcpStream::connect(("127.0.0.1", port))), ("::1", TcpStream::connect(("::1", port)))]
+    {
+        let Ok(mut client) = client else {
+            eprintln!("not tested: this machine does not answer at {ip} on that socket");
+            continue;
+        };
+        client.write_all(upgrade_request(&format!("/{ip}")).as_bytes()).unwrap();
+        turn_until(&mut server, |server| server.state().has(ip, "connect"));
+        let (here, there) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        common::with_socket(&mut server, ip, |kws| {
+            let peer = kws.peer_address();
+            assert_eq!((peer, peer.to_string()), (PeerAddress::Tcp(here), here.to_string()));
+            assert!(peer.ip().unwrap().is_loopback(), "{peer}");
+            assert_eq!(peer.ip().unwrap().is_ipv4(), ip == "127.0.0.1");
+            assert_eq!((kws.conn().peer_address(), kws.conn().local_address()), (Some(here), Some(there)));
+        });
+        assert!(server.state().notes.contains(&format!("filter {here}")), "{:?}", server.state().notes);
+    }
+
+    // Bound to an IPv4 address in that form it says the same of itself.
+    let mut server = Server::builder().build(Diary::default()).unwrap();
+    if server.listen("[::ffff:127.0.0.1]:0").is_ok() {
+        assert!(server.local_addr().unwrap().is_ipv4());
+    }
+}
+
 #[test]
 fn a_peer_that_ends_without_a_word_is_lost_on_a_unix_socket_too() {
     let place = Place::new("lost");
