@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::escaped::Escaped;
 use crate::event::{Event, is_reserved};
 use crate::handle::Command;
 use crate::hub::{Hub, Record};
@@ -249,7 +250,7 @@ fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Re
     registry.panics.set(registry.panics.get() + 1);
     #[cfg(feature = "testing")]
     registry.hand_over(recovered);
-    log::error!("a callback of `{}` panicked: {}", recovered.event, recovered.message);
+    log::error!("a callback of `{}` panicked: {}", Escaped(&recovered.event), Escaped(&recovered.message));
     let Some(recover) = &registry.recover else { return };
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| recover(state, recovered))) {
         log::error!("the recover handler panicked too");

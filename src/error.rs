@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::escaped::Escaped;
 use crate::handshake::OriginError;
 use crate::protocol::{CloseCode, Violation};
 
@@ -47,6 +48,9 @@ impl From<IoError> for io::Error {
 }
 
 /// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or `disconnect` event.
+///
+/// Its text is one line, for logs: in what a peer or a callback chose, line breaks, other control
+/// characters and what turns the direction of writing are escaped. The fields hold it as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -54,7 +58,7 @@ pub enum Error {
     #[error("protocol violation: {0}")]
     Protocol(Violation),
     /// The peer closed with a code other than 1000 (normal) and 1001 (going away).
-    #[error("closed by the peer with code {code}{}{reason}", if reason.is_empty() { "" } else { ": " })]
+    #[error("closed by the peer with code {code}{}{}", if reason.is_empty() { "" } else { ": " }, Escaped(reason))]
     ClosedByPeer {
         /// The code of its close frame.
         code: CloseCode,
@@ -82,7 +86,7 @@ pub enum Error {
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
     /// A callback panicked while it handled this event of the connection.
-    #[error("a listener of `{event}` panicked: {message}")]
+    #[error("a listener of `{}` panicked: {}", Escaped(event), Escaped(message))]
     Panicked {
         /// The event's name, or `route` for a route callback.
         event: String,
@@ -93,7 +97,7 @@ pub enum Error {
     #[error("no open connection has the uuid {0}")]
     Gone(Uuid),
     /// `fire` called nobody: the name belongs to the library, or listeners fired each other too deep.
-    #[error("fire(`{event}`) was refused: {}", match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
+    #[error("fire(`{}`) was refused: {}", Escaped(event), match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
     FireRefused {
         /// The event's name.
         event: String,

@@ -446,6 +446,7 @@ mod connection;
 mod defer;
 mod dispatch;
 mod error;
+mod escaped;
 mod event;
 mod growth;
 mod handle;

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::sync::Once;
 
 use common::{Client, ON_PURPOSE, Raw, enter, quiet_panics, server_with, turn_until, with_socket};
-use ikisocket::{Event, Server, Shutdown};
+use ikisocket::{Error, Event, Server, Shutdown};
 use log::{Level, Log, Metadata, Record};
 
 /// Keeps what this thread logs.
@@ -101,6 +101,70 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     ann.end(&mut server);
     turn_until(&mut server, |server| server.is_finished());
     assert_logged([]);
+}
+
+/// Whether this is one line, whatever reads it: a log file, a terminal, a viewer in a browser.
+fn is_one_line(text: &str) -> bool {
+    let forges = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    !text.contains(forges)
+}
+
+#[test]
+fn nothing_that_a_peer_chooses_forges_a_line() {
+    quiet_panics();
+    keep_log();
+    let forged = "x\nERROR forged\r\u{85}\u{2028}\u{2029}\u{202e}\u{2066}\x1b[2K\0";
+    let escaped = r"x\nERROR forged\r\u{85}\u{2028}\u{2029}\u{202e}\u{2066}\u{1b}[2K\u{0}";
+    let mut server = server_with(Server::builder().subprotocols(["v1"]));
+    server.filter(|_, _, incoming| match incoming.query("refuse") {
+        Some(why) => Err(ikisocket::Response::text(why.into_owned()).with_status(403)),
+        None => Ok(()),
+    });
+    server.route("/:name", enter).unwrap();
+    server.recover(|_, _| {});
+    server.on(Event::Message, |_, ep| panic!("no such thing: {}", ep.data.as_str().unwrap()));
+    logged();
+
+    let query: String = forged.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    for (path, line) in [(format!("/a?refuse={query}"), "a filter refused"), (format!("/no/{query}"), "refused")] {
+        Client::refused(&mut server, &path);
+        let records = logged();
+        assert!(records.len() == 1 && records[0].1.starts_with(line) && is_one_line(&records[0].1), "{records:#?}");
+    }
+
+    let mut ann = Client::connect(&mut server, "/ann");
+    ann.close(4000, forged);
+    turn_until(&mut server, |server| server.state().is_gone("ann"));
+    let records = logged();
+    assert!(records.iter().all(|(_, text)| is_one_line(text)), "{records:#?}");
+    assert!(records[0].1.ends_with(&format!("closed by the peer with code 4000: {escaped}")), "{records:#?}");
+    // What is not for logs is as it was.
+    let left = server.state().only("ann", "disconnect");
+    assert_eq!(left.reason, forged);
+    assert!(matches!(left.error.as_ref().unwrap(), Error::ClosedByPeer { reason, .. } if reason == forged));
+
+    let mut bob = Client::connect(&mut server, "/bob");
+    bob.send(forged);
+    turn_until(&mut server, |server| server.state().is_gone("bob"));
+    let records = logged();
+    assert!(records.iter().all(|(_, text)| is_one_line(text)), "{records:#?}");
+    assert_eq!(records[0].1, format!("a callback of `message` panicked: no such thing: {escaped}"));
+}
+
+#[test]
+fn the_text_of_an_error_is_one_line() {
+    let text = "a\nb\u{2028}c";
+    let (event, message, reason) = (text.to_owned(), text.to_owned(), text.to_owned());
+    for error in [
+        Error::ClosedByPeer { code: 4000.into(), reason },
+        Error::Panicked { event: event.clone(), message },
+        Error::FireRefused { event, depth: None },
+    ] {
+        assert!(is_one_line(&error.to_string()), "{error}");
+    }
 }
 
 #[cfg(unix)]
