@@ -17,7 +17,7 @@ use socket2::SockRef;
 use crate::connection::{PeerAddress, canonical};
 #[cfg(all(unix, feature = "listenfd"))]
 use crate::error::BindError;
-use crate::stream::Stream;
+use crate::stream::{SHORT_MEANS_EMPTY, Stream};
 
 /// Peers in a row that fail while they are accepted, before the listening socket itself is suspected.
 const FAILURES: u32 = 64;
@@ -169,6 +169,16 @@ impl Listener {
             Self::Tcp { address, .. } => Some(*address),
             #[cfg(unix)]
             Self::Unix { .. } => None,
+        }
+    }
+
+    /// Whether every short read from its connections says that nothing more is there: see
+    /// [`Stream::short_means_empty`].
+    pub(crate) fn short_means_empty(&self) -> bool {
+        match self {
+            Self::Tcp { .. } => SHORT_MEANS_EMPTY,
+            #[cfg(unix)]
+            Self::Unix { .. } => false,
         }
     }
 

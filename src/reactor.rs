@@ -19,19 +19,22 @@ pub(crate) struct Reactor {
     poll: Poll,
     pub(crate) events: Events,
     listeners: Vec<Listener>,
+    /// There may be connections of which a short read does not say that nothing more is there.
+    pub(crate) short_may_hide: bool,
 }
 
 impl Reactor {
     /// It takes no more than `events` at once; the rest stays with the operating system.
     pub(crate) fn new(events: usize) -> io::Result<Self> {
         let events = Events::with_capacity(events.min(EVENTS));
-        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new() })
+        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new(), short_may_hide: false })
     }
 
     pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
         let token = mio::Token(Ready::Listener(self.listeners.len()).encode());
         self.poll.registry().register(listener.source(), token, Interest::READABLE)?;
         log::info!("listening on {listener}");
+        self.short_may_hide |= !listener.short_means_empty();
         self.listeners.push(listener);
         Ok(())
     }
@@ -80,10 +83,13 @@ impl Reactor {
         self.poll.registry().try_clone()
     }
 
-    /// Registered once, for everything, edge-triggered: it is never changed again.
+    /// Registered once, for everything, edge-triggered: it is never changed again. Urgent data is asked for because
+    /// a read ends at its mark: its event says that a short read is not the last.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
         let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
         match stream {
             Stream::Tcp(stream) => self.poll.registry().register(stream, token, interest),
             #[cfg(unix)]

@@ -192,8 +192,10 @@ impl<S> Server<S> {
     /// A file that is there already is never removed, because another server may be listening on it: after a crash, remove it
     /// before. Who may connect is decided by the permissions of its directory, and by those of the file, which are up to the process's umask.
     ///
-    /// Two things differ from TCP. A connection that fails in the middle of a message ends without a reset: the message is not whole, but
-    /// only its length tells so. And a peer that passes descriptors along (`SCM_RIGHTS`), which are closed at once, may be answered late.
+    /// Two things differ from TCP. A connection that fails in the middle of a message ends without a reset: the
+    /// message is not whole, but only its length tells so. And a Unix socket is read until it would block, which
+    /// costs one more system call for each event: a read ends at passed descriptors (`SCM_RIGHTS`), and no event
+    /// tells that more lies behind them. The descriptors are closed at once.
     ///
     /// # Errors
     ///
@@ -522,7 +524,8 @@ impl<S> Server<S> {
                 self.hub.writable(token);
             }
             if event.is_readable() {
-                self.read_within_budget(token, event.is_read_closed(), &mut buffer, &mut turn);
+                let to_the_end = event.is_read_closed() || event.is_priority() || self.short_may_hide(token);
+                self.read_within_budget(token, to_the_end, &mut buffer, &mut turn);
             }
         }
         // There may be more than were taken.
@@ -687,6 +690,12 @@ impl<S> Server<S> {
         (self.others, self.hub.more) = (true, true);
     }
 
+    /// Whether a short read from this connection leaves open what lies behind it, whatever its event says.
+    #[inline]
+    fn short_may_hide(&self, token: Token) -> bool {
+        self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
+    }
+
     /// Reads what a connection has to say, in the next turn if this one has done its work.
     #[inline]
     fn read_within_budget(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
@@ -697,7 +706,7 @@ impl<S> Server<S> {
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream may be behind it. So many bytes at the front of `buffer` were read `before`, and their input has begun.
+    /// stream, or what follows urgent data, may be behind it. So many bytes at the front of `buffer` were read `before`, and their input has begun.
     fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
         for _ in 0..READS_PER_TURN {
             let read = match std::mem::take(&mut before) {
