@@ -519,14 +519,12 @@ fn place(at: usize) -> u32 {
     at as u32
 }
 
-/// Whether `frames` are one frame, of this kind.
-fn is_one_frame(frames: &[u8], kind: FrameKind) -> bool {
-    FrameKind::of(frames) == Some(kind) && frame_len(frames) == Some(frames.len())
-}
-
 fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(payload.len() + 10);
-    encode_frame(kind, payload, &mut frame);
+    let header = encode_header(kind, payload.len());
+    // Without spare room: it may wait for long.
+    let mut frame = Vec::with_capacity(header.len() + payload.len());
+    frame.extend_from_slice(&header);
+    frame.extend_from_slice(payload);
     Bytes::from(frame)
 }
 

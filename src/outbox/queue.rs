@@ -6,9 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, Write};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Compress, Flushed, STAGE_SHARE, WRITE_THROUGH, encoded, frame_start, is_one_frame, offer, offer_one};
+use super::{Compress, Flushed, STAGE_SHARE, WRITE_THROUGH, frame_start, offer, offer_one};
 use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
 
 /// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
@@ -22,8 +22,13 @@ pub(super) const KEYED: usize = 128;
 pub(crate) struct Queue {
     /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
     pub(super) under_way: Bytes,
-    /// Frames that pass those below: control frames, and what is compressed already.
-    pub(super) ahead: VecDeque<Bytes>,
+    /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no more memory than
+    /// they count, and none is looked at when another comes.
+    urgent: BytesMut,
+    /// The latest pong, which passes all that is below too.
+    pong: Bytes,
+    /// Frames that are compressed already.
+    ready: Bytes,
     pub(super) waiting: VecDeque<Piece>,
     /// The number of the first piece that waits; each that comes gets the next.
     first: u64,
@@ -66,7 +71,7 @@ impl Queue {
 
     /// Messages that wait, of which the peer has received nothing. They are counted when that is asked.
     pub(super) fn messages(&self) -> usize {
-        let pieces = self.ahead.iter().chain(self.waiting.iter().map(|piece| &piece.frames));
+        let pieces = [&self.ready].into_iter().chain(self.waiting.iter().map(|piece| &piece.frames));
         let all = pieces.map(|piece| &piece[..]).chain([&self.open[..]]);
         all.map(messages_of).sum()
     }
@@ -85,13 +90,13 @@ impl Queue {
 
     /// Whether it is small enough to be kept for another connection.
     pub(super) fn is_worth_keeping(&self) -> bool {
-        let pieces = self.ahead.capacity().max(self.waiting.capacity()).max(self.latest.capacity());
+        let pieces = self.waiting.capacity().max(self.latest.capacity());
         self.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
     }
 
     /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with their places.
     pub(super) fn capacity(&self) -> usize {
-        let pieces = self.ahead.capacity() * size_of::<Bytes>() + self.waiting.capacity() * size_of::<Piece>();
+        let pieces = self.waiting.capacity() * size_of::<Piece>();
         self.open.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
     }
 
@@ -103,7 +108,10 @@ impl Queue {
 
     /// Forgets every frame of which the peer has received nothing.
     pub(super) fn drop_waiting(&mut self) {
-        self.ahead.clear();
+        // These are rare, and their memory is not kept.
+        self.urgent = BytesMut::new();
+        self.pong = Bytes::new();
+        self.ready = Bytes::new();
         self.waiting.clear();
         self.latest.clear();
         self.open.clear();
@@ -150,15 +158,20 @@ impl Queue {
 
     /// A control frame: it passes what waits. Of the pongs that wait only the latest is kept.
     pub(super) fn push_control(&mut self, kind: FrameKind, payload: &[u8]) {
-        let frame = encoded(kind, payload);
-        if kind == FrameKind::PONG
-            && let Some(at) = self.ahead.iter().position(|waiting| is_one_frame(waiting, kind))
-            && let Some(older) = self.ahead.remove(at)
-        {
-            self.bytes -= older.len();
-        }
+        let mut frame = Vec::new();
+        encode_frame(kind, payload, &mut frame);
         self.bytes += frame.len();
-        self.ahead.push_back(frame);
+        if kind == FrameKind::PONG {
+            self.bytes -= self.pong.len();
+            self.pong = Bytes::from(frame.into_boxed_slice());
+        } else {
+            self.urgent.extend_from_slice(&frame);
+        }
+    }
+
+    /// Bytes that are never dropped.
+    fn undroppable(&self) -> usize {
+        self.under_way.len() + self.urgent.len() + self.pong.len() + self.ready.len()
     }
 
     /// Drops the messages that have waited longest until no more than `limit` bytes are [held](Self::held), or none is left that may be
@@ -166,8 +179,7 @@ impl Queue {
     pub(super) fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
         let mut dropped = 0;
         let mut aside = None;
-        // What is under way or ahead stays.
-        if self.under_way.len() + self.ahead.iter().map(Bytes::len).sum::<usize>() > limit {
+        if self.undroppable() > limit {
             return 0;
         }
         while self.held() + aside.as_ref().map_or(0, |_| KEYED) > limit {
@@ -180,7 +192,7 @@ impl Queue {
             }
             let Some(frame) = self.take_first() else { break };
             if is_control(&frame) {
-                self.ahead.push_back(frame);
+                self.urgent.extend_from_slice(&frame);
             } else {
                 self.bytes -= frame.len();
                 dropped += 1;
@@ -215,8 +227,7 @@ impl Queue {
         let mut progress = false;
         while self.bytes > 0 {
             if let Some(compress) = &mut compress
-                && self.under_way.is_empty()
-                && self.ahead.is_empty()
+                && self.undroppable() == 0
             {
                 self.compress_next(compress);
             }
@@ -245,10 +256,12 @@ impl Queue {
         let now = written.min(self.under_way.len());
         self.under_way.advance(now);
         written -= now;
+        written -= self.consume_urgent(written);
         while written > 0 {
-            let front = match self.ahead.front_mut().or(self.waiting.front_mut().map(|piece| &mut piece.frames)) {
-                Some(front) => front,
-                None => {
+            let front = match (self.ready.is_empty(), self.waiting.front_mut()) {
+                (false, _) => &mut self.ready,
+                (true, Some(piece)) => &mut piece.frames,
+                (true, None) => {
                     self.close_open();
                     continue;
                 }
@@ -267,15 +280,36 @@ impl Queue {
                 written -= front.len();
                 front.clear();
             }
-            if front.is_empty() && self.ahead.pop_front().is_none() {
+            if self.waiting.front().is_some_and(|piece| piece.frames.is_empty()) {
                 self.pop_waiting();
             }
         }
     }
 
+    /// Takes up to `written` bytes off the pings and the pong; returns how many.
+    fn consume_urgent(&mut self, written: usize) -> usize {
+        let whole = written.min(self.urgent.len());
+        let start = if whole < self.urgent.len() { frame_start(&self.urgent, whole) } else { whole };
+        self.urgent.advance(start);
+        let mut taken = whole;
+        if start < whole {
+            // Copied, because a part of the buffer would keep all of it.
+            let len = frame_len(&self.urgent).unwrap_or(self.urgent.len()).min(self.urgent.len());
+            self.under_way = Bytes::copy_from_slice(&self.urgent[whole - start..len]);
+            self.urgent.advance(len);
+        } else if self.urgent.is_empty() && written > whole {
+            let of_pong = (written - whole).min(self.pong.len());
+            self.pong.advance(of_pong);
+            self.under_way = std::mem::take(&mut self.pong);
+            taken += of_pong;
+        }
+        taken
+    }
+
     fn close_open(&mut self) {
         if !self.open.is_empty() {
-            let frames = Bytes::from(std::mem::take(&mut self.open));
+            // Without spare room: a piece may wait for long.
+            let frames = Bytes::from(std::mem::take(&mut self.open).into_boxed_slice());
             self.waiting.push_back(Piece { frames, key: None });
         }
     }
@@ -318,7 +352,7 @@ impl Queue {
             }
         }
         self.bytes += ready.len();
-        self.ahead.push_back(Bytes::from(ready));
+        self.ready = Bytes::from(ready);
     }
 
     /// One vectored write of as much as fits, of what waits too if `all`; returns how much was offered and how much was taken.
@@ -327,8 +361,8 @@ impl Queue {
         let mut used = 0;
         let mut offered = 0;
         let behind = self.waiting.iter().map(|piece| &piece.frames[..]).chain(std::iter::once(&self.open[..]));
-        let pieces = std::iter::once(&self.under_way[..])
-            .chain(self.ahead.iter().map(|piece| &piece[..]))
+        let pieces = [&self.under_way[..], &self.urgent[..], &self.pong[..], &self.ready[..]]
+            .into_iter()
             .chain(behind.filter(|_| all));
         for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
             slices[used] = IoSlice::new(piece);
@@ -360,6 +394,7 @@ fn is_control(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::encoded;
     use crate::protocol::Opcode;
 
     /// Takes as many bytes as it has room for.
@@ -538,5 +573,30 @@ mod tests {
         let mut wire = Wire { room: 100, ..Wire::default() };
         assert_eq!(queue.flush(&mut wire, 0, None, &mut 0).unwrap(), Flushed::Emptied);
         assert_eq!(wire.received, b"\x89\x012\x8a\x011");
+    }
+
+    #[test]
+    fn pings_that_wait_go_out_whole_in_their_order_and_before_what_waits_however_little_is_taken() {
+        for room in 1..40 {
+            let (mut queue, mut wire) = (Queue::default(), Wire::default());
+            let mut expected = Vec::new();
+            queue.block(0);
+            queue.append(|open| encode_frame(Opcode::Text, b"text", open));
+            queue.push_control(FrameKind::PONG, b"old");
+            for ping in [&b""[..], b"1", b"22", b""] {
+                queue.push_control(FrameKind::PING, ping);
+                encode_frame(Opcode::Ping, ping, &mut expected);
+            }
+            queue.push_control(FrameKind::PONG, b"new");
+            encode_frame(Opcode::Pong, b"new", &mut expected);
+            encode_frame(Opcode::Text, b"text", &mut expected);
+            assert_eq!((queue.bytes(), queue.messages()), (expected.len(), 1));
+            for _ in 0..expected.len().div_ceil(room) {
+                wire.room = room;
+                queue.flush(&mut wire, 0, None, &mut 0).unwrap();
+                assert_eq!(queue.bytes(), expected.len() - wire.received.len());
+            }
+            assert_eq!(wire.received, expected, "{room} at a time");
+        }
     }
 }
