@@ -213,8 +213,10 @@ pub(crate) struct Connection<T> {
     pub(crate) ready_again: bool,
     /// What happens when more would wait than may.
     pub(crate) slow_reader: SlowReader,
-    /// `pressure` was told, and `relief` was not yet.
+    /// As much waits as the high-water mark, and has not sunk to the low one since.
     pub(crate) pressed: bool,
+    /// `pressure` fired last, and not `relief`.
+    pub(crate) pressure_told: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
     /// Its socket has been full at least once: the kernel may hold much that the peer has not read.
@@ -243,6 +245,7 @@ impl<T> Connection<T> {
             ready_again: false,
             slow_reader: SlowReader::Disconnect,
             pressed: false,
+            pressure_told: false,
             pinged: false,
             was_blocked: false,
             time: now,

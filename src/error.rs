@@ -72,9 +72,11 @@ pub enum Error {
     #[error("socket: {0}")]
     Io(IoError),
     /// More bytes would have waited for this peer than the outbox limit allows.
-    #[error("slow consumer: {waiting} bytes wait, the limit is {limit}")]
+    #[error("slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting")]
     SlowConsumer {
-        /// Bytes that waited.
+        /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes more.
+        frame: usize,
+        /// Bytes that waited, counted in the same way.
         waiting: usize,
         /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
         limit: usize,

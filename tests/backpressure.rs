@@ -47,7 +47,7 @@ fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
         }
     }
     let waiting = 34 * (8 * KIB + 4) - 20 * KIB;
-    assert_eq!(test.state().errors("stopped"), [Error::SlowConsumer { waiting, limit: 256 * KIB }]);
+    assert_eq!(test.state().errors("stopped"), [Error::SlowConsumer { frame: 8 * KIB + 4, waiting, limit: 256 * KIB }]);
     assert_eq!(test.state().events("stopped"), ["connect", "error", "disconnect"]);
     assert_eq!(test.server().lend().1.len(), 2);
 }

@@ -533,7 +533,9 @@ fn a_slow_consumer_is_given_up_at_its_outbox_limit_to_the_byte() {
     assert_eq!(emit(196), Emitted::Queued);
     assert_eq!(emit(1020), Emitted::Queued);
     assert_eq!(emit(0), Emitted::Refused(EmitError::Full), "1024 bytes wait");
-    assert_eq!(test.state().errors("slow"), [Error::SlowConsumer { waiting: 1024, limit: 1024 }]);
+    let error = Error::SlowConsumer { frame: 2, waiting: 1024, limit: 1024 };
+    assert_eq!(error.to_string(), "slow consumer: a frame of 2 bytes does not fit: 1024 of 1024 bytes are waiting");
+    assert_eq!(test.state().errors("slow"), [error]);
     test.resume_reading(slow);
     let close = Received::close(1008, "too slow: messages were waiting");
     assert_eq!(test.received(slow), [Received::binary([0; 196]), close, Received::Fin]);

@@ -294,6 +294,16 @@ impl<T: Transport> Hub<T> {
     }
 
     pub(crate) fn next_record(&mut self) -> Option<(Token, Record)> {
-        self.records.pop_front()
+        loop {
+            let (token, record) = self.records.pop_front()?;
+            let outdated = match record {
+                Record::Pressure => !self.confirm(token, true),
+                Record::Relief => !self.confirm(token, false),
+                _ => false,
+            };
+            if !outdated {
+                return Some((token, record));
+            }
+        }
     }
 }

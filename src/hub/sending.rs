@@ -232,8 +232,8 @@ impl<T: Transport> Hub<T> {
         }
         let has_room = !connection.outbox.lacks_room(len, limit, key);
         if !has_room && connection.slow_reader == SlowReader::Disconnect {
-            let waiting = connection.outbox.waiting();
-            self.fail(token, Error::SlowConsumer { waiting, limit });
+            let (waiting, frame) = connection.outbox.compared(len, key);
+            self.fail(token, Error::SlowConsumer { frame, waiting, limit });
             return Err(EmitError::Full);
         }
         dropped.newest = u64::from(!has_room);
@@ -272,6 +272,20 @@ impl<T: Transport> Hub<T> {
             connection.pressed = true;
             self.records.push_back((token, Record::Pressure));
         }
+    }
+
+    /// Whether listeners are to be called with a `pressure` or `relief` that was recorded earlier. Not if its opposite
+    /// has been recorded since then, and not `pressure` where no more than the low-water mark waits any more. So the
+    /// two take turns, beginning with `pressure`.
+    pub(super) fn confirm(&mut self, token: Token, pressure: bool) -> bool {
+        let low = self.limits.low_water;
+        let Some(connection) = named(&mut self.connections, token) else { return false };
+        if pressure && !connection.pressure_told && connection.outbox.waiting() <= low {
+            connection.pressed = false;
+        }
+        let confirmed = connection.pressed == pressure && connection.pressure_told != pressure;
+        connection.pressure_told ^= confirmed;
+        confirmed
     }
 
     pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
@@ -555,6 +569,84 @@ mod tests {
         far.make_room(1000);
         hub.writable(ann);
         assert_eq!(records(&mut hub), ["relief"]);
+    }
+
+    #[test]
+    fn pressure_that_has_passed_before_a_listener_could_be_called_is_not_told_and_neither_is_its_relief() {
+        let mut hub = hub();
+        hub.limits.high_water = 500;
+        let (token, far) = open(&mut hub, 0);
+        let press = |hub: &mut Hub<_>| {
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 600], &How::USUAL), Emitted::Queued);
+            hub.flush_dirty();
+        };
+        press(&mut hub);
+        far.make_room(1000);
+        hub.writable(token);
+        assert_eq!(records(&mut hub), [""; 0]);
+        // An abort drops what waits, too.
+        far.make_room(0);
+        press(&mut hub);
+        hub.abort(token);
+        assert_eq!(records(&mut hub), ["disconnect None None"]);
+    }
+
+    #[test]
+    fn pressure_and_relief_take_turns_beginning_with_pressure_and_pressure_is_true_when_it_fires() {
+        let mut seed = 11_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % below as u64) as usize
+        };
+        let policies = [SlowReader::Disconnect, SlowReader::DropNewest, SlowReader::DropOldest];
+        let (mut fired, mut passed) = (0, 0);
+        for round in 0..300 {
+            let mut hub = hub();
+            (hub.limits.max_outbox, hub.limits.high_water, hub.limits.low_water) = (4000, 1000, 250);
+            let (token, far) = open(&mut hub, 0);
+            hub.get_mut(token).unwrap().slow_reader = policies[round % 3];
+            let mut last = "relief";
+            for _ in 0..100 {
+                let len = random(600);
+                match random(6) {
+                    0 | 1 => drop(hub.emit(token, Opcode::Binary, &vec![0; len], &How::USUAL)),
+                    2 => {
+                        let key = Some(random(3) as u64);
+                        hub.emit(token, Opcode::Binary, &vec![0; len], &How { key, ..How::USUAL });
+                    }
+                    3 => drop(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&vec![0; len][..]))),
+                    4 => {
+                        far.make_room(random(2000));
+                        hub.writable(token);
+                    }
+                    _ => hub.flush_dirty(),
+                }
+                passed += hub.records.iter().filter(|(_, record)| matches!(record, Record::Relief)).count();
+                // Listeners are called now and then only.
+                while random(3) == 0
+                    && let Some((_, record)) = hub.next_record()
+                {
+                    let now = match record {
+                        Record::Pressure => "pressure",
+                        Record::Relief => "relief",
+                        _ => continue,
+                    };
+                    assert_ne!(now, last);
+                    assert!(now == "relief" || hub.get(token).unwrap().outbox.waiting() > 250);
+                    last = now;
+                    fired += 1;
+                }
+            }
+            // In the end listeners know how it is.
+            let told = records(&mut hub);
+            if let Some(connection) = hub.get(token).filter(|connection| connection.is_open()) {
+                let last = told.iter().rfind(|each| *each == "pressure" || *each == "relief").map_or(last, |each| each);
+                assert_eq!(last == "pressure", connection.pressed);
+            }
+        }
+        assert!(fired > 500 && passed > 500, "{fired} fired, {passed} passed");
     }
 
     #[test]

@@ -214,12 +214,18 @@ impl Outbox {
     /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same key if it has one. A message as long as
     /// the limit may always wait alone: its header is not counted then.
     pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
-        let (held, len) = match (self, key) {
+        let (held, len) = self.compared(len, key);
+        held > 0 && held + len > limit
+    }
+
+    /// What the limit is compared with: what waits, and a frame of `len` bytes that comes, in the place of one with
+    /// the same key if it has one.
+    pub(crate) fn compared(&self, len: usize, key: Option<u64>) -> (usize, usize) {
+        match (self, key) {
             (Self::Queued(queue), Some(key)) => (queue.held() - queue.held_by(key), len + queue::KEYED),
             (Self::Queued(queue), None) => (queue.held(), len),
             _ => (self.waiting(), len),
-        };
-        held > 0 && held + len > limit
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -243,8 +243,8 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
         }
         turn_until_logged(&mut server, "disconnect", 1);
         let name = format!("{len} bytes, {everybody}: {:?}", server.state());
-        assert!(server.state()[2].starts_with("error SlowConsumer { waiting: "), "{name}");
-        assert!(server.state()[3].starts_with("disconnect SlowConsumer { waiting: "), "{name}");
+        assert!(server.state()[2].starts_with("error SlowConsumer { frame: "), "{name}");
+        assert!(server.state()[3].starts_with("disconnect SlowConsumer { frame: "), "{name}");
         assert_eq!(server.state().len(), 4, "{name}");
 
         let end = peer.end(&mut server);
