@@ -431,7 +431,7 @@
 //! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
 //! | `event`, `turn`, `clock`, `growth` | names, counts, the time, real or a test's, and how tables grow | everything else |
-//! | `error` | what can go wrong | how it comes about |
+//! | `error`, `escaped` | what can go wrong, in one line | how it comes about |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
 //! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and

@@ -91,6 +91,8 @@ struct Far {
     next: usize,
     /// The network gives it few bytes at a time.
     is_slow: bool,
+    /// Its faults make a socket look full that is not.
+    blocks: bool,
     head: Vec<u8>,
     is_upgraded: bool,
     is_compressed: bool,
@@ -390,6 +392,7 @@ fn dial(harness: &mut Harness<State>, fars: &mut Vec<Far>, input: &mut Input<'_>
         count: 0,
         next: 0,
         is_slow: settings & 1 != 0 && number < 64,
+        blocks: settings & (1 | 4 | 8) != 0,
         head: Vec::new(),
         is_upgraded: false,
         is_compressed: false,
@@ -608,7 +611,8 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
         }
     }
     for (at, far) in fars.iter().enumerate() {
-        if at % 2 == 0 {
+        // What a full socket takes later is a sign of life: those would stay as long as they are pinged.
+        if at % 2 == 0 || far.blocks {
             harness.reset(far.client);
         }
     }
