@@ -3,7 +3,8 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::discard::Discarded;
 
 type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 
@@ -17,16 +18,19 @@ pub struct Attributes {
 impl Drop for Attributes {
     /// A value's destructor is user code, and runs in the middle of a turn: a panic of it stays here.
     fn drop(&mut self) {
-        let Some(values) = self.values.take() else { return };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(values))) {
-            log::error!("the destructor of an attribute panicked");
-            // Dropped, it might panic again.
-            std::mem::forget(payload);
-        }
+        let _ = self.discard();
     }
 }
 
 impl Attributes {
+    /// Drops all values; returns how many of their destructors panicked.
+    pub(crate) fn discard(&mut self) -> u64 {
+        let Some(values) = self.values.take() else { return 0 };
+        let mut discarded = Discarded::default();
+        discarded.drop_all(values.into_values());
+        discarded.count()
+    }
+
     /// Sets `key` to `value`, whatever it was before.
     pub fn set(&mut self, key: impl Into<String>, value: impl Any) {
         self.values.get_or_insert_default().insert(key.into().into_boxed_str(), Box::new(value));

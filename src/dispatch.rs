@@ -3,11 +3,11 @@
 //! Only here are callbacks called, and each is called on its own under `catch_unwind`. Only `fire` gets here from inside a callback;
 //! everything else that happens there is recorded by the hub and told by `tell_records` when the outermost callback has returned.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
+use crate::discard::{discard_payload, message_of};
 use crate::error::Error;
 use crate::escaped::Escaped;
 use crate::event::{Event, is_reserved};
@@ -134,7 +134,9 @@ pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
         watched.ready(state, &mut Sockets { hub, registry }, readiness);
     });
     // If it was removed meanwhile it is dropped here, which is user code too.
-    let _ = guard(state, hub, registry, "source", None, |_, _| registry.sources.put_back(readiness.id, watched));
+    let _ = guard(state, hub, registry, "source", None, |_, _| {
+        registry.sources.put_back(readiness.id, watched).raise(&registry.panics);
+    });
     tell_records(state, hub, registry);
     true
 }
@@ -240,7 +242,7 @@ pub(crate) fn guard<S, R>(
     result.map_err(|payload| {
         let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
         tell_recover_handler(state, registry, &recovered);
-        discard(payload);
+        discard_payload(payload);
         Error::Panicked { event: recovered.event, message: recovered.message }
     })
 }
@@ -256,18 +258,6 @@ fn tell_recover_handler<S>(state: &mut S, registry: &Registry<S>, recovered: &Re
         log::error!("the recover handler panicked too");
         #[cfg(feature = "testing")]
         registry.hand_over(&Recovered { event: "recover".to_owned(), message: message_of(&*payload), ..*recovered });
-        discard(payload);
+        discard_payload(payload);
     }
-}
-
-/// Dropping what was thrown is user code too; what that throws is not even dropped.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(payload);
-    }
-}
-
-fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a string)").to_owned()
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::defer::Answer;
+use crate::discard::Discarded;
 use crate::error::{CloseError, SendError};
 use crate::outgoing::Outgoing;
 use crate::protocol::Message;
@@ -156,6 +157,9 @@ impl<S> Drop for Mailbox<S> {
         if !unrun.is_empty() {
             log::debug!("{} commands that had not run were dropped with the server", unrun.len());
         }
+        let mut discarded = Discarded::default();
+        discarded.drop_all(unrun);
+        discarded.count(); // No server is left that counts them.
     }
 }
 

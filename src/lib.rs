@@ -430,7 +430,7 @@
 //! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
 //! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
 //! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
-//! | `event`, `turn`, `clock`, `growth` | names, counts, the time, real or a test's, and how tables grow | everything else |
+//! | `event`, `turn`, `clock`, `growth`, `discard` | names, counts, the time, real or a test's, how tables grow, and dropping what user code left | everything else |
 //! | `error`, `escaped` | what can go wrong, in one line | how it comes about |
 //! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
 //!
@@ -444,6 +444,7 @@ mod clock;
 mod compression;
 mod connection;
 mod defer;
+mod discard;
 mod dispatch;
 mod error;
 mod escaped;

@@ -82,11 +82,11 @@ impl<S> Listeners<S> {
         }
     }
 
-    /// Removes all listeners of an event and returns how many there were.
-    pub(crate) fn remove(&mut self, event: &str) -> usize {
+    /// Removes all listeners of an event.
+    pub(crate) fn remove(&mut self, event: &str) -> Vec<Listener<S>> {
         match Event::from_name(event) {
-            Some(event) => std::mem::take(&mut self.builtin[event as usize]).len(),
-            None => self.custom.remove(event).map_or(0, |listeners| listeners.len()),
+            Some(event) => std::mem::take(&mut self.builtin[event as usize]),
+            None => self.custom.remove(event).unwrap_or_default(),
         }
     }
 
@@ -96,6 +96,17 @@ impl<S> Listeners<S> {
 
     pub(crate) fn of_custom(&self, event: &str) -> &[Listener<S>] {
         self.custom.get(event).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl<S> IntoIterator for Listeners<S> {
+    type Item = Listener<S>;
+    type IntoIter = std::vec::IntoIter<Listener<S>>;
+
+    /// All of them, in no particular order.
+    fn into_iter(self) -> Self::IntoIter {
+        let all: Vec<_> = self.builtin.into_iter().chain(self.custom.into_values()).flatten().collect();
+        all.into_iter()
     }
 }
 
@@ -111,8 +122,6 @@ mod tests {
         listeners.add("mine", Box::new(|(), _| {}));
         assert_eq!(listeners.of(Event::Message).len(), 2);
         assert_eq!(listeners.of_custom("mine").len(), 1);
-        assert_eq!(listeners.remove("message"), 2);
-        assert_eq!(listeners.remove("message"), 0);
-        assert_eq!(listeners.remove("mine"), 1);
+        assert_eq!(["message", "message", "mine"].map(|event| listeners.remove(event).len()), [2, 0, 1]);
     }
 }

@@ -12,6 +12,7 @@ use crate::compression::Agreed;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
 use crate::connection::{PeerAddress, Ticket};
+use crate::discard::Discarded;
 use crate::error::RouteError;
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
@@ -20,6 +21,7 @@ use crate::pressure::SlowReader;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 use crate::source::Sources;
+use crate::stats::Stats;
 use crate::token::Token;
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
@@ -135,6 +137,22 @@ impl<S> Registry<S> {
         }
     }
 
+    /// Adds the panics that were caught here to those that the hub has caught.
+    pub(crate) fn add_panics(&self, stats: Stats) -> Stats {
+        Stats { panics: stats.panics + self.panics.get(), ..stats }
+    }
+
+    /// Drops pieces of user data whose time is over; panics of their destructors are counted.
+    pub(crate) fn discard<T>(&self, values: impl IntoIterator<Item = T>) {
+        let mut discarded = Discarded::default();
+        discarded.drop_all(values);
+        self.count_panics(discarded);
+    }
+
+    pub(crate) fn count_panics(&self, discarded: Discarded) {
+        self.panics.set(self.panics.get() + discarded.count());
+    }
+
     /// Hands a panic over to the harness, if there is one.
     #[cfg(feature = "testing")]
     pub(crate) fn hand_over(&self, panic: &Recovered) {
@@ -175,8 +193,13 @@ impl<S> Registry<S> {
 
     /// Removes an event's listeners, those of routes included; returns how many there were.
     pub(crate) fn off(&mut self, event: &str) -> usize {
-        let own = self.listeners.remove(event);
-        own + self.routes.iter_mut().map(|route| route.listeners.remove(event)).sum::<usize>()
+        let mut removed = self.listeners.remove(event);
+        for route in &mut self.routes {
+            removed.append(&mut route.listeners.remove(event));
+        }
+        let count = removed.len();
+        self.discard(removed);
+        count
     }
 
     pub(crate) fn subprotocols(&self, route: u32) -> &[String] {
@@ -201,6 +224,23 @@ impl<S> Registry<S> {
 
     pub(crate) fn origins(&self, route: u32) -> &[String] {
         self.routes[route as usize].origins.as_deref().unwrap_or(&self.origins)
+    }
+}
+
+impl<S> Drop for Registry<S> {
+    /// Each callback is dropped by itself: what it has captured is user data. Timers, sources and the mailbox see to
+    /// theirs.
+    fn drop(&mut self) {
+        let mut discarded = Discarded::default();
+        for RouteEntry { callback, listeners, .. } in self.routes.drain(..) {
+            discarded.drop(callback);
+            discarded.drop_all(listeners);
+        }
+        discarded.drop_all(std::mem::take(&mut self.listeners));
+        discarded.drop_all(self.pages.drain(..));
+        discarded.drop_all(self.filters.drain(..));
+        discarded.drop_all(self.recover.take());
+        discarded.count(); // No server is left that counts them.
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use crate::discard::Discarded;
 use crate::socket::Sockets;
 use crate::timer::NEVER;
 
@@ -112,6 +113,15 @@ impl<S> Schedule<S> {
     }
 }
 
+impl<S> Drop for Schedule<S> {
+    /// What each timer would have called is dropped by itself: it is user data.
+    fn drop(&mut self) {
+        let mut discarded = Discarded::default();
+        discarded.drop_all(std::mem::take(&mut self.table.get_mut().timers).into_values());
+        discarded.count(); // No server is left that counts them.
+    }
+}
+
 impl<S> Table<S> {
     fn enter(&mut self, at: u64, id: TimerId) {
         if at != NEVER {
@@ -170,7 +180,10 @@ impl<S> Sockets<'_, S> {
     /// Cancels a timer or an interval, which may be an interval that is just running; whether there was one. From now on it is not called, also
     /// if it is due in this turn.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
-        self.registry.schedule.remove(timer).is_some()
+        let timer = self.registry.schedule.remove(timer);
+        let was_there = timer.is_some();
+        self.registry.discard(timer);
+        was_there
     }
 }
 

@@ -368,7 +368,8 @@ impl<S> Server<S> {
     where
         F: Fn(&mut S, &Recovered) + 'static,
     {
-        self.registry.recover = Some(Box::new(handler));
+        let replaced = self.registry.recover.replace(Box::new(handler));
+        self.registry.discard(replaced);
         self
     }
 
@@ -430,7 +431,7 @@ impl<S> Server<S> {
     /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
+        self.registry.add_panics(self.hub.stats())
     }
 
     /// The state.
@@ -492,8 +493,10 @@ impl<S> Server<S> {
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught, and so are those in the destructors of what they have captured and of attributes. One in a logger is not:
-    /// after it, drop the server.
+    /// Panics in callbacks are caught, and so are those in the destructors of what they have captured and of
+    /// attributes. Each callback, source and attribute is dropped under a guard of its own. Inside one value that
+    /// owns several others a second panic aborts the process, as everywhere in Rust. A panic in a logger is not
+    /// caught: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         let newest_timer = self.registry.schedule.newest();

@@ -154,7 +154,7 @@ impl<S> Sockets<'_, S> {
     /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { panics: self.registry.panics.get(), ..self.hub.stats() }
+        self.registry.add_panics(self.hub.stats())
     }
 
     /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.

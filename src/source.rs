@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use mio::Interest;
 use mio::event::{Event, Source};
 
+use crate::discard::Discarded;
 use crate::error::IoError;
 use crate::socket::Sockets;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
@@ -49,6 +50,8 @@ impl Readiness {
 pub(crate) trait Watched<S> {
     fn ready(&mut self, state: &mut S, sockets: &mut Sockets<'_, S>, readiness: Readiness);
     fn source(&mut self) -> &mut dyn Source;
+    /// Drops the source and the callback, each by itself.
+    fn discard(self: Box<Self>, discarded: &mut Discarded);
 }
 
 struct Watch<E, F> {
@@ -67,6 +70,12 @@ where
 
     fn source(&mut self) -> &mut dyn Source {
         &mut self.source
+    }
+
+    fn discard(self: Box<Self>, discarded: &mut Discarded) {
+        let Self { source, callback } = *self;
+        discarded.drop(source);
+        discarded.drop(callback);
     }
 }
 
@@ -91,30 +100,40 @@ impl<S> Sources<S> {
         Self { poll, entries: RefCell::default(), woken: RefCell::default(), newest: Cell::new(0) }
     }
 
-    fn add(&self, mut watched: Box<dyn Watched<S>>, interest: Interest) -> std::io::Result<SourceId> {
+    fn add(
+        &self,
+        mut watched: Box<dyn Watched<S>>,
+        interest: Interest,
+    ) -> Result<SourceId, (std::io::Error, Box<dyn Watched<S>>)> {
         let mut entries = self.entries.borrow_mut();
         let free = |id: &SourceId| !entries.contains_key(id);
         // Where a word is short, names come round some day.
         let id = (1..).map(|step| SourceId((self.newest.get() + step) % MAX_SOURCES)).find(free);
         let id = id.expect("fewer sources than names");
-        self.poll.register(watched.source(), mio::Token(Ready::Source(id).encode()), interest)?;
+        let token = mio::Token(Ready::Source(id).encode());
+        if let Err(error) = self.poll.register(watched.source(), token, interest) {
+            drop(entries);
+            return Err((error, watched));
+        }
         self.newest.set(id.0);
         entries.insert(id, Entry { watched: Some(watched), interest, woken: false });
         Ok(id)
     }
 
-    fn remove(&self, id: SourceId) -> bool {
-        let entry = self.entries.borrow_mut().remove(&id);
-        let Some(entry) = entry else { return false };
-        if let Some(watched) = entry.watched {
-            self.release(watched);
-        }
-        true
+    /// Removes a source, and drops it unless its callback runs; `None` if there is none.
+    fn remove(&self, id: SourceId) -> Option<Discarded> {
+        let entry = self.entries.borrow_mut().remove(&id)?;
+        Some(entry.watched.map(|watched| self.release(watched)).unwrap_or_default())
     }
 
-    fn release(&self, mut watched: Box<dyn Watched<S>>) {
-        // It may have closed itself; then there is nothing to be deregistered.
-        let _ = self.poll.deregister(watched.source());
+    fn release(&self, mut watched: Box<dyn Watched<S>>) -> Discarded {
+        let mut discarded = Discarded::default();
+        discarded.run(|| {
+            // It may have closed itself; then there is nothing to be deregistered.
+            let _ = self.poll.deregister(watched.source());
+        });
+        watched.discard(&mut discarded);
+        discarded
     }
 
     fn wake(&self, id: SourceId) -> bool {
@@ -150,12 +169,12 @@ impl<S> Sources<S> {
     }
 
     /// Goes on watching a source whose callback has run, unless it was removed meanwhile.
-    pub(crate) fn put_back(&self, id: SourceId, watched: Box<dyn Watched<S>>) {
+    pub(crate) fn put_back(&self, id: SourceId, watched: Box<dyn Watched<S>>) -> Discarded {
         if let Some(entry) = self.entries.borrow_mut().get_mut(&id) {
             entry.watched = Some(watched);
-            return;
+            return Discarded::default();
         }
-        self.release(watched);
+        self.release(watched)
     }
 }
 
@@ -163,7 +182,7 @@ impl<S> Drop for Sources<S> {
     fn drop(&mut self) {
         for (_, entry) in std::mem::take(self.entries.get_mut()) {
             if let Some(watched) = entry.watched {
-                self.release(watched);
+                self.release(watched).count(); // No server is left that counts them.
             }
         }
     }
@@ -211,12 +230,17 @@ impl<S> Sockets<'_, S> {
         E: Source + 'static,
         F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
     {
-        Ok(self.registry.sources.add(Box::new(Watch { source, callback }), interest)?)
+        self.registry.sources.add(Box::new(Watch { source, callback }), interest).map_err(|(error, watched)| {
+            let mut discarded = Discarded::default();
+            watched.discard(&mut discarded);
+            self.registry.count_panics(discarded);
+            error.into()
+        })
     }
 
     /// Stops watching a source and drops it; whether there was one. Its own callback may do so too: then it is dropped when that has returned.
     pub fn remove_source(&mut self, source: SourceId) -> bool {
-        self.registry.sources.remove(source)
+        self.registry.sources.remove(source).map(|discarded| self.registry.count_panics(discarded)).is_some()
     }
 
     /// Has a source's callback called in the next turn, as if all that it waits for were there; whether there is such a source. It is for a callback that stops

@@ -76,7 +76,8 @@ pub struct Stats {
     /// Messages that slow readers were not sent, by cause.
     pub dropped: Dropped,
 
-    /// Panics in callbacks.
+    /// Panics in callbacks, and in the destructors of what user code left with the server: attributes, listeners,
+    /// timers, sources.
     pub panics: u64,
     /// Turns of the loop.
     pub turns: u64,
@@ -335,7 +336,7 @@ impl Stats {
         text.causes("emits_refused_total", "Messages that were not queued.", self.emits_refused.iter());
         text.causes("messages_dropped_total", "Messages that slow readers were not sent.", self.dropped.iter());
 
-        text.one("panics_total", "counter", "Panics in callbacks.", self.panics);
+        text.one("panics_total", "counter", "Panics in callbacks and destructors.", self.panics);
         text.one("turns_total", "counter", "Turns of the loop.", self.turns);
         if let Some(durations) = &self.turn_durations {
             text.head("turn_duration_seconds", "histogram", "How long turns of the loop took, without the wait.");

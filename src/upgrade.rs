@@ -209,10 +209,12 @@ fn admit<S>(
             log::debug!("a filter refused {} with {}", incoming.peer, response.status());
             hub.stats.requests_refused.filter += 1;
             hub.respond(token, &response, false);
+            hub.stats.panics += incoming.attributes.discard();
         }
         (Goal::Connection { route, key }, Ok(())) => {
             // Filters may have changed that, or the time that they took.
             if let Err(refusal) = check_room(hub) {
+                hub.stats.panics += incoming.attributes.discard();
                 return hub.refuse(token, &refusal, false);
             }
             upgrade(hub, registry, token, route, &key, incoming);
@@ -225,6 +227,7 @@ fn admit<S>(
                 Ok(()) => call_page(state, hub, registry, page, &incoming),
             };
             hub.respond(token, &response, head_only);
+            hub.stats.panics += incoming.attributes.discard();
             turn.pages += 1;
             hub.stats.pages += 1;
         }

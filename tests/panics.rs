@@ -5,9 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Diary, ON_PURPOSE, connect, enter, memory_server_with, quiet_panics, upgrade_request, with_socket};
-use ikisocket::mio::{Interest, net::UdpSocket};
+use ikisocket::mio::event::Source;
+use ikisocket::mio::{Interest, Registry, Token, net::UdpSocket};
 use ikisocket::testing::{Client, Harness, NotConnected, Received};
-use ikisocket::{Deferred, Error, Event, EventPayload, Response, Server};
+use ikisocket::{Attributes, Deferred, Error, Event, EventPayload, Incoming, Readiness, Response, Server, Sockets};
 
 /// A server that notes what its recover handler is told.
 fn server() -> Server<Diary> {
@@ -405,4 +406,205 @@ fn a_panic_in_the_destructor_of_an_attribute_is_caught() {
     }
     assert_eq!(test.server().stats().closed, 3);
     assert!(test.state().is_gone("ann") && test.state().is_gone("bob"));
+}
+
+/// Two values whose destructors panic.
+fn two() -> [Spiteful; 2] {
+    [Spiteful, Spiteful]
+}
+
+#[test]
+fn two_attributes_whose_destructors_panic_harm_nobody_wherever_they_are_dropped_and_are_counted() {
+    fn set_two(attributes: &mut Attributes) {
+        for (name, value) in ["one", "two"].into_iter().zip(two()) {
+            attributes.set(name, value);
+        }
+    }
+    #[derive(Default)]
+    struct State {
+        deferred: Option<Deferred<State>>,
+    }
+    quiet_panics();
+    let mut server = Server::builder().build(State::default()).unwrap();
+    server.route("/:name", |_, _| {}).unwrap();
+    server.get("/page", |_, _, _| Response::text("fine")).unwrap();
+    server.filter(|state, sockets, incoming| {
+        set_two(&mut incoming.attributes);
+        match incoming.path() {
+            "/refused" => return Err(Response::text("no").with_status(403)),
+            "/full" => sockets.refuse_upgrades(true),
+            "/parked" => state.deferred = Some(sockets.defer(incoming)),
+            _ => {}
+        }
+        Ok(())
+    });
+    let mut test = Harness::new(server);
+    let bob = test.connect("/bob").unwrap();
+    let panics = |test: &mut Harness<State>| test.server().stats().panics;
+
+    let ann = test.connect("/ann").unwrap();
+    test.reset(ann);
+    test.settle();
+    assert_eq!(panics(&mut test), 2, "a connection that has gone");
+    assert!(matches!(test.connect("/refused"), Err(NotConnected::Refused(answer)) if answer.status == 403));
+    assert_eq!(panics(&mut test), 4, "a request that a filter has refused");
+    assert!(matches!(test.connect("/full"), Err(NotConnected::Refused(answer)) if answer.status == 503));
+    test.server().lend().1.refuse_upgrades(false);
+    assert_eq!(panics(&mut test), 6, "a request for which there is no room after all");
+    assert_eq!(test.get("/page").unwrap().status, 200);
+    assert_eq!(panics(&mut test), 8, "a page");
+    for answered in [true, false] {
+        let parked = test.ask("/parked").unwrap();
+        test.settle();
+        let deferred = test.state().deferred.take().unwrap();
+        match answered {
+            true => deferred.reject(Response::text("no").with_status(401)).unwrap(),
+            false => test.reset(parked),
+        }
+        test.settle();
+        test.reset(parked);
+        test.settle();
+    }
+    assert_eq!(panics(&mut test), 12, "requests that waited");
+    assert!(test.uuid(bob).is_some());
+    // Bob's are dropped with the server.
+    drop(test);
+}
+
+#[test]
+fn listeners_that_are_removed_together_are_dropped_one_by_one() {
+    let mut server = server();
+    for spiteful in two() {
+        server.on("mine", move |_, _| spiteful.keep());
+    }
+    let [one, other] = two();
+    server.route("/:name", enter).unwrap().on("mine", move |_, _| one.keep()).on("mine", move |_, _| other.keep());
+    assert_eq!((server.off("mine"), server.off("mine"), server.stats().panics), (4, 0, 4));
+    let mut test = Harness::new(server);
+    let bob = test.connect("/bob").unwrap();
+    assert_unharmed(&mut test, bob);
+}
+
+/// A source of the user's own whose end panics.
+struct SpitefulSource(UdpSocket, Spiteful);
+
+impl SpitefulSource {
+    fn new() -> Self {
+        Self(UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap(), Spiteful)
+    }
+}
+
+impl Source for SpitefulSource {
+    fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> std::io::Result<()> {
+        self.0.register(registry, token, interest)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> std::io::Result<()> {
+        self.0.reregister(registry, token, interest)
+    }
+
+    fn deregister(&mut self, _: &Registry) -> std::io::Result<()> {
+        panic!("{ON_PURPOSE}");
+    }
+}
+
+#[test]
+fn a_source_its_callback_and_its_deregistration_may_all_panic() {
+    let mut server = server();
+    let add = |server: &mut Server<Diary>, removes: bool| {
+        let spiteful = Spiteful;
+        let callback = move |_: &mut Diary, sockets: &mut Sockets<'_, Diary>, _: &mut _, ready: Readiness| {
+            spiteful.keep();
+            assert!(!removes || sockets.remove_source(ready.id));
+        };
+        server.add_source(SpitefulSource::new(), Interest::READABLE, callback).unwrap()
+    };
+    let source = add(&mut server, false);
+    assert_eq!((server.remove_source(source), server.stats().panics), (true, 3));
+    // In its own callback; the handler is called with the first.
+    let source = add(&mut server, true);
+    assert!(server.lend().1.wake_source(source));
+    let mut test = Harness::new(server);
+    assert_eq!(test.state().notes, ["source on purpose"]);
+    assert_eq!(test.server().stats().panics, 6);
+    assert_eq!(test.panics().len(), 1);
+}
+
+#[test]
+fn a_timer_whose_destructor_panics_can_be_cancelled() {
+    let mut server = server();
+    let ids = two().map(|spiteful| server.set_timer(Duration::from_secs(1), move |_, _| spiteful.keep()));
+    assert_eq!(ids.map(|id| server.cancel(id)), [true; 2]);
+    assert_eq!(server.stats().panics, 2);
+}
+
+/// A server with two of each thing that can be left with it, all of whose destructors panic.
+fn spiteful_server<S: 'static>(state: S) -> Server<S> {
+    quiet_panics();
+    let mut server = Server::builder().build(state).unwrap();
+    let handle = server.handle();
+    for (number, spiteful) in two().into_iter().enumerate() {
+        let path = format!("/{number}");
+        server.route(&path, |_, _| {}).unwrap().on("mine", move |_, _| spiteful.keep());
+        let all: [Spiteful; 10] = std::array::from_fn(|_| Spiteful);
+        let [route, page, listener, custom, filter, recover, timer, interval, callback, command] = all;
+        server.route(&format!("/route{path}"), move |_, _| route.keep()).unwrap();
+        server
+            .get(&format!("/page{path}"), move |_, _, _| {
+                page.keep();
+                Response::text("")
+            })
+            .unwrap();
+        server.on(Event::Message, move |_, _| listener.keep());
+        server.on("mine", move |_, _| custom.keep());
+        server.filter(move |_, _, _| {
+            filter.keep();
+            Ok(())
+        });
+        server.recover(move |_, _| recover.keep());
+        server.set_timer(Duration::from_secs(1), move |_, _| timer.keep());
+        server.set_interval(Duration::from_secs(1), move |_, _| interval.keep());
+        server.add_source(SpitefulSource::new(), Interest::READABLE, move |_, _, _, _| callback.keep()).unwrap();
+        handle.send(move |_, _| command.keep()).unwrap();
+    }
+    assert_eq!(server.stats().panics, 1, "the recover handler that was replaced");
+    server
+}
+
+#[test]
+fn a_server_is_dropped_whatever_the_destructors_do_of_what_was_left_with_it() {
+    drop(spiteful_server(()));
+    assert_eq!(spiteful_server(7).into_state(), 7);
+    // What the state's own destructor throws is its owner's.
+    let server = spiteful_server(Spiteful);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(server)));
+    assert_eq!(*result.unwrap_err().downcast_ref::<&str>().unwrap(), ON_PURPOSE);
+}
+
+#[test]
+fn answers_that_were_not_asked_for_any_more_are_dropped_one_by_one_with_the_server() {
+    #[derive(Default)]
+    struct State {
+        deferred: Vec<Deferred<State>>,
+    }
+    quiet_panics();
+    let mut server = Server::builder().build(State::default()).unwrap();
+    server.route("/", |_, _| {}).unwrap();
+    server.filter(|state, sockets, incoming| {
+        state.deferred.push(sockets.defer(incoming));
+        Ok(())
+    });
+    let mut test = Harness::by_hand(server);
+    for _ in 0..2 {
+        let client = test.dial(Default::default()).unwrap();
+        test.write(client, upgrade_request("/").as_bytes());
+    }
+    test.settle();
+    for (deferred, spiteful) in std::mem::take(&mut test.state().deferred).into_iter().zip(two()) {
+        let keep = move |_: &mut State, _: &mut Sockets<'_, State>, _: &mut Incoming| {
+            spiteful.keep();
+            Ok(())
+        };
+        deferred.answer(keep).unwrap();
+    }
 }

@@ -270,7 +270,8 @@ impl<T: Transport> Hub<T> {
         let mut last = None;
         while let Some(token) = self.dead.pop() {
             if self.get(token).is_some() {
-                let connection = self.connections.remove(token.index as usize);
+                let mut connection = self.connections.remove(token.index as usize);
+                self.stats.panics += connection.attributes.discard();
                 self.timers.remove(token.index);
                 self.topics.forget(token.index);
                 if !self.dropped_by.is_empty() {
