@@ -16,6 +16,11 @@ pub(crate) const MAX_NAME: usize = 256;
 
 /// A list of up to so many entries is not made smaller before it is empty.
 const KEEP_ENTRIES: usize = 16;
+/// Tables of up to this many topics are not made smaller.
+const KEEP_TOPICS: usize = 64;
+/// Those tables are made smaller when no more than this share of them is in use: hysteresis, so that topics that
+/// come and go around one number cost nothing.
+const SHRINK_SHARE: usize = 4;
 
 #[derive(Default)]
 pub(crate) struct Topics {
@@ -27,6 +32,8 @@ pub(crate) struct Topics {
     /// What slots were in when they closed.
     former: HashMap<u32, Vec<Rc<str>>>,
     memberships: usize,
+    /// With this many topics or fewer, memory is given back.
+    shrink_at: usize,
 }
 
 /// A topic; it is there while it has members.
@@ -89,6 +96,7 @@ impl Topics {
             *entry = None;
         }
         self.remove_member(membership);
+        self.shrink_if_few();
         true
     }
 
@@ -98,12 +106,16 @@ impl Topics {
         let names = list.iter().map(|membership| self.topics[membership.topic as usize].name.clone()).collect();
         self.former.insert(slot, names);
         list.into_iter().for_each(|membership| self.remove_member(membership));
+        self.shrink_if_few();
     }
 
     /// Forgets what a closed slot was in: the slot is free for somebody else.
     pub(crate) fn forget(&mut self, slot: u32) {
         if !self.former.is_empty() {
             self.former.remove(&slot);
+            if self.former.is_empty() {
+                self.former.shrink_to(KEEP_TOPICS);
+            }
         }
     }
 
@@ -163,7 +175,61 @@ impl Topics {
         let name: Rc<str> = name.into();
         let topic = self.topics.insert(Topic { name: name.clone(), members: Vec::new() }) as u32;
         self.by_name.insert(name, topic);
+        if self.topics.len() >= self.topics.capacity() / 2 {
+            self.shrink_at = self.topics.capacity() / SHRINK_SHARE;
+        }
         topic
+    }
+
+    /// Gives back what the tables of topics had for many more, if few are left. Not while a list that leads to
+    /// topics is taken apart: they may move.
+    fn shrink_if_few(&mut self) {
+        if self.topics.len() <= self.shrink_at {
+            self.shrink_tables();
+        }
+    }
+
+    #[cold]
+    fn shrink_tables(&mut self) {
+        let places = self.topics.capacity();
+        if places <= KEEP_TOPICS {
+            self.shrink_at = 0;
+            return;
+        }
+        let len = self.topics.len();
+        self.by_name.shrink_to(len * 2);
+        if self.memberships <= places {
+            self.close_ranks();
+        } else {
+            // To move the topics would cost more than the topics that ended since the peak. What their places
+            // take is less than what the memberships do.
+            self.topics.shrink_to_fit();
+        }
+        // Where a high place is taken, nothing was won: the next try is worth its cost when half of the others ended.
+        self.shrink_at = match self.topics.capacity() {
+            fewer if fewer < places => fewer / SHRINK_SHARE,
+            _ => len / 2,
+        };
+    }
+
+    /// Moves all topics to the lowest places, in a table with room for twice as many.
+    fn close_ranks(&mut self) {
+        let mut moved = vec![0; self.topics.capacity()];
+        let mut topics = Slab::with_capacity((self.topics.len() * 2).max(KEEP_TOPICS));
+        for (from, topic) in std::mem::take(&mut self.topics) {
+            let to = topics.vacant_key() as u32;
+            for member in &topic.members {
+                if let Some(list) = &mut self.by_slot[member.slot as usize] {
+                    list[member.at as usize].topic = to;
+                }
+            }
+            moved[from] = to;
+            topics.insert(topic);
+        }
+        self.topics = topics;
+        for place in self.by_name.values_mut() {
+            *place = moved[*place as usize];
+        }
     }
 
     fn list(&self, slot: u32) -> &[Membership] {
@@ -279,6 +345,53 @@ mod tests {
         (0..40).for_each(|slot| topics.leave_all(slot));
         check(&topics);
         assert_eq!((topics.len(), topics.memberships()), (0, 0));
+    }
+
+    #[test]
+    fn tables_that_were_long_give_their_memory_back_whichever_topics_stay() {
+        for stay in [0, 1, 7, 100] {
+            for (first, step) in [(0, 1), (10_000 - stay, 1), (0, 97)] {
+                let mut topics = Topics::default();
+                let stays =
+                    |number: usize| number >= first && (number - first) % step == 0 && (number - first) / step < stay;
+                for round in 0..2 {
+                    for number in 0..10_000 {
+                        let joined = topics.join((number % 20) as u32, &number.to_string(), usize::MAX);
+                        assert_eq!(joined, Ok(round == 0 || !stays(number)));
+                    }
+                    check(&topics);
+                    for number in (0..10_000).filter(|&number| !stays(number)) {
+                        assert!(topics.leave((number % 20) as u32, &number.to_string()));
+                    }
+                    check(&topics);
+                    assert_eq!(topics.len(), stay);
+                    let most = KEEP_TOPICS.max(SHRINK_SHARE * stay);
+                    assert!(topics.topics.capacity() <= most, "{stay}: {} places", topics.topics.capacity());
+                    assert!(topics.by_name.capacity() <= 2 * most, "{stay}: {} names", topics.by_name.capacity());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn topics_with_many_members_stay_where_they_are_and_those_that_come_and_go_around_one_number_cost_nothing() {
+        let mut topics = Topics::default();
+        let name = |number: usize| format!("topic {number}");
+        (0..1000).for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
+        for slot in 1..100 {
+            (900..1000).for_each(|number| assert_eq!(topics.join(slot, &name(number), usize::MAX), Ok(true)));
+        }
+        (0..900).for_each(|number| assert!(topics.leave(0, &name(number))));
+        check(&topics);
+        assert!(topics.topics.capacity() >= 1000, "to move them costs more than their places take");
+        let (places, names) = (topics.topics.capacity(), topics.by_name.capacity());
+        for round in 0..100 {
+            (0..100).for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
+            (0..100).for_each(|number| assert!(topics.leave(0, &name(number))));
+            // What a hash table says of its capacity varies with the traces of removed entries.
+            assert_eq!(topics.topics.capacity(), places, "round {round}");
+            assert!((names / 2..=2 * names).contains(&topics.by_name.capacity()), "round {round}");
+        }
     }
 
     #[test]

@@ -78,6 +78,41 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
     let word = (counted.bytes_allocated - counted.bytes_deallocated) / 257;
     assert!(word <= 10, "one in a topic costs each of the 256 others {word} bytes");
 
+    connections_that_stay_and_have_left_their_topics_keep_hardly_anything();
+
     assert!(worst.0 <= PER_MEMBERSHIP && worst.1 <= PER_MEMBERSHIP + PER_TOPIC, "{worst:?}");
     println!("a membership costs at most {} bytes, a topic with its one membership {}", worst.0, worst.1);
+}
+
+/// Not a test of its own: the allocator counts all that runs.
+fn connections_that_stay_and_have_left_their_topics_keep_hardly_anything() {
+    let (mut server, _clients) = server(20);
+    let uuids = server.lend().1.uuids();
+    let name = |connection: usize, topic: usize| format!("{connection:08}{topic:08}");
+    let region = Region::new(ALLOCATOR);
+    let live = || {
+        let counted = region.change();
+        counted.bytes_allocated as isize - counted.bytes_deallocated as isize
+    };
+    for _ in 0..2 {
+        for (connection, &uuid) in uuids.iter().enumerate() {
+            let mut sockets = server.lend().1;
+            let mut kws = sockets.get(uuid).unwrap();
+            (0..5000).for_each(|topic| assert_eq!(kws.join(&name(connection, topic)), Ok(true)));
+        }
+        let peak = live();
+        // Of 100 000 topics 20 are left, and those in the highest places.
+        for (connection, &uuid) in uuids.iter().enumerate() {
+            let mut sockets = server.lend().1;
+            let mut kws = sockets.get(uuid).unwrap();
+            (0..4999).for_each(|topic| assert!(kws.leave(&name(connection, topic))));
+        }
+        let left = live();
+        println!("of {peak} bytes for 100 000 topics {left} are left for 20");
+        assert!(left < 32 * 1024, "{left} of {peak} bytes are left");
+        for (connection, &uuid) in uuids.iter().enumerate() {
+            let mut sockets = server.lend().1;
+            assert!(sockets.get(uuid).unwrap().leave(&name(connection, 4999)));
+        }
+    }
 }
