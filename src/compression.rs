@@ -67,7 +67,9 @@ impl Deflate {
         self
     }
 
-    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. Default: 15. The client may ask for less.
+    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. Default: 15. The client may ask for less. The answer to
+    /// its offer names the window only if the offer does, because some clients refuse a parameter that they did not offer; a smaller window is
+    /// used without a word then, and any client understands it.
     pub fn server_window_bits(mut self, bits: u8) -> Self {
         self.params.server_max_window_bits = bits;
         self

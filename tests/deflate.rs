@@ -145,8 +145,10 @@ fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
     assert_eq!(answer(&mut server, "/b", "x-webkit-deflate-frame"), None);
     assert_eq!(answer(&mut server, "/c", "permessage-deflate; mode=fast"), None);
     assert_eq!(answer(&mut server, "/plain/d", "permessage-deflate"), None);
+    assert_eq!(answer(&mut server, "/window/e", "permessage-deflate").as_deref(), Some("permessage-deflate"));
     let window = "permessage-deflate; server_max_window_bits=10";
-    assert_eq!(answer(&mut server, "/window/e", "permessage-deflate").as_deref(), Some(window));
+    let offer = "permessage-deflate; server_max_window_bits=15";
+    assert_eq!(answer(&mut server, "/window/f", offer).as_deref(), Some(window));
 
     let mut plain = Server::builder().build(()).unwrap();
     plain.route("/on", |_, _| {}).unwrap().deflate(Deflate::shared()).unwrap();

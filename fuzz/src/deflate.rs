@@ -238,7 +238,11 @@ fn offers(server_bits: u8, client_bits: u8, mut input: Input<'_>) {
     for bits in [agreed.server_max_window_bits, agreed.client_max_window_bits] {
         assert!((9..=15).contains(&bits));
     }
-    // The answer is itself an offer that comes to the same, window for window (RFC 7692 §7.1).
+    // The answer is itself an offer that comes to the same (RFC 7692 §7.1), but for a window that it does not name.
+    let agreed = match answer.contains("server_max_window_bits") {
+        true => agreed,
+        false => DeflateParams { server_max_window_bits: 15, ..agreed },
+    };
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Extensions: {answer}\r\n\r\n");
     let request = Request::parse(head.as_bytes(), &HeadLimits::default()).expect("the answer fits into a header");
     assert_eq!(agree_on_deflate(&request, &DeflateParams::default()), Some((agreed, answer)));
@@ -302,8 +306,11 @@ fn slow_answer(offer: &str, wanted: &DeflateParams) -> Option<(DeflateParams, St
     // Without a word of the client its window stays as it is (§7.1.2.2).
     let client =
         given("client_max_window_bits").map_or(15, |bits| bits.unwrap_or(15).min(wanted.client_max_window_bits));
-    for (name, bits) in [("server", server), ("client", client)] {
-        if bits != 15 {
+    // A window that the client did not ask for is no news to it.
+    for (name, bits, is_offered) in
+        [("server", server, given("server_max_window_bits").is_some()), ("client", client, true)]
+    {
+        if bits != 15 && is_offered {
             answer.push(format!("{name}_max_window_bits={bits}"));
         }
     }

@@ -45,7 +45,8 @@ impl Default for DeflateParams {
 /// If the header is malformed (RFC 6455 §9.1), none can: [`check`](super::check) refuses such a
 /// request. An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692
 /// §7), or if it wants the server to use a window of 8 bits, for which there is no compressor. A
-/// client's window is only made smaller if the client offers that.
+/// client's window is only made smaller if the client offers that. The answer names the server's window only if the
+/// client's offer does; a smaller one is used in any case.
 ///
 /// ```
 /// use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
@@ -128,10 +129,13 @@ impl Offer {
                 answer += &format!("; {name}");
             }
         }
-        for (bits, name) in [(server, SERVER_MAX_WINDOW_BITS), (client, CLIENT_MAX_WINDOW_BITS)] {
-            if bits < DEFAULT_BITS {
-                answer += &format!("; {name}={bits}");
-            }
+        // Without an offer of it a client may refuse the answer (§7.1.2.1 allows it, nhooyr.io/websocket 1.8 does not), and it need not
+        // know: any window holds a smaller one.
+        if server < DEFAULT_BITS && self.server_max_window_bits.is_some() {
+            answer += &format!("; {SERVER_MAX_WINDOW_BITS}={server}");
+        }
+        if client < DEFAULT_BITS {
+            answer += &format!("; {CLIENT_MAX_WINDOW_BITS}={client}");
         }
         Some((agreed, answer))
     }
@@ -236,6 +240,43 @@ mod tests {
         assert_eq!(plain(""), None);
     }
 
+    /// RFC 7692 §7.1.1, §7.1.2.
+    #[test]
+    fn a_window_is_in_the_answer_only_if_it_is_in_the_offer() {
+        let takeover = ["", "; server_no_context_takeover; client_no_context_takeover"];
+        for (offer, server, client, windows) in [
+            ("", 10, 15, ""),
+            ("; client_max_window_bits", 10, 15, ""),
+            ("; client_max_window_bits", 10, 11, "; client_max_window_bits=11"),
+            ("; client_max_window_bits=9", 10, 9, "; client_max_window_bits=9"),
+            ("; server_max_window_bits=15", 10, 15, "; server_max_window_bits=10"),
+            ("; server_max_window_bits=9", 9, 15, "; server_max_window_bits=9"),
+            (
+                "; server_max_window_bits=12; client_max_window_bits",
+                10,
+                11,
+                "; server_max_window_bits=10; client_max_window_bits=11",
+            ),
+        ] {
+            // What an endpoint does without a window of earlier messages concerns no offer.
+            for no_context_takeover in [false, true] {
+                let wanted = DeflateParams {
+                    server_no_context_takeover: no_context_takeover,
+                    client_no_context_takeover: no_context_takeover,
+                    server_max_window_bits: 10,
+                    client_max_window_bits: client,
+                };
+                let head =
+                    format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Extensions: permessage-deflate{offer}\r\n\r\n");
+                let request = Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+                let (agreed, answer) = agree_on_deflate(&request, &wanted).unwrap();
+                let takeover = takeover[usize::from(no_context_takeover)];
+                assert_eq!(answer, format!("permessage-deflate{takeover}{windows}"), "{offer}");
+                assert_eq!(agreed.server_max_window_bits, server, "{offer}");
+            }
+        }
+    }
+
     #[test]
     fn what_the_server_wants_is_in_the_answer_if_the_client_allows_it() {
         let wanted = DeflateParams {
@@ -245,7 +286,6 @@ mod tests {
             client_max_window_bits: 11,
         };
         let all = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=";
-        assert_eq!(answer("permessage-deflate", &wanted), Some(format!("{all}10")));
         let offer = "permessage-deflate; client_max_window_bits; server_max_window_bits=9";
         assert_eq!(answer(offer, &wanted), Some(format!("{all}9; client_max_window_bits=11")));
         let offer = "permessage-deflate; client_max_window_bits=10; server_max_window_bits=12";
