@@ -3,11 +3,16 @@
 //!
 //! It knows compressors, decompressors and what was agreed on. How a compressed frame waits and goes out is the outbox's affair.
 
+use std::borrow::Cow;
+
 use crate::handshake::{DeflateParams, Request, agree_on_deflate};
-use crate::protocol::{Compressed, Deflater, Inflater, Message, Violation};
+use crate::protocol::{Compressed, Deflater, Inflater, Inflation, Message, Violation};
 
 /// What is kept for the next message that is compressed for all.
 const KEEP_CAPACITY: usize = 256 * 1024;
+/// What a message's decompression may cost before the others have their turn, in bytes of a turn's budget: 3 ms, and not more than
+/// 5 ms where the estimate is too low. Few messages of 1 MiB cost that.
+const PIECE: usize = 6 << 20;
 
 /// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off by default; on with
 /// [`Builder::deflate`](crate::Builder::deflate) or [`Route::deflate`](crate::Route::deflate).
@@ -106,6 +111,7 @@ impl Deflate {
             deflater: None,
             inflater_bits: (!agreed.client_no_context_takeover).then_some(agreed.client_max_window_bits),
             inflater: None,
+            unfinished: None,
         };
         Some((Box::new(compression), answer))
     }
@@ -141,6 +147,17 @@ pub(crate) struct Compression {
     /// The client's messages refer to each other, this far back; `inflater` is made for the first one.
     inflater_bits: Option<u8>,
     inflater: Option<Box<Inflater>>,
+    /// A message of which only a part is decompressed. Then `inflater` is its own, also if messages do not refer to each other.
+    unfinished: Option<Box<Unfinished>>,
+}
+
+/// A message of which only a part is decompressed.
+struct Unfinished {
+    compressed: Compressed<'static>,
+    message: Vec<u8>,
+    inflation: Inflation,
+    /// What came behind it and was read with it.
+    rest: Vec<u8>,
 }
 
 impl Compression {
@@ -166,26 +183,90 @@ impl Compression {
         deflater.deflate(payload, true, out);
     }
 
-    /// Decompresses what the peer has sent, up to `limit` bytes.
+    /// What [`deflate_next`](Self::deflate_next) costs for a message of `len` bytes, in bytes of a turn's budget. It counts for the turn
+    /// that queues the message.
+    pub(crate) fn late_work(&self, len: usize) -> usize {
+        Deflater::work(self.kind.level, len)
+    }
+
+    /// Decompresses what the peer has sent, up to `limit` bytes; `None` if that costs more than is done at once. Then
+    /// [`inflate_on`](Self::inflate_on) goes on. What it costs is added to `work`.
     pub(crate) fn inflate(
         &mut self,
         common: &mut Common,
         compressed: Compressed<'_>,
         limit: usize,
-    ) -> Result<Message<'static>, Violation> {
-        let mut message = Vec::new();
-        match self.inflater_bits {
-            Some(bits) => {
-                let inflater = self.inflater.get_or_insert_with(|| Box::new(Inflater::new(bits)));
-                inflater.inflate(&compressed.payload, limit, &mut message)?;
-            }
+        work: &mut usize,
+    ) -> Result<Option<Message<'static>>, Violation> {
+        let mut inflater = match self.inflater_bits {
+            Some(bits) => self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(bits))),
             None => {
-                let inflater = common.inflater.get_or_insert_with(|| Inflater::new(15));
+                let mut inflater = common.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(15)));
                 inflater.reset();
-                inflater.inflate(&compressed.payload, limit, &mut message)?;
+                inflater
             }
+        };
+        let (mut message, mut inflation) = (Vec::new(), Inflation::default());
+        let is_done = inflater.inflate_some(&compressed.payload, limit, &mut message, &mut inflation, PIECE)?;
+        *work += inflation.work;
+        if is_done {
+            self.end_inflate(common, inflater, &message);
+            return compressed.into_message(message).map(Some);
         }
-        compressed.into_message(message)
+        let compressed = compressed.into_owned();
+        self.inflater = Some(inflater);
+        self.unfinished = Some(Box::new(Unfinished { compressed, message, inflation, rest: Vec::new() }));
+        Ok(None)
+    }
+
+    /// Goes on with an unfinished message; `None` if there is more to do, or if there is none. It is to be followed by
+    /// [`take_rest`](Self::take_rest) otherwise.
+    pub(crate) fn inflate_on(
+        &mut self,
+        common: &mut Common,
+        limit: usize,
+        work: &mut usize,
+    ) -> Result<Option<Message<'static>>, Violation> {
+        let (Some(inflater), Some(unfinished)) = (&mut self.inflater, &mut self.unfinished) else { return Ok(None) };
+        let Unfinished { compressed, message, inflation, .. } = &mut **unfinished;
+        let before = inflation.work;
+        let result = inflater.inflate_some(&compressed.payload, limit, message, inflation, PIECE);
+        *work += inflation.work - before;
+        if !result? {
+            return Ok(None);
+        }
+        let (message, is_text) = (std::mem::take(message), compressed.is_text);
+        if let Some(inflater) = self.inflater.take() {
+            self.end_inflate(common, inflater, &message);
+        }
+        Compressed { is_text, payload: Cow::Borrowed(&[]) }.into_message(message).map(Some)
+    }
+
+    /// Puts an inflater back to where it is used next.
+    fn end_inflate(&mut self, common: &mut Common, mut inflater: Box<Inflater>, message: &[u8]) {
+        if self.inflater_bits.is_some() {
+            inflater.remember(message);
+            self.inflater = Some(inflater);
+        } else {
+            common.inflater = Some(inflater);
+        }
+    }
+
+    /// Whether a message is unfinished.
+    pub(crate) fn is_inflating(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Keeps what came behind an unfinished message.
+    pub(crate) fn keep_rest(&mut self, rest: &[u8]) {
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.rest = rest.to_vec();
+        }
+    }
+
+    /// Forgets a message that was unfinished; what came behind it.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        self.unfinished.take().map_or_else(Vec::new, |unfinished| unfinished.rest)
     }
 }
 
@@ -193,20 +274,21 @@ impl Compression {
 #[derive(Default)]
 pub(crate) struct Common {
     deflaters: Vec<(Kind, Deflater)>,
-    inflater: Option<Inflater>,
+    inflater: Option<Box<Inflater>>,
     spare: Vec<u8>,
 }
 
 impl Common {
     /// Compresses a message for all connections of a kind; `None` if that does not make it smaller. The buffer is to be given
-    /// [back](Self::recycle).
-    pub(crate) fn deflate(&mut self, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+    /// [back](Self::recycle). What it costs is added to `work`.
+    pub(crate) fn deflate(&mut self, kind: Kind, payload: &[u8], work: &mut usize) -> Option<Vec<u8>> {
         let at = self.deflaters.iter().position(|(each, _)| *each == kind).unwrap_or_else(|| {
             self.deflaters.push((kind, Deflater::new(kind.level, kind.bits)));
             self.deflaters.len() - 1
         });
         let mut out = std::mem::take(&mut self.spare);
         self.deflaters[at].1.deflate(payload, false, &mut out);
+        *work += Deflater::work(kind.level, payload.len());
         if out.len() < payload.len() {
             return Some(out);
         }

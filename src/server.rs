@@ -499,6 +499,7 @@ impl<S> Server<S> {
     /// caught: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
+        self.hub.work = 0;
         let newest_timer = self.registry.schedule.newest();
         let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
         let told = self.settle();
@@ -758,7 +759,7 @@ impl<S> Server<S> {
 
     /// Whether connections have had what one turn has for all of them.
     fn is_spent(&self, turn: &Turn) -> bool {
-        turn.messages + (turn.read >> 10) >= self.work_per_turn
+        turn.messages + ((turn.read + self.hub.work) >> 10) >= self.work_per_turn
     }
 
     /// Reads from the connections that were put off, the first first, and takes note of the sources that are to be called.
@@ -774,7 +775,9 @@ impl<S> Server<S> {
             if let Some(connection) = self.hub.get_mut(token) {
                 connection.ready_again = false;
             }
-            self.read(token, true, 0, buffer, turn);
+            if self.inflate_on(token, turn) {
+                self.read(token, true, 0, buffer, turn);
+            }
         }
         self.hub.more |= !self.again.is_empty();
     }
@@ -812,6 +815,7 @@ impl<S> Server<S> {
     /// Handles what was read from one connection, and writes its replies once.
     fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
         let Self { state, hub, registry, .. } = self;
+        let mut unfinished = false;
         while !input.is_empty() {
             match hub.receive(token, &mut input) {
                 Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
@@ -823,6 +827,7 @@ impl<S> Server<S> {
                     turn.messages += 1;
                     dispatch::control(state, hub, registry, token, event, &data);
                 }
+                Some(Received::Unfinished) => unfinished = true,
                 // What comes behind a close frame or a refusal is read and discarded until the peer's
                 // FIN: closing earlier would send a reset, which can overtake what was said last.
                 None => input = &mut [],
@@ -831,6 +836,35 @@ impl<S> Server<S> {
         }
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
+        if unfinished {
+            self.put_off(token);
+        }
+    }
+
+    /// Goes on with a message that was decompressed in part, and with what came behind it; whether all of that is done.
+    #[cold]
+    fn inflate_on(&mut self, token: Token, turn: &mut Turn) -> bool {
+        if !self.hub.is_inflating(token) {
+            return true;
+        }
+        self.hub.begin_input(token);
+        let Self { state, hub, registry, .. } = self;
+        match hub.inflate_on(token) {
+            Some(Received::Unfinished) => {
+                hub.end_input(token);
+                self.put_off(token);
+                return false;
+            }
+            Some(Received::Message(message)) => {
+                turn.messages += 1;
+                dispatch::message(state, hub, registry, token, &message);
+            }
+            _ => {}
+        }
+        dispatch::tell_records(state, hub, registry);
+        let mut rest = hub.take_rest(token);
+        self.handle_input(token, &mut rest, turn);
+        !self.hub.is_inflating(token)
     }
 
     /// Calls one of the user's own sources.

@@ -30,12 +30,38 @@ impl Agreed {
         match *self {}
     }
 
+    pub(crate) fn late_work(&self, _: usize) -> usize {
+        match *self {}
+    }
+
     pub(crate) fn inflate(
         &mut self,
         _: &mut Common,
         _: Compressed<'_>,
         _: usize,
-    ) -> Result<Message<'static>, Violation> {
+        _: &mut usize,
+    ) -> Result<Option<Message<'static>>, Violation> {
+        match *self {}
+    }
+
+    pub(crate) fn inflate_on(
+        &mut self,
+        _: &mut Common,
+        _: usize,
+        _: &mut usize,
+    ) -> Result<Option<Message<'static>>, Violation> {
+        match *self {}
+    }
+
+    pub(crate) fn is_inflating(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn keep_rest(&mut self, _: &[u8]) {
+        match *self {}
+    }
+
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
         match *self {}
     }
 }
@@ -44,7 +70,7 @@ impl Agreed {
 pub(crate) struct Common {}
 
 impl Common {
-    pub(crate) fn deflate(&mut self, kind: Kind, _: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn deflate(&mut self, kind: Kind, _: &[u8], _: &mut usize) -> Option<Vec<u8>> {
         match kind {}
     }
 

@@ -6,7 +6,8 @@ mod common;
 use common::{
     Diary, Frames, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until, upgrade_request, with_socket,
 };
-use ikisocket::protocol::{Decoded, Deflater, Inflater, Message, Role, Rules};
+use ikisocket::protocol::{Decoded, Deflater, FrameHeader, Inflater, Message, Opcode, Role, Rules};
+use ikisocket::testing::{self, Harness, Upgrade};
 use ikisocket::{Builder, Deflate, Event, Server, Socket, Uncompressed};
 
 const RSV1: u8 = 0x40;
@@ -339,7 +340,10 @@ fn what_breaks_a_rule_is_closed_with_its_code() {
         Deflater::new(6, 15).deflate(&[0xff; 200], false, &mut out);
         out
     };
-    let rows: [(&str, Vec<u8>, u16); 6] = [
+    let stored = [&[0x00, 0x05, 0x00, 0xfa, 0xff][..], b"Hel"].concat();
+    let rows: [(&str, Vec<u8>, u16); 8] = [
+        ("cut inside a stored block", compressed_frame(TEXT, &stored), 1007),
+        ("blocks of nothing", compressed_frame(TEXT, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(2000)), 1008),
         ("more than the limit comes out", compressed_frame(TEXT, &bomb), 1009),
         ("no DEFLATE stream", compressed_frame(TEXT, &[0xff; 10]), 1007),
         ("no UTF-8 comes out", compressed_frame(TEXT, &bad_text), 1007),
@@ -393,4 +397,185 @@ fn with_takeover_what_waits_is_counted_uncompressed() {
         ann.emit("x".repeat(1000));
         assert_eq!(ann.waiting(), 2 * (1000 + 4));
     });
+}
+
+// What it costs. These are about turns, so that they have no sockets.
+
+/// Messages that came in, by who sent them, with their lengths.
+type Log = Vec<(String, usize)>;
+
+/// A server that notes what comes in; its route is `/:name`.
+fn noting(settings: Builder) -> Server<Log> {
+    let mut server = settings.build(Log::new()).unwrap();
+    server.route("/:name", |_, _| {}).unwrap();
+    server.on(Event::Message, |log: &mut Log, ep| {
+        log.push((ep.kws.param("name").unwrap_or_default().to_owned(), ep.data.len()));
+    });
+    server
+}
+
+/// The same client of many, by number.
+fn join(test: &mut Harness<Log>, name: &str) -> testing::Client {
+    let offer = "permessage-deflate";
+    test.connect(Upgrade::to(format!("/{name}")).header("Sec-WebSocket-Extensions", offer)).unwrap()
+}
+
+/// A compressed message in a frame of any length.
+fn long_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let header = FrameHeader { rsv1: true, mask: Some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
+    header.encode(&mut frame);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Bytes that cannot be compressed.
+fn noise(len: usize) -> Vec<u8> {
+    let mut seed = 1_u32;
+    let next = |_| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    };
+    (0..len).map(next).collect()
+}
+
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    Deflater::new(6, 15).deflate(payload, false, &mut out);
+    out
+}
+
+fn count(test: &mut Harness<Log>, name: &str) -> usize {
+    test.state().iter().filter(|(who, _)| who == name).count()
+}
+
+#[test]
+fn another_connection_has_its_turn_before_all_that_peers_sent_is_decompressed() {
+    // 1 MiB in about a kilobyte.
+    let frame = long_frame(Opcode::Binary, &deflated(&vec![0; MIB]));
+    assert!(frame.len() < 1100, "{}", frame.len());
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        // Each read brings one frame.
+        let mut test = Harness::by_hand(noting(with(mode).receive_buffer(frame.len())));
+        let peers: Vec<_> = (0..30).map(|_| join(&mut test, "mallory")).collect();
+        let ann = join(&mut test, "ann");
+        for peer in &peers {
+            test.write(*peer, &frame.repeat(10));
+        }
+        test.send(ann, "hello");
+        let mut messages = 0;
+        while messages < 301 {
+            let turn = test.turn();
+            messages += turn.messages;
+            assert!((1..=8).contains(&turn.messages), "{} messages of 1 MiB in one turn", turn.messages);
+        }
+        let before_ann = test.state().iter().take_while(|(who, _)| who == "mallory").count();
+        assert!(before_ann < 150, "{before_ann}");
+    }
+}
+
+#[test]
+fn what_listeners_compress_is_work_of_the_turn() {
+    let text = prices(200_000);
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        for (name, is_broadcast) in [("emit", false), ("broadcast", true)] {
+            let mut server = noting(with(mode).max_outbox(64 * MIB));
+            let text = text.clone();
+            server.on(Event::Message, move |_, ep| match is_broadcast {
+                true => assert_eq!(ep.kws.sockets().broadcast(&text), 30),
+                false => ep.kws.emit(&text).ok().unwrap(),
+            });
+            let mut test = Harness::by_hand(server);
+            let peers: Vec<_> = (0..30).map(|number| join(&mut test, &number.to_string())).collect();
+            for peer in &peers {
+                test.send(*peer, "?");
+            }
+            let mut turns = 0;
+            while test.state().len() < 30 {
+                let turn = test.turn();
+                assert!(turn.messages <= 5, "{} in one turn: {name}, {mode:?}", turn.messages);
+                turns += 1;
+            }
+            assert!(turns > 5);
+        }
+    }
+}
+
+#[test]
+fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_between() {
+    let payload = noise(MIB);
+    let wire = long_frame(Opcode::Binary, &deflated(&payload));
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        let mut test = Harness::by_hand(noting(with(mode).receive_buffer(4 * MIB)));
+        let names = ["mallory", "ann"];
+        let [mallory, ann] = names.map(|name| join(&mut test, name));
+        // In the same read there is more behind it.
+        test.write(
+            mallory,
+            &[&wire[..], &compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")].concat(),
+        );
+        let mut turns = 0;
+        while count(&mut test, "mallory") == 0 {
+            test.send(ann, "hello");
+            test.turn();
+            turns += 1;
+            assert_eq!(count(&mut test, "ann"), turns, "it is served in each turn");
+        }
+        assert!(turns > 1, "one piece");
+        test.settle();
+        let sent: Vec<_> = test.state().iter().filter(|(who, _)| who == "mallory").map(|(_, len)| *len).collect();
+        assert_eq!(sent, [MIB, 9, 1], "in order");
+        assert_eq!(test.server().stats().messages_in, turns as u64 + 3);
+    }
+}
+
+#[test]
+fn a_connection_that_ends_while_a_message_is_decompressed_ends_as_any_other() {
+    let wire = long_frame(Opcode::Text, &deflated(&noise(MIB)));
+    let close = frame(common::CLOSE, &1000_u16.to_be_bytes());
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        for who_ends in ["peer", "server", "reset", "bad text", "shutdown"] {
+            let mut server = noting(with(mode).receive_buffer(4 * MIB));
+            server.on(Event::Disconnect, |log: &mut Log, ep| log.push(("gone".to_owned(), usize::from(ep.clean))));
+            let mut test = Harness::by_hand(server);
+            let mallory = join(&mut test, "mallory");
+            test.write(mallory, &[&wire[..], &close].concat());
+            test.turn();
+            let uuid = test.uuid(mallory);
+            match who_ends {
+                "peer" => test.finish(mallory),
+                "server" => {
+                    let (_, mut sockets) = test.server().lend();
+                    sockets.get(uuid.unwrap()).unwrap().close();
+                }
+                "reset" => test.reset(mallory),
+                "shutdown" => test.server().lend().1.shutdown(ikisocket::Shutdown::default()).unwrap(),
+                _ => {}
+            }
+            test.settle();
+            let clean = who_ends == "server" || who_ends == "shutdown";
+            assert_eq!(*test.state(), [("gone".to_owned(), usize::from(clean))], "{who_ends} {mode:?}");
+            if who_ends == "bad text" {
+                let closed = testing::Received::close(1007, "text is not valid UTF-8");
+                assert_eq!(test.received(mallory), [closed, testing::Received::Fin]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
+    let wire = long_frame(Opcode::Binary, &deflated(&noise(MIB)));
+    let mut test = Harness::by_hand(noting(with(Deflate::shared()).receive_buffer(4 * MIB)));
+    let peers: Vec<_> = (0..40).map(|number| join(&mut test, &number.to_string())).collect();
+    for peer in &peers {
+        test.write(*peer, &wire);
+    }
+    // Each turn takes five seconds: most peers wait longer than a silent one may.
+    for _ in 0..100 {
+        test.skip(std::time::Duration::from_secs(5));
+        test.turn();
+    }
+    assert_eq!(test.state().len(), peers.len());
+    assert_eq!(test.server().stats().open, peers.len());
 }

@@ -1,12 +1,31 @@
-//! DEFLATE as RFC 1951 describes it, bit by bit, to see what an inflater does not tell: how far back a stream refers. It is for streams
-//! that are right, and panics at others.
+//! DEFLATE as RFC 1951 describes it, bit by bit, and what RFC 7692 §7.2.2 makes of it: to see what is right, and what an inflater does not
+//! tell, how far back a stream refers and how many blocks it has.
 
 /// Everything that came out so far: later messages refer to it.
 #[derive(Default)]
 pub struct SlowInflate {
     pub out: Vec<u8>,
+    /// How far back the last message refers.
     pub farthest: usize,
+    /// The blocks of the last message.
+    pub blocks: usize,
+    /// The last block was marked as such (BFINAL).
+    has_ended: bool,
+    /// What is left of the last message's last byte, with the number of the first bit.
+    carried: Option<(u8, usize)>,
 }
+
+/// Why a message does not come out. Then its connection is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is longer than it may be.
+    TooLong,
+    /// It is no DEFLATE stream, or ends where it must not.
+    Broken,
+}
+
+/// What is left out at the end of a message (RFC 7692 §7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// Lengths and distances: what each code begins at, and how many bits follow it (RFC 1951 §3.2.5).
 const LENGTHS: [(usize, u32); 29] = [
@@ -47,28 +66,37 @@ const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 
 struct Bits<'d> {
     bytes: &'d [u8],
     at: usize,
+    /// Where the message ends, and what was left out begins: nothing comes out of that.
+    end: usize,
 }
 
 impl Bits<'_> {
-    fn take(&mut self, count: u32) -> usize {
-        let bit = |at: usize| usize::from(self.bytes[at / 8] >> (at % 8) & 1);
-        let value = (0..count as usize).map(|n| bit(self.at + n) << n).sum();
-        self.at += count as usize;
-        value
+    fn take(&mut self, count: u32) -> Result<usize, Fault> {
+        let mut value = 0;
+        for n in 0..count {
+            let byte = self.bytes.get(self.at / 8).ok_or(Fault::Broken)?;
+            value |= usize::from(byte >> (self.at % 8) & 1) << n;
+            self.at += 1;
+        }
+        Ok(value)
     }
 
-    fn symbol(&mut self, code: &Code) -> usize {
+    fn symbol(&mut self, code: &Code) -> Result<usize, Fault> {
         let (mut bits, mut first, mut before) = (0, 0, 0);
         for count in code.counts {
-            bits = bits << 1 | self.take(1);
+            bits = bits << 1 | self.take(1)?;
             first <<= 1;
             if bits < first + count {
-                return code.symbols[before + bits - first];
+                return Ok(code.symbols[before + bits - first]);
             }
             first += count;
             before += count;
         }
-        panic!("no code");
+        Err(Fault::Broken)
+    }
+
+    fn align(&mut self) {
+        self.at = self.at.next_multiple_of(8);
     }
 }
 
@@ -88,58 +116,111 @@ impl Code {
             symbols: (1..=15).flat_map(of_length).collect(),
         }
     }
+
+    /// Whether every sequence of bits begins with one code, or there is but one code, of one bit (RFC 1951 §3.2.7), or none.
+    fn check(self, may_be_one: bool) -> Result<Self, Fault> {
+        let mut left = 1_usize;
+        for count in self.counts {
+            left = (left * 2).checked_sub(count).ok_or(Fault::Broken)?;
+        }
+        let is_one = self.symbols.is_empty() || (self.symbols.len() == 1 && self.counts[0] == 1);
+        if left == 0 || (may_be_one && is_one) { Ok(self) } else { Err(Fault::Broken) }
+    }
 }
 
 impl SlowInflate {
-    /// A message with the four bytes that were left out.
-    pub fn message(&mut self, wire: &[u8]) -> &[u8] {
+    /// A message, of which at most `limit` bytes may come out; where it begins in all that came out.
+    pub fn message(&mut self, wire: &[u8], limit: usize) -> Result<usize, Fault> {
         let start = self.out.len();
-        let bytes = [wire, &[0, 0, 0xff, 0xff]].concat();
-        let mut bits = Bits { bytes: &bytes, at: 0 };
-        // Less than a byte may be left that belongs to nothing.
-        while bits.at + 8 <= bytes.len() * 8 {
-            let last = bits.take(1);
-            assert_eq!(last, 0, "a message is no end of a stream");
-            match bits.take(2) {
-                0 => self.stored(&mut bits),
+        (self.farthest, self.blocks) = (0, 0);
+        if wire.is_empty() {
+            return Ok(start);
+        }
+        let (carried, from) = match self.carried.take() {
+            Some((byte, from)) => (vec![byte], from),
+            None => (Vec::new(), 0),
+        };
+        let bytes = [&carried[..], wire, &TAIL].concat();
+        let end = (bytes.len() - TAIL.len()) * 8;
+        let mut bits = Bits { bytes: &bytes, at: from, end };
+        let most = start + limit;
+        loop {
+            if std::mem::take(&mut self.has_ended) {
+                bits.align();
+                if bits.at == end {
+                    return Ok(start);
+                }
+            }
+            self.has_ended = bits.take(1)? == 1;
+            match bits.take(2)? {
+                0 => self.stored(&mut bits, most)?,
                 1 => {
                     let lengths: Vec<u8> =
                         [(8, 144), (9, 112), (7, 24), (8, 8)].into_iter().flat_map(|(bits, n)| vec![bits; n]).collect();
-                    self.compressed(&mut bits, &Code::new(&lengths), &Code::new(&[5; 30]));
+                    self.compressed(&mut bits, &Code::new(&lengths), &Code::new(&[5; 32]), most)?;
                 }
                 2 => {
-                    let (literals, distances) = codes(&mut bits);
-                    self.compressed(&mut bits, &literals, &distances);
+                    let (literals, distances) = codes(&mut bits)?;
+                    self.compressed(&mut bits, &literals, &distances, most)?;
                 }
-                _ => panic!("no kind of block"),
+                _ => return Err(Fault::Broken),
+            }
+            self.blocks += 1;
+            // A block ends in the last byte that was added, or before the first.
+            if bits.at > end + 24 {
+                self.carried = (bits.at % 8 != 0).then(|| (bytes[bytes.len() - 1], bits.at % 8));
+                return Ok(start);
+            }
+            if bits.at > end {
+                return Err(Fault::Broken);
             }
         }
-        &self.out[start..]
     }
 
-    fn stored(&mut self, bits: &mut Bits<'_>) {
-        bits.at = bits.at.next_multiple_of(8);
-        let (len, not_len) = (bits.take(16), bits.take(16));
-        assert_eq!(len, not_len ^ 0xffff);
-        self.out.extend_from_slice(&bits.bytes[bits.at / 8..][..len]);
-        bits.at += len * 8;
+    /// A byte that comes out.
+    fn push(&mut self, byte: u8, bits: &Bits<'_>, most: usize) -> Result<(), Fault> {
+        if bits.at > bits.end {
+            return Err(Fault::Broken);
+        }
+        if self.out.len() >= most {
+            return Err(Fault::TooLong);
+        }
+        self.out.push(byte);
+        Ok(())
     }
 
-    fn compressed(&mut self, bits: &mut Bits<'_>, literals: &Code, distances: &Code) {
+    fn stored(&mut self, bits: &mut Bits<'_>, most: usize) -> Result<(), Fault> {
+        bits.align();
+        let (len, not_len) = (bits.take(16)?, bits.take(16)?);
+        if len != not_len ^ 0xffff {
+            return Err(Fault::Broken);
+        }
+        for _ in 0..len {
+            let byte = bits.take(8)? as u8;
+            self.push(byte, bits, most)?;
+        }
+        Ok(())
+    }
+
+    fn compressed(&mut self, bits: &mut Bits<'_>, literals: &Code, distances: &Code, most: usize) -> Result<(), Fault> {
         loop {
-            match bits.symbol(literals) {
-                literal @ 0..256 => self.out.push(literal as u8),
-                256 => return,
+            match bits.symbol(literals)? {
+                literal @ 0..256 => self.push(literal as u8, bits, most)?,
+                256 => return Ok(()),
                 symbol => {
-                    let (base, extra) = LENGTHS[symbol - 257];
-                    let length = base + bits.take(extra);
-                    let symbol = bits.symbol(distances);
+                    let (base, extra) = *LENGTHS.get(symbol - 257).ok_or(Fault::Broken)?;
+                    let length = base + bits.take(extra)?;
+                    let symbol = bits.symbol(distances)?;
+                    if symbol >= 30 {
+                        return Err(Fault::Broken);
+                    }
                     let extra = (symbol as u32 / 2).saturating_sub(1);
                     let base = if symbol < 4 { symbol + 1 } else { ((2 + symbol % 2) << extra) + 1 };
-                    let distance = base + bits.take(extra);
+                    let distance = base + bits.take(extra)?;
                     self.farthest = self.farthest.max(distance);
                     for _ in 0..length {
-                        self.out.push(self.out[self.out.len() - distance]);
+                        let from = self.out.len().checked_sub(distance).ok_or(Fault::Broken)?;
+                        self.push(self.out[from], bits, most)?;
                     }
                 }
             }
@@ -148,23 +229,29 @@ impl SlowInflate {
 }
 
 /// The codes of literals and of distances (RFC 1951 §3.2.7).
-fn codes(bits: &mut Bits<'_>) -> (Code, Code) {
-    let (literals, distances, own) = (bits.take(5) + 257, bits.take(5) + 1, bits.take(4) + 4);
+fn codes(bits: &mut Bits<'_>) -> Result<(Code, Code), Fault> {
+    let (literals, distances, own) = (bits.take(5)? + 257, bits.take(5)? + 1, bits.take(4)? + 4);
+    if literals > 286 || distances > 30 {
+        return Err(Fault::Broken);
+    }
     let mut lengths_of_lengths = [0; 19];
     for symbol in &ORDER[..own] {
-        lengths_of_lengths[*symbol] = bits.take(3) as u8;
+        lengths_of_lengths[*symbol] = bits.take(3)? as u8;
     }
-    let code = Code::new(&lengths_of_lengths);
+    let code = Code::new(&lengths_of_lengths).check(false)?;
     let mut lengths: Vec<u8> = Vec::new();
     while lengths.len() < literals + distances {
-        let (length, times) = match bits.symbol(&code) {
-            16 => (lengths[lengths.len() - 1], 3 + bits.take(2)),
-            17 => (0, 3 + bits.take(3)),
-            18 => (0, 11 + bits.take(7)),
+        let (length, times) = match bits.symbol(&code)? {
+            16 => (*lengths.last().ok_or(Fault::Broken)?, 3 + bits.take(2)?),
+            17 => (0, 3 + bits.take(3)?),
+            18 => (0, 11 + bits.take(7)?),
             length => (length as u8, 1),
         };
         lengths.extend(vec![length; times]);
     }
+    if lengths.len() > literals + distances || lengths[256] == 0 {
+        return Err(Fault::Broken);
+    }
     let distances = lengths.split_off(literals);
-    (Code::new(&lengths), Code::new(&distances))
+    Ok((Code::new(&lengths).check(true)?, Code::new(&distances).check(true)?))
 }

@@ -78,6 +78,8 @@ pub(crate) struct Hub<T> {
     pub(crate) now: u64,
     pub(crate) refusing: bool,
     pub(crate) stopping: Option<Stopping>,
+    /// What was done in this turn beyond what was read, in bytes that a read of the same cost would have.
+    pub(crate) work: usize,
     /// The next turn has something to do that no event announces: it does not wait.
     pub(crate) more: bool,
     /// How many callbacks are running inside each other.
@@ -154,6 +156,7 @@ impl<T: Transport> Hub<T> {
             now: 0,
             refusing: false,
             stopping: None,
+            work: 0,
             more: false,
             depth: 0,
             uuids: Uuids::Random,

@@ -10,7 +10,7 @@ use super::{Hub, named};
 use crate::connection::{Phase, Transport};
 use crate::error::Error;
 use crate::event::Event;
-use crate::protocol::{Decoded, Message, Opcode};
+use crate::protocol::{Decoded, Message, Opcode, Violation};
 use crate::token::Token;
 
 /// What a peer sent, when somebody has to hear of it.
@@ -20,6 +20,8 @@ pub(crate) enum Received<'i> {
     Message(Message<'i>),
     /// A ping, which is answered, or a pong.
     Control(Event, Cow<'i, [u8]>),
+    /// A message was decompressed in part, and what is behind it is kept: [`inflate_on`](Hub::inflate_on) goes on in a later turn.
+    Unfinished,
 }
 
 impl<T: Transport> Hub<T> {
@@ -27,6 +29,11 @@ impl<T: Transport> Hub<T> {
     /// [`receive`](Self::receive), and up to [`end_input`](Self::end_input) the connection's own replies are collected.
     pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let connection = named(&mut self.connections, token)?;
+        if connection.is_inflating() {
+            // It is not silent: what it sends waits behind that message.
+            connection.time = self.now;
+            return Some(Err(io::ErrorKind::WouldBlock.into()));
+        }
         let result = connection.socket.read(buffer);
         if let Ok(read @ 1..) = result {
             self.stats.bytes_in += read as u64;
@@ -70,14 +77,13 @@ impl<T: Transport> Hub<T> {
                 }
                 Ok(Some(Decoded::Compressed(compressed))) if open => {
                     let limit = self.limits.rules.max_message;
-                    match connection.compression.as_mut()?.inflate(&mut self.common, compressed, limit) {
-                        Ok(message) => {
-                            self.stats.messages_in += 1;
-                            return Some(Received::Message(message));
-                        }
-                        Err(violation) => self.fail(token, Error::Protocol(violation)),
+                    let compression = connection.compression.as_mut()?;
+                    let result = compression.inflate(&mut self.common, compressed, limit, &mut self.work);
+                    if result == Ok(None) {
+                        compression.keep_rest(input);
+                        *input = &mut [];
                     }
-                    return None;
+                    return self.inflated(token, result);
                 }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
@@ -97,6 +103,47 @@ impl<T: Transport> Hub<T> {
             }
         }
         None
+    }
+
+    /// Goes on with a message that was decompressed in part. Meanwhile the peer's next sign of life waits behind it.
+    pub(crate) fn inflate_on(&mut self, token: Token) -> Option<Received<'static>> {
+        let connection = named(&mut self.connections, token).filter(|connection| connection.is_open())?;
+        connection.time = self.now;
+        let pinged = std::mem::take(&mut connection.pinged);
+        let (compression, limit) = (connection.compression.as_mut()?, self.limits.rules.max_message);
+        let result = compression.inflate_on(&mut self.common, limit, &mut self.work);
+        if pinged {
+            self.arm(token.index);
+        }
+        self.inflated(token, result)
+    }
+
+    /// What came behind a message that was decompressed in part, which is forgotten if it still is.
+    pub(crate) fn take_rest(&mut self, token: Token) -> Vec<u8> {
+        let compression = named(&mut self.connections, token).and_then(|connection| connection.compression.as_mut());
+        compression.map(|compression| compression.take_rest()).unwrap_or_default()
+    }
+
+    pub(crate) fn is_inflating(&self, token: Token) -> bool {
+        self.get(token).is_some_and(|connection| connection.is_inflating())
+    }
+
+    fn inflated(
+        &mut self,
+        token: Token,
+        result: Result<Option<Message<'static>>, Violation>,
+    ) -> Option<Received<'static>> {
+        match result {
+            Ok(Some(message)) => {
+                self.stats.messages_in += 1;
+                Some(Received::Message(message))
+            }
+            Ok(None) => Some(Received::Unfinished),
+            Err(violation) => {
+                self.fail(token, Error::Protocol(violation));
+                None
+            }
+        }
     }
 
     /// Writes the replies of the connection whose input was handled.

@@ -58,13 +58,13 @@ impl<'m> Forms<'m> {
         Self { opcode, payload, how: outgoing.how, plain, others: Vec::new() }
     }
 
-    fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common) -> &mut Shared {
+    fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common, work: &mut usize) -> &mut Shared {
         if way == Way::Plain {
             return &mut self.plain;
         }
         let at = self.others.iter().position(|(each, _)| *each == way).unwrap_or_else(|| {
             let shared = match way {
-                Way::Shared(kind) => common.deflate(kind, self.payload).map(|deflated| {
+                Way::Shared(kind) => common.deflate(kind, self.payload, work).map(|deflated| {
                     let shared = stage.share(self.opcode.compressed(), &deflated);
                     common.recycle(deflated);
                     shared
@@ -150,7 +150,7 @@ impl<T: Transport> Hub<T> {
         }
         match connection.way(payload.len(), how.compress && !opcode.is_control()) {
             Way::Plain => self.emit_frame(token, opcode.plain(), payload, how.key),
-            Way::Shared(kind) => match self.common.deflate(kind, payload) {
+            Way::Shared(kind) => match self.common.deflate(kind, payload, &mut self.work) {
                 Some(deflated) => {
                     let emitted = self.emit_frame(token, opcode.compressed(), &deflated, how.key);
                     self.common.recycle(deflated);
@@ -158,7 +158,10 @@ impl<T: Transport> Hub<T> {
                 }
                 None => self.emit_frame(token, opcode.plain(), payload, how.key),
             },
-            Way::Own => self.emit_frame(token, opcode.compressed(), payload, how.key),
+            Way::Own => {
+                self.work += connection.late_work(payload.len());
+                self.emit_frame(token, opcode.compressed(), payload, how.key)
+            }
         }
     }
 
@@ -370,8 +373,9 @@ impl<T: Transport> Hub<T> {
             return false;
         };
         let How { compress, key } = forms.how;
-        let way = connection.way(forms.payload.len(), compress);
-        let shared = forms.get(way, &mut self.stage, &mut self.common);
+        let len = forms.payload.len();
+        let way = connection.way(len, compress);
+        let shared = forms.get(way, &mut self.stage, &mut self.common, &mut self.work);
         if let Err(error) = self.make_room(token, shared.len(), key) {
             self.stats.emits_refused.count(error);
             return false;
@@ -379,6 +383,7 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         // Not before there is room: making it may end the queue.
         if way == Way::Own {
+            self.work += connection.late_work(len);
             connection.outbox.use_queue(&mut self.stage);
         }
         match key.filter(|_| connection.outbox.is_blocked()) {

@@ -30,6 +30,12 @@ pub struct Compressed<'i> {
 }
 
 impl Compressed<'_> {
+    /// The same, with bytes of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Compressed<'static> {
+        Compressed { is_text: self.is_text, payload: Cow::Owned(self.payload.into_owned()) }
+    }
+
     /// The message, given what came out of it.
     ///
     /// # Errors

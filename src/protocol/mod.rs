@@ -32,6 +32,8 @@ pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
 pub use decoded::{Compressed, Decoded};
 pub use decoder::Decoder;
 #[cfg(feature = "deflate")]
+pub(crate) use deflate::Inflation;
+#[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
 pub use frame::{EncodedHeader, FrameHeader, FrameKind, Opcode, encode_frame, encode_header, frame_len};
 pub use mask::apply_mask;

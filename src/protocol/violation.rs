@@ -49,9 +49,17 @@ pub enum Violation {
     /// A Close frame with a payload of one byte, where a code needs two (§5.5.1).
     #[error("a close frame is too short for its code")]
     CloseFrameTooShort,
-    /// A compressed message is no DEFLATE stream (RFC 7692 §7.2.2, RFC 1951).
-    #[error("a compressed message cannot be decompressed")]
+    /// A compressed message is no DEFLATE stream, or not a whole number of its blocks (RFC 7692 §7.2.2, RFC 1951).
+    #[error("a compressed message is no DEFLATE stream, or was cut inside a block")]
     InvalidDeflate,
+    /// A compressed message has more DEFLATE blocks than 1000 and one for every 128 bytes, compressed and decompressed together. Legal
+    /// by the RFC, but each block can cost as much as a kilobyte of data. Compressors that are not flushed after every
+    /// few bytes stay below it, also with the smallest blocks that zlib can be set to (`memLevel` 1).
+    #[error("a compressed message has more than {limit} blocks for its length: flush the compressor less often")]
+    TooManyBlocks {
+        /// The limit, in blocks of this message.
+        limit: usize,
+    },
     /// A message is, or says that it will be, longer than
     /// [`Rules::max_message`](super::Rules::max_message).
     #[error("a message is longer than {limit} bytes")]
@@ -83,7 +91,7 @@ impl Violation {
             Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             // Legal by the RFC, so not a protocol error: it is our patience that ends.
-            Self::TooManyEmptyFragments { .. } => CloseCode::POLICY_VIOLATION,
+            Self::TooManyEmptyFragments { .. } | Self::TooManyBlocks { .. } => CloseCode::POLICY_VIOLATION,
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }
@@ -109,6 +117,7 @@ mod tests {
             (ExpectedContinuation, 1002),
             (InvalidUtf8, 1007),
             (InvalidDeflate, 1007),
+            (TooManyBlocks { limit: 1 }, 1008),
             (InvalidCloseCode(1005), 1002),
             (CloseFrameTooShort, 1002),
             (MessageTooBig { limit: 1 }, 1009),
