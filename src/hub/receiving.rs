@@ -31,7 +31,9 @@ impl<T: Transport> Hub<T> {
         let connection = named(&mut self.connections, token)?;
         if connection.is_inflating() {
             // It is not silent: what it sends waits behind that message.
-            connection.time = self.now;
+            if connection.is_open() {
+                connection.time = self.now;
+            }
             return Some(Err(io::ErrorKind::WouldBlock.into()));
         }
         let result = connection.socket.read(buffer);
