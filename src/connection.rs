@@ -25,8 +25,8 @@ use crate::timer::NEVER;
 /// What a connection needs of the thing that carries its bytes, beside reading and writing.
 ///
 /// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
-/// an outbox does not offer the rest before. A read that gives less than there is room for says the same of input, where the
-/// stream's `short_means_empty` says so.
+/// an outbox does not offer the rest before. A read that gives less than there is room for says the
+/// same of input, where the stream's `short_means_empty` says so.
 pub(crate) trait Transport: io::Read + io::Write {
     /// Sends FIN: nothing more will be written.
     fn shutdown_write(&self) -> io::Result<()>;

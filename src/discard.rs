@@ -1,7 +1,8 @@
 //! Dropping what user code has left with the library.
 //!
-//! A destructor is user code. Each value is dropped under a guard of its own: a second panic while the first one unwinds would abort the
-//! process. Where one value owns several others, that is up to its own type.
+//! A destructor is user code. Each value is dropped under a guard of its own: a second panic while
+//! the first one unwinds would abort the process. Where one value owns several others, that is up
+//! to its own type.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -43,7 +44,8 @@ impl Discarded {
         self.panics
     }
 
-    /// Lets the first panic go on, and adds the others to `counted`: for code that runs under a guard, which counts that one.
+    /// Lets the first panic go on, and adds the others to `counted`: for code that runs under a
+    /// guard, which counts that one.
     pub(crate) fn raise(self, counted: &Cell<u64>) {
         if let Some(first) = self.first {
             counted.set(counted.get() + self.panics - 1);

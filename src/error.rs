@@ -74,7 +74,8 @@ pub enum Error {
     /// More bytes would have waited for this peer than the outbox limit allows.
     #[error("slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting")]
     SlowConsumer {
-        /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes more.
+        /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes
+        /// more.
         frame: usize,
         /// Bytes that waited, counted in the same way.
         waiting: usize,

@@ -18,7 +18,8 @@ pub enum Event {
     /// A pong arrived: `data`.
     Pong,
     /// The peer reads more slowly than you write: what waits for it has reached [`Builder::high_water`](crate::Builder::high_water).
-    /// If it has sunk to the low-water mark before the listeners could be called, neither this nor `relief` fires.
+    /// If it has sunk to the low-water mark before the listeners could be called, neither this nor
+    /// `relief` fires.
     Pressure,
     /// After `pressure`: what waits has sunk to [`Builder::low_water`](crate::Builder::low_water).
     Relief,

@@ -83,8 +83,8 @@ impl Reactor {
         self.poll.registry().try_clone()
     }
 
-    /// Registered once, for everything, edge-triggered: it is never changed again. Urgent data is asked for because
-    /// a read ends at its mark: its event says that a short read is not the last.
+    /// Registered once, for everything, edge-triggered: it is never changed again. Urgent data is
+    /// asked for because a read ends at its mark: its event says that a short read is not the last.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
         let interest = Interest::READABLE | Interest::WRITABLE;

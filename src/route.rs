@@ -228,8 +228,8 @@ impl<S> Registry<S> {
 }
 
 impl<S> Drop for Registry<S> {
-    /// Each callback is dropped by itself: what it has captured is user data. Timers, sources and the mailbox see to
-    /// theirs.
+    /// Each callback is dropped by itself: what it has captured is user data. Timers, sources and
+    /// the mailbox see to theirs.
     fn drop(&mut self) {
         let mut discarded = Discarded::default();
         for RouteEntry { callback, listeners, .. } in self.routes.drain(..) {

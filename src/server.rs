@@ -192,10 +192,11 @@ impl<S> Server<S> {
     /// A file that is there already is never removed, because another server may be listening on it: after a crash, remove it
     /// before. Who may connect is decided by the permissions of its directory, and by those of the file, which are up to the process's umask.
     ///
-    /// Two things differ from TCP. A connection that fails in the middle of a message ends without a reset: the
-    /// message is not whole, but only its length tells so. And a Unix socket is read until it would block, which
-    /// costs one more system call for each event: a read ends at passed descriptors (`SCM_RIGHTS`), and no event
-    /// tells that more lies behind them. The descriptors are closed at once.
+    /// Two things differ from TCP. A connection that fails in the middle of a message ends without
+    /// a reset: the message is not whole, but only its length tells so. And a Unix socket is read
+    /// until it would block, which costs one more system call for each event: a read ends at passed
+    /// descriptors (`SCM_RIGHTS`), and no event tells that more lies behind them. The descriptors
+    /// are closed at once.
     ///
     /// # Errors
     ///
@@ -493,10 +494,10 @@ impl<S> Server<S> {
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught, and so are those in the destructors of what they have captured and of
-    /// attributes. Each callback, source and attribute is dropped under a guard of its own. Inside one value that
-    /// owns several others a second panic aborts the process, as everywhere in Rust. A panic in a logger is not
-    /// caught: after it, drop the server.
+    /// Panics in callbacks are caught, and so are those in the destructors of what they have
+    /// captured and of attributes. Each callback, source and attribute is dropped under a guard of
+    /// its own. Inside one value that owns several others a second panic aborts the process, as
+    /// everywhere in Rust. A panic in a logger is not caught: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut turn = Turn::default();
         self.hub.work = 0;
@@ -694,7 +695,8 @@ impl<S> Server<S> {
         (self.others, self.hub.more) = (true, true);
     }
 
-    /// Whether a short read from this connection leaves open what lies behind it, whatever its event says.
+    /// Whether a short read from this connection leaves open what lies behind it, whatever its
+    /// event says.
     #[inline]
     fn short_may_hide(&self, token: Token) -> bool {
         self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
@@ -710,7 +712,8 @@ impl<S> Server<S> {
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream, or what follows urgent data, may be behind it. So many bytes at the front of `buffer` were read `before`, and their input has begun.
+    /// stream, or what follows urgent data, may be behind it. So many bytes at the front of
+    /// `buffer` were read `before`, and their input has begun.
     fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
         for _ in 0..READS_PER_TURN {
             let read = match std::mem::take(&mut before) {

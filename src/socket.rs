@@ -254,9 +254,10 @@ impl<S> Socket<'_, S> {
 
     /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
     ///
-    /// While the socket takes nothing, pings wait in front of the messages. All of them are sent, in their order, and
-    /// they count against [`Builder::max_outbox`](crate::Builder::max_outbox). A program that numbers its pings must
-    /// not expect a pong for each: a peer may answer only the latest of several (RFC 6455 §5.5.3).
+    /// While the socket takes nothing, pings wait in front of the messages. All of them are sent,
+    /// in their order, and they count against [`Builder::max_outbox`](crate::Builder::max_outbox).
+    /// A program that numbers its pings must not expect a pong for each: a peer may answer only the
+    /// latest of several (RFC 6455 §5.5.3).
     pub fn ping(&mut self, data: impl AsRef<[u8]>) -> Emitted {
         let data = data.as_ref();
         if data.len() > 125 {

@@ -76,8 +76,8 @@ pub struct Stats {
     /// Messages that slow readers were not sent, by cause.
     pub dropped: Dropped,
 
-    /// Panics in callbacks, and in the destructors of what user code left with the server: attributes, listeners,
-    /// timers, sources.
+    /// Panics in callbacks, and in the destructors of what user code left with the server:
+    /// attributes, listeners, timers, sources.
     pub panics: u64,
     /// Turns of the loop.
     pub turns: u64,

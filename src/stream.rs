@@ -24,14 +24,16 @@ use crate::testing::wire::Wire;
 /// followed by it.
 const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// Whether a short read from a TCP socket says by itself that it is empty, but for two cases that the poll
-/// reports with the event: the end of the stream, and urgent data (`MSG_OOB`). A read ends at the mark of urgent
-/// data, whatever lies behind it. Elsewhere the poll does not report urgent data.
+/// Whether a short read from a TCP socket says by itself that it is empty, but for two cases that
+/// the poll reports with the event: the end of the stream, and urgent data (`MSG_OOB`). A read ends
+/// at the mark of urgent data, whatever lies behind it. Elsewhere the poll does not report urgent
+/// data.
 ///
-/// The urgent byte itself is never read. `SO_OOBINLINE` (RFC 6093 §6) would put it into the stream, where it
-/// could only be taken for a part of a frame: WebSocket knows no urgent data. Without that option it takes no
-/// part in the stream, as its sender meant. Of several urgent bytes that the loop has not passed yet, systems
-/// keep only the last one apart; the others become part of the stream.
+/// The urgent byte itself is never read. `SO_OOBINLINE` (RFC 6093 §6) would put it into the stream,
+/// where it could only be taken for a part of a frame: WebSocket knows no urgent data. Without that
+/// option it takes no part in the stream, as its sender meant. Of several urgent bytes that the
+/// loop has not passed yet, systems keep only the last one apart; the others become part of the
+/// stream.
 pub(crate) const SHORT_MEANS_EMPTY: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// What carries a connection's bytes.
@@ -79,8 +81,9 @@ impl Write for Stream {
 }
 
 impl Stream {
-    /// Whether a short read says that nothing more is there, unless the event named a reason to read on. A Unix
-    /// socket says so never: a read ends at passed descriptors (`SCM_RIGHTS`) too, which no event tells of.
+    /// Whether a short read says that nothing more is there, unless the event named a reason to
+    /// read on. A Unix socket says so never: a read ends at passed descriptors (`SCM_RIGHTS`) too,
+    /// which no event tells of.
     pub(crate) fn short_means_empty(&self) -> bool {
         match self {
             Self::Tcp(_) => SHORT_MEANS_EMPTY,

@@ -18,8 +18,8 @@ pub(crate) const MAX_NAME: usize = 256;
 const KEEP_ENTRIES: usize = 16;
 /// Tables of up to this many topics are not made smaller.
 const KEEP_TOPICS: usize = 64;
-/// Those tables are made smaller when no more than this share of them is in use: hysteresis, so that topics that
-/// come and go around one number cost nothing.
+/// Those tables are made smaller when no more than this share of them is in use: hysteresis, so
+/// that topics that come and go around one number cost nothing.
 const SHRINK_SHARE: usize = 4;
 
 #[derive(Default)]
@@ -181,8 +181,8 @@ impl Topics {
         topic
     }
 
-    /// Gives back what the tables of topics had for many more, if few are left. Not while a list that leads to
-    /// topics is taken apart: they may move.
+    /// Gives back what the tables of topics had for many more, if few are left. Not while a list
+    /// that leads to topics is taken apart: they may move.
     fn shrink_if_few(&mut self) {
         if self.topics.len() <= self.shrink_at {
             self.shrink_tables();
@@ -201,11 +201,12 @@ impl Topics {
         if self.memberships <= places {
             self.close_ranks();
         } else {
-            // To move the topics would cost more than the topics that ended since the peak. What their places
-            // take is less than what the memberships do.
+            // To move the topics would cost more than the topics that ended since the peak. What
+            // their places take is less than what the memberships do.
             self.topics.shrink_to_fit();
         }
-        // Where a high place is taken, nothing was won: the next try is worth its cost when half of the others ended.
+        // Where a high place is taken, nothing was won: the next try is worth its cost when half of
+        // the others ended.
         self.shrink_at = match self.topics.capacity() {
             fewer if fewer < places => fewer / SHRINK_SHARE,
             _ => len / 2,
@@ -352,8 +353,9 @@ mod tests {
         for stay in [0, 1, 7, 100] {
             for (first, step) in [(0, 1), (10_000 - stay, 1), (0, 97)] {
                 let mut topics = Topics::default();
-                let stays =
-                    |number: usize| number >= first && (number - first) % step == 0 && (number - first) / step < stay;
+                let stays = |number: usize| {
+                    number >= first && (number - first).is_multiple_of(step) && (number - first) / step < stay
+                };
                 for round in 0..2 {
                     for number in 0..10_000 {
                         let joined = topics.join((number % 20) as u32, &number.to_string(), usize::MAX);

@@ -1,14 +1,17 @@
-//! No release of a dependency that a security advisory names is admitted: not by the bounds in Cargo.toml, where a program's own lock file may
-//! choose the least, and not by this package's lock file. No package ships the RustSec database, so the advisories are listed here;
-//! `cargo audit`, where it can fetch the database, knows the newest.
+//! No release of a dependency that a security advisory names is admitted: not by the bounds in
+//! Cargo.toml, where a program's own lock file may choose the least, and not by this package's lock
+//! file. No package ships the RustSec database, so the advisories are listed here; `cargo audit`,
+//! where it can fetch the database, knows the newest.
 
 use std::fs;
 
-/// A package, the first release that the advisory names, the first that is free of it again, and the advisory.
+/// A package, the first release that the advisory names, the first that is free of it again, and
+/// the advisory.
 type Advisory = (&'static str, Version, Version, &'static str);
 type Version = [u32; 3];
 
-/// All that the RustSec database had of packages in this lock file on 2026-08-21, withdrawn ones left out.
+/// All that the RustSec database had of packages in this lock file on 2026-08-21, withdrawn ones
+/// left out.
 const ADVISORIES: [Advisory; 23] = [
     ("base64", [0, 0, 0], [0, 5, 2], "RUSTSEC-2017-0004"),
     ("bumpalo", [3, 0, 0], [3, 2, 1], "RUSTSEC-2020-0006"),

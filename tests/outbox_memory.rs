@@ -1,5 +1,5 @@
-//! What a full outbox takes, whatever small things it is full of: live heap, counted by the allocator. Alone in its file, because it counts
-//! the whole process.
+//! What a full outbox takes, whatever small things it is full of: live heap, counted by the
+//! allocator. Alone in its file, because it counts the whole process.
 
 use std::alloc::System;
 use std::time::Duration;
@@ -76,7 +76,8 @@ fn a_full_outbox_takes_no_more_than_twice_its_limit_whatever_small_things_wait_i
             assert!(taken <= 2 * LIMIT + CONSTANT, "{one}, {other}: {taken} bytes");
         }
     }
-    // Also where the oldest make room for ever more; pings are refused in the end, however much of them waits already.
+    // Also where the oldest make room for ever more; pings are refused in the end, however much of
+    // them waits already.
     for (one, emit) in KINDS {
         let (mut test, reader) = blocked(SlowReader::DropOldest);
         let taken = taken(&mut test, reader, |kws, times| emit(kws, times) == Emitted::Pressure && times < 250_000);

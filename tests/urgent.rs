@@ -1,5 +1,6 @@
-//! Reads that end before the socket is empty: at urgent data (`MSG_OOB`), on TCP and Unix sockets, and at passed descriptors. What lies
-//! behind is handled at once, not with the next event. No timer of the server helps: all are far away.
+//! Reads that end before the socket is empty: at urgent data (`MSG_OOB`), on TCP and Unix sockets,
+//! and at passed descriptors. What lies behind is handled at once, not with the next event. No
+//! timer of the server helps: all are far away.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
 mod common;
@@ -198,7 +199,8 @@ fn two_urgent_bytes_in_a_row_delay_no_message_either() {
         let server = &mut place.server;
         for turns in [1, 3] {
             peer.urge(server);
-            // The loop passes the first; one that it has not passed becomes part of the stream when the next comes.
+            // The loop passes the first; one that it has not passed becomes part of the stream when
+            // the next comes.
             (0..turns).for_each(|_| {
                 server.poll(Some(Duration::ZERO)).unwrap();
             });

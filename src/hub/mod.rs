@@ -297,7 +297,14 @@ impl<T: Transport> Hub<T> {
         self.dirty.is_empty() && self.records.is_empty()
     }
 
+    #[inline]
     pub(crate) fn next_record(&mut self) -> Option<(Token, Record)> {
+        if self.records.is_empty() { None } else { self.take_record() }
+    }
+
+    /// Takes records until one is to be told.
+    #[inline(never)]
+    fn take_record(&mut self) -> Option<(Token, Record)> {
         loop {
             let (token, record) = self.records.pop_front()?;
             let outdated = match record {

@@ -277,9 +277,9 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    /// Whether listeners are to be called with a `pressure` or `relief` that was recorded earlier. Not if its opposite
-    /// has been recorded since then, and not `pressure` where no more than the low-water mark waits any more. So the
-    /// two take turns, beginning with `pressure`.
+    /// Whether listeners are to be called with a `pressure` or `relief` that was recorded earlier.
+    /// Not if its opposite has been recorded since then, and not `pressure` where no more than the
+    /// low-water mark waits any more. So the two take turns, beginning with `pressure`.
     pub(super) fn confirm(&mut self, token: Token, pressure: bool) -> bool {
         let low = self.limits.low_water;
         let Some(connection) = named(&mut self.connections, token) else { return false };

@@ -218,8 +218,8 @@ impl Outbox {
         held > 0 && held + len > limit
     }
 
-    /// What the limit is compared with: what waits, and a frame of `len` bytes that comes, in the place of one with
-    /// the same key if it has one.
+    /// What the limit is compared with: what waits, and a frame of `len` bytes that comes, in the
+    /// place of one with the same key if it has one.
     pub(crate) fn compared(&self, len: usize, key: Option<u64>) -> (usize, usize) {
         match (self, key) {
             (Self::Queued(queue), Some(key)) => (queue.held() - queue.held_by(key), len + queue::KEYED),

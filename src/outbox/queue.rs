@@ -22,8 +22,8 @@ pub(super) const KEYED: usize = 128;
 pub(crate) struct Queue {
     /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
     pub(super) under_way: Bytes,
-    /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no more memory than
-    /// they count, and none is looked at when another comes.
+    /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no
+    /// more memory than they count, and none is looked at when another comes.
     urgent: BytesMut,
     /// The latest pong, which passes all that is below too.
     pong: Bytes,
