@@ -269,9 +269,11 @@
 //! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
 //! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
-//! - **Gone is gone.** What grows with the number of connections is given back when most of them have gone.
+//! - **Gone is gone.** What grows with the number of connections is given back when most of them have
+//!   gone, and what grows with the number of topics when most topics have ended.
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
-//! - **A panic stays where it was.** It is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011 if it is
+//! - **A panic stays where it was.** Each value that was left with the server is dropped under a guard
+//!   of its own. A panic is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011 if it is
 //!   open, but for one in an `error` listener, which closes nothing. A request whose filter or page panics gets 500.
 //!
 //! # Slow readers
@@ -282,7 +284,7 @@
 //! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys. What the
 //! kernel and the peer's receive buffer hold comes before: see [`Builder::notsent_lowat`].
 //! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
-//! are told at high and low water; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
+//! fire at high and low water, by turns and beginning with `pressure`; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
 //! was not sent, [`Sockets::dropped`] for all.
 //!
 //! ```no_run
