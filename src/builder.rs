@@ -126,6 +126,10 @@ impl Builder {
     }
 
     /// A peer that takes nothing for this time while something waits for it is disconnected. Default: 30 s.
+    ///
+    /// A full receive buffer is not opened again for each byte that is read: on Linux, about a sixteenth
+    /// of it has to be free. A peer whose buffer grew to several MiB while it read fast, and that then
+    /// reads some 50 KB per second, may take nothing for longer than the default.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
         self
@@ -135,14 +139,20 @@ impl Builder {
     ///
     /// When a connection stops being open, and when a response is queued, its end is fixed: after the
     /// [`close_timeout`](Self::close_timeout), and the time that everything takes at this rate. That
-    /// is what waits in the outbox and, if the socket was ever full, what the kernel and the peer's
-    /// receive buffer may hold (`notsent_lowat` and 128 KiB; by default 256 KiB, which is 8 s more).
-    /// A peer that reads at this rate gets everything and the close frame. Nothing moves the end: one
-    /// that reads more slowly is reset there, `disconnect` is not `clean` and carries the number of
-    /// bytes that were dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that
-    /// takes nothing at all ends with the [`stall_timeout`](Self::stall_timeout) if that comes before.
-    /// Once everything is taken, the peer's close frame is awaited for the close timeout, with the same
-    /// 8 s more if the socket was ever full, but not beyond the end; then its FIN.
+    /// is what waits in the outbox, and what the kernel and the peer's receive buffer may hold of what
+    /// the connection was sent before: all but 32 KiB of it, and no more than `notsent_lowat` and 128 KiB
+    /// (by default 256 KiB, which is 8 s). A peer that reads at this rate gets everything and the close
+    /// frame. Nothing moves the end: one that reads more slowly is reset there, `disconnect` is not
+    /// `clean` and carries the number of bytes that were dropped, and
+    /// [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that takes nothing at all ends with
+    /// the [`stall_timeout`](Self::stall_timeout) if that comes before. Once everything is taken, the
+    /// peer's close frame is awaited for the close timeout and the time for what the kernel may hold, but
+    /// not beyond the end; then its FIN, in the same way.
+    ///
+    /// The end is by the loop's clock: a loop that is not turned takes that time away from its peers, but
+    /// one that comes more than a second late to an end gives it anew if the socket takes something. A
+    /// peer that read fast before may have a receive buffer of several MiB; what lies there is not
+    /// known here and not counted.
     ///
     /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for the FIN.
     pub fn closing_rate(mut self, bytes_per_second: usize) -> Self {

@@ -121,6 +121,8 @@ pub(crate) enum Phase {
         shut: bool,
         /// The peer's FIN has come.
         finished: bool,
+        /// The peer's close frame has come.
+        answered: bool,
     },
     /// To be removed at the end of the turn.
     Dead,
@@ -180,6 +182,10 @@ pub(crate) struct Farewell {
     pub(crate) finished: bool,
 }
 
+/// What a peer may have left unread without needing more time than the close timeout: a second's worth
+/// at the default closing rate, in bytes.
+const SOON_READ: u64 = 32 * 1024;
+
 /// What is to be done with a connection whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -219,8 +225,10 @@ pub(crate) struct Connection<T> {
     pub(crate) pressure_told: bool,
     /// A ping went out, and nothing was heard since.
     pub(crate) pinged: bool,
-    /// Its socket has been full at least once: the kernel may hold much that the peer has not read.
+    /// Its socket has been full at least once.
     pub(crate) was_blocked: bool,
+    /// Bytes that its socket has taken, at most [`u32::MAX`]: the kernel holds no more than that.
+    pub(crate) taken: u32,
     /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was accepted;
     /// while open, its last sign of life; afterwards, when its time to end is over.
     pub(crate) time: u64,
@@ -248,6 +256,7 @@ impl<T> Connection<T> {
             pressure_told: false,
             pinged: false,
             was_blocked: false,
+            taken: 0,
             time: now,
             uuid: Uuid::nil(),
             request: None,
@@ -273,10 +282,11 @@ impl<T> Connection<T> {
 
     /// Offers the outbox to the socket. Inlined by force: called, it costs 38 instructions of an echo's 751.
     #[inline(always)]
-    pub(crate) fn flush(&mut self, stage: &mut Stage, limits: &Limits, now: u64) -> io::Result<Flushed>
+    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed>
     where
         T: Transport,
     {
+        let written = stage.written();
         let result = match &mut self.compression {
             Some(compression) if compression.keeps_context() => {
                 let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
@@ -284,15 +294,16 @@ impl<T> Connection<T> {
             }
             _ => self.outbox.flush(stage, &mut self.socket, now),
         };
+        self.count_taken(stage, written);
         if !matches!(result, Ok(Flushed::All)) {
-            self.note(&result, limits, now);
+            self.note(&result, now);
         }
         result
     }
 
     /// Takes note of what a flush that did not simply take everything says about the peer.
     #[cold]
-    fn note(&mut self, result: &io::Result<Flushed>, limits: &Limits, now: u64) {
+    fn note(&mut self, result: &io::Result<Flushed>, now: u64) {
         // What a socket takes at once is no sign of life: the kernel of a vanished host takes it too.
         if let Ok(Flushed::Emptied | Flushed::Progress) = result
             && self.is_open()
@@ -301,7 +312,7 @@ impl<T> Connection<T> {
             self.pinged = false;
         }
         if let Ok(Flushed::Blocked | Flushed::Progress) = result {
-            self.found_blocked(limits);
+            self.was_blocked = true;
         }
     }
 
@@ -346,23 +357,23 @@ impl<T> Connection<T> {
     /// Sets when its time to end is over, as it stops being open or a response is queued: every byte
     /// that waits is taken at the closing rate at least, and then the peer's answer comes in time.
     pub(crate) fn begin_end(&mut self, limits: &Limits, now: u64) {
-        let held = if self.was_blocked { limits.kernel_holds } else { 0 };
-        let waiting = self.outbox.waiting() as u64;
-        self.time = now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(waiting + held));
-    }
-
-    /// Its socket is full. If that is so for the first time since it began to end, it has the time
-    /// that the peer needs for what the kernel holds.
-    pub(crate) fn found_blocked(&mut self, limits: &Limits) {
-        let is_new = !std::mem::replace(&mut self.was_blocked, true);
-        if is_new && matches!(self.phase, Phase::Closing(_) | Phase::Draining { .. }) {
-            self.time = self.time.saturating_add(limits.closing_time(limits.kernel_holds));
-        }
+        let unread = self.outbox.waiting() as u64 + self.unread(limits);
+        self.time = now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
     }
 
     /// How long the peer's next step is awaited, now that its socket has taken everything.
     pub(crate) fn answer_time(&self, limits: &Limits) -> u64 {
-        let held = if self.was_blocked { limits.closing_time(limits.kernel_holds) } else { 0 };
-        limits.close_timeout.saturating_add(held)
+        limits.close_timeout.saturating_add(limits.closing_time(self.unread(limits)))
+    }
+
+    /// How much of what its socket has taken the peer may not have read, in bytes.
+    fn unread(&self, limits: &Limits) -> u64 {
+        limits.kernel_holds.min(u64::from(self.taken).saturating_sub(SOON_READ))
+    }
+
+    /// Counts what the socket has taken since `written` bytes were written in all.
+    #[inline]
+    pub(crate) fn count_taken(&mut self, stage: &Stage, written: u64) {
+        self.taken = self.taken.saturating_add((stage.written() - written) as u32);
     }
 }

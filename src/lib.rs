@@ -311,13 +311,13 @@
 //!
 //! A close takes its time, because what the kernel has taken is not what the peer has read. From
 //! [`Socket::close`], a failure or a response on, a connection has an absolute end: the close timeout of 5 s,
-//! and the time that what waits for it takes at 32 KiB per second ([`Builder::closing_rate`]). If its socket was
-//! ever full, the 256 KiB count too that the kernel and the peer's receive buffer may hold. So:
+//! and the time that what waits for it takes at 32 KiB per second ([`Builder::closing_rate`]). What was sent
+//! before counts too as far as the kernel and the peer's receive buffer may hold it, up to 256 KiB. So:
 //!
 //! | the peer | its connection |
 //! |---|---|
 //! | reads at the closing rate or faster | gets everything, the close frame too, and answers: `disconnect` is clean |
-//! | has nothing waiting and does not answer | ends after 5 s |
+//! | has nothing waiting and does not answer | ends after 5 s, or up to 8 s later if more than 32 KiB were sent to it |
 //! | takes nothing of what waits | ends after 30 s, with [`Error::Stalled`], or at its end if that comes first |
 //! | reads more slowly, with a full outbox of 1 MiB | is reset after 45 s; `disconnect` carries [`bytes_dropped`](EventPayload::bytes_dropped) |
 //! | answers at the last moment and sends no FIN | is closed at most 5 s later |

@@ -158,7 +158,9 @@ impl Listener {
         #[cfg(target_os = "linux")]
         {
             SockRef::from(&socket).set_tcp_nodelay(options.nodelay)?;
-            options.set_notsent_lowat(&socket)?;
+            if let Err(error) = options.set_notsent_lowat(&socket) {
+                log::warn!("cannot set TCP_NOTSENT_LOWAT of {address}: {error}");
+            }
         }
         Ok(Self::Tcp { socket, address, options })
     }

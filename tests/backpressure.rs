@@ -161,7 +161,7 @@ fn what_waits_before_a_close_is_given_up_at_the_stall_timeout_and_not_at_the_clo
     // A second one, whose close is on the wire at once, and that does not answer it.
     test.connect(Upgrade::to("/bob").unresponsive()).unwrap();
     with_socket(test.server(), "ann", |kws| {
-        kws.emit(vec![7; 800 * KIB]);
+        kws.emit(vec![7; 900 * KIB]);
         kws.close();
     });
     with_socket(test.server(), "bob", |kws| kws.close());

@@ -198,6 +198,37 @@ fn a_page_arrives_at_the_closing_rate() {
     assert_eq!(test.server().stats().cut_short, 0);
 }
 
+#[test]
+fn a_socket_that_was_never_full_leaves_time_for_what_its_kernel_took() {
+    for before in [true, false] {
+        let mut test = harness(Server::builder());
+        let ann = reader(&mut test, "ann", 256 * KIB, 33_000);
+        with_socket(test.server(), "ann", |kws| kws.emit(vec![7; 200_000]));
+        if before {
+            test.settle();
+        }
+        with_socket(test.server(), "ann", |kws| kws.close());
+        test.advance(12 * SECOND);
+        assert_eq!(messages_and_rest(&mut test, ann).0, 1);
+        assert!(test.state().only("ann", "disconnect").clean);
+    }
+}
+
+#[test]
+fn a_shutdown_awaits_the_fin_of_a_peer_that_is_still_sending() {
+    let mut test = harness(Server::builder());
+    let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
+    test.write(ann, &frame(1, &[0xff]));
+    test.settle();
+    test.server().lend().1.shutdown(Shutdown::default()).unwrap();
+    test.write(ann, &[0; 1000]);
+    test.settle();
+    assert!(!test.server().is_finished());
+    test.finish(ann);
+    test.settle();
+    assert!(test.server().is_finished());
+}
+
 // No connection stays.
 
 /// What a hostile peer sends every 50 ms.
@@ -273,7 +304,7 @@ fn a_page_that_is_not_read_ends_in_time_and_is_counted() {
         test.advance(FULL_OUTBOX_ENDS);
         let stats = test.server().stats();
         assert_eq!((stats.draining, stats.closed, stats.cut_short), (0, 1, 1));
-        assert_eq!(stats.bytes_dropped > 0, rate < 20_000, "the kernel took all that was read at this rate");
+        assert!(stats.bytes_dropped > 0);
     }
 }
 
@@ -286,8 +317,8 @@ fn nothing_moves_an_end_that_is_fixed() {
         kws.emit(vec![0; 96 * KIB]);
         kws.close();
     });
-    // 5 s, 95 KiB and the kernel's 256 KiB at 32 KiB a second: a little under 16 s.
-    for _ in 0..150 {
+    // 5 s, and 96 KiB at 32 KiB a second.
+    for _ in 0..79 {
         test.read_more(ann, 100);
         test.advance(SECOND / 10);
     }

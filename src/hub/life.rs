@@ -117,7 +117,7 @@ impl<T: Transport> Hub<T> {
     /// The peer gets a response instead of an upgrade, and is seen off.
     pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
         let Some(connection) = named(&mut self.connections, token) else { return };
-        connection.phase = Phase::Draining { shut: false, finished: false };
+        connection.phase = Phase::Draining { shut: false, finished: false, answered: false };
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
         connection.outbox.push_head(&mut self.stage, bytes.into());
@@ -149,7 +149,7 @@ impl<T: Transport> Hub<T> {
             Phase::Closing(farewell) => std::mem::take(&mut **farewell),
             _ => return self.bury(token),
         };
-        let over = Phase::Draining { shut: false, finished: false };
+        let over = Phase::Draining { shut: false, finished: false, answered: false };
         match connection.is_open() {
             true => self.leave_open(token, over),
             false => connection.phase = over,
@@ -246,7 +246,7 @@ impl<T: Transport> Hub<T> {
             _ => None,
         };
         let finished = error == Error::Lost;
-        self.leave_open(token, Phase::Draining { shut: false, finished });
+        self.leave_open(token, Phase::Draining { shut: false, finished, answered: false });
         if let Some((code, reason)) = &close {
             self.push_close(token, Some((*code, truncate_reason(reason))));
         } else if finished {
@@ -297,7 +297,7 @@ impl<T: Transport> Hub<T> {
                 self.arm(token.index);
             }
             Phase::Closing(_) => {}
-            Phase::Draining { shut, finished } => {
+            Phase::Draining { shut, finished, .. } => {
                 let mut failed = false;
                 if !*shut {
                     // From here on the peer's FIN is awaited.
@@ -320,8 +320,8 @@ impl<T: Transport> Hub<T> {
         let dropped = self.waiting(token);
         let Some(connection) = self.get_mut(token) else { return };
         let Phase::Closing(farewell) = &mut connection.phase else { return };
-        let Farewell { error, code, reason, finished, .. } = std::mem::take(&mut **farewell);
-        connection.phase = Phase::Draining { shut: false, finished };
+        let Farewell { error, code, reason, finished, answered, .. } = std::mem::take(&mut **farewell);
+        connection.phase = Phase::Draining { shut: false, finished, answered };
         self.stats.disconnects.count(error.as_ref(), clean);
         self.records.push_back((token, Record::Disconnect { error, code, reason, clean, dropped }));
     }
@@ -350,12 +350,11 @@ impl<T: Transport> Hub<T> {
         self.dead.push(token);
     }
 
-    /// Whether all that is left is to wait for the FINs of peers for which the kernel has taken
-    /// everything, our FIN too. Where a socket was full, the kernel may still hold much of that, and
-    /// would drop it if the process ended: those FINs are awaited.
+    /// Whether all that is left is to wait for the FINs of peers that have answered our close frame. If
+    /// the process ended before other FINs, the kernel could drop what such a peer has not read.
     pub(crate) fn has_said_all(&self) -> bool {
         self.connections.iter().all(|(_, connection)| match connection.phase {
-            Phase::Draining { shut, .. } => shut && !connection.was_blocked,
+            Phase::Draining { shut, answered, .. } => shut && answered && !connection.was_blocked,
             Phase::Dead => true,
             _ => false,
         })

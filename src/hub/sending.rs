@@ -187,14 +187,14 @@ impl<T: Transport> Hub<T> {
                 None => connection.outbox.push_frame(stage, kind, payload),
             }
         } else if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
+            let written = stage.written();
             offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
-            if connection.outbox.is_blocked() {
-                connection.found_blocked(&self.limits);
-            }
+            connection.count_taken(stage, written);
+            connection.was_blocked |= connection.outbox.is_blocked();
         } else {
             connection.outbox.push_frame(stage, kind, payload);
             if connection.outbox.waiting() >= STAGE_SHARE {
-                offered = connection.flush(stage, &self.limits, now);
+                offered = connection.flush(stage, now);
             }
         }
         match offered {
@@ -222,7 +222,7 @@ impl<T: Transport> Hub<T> {
         }
         // A socket that was found full says when it is not. Only one that is to be given up is asked once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
-            if let Err(error) = connection.flush(&mut self.stage, &self.limits, self.now) {
+            if let Err(error) = connection.flush(&mut self.stage, self.now) {
                 self.socket_failed(token, &error);
                 return Err(EmitError::Closed);
             }
@@ -427,7 +427,7 @@ impl<T: Transport> Hub<T> {
         if !connection.is_open() {
             return self.flush_ending(token);
         }
-        let result = connection.flush(&mut self.stage, &self.limits, self.now);
+        let result = connection.flush(&mut self.stage, self.now);
         if connection.pressed && connection.outbox.waiting() <= self.limits.low_water {
             connection.pressed = false;
             self.records.push_back((token, Record::Relief));
@@ -450,7 +450,7 @@ impl<T: Transport> Hub<T> {
         if waited && !connection.outbox.is_blocked() {
             connection.begin_end(&self.limits, self.now);
         }
-        match connection.flush(&mut self.stage, &self.limits, self.now) {
+        match connection.flush(&mut self.stage, self.now) {
             Ok(Flushed::All | Flushed::Emptied) => self.flushed(token, waited),
             Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),

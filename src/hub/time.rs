@@ -2,11 +2,14 @@
 //!
 //! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
 
-use super::{Hub, Record};
+use super::{Hub, Record, named};
 use crate::connection::{Due, Phase, Transport};
 use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;
+
+/// A loop that comes so much too late to an end was not turned, in milliseconds.
+const LATE: u64 = 1000;
 
 impl<T: Transport> Hub<T> {
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
@@ -47,15 +50,15 @@ impl<T: Transport> Hub<T> {
     }
 
     /// If the end of a connection has passed because the loop was not turned, and its socket, which
-    /// was full, has taken something just now, it gets the close timeout once more.
+    /// was full, has taken something just now, what still waits gets the time that it needs.
     fn forgive_lateness(&mut self, token: Token) {
-        let (now, allowed) = (self.now, self.limits.close_timeout);
-        if let Some(connection) = self.get_mut(token)
+        let (now, limits) = (self.now, &self.limits);
+        if let Some(connection) = named(&mut self.connections, token)
             && matches!(connection.phase, Phase::Closing(_) | Phase::Draining { .. })
-            && now.saturating_sub(connection.time) > allowed
+            && now.saturating_sub(connection.time) >= LATE
             && connection.outbox.blocked_since().is_none_or(|progress| progress == now)
         {
-            connection.time = now.saturating_add(allowed);
+            connection.begin_end(limits, now);
         }
     }
 
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fin_that_answers_a_response_is_awaited_until_the_end_that_was_fixed_with_it() {
+    fn the_fin_that_answers_a_response_has_the_close_timeout_from_when_all_was_taken() {
         let mut hub = hub();
         let (mut whole, response) = (Vec::new(), Response::text("x".repeat(100)));
         response.encode(false, &mut whole);
@@ -215,19 +218,16 @@ mod tests {
         let (token, far) = insert(&mut hub, tenth);
         hub.respond(token, &response, false);
         hub.flush_dirty();
-        let end =
-            CLOSE + hub.limits.closing_time(whole.len() as u64) + hub.limits.closing_time(hub.limits.kernel_holds);
-        // It goes on taking bytes until long after the close timeout.
         for _ in 0..9 {
-            hub.now += CLOSE - 1;
+            hub.now += CLOSE / 10;
             far.make_room(tenth);
             assert_eq!(hub.pop_due(&mut 1), None);
             hub.writable(token);
         }
         assert_eq!(far.receive(usize::MAX), (whole, Some(End::Fin)));
-        hub.now = end - 1;
+        hub.now += CLOSE - 1;
         assert_eq!(hub.pop_due(&mut 1), None);
-        hub.now = end;
+        hub.now += 1;
         assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Close)));
     }
 
