@@ -48,7 +48,7 @@ struct Work {
     ceiling: f64,
 }
 
-const WORKS: [Work; 10] = [
+const WORKS: [Work; 11] = [
     Work { name: "echo, 100 × 20 B", load: &["echo", "/echo", "--connections=100", "--size=20"], ceiling: 1.02 },
     Work {
         name: "echo, 100 × 1 KiB text",
@@ -66,6 +66,7 @@ const WORKS: [Work; 10] = [
         ceiling: 1.10,
     },
     Work { name: "echo, 20 × 16 KiB", load: &["echo", "/echo", "--connections=20", "--size=16384"], ceiling: 1.08 },
+    Work { name: "echo, 4 × 1 MB", load: &["echo", "/echo", "--connections=4", "--size=1000000"], ceiling: 1.10 },
     Work {
         name: "broadcast, 64 B to 200",
         load: &["broadcast", "/bcast", "--connections=200", "--size=64"],
