@@ -78,7 +78,7 @@ impl Default for Builder {
             max_head: 16 * 1024,
             max_headers: 100,
             max_connections: usize::MAX,
-            work_per_turn: 16 * 1024,
+            work_per_turn: 8 * 1024,
             handle_queue: 64 * 1024,
             max_topics: 1024,
             receive_buffer: 256 * 1024,
@@ -245,12 +245,26 @@ impl Builder {
         self
     }
 
-    /// How much one turn of the loop does before the rest is left for the next, which then does not wait: so many messages of all connections
-    /// together, where each KiB that is read counts as one more, and each request as four; and of commands, timers, timeouts and events so many each, 1024 at most. What
-    /// one read brings is handled whole, so it may be more by a [`receive_buffer`](Self::receive_buffer). Who was left over comes first.
-    /// What a callback does is its own affair: a broadcast, say, reaches everybody in the same turn.
+    /// How much one turn of the loop does before the rest is left for the next, which then does not wait. A unit
+    /// stands for a microsecond at most on a machine of 2024, and much less where nothing is hostile:
     ///
-    /// A small budget suits a loop that has something else to do in between. Default: 16 384, at least 1.
+    /// - a message, a ping or a pong counts 1, and each KiB that is read 1 more;
+    /// - each KiB that a blocked socket takes counts 1;
+    /// - a request counts 16, each KiB of its head 8, and each piece in which it comes 4;
+    /// - a connection that ends counts 16, and each topic that it was in 1;
+    /// - a timeout counts 4.
+    ///
+    /// What a callback does counts only as far as it is in this list. A broadcast reaches all its connections in the
+    /// same turn. Of commands, timers and timeouts a turn handles as many as the budget, and 1024 at most. At least
+    /// one message is handled whole, whatever it costs, and one read of a
+    /// [`receive_buffer`](Self::receive_buffer) may exceed the budget. What is beyond the budget in the middle of a
+    /// read is kept: a buffer's length for the whole server, and 1.5 KiB for each connection.
+    ///
+    /// A connection that sends little comes before those that have more than their share. These take turns, and have
+    /// half of the budget at least. Input behind a close frame or a response of ours gets an eighth of the budget
+    /// more, and so do timeouts and removals if the budget is spent.
+    ///
+    /// A small budget suits a loop that has something else to do in between. Default: 8192, at least 1.
     pub fn work_per_turn(mut self, work: usize) -> Self {
         self.work_per_turn = work;
         self

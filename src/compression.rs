@@ -156,8 +156,6 @@ struct Unfinished {
     compressed: Compressed<'static>,
     message: Vec<u8>,
     inflation: Inflation,
-    /// What came behind it and was read with it.
-    rest: Vec<u8>,
 }
 
 impl Compression {
@@ -215,12 +213,12 @@ impl Compression {
         }
         let compressed = compressed.into_owned();
         self.inflater = Some(inflater);
-        self.unfinished = Some(Box::new(Unfinished { compressed, message, inflation, rest: Vec::new() }));
+        self.unfinished = Some(Box::new(Unfinished { compressed, message, inflation }));
         Ok(None)
     }
 
     /// Goes on with an unfinished message; `None` if there is more to do, or if there is none. It is to be followed by
-    /// [`take_rest`](Self::take_rest) otherwise.
+    /// [`forget_unfinished`](Self::forget_unfinished) otherwise.
     pub(crate) fn inflate_on(
         &mut self,
         common: &mut Common,
@@ -257,16 +255,9 @@ impl Compression {
         self.unfinished.is_some()
     }
 
-    /// Keeps what came behind an unfinished message.
-    pub(crate) fn keep_rest(&mut self, rest: &[u8]) {
-        if let Some(unfinished) = &mut self.unfinished {
-            unfinished.rest = rest.to_vec();
-        }
-    }
-
-    /// Forgets a message that was unfinished; what came behind it.
-    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
-        self.unfinished.take().map_or_else(Vec::new, |unfinished| unfinished.rest)
+    /// Forgets a message that was unfinished.
+    pub(crate) fn forget_unfinished(&mut self) {
+        self.unfinished = None;
     }
 }
 

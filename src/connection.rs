@@ -128,6 +128,19 @@ pub(crate) enum Phase {
     Dead,
 }
 
+/// Whether a connection waits to be read, and how far then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ReadLater {
+    #[default]
+    No,
+    /// Not yet, but when it is ready again: it took much of its last turn.
+    Heavy,
+    /// A short read is the last.
+    UntilShort,
+    /// The end of the stream may be behind a short read.
+    ToTheEnd,
+}
+
 /// A request head that is not complete yet.
 #[derive(Default)]
 pub(crate) struct Head {
@@ -215,8 +228,8 @@ pub(crate) struct Connection<T> {
     pub(crate) subprotocol: Option<NonZeroU16>,
     /// It is on the list of connections with something to write.
     pub(crate) dirty: bool,
-    /// It is on the list of connections with something to read.
-    pub(crate) ready_again: bool,
+    /// Whether it is in the backlog of connections that wait to be read.
+    pub(crate) read_later: ReadLater,
     /// What happens when more would wait than may.
     pub(crate) slow_reader: SlowReader,
     /// As much waits as the high-water mark, and has not sunk to the low one since.
@@ -250,7 +263,7 @@ impl<T> Connection<T> {
             route: 0,
             subprotocol: None,
             dirty: false,
-            ready_again: false,
+            read_later: ReadLater::No,
             slow_reader: SlowReader::Disconnect,
             pressed: false,
             pressure_told: false,
@@ -324,6 +337,11 @@ impl<T> Connection<T> {
     #[inline]
     pub(crate) fn is_inflating(&self) -> bool {
         self.compression.as_ref().is_some_and(|compression| compression.is_inflating())
+    }
+
+    /// Whether it is past being open: our close frame or our response is queued or sent.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_) | Phase::Draining { .. } | Phase::Dead)
     }
 
     /// What is to be done with it next if nothing happens, and when.

@@ -427,6 +427,7 @@
 //! | `upgrade` | from a request to a connection | the poll |
 //! | `socket`, `listener`, `route`, `schedule`, `handle`, `defer`, `source`, `dispatch` | what user code touches, and calling it | the poll, but as the place where sources are registered, and how it is woken |
 //! | `reactor` | the poll, and what it watches | user code |
+//! | `backlog` | connections that wait to be read, and what was read of them | the budget, sockets |
 //! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
 //! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
 //! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
@@ -440,6 +441,7 @@
 //! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
 mod attributes;
+mod backlog;
 mod builder;
 mod clock;
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]

@@ -1,8 +1,8 @@
 //! The server: the user's door, and the turn of the loop that everything happens in.
 
-use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 #[cfg(unix)]
@@ -12,11 +12,12 @@ use std::time::Duration;
 use mio::event::{Event, Source};
 use mio::{Events, Interest};
 
+use crate::backlog::{Backlog, Rest};
 use crate::builder::Builder;
 use crate::clock::Clock;
 #[cfg(feature = "testing")]
 use crate::connection::PeerAddress;
-use crate::connection::{Due, Phase};
+use crate::connection::{Due, Phase, ReadLater};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
@@ -43,8 +44,34 @@ use crate::token::{Ready, SourceId, Token};
 use crate::turn::Turn;
 use crate::upgrade;
 
-/// Full buffers read from one connection in one turn, at most: then it is somebody else's turn.
-const READS_PER_TURN: usize = 4;
+/// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is read.
+const MESSAGE: usize = 1024;
+/// A budget is no larger, so that sums with it are numbers still.
+const MOST_WORK: usize = usize::MAX / 4;
+/// What one connection may have done before the others that wait have their turn: so many messages, and so many KiB read.
+const SHARE: usize = 256 * MESSAGE;
+/// The same of one that has just become ready, when many have: all of a hundred such connections are served in one turn.
+const FRESH_SHARE: usize = 64 * MESSAGE;
+/// Reads in one share, at most: some may be interrupted.
+const READS_PER_SHARE: usize = 4;
+/// While connections wait from earlier turns, those that become ready get this part of the budget: half of it.
+const FRESH_PART: usize = 2;
+/// All connections that are closing get this part of the budget together: an eighth.
+const CLOSING_PART: usize = 8;
+/// The least part of the budget that is left for timeouts: an eighth.
+const ENDING_PART: usize = 8;
+/// A connection that had to wait and then took so much of its turn, in bytes, has to wait when it is ready again.
+const HEAVY: usize = SHARE / 8;
+/// The shortest frame of a client: two bytes of header and the masking key (RFC 6455 §5.2).
+const SHORTEST_FRAME: usize = 6;
+/// Kept input is handled in parts of this length, in bytes: it is copied once more.
+const REST_AT_ONCE: usize = 16 * 1024;
+/// What the end of a connection counts of a turn's work, in bytes: its events and its system calls.
+const END: usize = 8 * 1024;
+/// What a timeout counts, in bytes.
+const TIMEOUT: usize = 4 * 1024;
+/// What a connection that had to wait counts beside its bytes and messages: its system calls.
+const READ: usize = 2 * 1024;
 /// Connections accepted from one listener in one turn, at most.
 const ACCEPTS_PER_TURN: usize = 64;
 /// Connections looked at in one turn because their time may have come, at most.
@@ -77,12 +104,23 @@ pub struct Server<S> {
     reactor: Reactor,
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
+    buffer_len: usize,
     /// What other threads have sent for this turn; empty between turns.
     errands: Vec<Errand<S>>,
     /// The most work of each kind in one turn.
     work_per_turn: usize,
+    /// How much of it may be done in this part of the turn.
+    limit: usize,
+    /// The same for connections that are read in the usual way: none is while something is kept of others' input.
+    usual_limit: usize,
+    /// What one connection may have done now before the others have their turn, like all work in bytes.
+    share: usize,
     /// Connections that used up their share of a turn, or came when it was used up, and may have more.
-    again: VecDeque<Token>,
+    backlog: Backlog,
+    /// What of the buffer the last read has left, if it has left anything.
+    left: Range<usize>,
+    /// How much is read at once: what is kept of others' input is not longer than the buffer altogether.
+    most_read: usize,
     /// Listeners that may have more.
     accepting: Vec<usize>,
     /// Other threads have sent something.
@@ -101,6 +139,21 @@ pub struct Server<S> {
     /// What a harness tells of connections in memory.
     #[cfg(feature = "testing")]
     readiness: Vec<(Token, wire::Readiness)>,
+}
+
+/// What became of a read.
+#[derive(Clone, Copy)]
+enum Progress {
+    /// There is nothing more for now, or ever.
+    Over,
+    /// It was short: the socket is drained, but for the end of the stream.
+    Drained,
+    /// There may be more.
+    Full,
+    /// It was not read: see [`Hub::read_usual`].
+    Unusual,
+    /// The connection's share was used up, perhaps before its input was.
+    UsedUp,
 }
 
 impl Server<()> {
@@ -126,6 +179,7 @@ impl<S> Server<S> {
     fn new(state: S, settings: &Builder) -> std::io::Result<Self> {
         let mut hub = Hub::new(settings.limits());
         hub.stats.turn_durations = settings.measure_turns.then(Default::default);
+        hub.work_per_turn = settings.work_per_turn.saturating_mul(MESSAGE).min(MOST_WORK);
         let reactor = Reactor::new(settings.work_per_turn)?;
         Ok(Self {
             state,
@@ -133,9 +187,15 @@ impl<S> Server<S> {
             registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
             reactor,
             buffer: vec![0; settings.receive_buffer],
+            buffer_len: settings.receive_buffer,
             errands: Vec::new(),
             work_per_turn: settings.work_per_turn,
-            again: VecDeque::new(),
+            limit: 0,
+            usual_limit: 0,
+            share: SHARE,
+            backlog: Backlog::default(),
+            left: 0..0,
+            most_read: settings.receive_buffer,
             accepting: Vec::new(),
             mail: false,
             woken: Vec::new(),
@@ -517,28 +577,29 @@ impl<S> Server<S> {
         self.hub.now = self.clock();
         let mut buffer = std::mem::take(&mut self.buffer);
         if std::mem::take(&mut self.hub.more) {
-            self.serve_left_over(&mut buffer, &mut turn);
+            self.note_woken();
         }
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
+        let ready = events.iter().count();
+        self.begin_shares(ready);
         for event in &events {
             let Ready::Connection(token) = Ready::decode(event.token().0) else {
                 self.note_other(event, &mut turn);
                 continue;
             };
-            if event.is_writable() {
-                self.hub.writable(token);
-            }
-            if event.is_readable() {
-                let to_the_end = event.is_read_closed() || event.is_priority() || self.short_may_hide(token);
-                self.read_within_budget(token, to_the_end, &mut buffer, &mut turn);
-            }
+            let to_the_end = event.is_read_closed() || event.is_priority() || self.short_may_hide(token);
+            let readiness = (event.is_readable(), event.is_writable(), to_the_end);
+            self.serve_ready(token, readiness, &mut buffer, &mut turn);
         }
         // There may be more than were taken.
-        self.hub.more |= events.iter().count() == events.capacity();
+        self.hub.more |= ready == events.capacity();
         self.reactor.events = events;
         #[cfg(feature = "testing")]
         if !self.readiness.is_empty() {
             self.handle_readiness(&mut buffer, &mut turn);
+        }
+        if !self.backlog.is_empty() {
+            self.serve_backlog(&mut buffer, &mut turn);
         }
         if std::mem::take(&mut self.others) {
             self.serve_others(&mut turn);
@@ -550,6 +611,7 @@ impl<S> Server<S> {
         self.expire(&mut buffer, &mut turn);
         self.buffer = buffer;
         self.settle();
+        self.hub.more |= !self.backlog.is_empty();
         turn.closed = self.hub.reap();
         if turn.closed > 0 || self.resume_at <= self.hub.now {
             self.resume_at = NEVER;
@@ -702,87 +764,266 @@ impl<S> Server<S> {
         self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
     }
 
-    /// Reads what a connection has to say, in the next turn if this one has done its work.
+    /// Sets what those that become ready may have done, when so many do: half of what each could have, because what is read counts too.
     #[inline]
-    fn read_within_budget(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
-        match self.is_spent(turn) {
-            false => self.read(token, to_the_end, 0, buffer, turn),
-            true => self.put_off(token),
+    fn begin_shares(&mut self, ready: usize) {
+        let (waiting, all) = (self.backlog.waiting(), self.hub.work_per_turn);
+        self.limit = if waiting == 0 { all } else { all / FRESH_PART };
+        self.usual_limit = if self.backlog.kept() == 0 { self.limit } else { 0 };
+        self.share = match ready + waiting {
+            0 | 1 => self.limit,
+            several => (self.limit / several / 2).max(FRESH_SHARE).min(all),
+        };
+    }
+
+    /// Serves a connection that is ready: to be read, to be written, and to be read to the end of its stream.
+    ///
+    /// An open one that does not wait for its turn already, and did not take much of the last one, comes before all others: one that sends
+    /// little is served in the same turn, whatever they send. Requests and ends come behind it.
+    #[inline]
+    fn serve_ready(
+        &mut self,
+        token: Token,
+        (readable, writable, to_the_end): (bool, bool, bool),
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) {
+        if readable && !to_the_end && self.hub.work < self.usual_limit {
+            match self.serve(token, 0, buffer, turn) {
+                Progress::Drained => return,
+                Progress::Unusual => {}
+                progress => return self.read_on(token, progress, false, buffer, turn),
+            }
         }
+        self.serve_unusual(token, (readable, writable, to_the_end), buffer, turn);
+    }
+
+    #[cold]
+    fn serve_unusual(
+        &mut self,
+        token: Token,
+        (readable, writable, to_the_end): (bool, bool, bool),
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) {
+        if self.is_spent() && (readable || writable) {
+            return self.put_off(token, to_the_end);
+        }
+        if writable {
+            self.offer(token);
+        }
+        let Some(connection) = self.hub.get(token) else { return };
+        if readable && !to_the_end && connection.is_open() && connection.read_later == ReadLater::No {
+            self.read(token, false, buffer, turn);
+        } else if readable {
+            self.put_off(token, to_the_end);
+        }
+    }
+
+    /// Offers a connection's socket what it did not take before. What it takes counts as what is read does.
+    fn offer(&mut self, token: Token) {
+        let before = self.hub.written();
+        self.hub.writable(token);
+        self.hub.work += (self.hub.written() - before) as usize;
     }
 
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream, or what follows urgent data, may be behind it. So many bytes at the front of
-    /// `buffer` were read `before`, and their input has begun.
-    fn read(&mut self, token: Token, to_the_end: bool, mut before: usize, buffer: &mut [u8], turn: &mut Turn) {
-        for _ in 0..READS_PER_TURN {
-            let read = match std::mem::take(&mut before) {
-                0 => self.hub.read(token, buffer),
-                before => Some(Ok(before)),
-            };
-            let Some(read) = read else { return };
-            match read {
-                Ok(0) => {
-                    self.hub.peer_finished(token);
-                    return self.tell();
+    /// stream, or what follows urgent data, may be behind it.
+    #[cold]
+    fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        let progress = self.read_once(token, buffer, turn);
+        self.read_on(token, progress, to_the_end, buffer, turn);
+    }
+
+    /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it for later.
+    #[cold]
+    fn read_on(&mut self, token: Token, mut progress: Progress, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        let until = self.hub.work.saturating_add(self.share.saturating_sub(buffer.len()));
+        for reads in 1.. {
+            match progress {
+                Progress::Over => return,
+                Progress::Drained if !to_the_end => return,
+                // The end of the stream may be in the socket already.
+                Progress::UsedUp if !self.left.is_empty() => {
+                    return self.keep(token, buffer[self.left.clone()].to_vec(), 0);
                 }
-                Ok(read) => {
-                    turn.read += read;
-                    self.handle_input(token, &mut buffer[..read], turn);
-                    if read < buffer.len() && !to_the_end {
-                        return;
-                    }
-                    if self.is_spent(turn) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.hub.socket_failed(token, &error);
-                    return self.tell();
-                }
+                Progress::UsedUp => return self.put_off(token, true),
+                Progress::Drained | Progress::Full | Progress::Unusual => {}
             }
-        }
-        self.put_off(token);
-    }
-
-    /// Reads from a connection in the next turn.
-    #[cold]
-    fn put_off(&mut self, token: Token) {
-        if let Some(connection) = self.hub.get_mut(token)
-            && !connection.ready_again
-            && !matches!(connection.phase, Phase::Dead)
-        {
-            connection.ready_again = true;
-            self.again.push_back(token);
-            self.hub.more = true;
-        }
-    }
-
-    /// Whether connections have had what one turn has for all of them.
-    fn is_spent(&self, turn: &Turn) -> bool {
-        turn.messages + ((turn.read + self.hub.work) >> 10) >= self.work_per_turn
-    }
-
-    /// Reads from the connections that were put off, the first first, and takes note of the sources that are to be called.
-    #[cold]
-    fn serve_left_over(&mut self, buffer: &mut [u8], turn: &mut Turn) {
-        self.woken = self.registry.sources.take_woken();
-        self.others |= !self.woken.is_empty();
-        for _ in 0..self.again.len() {
-            if self.is_spent(turn) {
+            if reads == READS_PER_SHARE || self.hub.work >= until || self.is_spent() {
                 break;
             }
-            let Some(token) = self.again.pop_front() else { break };
-            if let Some(connection) = self.hub.get_mut(token) {
-                connection.ready_again = false;
+            progress = self.read_once(token, buffer, turn);
+        }
+        self.put_off(token, to_the_end);
+    }
+
+    /// Reads once from a connection in any state, and handles what came until its share is used up.
+    #[cold]
+    fn read_once(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+        let buffer = &mut buffer[..self.most_read];
+        match self.hub.read(token, buffer) {
+            Some(Ok(read @ 1..)) => {
+                self.hub.work += read;
+                self.serve(token, read, buffer, turn)
             }
-            if self.inflate_on(token, turn) {
-                self.read(token, true, 0, buffer, turn);
+            end => self.stop_reading(token, end),
+        }
+    }
+
+    /// Handles so many bytes at the front of `buffer` until the connection's share is used up. If there are none it reads them, if the
+    /// connection is in its usual state.
+    #[inline(never)]
+    fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+        if read == 0 {
+            match self.hub.read_usual(token, buffer) {
+                Some(Ok(some @ 1..)) => {
+                    self.hub.work += some;
+                    read = some;
+                }
+                None => return Progress::Unusual,
+                end => return self.stop_reading(token, end),
             }
         }
-        self.hub.more |= !self.again.is_empty();
+        let until = self.hub.work + self.share;
+        if let Err(left) = self.handle_input(token, until, &mut buffer[..read], turn) {
+            self.left = read - left..read;
+            return Progress::UsedUp;
+        }
+        if read == buffer.len() { Progress::Full } else { Progress::Drained }
+    }
+
+    #[cold]
+    fn stop_reading(&mut self, token: Token, end: Option<std::io::Result<usize>>) -> Progress {
+        match end {
+            None => return Progress::Over,
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Progress::Over,
+            Some(Err(error)) if error.kind() == ErrorKind::Interrupted => return Progress::Full,
+            Some(Ok(_)) => self.hub.peer_finished(token),
+            Some(Err(error)) => self.hub.socket_failed(token, &error),
+        }
+        self.hub.work += END;
+        self.tell();
+        Progress::Over
+    }
+
+    /// Keeps input that was read, from a byte on, until the connection has its turn again.
+    #[cold]
+    fn keep(&mut self, token: Token, bytes: Vec<u8>, from: usize) {
+        self.put_off(token, true);
+        if self.hub.get(token).is_some_and(|connection| connection.read_later > ReadLater::Heavy) {
+            self.backlog.keep(token, Rest { bytes, from });
+            self.set_most_read();
+        }
+    }
+
+    /// Reads of a share that is used up to its last frame leave no rest.
+    fn set_most_read(&mut self) {
+        self.usual_limit = 0;
+        let room = self.buffer_len.saturating_sub(self.backlog.kept());
+        self.most_read = room.max(SHARE * SHORTEST_FRAME).min(self.buffer_len);
+    }
+
+    /// Reads from a connection later: in this turn if its budget goes so far, or in the next.
+    #[cold]
+    fn put_off(&mut self, token: Token, to_the_end: bool) {
+        let Some(connection) = self.hub.get_mut(token) else { return };
+        if matches!(connection.phase, Phase::Dead) {
+            return;
+        }
+        if connection.read_later <= ReadLater::Heavy {
+            let closing = connection.is_closing();
+            self.backlog.push(token, closing);
+        }
+        let how = if to_the_end { ReadLater::ToTheEnd } else { ReadLater::UntilShort };
+        connection.read_later = connection.read_later.max(how);
+    }
+
+    /// Whether connections have had what this part of the turn has for all of them.
+    #[inline]
+    fn is_spent(&self) -> bool {
+        self.hub.work >= self.limit
+    }
+
+    /// Notes the sources that are to be called though no event says so.
+    #[cold]
+    fn note_woken(&mut self) {
+        self.woken = self.registry.sources.take_woken();
+        self.others |= !self.woken.is_empty();
+    }
+
+    /// Reads from the connections that wait, the first first and each its share, as often as the budget allows; then from those that are
+    /// closing, for an eighth of it.
+    #[cold]
+    fn serve_backlog(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        self.limit = self.hub.work_per_turn;
+        while !self.is_spent()
+            && let Some(token) = self.backlog.pop_waiting()
+        {
+            let Some(connection) = self.hub.get_mut(token) else {
+                self.drop_rest(token);
+                continue;
+            };
+            if connection.is_closing() {
+                self.backlog.push(token, true);
+                continue;
+            }
+            self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1)).max(SHARE).min(self.limit);
+            self.read_waiting(token, buffer, turn);
+        }
+        self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
+        self.share = SHARE.min(self.hub.work_per_turn);
+        while !self.is_spent()
+            && let Some(token) = self.backlog.pop_closing()
+        {
+            self.read_waiting(token, buffer, turn);
+        }
+        self.limit = self.hub.work_per_turn;
+    }
+
+    fn drop_rest(&mut self, token: Token) {
+        self.backlog.take_rest(token);
+        self.set_most_read();
+    }
+
+    /// Handles what was kept of a connection's input, and reads more if it has its share still.
+    fn read_waiting(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) {
+        self.hub.work += READ;
+        let Some(connection) = self.hub.get_mut(token) else { return self.drop_rest(token) };
+        let to_the_end = std::mem::take(&mut connection.read_later) == ReadLater::ToTheEnd;
+        let before = self.hub.work;
+        self.offer(token);
+        if self.inflate_on(token, turn) && self.handle_rest(token, buffer, turn) {
+            self.read(token, to_the_end, buffer, turn);
+        }
+        if self.hub.work - before >= HEAVY
+            && let Some(connection) = self.hub.get_mut(token)
+        {
+            connection.read_later = connection.read_later.max(ReadLater::Heavy);
+        }
+    }
+
+    /// Handles what was kept of a connection's input, a part of it at a time; whether that was all.
+    fn handle_rest(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> bool {
+        let Some(Rest { bytes, mut from }) = self.backlog.take_rest(token) else { return true };
+        self.set_most_read();
+        while from < bytes.len() {
+            let part = &bytes[from..];
+            let part = &part[..part.len().min(REST_AT_ONCE).min(buffer.len())];
+            buffer[..part.len()].copy_from_slice(part);
+            self.hub.begin_input(token);
+            from += part.len();
+            if let Progress::UsedUp = self.serve(token, part.len(), buffer, turn) {
+                from -= self.left.len();
+                if from < bytes.len() {
+                    self.keep(token, bytes, from);
+                } else {
+                    self.put_off(token, true);
+                }
+                return false;
+            }
+        }
+        true
     }
 
     /// Notes that something else than a connection is ready, or serves it.
@@ -815,33 +1056,38 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles what was read from one connection, and writes its replies once.
-    fn handle_input(&mut self, token: Token, mut input: &mut [u8], turn: &mut Turn) {
+    /// Handles what was read from one connection, and writes its replies once. If its share is used up, the error is how many bytes are left.
+    #[inline(always)]
+    fn handle_input(&mut self, token: Token, until: usize, mut input: &mut [u8], turn: &mut Turn) -> Result<(), usize> {
+        let mut used_up = false;
         let Self { state, hub, registry, .. } = self;
-        let mut unfinished = false;
         while !input.is_empty() {
             match hub.receive(token, &mut input) {
                 Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
                 Some(Received::Message(message)) => {
                     turn.messages += 1;
+                    hub.work += MESSAGE;
                     dispatch::message(state, hub, registry, token, &message);
                 }
                 Some(Received::Control(event, data)) => {
                     turn.messages += 1;
+                    hub.work += MESSAGE;
                     dispatch::control(state, hub, registry, token, event, &data);
                 }
-                Some(Received::Unfinished) => unfinished = true,
+                Some(Received::Unfinished) => used_up = true,
                 // What comes behind a close frame or a refusal is read and discarded until the peer's
                 // FIN: closing earlier would send a reset, which can overtake what was said last.
                 None => input = &mut [],
             }
             dispatch::tell_records(state, hub, registry);
+            used_up |= hub.work >= until;
+            if used_up {
+                break;
+            }
         }
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
-        if unfinished {
-            self.put_off(token);
-        }
+        if used_up { Err(input.len()) } else { Ok(()) }
     }
 
     /// Goes on with a message that was decompressed in part, and with what came behind it; whether all of that is done.
@@ -855,19 +1101,21 @@ impl<S> Server<S> {
         match hub.inflate_on(token) {
             Some(Received::Unfinished) => {
                 hub.end_input(token);
-                self.put_off(token);
+                self.put_off(token, true);
                 return false;
             }
             Some(Received::Message(message)) => {
                 turn.messages += 1;
+                hub.work += MESSAGE;
                 dispatch::message(state, hub, registry, token, &message);
             }
             _ => {}
         }
         dispatch::tell_records(state, hub, registry);
-        let mut rest = hub.take_rest(token);
-        self.handle_input(token, &mut rest, turn);
-        !self.hub.is_inflating(token)
+        hub.forget_unfinished(token);
+        hub.end_input(token);
+        dispatch::tell_records(state, hub, registry);
+        true
     }
 
     /// Calls one of the user's own sources.
@@ -890,7 +1138,13 @@ impl<S> Server<S> {
         self.tell();
         match early.len() {
             0 => self.hub.end_input(token),
-            before => self.read(token, true, before, &mut early, turn),
+            before => {
+                if let Progress::UsedUp = self.serve(token, before, &mut early, turn)
+                    && !self.left.is_empty()
+                {
+                    self.keep(token, early, self.left.start);
+                }
+            }
         }
     }
 
@@ -925,9 +1179,18 @@ impl<S> Server<S> {
     /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
     fn expire(&mut self, buffer: &mut [u8], turn: &mut Turn) {
         let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
-        while let Some((token, due)) = self.hub.pop_due(&mut looks) {
+        if self.hub.next_deadline().is_none_or(|next| next > self.hub.now) {
+            return;
+        }
+        self.begin_ending();
+        while !self.is_spent()
+            && let Some((token, due)) = self.hub.pop_due(&mut looks)
+        {
+            self.hub.work += TIMEOUT;
             if due != Due::Ping {
-                self.read(token, true, 0, buffer, turn);
+                if self.handle_rest(token, buffer, turn) {
+                    self.read(token, true, buffer, turn);
+                }
                 if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
@@ -939,7 +1202,18 @@ impl<S> Server<S> {
             }
             self.tell();
         }
-        self.hub.enforce_shutdown();
+        if self.hub.stopping.is_some() {
+            self.begin_ending();
+            self.hub.enforce_shutdown(self.limit);
+        }
+    }
+
+    /// Leaves a part of the budget for what ends connections, also if it is spent.
+    #[inline]
+    fn begin_ending(&mut self) {
+        let all = self.hub.work_per_turn;
+        self.limit = all.max(self.hub.work.saturating_add(all / ENDING_PART));
+        self.share = SHARE.min(self.hub.work_per_turn);
     }
 }
 
@@ -999,13 +1273,11 @@ impl<S> Server<S> {
 
     #[cold]
     fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
-        for (token, readiness) in std::mem::take(&mut self.readiness) {
-            if readiness.writable {
-                self.hub.writable(token);
-            }
-            if readiness.readable {
-                self.read_within_budget(token, readiness.read_closed, buffer, turn);
-            }
+        let readiness = std::mem::take(&mut self.readiness);
+        self.begin_shares(readiness.len());
+        for (token, readiness) in readiness {
+            let readiness = (readiness.readable, readiness.writable, readiness.read_closed);
+            self.serve_ready(token, readiness, buffer, turn);
         }
     }
 }

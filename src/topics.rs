@@ -14,6 +14,9 @@ use crate::growth;
 /// The longest name of a topic, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 
+/// With more topics than these, the table of names is not made smaller: that hashes each of them, at about 0.1 µs.
+const MOST_REHASHED: usize = 16 * 1024;
+
 /// A list of up to so many entries is not made smaller before it is empty.
 const KEEP_ENTRIES: usize = 16;
 /// Tables of up to this many topics are not made smaller.
@@ -100,23 +103,27 @@ impl Topics {
         true
     }
 
-    /// Ends every membership of a slot that has closed, and keeps the names until it is [forgotten](Self::forget).
-    pub(crate) fn leave_all(&mut self, slot: u32) {
-        let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else { return };
+    /// Ends every membership of a slot that has closed, and keeps the names until it is [forgotten](Self::forget); how many there were.
+    pub(crate) fn leave_all(&mut self, slot: u32) -> usize {
+        let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else { return 0 };
+        let left = list.len();
         let names = list.iter().map(|membership| self.topics[membership.topic as usize].name.clone()).collect();
         self.former.insert(slot, names);
         list.into_iter().for_each(|membership| self.remove_member(membership));
         self.shrink_if_few();
+        left
     }
 
-    /// Forgets what a closed slot was in: the slot is free for somebody else.
-    pub(crate) fn forget(&mut self, slot: u32) {
-        if !self.former.is_empty() {
-            self.former.remove(&slot);
-            if self.former.is_empty() {
-                self.former.shrink_to(KEEP_TOPICS);
-            }
+    /// Forgets what a closed slot was in: the slot is free for somebody else. Returns how many topics it was in.
+    pub(crate) fn forget(&mut self, slot: u32) -> usize {
+        if self.former.is_empty() {
+            return 0;
         }
+        let count = self.former.remove(&slot).map_or(0, |names| names.len());
+        if self.former.is_empty() {
+            self.former.shrink_to(KEEP_TOPICS);
+        }
+        count
     }
 
     /// Gives back what has grown with the number of slots and topics, where far fewer are left.
@@ -124,7 +131,10 @@ impl Topics {
         let used = self.by_slot.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.by_slot.truncate(used);
         self.by_slot.shrink_to_fit();
-        self.by_name.shrink_to_fit();
+        // Each name is hashed again: with many left that would take longer than a turn may.
+        if self.by_name.len() <= MOST_REHASHED {
+            self.by_name.shrink_to_fit();
+        }
         self.topics.shrink_to_fit();
         self.former.shrink_to_fit();
     }
@@ -343,7 +353,8 @@ mod tests {
                 check(&topics);
             }
         }
-        (0..40).for_each(|slot| topics.leave_all(slot));
+        let memberships = topics.memberships();
+        assert_eq!((0..40).map(|slot| topics.leave_all(slot)).sum::<usize>(), memberships);
         check(&topics);
         assert_eq!((topics.len(), topics.memberships()), (0, 0));
     }

@@ -1,4 +1,4 @@
-//! What a turn of the loop reports. Whoever does some of it counts it here, and the loop sees by it when it is enough.
+//! What a turn of the loop reports.
 
 /// What one turn of the loop did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,4 @@ pub struct Turn {
     pub sources: usize,
     /// Connections that are gone, with their descriptors.
     pub closed: usize,
-    /// Bytes that were read, and what requests count beside theirs: with the messages, what the budget of a turn is compared with.
-    pub(crate) read: usize,
 }

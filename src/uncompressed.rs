@@ -57,11 +57,7 @@ impl Agreed {
         match *self {}
     }
 
-    pub(crate) fn keep_rest(&mut self, _: &[u8]) {
-        match *self {}
-    }
-
-    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+    pub(crate) fn forget_unfinished(&mut self) {
         match *self {}
     }
 }

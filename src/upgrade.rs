@@ -18,6 +18,10 @@ use crate::turn::Turn;
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.
 const REQUEST: usize = 4 * 1024;
+/// What a complete head counts beside that: its answer, with an upgrade's allocations.
+const HEAD: usize = 12 * 1024;
+/// What each byte of a complete head counts: by what the worst head costs, in which every byte needs a thought.
+const HEAD_BYTE: usize = 8;
 
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
 pub(crate) fn receive<S>(
@@ -28,17 +32,19 @@ pub(crate) fn receive<S>(
     input: &mut &mut [u8],
     turn: &mut Turn,
 ) {
-    turn.read += REQUEST;
+    hub.work += REQUEST;
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
     let head_only;
+    let mut whole = 0;
     let request = match partial {
         None => {
             let mut head = Head::default();
             head_only = asks_head(input);
             match head.scanner.scan(input, &limits) {
                 Ok(Scan::Complete(len)) => {
+                    whole = len;
                     let request = Request::parse(&input[..len], &limits);
                     advance(input, len);
                     request
@@ -59,6 +65,7 @@ pub(crate) fn receive<S>(
             head_only = asks_head(&head.received);
             match head.scanner.scan(&head.received, &limits) {
                 Ok(Scan::Complete(len)) => {
+                    whole = len;
                     advance(input, len - before);
                     Request::parse(&head.received[..len], &limits)
                 }
@@ -67,6 +74,9 @@ pub(crate) fn receive<S>(
             }
         }
     };
+    if whole > 0 {
+        hub.work += HEAD + whole * HEAD_BYTE;
+    }
     match request {
         Ok(request) => answer(state, hub, registry, token, request, turn),
         Err(refusal) => hub.refuse(token, &refusal, head_only),
@@ -111,6 +121,7 @@ pub(crate) fn resume<S>(
         undecided(hub, token);
         return Vec::new();
     };
+    hub.work += REQUEST;
     let Some(connection) = hub.get_mut(token) else { return Vec::new() };
     let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
         return Vec::new();

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use common::{
     Client, PATIENCE, PING, PONG, Raw, TEXT, connect, enter, frame, memory_server, memory_server_with, server,
     server_with, turn_until, upgrade_request, with_socket,
 };
-use ikisocket::testing::{Harness, Received};
-use ikisocket::{BindError, BuildError, Builder, Event, Response, Server, Turn, Uuid};
+use ikisocket::testing::{Harness, Received, Upgrade};
+use ikisocket::{BindError, BuildError, Builder, Event, Response, Server, Shutdown, Turn, Uuid};
 use tungstenite::Message;
 
 /// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for nothing, the test fails.
@@ -151,7 +152,7 @@ fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work
 #[test]
 fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
     const MESSAGES: usize = 60;
-    let mut server = memory_server_with(Server::builder().receive_buffer(1024));
+    let mut server = memory_server_with(Server::builder().receive_buffer(1024).work_per_turn(MESSAGES / 2));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::by_hand(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
@@ -164,6 +165,294 @@ fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
     // No edge announces the rest: it must be remembered.
     test.settle();
     assert_eq!(test.state().all("ann", "message").len(), MESSAGES);
+}
+
+/// How many messages came by each path, and what became of connections of each.
+#[derive(Default)]
+struct Counts {
+    messages: HashMap<String, usize>,
+    ended: HashMap<String, usize>,
+    /// Messages that came after their connection's end.
+    late: usize,
+}
+
+/// A server with so much work in a turn that counts, closes `/closed` with 1008, and has those of `/topics/:name` join a hundred.
+fn counting(settings: Builder) -> Harness<Counts> {
+    let mut server = settings.build(Counts::default()).unwrap();
+    server.route("/:name", |_, _| {}).unwrap();
+    server
+        .route("/topics/:name", |_, kws| {
+            let name = kws.param("name").unwrap().to_owned();
+            (0..100).for_each(|topic| assert_eq!(kws.join(&format!("{name} {topic}")), Ok(true)));
+        })
+        .unwrap();
+    server.on(Event::Message, |counts: &mut Counts, ep| {
+        let name = ep.kws.param("name").unwrap().to_owned();
+        counts.late += usize::from(counts.ended.contains_key(&name));
+        *counts.messages.entry(name.clone()).or_default() += 1;
+        if name.starts_with("closed") {
+            ep.kws.close_with(1008, "that will do").unwrap();
+        }
+    });
+    server.on(Event::Disconnect, |counts, ep| {
+        let name = ep.kws.param("name").unwrap().to_owned();
+        *counts.ended.entry(name).or_default() += 1;
+    });
+    Harness::by_hand(server)
+}
+
+fn messages(test: &mut Harness<Counts>, name: &str) -> usize {
+    test.state().messages.get(name).copied().unwrap_or(0)
+}
+
+fn has_more(test: &mut Harness<Counts>) -> bool {
+    test.server().next_timeout() == Some(Duration::ZERO)
+}
+
+#[test]
+fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood() {
+    const FLOOD: usize = 1200;
+    let mut test = counting(Server::builder());
+    let flooders: Vec<_> = (0..100).map(|number| test.connect(format!("/flood{number}").as_str()).unwrap()).collect();
+    // It is the last to become ready.
+    let quiet = test.connect("/quiet").unwrap();
+    for (round, kind) in [TEXT, PING, TEXT].into_iter().enumerate() {
+        let flood = frame(kind, b"").repeat(FLOOD);
+        flooders.iter().for_each(|&flooder| test.write(flooder, &flood));
+        for question in 0..5 {
+            test.send(quiet, "?");
+            let turn = test.turn();
+            assert_eq!(messages(&mut test, "quiet"), 5 * round + question + 1, "in turn {question} of round {round}");
+            assert!(turn.messages <= 8192 + 256, "{turn:?}");
+            assert!(has_more(&mut test));
+        }
+    }
+    test.settle();
+    assert!((0..100).all(|number| messages(&mut test, &format!("flood{number}")) == 2 * FLOOD));
+}
+
+#[test]
+fn bursts_of_a_hundred_that_had_nothing_to_send_do_not_put_a_quiet_one_off() {
+    let mut test = counting(Server::builder());
+    let bursting: Vec<_> = (0..100).map(|number| test.connect(format!("/burst{number}").as_str()).unwrap()).collect();
+    let quiet = test.connect("/quiet").unwrap();
+    for round in 1..4 {
+        bursting.iter().for_each(|&peer| test.write(peer, &frame(TEXT, b"").repeat(500)));
+        test.send(quiet, "?");
+        test.turn();
+        assert_eq!(messages(&mut test, "quiet"), round);
+        test.settle();
+        assert!((0..100).all(|number| messages(&mut test, &format!("burst{number}")) == 500 * round));
+    }
+}
+
+#[test]
+fn those_left_over_are_served_though_others_become_ready_without_end_and_the_others_too() {
+    const OTHERS: usize = 120;
+    let mut test = counting(Server::builder().work_per_turn(100));
+    let flooder = test.connect("/flood").unwrap();
+    let others: Vec<_> = (0..OTHERS).map(|number| test.connect(format!("/other{number}").as_str()).unwrap()).collect();
+    test.write(flooder, &frame(TEXT, b"").repeat(20_000));
+    test.turn();
+    for _ in 0..3 {
+        let before: Vec<_> = (0..OTHERS).map(|number| messages(&mut test, &format!("other{number}"))).collect();
+        let flooded = messages(&mut test, "flood");
+        for _ in 0..60 {
+            others.iter().for_each(|&other| test.send(other, "!"));
+            let turn = test.turn();
+            assert!(turn.messages <= 200, "{turn:?}");
+        }
+        assert!(messages(&mut test, "flood") > flooded, "the flooder starves");
+        for (number, before) in before.into_iter().enumerate() {
+            assert!(messages(&mut test, &format!("other{number}")) > before, "{number} starves");
+        }
+    }
+    // One that asks for an upgrade comes in, too.
+    let newcomer = test.ask("/newcomer").unwrap();
+    let mut turns = 0;
+    while test.answer(newcomer).is_none() {
+        others.iter().for_each(|&other| test.send(other, "!"));
+        test.turn();
+        turns += 1;
+        assert!(turns < 60, "the newcomer starves");
+    }
+    test.settle();
+    assert_eq!(messages(&mut test, "flood"), 20_000);
+}
+
+#[test]
+fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_goes_on_without_waiting() {
+    for work in [1, 7, 100] {
+        let mut test = counting(Server::builder().work_per_turn(work));
+        let peer = test.connect("/peer").unwrap();
+        test.write(peer, &frame(TEXT, b"").repeat(1000));
+        let mut turns = 0;
+        while messages(&mut test, "peer") < 1000 {
+            let turn = test.turn();
+            assert!((1..=work).contains(&turn.messages), "{turn:?} with a budget of {work}");
+            turns += 1;
+            assert_eq!(has_more(&mut test), messages(&mut test, "peer") < 1000 || turn.messages == work);
+        }
+        assert!(turns >= 1000 / work);
+        // What was kept is handled before what comes behind it, and the end last.
+        test.write(peer, &frame(TEXT, b"").repeat(500));
+        test.turn();
+        test.write(peer, &frame(TEXT, b"").repeat(500));
+        test.finish(peer);
+        test.settle();
+        assert_eq!((messages(&mut test, "peer"), test.state().late, test.state().ended["peer"]), (2000, 0, 1));
+    }
+}
+
+#[test]
+fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_slot() {
+    let mut test = counting(Server::builder().work_per_turn(10));
+    for round in 0..20 {
+        let gone = test.connect(format!("/gone{round}").as_str()).unwrap();
+        test.write(gone, &frame(TEXT, b"").repeat(100));
+        test.turn();
+        let uuid = test.uuid(gone).unwrap();
+        test.server().lend().1.get(uuid).unwrap().abort();
+        test.turn();
+        let heir = test.connect(format!("/heir{round}").as_str()).unwrap();
+        test.send(heir, "mine");
+        test.settle();
+        assert_eq!(messages(&mut test, &format!("heir{round}")), 1);
+        assert!(messages(&mut test, &format!("gone{round}")) <= 10);
+        assert_eq!(test.state().late, 0);
+    }
+}
+
+#[test]
+fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
+    const PEERS: usize = 60;
+    let mut test = counting(Server::builder().work_per_turn(1000));
+    let peers: Vec<_> =
+        (0..PEERS).map(|number| test.connect(format!("/topics/peer{number}").as_str()).unwrap()).collect();
+    assert_eq!(test.server().stats().memberships, 100 * PEERS);
+    for (number, &peer) in peers.iter().enumerate() {
+        test.send(peer, "last words");
+        match number % 3 {
+            0 => test.finish(peer),
+            1 => test.reset(peer),
+            _ => test.close(peer, 1000, ""),
+        }
+    }
+    let (mut left, mut turns) = (100 * PEERS, 0);
+    while left > 0 {
+        test.turn();
+        let now = test.server().stats().memberships;
+        assert!(left - now <= 1000 + 1000 / 8 + 100, "{} memberships ended in one turn", left - now);
+        assert!(now == 0 || has_more(&mut test));
+        left = now;
+        turns += 1;
+    }
+    assert!(turns >= 6, "{turns}");
+    test.settle();
+    assert_eq!(test.state().late, 0);
+    assert!((0..PEERS).all(|number| test.state().ended[&format!("peer{number}")] == 1));
+    let heard = (0..PEERS).filter(|number| messages(&mut test, &format!("peer{number}")) == 1).count();
+    assert_eq!(heard, PEERS, "what was sent before the end was heard");
+}
+
+#[test]
+fn the_closes_of_a_shutdown_are_spread_over_turns_and_so_is_its_deadline() {
+    const PEERS: usize = 60;
+    for answers in [true, false] {
+        let mut test = counting(Server::builder().work_per_turn(1000));
+        let peers: Vec<_> = (0..PEERS)
+            .map(|number| {
+                let upgrade = Upgrade::to(format!("/topics/peer{number}"));
+                test.connect(if answers { upgrade } else { upgrade.unresponsive() }).unwrap()
+            })
+            .collect();
+        let shutdown = Shutdown { deadline: Duration::from_secs(1), ..Shutdown::default() };
+        test.server().lend().1.shutdown(shutdown).unwrap();
+        let mut left = test.server().stats().memberships;
+        assert!((100 * PEERS - left) <= 1100, "{left} are left at once");
+        while left > 0 {
+            test.turn();
+            let now = test.server().stats().memberships;
+            assert!(left - now <= 1000 + 1000 / 8 + 100, "{} memberships ended in one turn", left - now);
+            assert!(now < left);
+            left = now;
+        }
+        test.advance(Duration::from_secs(1));
+        test.settle();
+        assert!((0..PEERS).all(|number| test.state().ended[&format!("peer{number}")] == 1));
+        assert_eq!(test.server().finished().unwrap().remained, if answers { 0 } else { PEERS });
+        for peer in peers {
+            let received = test.received(peer);
+            assert!(matches!(&received[..], [Received::Close { .. }, ..]), "{received:?}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_many_whose_time_has_come_is_spread_over_turns() {
+    const PEERS: usize = 60;
+    let mut test = counting(Server::builder().work_per_turn(1000));
+    for number in 0..PEERS {
+        test.connect(Upgrade::to(format!("/topics/peer{number}")).unresponsive()).unwrap();
+    }
+    test.advance(Duration::from_secs(44));
+    assert_eq!(test.server().stats().memberships, 100 * PEERS);
+    test.skip(Duration::from_secs(2));
+    let mut left = 100 * PEERS;
+    while left > 0 {
+        test.turn();
+        let now = test.server().stats().memberships;
+        assert!(left - now <= 1000 + 100 && now < left, "{} memberships ended in one turn", left - now);
+        left = now;
+    }
+    test.settle();
+    assert!((0..PEERS).all(|number| test.state().ended[&format!("peer{number}")] == 1));
+}
+
+#[test]
+fn requests_that_are_completed_at_once_are_answered_over_turns() {
+    let mut test = counting(Server::builder().work_per_turn(200));
+    let clients: Vec<_> = (0..60).map(|number| test.ask(format!("/peer{number}").as_str()).unwrap()).collect();
+    let (mut opened, mut turns) = (0, 0);
+    while opened < 60 {
+        let turn = test.turn();
+        // Each counts sixteen messages, and its length.
+        assert!((1..=200 / 16).contains(&turn.opened), "{turn:?}");
+        opened += turn.opened;
+        assert_eq!(has_more(&mut test), opened < 60);
+        turns += 1;
+    }
+    assert!(turns >= 5);
+    assert!(clients.into_iter().all(|client| test.answer(client).unwrap().status == 101));
+}
+
+#[test]
+fn input_behind_our_close_frame_is_read_after_all_other_and_takes_an_eighth_of_a_turn() {
+    const WORK: usize = 512;
+    const BUFFER: usize = 16 * 1024;
+    let mut test = counting(Server::builder().work_per_turn(WORK).receive_buffer(BUFFER));
+    let closed: Vec<_> =
+        (0..5).map(|number| test.connect(Upgrade::to(format!("/closed{number}")).unresponsive()).unwrap()).collect();
+    let open = test.connect("/open").unwrap();
+    closed.iter().for_each(|&peer| test.send(peer, "close me"));
+    test.settle();
+    closed.iter().for_each(|&peer| test.write(peer, &frame(TEXT, &[b'x'; 10_000]).repeat(30)));
+    let bytes_in = |test: &mut Harness<Counts>| test.server().stats().bytes_in as usize;
+    let mut before = bytes_in(&mut test);
+    for question in 1..=10 {
+        test.send(open, "?");
+        test.turn();
+        assert_eq!(messages(&mut test, "open"), question);
+        let now = bytes_in(&mut test);
+        assert!((1..=WORK * 1024 / 8 + BUFFER).contains(&(now - before)), "{} bytes in a turn", now - before);
+        before = now;
+        assert!(has_more(&mut test));
+    }
+    // Each has its turn, and each close runs its course when the peer's close frame comes.
+    closed.iter().for_each(|&peer| test.close(peer, 1000, ""));
+    test.settle();
+    assert!((0..5).all(|number| test.state().ended[&format!("closed{number}")] == 1));
+    assert!((0..5).all(|number| messages(&mut test, &format!("closed{number}")) == 1));
 }
 
 #[test]

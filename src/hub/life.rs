@@ -18,6 +18,11 @@ use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 
+/// What leaving a topic counts of a turn's work, in bytes.
+const LEAVE: usize = 1024;
+/// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
+const CLOSE: usize = 8 * 1024;
+
 /// Something that listeners have to be told of as soon as no other callback is running.
 pub(crate) enum Record {
     Close {
@@ -330,7 +335,7 @@ impl<T: Transport> Hub<T> {
     fn leave_open(&mut self, token: Token, phase: Phase) {
         self.names.remove(&self.connections, token.index);
         self.connections[token.index as usize].phase = phase;
-        self.topics.leave_all(token.index);
+        self.work += self.topics.leave_all(token.index) * LEAVE;
         self.open -= 1;
         self.begin_end(token);
     }
@@ -389,7 +394,7 @@ impl<T: Transport> Hub<T> {
                 });
             }
         }
-        self.close_next();
+        self.close_next(self.work.saturating_add(self.work_per_turn));
         // Whoever's request is being answered just now still gets the answer.
         for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
             if self.active != Some(token.index) {
@@ -402,12 +407,14 @@ impl<T: Transport> Hub<T> {
         Ok(())
     }
 
-    /// Closes those whose time has come in a shutdown.
-    pub(crate) fn close_next(&mut self) {
-        while let Some(stopping) = &mut self.stopping
+    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others have the next turn.
+    pub(crate) fn close_next(&mut self, until: usize) {
+        while self.work < until
+            && let Some(stopping) = &mut self.stopping
             && stopping.next().is_some_and(|at| at <= self.now)
             && let Some(token) = stopping.waiting.pop()
         {
+            self.work += CLOSE;
             let (code, reason) = (stopping.code, stopping.reason.clone());
             let _ = self.close(token, code, &reason); // The code was looked at.
         }

@@ -45,6 +45,13 @@ const KEEP_RECORDS: usize = 64;
 /// The usual length of a 101 response is a fourth of that.
 const KEEP_HEAD: usize = 512;
 
+/// The least part of the budget that is left for removing what has ended: an eighth.
+const ENDING_PART: usize = 8;
+/// What the removal of a connection counts of a turn's work, in bytes: the system call that closes it, most of all.
+const REMOVED: usize = 8 * 1024;
+/// What forgetting a topic that it was in counts.
+const FORGET: usize = 256;
+
 pub(crate) struct Hub<T> {
     connections: Slab<Connection<T>>,
     /// The open ones by their uuids.
@@ -78,8 +85,10 @@ pub(crate) struct Hub<T> {
     pub(crate) now: u64,
     pub(crate) refusing: bool,
     pub(crate) stopping: Option<Stopping>,
-    /// What was done in this turn beyond what was read, in bytes that a read of the same cost would have.
+    /// What was done in this turn, in bytes: see `Builder::work_per_turn`.
     pub(crate) work: usize,
+    /// The budget of a turn, in bytes.
+    pub(crate) work_per_turn: usize,
     /// The next turn has something to do that no event announces: it does not wait.
     pub(crate) more: bool,
     /// How many callbacks are running inside each other.
@@ -157,6 +166,7 @@ impl<T: Transport> Hub<T> {
             refusing: false,
             stopping: None,
             work: 0,
+            work_per_turn: usize::MAX,
             more: false,
             depth: 0,
             uuids: Uuids::Random,
@@ -258,7 +268,7 @@ impl<T: Transport> Hub<T> {
         Ok(())
     }
 
-    /// Removes the dead; returns how many.
+    /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the next turn.
     #[inline]
     pub(crate) fn reap(&mut self) -> usize {
         if self.dead.is_empty() { 0 } else { self.reap_dead() }
@@ -271,12 +281,19 @@ impl<T: Transport> Hub<T> {
         let mut highest_left = false;
         // The last one of all is kept a little longer: see `shrink`.
         let mut last = None;
+        let until = self.work_per_turn.max(self.work.saturating_add(self.work_per_turn / ENDING_PART));
         while let Some(token) = self.dead.pop() {
+            if self.work >= until {
+                // The others have the next turn.
+                self.dead.push(token);
+                self.more = true;
+                break;
+            }
             if self.get(token).is_some() {
                 let mut connection = self.connections.remove(token.index as usize);
                 self.stats.panics += connection.attributes.discard();
                 self.timers.remove(token.index);
-                self.topics.forget(token.index);
+                self.work += REMOVED + self.topics.forget(token.index) * FORGET;
                 if !self.dropped_by.is_empty() {
                     self.dropped_by.remove(&token.index);
                 }

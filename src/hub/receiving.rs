@@ -7,11 +7,14 @@ use std::borrow::Cow;
 use std::io;
 
 use super::{Hub, named};
-use crate::connection::{Phase, Transport};
+use crate::connection::{Phase, ReadLater, Transport};
 use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Violation};
 use crate::token::Token;
+
+/// What a frame that is decoded and dropped counts of a turn's work, in bytes.
+const SKIPPED: usize = 128;
 
 /// What a peer sent, when somebody has to hear of it.
 pub(crate) enum Received<'i> {
@@ -20,7 +23,8 @@ pub(crate) enum Received<'i> {
     Message(Message<'i>),
     /// A ping, which is answered, or a pong.
     Control(Event, Cow<'i, [u8]>),
-    /// A message was decompressed in part, and what is behind it is kept: [`inflate_on`](Hub::inflate_on) goes on in a later turn.
+    /// A message was decompressed in part: [`inflate_on`](Hub::inflate_on) goes on with it before anything
+    /// behind it is handled.
     Unfinished,
 }
 
@@ -28,13 +32,29 @@ impl<T: Transport> Hub<T> {
     /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life. It is to be handed to
     /// [`receive`](Self::receive), and up to [`end_input`](Self::end_input) the connection's own replies are collected.
     pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        self.read_if::<false>(token, buffer)
+    }
+
+    /// The same if the connection is in its usual state: open, not waiting to be read, and its socket takes what it is offered. `None` if it
+    /// is not.
+    #[inline]
+    pub(crate) fn read_usual(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        self.read_if::<true>(token, buffer)
+    }
+
+    #[inline(always)]
+    fn read_if<const USUAL: bool>(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let connection = named(&mut self.connections, token)?;
-        if connection.is_inflating() {
+        if !USUAL && connection.is_inflating() {
             // It is not silent: what it sends waits behind that message.
             if connection.is_open() {
                 connection.time = self.now;
             }
             return Some(Err(io::ErrorKind::WouldBlock.into()));
+        }
+        if USUAL && (!connection.is_open() || connection.read_later != ReadLater::No || connection.outbox.is_blocked())
+        {
+            return None;
         }
         let result = connection.socket.read(buffer);
         if let Ok(read @ 1..) = result {
@@ -81,10 +101,6 @@ impl<T: Transport> Hub<T> {
                     let limit = self.limits.rules.max_message;
                     let compression = connection.compression.as_mut()?;
                     let result = compression.inflate(&mut self.common, compressed, limit, &mut self.work);
-                    if result == Ok(None) {
-                        compression.keep_rest(input);
-                        *input = &mut [];
-                    }
                     return self.inflated(token, result);
                 }
                 Ok(Some(Decoded::Ping(data))) if open => {
@@ -97,7 +113,7 @@ impl<T: Transport> Hub<T> {
                     return None;
                 }
                 // After our own close frame only the peer's is of interest (RFC 6455 §7.1.2).
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => self.work += SKIPPED,
                 Err(violation) => {
                     self.fail(token, Error::Protocol(violation));
                     return None;
@@ -120,10 +136,11 @@ impl<T: Transport> Hub<T> {
         self.inflated(token, result)
     }
 
-    /// What came behind a message that was decompressed in part, which is forgotten if it still is.
-    pub(crate) fn take_rest(&mut self, token: Token) -> Vec<u8> {
-        let compression = named(&mut self.connections, token).and_then(|connection| connection.compression.as_mut());
-        compression.map(|compression| compression.take_rest()).unwrap_or_default()
+    /// Forgets a message that was decompressed in part.
+    pub(crate) fn forget_unfinished(&mut self, token: Token) {
+        if let Some(compression) = self.get_mut(token).and_then(|connection| connection.compression.as_mut()) {
+            compression.forget_unfinished();
+        }
     }
 
     pub(crate) fn is_inflating(&self, token: Token) -> bool {

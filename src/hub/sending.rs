@@ -486,6 +486,11 @@ impl<T: Transport> Hub<T> {
         debug_assert!(!self.stage.is_full(), "somebody has something in the log and is not on the list");
     }
 
+    /// How many bytes sockets have taken.
+    pub(crate) fn written(&self) -> u64 {
+        self.stage.written()
+    }
+
     /// The socket has room again.
     pub(crate) fn writable(&mut self, token: Token) {
         if self.get(token).is_some_and(|c| c.outbox.is_blocked()) {

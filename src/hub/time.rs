@@ -10,6 +10,8 @@ use crate::token::Token;
 
 /// A loop that comes so much too late to an end was not turned, in milliseconds.
 const LATE: u64 = 1000;
+/// What cutting off a connection counts of a turn's work, in bytes.
+const CUT_OFF: usize = 4 * 1024;
 
 impl<T: Transport> Hub<T> {
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
@@ -111,14 +113,22 @@ impl<T: Transport> Hub<T> {
         self.bury(token);
     }
 
-    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come.
-    pub(crate) fn enforce_shutdown(&mut self) {
-        self.close_next();
-        let Some(stopping) = &mut self.stopping else { return };
-        if stopping.deadline > self.now {
+    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come, until the turn's work is so much. The
+    /// others have the next turn.
+    pub(crate) fn enforce_shutdown(&mut self, until: usize) {
+        let Some(stopping) = &self.stopping else { return };
+        let is_over = stopping.deadline <= self.now;
+        self.close_next(until);
+        if !is_over {
             return;
         }
-        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Dead)) {
+        // One that is open is closed first: in the next turn, if it is not now.
+        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead)) {
+            if self.work >= until {
+                self.more = true;
+                return;
+            }
+            self.work += CUT_OFF;
             self.cut_off(token);
         }
     }

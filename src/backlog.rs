@@ -1,0 +1,71 @@
+//! The backlog: connections that wait to be read, and the input of theirs that was read and is not handled yet.
+//!
+//! It knows no budget and no socket: which connection waits, and how much of it is handled at a time, is decided by the server.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::token::Token;
+
+/// Input that was read and is not handled yet; never empty.
+pub(crate) struct Rest {
+    pub(crate) bytes: Vec<u8>,
+    /// Where it begins: what is before was handled.
+    pub(crate) from: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Backlog {
+    /// Connections that wait to be read, in the order in which they are served.
+    waiting: VecDeque<Token>,
+    /// The same of those behind our close frame or response: they are read last.
+    closing: VecDeque<Token>,
+    /// Only a connection of one of the two lists has a rest.
+    rests: HashMap<Token, Rest>,
+    /// Bytes of memory that the rests take.
+    kept: usize,
+}
+
+impl Backlog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.closing.is_empty()
+    }
+
+    /// How many wait that are not closing.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn push(&mut self, token: Token, closing: bool) {
+        match closing {
+            true => self.closing.push_back(token),
+            false => self.waiting.push_back(token),
+        }
+    }
+
+    pub(crate) fn pop_waiting(&mut self) -> Option<Token> {
+        self.waiting.pop_front()
+    }
+
+    pub(crate) fn pop_closing(&mut self) -> Option<Token> {
+        self.closing.pop_front()
+    }
+
+    pub(crate) fn keep(&mut self, token: Token, rest: Rest) {
+        self.kept += rest.bytes.capacity();
+        self.rests.insert(token, rest);
+    }
+
+    pub(crate) fn take_rest(&mut self, token: Token) -> Option<Rest> {
+        let rest = self.rests.remove(&token)?;
+        self.kept -= rest.bytes.capacity();
+        if self.rests.is_empty() {
+            self.rests = HashMap::new();
+        }
+        Some(rest)
+    }
+
+    /// Bytes of memory that the rests take.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+}
