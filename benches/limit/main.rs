@@ -8,6 +8,7 @@
 //! cargo bench --bench limit -- --idle             # whether a message costs more when 15 000 others are idle
 //! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
 //! cargo bench --bench limit -- --instructions     # what an echo costs beside its system calls, counted by callgrind, of valgrind
+//! cargo bench --bench limit --features deflate -- --hostile # what another client waits beside hostile ones, and how long turns take
 //! cargo bench --bench limit -- --conflation       # what one stalled reader among 500 costs, by what is done about it
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 mod conflation;
 mod deflate;
+mod hostile;
 mod instructions;
 mod picture;
 mod raw;
@@ -121,15 +123,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["readers", address, pid, healthy, stalls] => {
             conflation::readers::read(address, pid, healthy.parse()?, stalls.parse()?)
         }
+        ["hostile-server", address] => hostile::server::serve(address),
+        ["hostile-load", name, address, server] => hostile::load::make(name, address, server),
         ["--draw"] => Ok(fs::write(PICTURE, picture::draw(&serde_json::from_str(&fs::read_to_string(FIGURES)?)?))?),
         [] => table(false),
         ["--peers"] => table(true),
         ["--idle"] => idle(),
         ["--deflate"] => deflate::table(&Programs::build()?),
+        ["--hostile"] => hostile::table(),
         ["--conflation"] => conflation::table(),
         ["--instructions"] => instructions::table(&Programs::build()?),
         ["--reference", program] => reference(Path::new(program)),
-        _ => Err("unknown arguments: nothing, --peers, --idle, --conflation, --deflate, --instructions, --draw or \
+        _ => Err("unknown arguments: nothing, --peers, --idle, --hostile, --conflation, --deflate, --instructions, --draw or \
                   --reference PROGRAM"
             .into()),
     }
