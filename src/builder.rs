@@ -251,7 +251,7 @@ impl Builder {
     /// - a message, a ping or a pong counts 1, and each KiB that is read 1 more;
     /// - each KiB that a blocked socket takes counts 1;
     /// - a request counts 16, each KiB of its head 8, and each piece in which it comes 4;
-    /// - a connection that ends counts 16, and each topic that it was in 1;
+    /// - a connection that ends counts 16, and each topic that it was in 2;
     /// - a timeout counts 4.
     ///
     /// What a callback does counts only as far as it is in this list. A broadcast reaches all its connections in the

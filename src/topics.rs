@@ -14,7 +14,7 @@ use crate::growth;
 /// The longest name of a topic, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 
-/// With more topics than these, the table of names is not made smaller: that hashes each of them, at about 0.1 µs.
+/// With more topics than these, their tables are not made smaller: that hashes each name, at about 0.1 µs.
 const MOST_REHASHED: usize = 16 * 1024;
 
 /// A list of up to so many entries is not made smaller before it is empty.
@@ -131,11 +131,11 @@ impl Topics {
         let used = self.by_slot.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.by_slot.truncate(used);
         self.by_slot.shrink_to_fit();
-        // Each name is hashed again: with many left that would take longer than a turn may.
+        // Each name is hashed again, and each slot looked at: with many left that would take longer than a turn may.
         if self.by_name.len() <= MOST_REHASHED {
             self.by_name.shrink_to_fit();
+            self.topics.shrink_to_fit();
         }
-        self.topics.shrink_to_fit();
         self.former.shrink_to_fit();
     }
 

@@ -19,7 +19,7 @@ use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 
 /// What leaving a topic counts of a turn's work, in bytes.
-const LEAVE: usize = 1024;
+const LEAVE: usize = 2 * 1024;
 /// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
 const CLOSE: usize = 8 * 1024;
 
