@@ -1061,11 +1061,11 @@ impl<S> Server<S> {
     fn handle_input(&mut self, token: Token, until: usize, mut input: &mut [u8], turn: &mut Turn) -> Result<(), usize> {
         let mut used_up = false;
         let Self { state, hub, registry, .. } = self;
+        let messages = hub.stats.messages_in;
         while !input.is_empty() {
             match hub.receive(token, &mut input) {
                 Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
                 Some(Received::Message(message)) => {
-                    turn.messages += 1;
                     hub.work += MESSAGE;
                     dispatch::message(state, hub, registry, token, &message);
                 }
@@ -1085,6 +1085,7 @@ impl<S> Server<S> {
                 break;
             }
         }
+        turn.messages += (hub.stats.messages_in - messages) as usize;
         hub.end_input(token);
         dispatch::tell_records(state, hub, registry);
         if used_up { Err(input.len()) } else { Ok(()) }
