@@ -240,7 +240,8 @@ pub(crate) struct Connection<T> {
     pub(crate) pinged: bool,
     /// Its socket has been full at least once.
     pub(crate) was_blocked: bool,
-    /// Bytes that its socket has taken, at most [`u32::MAX`]: the kernel holds no more than that.
+    /// Bytes that its socket has taken: the kernel holds no more than that. It begins anew at 4 GiB,
+    /// which may cost a connection that closes just then some of its time to end.
     pub(crate) taken: u32,
     /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was accepted;
     /// while open, its last sign of life; afterwards, when its time to end is over.
@@ -392,6 +393,6 @@ impl<T> Connection<T> {
     /// Counts what the socket has taken since `written` bytes were written in all.
     #[inline]
     pub(crate) fn count_taken(&mut self, stage: &Stage, written: u64) {
-        self.taken = self.taken.saturating_add((stage.written() - written) as u32);
+        self.taken = self.taken.wrapping_add((stage.written() - written) as u32);
     }
 }

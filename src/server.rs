@@ -85,6 +85,17 @@ const ACCEPT_PAUSE: u64 = 250;
 /// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
 const ACCEPT_QUIET: u64 = 60_000;
 
+/// What the poll says of a connection.
+#[derive(Clone, Copy)]
+struct Wakeup {
+    readable: bool,
+    writable: bool,
+    /// The end of the stream may be behind what there is.
+    read_closed: bool,
+    /// A short read does not say that nothing more is there.
+    hides_more: bool,
+}
+
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -587,9 +598,13 @@ impl<S> Server<S> {
                 self.note_other(event, &mut turn);
                 continue;
             };
-            let to_the_end = event.is_read_closed() || event.is_priority() || self.short_may_hide(token);
-            let readiness = (event.is_readable(), event.is_writable(), to_the_end);
-            self.serve_ready(token, readiness, &mut buffer, &mut turn);
+            let wakeup = Wakeup {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                read_closed: event.is_read_closed(),
+                hides_more: event.is_priority() || self.short_may_hide(token),
+            };
+            self.serve_ready(token, wakeup, &mut buffer, &mut turn);
         }
         // There may be more than were taken.
         self.hub.more |= ready == events.capacity();
@@ -781,31 +796,21 @@ impl<S> Server<S> {
     /// An open one that does not wait for its turn already, and did not take much of the last one, comes before all others: one that sends
     /// little is served in the same turn, whatever they send. Requests and ends come behind it.
     #[inline]
-    fn serve_ready(
-        &mut self,
-        token: Token,
-        (readable, writable, to_the_end): (bool, bool, bool),
-        buffer: &mut [u8],
-        turn: &mut Turn,
-    ) {
-        if readable && !to_the_end && self.hub.work < self.usual_limit {
+    fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+        if wakeup.readable && !wakeup.read_closed && self.hub.work < self.usual_limit {
             match self.serve(token, 0, buffer, turn) {
-                Progress::Drained => return,
+                Progress::Drained if !wakeup.hides_more => return,
                 Progress::Unusual => {}
-                progress => return self.read_on(token, progress, false, buffer, turn),
+                progress => return self.read_on(token, progress, wakeup.hides_more, buffer, turn),
             }
         }
-        self.serve_unusual(token, (readable, writable, to_the_end), buffer, turn);
+        self.serve_unusual(token, wakeup, buffer, turn);
     }
 
     #[cold]
-    fn serve_unusual(
-        &mut self,
-        token: Token,
-        (readable, writable, to_the_end): (bool, bool, bool),
-        buffer: &mut [u8],
-        turn: &mut Turn,
-    ) {
+    fn serve_unusual(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+        let Wakeup { readable, writable, read_closed, hides_more } = wakeup;
+        let to_the_end = read_closed || hides_more;
         if self.is_spent() && (readable || writable) {
             return self.put_off(token, to_the_end);
         }
@@ -813,8 +818,8 @@ impl<S> Server<S> {
             self.offer(token);
         }
         let Some(connection) = self.hub.get(token) else { return };
-        if readable && !to_the_end && connection.is_open() && connection.read_later == ReadLater::No {
-            self.read(token, false, buffer, turn);
+        if readable && !read_closed && connection.is_open() && connection.read_later == ReadLater::No {
+            self.read(token, hides_more, buffer, turn);
         } else if readable {
             self.put_off(token, to_the_end);
         }
@@ -1277,8 +1282,9 @@ impl<S> Server<S> {
         let readiness = std::mem::take(&mut self.readiness);
         self.begin_shares(readiness.len());
         for (token, readiness) in readiness {
-            let readiness = (readiness.readable, readiness.writable, readiness.read_closed);
-            self.serve_ready(token, readiness, buffer, turn);
+            let wire::Readiness { readable, writable, read_closed } = readiness;
+            let wakeup = Wakeup { readable, writable, read_closed, hides_more: false };
+            self.serve_ready(token, wakeup, buffer, turn);
         }
     }
 }
