@@ -10,9 +10,9 @@ use crate::protocol::{Compressed, Deflater, Inflater, Inflation, Message, Violat
 
 /// What is kept for the next message that is compressed for all.
 const KEEP_CAPACITY: usize = 256 * 1024;
-/// What a message's decompression may cost before the others have their turn, in bytes of a turn's budget: 3 ms, and not more than
-/// 5 ms where the estimate is too low. Few messages of 1 MiB cost that.
-const PIECE: usize = 6 << 20;
+/// What a message's decompression may cost before the others have their turn, in bytes of a turn's budget: about 2.5 ms, and less than
+/// 4 ms in every stream that was measured. Few messages of 1 MiB cost that.
+const PIECE: usize = 5 << 20;
 
 /// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off by default; on with
 /// [`Builder::deflate`](crate::Builder::deflate) or [`Route::deflate`](crate::Route::deflate).
@@ -20,7 +20,15 @@ const PIECE: usize = 6 << 20;
 /// With [`shared`](Self::shared) no message refers to an earlier one: all connections of a loop share one compressor and one
 /// decompressor, a connection costs about 50 bytes more, and a broadcast is compressed once. With [`dedicated`](Self::dedicated) each message
 /// can refer to the 32 KiB before it, which makes small similar messages much smaller; a connection costs about 370 KiB once it sends (245 KiB
-/// with the smallest [window](Self::server_window_bits)) and 46 KiB once it receives, and a broadcast is compressed for each.
+/// with the smallest [window](Self::server_window_bits)) and 46 KiB once it receives, with up to 32 KiB more for what it has received (its
+/// [window](Self::client_window_bits), which outlives a block that is marked as the last, RFC 7692 §7.2.3.4), and a broadcast is compressed
+/// for each.
+///
+/// What is compressed and decompressed counts of the [budget of a turn](crate::Builder::work_per_turn). A message that takes long to decompress is
+/// decompressed in several turns, a few milliseconds in each. Meanwhile it takes a decompressor of its own (46 KiB) and its compressed
+/// bytes, and nothing more is read from its connection. A message with more than 1000 DEFLATE blocks, and one for every
+/// 128 bytes, compressed and decompressed together, ends its connection with close code 1008:
+/// [`Violation::TooManyBlocks`](crate::protocol::Violation::TooManyBlocks). One that is cut ends it with 1007.
 ///
 /// ```
 /// use ikisocket::{Deflate, Server};
@@ -52,7 +60,7 @@ impl Deflate {
         Self { params: DeflateParams::default(), ..Self::shared() }
     }
 
-    /// Whether the client's messages may refer to its earlier ones; that costs a connection about 46 KiB. Default: no if
+    /// Whether the client's messages may refer to its earlier ones; that costs a connection 46 to 78 KiB. Default: no if
     /// [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
     pub fn client_context_takeover(mut self, yes: bool) -> Self {
         self.params.client_no_context_takeover = !yes;

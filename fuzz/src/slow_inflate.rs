@@ -168,7 +168,7 @@ impl SlowInflate {
             self.blocks += 1;
             // A block ends in the last byte that was added, or before the first.
             if bits.at > end + 24 {
-                self.carried = (bits.at % 8 != 0).then(|| (bytes[bytes.len() - 1], bits.at % 8));
+                self.carried = (!bits.at.is_multiple_of(8)).then(|| (bytes[bytes.len() - 1], bits.at % 8));
                 return Ok(start);
             }
             if bits.at > end {
