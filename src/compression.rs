@@ -189,8 +189,7 @@ impl Compression {
         deflater.deflate(payload, true, out);
     }
 
-    /// What [`deflate_next`](Self::deflate_next) costs for a message of `len` bytes, in bytes of a turn's budget. It counts for the turn
-    /// that queues the message.
+    /// What [`deflate_next`](Self::deflate_next) costs for a message of `len` bytes, in bytes of a turn's budget.
     pub(crate) fn late_work(&self, len: usize) -> usize {
         Deflater::work(self.kind.level, len)
     }

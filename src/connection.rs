@@ -289,7 +289,8 @@ impl<T> Connection<T> {
         self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
     }
 
-    /// What it costs to compress a message of `len` bytes when it goes to the socket, in bytes of a turn's budget.
+    /// What it costs to compress a message of `len` bytes when it goes to the socket, in bytes of a turn's budget. It counts when the
+    /// message is queued, or when a socket that took nothing takes it.
     pub(crate) fn late_work(&self, len: usize) -> usize {
         self.compression.as_ref().map_or(0, |compression| compression.late_work(len))
     }

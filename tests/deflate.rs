@@ -502,6 +502,36 @@ fn what_listeners_compress_is_work_of_the_turn() {
 }
 
 #[test]
+fn what_is_compressed_when_a_slow_reader_reads_again_is_work_of_that_turn() {
+    let mut server = noting(with(Deflate::dedicated()));
+    let message = noise(50_000);
+    server.on(Event::Message, move |_, ep| {
+        if ep.data == ikisocket::Payload::Text("all") {
+            ep.kws.sockets().broadcast(&message);
+        }
+    });
+    let mut test = Harness::by_hand(server);
+    let slow: Vec<_> = (0..20).map(|_| join(&mut test, "slow")).collect();
+    slow.iter().for_each(|client| test.stop_reading(*client));
+    let ann = join(&mut test, "ann");
+    for _ in 0..20 {
+        test.send(ann, "all");
+        test.settle();
+    }
+    assert_eq!(test.server().stats().blocked, slow.len());
+    slow.iter().for_each(|client| test.resume_reading(*client));
+    test.turn(); // they read what their sockets hold
+    for client in &slow {
+        test.send(*client, "?");
+    }
+    let before = test.state().len();
+    test.turn();
+    assert!(test.state().len() < before + 10, "{}", test.state().len() - before);
+    test.settle();
+    assert_eq!(test.state().len(), before + 20);
+}
+
+#[test]
 fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_between() {
     let payload = noise(MIB);
     let wire = long_frame(Opcode::Binary, &deflated(&payload));

@@ -159,7 +159,9 @@ impl<T: Transport> Hub<T> {
                 None => self.emit_frame(token, opcode.plain(), payload, how.key),
             },
             Way::Own => {
-                self.work += connection.late_work(payload.len());
+                if !connection.outbox.is_blocked() {
+                    self.work += connection.late_work(payload.len());
+                }
                 self.emit_frame(token, opcode.compressed(), payload, how.key)
             }
         }
@@ -383,7 +385,9 @@ impl<T: Transport> Hub<T> {
         let connection = &mut self.connections[token.index as usize];
         // Not before there is room: making it may end the queue.
         if way == Way::Own {
-            self.work += connection.late_work(len);
+            if !connection.outbox.is_blocked() {
+                self.work += connection.late_work(len);
+            }
             connection.outbox.use_queue(&mut self.stage);
         }
         match key.filter(|_| connection.outbox.is_blocked()) {
@@ -493,8 +497,11 @@ impl<T: Transport> Hub<T> {
 
     /// The socket has room again.
     pub(crate) fn writable(&mut self, token: Token) {
-        if self.get(token).is_some_and(|c| c.outbox.is_blocked()) {
-            self.flush(token);
+        let Some(connection) = self.get(token).filter(|connection| connection.outbox.is_blocked()) else { return };
+        let waiting = connection.outbox.waiting();
+        self.flush(token);
+        if let Some(connection) = self.get(token).filter(|connection| connection.compresses_late()) {
+            self.work += connection.late_work(waiting.saturating_sub(connection.outbox.waiting()));
         }
     }
 }
