@@ -57,7 +57,8 @@
 //!
 //! One turn: write what was emitted since the last one; wait; for each ready connection read, decode, call listeners and
 //! write its own replies once; accept, do what other threads have sent, call timers; write to the others that got something, once
-//! each; handle timeouts; remove what is gone. [`Turn`] says what was done.
+//! each; handle timeouts; remove what is gone. [`Turn`] says what was done. A connection that sends little is
+//! served before those that wait with more than their share, and those before the ones that are closing.
 //!
 //! # Time
 //!
@@ -332,9 +333,14 @@
 //! With the cargo feature `deflate` the server speaks permessage-deflate (RFC 7692) with the clients that offer it, where
 //! `Builder::deflate` or `Route::deflate` turn it on. There are two modes. `Deflate::shared()` compresses each message by itself: no memory for
 //! a connection, and a broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the ones before: similar small
-//! messages become far smaller, a connection costs up to about 420 KiB, and a broadcast is compressed for each. Messages below a
+//! messages become far smaller, a connection costs up to about 450 KiB, and a broadcast is compressed for each. Messages below a
 //! minimum go as they are, and so does [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small message
 //! that would become a large one stops at the limit. Without the feature the offer is declined.
+//!
+//! What is compressed and decompressed counts against a turn's budget ([`Builder::work_per_turn`]). A message
+//! that takes long to decompress is decompressed in several turns. One with more than 1000 DEFLATE
+//! blocks, and one more for every 128 bytes (compressed and decompressed together), is closed with 1008;
+//! one that is cut is closed with 1007.
 //!
 //! # Where it listens
 //!
