@@ -78,6 +78,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 const TIMEOUTS_PER_TURN: usize = 1024;
 /// Commands of handles and answers to deferred requests in one turn, at most.
 const ERRANDS_PER_TURN: usize = 1024;
+/// They are taken in parts of this length, between which the budget is looked at.
+const ERRANDS_AT_ONCE: usize = 16;
+/// What they cause gets this part of the budget: an eighth.
+const ERRANDS_PART: usize = 8;
+/// What an answer to a deferred request counts of a turn's work, in bytes: an upgrade or a response.
+const ANSWER: usize = 16 * 1024;
 /// The user's timers called in one turn, at most.
 const TIMERS_PER_TURN: usize = 1024;
 /// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
@@ -1157,16 +1163,30 @@ impl<S> Server<S> {
     /// Does what other threads have sent.
     fn run_errands(&mut self, turn: &mut Turn) {
         let mut errands = std::mem::take(&mut self.errands);
-        if self.registry.mailbox.take(ERRANDS_PER_TURN.min(self.work_per_turn), &mut errands) {
-            (self.mail, self.others, self.hub.more) = (true, true, true);
-        }
-        for errand in errands.drain(..) {
-            match errand {
-                Errand::Command(command) => {
-                    dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
-                    turn.commands += 1;
+        let mut left = ERRANDS_PER_TURN.min(self.work_per_turn);
+        let until = self.hub.work.saturating_add(self.hub.work_per_turn / ERRANDS_PART);
+        loop {
+            let some = left.min(ERRANDS_AT_ONCE);
+            let more = self.registry.mailbox.take(some, &mut errands);
+            for errand in errands.drain(..) {
+                match errand {
+                    Errand::Command(command) => {
+                        dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+                        turn.commands += 1;
+                    }
+                    Errand::Answer(answer) => {
+                        self.hub.work += ANSWER;
+                        self.resume(answer, turn);
+                    }
                 }
-                Errand::Answer(answer) => self.resume(answer, turn),
+            }
+            left -= some;
+            if !more {
+                break;
+            }
+            if left == 0 || self.hub.work >= until {
+                (self.mail, self.others, self.hub.more) = (true, true, true);
+                break;
             }
         }
         self.errands = errands;

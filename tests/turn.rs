@@ -15,7 +15,7 @@ use common::{
     server_with, turn_until, upgrade_request, with_socket,
 };
 use ikisocket::testing::{Harness, Received, Upgrade};
-use ikisocket::{BindError, BuildError, Builder, Event, Response, Server, Shutdown, Turn, Uuid};
+use ikisocket::{BindError, BuildError, Builder, Deferred, Event, Response, Server, Shutdown, Turn, Uuid};
 use tungstenite::Message;
 
 /// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for nothing, the test fails.
@@ -639,4 +639,28 @@ fn a_server_is_not_send() {
     impl<T> NotSend<()> for T {}
     impl<T: Send> NotSend<BecauseItIs> for T {}
     <Server<()> as NotSend<_>>::holds();
+}
+
+#[test]
+fn answers_to_deferred_requests_that_come_at_once_are_given_over_turns() {
+    struct Desk(Vec<Deferred<Desk>>);
+    const REQUESTS: usize = 200;
+    let mut server = Server::builder().build(Desk(Vec::new())).unwrap();
+    server.route("/ws", |_, _| {}).unwrap();
+    server.filter(|desk, sockets, incoming| {
+        desk.0.push(sockets.defer(incoming));
+        Ok(())
+    });
+    let mut test = Harness::by_hand(server);
+    for _ in 0..REQUESTS {
+        test.ask("/ws").unwrap();
+    }
+    test.settle();
+    for deferred in std::mem::take(&mut test.state().0) {
+        deferred.accept(|_| {}).unwrap();
+    }
+    // An event of the poll says that something was sent; in a harness the turns are made by hand.
+    let opened: Vec<_> = (0..20).map(|_| test.turn().opened).filter(|&opened| opened > 0).collect();
+    assert_eq!(opened.iter().sum::<usize>(), REQUESTS);
+    assert!(opened.len() > 1 && opened.iter().all(|&opened| opened < 100), "{opened:?}");
 }
