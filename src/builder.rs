@@ -251,6 +251,7 @@ impl Builder {
     /// - a message, a ping or a pong counts 1, and each KiB that is read 1 more;
     /// - each KiB that a blocked socket takes counts 1;
     /// - a request counts 16, each KiB of its head 8, and each piece in which it comes 4;
+    /// - an answer to a deferred request counts 16, and all of them get an eighth of the budget;
     /// - a connection that ends counts 16, and each topic that it was in 2;
     /// - a timeout counts 4.
     ///
