@@ -30,8 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    // Large enough for conformance suites; everything else is the library's default.
-    let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB);
+    // Large enough for conformance suites, and for messages of a megabyte at full speed (see
+    // `Builder::notsent_lowat`); everything else is the library's default.
+    let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB).notsent_lowat(MIB);
     let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, echo);
     server.route("/forgetful", |_, _| {})?.forget_request().on(Event::Message, echo);
