@@ -212,8 +212,10 @@ impl Compression {
             }
         };
         let (mut message, mut inflation) = (Vec::new(), Inflation::default());
-        let is_done = inflater.inflate_some(&compressed.payload, limit, &mut message, &mut inflation, PIECE)?;
+        let result = inflater.inflate_some(&compressed.payload, limit, &mut message, &mut inflation, PIECE);
+        // What is refused has cost as much.
         *work += inflation.work;
+        let is_done = result?;
         if is_done {
             self.end_inflate(common, inflater, &message);
             return compressed.into_message(message).map(Some);

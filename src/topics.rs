@@ -207,6 +207,11 @@ impl Topics {
             return;
         }
         let len = self.topics.len();
+        if len > MOST_REHASHED {
+            // With these left it would take longer than a turn may.
+            self.shrink_at = MOST_REHASHED;
+            return;
+        }
         self.by_name.shrink_to(len * 2);
         if self.memberships <= places {
             self.close_ranks();

@@ -122,7 +122,8 @@ impl Quiet {
 
 // The loads.
 
-/// Connections that send the same message without end and drop what they get.
+/// Connections that send the same message without end and drop what they get. Those that the server
+/// closes for it come again.
 fn flood(quiet: &Quiet, address: &str, count: usize, message: &[u8]) -> Result<(), Box<dyn Error>> {
     let mut flooders = (0..count).map(|_| Flooder::connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
     let chunk = message.repeat(CHUNK.div_ceil(message.len().max(1)));
@@ -130,7 +131,13 @@ fn flood(quiet: &Quiet, address: &str, count: usize, message: &[u8]) -> Result<(
     quiet.measure(|| {
         let began = Instant::now();
         while began.elapsed() < DURATION {
-            let sent = flooders.iter_mut().map(|flooder| flooder.send(&chunk)).sum::<Result<usize, _>>()?;
+            let mut sent = 0;
+            for flooder in &mut flooders {
+                match flooder.send(&chunk) {
+                    Ok(some) => sent += some,
+                    Err(_) => *flooder = Flooder::connect(address, "/hostile")?,
+                }
+            }
             rest(sent);
         }
         Ok(())
