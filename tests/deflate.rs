@@ -475,6 +475,22 @@ fn another_connection_has_its_turn_before_all_that_peers_sent_is_decompressed() 
 }
 
 #[test]
+fn what_is_refused_for_its_blocks_is_work_of_the_turn_too() {
+    // Empty stored blocks: few bytes to read, and many beginnings of blocks.
+    let frame = long_frame(Opcode::Binary, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(1100));
+    let mut test = Harness::by_hand(noting(with(Deflate::shared()).work_per_turn(2000)));
+    let peers: Vec<_> = (0..20).map(|_| join(&mut test, "mallory")).collect();
+    test.settle();
+    peers.iter().for_each(|peer| test.write(*peer, &frame));
+    let mut turns = 0;
+    while test.server().stats().disconnects.protocol < 20 {
+        test.turn();
+        turns += 1;
+    }
+    assert!(turns > 5, "{turns} turns");
+}
+
+#[test]
 fn what_listeners_compress_is_work_of_the_turn() {
     let text = prices(200_000);
     for mode in [Deflate::shared(), Deflate::dedicated()] {
