@@ -33,7 +33,7 @@ pub struct EventPayload<'a, S> {
     pub clean: bool,
     /// In `disconnect`: how many bytes were queued for the peer and dropped by then, frame headers
     /// included; 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has read
-    /// it. After a failure that is told to the peer by a close frame, what waits is still written; if
+    /// it. After a failure that a close frame tells the peer, what waits is still written; if
     /// that is cut short, [`Stats::bytes_dropped`](crate::Stats::bytes_dropped) alone counts it.
     pub bytes_dropped: usize,
 }

@@ -48,7 +48,8 @@ use crate::upgrade;
 const MESSAGE: usize = 1024;
 /// A budget is no larger, so that sums with it are numbers still.
 const MOST_WORK: usize = usize::MAX / 4;
-/// What one connection may have done before the others that wait have their turn: so many messages, and so many KiB read.
+/// What one connection may have done before the others that wait have their turn: 256 messages, or
+/// 256 KiB read.
 const SHARE: usize = 256 * MESSAGE;
 /// The same of one that has just become ready, when many have: all of a hundred such connections are served in one turn.
 const FRESH_SHARE: usize = 64 * MESSAGE;
@@ -785,7 +786,8 @@ impl<S> Server<S> {
         self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
     }
 
-    /// Sets what those that become ready may have done, when so many do: half of what each could have, because what is read counts too.
+    /// Sets the share of each of the `ready` connections: half of what each could have, because what is
+    /// read counts too.
     #[inline]
     fn begin_shares(&mut self, ready: usize) {
         let (waiting, all) = (self.backlog.waiting(), self.hub.work_per_turn);
@@ -882,7 +884,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles so many bytes at the front of `buffer` until the connection's share is used up. If there are none it reads them, if the
+    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there are none it reads them, if the
     /// connection is in its usual state.
     #[inline(never)]
     fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8], turn: &mut Turn) -> Progress {

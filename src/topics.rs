@@ -114,7 +114,8 @@ impl Topics {
         left
     }
 
-    /// Forgets what a closed slot was in: the slot is free for somebody else. Returns how many topics it was in.
+    /// Forgets what a closed slot was in: another connection may take the slot. Returns how many
+    /// topics it was in.
     pub(crate) fn forget(&mut self, slot: u32) -> usize {
         if self.former.is_empty() {
             return 0;

@@ -121,7 +121,7 @@ fn progress_ends_an_unanswered_ping_also_when_the_outbox_is_empty_by_then() {
     assert_eq!(test.state().errors("ann"), [Error::Silent(45 * SECOND)]);
 }
 
-// Whoever reads at the closing rate gets everything.
+// A peer that reads at the closing rate gets everything.
 
 #[test]
 fn everything_emitted_before_a_close_arrives_at_the_closing_rate() {

@@ -25,7 +25,8 @@ const MOST_ROOM: usize = 32 * 1024;
 /// The most that the inflater takes, and gives, between two looks at what it has cost. Each piece costs a copy of the window.
 const PIECE_IN: usize = 64 * 1024;
 const PIECE_OUT: usize = 128 * 1024;
-/// A message of so many compressed bytes or fewer is decompressed without a look at the end of each block. It cannot have too many.
+/// A message of this many compressed bytes or fewer is decompressed without a look at the end of
+/// each block. It cannot have too many.
 const SHORT: usize = 256;
 
 // What work costs, in bytes of the budget of a turn, of which each stands for half a nanosecond. Measured with release builds, in CPU
