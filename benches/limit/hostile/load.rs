@@ -128,20 +128,7 @@ fn flood(quiet: &Quiet, address: &str, count: usize, message: &[u8]) -> Result<(
     let mut flooders = (0..count).map(|_| Flooder::connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
     let chunk = message.repeat(CHUNK.div_ceil(message.len().max(1)));
     quiet.ready()?;
-    quiet.measure(|| {
-        let began = Instant::now();
-        while began.elapsed() < DURATION {
-            let mut sent = 0;
-            for flooder in &mut flooders {
-                match flooder.send(&chunk) {
-                    Ok(some) => sent += some,
-                    Err(_) => *flooder = Flooder::connect(address, "/hostile")?,
-                }
-            }
-            rest(sent);
-        }
-        Ok(())
-    })
+    quiet.measure(|| flood_on(&mut flooders, &chunk, || Flooder::connect(address, "/hostile")))
 }
 
 /// Connections that have nothing to send for a while, and then all a lot at once.
@@ -216,20 +203,27 @@ fn closed(quiet: &Quiet, address: &str) -> Result<(), Box<dyn Error>> {
     };
     let mut flooders = (0..5).map(|_| begin()).collect::<Result<Vec<_>, _>>()?;
     quiet.ready()?;
-    quiet.measure(|| {
-        let began = Instant::now();
-        while began.elapsed() < DURATION {
-            let mut sent = 0;
-            for flooder in &mut flooders {
-                match flooder.send(&chunk) {
-                    Ok(more) => sent += more,
-                    Err(_) => *flooder = begin()?,
-                }
+    quiet.measure(|| flood_on(&mut flooders, &chunk, begin))
+}
+
+/// Sends a chunk again and again from all, for a while. One that the server closes comes again.
+fn flood_on(
+    flooders: &mut [Flooder],
+    chunk: &[u8],
+    connect: impl Fn() -> Result<Flooder, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let began = Instant::now();
+    while began.elapsed() < DURATION {
+        let mut sent = 0;
+        for flooder in &mut *flooders {
+            match flooder.send(chunk) {
+                Ok(more) => sent += more,
+                Err(_) => *flooder = connect()?,
             }
-            rest(sent);
         }
-        Ok(())
-    })
+        rest(sent);
+    }
+    Ok(())
 }
 
 /// Waits a little if nothing could be sent.
