@@ -599,4 +599,84 @@ mod tests {
             assert_eq!(wire.received, expected, "{room} at a time");
         }
     }
+
+    /// Whatever is full of what: a queue that counts for less than it takes would let the loop keep
+    /// more than it may.
+    #[test]
+    fn a_queue_counts_for_all_it_has_room_for() {
+        const LEAST: usize = size_of::<Piece>();
+        let bounded = |queue: &Queue, least: usize| {
+            let counted = queue.capacity();
+            assert!((least..=4 * least).contains(&counted), "{counted} bytes for {least}");
+        };
+        for (bytes, pieces, keys) in [(10_000, 0, 0), (0, 200, 0), (0, 0, 112), (10_000, 200, 0), (10_000, 0, 112)] {
+            let mut queue = Queue::default();
+            (0..pieces).for_each(|_| queue.push(encoded(Opcode::Text, b"piece")));
+            for key in 0..keys {
+                queue.push_latest(key, encoded(Opcode::Text, b"key"));
+            }
+            queue.append(|open| open.resize(bytes, 0));
+            bounded(&queue, bytes + (pieces + keys as usize) * LEAST + keys as usize * size_of::<(u64, u64)>());
+        }
+        assert_eq!(Queue::default().capacity(), 0);
+    }
+
+    #[test]
+    fn where_what_must_stay_is_more_than_the_limit_nothing_is_dropped_whatever_it_is() {
+        let mut plain = |_: &[u8], _: &mut Vec<u8>| {};
+        for (under_way, ping, pong, ready) in (0..16).map(|n| (n & 1, n & 2, n & 4, n & 8)) {
+            let mut queue = Queue::default();
+            queue.block(0);
+            if ready > 0 {
+                // What was compressed stays, because what is compressed later refers to it.
+                queue.push(encoded(Opcode::Text, b"ready to go"));
+                let full = &mut Wire::default();
+                assert_eq!(queue.flush(full, 0, Some(&mut plain), &mut 0).unwrap(), Flushed::Blocked);
+            }
+            if under_way > 0 {
+                queue.begin(Bytes::from_static(b"rest"));
+            }
+            if ping > 0 {
+                queue.push_control(FrameKind::PING, b"a ping");
+            }
+            if pong > 0 {
+                queue.push_control(FrameKind::PONG, b"and a pong");
+            }
+            let stays = queue.bytes();
+            for _ in 0..10 {
+                queue.push(encoded(Opcode::Text, b"text"));
+            }
+            if stays > 0 {
+                assert_eq!(queue.drop_oldest(stays - 1, None), 0);
+            }
+            // Each has six bytes.
+            assert_eq!(queue.drop_oldest(stays + 30, None), 5, "no more than has to be");
+            assert_eq!(queue.drop_oldest(stays, None), 5, "all of them, where that is enough");
+            assert_eq!(queue.bytes(), stays);
+            // What stays goes out once and is counted.
+            let mut wire = Wire { room: 1000, ..Wire::default() };
+            let mut bytes_out = 7;
+            queue.flush(&mut wire, 0, Some(&mut plain), &mut bytes_out).unwrap();
+            assert_eq!((wire.received.len(), bytes_out), (stays, 7 + stays as u64));
+        }
+    }
+
+    #[test]
+    fn no_more_is_compressed_ahead_than_16_kib_and_only_what_is_marked_so() {
+        let (mut queue, mut full) = (Queue::default(), Wire::default());
+        let mut calls = 0;
+        let mut compress = |payload: &[u8], out: &mut Vec<u8>| {
+            calls += 1;
+            out.extend_from_slice(payload);
+        };
+        queue.block(0);
+        for n in 0..40 {
+            let kind = if n % 2 == 0 { Opcode::Binary.plain() } else { Opcode::Binary.compressed() };
+            queue.push(encoded(kind, &[n; 1020]));
+        }
+        let all = queue.bytes();
+        assert_eq!(queue.flush(&mut full, 0, Some(&mut compress), &mut 0).unwrap(), Flushed::Blocked);
+        assert_eq!((calls, queue.bytes(), queue.messages()), (8, all, 40));
+        assert_eq!(queue.drop_oldest(16 * 1024, None), 24, "those behind may still be dropped");
+    }
 }
