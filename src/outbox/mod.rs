@@ -301,7 +301,8 @@ impl Outbox {
     pub(crate) fn stage_shared(&mut self, stage: &mut Stage, shared: &Shared, most: usize) -> bool {
         let Range { start, end } = shared.place;
         match self {
-            Self::Staged { from, to } if *to as usize == start && end > start && end - *from as usize <= most => {
+            // What is nowhere in the log begins at 0, where nothing that is staged ends.
+            Self::Staged { from, to } if *to as usize == start && end - *from as usize <= most => {
                 *to = place(end);
             }
             Self::Empty if end > start && end - start <= most => {
@@ -887,5 +888,225 @@ mod tests {
         outboxes[0].push_frame(&mut stage, Opcode::Binary, &vec![0; 2 * KEEP_CAPACITY]);
         outboxes[0].clear(&mut stage);
         assert!(stage.log.capacity() <= KEEP_CAPACITY);
+    }
+
+    /// An outbox of which the socket took one byte, so that it is blocked.
+    fn blocked(stage: &mut Stage) -> Outbox {
+        let mut outbox = Outbox::Empty;
+        outbox.push_frame(stage, Opcode::Binary, b"first");
+        assert_eq!(outbox.flush(stage, &mut &mut [0; 1][..], 0).unwrap(), Flushed::Blocked);
+        outbox
+    }
+
+    #[test]
+    fn what_is_kept_for_reuse_is_given_back_when_that_is_asked_and_kept_again_later() {
+        let mut stage = Stage::default();
+        for _ in 0..2 {
+            let mut outboxes: Vec<Outbox> = (0..10).map(|_| Outbox::Empty).collect();
+            outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
+            outboxes.iter_mut().for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 1000]));
+            outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
+            assert_eq!(stage.spare.len(), 10);
+            stage.shrink();
+            assert!(stage.spare.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_queue_is_used_again_however_often() {
+        let mut stage = Stage::default();
+        for _ in 0..1000 {
+            let mut outbox = Outbox::Empty;
+            outbox.use_queue(&mut stage);
+            assert!(stage.spare.is_empty());
+            outbox.push_frame(&mut stage, Opcode::Binary, &[0; 50_000]);
+            outbox.clear(&mut stage);
+            assert_eq!(stage.spare.len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_queues_that_are_kept_for_reuse_have_room_for_four_megabytes_together_at_most() {
+        let mut stage = Stage::default();
+        let mut outboxes: Vec<Outbox> = (0..200).map(|_| Outbox::Empty).collect();
+        outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
+        outboxes.iter_mut().for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 50_000]));
+        outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
+        let room: usize = stage.spare.iter().map(|queue| queue.open.capacity()).sum();
+        assert!((4_000_000..=4 * 1_048_576).contains(&room), "{room} bytes");
+    }
+
+    #[test]
+    fn messages_are_counted_and_control_frames_are_not_wherever_they_wait() {
+        let mut stage = Stage::default();
+        let (mut outbox, mut other) = (Outbox::Empty, Outbox::Empty);
+        assert_eq!(outbox.messages(&stage), 0);
+        other.push_frame(&mut stage, Opcode::Text, b"before");
+        for text in ["one", "two", "three"] {
+            outbox.push_frame(&mut stage, Opcode::Text, text.as_bytes());
+        }
+        outbox.push_control(&mut stage, Opcode::Ping, b"");
+        assert!(matches!(outbox, Outbox::Staged { .. }));
+        assert_eq!((outbox.messages(&stage), other.messages(&stage)), (3, 1));
+        outbox.flush(&mut stage, &mut &mut [0; 3][..], 0).unwrap();
+        assert_eq!(outbox.messages(&stage), 2, "the peer has the beginning of one");
+    }
+
+    #[test]
+    fn what_waits_may_be_as_long_as_the_limit_and_no_longer() {
+        let mut stage = Stage::default();
+        let mut staged = Outbox::Empty;
+        staged.push_frame(&mut stage, Opcode::Binary, &[0; 50]);
+        for outbox in [staged, blocked(&mut stage)] {
+            let waiting = outbox.waiting();
+            assert!(!outbox.lacks_room(100, waiting + 100, None));
+            assert!(outbox.lacks_room(101, waiting + 100, None));
+        }
+        assert!(!Outbox::Empty.lacks_room(101, 100, None), "its header is not counted when it waits alone");
+    }
+
+    #[test]
+    fn what_keys_take_leaves_less_room_for_messages_without_one() {
+        let mut stage = Stage::default();
+        let mut outbox = blocked(&mut stage);
+        (0..10).for_each(|key| assert!(!outbox.push_latest(&mut stage, Opcode::Binary.plain(), b"", key)));
+        let held = outbox.waiting() + 10 * queue::KEYED;
+        assert!(outbox.lacks_room(100, held + 99, None));
+        assert!(!outbox.lacks_room(100, held + 100, None));
+    }
+
+    #[test]
+    fn as_long_as_sockets_take_all_no_connection_needs_a_queue_of_its_own() {
+        let mut stage = Stage::default();
+        let (mut ann, mut bob) = (Outbox::Empty, Outbox::Empty);
+        for _ in 0..3 {
+            bob.push_frame(&mut stage, Opcode::Binary, &[0; 40]);
+        }
+        for _ in 0..3 {
+            ann.push_frame(&mut stage, Opcode::Binary, &[0; 40]);
+        }
+        assert!(matches!((&ann, &bob), (Outbox::Staged { .. }, Outbox::Staged { .. })));
+        ann.clear(&mut stage);
+        bob.clear(&mut stage);
+        for _ in 0..3 {
+            let mut shared = stage.share(Opcode::Binary, &[0; 40]);
+            ann.push_shared(&mut stage, &mut shared);
+            bob.push_shared(&mut stage, &mut shared);
+            stage.end_share(shared);
+        }
+        assert!(matches!((&ann, &bob), (Outbox::Staged { .. }, Outbox::Staged { .. })));
+        assert_eq!((ann.waiting(), bob.waiting(), stage.log.len()), (126, 126, 126), "both refer to the same bytes");
+    }
+
+    #[test]
+    fn a_connection_may_have_so_much_in_the_log_and_no_more_wherever_that_lies() {
+        for len in [0, 1, 100] {
+            let (mut stage, mut before, mut outbox) = (Stage::default(), Outbox::Empty, Outbox::Empty);
+            before.push_frame(&mut stage, Opcode::Binary, &[0; 3000]);
+            let longest = len + FrameHeader::MAX_LEN;
+            // How long the header will be is not known before.
+            assert!(!outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest - 1));
+            assert!(outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest));
+            let waiting = outbox.waiting();
+            assert!(!outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], waiting + longest - 1));
+            assert!(outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], waiting + longest));
+            assert_eq!(outbox.waiting(), 2 * waiting);
+        }
+    }
+
+    #[test]
+    fn of_shared_frames_a_connection_may_have_so_much_in_the_log_and_no_more_wherever_that_lies() {
+        let (mut stage, mut before, mut outbox) = (Stage::default(), Outbox::Empty, Outbox::Empty);
+        before.push_frame(&mut stage, Opcode::Binary, &[0; 3000]);
+        for waiting in [102, 204] {
+            let shared = stage.share(Opcode::Binary, &[0; 100]);
+            assert!(!outbox.stage_shared(&mut stage, &shared, waiting - 1));
+            assert!(outbox.stage_shared(&mut stage, &shared, waiting));
+            assert_eq!(outbox.waiting(), waiting);
+            stage.end_share(shared);
+        }
+    }
+
+    #[test]
+    fn a_message_replaces_none_before_the_socket_is_found_full() {
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        outbox.push_head(&mut stage, Bytes::from_static(b"head"));
+        let mut shared = stage.share(Opcode::Binary, b"shared");
+        for _ in 0..2 {
+            assert!(!outbox.push_latest(&mut stage, Opcode::Binary.plain(), b"own", 1));
+            assert!(!outbox.push_shared_latest(&mut stage, &mut shared, 1));
+        }
+        stage.end_share(shared);
+        let mut out = Vec::new();
+        outbox.flush(&mut stage, &mut out, 0).unwrap();
+        assert_eq!(out, b"head\x82\x03own\x82\x06shared\x82\x03own\x82\x06shared");
+    }
+
+    #[test]
+    fn a_write_that_ends_with_a_frame_has_begun_no_other() {
+        let mut frames = Vec::new();
+        let mut begun = vec![0];
+        for payload in [&b""[..], b"1", &[2; 200], b""] {
+            encode_frame(Opcode::Binary, payload, &mut frames);
+            begun.push(frames.len());
+        }
+        for at in 0..=frames.len() {
+            let last = begun.iter().copied().filter(|&start| start <= at).max();
+            assert_eq!(Some(frame_start(&frames, at)), last, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_payload_of_16_kib_is_not_copied_into_the_log_and_a_shorter_one_is() {
+        let mut stage = Stage::default();
+        for (len, in_log) in [(16 * 1024 - 1, 16 * 1024 + 3), (16 * 1024, 0)] {
+            let shared = stage.share(Opcode::Binary, &vec![0; len]);
+            assert_eq!((shared.len(), stage.len()), (len + 4, in_log));
+            stage.end_share(shared);
+        }
+    }
+
+    #[test]
+    fn small_frames_wait_in_pieces_of_64_kib() {
+        let mut stage = Stage::default();
+        let mut outbox = blocked(&mut stage);
+        while outbox.waiting() < 1_048_576 {
+            outbox.push_frame(&mut stage, Opcode::Binary, b"y");
+        }
+        let Outbox::Queued(queue) = &outbox else { panic!("it is blocked") };
+        assert!((15..=17).contains(&queue.waiting.len()), "{} pieces", queue.waiting.len());
+    }
+
+    #[test]
+    fn the_log_is_full_at_four_megabytes_and_not_before() {
+        let mut stage = Stage::default();
+        stage.log.resize(4_194_303, 0);
+        assert!(!stage.is_full());
+        stage.log.push(0);
+        assert!(stage.is_full());
+    }
+
+    #[test]
+    fn a_new_loop_has_room_for_the_first_messages_and_heads_and_little_more() {
+        let mut stage = Stage::default();
+        let (log, heads) = (stage.log.capacity(), stage.heads.capacity());
+        assert!((4000..=5000).contains(&log) && (4000..=5000).contains(&heads), "{log} and {heads} bytes");
+        let place = stage.log.as_ptr();
+        stage.log.extend_from_slice(&[0; 4000]);
+        assert_eq!(stage.log.as_ptr(), place);
+        let heads: Vec<Bytes> = (0..20).map(|_| stage.hold(&[0; 200])).collect();
+        let side_by_side = heads.windows(2).all(|two| two[0].as_ptr_range().end == two[1].as_ptr());
+        assert!(side_by_side, "they lie in what was there from the beginning");
+    }
+
+    #[test]
+    fn a_log_that_was_long_keeps_256_kib() {
+        let mut stage = Stage::default();
+        let mut outbox = Outbox::Empty;
+        outbox.push_frame(&mut stage, Opcode::Binary, &[0; 1_000_000]);
+        outbox.clear(&mut stage);
+        let kept = stage.log.capacity();
+        assert!((250_000..=262_144).contains(&kept), "{kept} bytes");
     }
 }
