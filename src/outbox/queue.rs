@@ -600,11 +600,10 @@ mod tests {
         }
     }
 
-    /// Whatever is full of what: a queue that counts for less than it takes would let the loop keep
-    /// more than it may.
+    /// One that counts for less than it takes would let the loop keep more than it may.
     #[test]
     fn a_queue_counts_for_all_it_has_room_for() {
-        const LEAST: usize = size_of::<Piece>();
+        const PIECE: usize = size_of::<Piece>();
         let bounded = |queue: &Queue, least: usize| {
             let counted = queue.capacity();
             assert!((least..=4 * least).contains(&counted), "{counted} bytes for {least}");
@@ -616,7 +615,7 @@ mod tests {
                 queue.push_latest(key, encoded(Opcode::Text, b"key"));
             }
             queue.append(|open| open.resize(bytes, 0));
-            bounded(&queue, bytes + (pieces + keys as usize) * LEAST + keys as usize * size_of::<(u64, u64)>());
+            bounded(&queue, bytes + (pieces + keys as usize) * PIECE + keys as usize * size_of::<(u64, u64)>());
         }
         assert_eq!(Queue::default().capacity(), 0);
     }
