@@ -201,4 +201,17 @@ mod tests {
         timers.shrink(0);
         assert_eq!((timers.heap.capacity(), timers.places.capacity()), (0, 0));
     }
+
+    #[test]
+    fn lists_grow_by_an_eighth_and_only_when_they_are_full() {
+        let mut timers = Timers::default();
+        for len in 1..=5000 {
+            let before = [timers.heap.capacity(), timers.places.capacity()];
+            timers.set(len as u32 - 1, 7);
+            for (before, after) in before.into_iter().zip([timers.heap.capacity(), timers.places.capacity()]) {
+                let expected = if len <= before { before } else { before + (before / 8).max(64) };
+                assert_eq!(after, expected, "for {len} entries");
+            }
+        }
+    }
 }

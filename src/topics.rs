@@ -221,12 +221,9 @@ impl Topics {
             // their places take is less than what the memberships do.
             self.topics.shrink_to_fit();
         }
-        // Where a high place is taken, nothing was won: the next try is worth its cost when half of
-        // the others ended.
-        self.shrink_at = match self.topics.capacity() {
-            fewer if fewer < places => fewer / SHRINK_SHARE,
-            _ => len / 2,
-        };
+        // The next try is worth its cost when half of these ended, even if nothing was won because
+        // a high place is taken.
+        self.shrink_at = len / 2;
     }
 
     /// Moves all topics to the lowest places, in a table with room for twice as many.
@@ -439,5 +436,86 @@ mod tests {
         topics.leave(0, "all");
         topics.shrink();
         assert_eq!((topics.by_slot.capacity(), topics.topics.capacity(), topics.by_name.capacity()), (0, 0, 0));
+    }
+
+    /// One slot alone in so many topics, each called by its number.
+    fn alone_in(count: usize) -> Topics {
+        let mut topics = Topics::default();
+        (0..count).for_each(|number| assert_eq!(topics.join(0, &number.to_string(), usize::MAX), Ok(true)));
+        topics
+    }
+
+    /// Ends the first topics, from the lowest number on, until so many are left.
+    fn leave_until(topics: &mut Topics, total: usize, left: usize) {
+        (total - topics.len()..total - left).for_each(|number| assert!(topics.leave(0, &number.to_string())));
+    }
+
+    #[test]
+    fn tables_are_cut_to_twice_what_is_left_when_a_quarter_is_and_not_before() {
+        let mut topics = alone_in(1024);
+        assert_eq!(topics.topics.capacity(), 1024);
+        for (left, places) in [(257, 1024), (256, 512), (129, 512), (128, 256), (65, 256), (64, 128)] {
+            leave_until(&mut topics, 1024, left);
+            assert_eq!(topics.topics.capacity(), places, "{left} topics are left");
+            if places == 2 * left {
+                let names = topics.by_name.capacity();
+                assert!((places..=2 * places).contains(&names), "room for {names} names of {left}");
+            }
+            check(&topics);
+        }
+    }
+
+    #[test]
+    fn tables_are_left_alone_while_to_hash_each_name_again_would_take_too_long() {
+        let mut topics = alone_in(8 * MOST_REHASHED);
+        let places = topics.topics.capacity();
+        leave_until(&mut topics, 8 * MOST_REHASHED, MOST_REHASHED + 1);
+        assert_eq!(topics.topics.capacity(), places);
+        leave_until(&mut topics, 8 * MOST_REHASHED, MOST_REHASHED);
+        assert_eq!(topics.topics.capacity(), 2 * MOST_REHASHED);
+    }
+
+    #[test]
+    fn after_a_try_to_shrink_the_next_one_waits_until_half_of_the_topics_ended() {
+        let mut topics = alone_in(1024);
+        for slot in 1..100 {
+            (1000..1024).for_each(|number| assert_eq!(topics.join(slot, &number.to_string(), usize::MAX), Ok(true)));
+        }
+        leave_until(&mut topics, 1024, 256);
+        assert_eq!((topics.topics.capacity(), topics.shrink_at), (1024, 128), "a high place is taken");
+        // One that comes does not bring the next try nearer.
+        assert_eq!(topics.join(0, "new", usize::MAX), Ok(true));
+        assert_eq!(topics.shrink_at, 128);
+    }
+
+    #[test]
+    fn memberships_outlast_that_memory_is_given_back() {
+        let mut topics = Topics::default();
+        topics.join(5, "a", 1).unwrap();
+        topics.shrink();
+        assert!(topics.is_member(5, "a"));
+        check(&topics);
+    }
+
+    #[test]
+    fn the_table_of_slots_takes_a_word_for_each_and_little_more() {
+        let mut topics = Topics::default();
+        topics.join(1000, "a", 1).unwrap();
+        assert_eq!(topics.by_slot.capacity(), 1001);
+        topics.join(1001, "a", 1).unwrap();
+        assert_eq!(topics.by_slot.capacity(), 1001 + 1001 / 8);
+    }
+
+    #[test]
+    fn a_list_is_halved_when_a_quarter_of_it_is_left_and_a_short_one_is_kept() {
+        let mut list: Vec<u32> = Vec::new();
+        (0..64).for_each(|entry| push(&mut list, entry));
+        for (left, capacity) in [(63, 64), (17, 64), (16, 32), (9, 32), (8, 16), (1, 16)] {
+            while list.len() > left {
+                list.pop();
+                give_back(&mut list);
+            }
+            assert_eq!(list.capacity(), capacity, "{left} entries are left");
+        }
     }
 }

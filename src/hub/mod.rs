@@ -303,7 +303,7 @@ impl<T: Transport> Hub<T> {
             }
         }
         self.stats.closed += reaped as u64;
-        if reaped > 0 && (self.connections.len() <= self.shrink_at || highest_left) {
+        if self.connections.len() <= self.shrink_at || highest_left {
             self.shrink(last);
         }
         reaped
@@ -332,6 +332,59 @@ impl<T: Transport> Hub<T> {
             if !outdated {
                 return Some((token, record));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::wire::{hub, insert, open};
+    use crate::outgoing::How;
+    use crate::protocol::Opcode;
+
+    #[test]
+    fn a_connection_stands_once_on_the_list_of_those_with_something_to_write() {
+        let mut hub = hub();
+        let (token, _far) = open(&mut hub, 1000);
+        for _ in 0..10 {
+            assert_eq!(hub.emit(token, Opcode::Text, b"hello", &How::USUAL), Emitted::Queued);
+        }
+        assert_eq!(hub.dirty.len(), 1);
+    }
+
+    #[test]
+    fn who_is_flushed_anyway_is_not_on_the_list_of_those_with_something_to_write() {
+        let mut hub = hub();
+        let (token, _far) = open(&mut hub, 1000);
+        hub.active = Some(token.index);
+        assert_eq!(hub.emit(token, Opcode::Text, b"hello", &How::USUAL), Emitted::Queued);
+        assert!(hub.dirty.is_empty());
+    }
+
+    #[test]
+    fn a_turn_that_has_used_up_its_work_removes_as_many_as_an_eighth_of_it_pays() {
+        let mut hub = hub();
+        hub.work_per_turn = 10 * ENDING_PART * REMOVED;
+        hub.work = hub.work_per_turn;
+        let all: Vec<_> = (0..20).map(|_| insert(&mut hub, 0).0).collect();
+        all.into_iter().for_each(|token| hub.bury(token));
+        assert_eq!(hub.reap(), 10);
+        assert!(hub.more, "the others have the next turn");
+    }
+
+    #[test]
+    fn a_removal_counts_of_the_work_of_a_turn_and_so_does_each_topic_that_is_forgotten() {
+        let mut hub = hub();
+        for topics in [0, 1, 3] {
+            let (token, _far) = open(&mut hub, 1000);
+            (0..topics).for_each(|topic| assert_eq!(hub.join(token, &topic.to_string()), Ok(true)));
+            hub.fail(token, crate::error::Error::Lost);
+            hub.flush_dirty();
+            while hub.next_record().is_some() {}
+            let before = hub.work;
+            assert_eq!(hub.reap(), 1);
+            assert_eq!(hub.work - before, REMOVED + topics * FORGET);
         }
     }
 }

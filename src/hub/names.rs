@@ -49,3 +49,25 @@ impl Names {
 fn uuid_of<T>(connections: &Slab<Connection<T>>, slot: u32) -> Option<Uuid> {
     connections.get(slot as usize).map(|connection| connection.uuid)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Error;
+    use crate::hub::wire::{hub, open};
+
+    #[test]
+    fn the_table_of_uuids_is_as_large_as_those_who_are_left_need_it() {
+        let mut hub = hub();
+        let all: Vec<_> = (0..2000).map(|_| open(&mut hub, 1000).0).collect();
+        assert!(hub.names.slots.capacity() >= 2000);
+        for &token in &all[100..] {
+            hub.fail(token, Error::Lost);
+        }
+        hub.flush_dirty();
+        while hub.next_record().is_some() {}
+        hub.reap();
+        let room = hub.names.slots.capacity();
+        assert!((100..400).contains(&room), "room for {room} uuids of 100");
+        assert!(all[..100].iter().all(|&token| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
+    }
+}

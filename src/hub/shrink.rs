@@ -36,12 +36,9 @@ impl<T: Transport> Hub<T> {
             self.connections.shrink_to_fit();
         }
         let len = self.connections.len();
-        // Where a high slot is taken, nothing was won: then the next try is worth its trouble when half of the others have gone, too, or when
+        // Where a high slot is taken, little was won: the next try is worth its trouble when half of the others have gone, too, or when
         // that slot is free. From there on the lowest free slots are taken first.
-        self.shrink_at = match self.connections.capacity() {
-            fewer if fewer < slots => fewer / SHRINK_SHARE,
-            _ => len / 2,
-        };
+        self.shrink_at = len / 2;
         self.timers.shrink(len);
         self.names.shrink(&self.connections, len);
         self.stage.shrink();
@@ -136,5 +133,61 @@ mod tests {
             all.extend((all.len()..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)));
             assert_eq!(hub.connections.capacity(), before);
         }
+    }
+
+    /// A hub whose slots are all taken, at least `slots`; who has the lowest slot comes first.
+    fn full(slots: usize) -> (Hub<crate::testing::wire::Wire>, Vec<Token>) {
+        let mut hub = hub();
+        let mut all = Vec::new();
+        while all.len() < slots || hub.connections.len() < hub.connections.capacity() {
+            all.push(open(&mut hub, 1000).0);
+        }
+        (hub, all)
+    }
+
+    /// Whether memory is given back when one leaves: a scratch list that has grown shows it.
+    fn is_given_back_when_one_leaves(hub: &mut Hub<crate::testing::wire::Wire>, token: Token) -> bool {
+        hub.rest.reserve_exact(2 * KEEP_ENTRIES);
+        leave(hub, token);
+        hub.rest.capacity() == KEEP_ENTRIES
+    }
+
+    #[test]
+    fn a_few_slots_are_kept_whoever_leaves() {
+        let (mut hub, all) = full(KEEP_SLOTS);
+        assert_eq!(hub.connections.capacity(), KEEP_SLOTS);
+        assert!(all.into_iter().all(|token| !is_given_back_when_one_leaves(&mut hub, token)));
+        assert_eq!(hub.connections.capacity(), KEEP_SLOTS);
+    }
+
+    #[test]
+    fn slots_are_given_back_from_the_highest_when_a_quarter_is_taken_and_not_before() {
+        let (mut hub, mut all) = full(8 * KEEP_SLOTS);
+        let slots = all.len();
+        while let Some(token) = all.pop_if(|_| hub.connections.len() > slots / 4 + 1) {
+            leave(&mut hub, token);
+            assert_eq!(hub.connections.capacity(), slots, "{} are left", all.len());
+        }
+        leave(&mut hub, all.pop().unwrap());
+        assert_eq!(hub.connections.capacity(), slots / 4);
+    }
+
+    #[test]
+    fn where_a_high_slot_is_taken_the_next_try_waits_until_half_of_the_others_have_gone() {
+        let (mut hub, all) = full(8 * KEEP_SLOTS);
+        let slots = all.len();
+        let mut lowest_first = all.into_iter();
+        let mut tries = Vec::new();
+        while hub.connections.len() > slots / 16 {
+            let given_back = is_given_back_when_one_leaves(&mut hub, lowest_first.next().unwrap());
+            if given_back {
+                tries.push(hub.connections.len());
+                // That another one comes and leaves does not bring the next try nearer.
+                let (token, _far) = open(&mut hub, 1000);
+                assert!(hub.connections.len() <= slots / 16 || !is_given_back_when_one_leaves(&mut hub, token));
+            }
+        }
+        assert_eq!(tries, [slots / 4, slots / 8, slots / 16]);
+        assert_eq!(hub.connections.capacity(), slots);
     }
 }
