@@ -37,14 +37,14 @@ pub(crate) fn receive<S>(
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
     let head_only;
-    let mut whole = 0;
+    let mut work = 0;
     let request = match partial {
         None => {
             let mut head = Head::default();
             head_only = asks_head(input);
             match head.scanner.scan(input, &limits) {
                 Ok(Scan::Complete(len)) => {
-                    whole = len;
+                    work = HEAD + len * HEAD_BYTE;
                     let request = Request::parse(&input[..len], &limits);
                     advance(input, len);
                     request
@@ -59,13 +59,13 @@ pub(crate) fn receive<S>(
         }
         Some(head) => {
             let before = head.received.len();
-            // One byte more than the limit is enough to see that it is passed.
-            let take = input.len().min((limits.max_bytes + 1).saturating_sub(before));
+            // The scanner lets no head of that length go on.
+            let take = input.len().min(limits.max_bytes.saturating_sub(before));
             head.received.extend_from_slice(&input[..take]);
             head_only = asks_head(&head.received);
             match head.scanner.scan(&head.received, &limits) {
                 Ok(Scan::Complete(len)) => {
-                    whole = len;
+                    work = HEAD + len * HEAD_BYTE;
                     advance(input, len - before);
                     Request::parse(&head.received[..len], &limits)
                 }
@@ -74,9 +74,7 @@ pub(crate) fn receive<S>(
             }
         }
     };
-    if whole > 0 {
-        hub.work += HEAD + whole * HEAD_BYTE;
-    }
+    hub.work += work;
     match request {
         Ok(request) => answer(state, hub, registry, token, request, turn),
         Err(refusal) => hub.refuse(token, &refusal, head_only),

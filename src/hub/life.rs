@@ -284,9 +284,8 @@ impl<T: Transport> Hub<T> {
         }
     }
 
-    /// The kernel has taken all that waited for a connection that says nothing more, just now if
-    /// anything `waited`.
-    pub(super) fn flushed(&mut self, token: Token, waited: bool) {
+    /// The kernel has taken all that waited for a connection that says nothing more.
+    pub(super) fn flushed(&mut self, token: Token) {
         let now = self.now;
         let Some(connection) = named(&mut self.connections, token) else { return };
         let answer = now.saturating_add(connection.answer_time(&self.limits));
@@ -297,11 +296,10 @@ impl<T: Transport> Hub<T> {
                 self.flush(token);
             }
             // From here on the peer's answer is awaited; nothing else that it sends gives it more time.
-            Phase::Closing(_) if waited => {
+            Phase::Closing(_) => {
                 connection.time = answer.min(connection.time);
                 self.arm(token.index);
             }
-            Phase::Closing(_) => {}
             Phase::Draining { shut, finished, .. } => {
                 let mut failed = false;
                 if !*shut {
@@ -423,6 +421,7 @@ impl<T: Transport> Hub<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::error::EmitError;
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
@@ -448,5 +447,53 @@ mod tests {
             assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
             assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");
         }
+    }
+
+    #[test]
+    fn a_slow_consumer_lacks_as_many_bytes_as_its_disconnect_says() {
+        let frame = encode_header(Opcode::Binary, 200).len() + 200;
+        for room in [0, 1, frame - 1, frame] {
+            let mut hub = hub();
+            let (token, _far) = open(&mut hub, room);
+            let mut queued = 0;
+            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {
+                queued += frame;
+            }
+            let told = std::iter::from_fn(|| hub.next_record());
+            let dropped = told.filter_map(|(_, record)| match record {
+                Record::Disconnect { dropped, .. } => Some(dropped),
+                _ => None,
+            });
+            assert_eq!(dropped.collect::<Vec<_>>(), [queued - room], "room for {room}");
+            assert_eq!(hub.stats.bytes_dropped, (queued - room) as u64, "room for {room}");
+        }
+    }
+
+    #[test]
+    fn all_is_said_when_the_close_was_answered_and_the_socket_was_never_full() {
+        for (room, said_all) in [(usize::MAX, true), (0, false)] {
+            let mut hub = hub();
+            let (token, far) = open(&mut hub, room);
+            assert!(!hub.has_said_all(), "it is open");
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            far.make_room(1000);
+            hub.writable(token);
+            assert!(!hub.has_said_all(), "it waits for an answer");
+            hub.peer_closed(token, None);
+            hub.flush_dirty();
+            assert_eq!(hub.has_said_all(), said_all, "room for {room}");
+            hub.peer_finished(token);
+            assert!(hub.has_said_all(), "it is over");
+        }
+    }
+
+    #[test]
+    fn a_shutdown_closes_no_more_at_once_than_the_budget_of_a_turn_allows() {
+        let mut hub = hub();
+        let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
+        (hub.work, hub.work_per_turn) = (0, 2 * CLOSE);
+        hub.shutdown(CloseCode::GOING_AWAY, "", 0, 1000).unwrap();
+        assert_eq!(hub.open_len(), 5 - 2);
     }
 }

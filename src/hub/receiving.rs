@@ -171,3 +171,24 @@ impl<T: Transport> Hub<T> {
         self.flush(token);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::wire::{hub, open};
+    use crate::outgoing::How;
+
+    #[test]
+    fn what_comes_behind_the_close_frame_of_a_peer_that_reads_nothing_takes_no_memory() {
+        let mut hub = hub();
+        let (token, _far) = open(&mut hub, 0);
+        hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
+        hub.flush_dirty();
+        hub.peer_closed(token, None);
+        // Half a message; the masking key is zero.
+        let mut half = *b"\x01\x85\0\0\0\0abcde";
+        let mut input = &mut half[..];
+        assert!(hub.receive(token, &mut input).is_none());
+        assert!(hub.get(token).unwrap().decoder.is_idle());
+    }
+}

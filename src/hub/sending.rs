@@ -455,7 +455,7 @@ impl<T: Transport> Hub<T> {
             connection.begin_end(&self.limits, self.now);
         }
         match connection.flush(&mut self.stage, self.now) {
-            Ok(Flushed::All | Flushed::Emptied) => self.flushed(token, waited),
+            Ok(Flushed::All | Flushed::Emptied) => self.flushed(token),
             Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),
         }
@@ -716,5 +716,22 @@ mod tests {
         let (next, _) = open(&mut hub, 0);
         assert_eq!(next.index, token.index);
         assert_eq!(hub.dropped_of(next), Dropped::default());
+    }
+
+    #[test]
+    fn messages_that_wait_are_counted_before_and_after_the_socket_was_offered_them() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 0);
+        for sent in 1..=3 {
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.waiting_messages(token), sent);
+        }
+        hub.flush_dirty();
+        assert_eq!(hub.waiting_messages(token), 3);
+        let before = hub.written();
+        far.make_room(usize::MAX);
+        hub.writable(token);
+        assert_eq!(hub.waiting_messages(token), 0);
+        assert_eq!(hub.written() - before, 3 * (100 + 2), "what a socket takes is work of the turn");
     }
 }

@@ -283,4 +283,30 @@ mod tests {
             assert_eq!(hub.stats.cut_short, 1);
         }
     }
+
+    #[test]
+    fn what_a_full_socket_took_late_may_be_unread_so_that_the_end_is_a_reset() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 10);
+        hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
+        hub.close(token, CloseCode::NORMAL, "").unwrap();
+        hub.flush_dirty();
+        far.make_room(1000);
+        hub.writable(token);
+        assert!(hub.get(token).unwrap().outbox.is_empty());
+        hub.expire(token, Due::Close);
+        hub.reap();
+        assert_eq!(far.server_end(), Some(End::Reset));
+    }
+
+    #[test]
+    fn the_deadline_of_a_shutdown_cuts_off_no_more_than_the_turn_has_work_left_for() {
+        let mut hub = hub();
+        let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
+        hub.shutdown(CloseCode::GOING_AWAY, "", 0, CLOSE).unwrap();
+        hub.flush_dirty();
+        (hub.now, hub.work) = (CLOSE, 0);
+        hub.enforce_shutdown(2 * CUT_OFF);
+        assert_eq!((hub.stats().closing, hub.more), (5 - 2, true));
+    }
 }
