@@ -4,13 +4,11 @@ use ikisocket::testing::{Client, Faults, Harness};
 use ikisocket::{Builder, Deferred, Server};
 
 /// The requests whose answer was put off.
-type Desk = Vec<Deferred<DeskState>>;
-
 #[derive(Default)]
-struct DeskState(Desk);
+struct Desk(Vec<Deferred<Desk>>);
 
-fn desk(settings: Builder) -> Harness<DeskState> {
-    let mut server = settings.build(DeskState::default()).unwrap();
+fn desk(settings: Builder) -> Harness<Desk> {
+    let mut server = settings.build(Desk::default()).unwrap();
     server.route("/ws", |_, _| {}).unwrap();
     server.filter(|desk, sockets, incoming| {
         desk.0.push(sockets.defer(incoming));
@@ -25,7 +23,7 @@ fn open(settings: Builder) -> Harness<()> {
     Harness::by_hand(server)
 }
 
-/// A request of so many bytes.
+/// A request whose head has this length.
 fn head(len: usize) -> Vec<u8> {
     let begin = "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX: ";
