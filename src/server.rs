@@ -844,6 +844,7 @@ impl<S> Server<S> {
     /// stream, or what follows urgent data, may be behind it.
     #[cold]
     fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        debug_assert!(!self.hub.is_inflating(token), "what comes next would overtake its message");
         let progress = self.read_once(token, buffer, turn);
         self.read_on(token, progress, to_the_end, buffer, turn);
     }
@@ -1006,9 +1007,7 @@ impl<S> Server<S> {
         let to_the_end = std::mem::take(&mut connection.read_later) == ReadLater::ToTheEnd;
         let before = self.hub.work;
         self.offer(token);
-        if self.inflate_on(token, turn) && self.handle_rest(token, buffer, turn) {
-            self.read(token, to_the_end, buffer, turn);
-        }
+        self.read_in_order(token, to_the_end, buffer, turn);
         if self.hub.work - before >= HEAVY
             && let Some(connection) = self.hub.get_mut(token)
         {
@@ -1104,7 +1103,14 @@ impl<S> Server<S> {
         if used_up { Err(input.len()) } else { Ok(()) }
     }
 
-    /// Goes on with a message that was decompressed in part, and with what came behind it; whether all of that is done.
+    /// Reads a connection, after what was read of it before: a message that was decompressed in part, then what was kept.
+    fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        if self.inflate_on(token, turn) && self.handle_rest(token, buffer, turn) {
+            self.read(token, to_the_end, buffer, turn);
+        }
+    }
+
+    /// Goes on with a message that was decompressed in part; whether that is done.
     #[cold]
     fn inflate_on(&mut self, token: Token, turn: &mut Turn) -> bool {
         if !self.hub.is_inflating(token) {
@@ -1216,9 +1222,7 @@ impl<S> Server<S> {
         {
             self.hub.work += TIMEOUT;
             if due != Due::Ping {
-                if self.handle_rest(token, buffer, turn) {
-                    self.read(token, true, buffer, turn);
-                }
+                self.read_in_order(token, true, buffer, turn);
                 if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;

@@ -572,6 +572,25 @@ fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_be
         let sent: Vec<_> = test.state().iter().filter(|(who, _)| who == "mallory").map(|(_, len)| *len).collect();
         assert_eq!(sent, [MIB, 9, 1], "in order");
         assert_eq!(test.server().stats().messages_in, turns as u64 + 3);
+        // It is served as any other from then on.
+        test.send(mallory, "later");
+        test.finish(mallory);
+        test.settle();
+        assert_eq!((count(&mut test, "mallory"), test.server().stats().open), (4, 1));
+    }
+}
+
+#[test]
+fn what_is_compressed_behind_our_close_frame_is_not_told() {
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        let mut server = noting(with(mode));
+        server.on(Event::Message, |_, ep| ep.kws.close());
+        let mut test = Harness::new(server);
+        let ann = join(&mut test, "ann");
+        test.write(ann, &compressed_frame(TEXT, &deflated(b"hello")).repeat(3));
+        test.write(ann, &compressed_frame(TEXT, &deflated(b"hello")));
+        test.settle();
+        assert_eq!(count(&mut test, "ann"), 1);
     }
 }
 
@@ -614,14 +633,21 @@ fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
     let wire = long_frame(Opcode::Binary, &deflated(&noise(MIB)));
     let mut test = Harness::by_hand(noting(with(Deflate::shared()).receive_buffer(4 * MIB)));
     let peers: Vec<_> = (0..40).map(|number| join(&mut test, &number.to_string())).collect();
+    let behind = [&compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")[..]].concat();
     for peer in &peers {
-        test.write(*peer, &wire);
+        test.write(*peer, &[&wire[..], &behind].concat());
     }
     // Each turn takes five seconds: most peers wait longer than a silent one may.
-    for _ in 0..100 {
+    for turn in 0..200 {
         test.skip(std::time::Duration::from_secs(5));
         test.turn();
+        if turn == 2 {
+            peers.iter().for_each(|&peer| test.send(peer, "and more"));
+        }
     }
-    assert_eq!(test.state().len(), peers.len());
     assert_eq!(test.server().stats().open, peers.len());
+    for number in 0..peers.len() {
+        let came = test.state().iter().filter(|(who, _)| *who == number.to_string()).map(|(_, len)| *len);
+        assert_eq!(came.collect::<Vec<_>>(), [MIB, 9, 1, 8], "from {number}, in order");
+    }
 }

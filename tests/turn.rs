@@ -305,6 +305,28 @@ fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_g
 }
 
 #[test]
+fn what_was_kept_of_a_connections_input_comes_before_what_is_read_behind_it() {
+    for work in [7, 100] {
+        let mut server = memory_server_with(Server::builder().work_per_turn(work));
+        server.route("/:name", enter).unwrap();
+        let mut test = Harness::by_hand(server);
+        let [ann] = connect(&mut test, ["ann"]);
+        let mut sent = Vec::new();
+        for _ in 0..20 {
+            for _ in 0..50 {
+                sent.push(sent.len().to_string());
+                test.send(ann, sent.last().unwrap().as_str());
+            }
+            // Each turn begins with the readiness of what was sent just now.
+            test.turn();
+        }
+        test.settle();
+        let came: Vec<&str> = test.state().all("ann", "message").iter().map(|entry| entry.data.as_str()).collect();
+        assert_eq!(came, sent, "with a budget of {work}");
+    }
+}
+
+#[test]
 fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_slot() {
     let mut test = counting(Server::builder().work_per_turn(10));
     for round in 0..20 {

@@ -45,13 +45,6 @@ impl<T: Transport> Hub<T> {
     #[inline(always)]
     fn read_if<const USUAL: bool>(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let connection = named(&mut self.connections, token)?;
-        if !USUAL && connection.is_inflating() {
-            // It is not silent: what it sends waits behind that message.
-            if connection.is_open() {
-                connection.time = self.now;
-            }
-            return Some(Err(io::ErrorKind::WouldBlock.into()));
-        }
         if USUAL && (!connection.is_open() || connection.read_later != ReadLater::No || connection.outbox.is_blocked())
         {
             return None;

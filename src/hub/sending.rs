@@ -734,4 +734,17 @@ mod tests {
         assert_eq!(hub.waiting_messages(token), 0);
         assert_eq!(hub.written() - before, 3 * (100 + 2), "what a socket takes is work of the turn");
     }
+
+    #[test]
+    fn a_connection_that_stands_twice_in_a_list_and_fails_at_the_first_message_is_counted_as_closed_at_the_second() {
+        let mut hub = hub();
+        let (token, _far) = open(&mut hub, 0);
+        let uuid = hub.get(token).unwrap().uuid;
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 900], &How::USUAL), Emitted::Queued);
+        hub.flush_dirty();
+        let message = Outgoing { message: crate::protocol::Message::Binary(vec![0; 200].into()), how: How::USUAL };
+        assert_eq!(hub.broadcast(Audience::List(&[uuid, uuid]), None, &message), 0);
+        let refused = hub.stats.emits_refused;
+        assert_eq!((refused.full, refused.closed, hub.is_open(token)), (1, 1, false));
+    }
 }
