@@ -438,14 +438,14 @@ mod tests {
         assert_eq!((topics.by_slot.capacity(), topics.topics.capacity(), topics.by_name.capacity()), (0, 0, 0));
     }
 
-    /// One slot alone in so many topics, each called by its number.
+    /// One slot alone in `count` topics, each called by its number.
     fn alone_in(count: usize) -> Topics {
         let mut topics = Topics::default();
         (0..count).for_each(|number| assert_eq!(topics.join(0, &number.to_string(), usize::MAX), Ok(true)));
         topics
     }
 
-    /// Ends the first topics, from the lowest number on, until so many are left.
+    /// Ends the first topics of `total`, from the lowest number on, until only `left` are there.
     fn leave_until(topics: &mut Topics, total: usize, left: usize) {
         (total - topics.len()..total - left).for_each(|number| assert!(topics.leave(0, &number.to_string())));
     }

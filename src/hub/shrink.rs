@@ -36,8 +36,9 @@ impl<T: Transport> Hub<T> {
             self.connections.shrink_to_fit();
         }
         let len = self.connections.len();
-        // Where a high slot is taken, little was won: the next try is worth its trouble when half of the others have gone, too, or when
-        // that slot is free. From there on the lowest free slots are taken first.
+        // Where a high slot is taken, little was won: the next try is worth its trouble when half of
+        // the others have left, too, or when that slot is free. From there on the lowest free slots
+        // are taken first.
         self.shrink_at = len / 2;
         self.timers.shrink(len);
         self.names.shrink(&self.connections, len);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_slots_are_kept_whoever_leaves() {
+    fn a_few_slots_are_kept_even_when_all_leave() {
         let (mut hub, all) = full(KEEP_SLOTS);
         assert_eq!(hub.connections.capacity(), KEEP_SLOTS);
         assert!(all.into_iter().all(|token| !is_given_back_when_one_leaves(&mut hub, token)));
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_high_slot_is_taken_the_next_try_waits_until_half_of_the_others_have_gone() {
+    fn where_a_high_slot_is_taken_the_next_try_waits_until_half_of_the_others_left() {
         let (mut hub, all) = full(8 * KEEP_SLOTS);
         let slots = all.len();
         let mut lowest_first = all.into_iter();
