@@ -36,9 +36,9 @@ impl<T: Transport> Hub<T> {
             self.connections.shrink_to_fit();
         }
         let len = self.connections.len();
-        // Where a high slot is taken, little was won: the next try is worth its trouble when half of
-        // the others have left, too, or when that slot is free. From there on the lowest free slots
-        // are taken first.
+        // Where a high slot is taken, little was won: the next try is worth its trouble when half
+        // of the others have left, too, or when that slot is free. From there on the lowest free
+        // slots are taken first.
         self.shrink_at = len / 2;
         self.timers.shrink(len);
         self.names.shrink(&self.connections, len);
