@@ -14,11 +14,10 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::compression::{Agreed, Way};
+use crate::config::{Limits, SlowReader};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Key, Request};
-use crate::limits::Limits;
 use crate::outbox::{Flushed, Outbox, Stage};
-use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 

@@ -448,10 +448,10 @@
 
 mod attributes;
 mod backlog;
-mod builder;
 mod clock;
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
 mod compression;
+mod config;
 mod connection;
 mod defer;
 mod discard;
@@ -463,12 +463,10 @@ mod growth;
 mod handle;
 pub mod handshake;
 mod hub;
-mod limits;
 mod listen;
 mod listener;
 mod outbox;
 mod outgoing;
-mod pressure;
 pub mod protocol;
 mod reactor;
 mod route;
@@ -487,9 +485,9 @@ mod turn;
 mod upgrade;
 
 pub use attributes::Attributes;
-pub use builder::Builder;
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
+pub use config::{Builder, Dropped, SlowReader};
 pub use connection::PeerAddress;
 pub use defer::Deferred;
 pub use error::{
@@ -506,7 +504,6 @@ pub use listener::EventPayload;
 #[doc(no_inline)]
 pub use mio;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
-pub use pressure::{Dropped, SlowReader};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use schedule::TimerId;

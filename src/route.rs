@@ -7,17 +7,16 @@ use std::{cell::RefCell, rc::Rc};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::builder::Builder;
 use crate::compression::Agreed;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
+use crate::config::{Builder, SlowReader};
 use crate::connection::{PeerAddress, Ticket};
 use crate::discard::Discarded;
 use crate::error::RouteError;
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
 use crate::listener::{EventPayload, Listener, Listeners};
-use crate::pressure::SlowReader;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 use crate::source::Sources;

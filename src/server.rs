@@ -13,8 +13,8 @@ use mio::event::{Event, Source};
 use mio::{Events, Interest};
 
 use crate::backlog::{Backlog, Rest};
-use crate::builder::Builder;
 use crate::clock::Clock;
+use crate::config::Builder;
 #[cfg(feature = "testing")]
 use crate::connection::PeerAddress;
 use crate::connection::{Due, Phase, ReadLater};

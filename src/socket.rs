@@ -11,13 +11,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
+use crate::config::{Dropped, SlowReader};
 use crate::connection::{Connection, PeerAddress, canonical};
 use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Audience, Emitted, Hub};
 use crate::outgoing::{How, Latest, Outgoing};
-use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::route::Registry;
 use crate::stats::Stats;

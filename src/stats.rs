@@ -4,9 +4,9 @@
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
+use crate::config::Dropped;
 use crate::error::{EmitError, Error};
 use crate::handshake::Refusal;
-use crate::pressure::Dropped;
 
 /// A server's figures: [`Server::stats`](crate::Server::stats), [`Sockets::stats`](crate::Sockets::stats).
 ///

@@ -10,11 +10,10 @@ use std::rc::Rc;
 use super::{Hub, alive, named};
 use crate::attributes::Attributes;
 use crate::compression::Agreed;
+use crate::config::{RETRY_AFTER, SlowReader};
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request, Response};
-use crate::limits::RETRY_AFTER;
-use crate::pressure::SlowReader;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 

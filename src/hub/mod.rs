@@ -21,12 +21,11 @@ use slab::Slab;
 use uuid::Uuid;
 
 use crate::compression::Common;
+use crate::config::{Dropped, Limits};
 use crate::connection::{Connection, PeerAddress, Phase, Transport};
 use crate::error::UuidError;
 use crate::growth;
-use crate::limits::Limits;
 use crate::outbox::Stage;
-use crate::pressure::Dropped;
 use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};

@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{Hub, Record, alive, list_dirty, named};
 use crate::compression::{Common, Way};
+use crate::config::{Dropped, SlowReader};
 use crate::connection::{Connection, Transport};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
 use crate::outgoing::{How, Outgoing};
-use crate::pressure::{Dropped, SlowReader};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 

@@ -2,10 +2,9 @@
 
 use super::{Hub, Record, Upgraded};
 use crate::attributes::Attributes;
-use crate::builder::Builder;
+use crate::config::{Builder, SlowReader};
 use crate::connection::PeerAddress;
 use crate::handshake::Request;
-use crate::pressure::SlowReader;
 use crate::testing::Faults;
 use crate::testing::wire::{FarEnd, Wire, pair};
 use crate::token::Token;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::limits::Limits;
+use super::pressure::SlowReader;
 #[cfg(feature = "deflate")]
 use crate::compression::Deflate;
 use crate::error::BuildError;
 use crate::handshake::{HeadLimits, check_origin, is_token};
-use crate::limits::Limits;
-use crate::pressure::SlowReader;
 use crate::protocol::Rules;
 
 /// What Linux takes for one TCP socket, at most, where it is not told otherwise (`tcp_wmem`).
