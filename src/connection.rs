@@ -13,11 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::compression::{Agreed, Way};
 use crate::config::{Limits, SlowReader};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Key, Request};
-use crate::outbox::{Flushed, Outbox, Stage};
+use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
 

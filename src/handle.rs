@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::defer::Answer;
 use crate::discard::Discarded;
 use crate::error::{CloseError, SendError};
-use crate::outgoing::Outgoing;
+use crate::outbox::Outgoing;
 use crate::protocol::Message;
 use crate::socket::{Shutdown, Sockets};
 

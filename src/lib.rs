@@ -449,8 +449,6 @@
 mod attributes;
 mod backlog;
 mod clock;
-#[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
-mod compression;
 mod config;
 mod connection;
 mod defer;
@@ -466,7 +464,6 @@ mod hub;
 mod listen;
 mod listener;
 mod outbox;
-mod outgoing;
 pub mod protocol;
 mod reactor;
 mod route;
@@ -485,8 +482,6 @@ mod turn;
 mod upgrade;
 
 pub use attributes::Attributes;
-#[cfg(feature = "deflate")]
-pub use compression::Deflate;
 pub use config::{Builder, Dropped, SlowReader};
 pub use connection::PeerAddress;
 pub use defer::Deferred;
@@ -503,7 +498,9 @@ pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;
-pub use outgoing::{Latest, Outgoing, Uncompressed};
+#[cfg(feature = "deflate")]
+pub use outbox::Deflate;
+pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use route::{Incoming, Recovered, Route};
 pub use schedule::TimerId;

@@ -7,9 +7,6 @@ use std::{cell::RefCell, rc::Rc};
 use uuid::Uuid;
 
 use crate::attributes::Attributes;
-use crate::compression::Agreed;
-#[cfg(feature = "deflate")]
-use crate::compression::Deflate;
 use crate::config::{Builder, SlowReader};
 use crate::connection::{PeerAddress, Ticket};
 use crate::discard::Discarded;
@@ -17,6 +14,9 @@ use crate::error::RouteError;
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
 use crate::listener::{EventPayload, Listener, Listeners};
+use crate::outbox::Agreed;
+#[cfg(feature = "deflate")]
+use crate::outbox::Deflate;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 use crate::source::Sources;

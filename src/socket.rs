@@ -17,7 +17,7 @@ use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Audience, Emitted, Hub};
-use crate::outgoing::{How, Latest, Outgoing};
+use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::route::Registry;
 use crate::stats::Stats;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::limits::Limits;
 use super::pressure::SlowReader;
-#[cfg(feature = "deflate")]
-use crate::compression::Deflate;
 use crate::error::BuildError;
 use crate::handshake::{HeadLimits, check_origin, is_token};
+#[cfg(feature = "deflate")]
+use crate::outbox::Deflate;
 use crate::protocol::Rules;
 
 /// What Linux takes for one TCP socket, at most, where it is not told otherwise (`tcp_wmem`).

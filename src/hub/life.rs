@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use super::{Hub, alive, named};
 use crate::attributes::Attributes;
-use crate::compression::Agreed;
 use crate::config::{RETRY_AFTER, SlowReader};
 use crate::connection::{Farewell, Phase, Transport};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request, Response};
+use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 
@@ -424,7 +424,7 @@ mod tests {
     use crate::error::EmitError;
     use crate::hub::Emitted;
     use crate::hub::wire::{hub, open, records};
-    use crate::outgoing::How;
+    use crate::outbox::How;
     use crate::protocol::{Opcode, encode_header};
     use crate::testing::wire::End;
 

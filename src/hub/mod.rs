@@ -20,12 +20,11 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::compression::Common;
 use crate::config::{Dropped, Limits};
 use crate::connection::{Connection, PeerAddress, Phase, Transport};
 use crate::error::UuidError;
 use crate::growth;
-use crate::outbox::Stage;
+use crate::outbox::{Common, Stage};
 use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
@@ -339,7 +338,7 @@ impl<T: Transport> Hub<T> {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, insert, open};
-    use crate::outgoing::How;
+    use crate::outbox::How;
     use crate::protocol::Opcode;
 
     #[test]

@@ -169,7 +169,7 @@ impl<T: Transport> Hub<T> {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, open};
-    use crate::outgoing::How;
+    use crate::outbox::How;
 
     #[test]
     fn what_comes_behind_the_close_frame_of_a_peer_that_reads_nothing_takes_no_memory() {

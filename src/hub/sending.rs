@@ -6,12 +6,10 @@
 use uuid::Uuid;
 
 use super::{Hub, Record, alive, list_dirty, named};
-use crate::compression::{Common, Way};
 use crate::config::{Dropped, SlowReader};
 use crate::connection::{Connection, Transport};
 use crate::error::{EmitError, Error, Gone};
-use crate::outbox::{Flushed, STAGE_SHARE, Shared, Stage, WRITE_THROUGH};
-use crate::outgoing::{How, Outgoing};
+use crate::outbox::{Common, Flushed, How, Outgoing, STAGE_SHARE, Shared, Stage, WRITE_THROUGH, Way};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
@@ -510,7 +508,7 @@ impl<T: Transport> Hub<T> {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, open, records};
-    use crate::outgoing::Latest;
+    use crate::outbox::Latest;
 
     #[test]
     fn whoever_gets_a_message_it_is_encoded_once() {

@@ -155,7 +155,7 @@ mod tests {
     use crate::handshake::Response;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
-    use crate::outgoing::{How, Outgoing};
+    use crate::outbox::{How, Outgoing};
     use crate::protocol::CloseCode;
     use crate::testing::wire::End;
 

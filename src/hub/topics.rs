@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Audience, Hub};
 use crate::connection::Transport;
 use crate::error::TopicError;
-use crate::outgoing::Outgoing;
+use crate::outbox::Outgoing;
 use crate::token::Token;
 
 impl<T: Transport> Hub<T> {

@@ -14,9 +14,18 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+#[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
+mod compression;
+mod outgoing;
 mod queue;
 
 use queue::Queue;
+
+#[cfg(feature = "deflate")]
+pub use compression::Deflate;
+pub(crate) use compression::{Agreed, Common, Way};
+pub(crate) use outgoing::How;
+pub use outgoing::{Latest, Outgoing, Uncompressed};
 
 use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header, frame_len};
 
