@@ -3,9 +3,8 @@
 //! It knows no poll, no clock and no listener. Which phase follows which is decided in the hub; here is what a phase holds and when it has
 //! lasted long enough.
 
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,61 +18,7 @@ use crate::handshake::{HeadScanner, Key, Request};
 use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
 use crate::protocol::{CloseCode, Decoder};
 use crate::timer::NEVER;
-
-/// What a connection needs of the thing that carries its bytes, beside reading and writing.
-///
-/// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
-/// an outbox does not offer the rest before. A read that gives less than there is room for says the
-/// same of input, where the stream's `short_means_empty` says so.
-pub(crate) trait Transport: io::Read + io::Write {
-    /// Sends FIN: nothing more will be written.
-    fn shutdown_write(&self) -> io::Result<()>;
-
-    /// Makes the coming drop a reset, where the transport has one, so that the peer cannot take half a message for a whole one.
-    fn reset_on_drop(&self);
-}
-
-/// Where a peer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum PeerAddress {
-    /// The address and port of a TCP peer. A peer that comes by IPv4 has an IPv4 address, also
-    /// where a socket listens for both (`[::]:80`) and the system writes it as `::ffff:192.0.2.1`:
-    /// so `is_loopback` and lists of allowed IPv4 addresses mean what they say.
-    Tcp(SocketAddr),
-    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
-    Unix,
-}
-
-impl PeerAddress {
-    /// The peer's IP address, if it has one.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(address) => Some(address.ip()),
-            Self::Unix => None,
-        }
-    }
-}
-
-impl fmt::Display for PeerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix => f.write_str("a Unix socket"),
-        }
-    }
-}
-
-/// An IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2) as the IPv4 address that it
-/// is.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => SocketAddrV4::new(ip, address.port()).into(),
-        // With its scope, without which a link-local address means nothing.
-        IpAddr::V6(_) => address,
-    }
-}
+use crate::transport::{PeerAddress, Transport, canonical};
 
 /// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
 pub(crate) enum KeptAddress {

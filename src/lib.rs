@@ -478,12 +478,12 @@ pub mod testing;
 mod timer;
 mod token;
 mod topics;
+mod transport;
 mod turn;
 mod upgrade;
 
 pub use attributes::Attributes;
 pub use config::{Builder, Dropped, SlowReader};
-pub use connection::PeerAddress;
 pub use defer::Deferred;
 pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
@@ -509,6 +509,7 @@ pub use socket::{Conn, Shutdown, Socket, Sockets};
 pub use source::Readiness;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub use token::SourceId;
+pub use transport::PeerAddress;
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -14,10 +14,10 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::SockRef;
 
-use crate::connection::{PeerAddress, canonical};
 #[cfg(all(unix, feature = "listenfd"))]
 use crate::error::BindError;
 use crate::stream::{SHORT_MEANS_EMPTY, Stream};
+use crate::transport::{PeerAddress, canonical};
 
 /// Peers in a row that fail while they are accepted, before the listening socket itself is suspected.
 const FAILURES: u32 = 64;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::config::{Builder, SlowReader};
-use crate::connection::{PeerAddress, Ticket};
+use crate::connection::Ticket;
 use crate::discard::Discarded;
 use crate::error::RouteError;
 use crate::handle::Mailbox;
@@ -22,6 +22,7 @@ use crate::socket::{Socket, Sockets};
 use crate::source::Sources;
 use crate::stats::Stats;
 use crate::token::Token;
+use crate::transport::PeerAddress;
 
 /// A request before it is answered: what filters and pages see. It derefs to [`Request`].
 #[derive(Debug)]

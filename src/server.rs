@@ -15,8 +15,6 @@ use mio::{Events, Interest};
 use crate::backlog::{Backlog, Rest};
 use crate::clock::Clock;
 use crate::config::Builder;
-#[cfg(feature = "testing")]
-use crate::connection::PeerAddress;
 use crate::connection::{Due, Phase, ReadLater};
 use crate::defer::Answer;
 use crate::dispatch;
@@ -41,6 +39,8 @@ use crate::stream::Stream;
 use crate::testing::wire::{self, Wire};
 use crate::timer::NEVER;
 use crate::token::{Ready, SourceId, Token};
+#[cfg(feature = "testing")]
+use crate::transport::PeerAddress;
 use crate::turn::Turn;
 use crate::upgrade;
 

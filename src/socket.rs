@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::attributes::Attributes;
 use crate::config::{Dropped, SlowReader};
-use crate::connection::{Connection, PeerAddress, canonical};
+use crate::connection::Connection;
 use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
@@ -23,6 +23,7 @@ use crate::route::Registry;
 use crate::stats::Stats;
 use crate::stream::Stream;
 use crate::token::Token;
+use crate::transport::{PeerAddress, canonical};
 
 /// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
 ///

@@ -12,9 +12,9 @@ use mio::net::TcpStream;
 use mio::net::UnixStream;
 use socket2::SockRef;
 
-use crate::connection::Transport;
 #[cfg(feature = "testing")]
 use crate::testing::wire::Wire;
+use crate::transport::Transport;
 
 /// Whether a short write to a TCP socket says by itself that it is full and that an event follows
 /// (epoll(7), question 9). Elsewhere the event may come only after a write that would block.

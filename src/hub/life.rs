@@ -10,12 +10,13 @@ use std::rc::Rc;
 use super::{Hub, alive, named};
 use crate::attributes::Attributes;
 use crate::config::{RETRY_AFTER, SlowReader};
-use crate::connection::{Farewell, Phase, Transport};
+use crate::connection::{Farewell, Phase};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request, Response};
 use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// What leaving a topic counts of a turn's work, in bytes.
 const LEAVE: usize = 2 * 1024;

@@ -21,7 +21,7 @@ use slab::Slab;
 use uuid::Uuid;
 
 use crate::config::{Dropped, Limits};
-use crate::connection::{Connection, PeerAddress, Phase, Transport};
+use crate::connection::{Connection, Phase};
 use crate::error::UuidError;
 use crate::growth;
 use crate::outbox::{Common, Stage};
@@ -29,6 +29,7 @@ use crate::stats::Stats;
 use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 use crate::topics::Topics;
+use crate::transport::{PeerAddress, Transport};
 use names::Names;
 
 pub(crate) use life::{Record, Stopping, Upgraded};

@@ -7,11 +7,12 @@ use std::borrow::Cow;
 use std::io;
 
 use super::{Hub, named};
-use crate::connection::{Phase, ReadLater, Transport};
+use crate::connection::{Phase, ReadLater};
 use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Violation};
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// What a frame that is decoded and dropped counts of a turn's work, in bytes.
 const SKIPPED: usize = 128;

@@ -7,11 +7,12 @@ use uuid::Uuid;
 
 use super::{Hub, Record, alive, list_dirty, named};
 use crate::config::{Dropped, SlowReader};
-use crate::connection::{Connection, Transport};
+use crate::connection::Connection;
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Common, Flushed, How, Outgoing, STAGE_SHARE, Shared, Stage, WRITE_THROUGH, Way};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// What became of an emit; may be ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@
 //! free memory for good.
 
 use super::{Hub, KEEP_ENTRIES, KEEP_RECORDS};
-use crate::connection::{Connection, Transport};
+use crate::connection::Connection;
+use crate::transport::Transport;
 
 /// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.
 const KEEP_SLOTS: usize = 128;

@@ -3,10 +3,11 @@
 //! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
 
 use super::{Hub, Record, named};
-use crate::connection::{Due, Phase, Transport};
+use crate::connection::{Due, Phase};
 use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;
+use crate::transport::Transport;
 
 /// A loop that comes so much too late to an end was not turned, in milliseconds.
 const LATE: u64 = 1000;

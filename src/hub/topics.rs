@@ -5,10 +5,10 @@
 use uuid::Uuid;
 
 use super::{Audience, Hub};
-use crate::connection::Transport;
 use crate::error::TopicError;
 use crate::outbox::Outgoing;
 use crate::token::Token;
+use crate::transport::Transport;
 
 impl<T: Transport> Hub<T> {
     /// Makes an open connection a member of a topic; whether it was none before.

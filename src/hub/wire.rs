@@ -3,11 +3,11 @@
 use super::{Hub, Record, Upgraded};
 use crate::attributes::Attributes;
 use crate::config::{Builder, SlowReader};
-use crate::connection::PeerAddress;
 use crate::handshake::Request;
 use crate::testing::Faults;
 use crate::testing::wire::{FarEnd, Wire, pair};
 use crate::token::Token;
+use crate::transport::PeerAddress;
 
 pub(super) const STALL: u64 = 500;
 pub(super) const CLOSE: u64 = 100;

@@ -75,10 +75,10 @@ pub use faults::Faults;
 pub use peer::Received;
 pub use upgrade::{Answer, NotConnected, Upgrade};
 
-use crate::connection::PeerAddress;
 use crate::protocol::{CloseCode, Message, Opcode};
 use crate::server::Server;
 use crate::token::Token;
+use crate::transport::PeerAddress;
 use crate::turn::Turn;
 use expect::Panics;
 use peer::Peer;

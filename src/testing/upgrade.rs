@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Faults;
-use crate::connection::PeerAddress;
+use crate::transport::PeerAddress;
 
 /// The upgrade request of a client, for [`Harness::connect`](super::Harness::connect). A path alone, as `&str`, will often do.
 ///

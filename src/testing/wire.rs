@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
 
 use super::Faults;
-use crate::connection::Transport;
+use crate::transport::Transport;
 
 /// How one side has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,60 @@
+//! What carries a connection's bytes, and where its peer is.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+/// What a connection needs of the thing that carries its bytes, beside reading and writing.
+///
+/// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
+/// an outbox does not offer the rest before. A read that gives less than there is room for says the
+/// same of input, where the stream's `short_means_empty` says so.
+pub(crate) trait Transport: io::Read + io::Write {
+    /// Sends FIN: nothing more will be written.
+    fn shutdown_write(&self) -> io::Result<()>;
+
+    /// Makes the coming drop a reset, where the transport has one, so that the peer cannot take half a message for a whole one.
+    fn reset_on_drop(&self);
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// The address and port of a TCP peer. A peer that comes by IPv4 has an IPv4 address, also
+    /// where a socket listens for both (`[::]:80`) and the system writes it as `::ffff:192.0.2.1`:
+    /// so `is_loopback` and lists of allowed IPv4 addresses mean what they say.
+    Tcp(SocketAddr),
+    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
+    Unix,
+}
+
+impl PeerAddress {
+    /// The peer's IP address, if it has one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("a Unix socket"),
+        }
+    }
+}
+
+/// An IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2) as the IPv4 address that it
+/// is.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddrV4::new(ip, address.port()).into(),
+        // With its scope, without which a link-local address means nothing.
+        IpAddr::V6(_) => address,
+    }
+}
