@@ -19,8 +19,8 @@ use crate::route::{Recovered, Registry};
 use crate::schedule::{Callback, TimerId};
 use crate::socket::{Socket, Sockets};
 use crate::source::Readiness;
-use crate::stream::Stream;
 use crate::token::Token;
+use crate::transport::Stream;
 
 /// Listeners that fire events whose listeners fire events, at most.
 const MAX_DEPTH: u32 = 64;

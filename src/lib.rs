@@ -461,7 +461,6 @@ mod growth;
 mod handle;
 pub mod handshake;
 mod hub;
-mod listen;
 mod listener;
 mod outbox;
 pub mod protocol;
@@ -472,7 +471,6 @@ mod server;
 mod socket;
 mod source;
 mod stats;
-mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
@@ -493,7 +491,6 @@ pub use event::Event;
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::Emitted;
-pub use listen::ListeningSocket;
 pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
@@ -509,7 +506,7 @@ pub use socket::{Conn, Shutdown, Socket, Sockets};
 pub use source::Readiness;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub use token::SourceId;
-pub use transport::PeerAddress;
+pub use transport::{ListeningSocket, PeerAddress};
 pub use turn::Turn;
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll};
 
-use crate::listen::{Accepted, Listener};
-use crate::stream::Stream;
 use crate::token::{Ready, Token};
+use crate::transport::{Accepted, Listener, Stream};
 
 /// Events taken from the operating system at once, at most.
 const EVENTS: usize = 1024;

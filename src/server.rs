@@ -24,7 +24,6 @@ use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Hub, Received};
-use crate::listen::{Accepted, Listener, ListeningSocket, Options};
 use crate::listener::EventPayload;
 use crate::reactor::Reactor;
 #[cfg(feature = "testing")]
@@ -34,13 +33,13 @@ use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
 use crate::source::Readiness;
 use crate::stats::{Stats, Stopwatch};
-use crate::stream::Stream;
-#[cfg(feature = "testing")]
-use crate::testing::wire::{self, Wire};
 use crate::timer::NEVER;
 use crate::token::{Ready, SourceId, Token};
 #[cfg(feature = "testing")]
 use crate::transport::PeerAddress;
+#[cfg(feature = "testing")]
+use crate::transport::memory::{self, Wire};
+use crate::transport::{Accepted, Listener, ListeningSocket, Options, Stream};
 use crate::turn::Turn;
 use crate::upgrade;
 
@@ -156,7 +155,7 @@ pub struct Server<S> {
     options: Options,
     /// What a harness tells of connections in memory.
     #[cfg(feature = "testing")]
-    readiness: Vec<(Token, wire::Readiness)>,
+    readiness: Vec<(Token, memory::Readiness)>,
 }
 
 /// What became of a read.
@@ -1299,7 +1298,7 @@ impl<S> Server<S> {
     }
 
     /// Tells the next turn what a poll would tell of a connection in memory.
-    pub(crate) fn tell_ready(&mut self, token: Token, readiness: wire::Readiness) {
+    pub(crate) fn tell_ready(&mut self, token: Token, readiness: memory::Readiness) {
         self.readiness.push((token, readiness));
     }
 
@@ -1308,7 +1307,7 @@ impl<S> Server<S> {
         let readiness = std::mem::take(&mut self.readiness);
         self.begin_shares(readiness.len());
         for (token, readiness) in readiness {
-            let wire::Readiness { readable, writable, read_closed } = readiness;
+            let memory::Readiness { readable, writable, read_closed } = readiness;
             let wakeup = Wakeup { readable, writable, read_closed, hides_more: false };
             self.serve_ready(token, wakeup, buffer, turn);
         }

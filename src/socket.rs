@@ -21,9 +21,8 @@ use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::route::Registry;
 use crate::stats::Stats;
-use crate::stream::Stream;
 use crate::token::Token;
-use crate::transport::{PeerAddress, canonical};
+use crate::transport::{PeerAddress, Stream, canonical};
 
 /// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
 ///

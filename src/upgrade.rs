@@ -12,8 +12,8 @@ use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Hub, Upgraded};
 use crate::route::{Incoming, Registry};
 use crate::socket::Sockets;
-use crate::stream::Stream;
 use crate::token::Token;
+use crate::transport::Stream;
 use crate::turn::Turn;
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.

@@ -427,7 +427,7 @@ mod tests {
     use crate::hub::wire::{hub, open, records};
     use crate::outbox::How;
     use crate::protocol::{Opcode, encode_header};
-    use crate::testing::wire::End;
+    use crate::transport::memory::End;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {

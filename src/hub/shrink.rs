@@ -60,7 +60,7 @@ mod tests {
     use crate::token::Token;
 
     /// Gives up a connection.
-    fn leave(hub: &mut Hub<crate::testing::wire::Wire>, token: Token) {
+    fn leave(hub: &mut Hub<crate::transport::memory::Wire>, token: Token) {
         hub.fail(token, crate::error::Error::Lost);
         hub.flush_dirty();
         while hub.next_record().is_some() {}
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// A hub whose slots are all taken, at least `slots`; who has the lowest slot comes first.
-    fn full(slots: usize) -> (Hub<crate::testing::wire::Wire>, Vec<Token>) {
+    fn full(slots: usize) -> (Hub<crate::transport::memory::Wire>, Vec<Token>) {
         let mut hub = hub();
         let mut all = Vec::new();
         while all.len() < slots || hub.connections.len() < hub.connections.capacity() {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     /// Whether memory is given back when one leaves: a scratch list that has grown shows it.
-    fn is_given_back_when_one_leaves(hub: &mut Hub<crate::testing::wire::Wire>, token: Token) -> bool {
+    fn is_given_back_when_one_leaves(hub: &mut Hub<crate::transport::memory::Wire>, token: Token) -> bool {
         hub.rest.reserve_exact(2 * KEEP_ENTRIES);
         leave(hub, token);
         hub.rest.capacity() == KEEP_ENTRIES

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::hub::wire::{hub, open};
     use crate::protocol::{CloseCode, Opcode, encode_frame};
-    use crate::testing::wire::FarEnd;
+    use crate::transport::memory::FarEnd;
 
     /// What the table does, done slowly: each topic's members by uuid.
     #[derive(Default)]

@@ -4,10 +4,10 @@ use super::{Hub, Record, Upgraded};
 use crate::attributes::Attributes;
 use crate::config::{Builder, SlowReader};
 use crate::handshake::Request;
-use crate::testing::Faults;
-use crate::testing::wire::{FarEnd, Wire, pair};
 use crate::token::Token;
 use crate::transport::PeerAddress;
+use crate::transport::faults::Faults;
+use crate::transport::memory::{FarEnd, Wire, pair};
 
 pub(super) const STALL: u64 = 500;
 pub(super) const CLOSE: u64 = 100;

@@ -62,16 +62,14 @@
 //! ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the server listens on work as ever, and are asked in each turn.
 
 mod expect;
-mod faults;
 mod peer;
 mod upgrade;
-pub(crate) mod wire;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-pub use faults::Faults;
+pub use crate::transport::faults::Faults;
 pub use peer::Received;
 pub use upgrade::{Answer, NotConnected, Upgrade};
 
@@ -79,10 +77,10 @@ use crate::protocol::{CloseCode, Message, Opcode};
 use crate::server::Server;
 use crate::token::Token;
 use crate::transport::PeerAddress;
+use crate::transport::memory::{self, End};
 use crate::turn::Turn;
 use expect::Panics;
 use peer::Peer;
-use wire::End;
 
 /// A client that reads at a rate does it at least this often.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -196,7 +194,7 @@ impl<S> Harness<S> {
         let port = 1024 + (index % 60_000) as u16;
         let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
         let rate = faults.reads_per_second;
-        let (wire, far) = wire::pair(faults);
+        let (wire, far) = memory::pair(faults);
         let token = self.server.take_in(wire, peer)?;
         self.peers.push(Peer::new(far, name, rate));
         self.going_on.push((index, token));

@@ -6,11 +6,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Answer;
-use super::wire::{End, FarEnd};
 use crate::protocol::{
     CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask,
     encode_close,
 };
+use crate::transport::memory::{End, FarEnd};
 
 /// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the beginning of what is long.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,8 +1,19 @@
 //! What carries a connection's bytes, and where its peer is.
 
+#[cfg(feature = "testing")]
+pub(crate) mod faults;
+mod listen;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
+mod stream;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+pub use listen::ListeningSocket;
+pub(crate) use listen::{Accepted, Listener, Options};
+pub(crate) use stream::Stream;
 
 /// What a connection needs of the thing that carries its bytes, beside reading and writing.
 ///

@@ -1,8 +1,8 @@
 //! What goes wrong on one connection in memory, said beforehand.
 
-use super::wire::End;
+use super::memory::End;
 
-/// What the network does to one connection of a [`Harness`](super::Harness). Sending and receiving are meant as the peer sees them.
+/// What the network does to one connection of a [`Harness`](crate::testing::Harness). Sending and receiving are meant as the peer sees them.
 ///
 /// ```
 /// use ikisocket::testing::Faults;
@@ -14,14 +14,14 @@ use super::wire::End;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Faults {
-    pub(super) read_at_most: usize,
-    pub(super) write_at_most: usize,
-    pub(super) interrupted: bool,
-    pub(super) would_block: bool,
-    pub(super) window: usize,
-    pub(super) reads_per_second: Option<u32>,
-    pub(super) end_after_sending: Option<(usize, End)>,
-    pub(super) reset_after_receiving: Option<usize>,
+    pub(crate) read_at_most: usize,
+    pub(crate) write_at_most: usize,
+    pub(crate) interrupted: bool,
+    pub(crate) would_block: bool,
+    pub(crate) window: usize,
+    pub(crate) reads_per_second: Option<u32>,
+    pub(crate) end_after_sending: Option<(usize, End)>,
+    pub(crate) reset_after_receiving: Option<usize>,
 }
 
 impl Faults {

@@ -13,7 +13,7 @@ use mio::net::UnixStream;
 use socket2::SockRef;
 
 #[cfg(feature = "testing")]
-use crate::testing::wire::Wire;
+use super::memory::Wire;
 use crate::transport::Transport;
 
 /// Whether a short write to a TCP socket says by itself that it is full and that an event follows

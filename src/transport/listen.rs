@@ -14,9 +14,9 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::SockRef;
 
+use super::stream::{SHORT_MEANS_EMPTY, Stream};
 #[cfg(all(unix, feature = "listenfd"))]
 use crate::error::BindError;
-use crate::stream::{SHORT_MEANS_EMPTY, Stream};
 use crate::transport::{PeerAddress, canonical};
 
 /// Peers in a row that fail while they are accepted, before the listening socket itself is suspected.

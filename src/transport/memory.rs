@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
 
-use super::Faults;
+use super::faults::Faults;
 use crate::transport::Transport;
 
 /// How one side has ended.
