@@ -6,11 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::attributes::Attributes;
-use crate::connection::Ticket;
 use crate::error::{AnswerError, SendError};
 use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
+use crate::hub::{Attributes, Ticket};
 use crate::route::Incoming;
 use crate::socket::Sockets;
 use crate::token::Token;

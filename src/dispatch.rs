@@ -7,12 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
-use crate::discard::{discard_payload, message_of};
 use crate::error::Error;
 use crate::escaped::Escaped;
 use crate::event::{Event, is_reserved};
 use crate::handle::Command;
-use crate::hub::{Hub, Record};
+use crate::hub::{Hub, Record, discard_payload, message_of};
 use crate::listener::{EventPayload, Listener};
 use crate::protocol::{CloseCode, Message, Payload};
 use crate::route::{Recovered, Registry};

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::defer::Answer;
-use crate::discard::Discarded;
 use crate::error::{CloseError, SendError};
+use crate::hub::Discarded;
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
 use crate::socket::{Shutdown, Sockets};

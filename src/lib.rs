@@ -446,18 +446,14 @@
 //! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and
 //! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
-mod attributes;
 mod backlog;
 mod clock;
 mod config;
-mod connection;
 mod defer;
-mod discard;
 mod dispatch;
 mod error;
 mod escaped;
 mod event;
-mod growth;
 mod handle;
 pub mod handshake;
 mod hub;
@@ -470,17 +466,13 @@ mod schedule;
 mod server;
 mod socket;
 mod source;
-mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod timer;
 mod token;
-mod topics;
 mod transport;
 mod turn;
 mod upgrade;
 
-pub use attributes::Attributes;
 pub use config::{Builder, Dropped, SlowReader};
 pub use defer::Deferred;
 pub use error::{
@@ -490,7 +482,7 @@ pub use error::{
 pub use event::Event;
 pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
-pub use hub::Emitted;
+pub use hub::{Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations};
 pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
@@ -504,7 +496,6 @@ pub use schedule::TimerId;
 pub use server::{Finished, Server};
 pub use socket::{Conn, Shutdown, Socket, Sockets};
 pub use source::Readiness;
-pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
 pub use turn::Turn;

@@ -5,9 +5,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::attributes::Attributes;
 use crate::error::Error;
 use crate::event::Event;
+use crate::hub::Attributes;
 use crate::protocol::{CloseCode, Payload};
 use crate::socket::Socket;
 

@@ -6,13 +6,11 @@ use std::{cell::RefCell, rc::Rc};
 
 use uuid::Uuid;
 
-use crate::attributes::Attributes;
 use crate::config::{Builder, SlowReader};
-use crate::connection::Ticket;
-use crate::discard::Discarded;
 use crate::error::RouteError;
 use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
+use crate::hub::{Attributes, Discarded, Stats, Ticket};
 use crate::listener::{EventPayload, Listener, Listeners};
 use crate::outbox::Agreed;
 #[cfg(feature = "deflate")]
@@ -20,7 +18,6 @@ use crate::outbox::Deflate;
 use crate::schedule::Schedule;
 use crate::socket::{Socket, Sockets};
 use crate::source::Sources;
-use crate::stats::Stats;
 use crate::token::Token;
 use crate::transport::PeerAddress;
 

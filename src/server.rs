@@ -15,7 +15,6 @@ use mio::{Events, Interest};
 use crate::backlog::{Backlog, Rest};
 use crate::clock::Clock;
 use crate::config::Builder;
-use crate::connection::{Due, Phase, ReadLater};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
@@ -23,7 +22,7 @@ use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
-use crate::hub::{Hub, Received};
+use crate::hub::{Due, Hub, NEVER, Phase, ReadLater, Received, Stats, Stopwatch};
 use crate::listener::EventPayload;
 use crate::reactor::Reactor;
 #[cfg(feature = "testing")]
@@ -32,8 +31,6 @@ use crate::route::{Incoming, Recovered, Registry, Route};
 use crate::schedule::TimerId;
 use crate::socket::{Socket, Sockets};
 use crate::source::Readiness;
-use crate::stats::{Stats, Stopwatch};
-use crate::timer::NEVER;
 use crate::token::{Ready, SourceId, Token};
 #[cfg(feature = "testing")]
 use crate::transport::PeerAddress;

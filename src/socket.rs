@@ -10,17 +10,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::attributes::Attributes;
 use crate::config::{Dropped, SlowReader};
-use crate::connection::Connection;
 use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
-use crate::hub::{Audience, Emitted, Hub};
+use crate::hub::{Attributes, Audience, Connection, Emitted, Hub, Stats};
 use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::route::Registry;
-use crate::stats::Stats;
 use crate::token::Token;
 use crate::transport::{PeerAddress, Stream, canonical};
 

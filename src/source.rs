@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use mio::Interest;
 use mio::event::{Event, Source};
 
-use crate::discard::Discarded;
 use crate::error::IoError;
+use crate::hub::Discarded;
 use crate::socket::Sockets;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::RETRY_AFTER;
-use crate::connection::{Goal, Head, Parked, Phase};
 use crate::defer::Answer;
 use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
-use crate::hub::{Hub, Upgraded};
+use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
 use crate::route::{Incoming, Registry};
 use crate::socket::Sockets;
 use crate::token::Token;

@@ -7,10 +7,10 @@ use std::io;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
+use super::attributes::Attributes;
+use super::connection::{Farewell, Phase};
 use super::{Hub, alive, named};
-use crate::attributes::Attributes;
 use crate::config::{RETRY_AFTER, SlowReader};
-use crate::connection::{Farewell, Phase};
 use crate::error::{CloseError, Error, IoError};
 use crate::handshake::{Refusal, Request, Response};
 use crate::outbox::Agreed;

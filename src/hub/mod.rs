@@ -5,12 +5,19 @@
 //! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
 //! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
 
+mod attributes;
+mod connection;
+mod discard;
+mod growth;
 mod life;
+mod membership;
 mod names;
 mod receiving;
 mod sending;
 mod shrink;
+mod stats;
 mod time;
+mod timer;
 mod topics;
 #[cfg(test)]
 mod wire;
@@ -21,21 +28,24 @@ use slab::Slab;
 use uuid::Uuid;
 
 use crate::config::{Dropped, Limits};
-use crate::connection::{Connection, Phase};
 use crate::error::UuidError;
-use crate::growth;
 use crate::outbox::{Common, Stage};
-use crate::stats::Stats;
-use crate::timer::Timers;
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
-use crate::topics::Topics;
 use crate::transport::{PeerAddress, Transport};
+use membership::Topics;
 use names::Names;
+use timer::Timers;
 
+pub use attributes::Attributes;
+pub(crate) use connection::{Connection, Due, Goal, Head, Parked, Phase, ReadLater, Ticket};
+pub(crate) use discard::{Discarded, discard_payload, message_of};
 pub(crate) use life::{Record, Stopping, Upgraded};
 pub(crate) use receiving::Received;
 pub(crate) use sending::Audience;
 pub use sending::Emitted;
+pub(crate) use stats::Stopwatch;
+pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
+pub(crate) use timer::NEVER;
 
 /// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other
 /// connections' memory, and keep the allocator from giving that back.

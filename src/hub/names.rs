@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::connection::Connection;
+use super::connection::Connection;
 
 #[derive(Default)]
 pub(super) struct Names {

@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 use std::io;
 
+use super::connection::{Phase, ReadLater};
 use super::{Hub, named};
-use crate::connection::{Phase, ReadLater};
 use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Violation};

@@ -5,9 +5,9 @@
 
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::{Hub, Record, alive, list_dirty, named};
 use crate::config::{Dropped, SlowReader};
-use crate::connection::Connection;
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Common, Flushed, How, Outgoing, STAGE_SHARE, Shared, Stage, WRITE_THROUGH, Way};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};

@@ -4,8 +4,8 @@
 //! a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from there on it puts lists of that length among small memory, and keeps up to twice as much of
 //! free memory for good.
 
+use super::connection::Connection;
 use super::{Hub, KEEP_ENTRIES, KEEP_RECORDS};
-use crate::connection::Connection;
 use crate::transport::Transport;
 
 /// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.

@@ -2,8 +2,8 @@
 //!
 //! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
 
+use super::connection::{Due, Phase};
 use super::{Hub, Record, named};
-use crate::connection::{Due, Phase};
 use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;

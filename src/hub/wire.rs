@@ -1,7 +1,7 @@
 //! Connections in memory, for the tests of the hub: how much the server may write is up to the test.
 
+use super::attributes::Attributes;
 use super::{Hub, Record, Upgraded};
-use crate::attributes::Attributes;
 use crate::config::{Builder, SlowReader};
 use crate::handshake::Request;
 use crate::token::Token;

@@ -6,7 +6,7 @@
 //! It is a heap in two lists instead of a tree of many small nodes: small ones that were freed among other connections' memory are what keeps
 //! an allocator from giving that back.
 
-use crate::growth;
+use super::growth;
 
 /// "Never", on the loop's clock.
 pub(crate) const NEVER: u64 = u64::MAX;

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use crate::attributes::Attributes;
+use super::attributes::Attributes;
+use super::timer::NEVER;
 use crate::config::{Limits, SlowReader};
 use crate::error::Error;
 use crate::handshake::{HeadScanner, Key, Request};
 use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
 use crate::protocol::{CloseCode, Decoder};
-use crate::timer::NEVER;
 use crate::transport::{PeerAddress, Transport, canonical};
 
 /// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.

@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use slab::Slab;
 
+use super::growth;
 use crate::error::TopicError;
-use crate::growth;
 
 /// The longest name of a topic, in bytes.
 pub(crate) const MAX_NAME: usize = 256;

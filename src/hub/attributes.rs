@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::discard::Discarded;
+use super::discard::Discarded;
 
 type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 
