@@ -449,41 +449,31 @@
 mod backlog;
 mod clock;
 mod config;
-mod defer;
-mod dispatch;
 mod error;
 mod escaped;
 mod event;
-mod handle;
 pub mod handshake;
 mod hub;
-mod listener;
 mod outbox;
 pub mod protocol;
 mod reactor;
-mod route;
-mod schedule;
 mod server;
-mod socket;
-mod source;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
 mod transport;
 mod turn;
 mod upgrade;
+mod user;
 
 pub use config::{Builder, Dropped, SlowReader};
-pub use defer::Deferred;
 pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
     UuidError,
 };
 pub use event::Event;
-pub use handle::Handle;
 pub use handshake::{HeaderError, Request, Response};
 pub use hub::{Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations};
-pub use listener::EventPayload;
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;
@@ -491,14 +481,13 @@ pub use mio;
 pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
-pub use route::{Incoming, Recovered, Route};
-pub use schedule::TimerId;
 pub use server::{Finished, Server};
-pub use socket::{Conn, Shutdown, Socket, Sockets};
-pub use source::Readiness;
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
 pub use turn::Turn;
+pub use user::{
+    Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Recovered, Route, Shutdown, Socket, Sockets, TimerId,
+};
 #[doc(no_inline)]
 pub use uuid::Uuid;
 

@@ -15,22 +15,12 @@ use mio::{Events, Interest};
 use crate::backlog::{Backlog, Rest};
 use crate::clock::Clock;
 use crate::config::Builder;
-use crate::defer::Answer;
-use crate::dispatch;
 use crate::error::{BindError, BuildError, IoError, RouteError};
-use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Due, Hub, NEVER, Phase, ReadLater, Received, Stats, Stopwatch};
-use crate::listener::EventPayload;
 use crate::reactor::Reactor;
-#[cfg(feature = "testing")]
-use crate::route::Caught;
-use crate::route::{Incoming, Recovered, Registry, Route};
-use crate::schedule::TimerId;
-use crate::socket::{Socket, Sockets};
-use crate::source::Readiness;
 use crate::token::{Ready, SourceId, Token};
 #[cfg(feature = "testing")]
 use crate::transport::PeerAddress;
@@ -39,6 +29,12 @@ use crate::transport::memory::{self, Wire};
 use crate::transport::{Accepted, Listener, ListeningSocket, Options, Stream};
 use crate::turn::Turn;
 use crate::upgrade;
+#[cfg(feature = "testing")]
+use crate::user::Caught;
+use crate::user::{
+    Answer, Errand, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
+    call,
+};
 
 /// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is read.
 const MESSAGE: usize = 1024;
@@ -707,7 +703,7 @@ impl<S> Server<S> {
             self.hub.now = self.clock();
         }
         while !self.hub.is_settled() {
-            told |= dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+            told |= call::tell_records(&mut self.state, &mut self.hub, &self.registry);
             self.hub.flush_dirty();
         }
         told
@@ -715,7 +711,7 @@ impl<S> Server<S> {
 
     /// Tells what was recorded.
     fn tell(&mut self) {
-        dispatch::tell_records(&mut self.state, &mut self.hub, &self.registry);
+        call::tell_records(&mut self.state, &mut self.hub, &self.registry);
     }
 
     fn accept(&mut self, listener: usize, turn: &mut Turn) {
@@ -1075,19 +1071,19 @@ impl<S> Server<S> {
                 Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
                 Some(Received::Message(message)) => {
                     hub.work += MESSAGE;
-                    dispatch::message(state, hub, registry, token, &message);
+                    call::message(state, hub, registry, token, &message);
                 }
                 Some(Received::Control(event, data)) => {
                     turn.messages += 1;
                     hub.work += MESSAGE;
-                    dispatch::control(state, hub, registry, token, event, &data);
+                    call::control(state, hub, registry, token, event, &data);
                 }
                 Some(Received::Unfinished) => used_up = true,
                 // What comes behind a close frame or a refusal is read and discarded until the peer's
                 // FIN: closing earlier would send a reset, which can overtake what was said last.
                 None => input = &mut [],
             }
-            dispatch::tell_records(state, hub, registry);
+            call::tell_records(state, hub, registry);
             used_up |= hub.work >= until;
             if used_up {
                 break;
@@ -1095,7 +1091,7 @@ impl<S> Server<S> {
         }
         turn.messages += (hub.stats.messages_in - messages) as usize;
         hub.end_input(token);
-        dispatch::tell_records(state, hub, registry);
+        call::tell_records(state, hub, registry);
         if used_up { Err(input.len()) } else { Ok(()) }
     }
 
@@ -1123,20 +1119,20 @@ impl<S> Server<S> {
             Some(Received::Message(message)) => {
                 turn.messages += 1;
                 hub.work += MESSAGE;
-                dispatch::message(state, hub, registry, token, &message);
+                call::message(state, hub, registry, token, &message);
             }
             _ => {}
         }
-        dispatch::tell_records(state, hub, registry);
+        call::tell_records(state, hub, registry);
         hub.forget_unfinished(token);
         hub.end_input(token);
-        dispatch::tell_records(state, hub, registry);
+        call::tell_records(state, hub, registry);
         true
     }
 
     /// Calls one of the user's own sources.
     fn call_source(&mut self, readiness: Readiness, turn: &mut Turn) {
-        turn.sources += usize::from(dispatch::source(&mut self.state, &mut self.hub, &self.registry, readiness));
+        turn.sources += usize::from(call::source(&mut self.state, &mut self.hub, &self.registry, readiness));
     }
 
     /// Goes on with a request whose answer has come, and writes what follows from it once.
@@ -1146,7 +1142,7 @@ impl<S> Server<S> {
         let token = answer.token;
         if !upgrade::waits(hub, token, &answer.waits) {
             // What it has captured is dropped here, which is user code too.
-            let _ = dispatch::guard(state, hub, registry, "filter", None, |_, _| drop(answer));
+            let _ = call::guard(state, hub, registry, "filter", None, |_, _| drop(answer));
             return;
         }
         hub.begin_input(token);
@@ -1175,7 +1171,7 @@ impl<S> Server<S> {
             for errand in errands.drain(..) {
                 match errand {
                     Errand::Command(command) => {
-                        dispatch::command(&mut self.state, &mut self.hub, &self.registry, command);
+                        call::command(&mut self.state, &mut self.hub, &self.registry, command);
                         turn.commands += 1;
                     }
                     Errand::Answer(answer) => {
@@ -1200,7 +1196,7 @@ impl<S> Server<S> {
     #[cold]
     fn fire_timers(&mut self, newest: TimerId, turn: &mut Turn) {
         while turn.timers < TIMERS_PER_TURN.min(self.work_per_turn)
-            && dispatch::timer(&mut self.state, &mut self.hub, &self.registry, newest)
+            && call::timer(&mut self.state, &mut self.hub, &self.registry, newest)
         {
             turn.timers += 1;
         }

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::RETRY_AFTER;
-use crate::defer::Answer;
-use crate::dispatch;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
-use crate::route::{Incoming, Registry};
-use crate::socket::Sockets;
 use crate::token::Token;
 use crate::transport::Stream;
 use crate::turn::Turn;
+use crate::user::{Answer, Incoming, Registry, Sockets, call};
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.
 const REQUEST: usize = 4 * 1024;
@@ -128,12 +125,12 @@ pub(crate) fn resume<S>(
     let Some(request) = connection.request.take() else { return Vec::new() };
     let attributes = std::mem::take(&mut connection.attributes);
     let mut incoming = Incoming { request, peer: connection.peer.get(), attributes, token, ticket: None };
-    let verdict = dispatch::guard(state, hub, registry, "filter", None, |state, hub| {
+    let verdict = call::guard(state, hub, registry, "filter", None, |state, hub| {
         go_on(state, &mut Sockets { hub, registry }, &mut incoming)
     });
     let verdict = verdict.unwrap_or_else(|_| Err(internal_error()));
     admit(state, hub, registry, goal, incoming, (filter, verdict), turn);
-    dispatch::tell_records(state, hub, registry);
+    call::tell_records(state, hub, registry);
     early
 }
 
@@ -190,7 +187,7 @@ fn answer<S>(
         }
         _ => hub.refuse(token, &Refusal::NotFound, head_only),
     }
-    dispatch::tell_records(state, hub, registry);
+    call::tell_records(state, hub, registry);
 }
 
 /// Goes on with what a filter has said, asks the others, and if none objects opens the connection or calls the page; or parks the request, if a
@@ -227,7 +224,7 @@ fn admit<S>(
             }
             upgrade(hub, registry, token, route, &key, incoming);
             turn.opened += 1;
-            dispatch::opened(state, hub, registry, token, route);
+            call::opened(state, hub, registry, token, route);
         }
         (Goal::Page { page, head_only }, verdict) => {
             let response = match verdict {
@@ -312,7 +309,7 @@ fn ask_filter<S>(
     incoming: &mut Incoming,
 ) -> Result<(), Response> {
     let filter = &registry.filters[filter];
-    let verdict = dispatch::guard(state, hub, registry, "filter", None, |state, hub| {
+    let verdict = call::guard(state, hub, registry, "filter", None, |state, hub| {
         filter(state, &mut Sockets { hub, registry }, incoming)
     });
     verdict.unwrap_or_else(|_| Err(internal_error()))
@@ -326,7 +323,7 @@ fn call_page<S>(
     incoming: &Incoming,
 ) -> Response {
     let page = &registry.pages[page];
-    let response = dispatch::guard(state, hub, registry, "page", None, |state, hub| {
+    let response = call::guard(state, hub, registry, "page", None, |state, hub| {
         page(state, &mut Sockets { hub, registry }, incoming)
     });
     response.unwrap_or_else(|_| internal_error())

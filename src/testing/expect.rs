@@ -4,7 +4,7 @@
 
 use super::{Client, Harness, Received};
 use crate::protocol::CloseCode;
-use crate::route::{Caught, Recovered};
+use crate::user::{Caught, Recovered};
 
 /// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
 #[derive(Debug, Default)]

@@ -6,12 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::handle::{Errand, Handle};
+use super::route::Incoming;
+use super::socket::Sockets;
 use crate::error::{AnswerError, SendError};
-use crate::handle::{Errand, Handle};
 use crate::handshake::Response;
 use crate::hub::{Attributes, Ticket};
-use crate::route::Incoming;
-use crate::socket::Sockets;
 use crate::token::Token;
 
 /// What an answer does on the loop: the rest of the filter that deferred the request.

@@ -5,11 +5,11 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use super::socket::Socket;
 use crate::error::Error;
 use crate::event::Event;
 use crate::hub::Attributes;
 use crate::protocol::{CloseCode, Payload};
-use crate::socket::Socket;
 
 /// What a listener is told: which event, on which connection, with what.
 #[non_exhaustive]

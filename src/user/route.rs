@@ -6,18 +6,18 @@ use std::{cell::RefCell, rc::Rc};
 
 use uuid::Uuid;
 
+use super::handle::Mailbox;
+use super::listeners::{EventPayload, Listener, Listeners};
+use super::schedule::Schedule;
+use super::socket::{Socket, Sockets};
+use super::source::Sources;
 use crate::config::{Builder, SlowReader};
 use crate::error::RouteError;
-use crate::handle::Mailbox;
 use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
 use crate::hub::{Attributes, Discarded, Stats, Ticket};
-use crate::listener::{EventPayload, Listener, Listeners};
 use crate::outbox::Agreed;
 #[cfg(feature = "deflate")]
 use crate::outbox::Deflate;
-use crate::schedule::Schedule;
-use crate::socket::{Socket, Sockets};
-use crate::source::Sources;
 use crate::token::Token;
 use crate::transport::PeerAddress;
 

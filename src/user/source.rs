@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use mio::Interest;
 use mio::event::{Event, Source};
 
+use super::socket::Sockets;
 use crate::error::IoError;
 use crate::hub::Discarded;
-use crate::socket::Sockets;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
 
 /// What a source is ready for, as far as the operating system says so; it may be wrong, so what would block must not be an error. The meaning of each flag,

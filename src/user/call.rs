@@ -7,17 +7,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
+use super::handle::Command;
+use super::listeners::{EventPayload, Listener};
+use super::route::{Recovered, Registry};
+use super::schedule::{Callback, TimerId};
+use super::socket::{Socket, Sockets};
+use super::source::Readiness;
 use crate::error::Error;
 use crate::escaped::Escaped;
 use crate::event::{Event, is_reserved};
-use crate::handle::Command;
 use crate::hub::{Hub, Record, discard_payload, message_of};
-use crate::listener::{EventPayload, Listener};
 use crate::protocol::{CloseCode, Message, Payload};
-use crate::route::{Recovered, Registry};
-use crate::schedule::{Callback, TimerId};
-use crate::socket::{Socket, Sockets};
-use crate::source::Readiness;
 use crate::token::Token;
 use crate::transport::Stream;
 

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::defer::Answer;
+use super::defer::Answer;
+use super::socket::{Shutdown, Sockets};
 use crate::error::{CloseError, SendError};
 use crate::hub::Discarded;
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
-use crate::socket::{Shutdown, Sockets};
 
 /// Has things done on a server's loop, from any thread: clone it for each that needs one. Its one primitive is [`send`](Self::send); the verbs beside
 /// it are short forms. It is [`Send`] and [`Sync`] whatever the state is, because only closures cross the threads.

@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::socket::Sockets;
 use crate::hub::{Discarded, NEVER};
-use crate::socket::Sockets;
 
 /// Names one timer of a server. It is never used again: when the timer is over it names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::call;
+use super::route::Registry;
 use crate::config::{Dropped, SlowReader};
-use crate::dispatch;
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::handshake::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted, Hub, Stats};
 use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};
-use crate::route::Registry;
 use crate::token::Token;
 use crate::transport::{PeerAddress, Stream, canonical};
 
@@ -162,7 +162,7 @@ impl<S> Sockets<'_, S> {
         let mut ran = 0;
         for token in self.hub.open_tokens() {
             if self.hub.is_open(token) {
-                ran += dispatch::fire(state, self.hub, self.registry, token, event, data);
+                ran += call::fire(state, self.hub, self.registry, token, event, data);
             }
         }
         ran
@@ -319,7 +319,7 @@ impl<S> Socket<'_, S> {
     ///
     /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an `error` event follows.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
-        dispatch::fire(state, self.hub, self.registry, self.token, event, data.into())
+        call::fire(state, self.hub, self.registry, self.token, event, data.into())
     }
 
     /// Closes the connection with code 1000 and "Connection closed"; see [`close_with`](Self::close_with).
