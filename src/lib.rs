@@ -446,8 +446,6 @@
 //! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and
 //! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
-mod backlog;
-mod clock;
 mod config;
 mod error;
 mod escaped;
@@ -456,14 +454,11 @@ pub mod handshake;
 mod hub;
 mod outbox;
 pub mod protocol;
-mod reactor;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
 mod transport;
-mod turn;
-mod upgrade;
 mod user;
 
 pub use config::{Builder, Dropped, SlowReader};
@@ -481,10 +476,9 @@ pub use mio;
 pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
-pub use server::{Finished, Server};
+pub use server::{Finished, Server, Turn};
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
-pub use turn::Turn;
 pub use user::{
     Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Recovered, Route, Shutdown, Socket, Sockets, TimerId,
 };

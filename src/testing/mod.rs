@@ -74,11 +74,10 @@ pub use peer::Received;
 pub use upgrade::{Answer, NotConnected, Upgrade};
 
 use crate::protocol::{CloseCode, Message, Opcode};
-use crate::server::Server;
+use crate::server::{Server, Turn};
 use crate::token::Token;
 use crate::transport::PeerAddress;
 use crate::transport::memory::{self, End};
-use crate::turn::Turn;
 use expect::Panics;
 use peer::Peer;
 

@@ -4,12 +4,12 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::report::Turn;
 use crate::config::RETRY_AFTER;
 use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
 use crate::token::Token;
 use crate::transport::Stream;
-use crate::turn::Turn;
 use crate::user::{Answer, Incoming, Registry, Sockets, call};
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.

@@ -1,5 +1,11 @@
 //! The server: the user's door, and the turn of the loop that everything happens in.
 
+mod backlog;
+mod clock;
+mod reactor;
+mod report;
+mod upgrade;
+
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
@@ -12,29 +18,28 @@ use std::time::Duration;
 use mio::event::{Event, Source};
 use mio::{Events, Interest};
 
-use crate::backlog::{Backlog, Rest};
-use crate::clock::Clock;
 use crate::config::Builder;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::handshake::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Due, Hub, NEVER, Phase, ReadLater, Received, Stats, Stopwatch};
-use crate::reactor::Reactor;
 use crate::token::{Ready, SourceId, Token};
 #[cfg(feature = "testing")]
 use crate::transport::PeerAddress;
 #[cfg(feature = "testing")]
 use crate::transport::memory::{self, Wire};
 use crate::transport::{Accepted, Listener, ListeningSocket, Options, Stream};
-use crate::turn::Turn;
-use crate::upgrade;
 #[cfg(feature = "testing")]
 use crate::user::Caught;
 use crate::user::{
     Answer, Errand, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
     call,
 };
+use backlog::{Backlog, Rest};
+use clock::Clock;
+use reactor::Reactor;
+pub use report::Turn;
 
 /// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is read.
 const MESSAGE: usize = 1024;
