@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput};
 use ikisocket::Server;
-use ikisocket::handshake::accept_key;
+use ikisocket::http::accept_key;
 use ikisocket::protocol::{Decoder, FrameHeader, Opcode, Role, Rules, apply_mask, encode_frame};
 
 #[cfg(feature = "deflate")]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::escaped::Escaped;
-use crate::handshake::OriginError;
+use crate::http::OriginError;
 use crate::protocol::{CloseCode, Violation};
 
 /// An error of the operating system, in a form that can be compared and kept.
@@ -339,7 +339,7 @@ impl From<BuildError> for io::Error {
 pub enum RouteError {
     /// The pattern cannot be understood.
     #[error("{0}")]
-    Pattern(#[from] crate::handshake::PatternError),
+    Pattern(#[from] crate::http::PatternError),
     /// There is one already for the same paths.
     #[error("`{pattern}` is taken already")]
     Duplicate {

@@ -424,7 +424,7 @@
 //!
 //! # Inside
 //!
-//! [`handshake`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
+//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
 //!
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
@@ -450,7 +450,7 @@ mod config;
 mod error;
 mod escaped;
 mod event;
-pub mod handshake;
+pub mod http;
 mod hub;
 mod outbox;
 pub mod protocol;
@@ -467,7 +467,7 @@ pub use error::{
     UuidError,
 };
 pub use event::Event;
-pub use handshake::{HeaderError, Request, Response};
+pub use http::{HeaderError, Request, Response};
 pub use hub::{Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations};
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]

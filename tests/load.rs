@@ -778,9 +778,9 @@ fn upgrade(stream: &mut TcpStream, more: &[u8]) -> std::io::Result<bool> {
     let Some(key) = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")) else {
         return Ok(false); // It only asked whether the port is open.
     };
-    let key = ikisocket::handshake::Key::parse(key).expect("a key");
+    let key = ikisocket::http::Key::parse(key).expect("a key");
     let mut answer = Vec::new();
-    ikisocket::handshake::write_switching_protocols(&key, None, None, &mut answer);
+    ikisocket::http::write_switching_protocols(&key, None, None, &mut answer);
     answer.extend_from_slice(more);
     stream.write_all(&answer)?;
     Ok(true)

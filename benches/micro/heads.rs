@@ -2,7 +2,7 @@
 //! those of 16 KiB that cost most.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use ikisocket::handshake::{
+use ikisocket::http::{
     DeflateParams, HeadLimits, HeadScanner, ParamNames, Refusal, Request, Routes, Scan, agree_on_deflate, check,
     choose_subprotocol, origin_allowed, write_switching_protocols,
 };

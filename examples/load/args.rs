@@ -486,7 +486,7 @@ impl Given {
     fn header(&self) -> Result<(String, String), ArgsError> {
         let (name, _) = self.text.split_once(':').ok_or_else(|| self.wrong())?;
         let value = self.header_value()?[name.len() + 1..].trim().to_owned();
-        if !ikisocket::handshake::is_token(name) {
+        if !ikisocket::http::is_token(name) {
             return Err(self.wrong());
         }
         Ok((name.to_owned(), value))

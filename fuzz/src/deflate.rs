@@ -6,7 +6,7 @@
 
 use super::input::{Input, Random, cut};
 use super::slow_inflate::{Fault, SlowInflate};
-use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
+use ikisocket::http::{DeflateParams, HeadLimits, Request, agree_on_deflate};
 use ikisocket::protocol::{Decoded, Decoder, Deflater, Inflater, Opcode, Role, Rules, Violation, encode_frame};
 
 pub fn run(data: &[u8]) {

@@ -4,7 +4,7 @@
 //! An input: one byte of settings, four sizes of chunks, what arrives.
 
 use super::input::{Input, Random, cut};
-use ikisocket::handshake::{
+use ikisocket::http::{
     HeadLimits, HeadScanner, Refusal, Request, Response, Routes, Scan, accept_key, check, choose_subprotocol,
     origin_allowed, write_switching_protocols,
 };
@@ -366,7 +366,7 @@ fn is_extension(text: &[u8]) -> bool {
         })
 }
 
-fn assert_is_101(request: &Request, key: &ikisocket::handshake::Key, slow: &Slow<'_>) {
+fn assert_is_101(request: &Request, key: &ikisocket::http::Key, slow: &Slow<'_>) {
     let ours = ["chat", "superchat"];
     let chosen = choose_subprotocol(request, &ours);
     let expected = ours

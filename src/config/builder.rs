@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::Limits;
 use super::pressure::SlowReader;
 use crate::error::BuildError;
-use crate::handshake::{HeadLimits, check_origin, is_token};
+use crate::http::{HeadLimits, check_origin, is_token};
 #[cfg(feature = "deflate")]
 use crate::outbox::Deflate;
 use crate::protocol::Rules;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::handshake::HeadLimits;
+use crate::http::HeadLimits;
 use crate::protocol::Rules;
 
 /// What `Retry-After` tells those who are refused because of the server, not of themselves; in seconds.

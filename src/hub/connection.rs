@@ -15,7 +15,7 @@ use super::attributes::Attributes;
 use super::timer::NEVER;
 use crate::config::{Limits, SlowReader};
 use crate::error::Error;
-use crate::handshake::{HeadScanner, Key, Request};
+use crate::http::{HeadScanner, Key, Request};
 use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
 use crate::protocol::{CloseCode, Decoder};
 use crate::transport::{PeerAddress, Transport, canonical};

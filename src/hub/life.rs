@@ -12,7 +12,7 @@ use super::connection::{Farewell, Phase};
 use super::{Hub, alive, named};
 use crate::config::{RETRY_AFTER, SlowReader};
 use crate::error::{CloseError, Error, IoError};
-use crate::handshake::{Refusal, Request, Response};
+use crate::http::{Refusal, Request, Response};
 use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;

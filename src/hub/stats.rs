@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Dropped;
 use crate::error::{EmitError, Error};
-use crate::handshake::Refusal;
+use crate::http::Refusal;
 
 /// A server's figures: [`Server::stats`](crate::Server::stats), [`Sockets::stats`](crate::Sockets::stats).
 ///

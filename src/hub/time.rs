@@ -153,7 +153,7 @@ impl<T: Transport> Hub<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::Response;
+    use crate::http::Response;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
     use crate::outbox::{How, Outgoing};

@@ -3,7 +3,7 @@
 use super::attributes::Attributes;
 use super::{Hub, Record, Upgraded};
 use crate::config::{Builder, SlowReader};
-use crate::handshake::Request;
+use crate::http::Request;
 use crate::token::Token;
 use crate::transport::PeerAddress;
 use crate::transport::faults::Faults;

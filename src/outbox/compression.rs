@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::handshake::{DeflateParams, Request, agree_on_deflate};
+use crate::http::{DeflateParams, Request, agree_on_deflate};
 use crate::protocol::{Compressed, Deflater, Inflater, Inflation, Message, Violation};
 
 /// What is kept for the next message that is compressed for all.

@@ -20,7 +20,7 @@ use mio::{Events, Interest};
 
 use crate::config::Builder;
 use crate::error::{BindError, BuildError, IoError, RouteError};
-use crate::handshake::Response;
+use crate::http::Response;
 #[cfg(feature = "testing")]
 use crate::hub::Uuids;
 use crate::hub::{Due, Hub, NEVER, Phase, ReadLater, Received, Stats, Stopwatch};

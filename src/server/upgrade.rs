@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::report::Turn;
 use crate::config::RETRY_AFTER;
-use crate::handshake::{self, Key, Refusal, Request, Response, Scan};
+use crate::http::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
 use crate::token::Token;
 use crate::transport::Stream;
@@ -274,9 +274,9 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
 /// a handshake is a GET (RFC 6455 §4.1).
 fn check_upgrade<S>(hub: &Hub<Stream>, registry: &Registry<S>, request: &Request, route: u32) -> Result<Key, Refusal> {
     check_method(request)?;
-    let key = handshake::check(request)?;
+    let key = http::check(request)?;
     let origins = registry.origins(route);
-    if !origins.is_empty() && !handshake::origin_allowed(request, origins) {
+    if !origins.is_empty() && !http::origin_allowed(request, origins) {
         return Err(Refusal::OriginNotAllowed);
     }
     check_room(hub)?;
@@ -288,12 +288,12 @@ fn check_upgrade<S>(hub: &Hub<Stream>, registry: &Registry<S>, request: &Request
 
 fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32, key: &Key, incoming: Incoming) {
     let spoken = registry.subprotocols(route);
-    let chosen = handshake::choose_subprotocol(&incoming.request, spoken);
+    let chosen = http::choose_subprotocol(&incoming.request, spoken);
     let mut head = std::mem::take(&mut hub.head);
     head.clear();
     let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
     let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
-    handshake::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
+    http::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
     let slow_reader = registry.slow_reader(route);
     let upgraded =
         Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression, slow_reader };

@@ -10,7 +10,7 @@ use super::handle::{Errand, Handle};
 use super::route::Incoming;
 use super::socket::Sockets;
 use crate::error::{AnswerError, SendError};
-use crate::handshake::Response;
+use crate::http::Response;
 use crate::hub::{Attributes, Ticket};
 use crate::token::Token;
 

@@ -13,7 +13,7 @@ use super::socket::{Socket, Sockets};
 use super::source::Sources;
 use crate::config::{Builder, SlowReader};
 use crate::error::RouteError;
-use crate::handshake::{ParamNames, Request, Response, Routes, check_origin, is_token};
+use crate::http::{ParamNames, Request, Response, Routes, check_origin, is_token};
 use crate::hub::{Attributes, Discarded, Stats, Ticket};
 use crate::outbox::Agreed;
 #[cfg(feature = "deflate")]

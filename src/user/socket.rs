@@ -14,7 +14,7 @@ use super::call;
 use super::route::Registry;
 use crate::config::{Dropped, SlowReader};
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
-use crate::handshake::Request;
+use crate::http::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted, Hub, Stats};
 use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};

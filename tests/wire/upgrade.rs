@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::TcpStream;
 
-use ikisocket::handshake::PatternError;
+use ikisocket::http::PatternError;
 use ikisocket::{Event, Response, RouteError, Server};
 
 use crate::kit::*;

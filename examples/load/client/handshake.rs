@@ -3,7 +3,7 @@
 use super::{Failure, Url};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ikisocket::handshake::accept_key;
+use ikisocket::http::accept_key;
 
 /// A longer answer is no answer to an upgrade.
 const MAX_HEAD: usize = 16 * 1024;

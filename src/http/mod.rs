@@ -20,7 +20,7 @@
 //! up to 2 ns for each byte at each call. (`cargo bench --bench micro -- request` measures them.)
 //!
 //! ```
-//! use ikisocket::handshake::{
+//! use ikisocket::http::{
 //!     HeadLimits, HeadScanner, Request, Scan, check, write_switching_protocols,
 //! };
 //!
@@ -42,7 +42,7 @@
 //! let mut out = Vec::new();
 //! write_switching_protocols(&key, None, None, &mut out);
 //! assert!(out.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
-//! # Ok::<(), ikisocket::handshake::Refusal>(())
+//! # Ok::<(), ikisocket::http::Refusal>(())
 //! ```
 
 mod deflate;

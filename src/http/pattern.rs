@@ -22,7 +22,7 @@ use percent_encoding::percent_decode_str;
 /// Patterns that differ only in the names of their parameters are the same place.
 ///
 /// ```
-/// use ikisocket::handshake::Routes;
+/// use ikisocket::http::Routes;
 ///
 /// let mut routes: Routes<&str> = Routes::default();
 /// let (place, names) = routes.slot("/ws/:id")?;
@@ -32,7 +32,7 @@ use percent_encoding::percent_decode_str;
 /// let (place, values) = routes.find("/ws/J%C3%BCrgen").unwrap();
 /// assert_eq!((*place, values), ("one socket", vec!["Jürgen".to_owned()]));
 /// assert!(routes.find("/ws/").is_none());
-/// # Ok::<(), ikisocket::handshake::PatternError>(())
+/// # Ok::<(), ikisocket::http::PatternError>(())
 /// ```
 pub struct Routes<T> {
     places: Vec<Place<T>>,

@@ -14,7 +14,7 @@ const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connecti
 /// There is no `Date`: this room has no clock. Whoever has one may add the header (RFC 9110 §6.6.1).
 ///
 /// ```
-/// use ikisocket::handshake::Response;
+/// use ikisocket::http::Response;
 ///
 /// let response = Response::html("<p>Hello")
 ///     .header("Set-Cookie", "seen=1")?
@@ -22,7 +22,7 @@ const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connecti
 /// let mut out = Vec::new();
 /// response.encode(false, &mut out);
 /// assert!(out.starts_with(b"HTTP/1.1 200 OK\r\n"));
-/// # Ok::<(), ikisocket::handshake::HeaderError>(())
+/// # Ok::<(), ikisocket::http::HeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {

@@ -49,7 +49,7 @@ impl Default for DeflateParams {
 /// client's offer does; a smaller one is used in any case.
 ///
 /// ```
-/// use ikisocket::handshake::{DeflateParams, HeadLimits, Request, agree_on_deflate};
+/// use ikisocket::http::{DeflateParams, HeadLimits, Request, agree_on_deflate};
 ///
 /// let head = b"GET / HTTP/1.1\r\nHost: a\r\n\
 ///     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
@@ -59,7 +59,7 @@ impl Default for DeflateParams {
 /// let (agreed, answer) = agree_on_deflate(&request, &wanted).expect("a good offer");
 /// assert_eq!(agreed, wanted);
 /// assert_eq!(answer, "permessage-deflate; client_max_window_bits=10");
-/// # Ok::<(), ikisocket::handshake::Refusal>(())
+/// # Ok::<(), ikisocket::http::Refusal>(())
 /// ```
 #[must_use]
 pub fn agree_on_deflate(request: &Request, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
@@ -153,7 +153,7 @@ fn window_bits(value: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::HeadLimits;
+    use crate::http::HeadLimits;
 
     fn answer(offers: &str, wanted: &DeflateParams) -> Option<String> {
         let lines: String = offers.lines().map(|line| format!("Sec-WebSocket-Extensions: {line}\r\n")).collect();

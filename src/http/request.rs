@@ -75,7 +75,7 @@ const WORDS: [&[u8]; 34] = [
 /// only and counts as absent.
 ///
 /// ```
-/// use ikisocket::handshake::{HeadLimits, Request};
+/// use ikisocket::http::{HeadLimits, Request};
 ///
 /// let head = b"GET /caf%C3%A9?q=a+b&q=c HTTP/1.1\r\nHost: example.org\r\nCookie: id=4%202\r\n\r\n";
 /// let request = Request::parse(head, &HeadLimits::default())?;
@@ -83,7 +83,7 @@ const WORDS: [&[u8]; 34] = [
 /// assert_eq!(request.query("q").as_deref(), Some("c"));
 /// assert_eq!(request.header("HOST"), Some("example.org"));
 /// assert_eq!(request.cookie("id").as_deref(), Some("4 2"));
-/// # Ok::<(), ikisocket::handshake::Refusal>(())
+/// # Ok::<(), ikisocket::http::Refusal>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {

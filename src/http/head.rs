@@ -44,7 +44,7 @@ pub enum Scan {
 /// smuggled. Empty lines before the request line are skipped (RFC 9112 §2.2); they count as bytes of the head.
 ///
 /// ```
-/// use ikisocket::handshake::{HeadLimits, HeadScanner, Refusal, Scan};
+/// use ikisocket::http::{HeadLimits, HeadScanner, Refusal, Scan};
 ///
 /// let limits = HeadLimits::default();
 /// let mut scanner = HeadScanner::default();

@@ -8,7 +8,7 @@ use super::Response;
 /// answer for the client; the `Display` text is its body.
 ///
 /// ```
-/// use ikisocket::handshake::Refusal;
+/// use ikisocket::http::Refusal;
 ///
 /// let refusal = Refusal::MethodNotAllowed { allow: "GET, HEAD" };
 /// assert_eq!(refusal.status(), 405);

@@ -78,7 +78,7 @@ pub fn check(request: &Request) -> Result<Key, Refusal> {
 /// is not checked.
 ///
 /// ```
-/// use ikisocket::handshake::accept_key;
+/// use ikisocket::http::accept_key;
 ///
 /// assert_eq!(&accept_key("dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 /// ```
@@ -187,7 +187,7 @@ pub enum OriginError {
 /// What is wrong with it: a request with this origin would never come.
 ///
 /// ```
-/// use ikisocket::handshake::{OriginError, check_origin};
+/// use ikisocket::http::{OriginError, check_origin};
 ///
 /// assert_eq!(check_origin("https://example.org"), Ok(()));
 /// assert_eq!(check_origin("http://[::1]:8080"), Ok(()));
@@ -271,7 +271,7 @@ const TCHARS: [bool; 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handshake::HeadLimits;
+    use crate::http::HeadLimits;
 
     fn request(lines: &str) -> Request {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
