@@ -21,14 +21,14 @@ pub(crate) enum Ready {
     /// One of the user's own sources.
     Source(SourceId),
     /// Another thread has sent something.
-    Mailbox,
+    Inbox,
 }
 
 /// The lowest bit says that it is no connection; then the next two say what it is.
 const KIND_BITS: u32 = 1;
 const OTHER_BITS: u32 = 3;
 const LISTENER: usize = 0b001;
-const MAILBOX: usize = 0b011;
+const INBOX: usize = 0b011;
 const SOURCE: usize = 0b101;
 /// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the generation.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
@@ -53,7 +53,7 @@ impl Ready {
             }
             Self::Listener(index) => (index << OTHER_BITS) | LISTENER,
             Self::Source(SourceId(id)) => (id << OTHER_BITS) | SOURCE,
-            Self::Mailbox => MAILBOX,
+            Self::Inbox => INBOX,
         }
     }
 
@@ -62,7 +62,7 @@ impl Ready {
             return match word & ((1 << OTHER_BITS) - 1) {
                 LISTENER => Self::Listener(word >> OTHER_BITS),
                 SOURCE => Self::Source(SourceId(word >> OTHER_BITS)),
-                _ => Self::Mailbox,
+                _ => Self::Inbox,
             };
         }
         Self::Connection(Token {
@@ -86,7 +86,7 @@ mod tests {
             }
         }
         let sources = [0, 1, MAX_SOURCES - 1].map(|id| Ready::Source(SourceId(id)));
-        for other in sources.into_iter().chain([Ready::Listener(0), Ready::Listener(3), Ready::Mailbox]) {
+        for other in sources.into_iter().chain([Ready::Listener(0), Ready::Listener(3), Ready::Inbox]) {
             assert_eq!(Ready::decode(other.encode()), other);
         }
         assert_eq!(next_generation(last), 0);

@@ -33,7 +33,7 @@ use crate::transport::{Accepted, Listener, ListeningSocket, Options, Stream};
 #[cfg(feature = "testing")]
 use crate::user::Caught;
 use crate::user::{
-    Answer, Errand, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
+    Answer, Command, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
     call,
 };
 use backlog::{Backlog, Rest};
@@ -121,7 +121,7 @@ pub struct Server<S> {
     buffer: Vec<u8>,
     buffer_len: usize,
     /// What other threads have sent for this turn; empty between turns.
-    errands: Vec<Errand<S>>,
+    commands: Vec<Command<S>>,
     /// The most work of each kind in one turn.
     work_per_turn: usize,
     /// How much of it may be done in this part of the turn.
@@ -203,7 +203,7 @@ impl<S> Server<S> {
             reactor,
             buffer: vec![0; settings.receive_buffer],
             buffer_len: settings.receive_buffer,
-            errands: Vec::new(),
+            commands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             limit: 0,
             usual_limit: 0,
@@ -493,7 +493,7 @@ impl<S> Server<S> {
     /// A handle for other threads, to have something done on the loop. Make as many as you like.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
-        self.registry.mailbox.handle()
+        Handle::new(&self.registry)
     }
 
     // The state and the connections, between turns.
@@ -1043,7 +1043,7 @@ impl<S> Server<S> {
             // It has one share of the turn, also if it was left over from the last one.
             Ready::Listener(listener) if self.accepting.contains(&listener) => {}
             Ready::Listener(listener) => self.accepting.push(listener),
-            Ready::Mailbox => self.mail = true,
+            Ready::Inbox => self.mail = true,
             Ready::Source(id) => self.call_source(Readiness::of(id, event), turn),
             Ready::Connection(_) => {}
         }
@@ -1056,7 +1056,7 @@ impl<S> Server<S> {
             self.accept(listener, turn);
         }
         if std::mem::take(&mut self.mail) {
-            self.run_errands(turn);
+            self.run_commands(turn);
         }
         for id in std::mem::take(&mut self.woken) {
             if let Some(readiness) = self.registry.sources.may_be_ready(id) {
@@ -1166,20 +1166,20 @@ impl<S> Server<S> {
     }
 
     /// Does what other threads have sent.
-    fn run_errands(&mut self, turn: &mut Turn) {
-        let mut errands = std::mem::take(&mut self.errands);
+    fn run_commands(&mut self, turn: &mut Turn) {
+        let mut commands = std::mem::take(&mut self.commands);
         let mut left = ERRANDS_PER_TURN.min(self.work_per_turn);
         let until = self.hub.work.saturating_add(self.hub.work_per_turn / ERRANDS_PART);
         loop {
             let some = left.min(ERRANDS_AT_ONCE);
-            let more = self.registry.mailbox.take(some, &mut errands);
-            for errand in errands.drain(..) {
-                match errand {
-                    Errand::Command(command) => {
-                        call::command(&mut self.state, &mut self.hub, &self.registry, command);
+            let more = self.registry.inbox.take(some, &mut commands);
+            for command in commands.drain(..) {
+                match command {
+                    Command::Run(task) => {
+                        call::command(&mut self.state, &mut self.hub, &self.registry, task);
                         turn.commands += 1;
                     }
-                    Errand::Answer(answer) => {
+                    Command::Answer(answer) => {
                         self.hub.work += ANSWER;
                         self.resume(answer, turn);
                     }
@@ -1194,7 +1194,7 @@ impl<S> Server<S> {
                 break;
             }
         }
-        self.errands = errands;
+        self.commands = commands;
     }
 
     /// Calls the user's timers that are due and were set before this turn began.
@@ -1275,7 +1275,7 @@ impl<S> Server<S> {
 
     /// Whether other threads, or callbacks through a handle, have sent something.
     pub(crate) fn has_mail(&self) -> bool {
-        self.registry.mailbox.has_errands()
+        self.registry.inbox.has_commands()
     }
 
     pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {

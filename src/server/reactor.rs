@@ -74,7 +74,7 @@ impl Reactor {
 
     /// What wakes the poll from another thread. There is one for each poll.
     pub(crate) fn waker(&self) -> io::Result<mio::Waker> {
-        mio::Waker::new(self.poll.registry(), mio::Token(Ready::Mailbox.encode()))
+        mio::Waker::new(self.poll.registry(), mio::Token(Ready::Inbox.encode()))
     }
 
     /// Where else sources can be registered with this poll.

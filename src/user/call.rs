@@ -7,12 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
-use super::handle::Command;
-use super::listeners::{EventPayload, Listener};
-use super::route::{Recovered, Registry};
-use super::schedule::{Callback, TimerId};
-use super::socket::{Socket, Sockets};
-use super::source::Readiness;
+use super::registry::{Callback, EventPayload, Listener, Recovered, Registry, Socket, Sockets, Task};
+use super::tables::schedule::TimerId;
+use super::tables::sources::Readiness;
 use crate::error::Error;
 use crate::escaped::Escaped;
 use crate::event::{Event, is_reserved};
@@ -112,13 +109,13 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
                 callback(state, &mut Sockets { hub, registry });
             });
         }
-        Callback::Repeated { every, mut callback } => {
+        Callback::Repeated(mut callback) => {
             let _ = guard(state, hub, registry, "timer", None, |state, hub| {
                 callback(state, &mut Sockets { hub, registry });
             });
             // If it has cancelled itself it is dropped here, which is user code too.
             let _ = guard(state, hub, registry, "timer", None, |_, hub| {
-                registry.schedule.put_back(id, hub.now, Callback::Repeated { every, callback });
+                registry.schedule.put_back(id, hub.now, Callback::Repeated(callback));
             });
         }
     }
@@ -141,9 +138,9 @@ pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
 }
 
 /// Does what another thread has sent.
-pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, command: Command<S>) {
+pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, task: Task<S>) {
     let _ = guard(state, hub, registry, "command", None, |state, hub| {
-        command(state, &mut Sockets { hub, registry });
+        task(state, &mut Sockets { hub, registry });
     });
     tell_records(state, hub, registry);
 }

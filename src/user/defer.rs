@@ -6,26 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::handle::{Errand, Handle};
-use super::route::Incoming;
-use super::socket::Sockets;
+use super::handle::Handle;
+use super::registry::{Answer, Continuation, Incoming, Sockets};
 use crate::error::{AnswerError, SendError};
 use crate::http::Response;
-use crate::hub::{Attributes, Ticket};
+use crate::hub::Attributes;
 use crate::token::Token;
-
-/// What an answer does on the loop: the rest of the filter that deferred the request.
-pub(crate) type Continuation<S> =
-    Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send>;
-
-/// The answer to one deferred request, on its way to the loop.
-pub(crate) struct Answer<S> {
-    pub(crate) token: Token,
-    /// It is for the request with this ticket, and for no other of that connection.
-    pub(crate) waits: Arc<AtomicBool>,
-    /// `None` if whoever was to answer did not.
-    pub(crate) go_on: Option<Continuation<S>>,
-}
 
 /// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once, from any thread.
 ///
@@ -56,10 +42,10 @@ pub(crate) struct Answer<S> {
 /// ```
 #[must_use = "dropped, it is answered with 503"]
 pub struct Deferred<S> {
-    handle: Handle<S>,
-    token: Token,
-    waits: Arc<AtomicBool>,
-    answered: bool,
+    pub(super) handle: Handle<S>,
+    pub(super) token: Token,
+    pub(super) waits: Arc<AtomicBool>,
+    pub(super) answered: bool,
 }
 
 impl<S> Deferred<S> {
@@ -113,9 +99,8 @@ impl<S> Deferred<S> {
         if !self.is_waiting() {
             return Err(if self.handle.is_gone() { AnswerError::Gone } else { AnswerError::Late });
         }
-        // No limit counts: there is one answer for each connection at most.
         let answer = Answer { token: self.token, waits: self.waits.clone(), go_on };
-        self.handle.send_errand(Errand::Answer(answer)).map_err(|error| match error {
+        self.handle.send_answer(answer).map_err(|error| match error {
             SendError::Gone => AnswerError::Gone,
             _ => AnswerError::Late,
         })
@@ -134,18 +119,5 @@ impl<S> Drop for Deferred<S> {
 impl<S> fmt::Debug for Deferred<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deferred").field("waiting", &self.is_waiting()).finish_non_exhaustive()
-    }
-}
-
-impl<S> Sockets<'_, S> {
-    /// Puts the answer to a request off, for a [filter](crate::Server::filter) that has to ask somebody else first. The filter then returns `Ok(())`, and the
-    /// request waits for the [`Deferred`], which may go to another thread. What the client sends meanwhile is kept, up to
-    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handled after the upgrade; more than that is answered with 400.
-    ///
-    /// If the filter returns `Err` after all, that is the answer. If it defers twice, only the last [`Deferred`] counts.
-    pub fn defer(&mut self, incoming: &mut Incoming) -> Deferred<S> {
-        let waits = Arc::new(AtomicBool::new(true));
-        incoming.ticket = Some(Ticket(waits.clone()));
-        Deferred { handle: self.handle(), token: incoming.token, waits, answered: false }
     }
 }

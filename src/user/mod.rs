@@ -3,21 +3,21 @@
 pub(crate) mod call;
 mod defer;
 mod handle;
-mod listeners;
+mod registry;
 mod route;
-mod schedule;
+mod shutdown;
 mod socket;
-mod source;
+mod sockets;
+mod tables;
 
-pub(crate) use defer::Answer;
 pub use defer::Deferred;
-pub(crate) use handle::Errand;
 pub use handle::Handle;
-pub use listeners::EventPayload;
 #[cfg(feature = "testing")]
-pub(crate) use route::Caught;
-pub(crate) use route::Registry;
-pub use route::{Incoming, Recovered, Route};
-pub use schedule::TimerId;
-pub use socket::{Conn, Shutdown, Socket, Sockets};
-pub use source::Readiness;
+pub(crate) use registry::Caught;
+pub(crate) use registry::{Answer, Command, Registry};
+pub use registry::{EventPayload, Incoming, Recovered, Socket, Sockets};
+pub use route::Route;
+pub use shutdown::Shutdown;
+pub use socket::Conn;
+pub use tables::schedule::TimerId;
+pub use tables::sources::Readiness;

@@ -1,213 +1,21 @@
-//! The two nouns for all verbs: `Sockets`, the open connections, and `Socket`, one of them (the `kws` of the Go library).
-//!
-//! Both are lent together with the user's state and hold nothing of it, so that both can be used at once.
+//! The verbs of `Socket`, one connection (the `kws` of the Go library), and of `Conn`.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::call;
-use super::route::Registry;
+use super::registry::{Socket, Sockets};
 use crate::config::{Dropped, SlowReader};
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::http::Request;
-use crate::hub::{Attributes, Audience, Connection, Emitted, Hub, Stats};
+use crate::hub::{Attributes, Audience, Connection, Emitted};
 use crate::outbox::{How, Latest, Outgoing};
 use crate::protocol::{CloseCode, Opcode, Payload};
-use crate::token::Token;
 use crate::transport::{PeerAddress, Stream, canonical};
-
-/// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
-///
-/// ```
-/// use std::time::Duration;
-/// use ikisocket::Shutdown;
-///
-/// let at_once = Shutdown { deadline: Duration::from_millis(100), ..Shutdown::default() };
-/// assert_eq!(at_once.code.to_string(), "1001");
-///
-/// let restart = Shutdown { code: 1012.into(), spread: Duration::from_secs(30), ..Shutdown::default() };
-/// # let _ = restart;
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shutdown {
-    /// The close code for everybody. Default: 1001, going away.
-    pub code: CloseCode,
-    /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
-    pub reason: String,
-    /// The closes are spread evenly over this time, so that clients do not all come back at once; until it is closed, each connection is served as
-    /// before. Default: none, all are closed at once.
-    pub spread: Duration,
-    /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
-    pub deadline: Duration,
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self {
-            code: CloseCode::GOING_AWAY,
-            reason: "Server shutdown".to_owned(),
-            spread: Duration::ZERO,
-            deadline: Duration::from_secs(10),
-        }
-    }
-}
-
-/// The open connections of a server.
-pub struct Sockets<'a, S> {
-    pub(crate) hub: &'a mut Hub<Stream>,
-    pub(crate) registry: &'a Registry<S>,
-}
-
-impl<S> Sockets<'_, S> {
-    /// How many connections are open.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.hub.open_len()
-    }
-
-    /// Messages that slow readers were not sent, all connections together, since the server was built.
-    #[must_use]
-    pub fn dropped(&self) -> Dropped {
-        self.hub.stats.dropped
-    }
-
-    /// Whether no connection is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The uuids of the connections that are open now.
-    #[must_use]
-    pub fn uuids(&self) -> Vec<Uuid> {
-        self.hub.open_tokens().into_iter().filter_map(|token| Some(self.hub.get(token)?.uuid)).collect()
-    }
-
-    /// The open connection with this uuid.
-    #[must_use]
-    pub fn get(&mut self, uuid: Uuid) -> Option<Socket<'_, S>> {
-        let token = self.hub.find(uuid)?;
-        Some(Socket { hub: self.hub, registry: self.registry, token })
-    }
-
-    /// Calls `visit` with each connection that is open now, except those that it closes meanwhile.
-    pub fn for_each(&mut self, mut visit: impl FnMut(&mut Socket<'_, S>)) {
-        for token in self.hub.open_tokens() {
-            if self.hub.is_open(token) {
-                visit(&mut Socket { hub: self.hub, registry: self.registry, token });
-            }
-        }
-    }
-
-    /// Sends a message to one connection. What became of it there is in the [`Emitted`]: it may be refused.
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`] if no open connection has this uuid.
-    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
-        self.hub.emit_to(to, &message.into())
-    }
-
-    /// Sends a message to each connection of a list, as often as it stands there; returns how many took it. It is encoded once. The unknown are
-    /// passed over.
-    pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Audience::List(to), None, &message.into())
-    }
-
-    /// Sends a message to every open connection; returns how many took it, which is nobody if it is longer than
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no reader delays another.
-    pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Audience::Everybody, None, &message.into())
-    }
-
-    /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and what it costs is the number of members.
-    /// To a topic that has none it does nothing.
-    pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.publish(topic, None, &message.into())
-    }
-
-    /// The uuids of a topic's members, in no particular order.
-    #[must_use]
-    pub fn members(&self, topic: &str) -> Vec<Uuid> {
-        self.hub.members(topic)
-    }
-
-    /// How many members a topic has. A topic is there while it has some.
-    #[must_use]
-    pub fn member_count(&self, topic: &str) -> usize {
-        self.hub.topics.count(topic)
-    }
-
-    /// Every topic with how many members it has, in no particular order.
-    pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.hub.topics.iter()
-    }
-
-    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.registry.add_panics(self.hub.stats())
-    }
-
-    /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
-    ///
-    /// A built-in event's name calls nobody, and an `error` event follows on each connection.
-    pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
-        let data = data.into();
-        let mut ran = 0;
-        for token in self.hub.open_tokens() {
-            if self.hub.is_open(token) {
-                ran += call::fire(state, self.hub, self.registry, token, event, data);
-            }
-        }
-        ran
-    }
-
-    /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a reason, behind all that was emitted before, and waits
-    /// for their goodbyes. It goes on being polled until [`Server::is_finished`](crate::Server::is_finished); [`Server::run`](crate::Server::run) then returns.
-    ///
-    /// A second call closes at once whoever was not closed yet, with its own code and reason, and changes nothing about the deadline.
-    ///
-    /// # Errors
-    ///
-    /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
-    pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
-        let deadline = u64::try_from(how.deadline.as_millis()).unwrap_or(u64::MAX);
-        let spread = u64::try_from(how.spread.as_millis()).unwrap_or(u64::MAX);
-        self.hub.shutdown(how.code, &how.reason, spread, deadline)
-    }
-
-    /// Whether new WebSocket connections get 503 from now on. Those that are open stay.
-    pub fn refuse_upgrades(&mut self, refuse: bool) {
-        self.hub.refusing = refuse;
-    }
-
-    /// Whether new WebSocket connections get 503: because of [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
-    #[must_use]
-    pub fn is_refusing(&self) -> bool {
-        self.hub.refusing || self.hub.stopping.is_some()
-    }
-}
-
-impl<S> fmt::Debug for Sockets<'_, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sockets").field("len", &self.len()).finish_non_exhaustive()
-    }
-}
-
-/// One connection.
-///
-/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are refused.
-pub struct Socket<'a, S> {
-    pub(crate) hub: &'a mut Hub<Stream>,
-    pub(crate) registry: &'a Registry<S>,
-    pub(crate) token: Token,
-}
 
 impl<S> Socket<'_, S> {
     fn connection(&self) -> &Connection<Stream> {

@@ -9,8 +9,6 @@ use std::collections::HashMap;
 use mio::Interest;
 use mio::event::{Event, Source};
 
-use super::socket::Sockets;
-use crate::error::IoError;
 use crate::hub::Discarded;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
 
@@ -46,65 +44,36 @@ impl Readiness {
     }
 }
 
-/// A source with its callback, whatever its type.
-pub(crate) trait Watched<S> {
-    fn ready(&mut self, state: &mut S, sockets: &mut Sockets<'_, S>, readiness: Readiness);
+/// What the table does with a source, whatever its type.
+pub(crate) trait Watch {
     fn source(&mut self) -> &mut dyn Source;
-    /// Drops the source and the callback, each by itself.
+    /// Drops the source and its callback, each by itself.
     fn discard(self: Box<Self>, discarded: &mut Discarded);
 }
 
-struct Watch<E, F> {
-    source: E,
-    callback: F,
-}
-
-impl<S, E, F> Watched<S> for Watch<E, F>
-where
-    E: Source,
-    F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness),
-{
-    fn ready(&mut self, state: &mut S, sockets: &mut Sockets<'_, S>, readiness: Readiness) {
-        (self.callback)(state, sockets, &mut self.source, readiness);
-    }
-
-    fn source(&mut self) -> &mut dyn Source {
-        &mut self.source
-    }
-
-    fn discard(self: Box<Self>, discarded: &mut Discarded) {
-        let Self { source, callback } = *self;
-        discarded.drop(source);
-        discarded.drop(callback);
-    }
-}
-
-struct Entry<S> {
+struct Entry<W: ?Sized> {
     /// `None` while its callback runs.
-    watched: Option<Box<dyn Watched<S>>>,
+    watched: Option<Box<W>>,
     interest: Interest,
     /// It is on the list of those that are called without an event.
     woken: bool,
 }
 
-pub(crate) struct Sources<S> {
+pub(crate) struct Sources<W: Watch + ?Sized> {
     poll: mio::Registry,
-    entries: RefCell<HashMap<SourceId, Entry<S>>>,
+    entries: RefCell<HashMap<SourceId, Entry<W>>>,
     /// Those that are to be called without an event.
     woken: RefCell<Vec<SourceId>>,
     newest: Cell<usize>,
 }
 
-impl<S> Sources<S> {
+impl<W: Watch + ?Sized> Sources<W> {
     pub(crate) fn new(poll: mio::Registry) -> Self {
         Self { poll, entries: RefCell::default(), woken: RefCell::default(), newest: Cell::new(0) }
     }
 
-    fn add(
-        &self,
-        mut watched: Box<dyn Watched<S>>,
-        interest: Interest,
-    ) -> Result<SourceId, (std::io::Error, Box<dyn Watched<S>>)> {
+    /// Watches a source; with an error it comes back.
+    pub(crate) fn add(&self, mut watched: Box<W>, interest: Interest) -> Result<SourceId, (std::io::Error, Box<W>)> {
         let mut entries = self.entries.borrow_mut();
         let free = |id: &SourceId| !entries.contains_key(id);
         // Where a word is short, names come round some day.
@@ -121,12 +90,12 @@ impl<S> Sources<S> {
     }
 
     /// Removes a source, and drops it unless its callback runs; `None` if there is none.
-    fn remove(&self, id: SourceId) -> Option<Discarded> {
+    pub(crate) fn remove(&self, id: SourceId) -> Option<Discarded> {
         let entry = self.entries.borrow_mut().remove(&id)?;
         Some(entry.watched.map(|watched| self.release(watched)).unwrap_or_default())
     }
 
-    fn release(&self, mut watched: Box<dyn Watched<S>>) -> Discarded {
+    fn release(&self, mut watched: Box<W>) -> Discarded {
         let mut discarded = Discarded::default();
         discarded.run(|| {
             // It may have closed itself; then there is nothing to be deregistered.
@@ -136,7 +105,8 @@ impl<S> Sources<S> {
         discarded
     }
 
-    fn wake(&self, id: SourceId) -> bool {
+    /// Has a source called without an event; whether there is such a source.
+    pub(crate) fn wake(&self, id: SourceId) -> bool {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(&id) else { return false };
         if !std::mem::replace(&mut entry.woken, true) {
@@ -164,12 +134,12 @@ impl<S> Sources<S> {
         Some(Readiness { id, readable, writable, read_closed: false, write_closed: false, error: false })
     }
 
-    pub(crate) fn take(&self, id: SourceId) -> Option<Box<dyn Watched<S>>> {
+    pub(crate) fn take(&self, id: SourceId) -> Option<Box<W>> {
         self.entries.borrow_mut().get_mut(&id)?.watched.take()
     }
 
     /// Goes on watching a source whose callback has run, unless it was removed meanwhile.
-    pub(crate) fn put_back(&self, id: SourceId, watched: Box<dyn Watched<S>>) -> Discarded {
+    pub(crate) fn put_back(&self, id: SourceId, watched: Box<W>) -> Discarded {
         if let Some(entry) = self.entries.borrow_mut().get_mut(&id) {
             entry.watched = Some(watched);
             return Discarded::default();
@@ -178,76 +148,12 @@ impl<S> Sources<S> {
     }
 }
 
-impl<S> Drop for Sources<S> {
+impl<W: Watch + ?Sized> Drop for Sources<W> {
     fn drop(&mut self) {
         for (_, entry) in std::mem::take(self.entries.get_mut()) {
             if let Some(watched) = entry.watched {
                 self.release(watched).count(); // No server is left that counts them.
             }
         }
-    }
-}
-
-impl<S> Sockets<'_, S> {
-    /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, a pipe, a descriptor in [`mio::unix::SourceFd`]. Whenever it is ready for what `interest` says,
-    /// `callback` runs on the loop with the state, the sockets and the source lent. The mio to make sources with is [`ikisocket::mio`](crate::mio).
-    ///
-    /// Readiness is edge-triggered: it is told once, when it begins. Read, or write, until it would block, or nobody tells of the rest; a callback that wants to stop
-    /// before asks to be called again with [`wake_source`](Self::wake_source). There may be calls for nothing.
-    ///
-    /// The source belongs to the server until it is [removed](Self::remove_source) or the server is dropped; then it is deregistered and dropped. A panic in the callback is
-    /// caught, and the source stays.
-    ///
-    /// ```
-    /// use std::io::ErrorKind;
-    /// use ikisocket::Server;
-    /// use ikisocket::mio::{Interest, net::UdpSocket};
-    ///
-    /// let mut server = Server::bind("127.0.0.1:0", 0u64)?;
-    /// let feed = UdpSocket::bind("127.0.0.1:0".parse()?)?;
-    /// server.add_source(feed, Interest::READABLE, |packets, sockets, feed, _| {
-    ///     let mut packet = [0; 1500];
-    ///     loop {
-    ///         match feed.recv(&mut packet) {
-    ///             Ok(len) => {
-    ///                 *packets += 1;
-    ///                 sockets.broadcast(&packet[..len]);
-    ///             }
-    ///             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-    ///             Err(error) => eprintln!("feed: {error}"),
-    ///         }
-    ///     }
-    /// })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// What the operating system said; the source is dropped. It may be of a kind that cannot be watched (a regular file), or it is watched
-    /// already.
-    pub fn add_source<E, F>(&mut self, source: E, interest: Interest, callback: F) -> Result<SourceId, IoError>
-    where
-        E: Source + 'static,
-        F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
-    {
-        self.registry.sources.add(Box::new(Watch { source, callback }), interest).map_err(|(error, watched)| {
-            let mut discarded = Discarded::default();
-            watched.discard(&mut discarded);
-            self.registry.count_panics(discarded);
-            error.into()
-        })
-    }
-
-    /// Stops watching a source and drops it; whether there was one. Its own callback may do so too: then it is dropped when that has returned.
-    pub fn remove_source(&mut self, source: SourceId) -> bool {
-        self.registry.sources.remove(source).map(|discarded| self.registry.count_panics(discarded)).is_some()
-    }
-
-    /// Has a source's callback called in the next turn, as if all that it waits for were there; whether there is such a source. It is for a callback that stops
-    /// before it would block, so that others come between, and for whoever has something for it to write.
-    pub fn wake_source(&mut self, source: SourceId) -> bool {
-        let is_there = self.registry.sources.wake(source);
-        self.hub.more |= is_there;
-        is_there
     }
 }

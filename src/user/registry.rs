@@ -1,0 +1,316 @@
+//! The types that name each other: the nouns that callbacks are lent, the callbacks, and the registry
+//! of what a server calls. What can be done with them stands in the files of their verbs.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(feature = "testing")]
+use std::{cell::RefCell, rc::Rc};
+
+use mio::event::Source;
+use uuid::Uuid;
+
+use super::tables::inbox::Inbox;
+use super::tables::listeners::Listeners;
+use super::tables::schedule::Schedule;
+use super::tables::sources::{Readiness, Sources, Watch};
+use crate::config::{Builder, SlowReader};
+use crate::error::Error;
+use crate::http::{ParamNames, Request, Response, Routes};
+use crate::hub::{Attributes, Discarded, Hub, Stats, Ticket};
+#[cfg(feature = "deflate")]
+use crate::outbox::Deflate;
+use crate::protocol::{CloseCode, Payload};
+use crate::token::Token;
+use crate::transport::{PeerAddress, Stream};
+
+/// The open connections of a server.
+pub struct Sockets<'a, S> {
+    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) registry: &'a Registry<S>,
+}
+
+/// One connection.
+///
+/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are refused.
+pub struct Socket<'a, S> {
+    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) registry: &'a Registry<S>,
+    pub(crate) token: Token,
+}
+
+/// What a listener is told: which event, on which connection, with what.
+#[non_exhaustive]
+pub struct EventPayload<'a, S> {
+    /// The connection.
+    pub kws: Socket<'a, S>,
+    /// The event's name.
+    pub name: &'a str,
+    /// The connection's uuid; it answers in `disconnect` too.
+    pub socket_uuid: Uuid,
+    /// What failed, in `error` and perhaps in `disconnect`.
+    pub error: Option<&'a Error>,
+    /// The message, with its kind; the payload of a ping, pong or custom event. Empty where there is none.
+    pub data: Payload<'a>,
+    /// The close code, in `close` and `disconnect`: that of whoever closed first. If a failure ended the connection, the one that the
+    /// peer was told.
+    pub code: Option<CloseCode>,
+    /// The reason that came with `code`.
+    pub reason: &'a str,
+    /// In `disconnect`: whether both sides sent a close frame.
+    pub clean: bool,
+    /// In `disconnect`: how many bytes were queued for the peer and dropped by then, frame headers
+    /// included; 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has read
+    /// it. After a failure that a close frame tells the peer, what waits is still written; if
+    /// that is cut short, [`Stats::bytes_dropped`](crate::Stats::bytes_dropped) alone counts it.
+    pub bytes_dropped: usize,
+}
+
+impl<S> EventPayload<'_, S> {
+    /// The connection's attributes; they answer in `disconnect` too.
+    #[must_use]
+    pub fn socket_attributes(&self) -> &Attributes {
+        self.kws.attributes()
+    }
+}
+
+impl<S> fmt::Debug for EventPayload<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventPayload")
+            .field("name", &self.name)
+            .field("socket_uuid", &self.socket_uuid)
+            .field("error", &self.error)
+            .field("data", &self.data)
+            .field("code", &self.code)
+            .field("reason", &self.reason)
+            .field("clean", &self.clean)
+            .field("bytes_dropped", &self.bytes_dropped)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A listener: the state is lent to it, and it may not keep anything of its own that changes.
+pub(crate) type Listener<S> = Box<dyn Fn(&mut S, &mut EventPayload<'_, S>)>;
+
+/// A request before it is answered: what filters and pages see. It derefs to [`Request`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Incoming {
+    /// The request.
+    pub request: Request,
+    /// Where the peer is. Behind a reverse proxy this is the proxy.
+    pub peer: PeerAddress,
+    /// What filters have found out; the connection has these attributes from the start.
+    pub attributes: Attributes,
+    pub(crate) token: Token,
+    /// A filter has put the answer off.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+impl std::ops::Deref for Incoming {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        &self.request
+    }
+}
+
+/// The panics that a harness has not been asked for yet.
+#[cfg(feature = "testing")]
+pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
+
+/// What the recover handler is told of a panic that was caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer`, `source` or `command`.
+    pub event: String,
+    /// The panic's message, if it was a string.
+    pub message: String,
+    /// The connection that it happened on; `None` in what belongs to no connection.
+    pub uuid: Option<Uuid>,
+}
+
+pub(crate) type RouteCallback<S> = Box<dyn Fn(&mut S, &mut Socket<'_, S>)>;
+
+pub(crate) type Page<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> Response>;
+
+pub(crate) type Filter<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>>;
+
+pub(crate) type RecoverHandler<S> = Box<dyn Fn(&mut S, &Recovered)>;
+
+/// One WebSocket route.
+pub(crate) struct RouteEntry<S> {
+    pub(crate) callback: RouteCallback<S>,
+    pub(crate) listeners: Listeners<Listener<S>>,
+    pub(crate) subprotocols: Option<Vec<String>>,
+    pub(crate) origins: Option<Vec<String>>,
+    pub(crate) forget_request: bool,
+    pub(crate) slow_reader: Option<SlowReader>,
+    /// `Some(None)`: not compressed, whatever the server's setting.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Option<Deflate>>,
+}
+
+/// What is to be found at a path.
+#[derive(Default)]
+pub(crate) struct Place {
+    pub(crate) route: Option<(u32, ParamNames)>,
+    pub(crate) page: Option<(usize, ParamNames)>,
+}
+
+type Once<S> = Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>)>;
+
+type Repeated<S> = Box<dyn FnMut(&mut S, &mut Sockets<'_, S>)>;
+
+/// What a timer calls.
+pub(crate) enum Callback<S> {
+    Once(Once<S>),
+    Repeated(Repeated<S>),
+}
+
+/// What a handle sends.
+pub(crate) type Task<S> = Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>) + Send>;
+
+/// What another thread asks the loop for.
+pub(crate) enum Command<S> {
+    Run(Task<S>),
+    Answer(Answer<S>),
+}
+
+/// What an answer does on the loop: the rest of the filter that deferred the request.
+pub(crate) type Continuation<S> =
+    Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send>;
+
+/// The answer to one deferred request, on its way to the loop.
+pub(crate) struct Answer<S> {
+    pub(crate) token: Token,
+    /// It is for the request with this ticket, and for no other of that connection.
+    pub(crate) waits: Arc<AtomicBool>,
+    /// `None` if whoever was to answer did not.
+    pub(crate) go_on: Option<Continuation<S>>,
+}
+
+/// A source with its callback, whatever its type.
+pub(crate) trait Watched<S>: Watch {
+    fn ready(&mut self, state: &mut S, sockets: &mut Sockets<'_, S>, readiness: Readiness);
+}
+
+pub(super) struct SourceWithCallback<E, F> {
+    pub(super) source: E,
+    pub(super) callback: F,
+}
+
+impl<S, E, F> Watched<S> for SourceWithCallback<E, F>
+where
+    E: Source,
+    F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness),
+{
+    fn ready(&mut self, state: &mut S, sockets: &mut Sockets<'_, S>, readiness: Readiness) {
+        (self.callback)(state, sockets, &mut self.source, readiness);
+    }
+}
+
+impl<E: Source, F> Watch for SourceWithCallback<E, F> {
+    fn source(&mut self) -> &mut dyn Source {
+        &mut self.source
+    }
+
+    fn discard(self: Box<Self>, discarded: &mut Discarded) {
+        let Self { source, callback } = *self;
+        discarded.drop(source);
+        discarded.drop(callback);
+    }
+}
+
+pub(crate) struct Registry<S> {
+    pub(crate) listeners: Listeners<Listener<S>>,
+    pub(crate) places: Routes<Place>,
+    pub(crate) routes: Vec<RouteEntry<S>>,
+    pub(crate) pages: Vec<Page<S>>,
+    pub(crate) filters: Vec<Filter<S>>,
+    pub(crate) recover: Option<RecoverHandler<S>>,
+    pub(crate) schedule: Schedule<Callback<S>>,
+    pub(crate) inbox: Inbox<Command<S>>,
+    pub(crate) sources: Sources<dyn Watched<S>>,
+    /// Panics that were caught.
+    pub(crate) panics: Cell<u64>,
+    /// The same for a harness, which asks for them.
+    #[cfg(feature = "testing")]
+    pub(crate) caught: Option<Caught>,
+    pub(super) subprotocols: Vec<String>,
+    pub(super) origins: Vec<String>,
+    pub(super) slow_reader: SlowReader,
+    /// The limit that policies for slow readers act at.
+    pub(super) max_outbox: usize,
+    #[cfg(feature = "deflate")]
+    pub(super) deflate: Option<Deflate>,
+}
+
+impl<S> Registry<S> {
+    /// The poll and its waker are those of the loop that these callbacks will run on.
+    pub(crate) fn new(settings: &Builder, poll: mio::Registry, waker: mio::Waker) -> Self {
+        Self {
+            listeners: Listeners::default(),
+            places: Routes::default(),
+            routes: Vec::new(),
+            pages: Vec::new(),
+            filters: Vec::new(),
+            recover: None,
+            schedule: Schedule::default(),
+            inbox: Inbox::new(waker, settings.handle_queue),
+            sources: Sources::new(poll),
+            panics: Cell::new(0),
+            #[cfg(feature = "testing")]
+            caught: None,
+            subprotocols: settings.subprotocols.clone(),
+            origins: settings.origins.clone(),
+            slow_reader: settings.slow_reader,
+            max_outbox: settings.max_outbox,
+            #[cfg(feature = "deflate")]
+            deflate: settings.deflate,
+        }
+    }
+
+    /// Adds the panics that were caught here to those that the hub has caught.
+    pub(crate) fn add_panics(&self, stats: Stats) -> Stats {
+        Stats { panics: stats.panics + self.panics.get(), ..stats }
+    }
+
+    /// Drops pieces of user data whose time is over; panics of their destructors are counted.
+    pub(crate) fn discard<T>(&self, values: impl IntoIterator<Item = T>) {
+        let mut discarded = Discarded::default();
+        discarded.drop_all(values);
+        self.count_panics(discarded);
+    }
+
+    pub(crate) fn count_panics(&self, discarded: Discarded) {
+        self.panics.set(self.panics.get() + discarded.count());
+    }
+
+    /// Hands a panic over to the harness, if there is one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn hand_over(&self, panic: &Recovered) {
+        if let Some(caught) = &self.caught {
+            caught.borrow_mut().push(panic.clone());
+        }
+    }
+}
+
+impl<S> Drop for Registry<S> {
+    /// Each callback is dropped by itself: what it has captured is user data. Timers, sources and
+    /// the inbox see to theirs.
+    fn drop(&mut self) {
+        let mut discarded = Discarded::default();
+        for RouteEntry { callback, listeners, .. } in self.routes.drain(..) {
+            discarded.drop(callback);
+            discarded.drop_all(listeners);
+        }
+        discarded.drop_all(std::mem::take(&mut self.listeners));
+        discarded.drop_all(self.pages.drain(..));
+        discarded.drop_all(self.filters.drain(..));
+        discarded.drop_all(self.recover.take());
+        discarded.count(); // No server is left that counts them.
+    }
+}

@@ -1,0 +1,41 @@
+//! How a server stops.
+
+use std::time::Duration;
+
+use crate::protocol::CloseCode;
+
+/// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
+///
+/// ```
+/// use std::time::Duration;
+/// use ikisocket::Shutdown;
+///
+/// let at_once = Shutdown { deadline: Duration::from_millis(100), ..Shutdown::default() };
+/// assert_eq!(at_once.code.to_string(), "1001");
+///
+/// let restart = Shutdown { code: 1012.into(), spread: Duration::from_secs(30), ..Shutdown::default() };
+/// # let _ = restart;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// The close code for everybody. Default: 1001, going away.
+    pub code: CloseCode,
+    /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
+    pub reason: String,
+    /// The closes are spread evenly over this time, so that clients do not all come back at once; until it is closed, each connection is served as
+    /// before. Default: none, all are closed at once.
+    pub spread: Duration,
+    /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            code: CloseCode::GOING_AWAY,
+            reason: "Server shutdown".to_owned(),
+            spread: Duration::ZERO,
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
