@@ -422,33 +422,12 @@
 //! | `ErrorUUIDDuplication`, `ErrorInvalidConnection` | [`UuidError::Duplicate`], [`Gone`] |
 //! | nothing (an emit has no result) | [`Emitted`], [`EmitError`] |
 //!
-//! # Inside
+//! # The parts without I/O
 //!
 //! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
-//!
-//! | room | what it is for | what it must not know |
-//! |---|---|---|
-//! | `testing` | clients in memory, for users' tests and ours | the poll |
-//! | `server` | the user's door, and the turn of the loop | |
-//! | `upgrade` | from a request to a connection | the poll |
-//! | `socket`, `listener`, `route`, `schedule`, `handle`, `defer`, `source`, `dispatch` | what user code touches, and calling it | the poll, but as the place where sources are registered, and how it is woken |
-//! | `reactor` | the poll, and what it watches | user code |
-//! | `backlog` | connections that wait to be read, and what was read of them | the budget, sockets |
-//! | `listen`, `stream` | listening sockets and streams, each kind with its oddities | the poll's events, user code |
-//! | `hub` | every connection: its life, what it gets, its time | the poll, the clock, user code |
-//! | `builder`, `connection`, `stats`, `topics` | the settings; what the hub is made of | user code |
-//! | `limits`, `compression`, `attributes`, `timer`, `token` | what a connection is made of | who has it |
-//! | `outgoing`, `outbox`, `pressure` | from an emit to the wire | connections |
-//! | `event`, `turn`, `clock`, `growth`, `discard` | names, counts, the time, real or a test's, how tables grow, and dropping what user code left | everything else |
-//! | `error`, `escaped` | what can go wrong, in one line | how it comes about |
-//! | `handshake`, `protocol` | bytes in, values out, and back | everything else |
-//!
-//! Imports run from top to bottom, and between rooms of one row. The exception is the transport in memory (`testing::wire`), which `stream` carries and
-//! `server` takes in. `uncompressed.rs` is the room `compression` without the feature `deflate`. `tests/rooms.rs` holds all that.
 
 mod config;
 mod error;
-mod escaped;
 mod event;
 pub mod http;
 mod hub;

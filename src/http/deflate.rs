@@ -1,8 +1,8 @@
 //! permessage-deflate in the handshake (RFC 7692 §5.1, §7.1): which of the client's offers can be accepted, and the answer to it.
 //! Knows no compressor.
 
-use super::Request;
 use super::extensions::{offers, params};
+use super::request::Request;
 
 const NAME: &str = "permessage-deflate";
 const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::list::{elements, trim};
-use super::upgrade::is_tchar;
+use super::syntax::is_tchar;
 
 /// What was read last of a value.
 #[derive(Clone, Copy)]

@@ -1,31 +1,9 @@
 //! Finds the end of a request head while it arrives, and refuses early what cannot become one.
 //! Knows the shape of lines only: what the headers mean is `request.rs`.
 
-use super::{Refusal, Request};
-
-/// The most that [`HeadLimits::max_bytes`] can be: a [`Request`](super::Request) keeps lengths in 16 bits.
-pub(super) const LARGEST_HEAD: usize = u16::MAX as usize;
-
-/// How large a request head may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// Bytes of the whole head, with the blank line at its end. Default 16 384; more than 65 535 counts as 65 535.
-    pub max_bytes: usize,
-    /// Header lines. Default 100.
-    pub max_headers: usize,
-}
-
-impl Default for HeadLimits {
-    fn default() -> HeadLimits {
-        HeadLimits { max_bytes: 16 * 1024, max_headers: 100 }
-    }
-}
-
-impl HeadLimits {
-    pub(super) fn effective_max_bytes(&self) -> usize {
-        self.max_bytes.min(LARGEST_HEAD)
-    }
-}
+use super::limits::HeadLimits;
+use super::refusal::{Refusal, malformed};
+use super::request::Request;
 
 /// What [`HeadScanner::scan`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,22 +152,10 @@ fn first_control(bytes: &[u8]) -> Option<usize> {
     bytes[from..].iter().position(|&byte| is_control(byte)).map(|at| from + at)
 }
 
-/// What httparse found wrong, in words for the client.
-pub(super) fn malformed(error: httparse::Error) -> Refusal {
-    Refusal::Malformed(match error {
-        httparse::Error::Token => "the request line is not `METHOD target HTTP/1.1`",
-        httparse::Error::Version => "the request line does not end in HTTP/1.1 or HTTP/1.0",
-        httparse::Error::HeaderName => {
-            "a header line is not `Name: value` (no space before the colon, no folded lines)"
-        }
-        httparse::Error::HeaderValue => "a header value holds a character that is not allowed",
-        _ => "this is not an HTTP/1.1 request head",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::limits::LARGEST_HEAD;
 
     const LIMITS: HeadLimits = HeadLimits { max_bytes: 64, max_headers: 100 };
 

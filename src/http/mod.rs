@@ -48,22 +48,25 @@
 mod deflate;
 mod extensions;
 mod head;
+mod limits;
 mod list;
 mod pattern;
 mod refusal;
 mod request;
 mod response;
+mod syntax;
 mod upgrade;
 
 pub use deflate::{DeflateParams, agree_on_deflate};
-pub use head::{HeadLimits, HeadScanner, Scan};
+pub use head::{HeadScanner, Scan};
+pub use limits::HeadLimits;
 pub use pattern::{ParamNames, PatternError, Routes};
 pub use refusal::Refusal;
 pub use request::Request;
 pub use response::{HeaderError, Response};
+pub use syntax::is_token;
 pub use upgrade::{
-    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, is_token, origin_allowed,
-    write_switching_protocols,
+    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed, write_switching_protocols,
 };
 
 #[cfg(test)]

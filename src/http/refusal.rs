@@ -1,6 +1,6 @@
 //! Why a request is not accepted, and the answer that tells the client. Knows nothing of how it was found out.
 
-use super::Response;
+use super::response::Response;
 
 /// Why a request was refused.
 ///
@@ -111,6 +111,19 @@ impl Refusal {
             _ => response,
         }
     }
+}
+
+/// What httparse found wrong, in words for the client.
+pub(super) fn malformed(error: httparse::Error) -> Refusal {
+    Refusal::Malformed(match error {
+        httparse::Error::Token => "the request line is not `METHOD target HTTP/1.1`",
+        httparse::Error::Version => "the request line does not end in HTTP/1.1 or HTTP/1.0",
+        httparse::Error::HeaderName => {
+            "a header line is not `Name: value` (no space before the colon, no folded lines)"
+        }
+        httparse::Error::HeaderValue => "a header value holds a character that is not allowed",
+        _ => "this is not an HTTP/1.1 request head",
+    })
 }
 
 #[cfg(test)]

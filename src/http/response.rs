@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::is_token;
+use super::syntax::{is_field_value, is_token};
 
 /// Headers that [`Response::encode`] writes itself: a second one would contradict it.
 const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connection"];
@@ -180,11 +180,6 @@ impl Response {
 
 fn final_status(status: u16) -> u16 {
     if (200..=599).contains(&status) { status } else { 500 }
-}
-
-/// Whether this can be the value of a header (RFC 9110 §5.5): no control characters except HTAB.
-pub(super) fn is_field_value(value: &str) -> bool {
-    value.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
 /// The reason phrase (RFC 9110 §15; 428, 429, 431, 511: RFC 6585). It may be empty (RFC 9112 §4).

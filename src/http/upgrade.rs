@@ -9,8 +9,9 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest as _, Sha1};
 
 use super::list::elements;
-use super::response::is_field_value;
-use super::{Refusal, Request};
+use super::refusal::Refusal;
+use super::request::Request;
+use super::syntax::{is_field_value, is_token};
 
 /// What is appended to the client's key before hashing (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -243,30 +244,6 @@ fn is_host(text: &str) -> bool {
         }
     }
 }
-
-/// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
-pub fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_tchar)
-}
-
-/// A character of a token.
-pub(super) fn is_tchar(byte: u8) -> bool {
-    TCHARS[usize::from(byte)]
-}
-
-/// Which bytes are characters of a token: a head may consist of nothing else.
-const TCHARS: [bool; 256] = {
-    let mut tchars = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        tchars[byte] = matches!(
-            byte as u8,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
-        );
-        byte += 1;
-    }
-    tchars
-};
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,11 @@
 
 use std::io;
 use std::num::NonZeroU16;
-use std::rc::Rc;
 
 use super::attributes::Attributes;
 use super::connection::{Farewell, Phase};
+use super::record::Record;
+use super::stopping::Stopping;
 use super::{Hub, alive, named};
 use crate::config::{RETRY_AFTER, SlowReader};
 use crate::error::{CloseError, Error, IoError};
@@ -22,56 +23,6 @@ use crate::transport::Transport;
 const LEAVE: usize = 2 * 1024;
 /// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
 const CLOSE: usize = 8 * 1024;
-
-/// Something that listeners have to be told of as soon as no other callback is running.
-pub(crate) enum Record {
-    Close {
-        code: CloseCode,
-        reason: String,
-    },
-    Error {
-        error: Error,
-        data: String,
-    },
-    Pressure,
-    Relief,
-    Disconnect {
-        error: Option<Error>,
-        code: Option<CloseCode>,
-        reason: String,
-        clean: bool,
-        /// Bytes that were queued, and dropped when this was recorded.
-        dropped: usize,
-    },
-}
-
-/// A shutdown under way.
-pub(crate) struct Stopping {
-    /// When what remains is cut off; milliseconds on the loop's clock.
-    pub(crate) deadline: u64,
-    /// Connections that were cut off.
-    pub(crate) remained: usize,
-    code: CloseCode,
-    reason: Rc<str>,
-    /// Those that are still to be closed, and how many there were.
-    waiting: Vec<Token>,
-    total: usize,
-    begun: u64,
-    /// Over how many milliseconds the closes are spread.
-    spread: u64,
-}
-
-impl Stopping {
-    /// When the next connection is to be closed.
-    pub(crate) fn next(&self) -> Option<u64> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let closed = (self.total - self.waiting.len()) as u128;
-        let after = u128::from(self.spread) * closed / self.total as u128;
-        Some(self.begun.saturating_add(u64::try_from(after).unwrap_or(u64::MAX)))
-    }
-}
 
 /// What the handshake hands over for a connection that opens.
 pub(crate) struct Upgraded {
@@ -427,7 +378,7 @@ mod tests {
     use crate::hub::wire::{hub, open, records};
     use crate::outbox::How;
     use crate::protocol::{Opcode, encode_header};
-    use crate::transport::memory::End;
+    use crate::transport::faults::End;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {

@@ -1,4 +1,4 @@
-//! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a room of its own:
+//! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a file of its own:
 //! what comes in (`receiving`), what goes out (`sending`), to whom by topic (`topics`), what follows what (`life`), and what is due when
 //! (`time`).
 //!
@@ -13,9 +13,11 @@ mod life;
 mod membership;
 mod names;
 mod receiving;
+mod record;
 mod sending;
 mod shrink;
 mod stats;
+mod stopping;
 mod time;
 mod timer;
 mod topics;
@@ -39,12 +41,14 @@ use timer::Timers;
 pub use attributes::Attributes;
 pub(crate) use connection::{Connection, Due, Goal, Head, Parked, Phase, ReadLater, Ticket};
 pub(crate) use discard::{Discarded, discard_payload, message_of};
-pub(crate) use life::{Record, Stopping, Upgraded};
+pub(crate) use life::Upgraded;
 pub(crate) use receiving::Received;
+pub(crate) use record::Record;
 pub(crate) use sending::Audience;
 pub use sending::Emitted;
 pub(crate) use stats::Stopwatch;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
+pub(crate) use stopping::Stopping;
 pub(crate) use timer::NEVER;
 
 /// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other

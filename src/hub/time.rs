@@ -158,7 +158,7 @@ mod tests {
     use crate::hub::{Audience, Emitted};
     use crate::outbox::{How, Outgoing};
     use crate::protocol::CloseCode;
-    use crate::transport::memory::End;
+    use crate::transport::faults::End;
 
     #[test]
     fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {

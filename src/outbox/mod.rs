@@ -9,68 +9,31 @@
 //! once and sent to each from the same bytes. Only what a socket would not take moves into a `Queue` of the
 //! connection's own.
 
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 #[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
 mod compression;
 mod outgoing;
 mod queue;
+mod stage;
+mod write;
 
 use queue::Queue;
+use stage::{REFER, encoded, place};
+use write::{Compress, frame_start, offer, offer_one};
 
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
 pub(crate) use compression::{Agreed, Common, Way};
 pub(crate) use outgoing::How;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
+pub(crate) use stage::{Shared, Stage};
+pub(crate) use write::{Flushed, STAGE_SHARE, WRITE_THROUGH};
 
-use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header, frame_len};
-
-/// A payload from this size on is written from where it lies instead of being copied: below, a copy is cheaper than
-/// the system call that it may save.
-pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
-/// Staged bytes of one connection that are offered to its socket without waiting for the end of the callback.
-pub(crate) const STAGE_SHARE: usize = 64 * 1024;
-/// When the log is as long as this, what is in it is written before more is added.
-const LONGEST_LOG: usize = 4 * 1024 * 1024;
-/// What the log has from the beginning.
-const LEAST_LOG: usize = 4 * 1024;
-/// Room for response heads. When all of it is taken by sockets that are slow from the beginning, there is more.
-const HEADS: usize = 4 * 1024;
-/// What a buffer may keep when it goes back to the loop.
-const KEEP_CAPACITY: usize = 256 * 1024;
-/// Queues that the loop keeps for reuse, at most: in one turn many connections may need one, as where several topics are published to by turns.
-const SPARE_QUEUES: usize = 1024;
-/// What they may take together, in bytes.
-const SPARE_BYTES: usize = 4 * 1024 * 1024;
-/// A shared frame from this size on is referred to while it waits; below, a copy takes less memory than the reference.
-const REFER: usize = 256;
-
-/// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it recycles.
-pub(crate) struct Stage {
-    log: Vec<u8>,
-    /// Where 101 responses wait until they are taken, which is soon.
-    heads: BytesMut,
-    /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
-    staged: usize,
-    /// Bytes that sockets took, ever.
-    written: u64,
-    #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
-    spare: Vec<Box<Queue>>,
-    /// What those have room for.
-    spare_bytes: usize,
-}
-
-/// A frame that was encoded once and goes to several connections.
-pub(crate) struct Shared {
-    /// Where it lies in the log; nowhere if it is too large for copies.
-    place: Range<usize>,
-    /// The frame by itself: made at once if it is large, else when the first blocked connection needs to keep it.
-    frame: Option<Bytes>,
-}
+use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header};
 
 #[derive(Default)]
 pub(crate) enum Outbox {
@@ -82,123 +45,6 @@ pub(crate) enum Outbox {
         to: u32,
     },
     Queued(Box<Queue>),
-}
-
-/// Appends the compressed form of a payload, to which that of the next one refers.
-pub(crate) type Compress<'c> = dyn FnMut(&[u8], &mut Vec<u8>) + 'c;
-
-/// What became of a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flushed {
-    /// Everything that waited was taken.
-    All,
-    /// The socket is full, and something waits.
-    Blocked,
-    /// As `All`, by a socket that had been full: its peer has read, which is a sign of life.
-    Emptied,
-    /// As `Blocked`, but something was taken since the socket was found full: a sign of life too.
-    Progress,
-}
-
-impl Default for Stage {
-    fn default() -> Self {
-        Self {
-            log: Vec::with_capacity(LEAST_LOG),
-            heads: BytesMut::with_capacity(HEADS),
-            staged: 0,
-            written: 0,
-            spare: Vec::with_capacity(SPARE_QUEUES),
-            spare_bytes: 0,
-        }
-    }
-}
-
-impl Stage {
-    /// Keeps a response head for an outbox, beside others, without an allocation for each.
-    pub(crate) fn hold(&mut self, head: &[u8]) -> Bytes {
-        self.heads.extend_from_slice(head);
-        self.heads.split().freeze()
-    }
-
-    /// Encodes one frame for several connections.
-    pub(crate) fn share(&mut self, kind: impl Into<FrameKind>, payload: &[u8]) -> Shared {
-        if payload.len() >= WRITE_THROUGH {
-            return Shared { place: 0..0, frame: Some(encoded(kind, payload)) };
-        }
-        let from = self.log.len();
-        encode_frame(kind, payload, &mut self.log);
-        self.staged += 1;
-        Shared { place: from..self.log.len(), frame: None }
-    }
-
-    /// Ends what [`share`](Self::share) began: until then its bytes stay in the log, whoever else leaves it.
-    pub(crate) fn end_share(&mut self, shared: Shared) {
-        if !shared.place.is_empty() {
-            self.leave();
-        }
-    }
-
-    /// Whether what is in the log should be written before more is added. It may be in the middle of a callback: else one that emits to
-    /// thousands, or thousands of times, would have to hold all of it at once.
-    pub(crate) fn is_full(&self) -> bool {
-        self.log.len() >= LONGEST_LOG
-    }
-
-    /// Bytes that sockets took, ever.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.log.len()
-    }
-
-    fn leave(&mut self) {
-        self.staged -= 1;
-        if self.staged == 0 {
-            self.clear();
-        }
-    }
-
-    fn clear(&mut self) {
-        self.log.clear();
-        if self.log.capacity() > KEEP_CAPACITY {
-            self.log.shrink_to(KEEP_CAPACITY);
-        }
-    }
-
-    /// Gives back what is kept for the next queues.
-    pub(crate) fn shrink(&mut self) {
-        self.spare.clear();
-        self.spare_bytes = 0;
-    }
-
-    fn queue(&mut self) -> Box<Queue> {
-        let queue = self.spare.pop().unwrap_or_default();
-        self.spare_bytes -= queue.capacity();
-        queue
-    }
-
-    fn recycle(&mut self, mut queue: Box<Queue>) {
-        let bytes = self.spare_bytes + queue.capacity();
-        if self.spare.len() < SPARE_QUEUES && bytes <= SPARE_BYTES && queue.is_worth_keeping() {
-            queue.clear();
-            self.spare.push(queue);
-            self.spare_bytes = bytes;
-        }
-    }
-}
-
-impl Shared {
-    /// The frame's length, header included.
-    pub(crate) fn len(&self) -> usize {
-        self.frame.as_ref().map_or(self.place.len(), Bytes::len)
-    }
-
-    fn frame(&mut self, log: &[u8]) -> Bytes {
-        self.frame.get_or_insert_with(|| Bytes::copy_from_slice(&log[self.place.clone()])).clone()
-    }
 }
 
 impl Outbox {
@@ -517,60 +363,15 @@ impl Outbox {
     }
 }
 
-/// Where the frame that holds byte `at` of `frames` begins, or `at` itself if a frame ends just before it.
-fn frame_start(frames: &[u8], at: usize) -> usize {
-    let mut start = 0;
-    while let Some(len) = frame_len(&frames[start..]) {
-        if start + len > at {
-            break;
-        }
-        start += len;
-    }
-    start
-}
-
-/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
-fn place(at: usize) -> u32 {
-    debug_assert!(u32::try_from(at).is_ok());
-    at as u32
-}
-
-fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
-    let header = encode_header(kind, payload.len());
-    // Without spare room: it may wait for long.
-    let mut frame = Vec::with_capacity(header.len() + payload.len());
-    frame.extend_from_slice(&header);
-    frame.extend_from_slice(payload);
-    Bytes::from(frame)
-}
-
-fn offer_one(out: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
-    taken(|| out.write(bytes))
-}
-
-fn offer(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    taken(|| out.write_vectored(slices))
-}
-
-/// What the socket took: 0 if it would block; an interrupted write is tried again.
-#[inline]
-fn taken(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match write() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-            result => return result,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::io::ErrorKind;
 
     use super::queue::KEEP_PIECES;
+    use super::stage::{KEEP_CAPACITY, SPARE_QUEUES};
     use super::*;
-    use crate::protocol::Opcode;
+    use crate::protocol::{Opcode, frame_len};
 
     /// The same numbers in every run (xorshift).
     struct Random(u64);

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, Write};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Compress, Flushed, STAGE_SHARE, WRITE_THROUGH, frame_start, offer, offer_one};
+use super::write::{Compress, Flushed, STAGE_SHARE, WRITE_THROUGH, frame_start, offer, offer_one};
 use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
 
 /// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.

@@ -2,36 +2,10 @@
 //!
 //! It knows what clients got and which callbacks panicked, and nothing of how that comes to be.
 
-use super::{Client, Harness, Received};
+use super::peer::Received;
+use super::{Client, Harness};
 use crate::protocol::CloseCode;
-use crate::user::{Caught, Recovered};
-
-/// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
-#[derive(Debug, Default)]
-pub(super) struct Panics(Caught);
-
-impl Panics {
-    pub(super) fn caught(&self) -> Caught {
-        self.0.clone()
-    }
-
-    /// The first of them, as a sentence; empty if there is none.
-    fn hint(&self) -> String {
-        let caught = self.0.borrow();
-        caught.first().map_or_else(String::new, |Recovered { event, message, .. }| {
-            format!("\na callback of `{event}` has panicked: {message}")
-        })
-    }
-}
-
-impl Drop for Panics {
-    fn drop(&mut self) {
-        let hint = self.hint();
-        if !hint.is_empty() && !std::thread::panicking() {
-            panic!("the test did not ask for its panics (`Harness::panics`):{hint}");
-        }
-    }
-}
+use crate::user::Recovered;
 
 impl<S> Harness<S> {
     /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and `String` are texts, everything else is a

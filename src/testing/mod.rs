@@ -61,24 +61,26 @@
 //! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), and accepting
 //! ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the server listens on work as ever, and are asked in each turn.
 
+mod connect;
 mod expect;
+mod panics;
 mod peer;
-mod upgrade;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 pub use crate::transport::faults::Faults;
+pub use connect::{Answer, NotConnected, Upgrade};
 pub use peer::Received;
-pub use upgrade::{Answer, NotConnected, Upgrade};
 
 use crate::protocol::{CloseCode, Message, Opcode};
 use crate::server::{Server, Turn};
 use crate::token::Token;
 use crate::transport::PeerAddress;
-use crate::transport::memory::{self, End};
-use expect::Panics;
+use crate::transport::faults::End;
+use crate::transport::memory;
+use panics::Panics;
 use peer::Peer;
 
 /// A client that reads at a rate does it at least this often.

@@ -5,12 +5,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Answer;
+use super::connect::Answer;
 use crate::protocol::{
     CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask,
     encode_close,
 };
-use crate::transport::memory::{End, FarEnd};
+use crate::transport::faults::End;
+use crate::transport::memory::FarEnd;
 
 /// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the beginning of what is long.
 #[derive(Clone, PartialEq, Eq)]

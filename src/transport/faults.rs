@@ -1,6 +1,11 @@
 //! What goes wrong on one connection in memory, said beforehand.
 
-use super::memory::End;
+/// How one side has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Fin,
+    Reset,
+}
 
 /// What the network does to one connection of a [`Harness`](crate::testing::Harness). Sending and receiving are meant as the peer sees them.
 ///

@@ -8,15 +8,8 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
 
-use super::faults::Faults;
+use super::faults::{End, Faults};
 use crate::transport::Transport;
-
-/// How one side has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Fin,
-    Reset,
-}
 
 /// What a poll would tell of the server's end.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Faults;
 use crate::transport::PeerAddress;
+use crate::transport::faults::Faults;
 
 /// The upgrade request of a client, for [`Harness::connect`](super::Harness::connect). A path alone, as `&str`, will often do.
 ///

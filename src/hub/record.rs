@@ -1,0 +1,26 @@
+//! What happened and is told when the outermost callback has returned.
+
+use crate::error::Error;
+use crate::protocol::CloseCode;
+
+/// Something that listeners have to be told of as soon as no other callback is running.
+pub(crate) enum Record {
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+    Error {
+        error: Error,
+        data: String,
+    },
+    Pressure,
+    Relief,
+    Disconnect {
+        error: Option<Error>,
+        code: Option<CloseCode>,
+        reason: String,
+        clean: bool,
+        /// Bytes that were queued, and dropped when this was recorded.
+        dropped: usize,
+    },
+}

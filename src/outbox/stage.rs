@@ -1,0 +1,169 @@
+//! The log that the whole loop shares, in which frames are staged until their sockets are offered them.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::queue::Queue;
+use super::write::WRITE_THROUGH;
+use crate::protocol::{FrameKind, encode_frame, encode_header};
+
+/// When the log is as long as this, what is in it is written before more is added.
+pub(super) const LONGEST_LOG: usize = 4 * 1024 * 1024;
+
+/// What the log has from the beginning.
+pub(super) const LEAST_LOG: usize = 4 * 1024;
+
+/// Room for response heads. When all of it is taken by sockets that are slow from the beginning, there is more.
+pub(super) const HEADS: usize = 4 * 1024;
+
+/// What a buffer may keep when it goes back to the loop.
+pub(super) const KEEP_CAPACITY: usize = 256 * 1024;
+
+/// Queues that the loop keeps for reuse, at most: in one turn many connections may need one, as where several topics are published to by turns.
+pub(super) const SPARE_QUEUES: usize = 1024;
+
+/// What they may take together, in bytes.
+pub(super) const SPARE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A shared frame from this size on is referred to while it waits; below, a copy takes less memory than the reference.
+pub(super) const REFER: usize = 256;
+
+/// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it recycles.
+pub(crate) struct Stage {
+    pub(super) log: Vec<u8>,
+    /// Where 101 responses wait until they are taken, which is soon.
+    pub(super) heads: BytesMut,
+    /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
+    pub(super) staged: usize,
+    /// Bytes that sockets took, ever.
+    pub(super) written: u64,
+    #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
+    pub(super) spare: Vec<Box<Queue>>,
+    /// What those have room for.
+    pub(super) spare_bytes: usize,
+}
+
+/// A frame that was encoded once and goes to several connections.
+pub(crate) struct Shared {
+    /// Where it lies in the log; nowhere if it is too large for copies.
+    pub(super) place: Range<usize>,
+    /// The frame by itself: made at once if it is large, else when the first blocked connection needs to keep it.
+    pub(super) frame: Option<Bytes>,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            log: Vec::with_capacity(LEAST_LOG),
+            heads: BytesMut::with_capacity(HEADS),
+            staged: 0,
+            written: 0,
+            spare: Vec::with_capacity(SPARE_QUEUES),
+            spare_bytes: 0,
+        }
+    }
+}
+
+impl Stage {
+    /// Keeps a response head for an outbox, beside others, without an allocation for each.
+    pub(crate) fn hold(&mut self, head: &[u8]) -> Bytes {
+        self.heads.extend_from_slice(head);
+        self.heads.split().freeze()
+    }
+
+    /// Encodes one frame for several connections.
+    pub(crate) fn share(&mut self, kind: impl Into<FrameKind>, payload: &[u8]) -> Shared {
+        if payload.len() >= WRITE_THROUGH {
+            return Shared { place: 0..0, frame: Some(encoded(kind, payload)) };
+        }
+        let from = self.log.len();
+        encode_frame(kind, payload, &mut self.log);
+        self.staged += 1;
+        Shared { place: from..self.log.len(), frame: None }
+    }
+
+    /// Ends what [`share`](Self::share) began: until then its bytes stay in the log, whoever else leaves it.
+    pub(crate) fn end_share(&mut self, shared: Shared) {
+        if !shared.place.is_empty() {
+            self.leave();
+        }
+    }
+
+    /// Whether what is in the log should be written before more is added. It may be in the middle of a callback: else one that emits to
+    /// thousands, or thousands of times, would have to hold all of it at once.
+    pub(crate) fn is_full(&self) -> bool {
+        self.log.len() >= LONGEST_LOG
+    }
+
+    /// Bytes that sockets took, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.log.len()
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.staged -= 1;
+        if self.staged == 0 {
+            self.clear();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.log.clear();
+        if self.log.capacity() > KEEP_CAPACITY {
+            self.log.shrink_to(KEEP_CAPACITY);
+        }
+    }
+
+    /// Gives back what is kept for the next queues.
+    pub(crate) fn shrink(&mut self) {
+        self.spare.clear();
+        self.spare_bytes = 0;
+    }
+
+    pub(super) fn queue(&mut self) -> Box<Queue> {
+        let queue = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= queue.capacity();
+        queue
+    }
+
+    pub(super) fn recycle(&mut self, mut queue: Box<Queue>) {
+        let bytes = self.spare_bytes + queue.capacity();
+        if self.spare.len() < SPARE_QUEUES && bytes <= SPARE_BYTES && queue.is_worth_keeping() {
+            queue.clear();
+            self.spare.push(queue);
+            self.spare_bytes = bytes;
+        }
+    }
+}
+
+impl Shared {
+    /// The frame's length, header included.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.as_ref().map_or(self.place.len(), Bytes::len)
+    }
+
+    pub(super) fn frame(&mut self, log: &[u8]) -> Bytes {
+        self.frame.get_or_insert_with(|| Bytes::copy_from_slice(&log[self.place.clone()])).clone()
+    }
+}
+
+/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
+pub(super) fn place(at: usize) -> u32 {
+    debug_assert!(u32::try_from(at).is_ok());
+    at as u32
+}
+
+pub(super) fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
+    let header = encode_header(kind, payload.len());
+    // Without spare room: it may wait for long.
+    let mut frame = Vec::with_capacity(header.len() + payload.len());
+    frame.extend_from_slice(&header);
+    frame.extend_from_slice(payload);
+    Bytes::from(frame)
+}

@@ -1,0 +1,30 @@
+//! The panics of callbacks that a test has not asked for: they fail it.
+
+use crate::user::{Caught, Recovered};
+
+/// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Panics(pub(super) Caught);
+
+impl Panics {
+    pub(super) fn caught(&self) -> Caught {
+        self.0.clone()
+    }
+
+    /// The first of them, as a sentence; empty if there is none.
+    pub(super) fn hint(&self) -> String {
+        let caught = self.0.borrow();
+        caught.first().map_or_else(String::new, |Recovered { event, message, .. }| {
+            format!("\na callback of `{event}` has panicked: {message}")
+        })
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        let hint = self.hint();
+        if !hint.is_empty() && !std::thread::panicking() {
+            panic!("the test did not ask for its panics (`Harness::panics`):{hint}");
+        }
+    }
+}
