@@ -746,4 +746,67 @@ mod tests {
         let refused = hub.stats.emits_refused;
         assert_eq!((refused.full, refused.closed, hub.is_open(token)), (1, 1, false));
     }
+
+    #[test]
+    fn however_many_connections_are_emitted_to_between_turns_the_log_stays_short() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 1024 * 1024;
+        let peers: Vec<_> = (0..400).map(|_| open(&mut hub, usize::MAX)).collect();
+        for (token, _) in &peers {
+            assert_eq!(hub.emit(*token, Opcode::Binary, &[1; 15_000], &How::USUAL), Emitted::Queued);
+            assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
+        }
+    }
+
+    #[test]
+    fn a_message_of_16_kib_is_offered_to_the_socket_at_once_and_a_shorter_one_waits() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 1024 * 1024;
+        let (token, far) = open(&mut hub, usize::MAX);
+        for (len, offered) in [(16 * 1024 - 1, false), (16 * 1024, true)] {
+            hub.flush_dirty();
+            far.receive(usize::MAX);
+            assert_eq!(hub.emit(token, Opcode::Binary, &vec![1; len], &How::USUAL), Emitted::Queued);
+            assert_eq!(!far.receive(usize::MAX).0.is_empty(), offered, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_ping_passes_the_messages_that_wait_for_a_full_socket() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 0);
+        assert_eq!(hub.emit(token, Opcode::Binary, b"one", &How::USUAL), Emitted::Queued);
+        hub.flush_dirty();
+        assert_eq!(hub.emit(token, Opcode::Binary, b"two", &How::USUAL), Emitted::Pressure);
+        hub.ping(token, b"ping");
+        far.make_room(usize::MAX);
+        hub.writable(token);
+        assert_eq!(far.receive(usize::MAX).0, b"\x89\x04ping\x82\x03one\x82\x03two");
+    }
+
+    #[test]
+    fn a_broadcast_may_be_as_long_as_an_outbox_and_no_longer() {
+        let mut hub = hub();
+        let (_, _far) = open(&mut hub, usize::MAX);
+        let limit = hub.limits.max_outbox;
+        for (len, reached) in [(limit, 1), (limit + 1, 0)] {
+            let message = vec![1; len];
+            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&message[..])), reached, "{len} bytes");
+            hub.flush_dirty();
+        }
+        assert_eq!(hub.stats.emits_refused.too_large, 1);
+    }
+
+    #[test]
+    fn pressure_does_not_fire_below_the_high_water_mark() {
+        let mut hub = hub();
+        hub.limits.high_water = 800;
+        let (token, _far) = open(&mut hub, 0);
+        for (len, fires) in [(300, false), (300, false), (300, true), (100, false)] {
+            hub.emit(token, Opcode::Binary, &vec![1; len], &How::USUAL);
+            hub.flush_dirty();
+            let fired = std::iter::from_fn(|| hub.next_record()).any(|(_, record)| matches!(record, Record::Pressure));
+            assert_eq!(fired, fires, "{} bytes wait", hub.get(token).unwrap().outbox.waiting());
+        }
+    }
 }

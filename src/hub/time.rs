@@ -287,17 +287,21 @@ mod tests {
 
     #[test]
     fn what_a_full_socket_took_late_may_be_unread_so_that_the_end_is_a_reset() {
-        let mut hub = hub();
-        let (token, far) = open(&mut hub, 10);
-        hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
-        hub.close(token, CloseCode::NORMAL, "").unwrap();
-        hub.flush_dirty();
-        far.make_room(1000);
-        hub.writable(token);
-        assert!(hub.get(token).unwrap().outbox.is_empty());
-        hub.expire(token, Due::Close);
-        hub.reap();
-        assert_eq!(far.server_end(), Some(End::Reset));
+        // The longer one is offered to the socket at once, the other when the callback has returned.
+        for len in [100, 20_000] {
+            let mut hub = hub();
+            hub.limits.max_outbox = 100_000;
+            let (token, far) = open(&mut hub, 10);
+            hub.emit(token, Opcode::Binary, &vec![0; len], &How::USUAL);
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            far.make_room(100_000);
+            hub.writable(token);
+            assert!(hub.get(token).unwrap().outbox.is_empty());
+            hub.expire(token, Due::Close);
+            hub.reap();
+            assert_eq!(far.server_end(), Some(End::Reset), "{len} bytes");
+        }
     }
 
     #[test]
