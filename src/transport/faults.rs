@@ -80,10 +80,10 @@ impl Faults {
         self
     }
 
-    /// The peer reads this number of bytes in each second that the harness [advances](super::Harness::advance),
+    /// The peer reads this number of bytes in each second that the harness [advances](crate::testing::Harness::advance),
     /// once its upgrade was answered. The kernel holds back what it has taken and the peer has not read,
     /// up to the [window](Self::window), and a full socket is writable again when less than half of
-    /// that is left, as with `TCP_NOTSENT_LOWAT` on Linux. [`Harness::resume_reading`](super::Harness::resume_reading)
+    /// that is left, as with `TCP_NOTSENT_LOWAT` on Linux. [`Harness::resume_reading`](crate::testing::Harness::resume_reading)
     /// ends it.
     pub fn reads_per_second(mut self, bytes: u32) -> Self {
         self.reads_per_second = Some(bytes);

@@ -106,7 +106,7 @@ impl<S> Route<'_, S> {
         self
     }
 
-    /// The subprotocols of this route, the best first, instead of the server's: [`Builder::subprotocols`].
+    /// The subprotocols of this route, the best first, instead of the server's: [`Builder::subprotocols`](crate::Builder::subprotocols).
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// The web pages that may connect to this route, instead of the server's: [`Builder::origins`].
+    /// The web pages that may connect to this route, instead of the server's: [`Builder::origins`](crate::Builder::origins).
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// Compression on this route, instead of the server's: [`Builder::deflate`]. `None` is none.
+    /// Compression on this route, instead of the server's: [`Builder::deflate`](crate::Builder::deflate). `None` is none.
     ///
     /// # Errors
     ///
@@ -149,11 +149,11 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`].
+    /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`](crate::Builder::slow_reader).
     ///
     /// # Errors
     ///
-    /// [`RouteError::Setting`] if the policy needs a limit and [`Builder::max_outbox`] is none; then the route keeps what it had.
+    /// [`RouteError::Setting`] if the policy needs a limit and [`Builder::max_outbox`](crate::Builder::max_outbox) is none; then the route keeps what it had.
     pub fn slow_reader(self, policy: SlowReader) -> Result<Self, RouteError> {
         if !policy.can_act_at(self.max_outbox) {
             let expected = "a limit that slow_reader can act at";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::protocol::CloseCode;
 
-/// How a server stops: [`Sockets::shutdown`]. Before a restart, 1012 and a spread keep the successor from being overrun:
+/// How a server stops: [`Sockets::shutdown`](crate::Sockets::shutdown). Before a restart, 1012 and a spread keep the successor from being overrun:
 ///
 /// ```
 /// use std::time::Duration;

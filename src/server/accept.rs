@@ -1,0 +1,224 @@
+//! Listening sockets, and the connections that they accept.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::path::Path;
+
+use super::Server;
+use super::report::Turn;
+use crate::error::BindError;
+use crate::hub::NEVER;
+use crate::transport::{Accepted, Listener, ListeningSocket};
+
+/// Connections accepted from one listener in one turn, at most.
+const ACCEPTS_PER_TURN: usize = 64;
+/// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
+const ACCEPT_PAUSE: u64 = 250;
+/// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
+const ACCEPT_QUIET: u64 = 60_000;
+
+impl<S> Server<S> {
+    /// Listens on one more address and returns it, with the port that the system chose if it was 0. Of a name with several addresses
+    /// it is the first that can be listened on.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Listen`] names the address and what the operating system said; [`BindError::Resolve`] and
+    /// [`BindError::NoAddress`] if there is no address to try; [`BindError::ShutDown`] after a shutdown was asked for.
+    pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
+        let mut last = BindError::NoAddress;
+        for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
+            let listening = Listener::bind(address, self.options).and_then(|listener| {
+                let address = listener.address().unwrap_or(address);
+                self.reactor.listen(listener).map(|()| address)
+            });
+            match listening {
+                Ok(address) => return Ok(address),
+                Err(error) => last = BindError::Listen { address, error: error.into() },
+            }
+        }
+        Err(last)
+    }
+
+    /// Listens on a Unix socket at `path` too. The socket's file is made here, and removed when the server stops listening or is dropped, unless
+    /// another file has taken its place.
+    ///
+    /// A file that is there already is never removed, because another server may be listening on it: after a crash, remove it
+    /// before. Who may connect is decided by the permissions of its directory, and by those of the file, which are up to the process's umask.
+    ///
+    /// Two things differ from TCP. A connection that fails in the middle of a message ends without
+    /// a reset: the message is not whole, but only its length tells so. And a Unix socket is read
+    /// until it would block, which costs one more system call for each event: a read ends at passed
+    /// descriptors (`SCM_RIGHTS`), and no event tells that more lies behind them. The descriptors
+    /// are closed at once.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::ListenUnix`] names the path and what the operating system said; [`BindError::ShutDown`] after a shutdown was asked for.
+    #[cfg(unix)]
+    pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
+        let path = path.as_ref();
+        Listener::bind_unix(path)
+            .and_then(|listener| self.reactor.listen(listener))
+            .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
+    }
+
+    /// Listens on a socket that was made elsewhere too: a [`std::net::TcpListener`] or a [`std::os::unix::net::UnixListener`]. A Unix socket's
+    /// file stays when the server stops.
+    ///
+    /// If several processes hold a socket, whoever comes first accepts a connection, and none is refused while one of them lives: so a
+    /// server can be replaced by its successor without losing an attempt to connect.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use ikisocket::{Server, Shutdown};
+    ///
+    /// let socket = TcpListener::bind("127.0.0.1:0")?;
+    /// let mut old = Server::builder().build(())?;
+    /// old.listen_on(socket.try_clone()?)?;
+    ///
+    /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
+    /// new.listen_on(socket)?;
+    /// old.stop_listening(); // all new connections go to the successor, those that are here go on
+    /// old.lend().1.shutdown(Shutdown::default())?; // whenever they have had the time that they need
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the system tells (Linux, Android and FreeBSD do);
+    /// [`BindError::HandedOver`] if the operating system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
+    pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
+        if self.hub.stopping.is_some() {
+            return Err(BindError::ShutDown);
+        }
+        let socket = socket.into();
+        let handed_over = |error: std::io::Error| BindError::HandedOver { error: error.into() };
+        if !socket.is_listening().map_err(handed_over)? {
+            return Err(BindError::NotListening);
+        }
+        Listener::from_made(socket, self.options)
+            .and_then(|listener| self.reactor.listen(listener))
+            .map_err(handed_over)
+    }
+
+    /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`, descriptors from 3 on; see
+    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way or `LISTEN_PID` is missing,
+    /// and from the second call on. With the feature `listenfd`.
+    ///
+    /// It removes both variables from the environment: call it before other threads are started.
+    ///
+    /// ```no_run
+    /// let mut server = ikisocket::Server::builder().build(())?;
+    /// if server.listen_fds()? == 0 {
+    ///     server.listen("127.0.0.1:3000")?;
+    /// }
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as far as the system tells (see [`listen_on`](Self::listen_on)).
+    /// Then none is listened on, and every stream socket among them is closed. [`BindError::HandedOver`] if the operating system cannot use one of
+    /// them; those before it are listened on. [`BindError::ShutDown`] after a shutdown was asked for.
+    #[cfg(all(unix, feature = "listenfd"))]
+    pub fn listen_fds(&mut self) -> Result<usize, BindError> {
+        let passed = ListeningSocket::take_passed()?;
+        let count = passed.len();
+        for socket in passed {
+            self.listen_on(socket)?;
+        }
+        Ok(count)
+    }
+
+    /// Stops listening, on every socket; the connections that are here go on, and requests that have come in by them are answered. Afterwards it may
+    /// listen again. Without a listening socket it does nothing.
+    ///
+    /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
+    /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
+    /// `listen_fds`), nobody is refused: start it, wait until it listens, then stop here. From then on every new
+    /// connection is the successor's, and this server serves those that it has for as long as they need. A [`shutdown`](crate::Sockets::shutdown) stops
+    /// listening too, and closes them.
+    pub fn stop_listening(&mut self) {
+        self.reactor.stop_listening();
+        self.accepting.clear();
+        self.paused.clear();
+        self.failing.clear();
+        self.resume_at = NEVER;
+    }
+
+    /// The first TCP address that is listened on.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.reactor.addresses().next()
+    }
+
+    /// All TCP addresses that are listened on.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.reactor.addresses().collect()
+    }
+
+    pub(super) fn accept(&mut self, listener: usize, turn: &mut Turn) {
+        if self.hub.stopping.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN.min(self.work_per_turn) {
+            match self.reactor.accept(listener) {
+                Accepted::None => return,
+                Accepted::Stream(stream, peer) => {
+                    turn.accepted += 1;
+                    let Some(token) = self.hub.insert(stream, peer) else { continue };
+                    let Some(connection) = self.hub.get_mut(token) else { continue };
+                    if let Err(error) = self.reactor.register(&mut connection.socket, token) {
+                        self.hub.bury(token);
+                        if self.begins_to_fail(listener) {
+                            log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
+                        }
+                    }
+                }
+                Accepted::Exhausted(error) => {
+                    if self.begins_to_fail(listener) {
+                        log::warn!(
+                            "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
+                        );
+                    }
+                    if !self.paused.contains(&listener) {
+                        self.paused.push(listener);
+                    }
+                    self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+        self.accept_again(listener);
+    }
+
+    /// Notes that somebody could not be taken in by this listener; whether that is the first time for a while. While descriptors are short, each
+    /// connection that ends makes room for one that comes: nobody wants to read about each.
+    #[cold]
+    pub(super) fn begins_to_fail(&mut self, listener: usize) -> bool {
+        let now = self.hub.now;
+        match self.failing.iter_mut().find(|(each, _)| *each == listener) {
+            Some((_, last)) => now.saturating_sub(std::mem::replace(last, now)) >= ACCEPT_QUIET,
+            None => {
+                self.failing.push((listener, now));
+                true
+            }
+        }
+    }
+
+    /// Accepts from a listener in the next turn.
+    pub(super) fn accept_again(&mut self, listener: usize) {
+        if !self.accepting.contains(&listener) {
+            self.accepting.push(listener);
+        }
+        (self.others, self.hub.more) = (true, true);
+    }
+}

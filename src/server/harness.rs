@@ -1,0 +1,60 @@
+//! What the harness for tests does with a server: connections in memory, and a clock that it moves.
+
+use std::time::Duration;
+
+use super::Server;
+use super::input::Wakeup;
+use super::report::Turn;
+use crate::hub::Uuids;
+use crate::token::Token;
+use crate::transport::memory::{self, Wire};
+use crate::transport::{PeerAddress, Stream};
+use crate::user::Caught;
+
+/// What a harness needs.
+impl<S> Server<S> {
+    /// From here on time stands still, nothing is left to chance, and panics are handed over.
+    pub(crate) fn make_repeatable(&mut self, caught: Caught) {
+        self.clock.stop();
+        self.hub.uuids = Uuids::Counted(0);
+        self.registry.caught = Some(caught);
+    }
+
+    /// Whether other threads, or callbacks through a handle, have sent something.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.registry.inbox.has_commands()
+    }
+
+    pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {
+        self.hub.get(token).filter(|connection| connection.is_open()).map(|connection| connection.uuid)
+    }
+
+    pub(crate) fn advance_clock(&mut self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Takes in a connection in memory, as if it were accepted; `None` if nobody is.
+    pub(crate) fn take_in(&mut self, wire: Wire, peer: PeerAddress) -> Option<Token> {
+        if self.hub.stopping.is_some() {
+            return None;
+        }
+        self.hub.now = self.clock();
+        self.hub.insert(Stream::Memory(wire), peer)
+    }
+
+    /// Tells the next turn what a poll would tell of a connection in memory.
+    pub(crate) fn tell_ready(&mut self, token: Token, readiness: memory::Readiness) {
+        self.readiness.push((token, readiness));
+    }
+
+    #[cold]
+    pub(super) fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        let readiness = std::mem::take(&mut self.readiness);
+        self.begin_shares(readiness.len());
+        for (token, readiness) in readiness {
+            let memory::Readiness { readable, writable, read_closed } = readiness;
+            let wakeup = Wakeup { readable, writable, read_closed, hides_more: false };
+            self.serve_ready(token, wakeup, buffer, turn);
+        }
+    }
+}

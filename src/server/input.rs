@@ -1,0 +1,378 @@
+//! Reading: which connection has its turn when, how much of it is read and handled, and what is kept for
+//! later.
+
+use std::io::ErrorKind;
+
+use super::backlog::Rest;
+use super::budget::{
+    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, MESSAGE, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
+    SHORTEST_FRAME,
+};
+use super::report::Turn;
+use super::{Server, upgrade};
+use crate::hub::{Phase, ReadLater, Received};
+use crate::token::Token;
+use crate::user::call;
+
+/// What the poll says of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Wakeup {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The end of the stream may be behind what there is.
+    pub(super) read_closed: bool,
+    /// A short read does not say that nothing more is there.
+    pub(super) hides_more: bool,
+}
+
+/// What became of a read.
+#[derive(Clone, Copy)]
+pub(super) enum Progress {
+    /// There is nothing more for now, or ever.
+    Over,
+    /// It was short: the socket is drained, but for the end of the stream.
+    Drained,
+    /// There may be more.
+    Full,
+    /// It was not read: see [`Hub::read_usual`].
+    Unusual,
+    /// The connection's share was used up, perhaps before its input was.
+    UsedUp,
+}
+
+impl<S> Server<S> {
+    /// Whether a short read from this connection leaves open what lies behind it, whatever its
+    /// event says.
+    #[inline]
+    pub(super) fn short_may_hide(&self, token: Token) -> bool {
+        self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
+    }
+
+    /// Sets the share of each of the `ready` connections: half of what each could have, because what is
+    /// read counts too.
+    #[inline]
+    pub(super) fn begin_shares(&mut self, ready: usize) {
+        let (waiting, all) = (self.backlog.waiting(), self.hub.work_per_turn);
+        self.limit = if waiting == 0 { all } else { all / FRESH_PART };
+        self.usual_limit = if self.backlog.kept() == 0 { self.limit } else { 0 };
+        self.share = match ready + waiting {
+            0 | 1 => self.limit,
+            several => (self.limit / several / 2).max(FRESH_SHARE).min(all),
+        };
+    }
+
+    /// Serves a connection that is ready: to be read, to be written, and to be read to the end of its stream.
+    ///
+    /// An open one that does not wait for its turn already, and did not take much of the last one, comes before all others: one that sends
+    /// little is served in the same turn, whatever they send. Requests and ends come behind it.
+    #[inline]
+    pub(super) fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+        if wakeup.readable && !wakeup.read_closed && self.hub.work < self.usual_limit {
+            match self.serve(token, 0, buffer, turn) {
+                Progress::Drained if !wakeup.hides_more => return,
+                Progress::Unusual => {}
+                progress => return self.read_on(token, progress, wakeup.hides_more, buffer, turn),
+            }
+        }
+        self.serve_unusual(token, wakeup, buffer, turn);
+    }
+
+    #[cold]
+    pub(super) fn serve_unusual(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+        let Wakeup { readable, writable, read_closed, hides_more } = wakeup;
+        let to_the_end = read_closed || hides_more;
+        if self.is_spent() && (readable || writable) {
+            return self.put_off(token, to_the_end);
+        }
+        if writable {
+            self.offer(token);
+        }
+        let Some(connection) = self.hub.get(token) else { return };
+        if readable && !read_closed && connection.is_open() && connection.read_later == ReadLater::No {
+            self.read(token, hides_more, buffer, turn);
+        } else if readable {
+            self.put_off(token, to_the_end);
+        }
+    }
+
+    /// Offers a connection's socket what it did not take before. What it takes counts as what is read does.
+    pub(super) fn offer(&mut self, token: Token) {
+        let before = self.hub.written();
+        self.hub.writable(token);
+        self.hub.work += (self.hub.written() - before) as usize;
+    }
+
+    /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
+    /// stream, or what follows urgent data, may be behind it.
+    #[cold]
+    pub(super) fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        debug_assert!(!self.hub.is_inflating(token), "what comes next would overtake its message");
+        let progress = self.read_once(token, buffer, turn);
+        self.read_on(token, progress, to_the_end, buffer, turn);
+    }
+
+    /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it for later.
+    #[cold]
+    pub(super) fn read_on(
+        &mut self,
+        token: Token,
+        mut progress: Progress,
+        to_the_end: bool,
+        buffer: &mut [u8],
+        turn: &mut Turn,
+    ) {
+        let until = self.hub.work.saturating_add(self.share.saturating_sub(buffer.len()));
+        for reads in 1.. {
+            match progress {
+                Progress::Over => return,
+                Progress::Drained if !to_the_end => return,
+                // The end of the stream may be in the socket already.
+                Progress::UsedUp if !self.left.is_empty() => {
+                    return self.keep(token, buffer[self.left.clone()].to_vec(), 0);
+                }
+                Progress::UsedUp => return self.put_off(token, true),
+                Progress::Drained | Progress::Full | Progress::Unusual => {}
+            }
+            if reads == READS_PER_SHARE || self.hub.work >= until || self.is_spent() {
+                break;
+            }
+            progress = self.read_once(token, buffer, turn);
+        }
+        self.put_off(token, to_the_end);
+    }
+
+    /// Reads once from a connection in any state, and handles what came until its share is used up.
+    #[cold]
+    pub(super) fn read_once(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+        let buffer = &mut buffer[..self.most_read];
+        match self.hub.read(token, buffer) {
+            Some(Ok(read @ 1..)) => {
+                self.hub.work += read;
+                self.serve(token, read, buffer, turn)
+            }
+            end => self.stop_reading(token, end),
+        }
+    }
+
+    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there are none it reads them, if the
+    /// connection is in its usual state.
+    #[inline(never)]
+    pub(super) fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+        if read == 0 {
+            match self.hub.read_usual(token, buffer) {
+                Some(Ok(some @ 1..)) => {
+                    self.hub.work += some;
+                    read = some;
+                }
+                None => return Progress::Unusual,
+                end => return self.stop_reading(token, end),
+            }
+        }
+        let until = self.hub.work + self.share;
+        if let Err(left) = self.handle_input(token, until, &mut buffer[..read], turn) {
+            self.left = read - left..read;
+            return Progress::UsedUp;
+        }
+        if read == buffer.len() { Progress::Full } else { Progress::Drained }
+    }
+
+    #[cold]
+    pub(super) fn stop_reading(&mut self, token: Token, end: Option<std::io::Result<usize>>) -> Progress {
+        match end {
+            None => return Progress::Over,
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Progress::Over,
+            Some(Err(error)) if error.kind() == ErrorKind::Interrupted => return Progress::Full,
+            Some(Ok(_)) => self.hub.peer_finished(token),
+            Some(Err(error)) => self.hub.socket_failed(token, &error),
+        }
+        self.hub.work += END;
+        self.tell();
+        Progress::Over
+    }
+
+    /// Keeps input that was read, from a byte on, until the connection has its turn again.
+    #[cold]
+    pub(super) fn keep(&mut self, token: Token, bytes: Vec<u8>, from: usize) {
+        self.put_off(token, true);
+        if self.hub.get(token).is_some_and(|connection| connection.read_later > ReadLater::Heavy) {
+            self.backlog.keep(token, Rest { bytes, from });
+            self.set_most_read();
+        }
+    }
+
+    /// Reads of a share that is used up to its last frame leave no rest.
+    pub(super) fn set_most_read(&mut self) {
+        self.usual_limit = 0;
+        let room = self.buffer_len.saturating_sub(self.backlog.kept());
+        self.most_read = room.max(SHARE * SHORTEST_FRAME).min(self.buffer_len);
+    }
+
+    /// Reads from a connection later: in this turn if its budget goes so far, or in the next.
+    #[cold]
+    pub(super) fn put_off(&mut self, token: Token, to_the_end: bool) {
+        let Some(connection) = self.hub.get_mut(token) else { return };
+        if matches!(connection.phase, Phase::Dead) {
+            return;
+        }
+        if connection.read_later <= ReadLater::Heavy {
+            let closing = connection.is_closing();
+            self.backlog.push(token, closing);
+        }
+        let how = if to_the_end { ReadLater::ToTheEnd } else { ReadLater::UntilShort };
+        connection.read_later = connection.read_later.max(how);
+    }
+
+    /// Whether connections have had what this part of the turn has for all of them.
+    #[inline]
+    pub(super) fn is_spent(&self) -> bool {
+        self.hub.work >= self.limit
+    }
+
+    /// Reads from the connections that wait, the first first and each its share, as often as the budget allows; then from those that are
+    /// closing, for an eighth of it.
+    #[cold]
+    pub(super) fn serve_backlog(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+        self.limit = self.hub.work_per_turn;
+        while !self.is_spent()
+            && let Some(token) = self.backlog.pop_waiting()
+        {
+            let Some(connection) = self.hub.get_mut(token) else {
+                self.drop_rest(token);
+                continue;
+            };
+            if connection.is_closing() {
+                self.backlog.push(token, true);
+                continue;
+            }
+            self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1)).max(SHARE).min(self.limit);
+            self.read_waiting(token, buffer, turn);
+        }
+        self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
+        self.share = SHARE.min(self.hub.work_per_turn);
+        while !self.is_spent()
+            && let Some(token) = self.backlog.pop_closing()
+        {
+            self.read_waiting(token, buffer, turn);
+        }
+        self.limit = self.hub.work_per_turn;
+    }
+
+    pub(super) fn drop_rest(&mut self, token: Token) {
+        self.backlog.take_rest(token);
+        self.set_most_read();
+    }
+
+    /// Handles what was kept of a connection's input, and reads more if it has its share still.
+    pub(super) fn read_waiting(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) {
+        self.hub.work += READ;
+        let Some(connection) = self.hub.get_mut(token) else { return self.drop_rest(token) };
+        let to_the_end = std::mem::take(&mut connection.read_later) == ReadLater::ToTheEnd;
+        let before = self.hub.work;
+        self.offer(token);
+        self.read_in_order(token, to_the_end, buffer, turn);
+        if self.hub.work - before >= HEAVY
+            && let Some(connection) = self.hub.get_mut(token)
+        {
+            connection.read_later = connection.read_later.max(ReadLater::Heavy);
+        }
+    }
+
+    /// Handles what was kept of a connection's input, a part of it at a time; whether that was all.
+    pub(super) fn handle_rest(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> bool {
+        let Some(Rest { bytes, mut from }) = self.backlog.take_rest(token) else { return true };
+        self.set_most_read();
+        while from < bytes.len() {
+            let part = &bytes[from..];
+            let part = &part[..part.len().min(REST_AT_ONCE).min(buffer.len())];
+            buffer[..part.len()].copy_from_slice(part);
+            self.hub.begin_input(token);
+            from += part.len();
+            if let Progress::UsedUp = self.serve(token, part.len(), buffer, turn) {
+                from -= self.left.len();
+                if from < bytes.len() {
+                    self.keep(token, bytes, from);
+                } else {
+                    self.put_off(token, true);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Handles what was read from one connection, and writes its replies once. If its share is used up, the error is how many bytes are left.
+    #[inline(always)]
+    pub(super) fn handle_input(
+        &mut self,
+        token: Token,
+        until: usize,
+        mut input: &mut [u8],
+        turn: &mut Turn,
+    ) -> Result<(), usize> {
+        let mut used_up = false;
+        let Self { state, hub, registry, .. } = self;
+        let messages = hub.stats.messages_in;
+        while !input.is_empty() {
+            match hub.receive(token, &mut input) {
+                Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
+                Some(Received::Message(message)) => {
+                    hub.work += MESSAGE;
+                    call::message(state, hub, registry, token, &message);
+                }
+                Some(Received::Control(event, data)) => {
+                    turn.messages += 1;
+                    hub.work += MESSAGE;
+                    call::control(state, hub, registry, token, event, &data);
+                }
+                Some(Received::Unfinished) => used_up = true,
+                // What comes behind a close frame or a refusal is read and discarded until the peer's
+                // FIN: closing earlier would send a reset, which can overtake what was said last.
+                None => input = &mut [],
+            }
+            call::tell_records(state, hub, registry);
+            used_up |= hub.work >= until;
+            if used_up {
+                break;
+            }
+        }
+        turn.messages += (hub.stats.messages_in - messages) as usize;
+        hub.end_input(token);
+        call::tell_records(state, hub, registry);
+        if used_up { Err(input.len()) } else { Ok(()) }
+    }
+
+    /// Reads a connection, after what was read of it before: a message that was decompressed in part, then what was kept.
+    pub(super) fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+        if self.inflate_on(token, turn) && self.handle_rest(token, buffer, turn) {
+            self.read(token, to_the_end, buffer, turn);
+        }
+    }
+
+    /// Goes on with a message that was decompressed in part; whether that is done.
+    #[cold]
+    pub(super) fn inflate_on(&mut self, token: Token, turn: &mut Turn) -> bool {
+        if !self.hub.is_inflating(token) {
+            return true;
+        }
+        self.hub.begin_input(token);
+        let Self { state, hub, registry, .. } = self;
+        match hub.inflate_on(token) {
+            Some(Received::Unfinished) => {
+                hub.end_input(token);
+                self.put_off(token, true);
+                return false;
+            }
+            Some(Received::Message(message)) => {
+                turn.messages += 1;
+                hub.work += MESSAGE;
+                call::message(state, hub, registry, token, &message);
+            }
+            _ => {}
+        }
+        call::tell_records(state, hub, registry);
+        hub.forget_unfinished(token);
+        hub.end_input(token);
+        call::tell_records(state, hub, registry);
+        true
+    }
+}
