@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::http::{HeadScanner, Key, Request};
 use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
 use crate::protocol::{CloseCode, Decoder};
-use crate::transport::{PeerAddress, Transport, canonical};
+use crate::transport::{PeerAddress, Stream, canonical};
 
 /// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
 pub(crate) enum KeptAddress {
@@ -157,8 +157,8 @@ pub(crate) enum Due {
     Close,
 }
 
-pub(crate) struct Connection<T> {
-    pub(crate) socket: T,
+pub(crate) struct Connection {
+    pub(crate) socket: Stream,
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
@@ -195,8 +195,8 @@ pub(crate) struct Connection<T> {
     pub(crate) peer: KeptAddress,
 }
 
-impl<T> Connection<T> {
-    pub(crate) fn new(socket: T, peer: PeerAddress, generation: u32, now: u64) -> Self {
+impl Connection {
+    pub(crate) fn new(socket: Stream, peer: PeerAddress, generation: u32, now: u64) -> Self {
         Self {
             socket,
             phase: Phase::Handshaking(None),
@@ -223,11 +223,13 @@ impl<T> Connection<T> {
     }
 
     /// How a message of `len` bytes goes out.
+    #[inline]
     pub(crate) fn way(&self, len: usize, compress: bool) -> Way {
         self.compression.as_ref().filter(|_| compress).map_or(Way::Plain, |compression| compression.way(len))
     }
 
     /// Whether messages that wait are compressed just before they are offered to the socket.
+    #[inline]
     pub(crate) fn compresses_late(&self) -> bool {
         self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
     }
@@ -240,10 +242,7 @@ impl<T> Connection<T> {
 
     /// Offers the outbox to the socket. Inlined by force: called, it costs 38 instructions of an echo's 751.
     #[inline(always)]
-    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed>
-    where
-        T: Transport,
-    {
+    pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed> {
         let written = stage.written();
         let result = match &mut self.compression {
             Some(compression) if compression.keeps_context() => {
@@ -274,6 +273,7 @@ impl<T> Connection<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }

@@ -17,7 +17,6 @@ use crate::http::{Refusal, Request, Response};
 use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
-use crate::transport::Transport;
 
 /// What leaving a topic counts of a turn's work, in bytes.
 const LEAVE: usize = 2 * 1024;
@@ -33,7 +32,7 @@ pub(crate) struct Upgraded {
     pub(crate) slow_reader: SlowReader,
 }
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     /// The peer becomes an open connection; `head` is the 101 response.
     pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
         let now = self.now;

@@ -19,20 +19,20 @@ pub(super) struct Names {
 
 impl Names {
     /// The slot of the connection with this uuid.
-    pub(super) fn find<T>(&self, connections: &Slab<Connection<T>>, uuid: Uuid) -> Option<u32> {
+    pub(super) fn find(&self, connections: &Slab<Connection>, uuid: Uuid) -> Option<u32> {
         let named = |&slot: &u32| uuid_of(connections, slot) == Some(uuid);
         self.slots.find(self.hasher.hash_one(uuid), named).copied()
     }
 
     /// Enters a slot with the uuid that its connection has, which must not be here yet.
-    pub(super) fn insert<T>(&mut self, connections: &Slab<Connection<T>>, slot: u32) {
+    pub(super) fn insert(&mut self, connections: &Slab<Connection>, slot: u32) {
         let hasher = &self.hasher;
         let hash = |&slot: &u32| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default());
         self.slots.insert_unique(hash(&slot), slot, hash);
     }
 
     /// Takes a slot out, whose connection must still have the uuid that it was entered with.
-    pub(super) fn remove<T>(&mut self, connections: &Slab<Connection<T>>, slot: u32) {
+    pub(super) fn remove(&mut self, connections: &Slab<Connection>, slot: u32) {
         let Some(uuid) = uuid_of(connections, slot) else { return };
         if let Ok(entry) = self.slots.find_entry(self.hasher.hash_one(uuid), |&each| each == slot) {
             entry.remove();
@@ -40,13 +40,13 @@ impl Names {
     }
 
     /// Gives back what is not needed for so many.
-    pub(super) fn shrink<T>(&mut self, connections: &Slab<Connection<T>>, len: usize) {
+    pub(super) fn shrink(&mut self, connections: &Slab<Connection>, len: usize) {
         let hasher = &self.hasher;
         self.slots.shrink_to(len, |&slot| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default()));
     }
 }
 
-fn uuid_of<T>(connections: &Slab<Connection<T>>, slot: u32) -> Option<Uuid> {
+fn uuid_of(connections: &Slab<Connection>, slot: u32) -> Option<Uuid> {
     connections.get(slot as usize).map(|connection| connection.uuid)
 }
 

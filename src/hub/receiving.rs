@@ -4,7 +4,7 @@
 //! handed to `life`.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Read as _};
 
 use super::connection::{Phase, ReadLater};
 use super::{Hub, named};
@@ -12,7 +12,6 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Violation};
 use crate::token::Token;
-use crate::transport::Transport;
 
 /// What a frame that is decoded and dropped counts of a turn's work, in bytes.
 const SKIPPED: usize = 128;
@@ -29,9 +28,10 @@ pub(crate) enum Received<'i> {
     Unfinished,
 }
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life. It is to be handed to
     /// [`receive`](Self::receive), and up to [`end_input`](Self::end_input) the connection's own replies are collected.
+    #[inline]
     pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         self.read_if::<false>(token, buffer)
     }
@@ -66,11 +66,13 @@ impl<T: Transport> Hub<T> {
     }
 
     /// The same for what was not read just now.
+    #[inline]
     pub(crate) fn begin_input(&mut self, token: Token) {
         self.active = Some(token.index);
     }
 
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
+    #[inline]
     pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
         while !input.is_empty() {
             let connection = named(&mut self.connections, token)?;
@@ -160,6 +162,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Writes the replies of the connection whose input was handled.
+    #[inline]
     pub(crate) fn end_input(&mut self, token: Token) {
         self.active = None;
         self.flush(token);

@@ -12,7 +12,6 @@ use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Common, Flushed, How, Outgoing, STAGE_SHARE, Shared, Stage, WRITE_THROUGH, Way};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
-use crate::transport::Transport;
 
 /// What became of an emit; may be ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +93,7 @@ pub(crate) enum Audience<'a> {
     List(&'a [Uuid]),
 }
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     #[inline]
     pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         let Some(connection) = named(&mut self.connections, token).filter(|c| c.is_open()) else {
@@ -135,6 +134,7 @@ impl<T: Transport> Hub<T> {
 
     /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed
     /// on; the connection is open.
+    #[inline]
     fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
@@ -263,6 +263,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Whether there is something for a connection that its socket does not take for now.
+    #[inline]
     pub(super) fn is_blocked(&self, token: Token) -> bool {
         self.get(token).is_some_and(|connection| connection.outbox.is_blocked())
     }
@@ -333,7 +334,7 @@ impl<T: Transport> Hub<T> {
     fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
         let Self { connections, names, topics, stage, dirty, active, limits, stats, .. } = self;
         let mut reached = 0;
-        let mut stage_one = |index: u32, connection: &mut Connection<T>| {
+        let mut stage_one = |index: u32, connection: &mut Connection| {
             if !connection.is_open() || except.is_some_and(|except| except.index == index) {
                 return;
             }
@@ -425,6 +426,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
+    #[inline]
     pub(crate) fn flush(&mut self, token: Token) {
         let Some(connection) = named(&mut self.connections, token) else { return };
         if !connection.is_open() {
@@ -490,6 +492,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// How many bytes sockets have taken.
+    #[inline]
     pub(crate) fn written(&self) -> u64 {
         self.stage.written()
     }
@@ -565,7 +568,7 @@ mod tests {
         hub.get_mut(token).unwrap().slow_reader = SlowReader::DropNewest;
         hub.emit(token, Opcode::Binary, b"x", &How::USUAL);
         hub.flush_dirty();
-        let emit = |hub: &mut Hub<_>, key| hub.emit(token, Opcode::Binary, b"x", &How { key: Some(key), ..How::USUAL });
+        let emit = |hub: &mut Hub, key| hub.emit(token, Opcode::Binary, b"x", &How { key: Some(key), ..How::USUAL });
         let kept = (0..).take_while(|&key| emit(&mut hub, key) == Emitted::Pressure).count();
         assert_eq!(kept, 100_000 / (128 + 3));
         // A value that replaces another has room.
@@ -592,7 +595,7 @@ mod tests {
         let mut hub = hub();
         hub.limits.high_water = 500;
         let (token, far) = open(&mut hub, 0);
-        let press = |hub: &mut Hub<_>| {
+        let press = |hub: &mut Hub| {
             assert_eq!(hub.emit(token, Opcode::Binary, &[0; 600], &How::USUAL), Emitted::Queued);
             hub.flush_dirty();
         };

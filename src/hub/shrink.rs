@@ -6,14 +6,13 @@
 
 use super::connection::Connection;
 use super::{Hub, KEEP_ENTRIES, KEEP_RECORDS};
-use crate::transport::Transport;
 
 /// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.
 const KEEP_SLOTS: usize = 128;
 /// Memory is given back when no more than this share of the slots is taken, so that whoever comes and goes around one number costs nothing.
 const SHRINK_SHARE: usize = 4;
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     /// So many are connected that it is worth while to give memory back when most have gone.
     pub(super) fn will_shrink(&mut self) {
         self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
@@ -21,7 +20,7 @@ impl<T: Transport> Hub<T> {
 
     /// Gives back what so few connections do not need; `last` was the last one if there is none any more.
     #[cold]
-    pub(super) fn shrink(&mut self, last: Option<Connection<T>>) {
+    pub(super) fn shrink(&mut self, last: Option<Connection>) {
         let slots = self.connections.capacity();
         if slots <= KEEP_SLOTS || self.connections.len() > slots / SHRINK_SHARE {
             return;
@@ -60,7 +59,7 @@ mod tests {
     use crate::token::Token;
 
     /// Gives up a connection.
-    fn leave(hub: &mut Hub<crate::transport::memory::Wire>, token: Token) {
+    fn leave(hub: &mut Hub, token: Token) {
         hub.fail(token, crate::error::Error::Lost);
         hub.flush_dirty();
         while hub.next_record().is_some() {}
@@ -138,7 +137,7 @@ mod tests {
     }
 
     /// A hub whose slots are all taken, at least `slots`; who has the lowest slot comes first.
-    fn full(slots: usize) -> (Hub<crate::transport::memory::Wire>, Vec<Token>) {
+    fn full(slots: usize) -> (Hub, Vec<Token>) {
         let mut hub = hub();
         let mut all = Vec::new();
         while all.len() < slots || hub.connections.len() < hub.connections.capacity() {
@@ -148,7 +147,7 @@ mod tests {
     }
 
     /// Whether memory is given back when one leaves: a scratch list that has grown shows it.
-    fn is_given_back_when_one_leaves(hub: &mut Hub<crate::transport::memory::Wire>, token: Token) -> bool {
+    fn is_given_back_when_one_leaves(hub: &mut Hub, token: Token) -> bool {
         hub.rest.reserve_exact(2 * KEEP_ENTRIES);
         leave(hub, token);
         hub.rest.capacity() == KEEP_ENTRIES

@@ -7,14 +7,13 @@ use super::{Hub, Record, named};
 use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;
-use crate::transport::Transport;
 
 /// A loop that comes so much too late to an end was not turned, in milliseconds.
 const LATE: u64 = 1000;
 /// What cutting off a connection counts of a turn's work, in bytes.
 const CUT_OFF: usize = 4 * 1024;
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let stopping = self.stopping.as_ref().filter(|_| !self.connections.is_empty());
@@ -142,6 +141,7 @@ impl<T: Transport> Hub<T> {
     }
 
     /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
+    #[inline]
     pub(super) fn arm(&mut self, index: u32) {
         let (at, _) = self.connections[index as usize].deadline(&self.limits);
         if at < self.timers.due(index) {

@@ -8,9 +8,8 @@ use super::{Audience, Hub};
 use crate::error::TopicError;
 use crate::outbox::Outgoing;
 use crate::token::Token;
-use crate::transport::Transport;
 
-impl<T: Transport> Hub<T> {
+impl Hub {
     /// Makes an open connection a member of a topic; whether it was none before.
     pub(crate) fn join(&mut self, token: Token, topic: &str) -> Result<bool, TopicError> {
         if !self.is_open(token) {

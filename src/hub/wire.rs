@@ -5,28 +5,28 @@ use super::{Hub, Record, Upgraded};
 use crate::config::{Builder, SlowReader};
 use crate::http::Request;
 use crate::token::Token;
-use crate::transport::PeerAddress;
 use crate::transport::faults::Faults;
-use crate::transport::memory::{FarEnd, Wire, pair};
+use crate::transport::memory::{FarEnd, pair};
+use crate::transport::{PeerAddress, Stream};
 
 pub(super) const STALL: u64 = 500;
 pub(super) const CLOSE: u64 = 100;
 
-pub(super) fn hub() -> Hub<Wire> {
+pub(super) fn hub() -> Hub {
     let millis = std::time::Duration::from_millis;
     let settings = Builder::default().max_outbox(1024).high_water(1024).ping_after(std::time::Duration::MAX);
     Hub::new(settings.stall_timeout(millis(STALL)).close_timeout(millis(CLOSE)).limits())
 }
 
 /// A peer that has connected and whose socket takes `room` bytes.
-pub(super) fn insert(hub: &mut Hub<Wire>, room: usize) -> (Token, FarEnd) {
+pub(super) fn insert(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     let (wire, far) = pair(Faults::none().window(room));
     let peer = PeerAddress::Tcp(([127, 0, 0, 1], 1).into());
-    (hub.insert(wire, peer).unwrap(), far)
+    (hub.insert(Stream::Memory(wire), peer).unwrap(), far)
 }
 
 /// A connection that is open and has written its 101; then its socket takes `room` bytes.
-pub(super) fn open(hub: &mut Hub<Wire>, room: usize) -> (Token, FarEnd) {
+pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     let (token, far) = insert(hub, 1000);
     let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
     let head = b"101".to_vec();
@@ -48,7 +48,7 @@ pub(super) fn open(hub: &mut Hub<Wire>, room: usize) -> (Token, FarEnd) {
     (token, far)
 }
 
-pub(super) fn records(hub: &mut Hub<Wire>) -> Vec<String> {
+pub(super) fn records(hub: &mut Hub) -> Vec<String> {
     let told = std::iter::from_fn(|| hub.next_record());
     told.map(|(_, record)| match record {
         Record::Close { code, reason } => format!("close {code} {reason}"),

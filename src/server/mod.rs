@@ -28,9 +28,9 @@ use crate::hub::{Hub, NEVER, Stats};
 use crate::token::SourceId;
 #[cfg(feature = "testing")]
 use crate::token::Token;
+use crate::transport::Options;
 #[cfg(feature = "testing")]
 use crate::transport::memory;
-use crate::transport::{Options, Stream};
 use crate::user::{
     Command, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
 };
@@ -54,7 +54,7 @@ pub struct Finished {
 /// [`Sockets::shutdown`] closes them in good order.
 pub struct Server<S> {
     state: S,
-    hub: Hub<Stream>,
+    hub: Hub,
     registry: Registry<S>,
     reactor: Reactor,
     /// The one buffer that all input is read into.

@@ -9,7 +9,6 @@ use crate::config::RETRY_AFTER;
 use crate::http::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
 use crate::token::Token;
-use crate::transport::Stream;
 use crate::user::{Answer, Incoming, Registry, Sockets, call};
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.
@@ -22,7 +21,7 @@ const HEAD_BYTE: usize = 8;
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
 pub(crate) fn receive<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     token: Token,
     input: &mut &mut [u8],
@@ -87,7 +86,7 @@ fn asks_head(head: &[u8]) -> bool {
 
 /// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
 /// of bytes is enough for those that do.
-fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
+fn keep_early(hub: &mut Hub, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
     let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
     if parked.early.len() + input.len() > limit {
@@ -98,7 +97,7 @@ fn keep_early(hub: &mut Hub<Stream>, token: Token, input: &mut &mut [u8]) {
 }
 
 /// Whether the request with this ticket waits still.
-pub(crate) fn waits(hub: &Hub<Stream>, token: Token, ticket: &Arc<AtomicBool>) -> bool {
+pub(crate) fn waits(hub: &Hub, token: Token, ticket: &Arc<AtomicBool>) -> bool {
     let phase = hub.get(token).map(|connection| &connection.phase);
     matches!(phase, Some(Phase::Parked(parked)) if Arc::ptr_eq(&parked.ticket.0, ticket))
 }
@@ -106,7 +105,7 @@ pub(crate) fn waits(hub: &Hub<Stream>, token: Token, ticket: &Arc<AtomicBool>) -
 /// Goes on with a request that waited for its answer; returns what came behind its head.
 pub(crate) fn resume<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     Answer { token, go_on, .. }: Answer<S>,
     turn: &mut Turn,
@@ -135,7 +134,7 @@ pub(crate) fn resume<S>(
 }
 
 /// Answers a request whose head did not come in time, or to which no answer did; if nothing came at all, there is nothing to answer.
-pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
+pub(crate) fn late(hub: &mut Hub, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.bury(token),
         Some(Phase::Handshaking(Some(head))) => {
@@ -148,13 +147,13 @@ pub(crate) fn late(hub: &mut Hub<Stream>, token: Token) {
 }
 
 /// Answers a request about which nobody has decided.
-fn undecided(hub: &mut Hub<Stream>, token: Token) {
+fn undecided(hub: &mut Hub, token: Token) {
     hub.refuse(token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
 fn answer<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     token: Token,
     mut request: Request,
@@ -194,7 +193,7 @@ fn answer<S>(
 /// filter has put its answer off.
 fn admit<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     goal: Goal,
     mut incoming: Incoming,
@@ -239,7 +238,7 @@ fn admit<S>(
     }
 }
 
-fn park(hub: &mut Hub<Stream>, incoming: Incoming, parked: Parked) {
+fn park(hub: &mut Hub, incoming: Incoming, parked: Parked) {
     let Some(connection) = hub.get_mut(incoming.token) else { return };
     connection.request = Some(incoming.request);
     connection.attributes = incoming.attributes;
@@ -250,7 +249,7 @@ fn park(hub: &mut Hub<Stream>, incoming: Incoming, parked: Parked) {
 }
 
 /// Whether there is room for one more connection.
-fn check_room(hub: &Hub<Stream>) -> Result<(), Refusal> {
+fn check_room(hub: &Hub) -> Result<(), Refusal> {
     if hub.refusing || hub.stopping.is_some() {
         return Err(Refusal::Refusing { retry_after: RETRY_AFTER });
     }
@@ -272,7 +271,7 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
 ///
 /// HEAD is refused with what GET would be refused with. Where GET would be upgraded, HEAD gets 426:
 /// a handshake is a GET (RFC 6455 §4.1).
-fn check_upgrade<S>(hub: &Hub<Stream>, registry: &Registry<S>, request: &Request, route: u32) -> Result<Key, Refusal> {
+fn check_upgrade<S>(hub: &Hub, registry: &Registry<S>, request: &Request, route: u32) -> Result<Key, Refusal> {
     check_method(request)?;
     let key = http::check(request)?;
     let origins = registry.origins(route);
@@ -286,7 +285,7 @@ fn check_upgrade<S>(hub: &Hub<Stream>, registry: &Registry<S>, request: &Request
     Ok(key)
 }
 
-fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32, key: &Key, incoming: Incoming) {
+fn upgrade<S>(hub: &mut Hub, registry: &Registry<S>, token: Token, route: u32, key: &Key, incoming: Incoming) {
     let spoken = registry.subprotocols(route);
     let chosen = http::choose_subprotocol(&incoming.request, spoken);
     let mut head = std::mem::take(&mut hub.head);
@@ -303,7 +302,7 @@ fn upgrade<S>(hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route
 
 fn ask_filter<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     filter: usize,
     incoming: &mut Incoming,
@@ -315,13 +314,7 @@ fn ask_filter<S>(
     verdict.unwrap_or_else(|_| Err(internal_error()))
 }
 
-fn call_page<S>(
-    state: &mut S,
-    hub: &mut Hub<Stream>,
-    registry: &Registry<S>,
-    page: usize,
-    incoming: &Incoming,
-) -> Response {
+fn call_page<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, page: usize, incoming: &Incoming) -> Response {
     let page = &registry.pages[page];
     let response = call::guard(state, hub, registry, "page", None, |state, hub| {
         page(state, &mut Sockets { hub, registry }, incoming)

@@ -9,7 +9,6 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
 
 use super::faults::{End, Faults};
-use crate::transport::Transport;
 
 /// What a poll would tell of the server's end.
 #[derive(Clone, Copy, Debug)]
@@ -278,8 +277,8 @@ impl Write for Wire {
     }
 }
 
-impl Transport for Wire {
-    fn shutdown_write(&self) -> io::Result<()> {
+impl Wire {
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         let mut pipe = self.0.borrow_mut();
         if pipe.peer_end == Some(End::Reset) {
             return Err(ErrorKind::NotConnected.into());
@@ -288,7 +287,7 @@ impl Transport for Wire {
         Ok(())
     }
 
-    fn reset_on_drop(&self) {
+    pub(crate) fn reset_on_drop(&self) {
         self.0.borrow_mut().reset_on_drop = true;
     }
 }

@@ -8,25 +8,11 @@ pub(crate) mod memory;
 mod stream;
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 pub use listen::ListeningSocket;
 pub(crate) use listen::{Accepted, Listener, Options};
 pub(crate) use stream::Stream;
-
-/// What a connection needs of the thing that carries its bytes, beside reading and writing.
-///
-/// A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room:
-/// an outbox does not offer the rest before. A read that gives less than there is room for says the
-/// same of input, where the stream's `short_means_empty` says so.
-pub(crate) trait Transport: io::Read + io::Write {
-    /// Sends FIN: nothing more will be written.
-    fn shutdown_write(&self) -> io::Result<()>;
-
-    /// Makes the coming drop a reset, where the transport has one, so that the peer cannot take half a message for a whole one.
-    fn reset_on_drop(&self);
-}
 
 /// Where a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

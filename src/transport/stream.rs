@@ -1,4 +1,8 @@
-//! Streams: what carries a connection's bytes, and how each kind keeps the promises of a [`Transport`].
+//! Streams: what carries a connection's bytes.
+//!
+//! A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room: an
+//! outbox does not offer the rest before. A read that gives less than there is room for says the same of input, where
+//! `short_means_empty` says so.
 //!
 //! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
 
@@ -14,7 +18,6 @@ use socket2::SockRef;
 
 #[cfg(feature = "testing")]
 use super::memory::Wire;
-use crate::transport::Transport;
 
 /// Whether a short write to a TCP socket says by itself that it is full and that an event follows
 /// (epoll(7), question 9). Elsewhere the event may come only after a write that would block.
@@ -116,6 +119,32 @@ impl Stream {
         }
     }
 
+    /// Sends FIN: nothing more will be written.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.shutdown_write(),
+        }
+    }
+
+    /// Makes the coming drop a reset, where the stream has one, so that the peer cannot take half a message for a whole one.
+    pub(crate) fn reset_on_drop(&self) {
+        match self {
+            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees FIN, which is no worse than before.
+            Self::Tcp(stream) => {
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            // It has no reset: the peer sees the end in the middle of a frame.
+            #[cfg(unix)]
+            Self::Unix(_) => {}
+            #[cfg(feature = "testing")]
+            Self::Memory(wire) => wire.reset_on_drop(),
+        }
+    }
+
     /// Reads from what is not TCP: kept out of the way of what is.
     #[cfg(any(unix, feature = "testing"))]
     #[inline(never)]
@@ -167,32 +196,6 @@ fn rest_of_slice<'s>(slices: &'s [IoSlice<'_>], mut taken: usize) -> Option<&'s 
         taken -= slice.len();
     }
     None
-}
-
-impl Transport for Stream {
-    fn shutdown_write(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.shutdown_write(),
-        }
-    }
-
-    fn reset_on_drop(&self) {
-        match self {
-            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees FIN, which is no worse than before.
-            Self::Tcp(stream) => {
-                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-            }
-            // It has no reset: the peer sees the end in the middle of a frame.
-            #[cfg(unix)]
-            Self::Unix(_) => {}
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.reset_on_drop(),
-        }
-    }
 }
 
 #[cfg(test)]

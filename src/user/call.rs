@@ -15,7 +15,6 @@ use crate::event::{Event, is_reserved};
 use crate::hub::{Hub, Record, discard_payload, message_of};
 use crate::protocol::{CloseCode, Message, Payload};
 use crate::token::Token;
-use crate::transport::Stream;
 
 /// Listeners that fire events whose listeners fire events, at most.
 const MAX_DEPTH: u32 = 64;
@@ -34,7 +33,7 @@ struct Details<'a> {
 /// Calls the listeners of a custom event on one connection; returns how many ran.
 pub(crate) fn fire<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     token: Token,
     event: &str,
@@ -53,7 +52,7 @@ pub(crate) fn fire<S>(
 }
 
 /// Runs a route's callback, and `connect` unless it closed the connection.
-pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, route: u32) {
+pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, token: Token, route: u32) {
     let entry = &registry.routes[route as usize];
     let uuid = hub.get(token).map(|connection| connection.uuid);
     let result = guard(state, hub, registry, "route", uuid, |state, hub| {
@@ -76,13 +75,7 @@ pub(crate) fn opened<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
 }
 
 /// Tells of a message.
-pub(crate) fn message<S>(
-    state: &mut S,
-    hub: &mut Hub<Stream>,
-    registry: &Registry<S>,
-    token: Token,
-    message: &Message<'_>,
-) {
+pub(crate) fn message<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, token: Token, message: &Message<'_>) {
     tell(state, hub, registry, token, Event::Message, Details { data: message.payload(), ..Details::default() });
 }
 
@@ -90,7 +83,7 @@ pub(crate) fn message<S>(
 #[cold]
 pub(crate) fn control<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     token: Token,
     event: Event,
@@ -100,7 +93,7 @@ pub(crate) fn control<S>(
 }
 
 /// Calls what the next timer that is due calls, unless it was set after `newest`; whether there was one.
-pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, newest: TimerId) -> bool {
+pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, newest: TimerId) -> bool {
     let Some((id, callback)) = registry.schedule.take_due(hub.now, newest) else { return false };
     match callback {
         Callback::Once(callback) => {
@@ -123,7 +116,7 @@ pub(crate) fn timer<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry
 }
 
 /// Calls the callback of one of the user's own sources; whether it was there.
-pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, readiness: Readiness) -> bool {
+pub(crate) fn source<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, readiness: Readiness) -> bool {
     let Some(mut watched) = registry.sources.take(readiness.id) else { return false };
     let _ = guard(state, hub, registry, "source", None, |state, hub| {
         watched.ready(state, &mut Sockets { hub, registry }, readiness);
@@ -137,7 +130,7 @@ pub(crate) fn source<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registr
 }
 
 /// Does what another thread has sent.
-pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, task: Task<S>) {
+pub(crate) fn command<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, task: Task<S>) {
     let _ = guard(state, hub, registry, "command", None, |state, hub| {
         task(state, &mut Sockets { hub, registry });
     });
@@ -146,7 +139,7 @@ pub(crate) fn command<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Regist
 
 /// Tells what was recorded, in order, and what is recorded meanwhile; whether there was anything.
 #[inline]
-pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>) -> bool {
+pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>) -> bool {
     let mut told = false;
     while let Some((token, record)) = hub.next_record() {
         tell_record(state, hub, registry, token, &record);
@@ -156,7 +149,7 @@ pub(crate) fn tell_records<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &R
 }
 
 #[cold]
-fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, token: Token, record: &Record) {
+fn tell_record<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, token: Token, record: &Record) {
     let usual = Details::default();
     let (event, details) = match record {
         Record::Pressure => (Event::Pressure, usual),
@@ -176,14 +169,7 @@ fn tell_record<S>(state: &mut S, hub: &mut Hub<Stream>, registry: &Registry<S>, 
 }
 
 /// Calls the listeners of a built-in event.
-fn tell<S>(
-    state: &mut S,
-    hub: &mut Hub<Stream>,
-    registry: &Registry<S>,
-    token: Token,
-    event: Event,
-    details: Details<'_>,
-) {
+fn tell<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, token: Token, event: Event, details: Details<'_>) {
     let Some(connection) = hub.get(token) else { return };
     let (uuid, route) = (connection.uuid, &registry.routes[connection.route as usize]);
     let listeners = [registry.listeners.of(event), route.listeners.of(event)];
@@ -193,7 +179,7 @@ fn tell<S>(
 /// Calls the server's listeners, then the route's; returns how many ran.
 fn call<S>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     (token, socket_uuid): (Token, Uuid),
     name: &str,
@@ -224,11 +210,11 @@ fn call<S>(
 #[inline]
 pub(crate) fn guard<S, R>(
     state: &mut S,
-    hub: &mut Hub<Stream>,
+    hub: &mut Hub,
     registry: &Registry<S>,
     event: &str,
     uuid: Option<Uuid>,
-    code: impl FnOnce(&mut S, &mut Hub<Stream>) -> R,
+    code: impl FnOnce(&mut S, &mut Hub) -> R,
 ) -> Result<R, Error> {
     hub.depth += 1;
     // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.

@@ -23,11 +23,11 @@ use crate::hub::{Attributes, Discarded, Hub, Stats, Ticket};
 use crate::outbox::Deflate;
 use crate::protocol::{CloseCode, Payload};
 use crate::token::Token;
-use crate::transport::{PeerAddress, Stream};
+use crate::transport::PeerAddress;
 
 /// The open connections of a server.
 pub struct Sockets<'a, S> {
-    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) hub: &'a mut Hub,
     pub(crate) registry: &'a Registry<S>,
 }
 
@@ -35,7 +35,7 @@ pub struct Sockets<'a, S> {
 ///
 /// In callbacks of a connection that has closed meanwhile it still answers questions; emits are refused.
 pub struct Socket<'a, S> {
-    pub(crate) hub: &'a mut Hub<Stream>,
+    pub(crate) hub: &'a mut Hub,
     pub(crate) registry: &'a Registry<S>,
     pub(crate) token: Token,
 }

@@ -18,7 +18,7 @@ use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::transport::{PeerAddress, Stream, canonical};
 
 impl<S> Socket<'_, S> {
-    fn connection(&self) -> &Connection<Stream> {
+    fn connection(&self) -> &Connection {
         self.hub.get(self.token).expect("a connection that is lent stays in its slot until the turn ends")
     }
 
