@@ -89,9 +89,10 @@ fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
         return Cow::Borrowed(value);
     };
     // A backslash is no part of a token.
-    match inside.contains(&b'\\') {
-        true => Cow::Owned(inside.iter().copied().filter(|&byte| byte != b'\\').collect()),
-        false => Cow::Borrowed(inside),
+    if inside.contains(&b'\\') {
+        Cow::Owned(inside.iter().copied().filter(|&byte| byte != b'\\').collect())
+    } else {
+        Cow::Borrowed(inside)
     }
 }
 

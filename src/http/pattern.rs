@@ -163,9 +163,12 @@ impl<T> Routes<T> {
     pub fn find(&self, path: &str) -> Option<(&T, Vec<String>)> {
         let path = canonical(path)?;
         let (index, values) = self.find_exact(&path).or_else(|| self.find_catch_all(&path))?;
-        let decode = |value: &str| match value.contains('%') {
-            true => percent_decode_str(value).decode_utf8_lossy().into_owned(),
-            false => value.to_owned(),
+        let decode = |value: &str| {
+            if value.contains('%') {
+                percent_decode_str(value).decode_utf8_lossy().into_owned()
+            } else {
+                value.to_owned()
+            }
         };
         Some((&self.places[index].value, values.into_iter().map(decode).collect()))
     }

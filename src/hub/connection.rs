@@ -297,9 +297,10 @@ impl Connection {
             }
             Phase::Open => {
                 let ping = self.time.saturating_add(limits.ping_after);
-                let silence = match self.pinged {
-                    false => (ping, Some(Due::Ping)),
-                    true => (ping.saturating_add(limits.dead_after), Some(Due::Silent)),
+                let silence = if self.pinged {
+                    (ping.saturating_add(limits.dead_after), Some(Due::Silent))
+                } else {
+                    (ping, Some(Due::Ping))
                 };
                 self.stall_before(silence, limits)
             }

@@ -105,9 +105,10 @@ impl Hub {
             _ => return self.bury(token),
         };
         let over = Phase::Draining { shut: false, finished: false, answered: false };
-        match connection.is_open() {
-            true => self.leave_open(token, over),
-            false => connection.phase = over,
+        if connection.is_open() {
+            self.leave_open(token, over);
+        } else {
+            connection.phase = over;
         }
         let dropped = self.waiting(token);
         self.bury(token);

@@ -7,7 +7,7 @@
 //!
 //! The server is generic over the user's state, so that it is compiled in the user's crate and the hub
 //! is not. What is called for each message is marked `#[inline]` for that: without, an echo costs 63
-//! instructions more, of 765.
+//! instructions more, of 761.
 
 mod attributes;
 mod connection;

@@ -126,10 +126,10 @@ impl Hub {
 
     /// A ping of the user's; it is no message, and not counted as one.
     pub(crate) fn ping(&mut self, token: Token, payload: &[u8]) -> Emitted {
-        match self.is_open(token) {
-            true => self.queue(token, Opcode::Ping, payload, &How::USUAL),
-            false => Emitted::Refused(EmitError::Closed),
+        if !self.is_open(token) {
+            return Emitted::Refused(EmitError::Closed);
         }
+        self.queue(token, Opcode::Ping, payload, &How::USUAL)
     }
 
     /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed

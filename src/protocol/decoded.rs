@@ -42,10 +42,12 @@ impl Compressed<'_> {
     ///
     /// [`Violation::InvalidUtf8`] if it must be text and is not.
     pub fn into_message(self, decompressed: Vec<u8>) -> Result<Message<'static>, Violation> {
-        Ok(match self.is_text {
-            true => Message::Text(Cow::Owned(String::from_utf8(decompressed).map_err(|_| Violation::InvalidUtf8)?)),
-            false => Message::Binary(Cow::Owned(decompressed)),
-        })
+        if self.is_text {
+            let text = String::from_utf8(decompressed).map_err(|_| Violation::InvalidUtf8)?;
+            Ok(Message::Text(Cow::Owned(text)))
+        } else {
+            Ok(Message::Binary(Cow::Owned(decompressed)))
+        }
     }
 }
 

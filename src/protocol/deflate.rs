@@ -218,10 +218,8 @@ impl Inflater {
             let (input, has_more) = (&rest[..rest.len().min(PIECE_IN)], rest.len() > PIECE_IN);
             let room = &mut out[filled..];
             let room_len = room.len();
-            let (flush, header) = match payload.len() <= SHORT {
-                true => (InflateFlush::SyncFlush, SHORT),
-                false => (InflateFlush::Block, HEADER),
-            };
+            let (flush, header) =
+                if payload.len() <= SHORT { (InflateFlush::SyncFlush, SHORT) } else { (InflateFlush::Block, HEADER) };
             let (status, taken, given) = self.step(input, room, flush);
             so_far.taken += taken;
             so_far.given += given;

@@ -36,10 +36,8 @@ impl Backlog {
     }
 
     pub(crate) fn push(&mut self, token: Token, closing: bool) {
-        match closing {
-            true => self.closing.push_back(token),
-            false => self.waiting.push_back(token),
-        }
+        let list = if closing { &mut self.closing } else { &mut self.waiting };
+        list.push_back(token);
     }
 
     pub(crate) fn pop_waiting(&mut self) -> Option<Token> {
