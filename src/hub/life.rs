@@ -443,7 +443,7 @@ mod tests {
     fn a_shutdown_closes_no_more_at_once_than_the_budget_of_a_turn_allows() {
         let mut hub = hub();
         let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
-        (hub.work, hub.work_per_turn) = (0, 2 * CLOSE);
+        (hub.work, hub.work_per_turn) = (0, 2 * (8 * 1024));
         hub.shutdown(CloseCode::GOING_AWAY, "", 0, 1000).unwrap();
         assert_eq!(hub.open_len(), 5 - 2);
     }

@@ -467,12 +467,12 @@ mod tests {
 
     #[test]
     fn tables_are_left_alone_while_to_hash_each_name_again_would_take_too_long() {
-        let mut topics = alone_in(8 * MOST_REHASHED);
+        let mut topics = alone_in(8 * 16_384);
         let places = topics.topics.capacity();
-        leave_until(&mut topics, 8 * MOST_REHASHED, MOST_REHASHED + 1);
+        leave_until(&mut topics, 8 * 16_384, 16_384 + 1);
         assert_eq!(topics.topics.capacity(), places);
-        leave_until(&mut topics, 8 * MOST_REHASHED, MOST_REHASHED);
-        assert_eq!(topics.topics.capacity(), 2 * MOST_REHASHED);
+        leave_until(&mut topics, 8 * 16_384, 16_384);
+        assert_eq!(topics.topics.capacity(), 2 * 16_384);
     }
 
     #[test]

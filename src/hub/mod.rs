@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_turn_that_has_used_up_its_work_removes_as_many_as_an_eighth_of_it_pays() {
         let mut hub = hub();
-        hub.work_per_turn = 10 * ENDING_PART * REMOVED;
+        hub.work_per_turn = 10 * 8 * (8 * 1024);
         hub.work = hub.work_per_turn;
         let all: Vec<_> = (0..20).map(|_| insert(&mut hub, 0).0).collect();
         all.into_iter().for_each(|token| hub.bury(token));
@@ -397,17 +397,19 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_counts_of_the_work_of_a_turn_and_so_does_each_topic_that_is_forgotten() {
+    fn an_end_counts_of_the_work_of_a_turn_and_so_does_each_topic_that_is_left() {
         let mut hub = hub();
         for topics in [0, 1, 3] {
             let (token, _far) = open(&mut hub, 1000);
             (0..topics).for_each(|topic| assert_eq!(hub.join(token, &topic.to_string()), Ok(true)));
+            let before = hub.work;
             hub.fail(token, crate::error::Error::Lost);
+            assert_eq!(hub.work - before, topics * 2 * 1024, "to leave {topics} topics");
             hub.flush_dirty();
             while hub.next_record().is_some() {}
             let before = hub.work;
             assert_eq!(hub.reap(), 1);
-            assert_eq!(hub.work - before, REMOVED + topics * FORGET);
+            assert_eq!(hub.work - before, 8 * 1024 + topics * 256, "{topics} topics");
         }
     }
 }

@@ -311,7 +311,7 @@ mod tests {
         hub.shutdown(CloseCode::GOING_AWAY, "", 0, CLOSE).unwrap();
         hub.flush_dirty();
         (hub.now, hub.work) = (CLOSE, 0);
-        hub.enforce_shutdown(2 * CUT_OFF);
+        hub.enforce_shutdown(2 * (4 * 1024));
         assert_eq!((hub.stats().closing, hub.more), (5 - 2, true));
     }
 }
