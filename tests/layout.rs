@@ -93,6 +93,7 @@ fn passed_on(module: &str, files: &BTreeMap<String, String>) -> Vec<(String, Str
     for item in code(&files[module]).split(';') {
         let Some((before, path)) = item.split_once("use ") else { continue };
         let child = format!("{module}::{}", path.split("::").next().unwrap());
+        // `pub` or `pub(crate)`
         if before.trim_end().ends_with(['b', ')']) && files.contains_key(&child) {
             let path = path.replace('\n', " ");
             names.extend(
@@ -136,9 +137,7 @@ fn imports() -> BTreeSet<(String, String)> {
             }
         }
         for path in named {
-            if let Some(to) = resolve(&path, &files)
-                .filter(|to| to != module && !(is_folder && path.starts_with(&format!("{module}::std"))))
-            {
+            if let Some(to) = resolve(&path, &files).filter(|to| to != module) {
                 imports.insert((module.clone(), to));
             }
         }

@@ -1,5 +1,4 @@
-//! What a server is told before it starts: the builder, the limits that it sets, and what becomes
-//! of slow readers.
+//! The settings of a server: the builder, the limits that it sets, and the policies for slow readers.
 
 mod builder;
 mod limits;

@@ -62,7 +62,7 @@ const KEEP_RECORDS: usize = 64;
 /// The usual length of a 101 response is a fourth of that.
 const KEEP_HEAD: usize = 512;
 
-/// The least part of the budget that is left for removing what has ended: an eighth.
+/// The least part of the budget that is left for timeouts, and for removing what has ended: an eighth.
 const ENDING_PART: usize = 8;
 /// What the removal of a connection counts of a turn's work, in bytes: the system call that closes it, most of all.
 const REMOVED: usize = 8 * 1024;
@@ -290,6 +290,12 @@ impl Hub {
         Ok(())
     }
 
+    /// How much work this turn may have done when timeouts or removals are over, which come now. They have
+    /// a part of the budget even if it is spent.
+    pub(crate) fn ending_limit(&self) -> usize {
+        self.work_per_turn.max(self.work.saturating_add(self.work_per_turn / ENDING_PART))
+    }
+
     /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the next turn.
     #[inline]
     pub(crate) fn reap(&mut self) -> usize {
@@ -303,7 +309,7 @@ impl Hub {
         let mut highest_left = false;
         // The last one of all is kept a little longer: see `shrink`.
         let mut last = None;
-        let until = self.work_per_turn.max(self.work.saturating_add(self.work_per_turn / ENDING_PART));
+        let until = self.ending_limit();
         while let Some(token) = self.dead.pop() {
             if self.work >= until {
                 // The others have the next turn.
@@ -377,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_flushed_anyway_is_not_on_the_list_of_those_with_something_to_write() {
+    fn a_connection_that_is_flushed_anyway_is_not_on_the_list_of_those_with_something_to_write() {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 1000);
         hub.active = Some(token.index);

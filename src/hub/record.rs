@@ -1,4 +1,4 @@
-//! What happened and is told when the outermost callback has returned.
+//! What happened to a connection. It becomes an event when the outermost callback has returned.
 
 use crate::error::Error;
 use crate::protocol::CloseCode;

@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// A hub whose slots are all taken, at least `slots`; who has the lowest slot comes first.
+    /// A hub whose slots are all taken, at least `slots`. The connection in the lowest slot comes first.
     fn full(slots: usize) -> (Hub, Vec<Token>) {
         let mut hub = hub();
         let mut all = Vec::new();

@@ -25,8 +25,6 @@ pub(super) const REST_AT_ONCE: usize = 16 * 1024;
 pub(super) const END: usize = 8 * 1024;
 /// What a connection that had to wait counts beside its bytes and messages: its system calls.
 pub(super) const READ: usize = 2 * 1024;
-/// The least part of the budget that is left for timeouts: an eighth.
-pub(super) const ENDING_PART: usize = 8;
 /// What a timeout counts, in bytes.
 pub(super) const TIMEOUT: usize = 4 * 1024;
 /// Connections looked at in one turn because their time may have come, at most.

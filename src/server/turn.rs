@@ -6,8 +6,7 @@ use mio::Events;
 use mio::event::Event;
 
 use super::budget::{
-    ANSWER, COMMANDS_AT_ONCE, COMMANDS_PART, COMMANDS_PER_TURN, ENDING_PART, SHARE, TIMEOUT, TIMEOUTS_PER_TURN,
-    TIMERS_PER_TURN,
+    ANSWER, COMMANDS_AT_ONCE, COMMANDS_PART, COMMANDS_PER_TURN, SHARE, TIMEOUT, TIMEOUTS_PER_TURN, TIMERS_PER_TURN,
 };
 use super::input::{Progress, Wakeup};
 use super::report::Turn;
@@ -354,8 +353,7 @@ impl<S> Server<S> {
     /// Leaves a part of the budget for what ends connections, also if it is spent.
     #[inline]
     pub(super) fn begin_ending(&mut self) {
-        let all = self.hub.work_per_turn;
-        self.limit = all.max(self.hub.work.saturating_add(all / ENDING_PART));
+        self.limit = self.hub.ending_limit();
         self.share = SHARE.min(self.hub.work_per_turn);
     }
 }

@@ -1,5 +1,5 @@
-//! The types that name each other: the nouns that callbacks are lent, the callbacks, and the registry
-//! of what a server calls. What can be done with them stands in the files of their verbs.
+//! The types that refer to each other: what callbacks are lent, the callbacks themselves, and the
+//! registry of a server. Most of their methods stand in files of their own.
 
 use std::cell::Cell;
 use std::fmt;

@@ -95,7 +95,7 @@ impl<C> Inbox<C> {
         Sender { shared: self.shared.clone() }
     }
 
-    /// Moves up to `most` commands to `taken`; whether some are left, for which nobody will wake the loop.
+    /// Moves up to `most` commands to `taken`; whether some are left. The loop is not woken for those again.
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<C>) -> bool {
         self.shared.lock().take(most, taken)
     }
