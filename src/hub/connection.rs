@@ -1,23 +1,21 @@
 //! One peer from accept to reap: its phase, its decoder, its outbox and what user code keeps with it.
 //!
-//! It knows no poll, no clock and no listener. Which phase follows which is decided in the hub; here is what a phase holds and when it has
-//! lasted long enough.
+//! It knows no poll, no clock and no listener. Which phase follows which is decided in `phase`; here
+//! is when a phase has lasted long enough.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::NonZeroU16;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
 use super::attributes::Attributes;
+use super::phase::Phase;
 use super::timer::NEVER;
 use crate::config::{Limits, SlowReader};
-use crate::error::Error;
-use crate::http::{HeadScanner, Key, Request};
+use crate::http::Request;
 use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
-use crate::protocol::{CloseCode, Decoder};
+use crate::protocol::Decoder;
 use crate::transport::{PeerAddress, Stream, canonical};
 
 /// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
@@ -49,28 +47,6 @@ impl KeptAddress {
     }
 }
 
-/// The part of a connection's life that it is in; strictly forward.
-pub(crate) enum Phase {
-    /// Waiting for the end of the request head.
-    Handshaking(Option<Box<Head>>),
-    /// A filter has put the answer to the request off. The request and its attributes are where an open connection has them.
-    Parked(Box<Parked>),
-    Open,
-    /// Our close frame is queued or sent; the peer's, and the end of our queue, are waited for.
-    Closing(Box<Farewell>),
-    /// Nothing more is said: what is queued is flushed, writing is shut down, input is discarded until FIN.
-    Draining {
-        /// Our FIN is sent.
-        shut: bool,
-        /// The peer's FIN has come.
-        finished: bool,
-        /// The peer's close frame has come.
-        answered: bool,
-    },
-    /// To be removed at the end of the turn.
-    Dead,
-}
-
 /// Whether a connection waits to be read, and how far then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReadLater {
@@ -82,60 +58,6 @@ pub(crate) enum ReadLater {
     UntilShort,
     /// The end of the stream may be behind a short read.
     ToTheEnd,
-}
-
-/// A request head that is not complete yet.
-#[derive(Default)]
-pub(crate) struct Head {
-    pub(crate) received: Vec<u8>,
-    pub(crate) scanner: HeadScanner,
-}
-
-/// A request that waits for its answer.
-pub(crate) struct Parked {
-    pub(crate) goal: Goal,
-    /// The filter that is asked next.
-    pub(crate) filter: usize,
-    /// What came behind the request head.
-    pub(crate) early: Vec<u8>,
-    pub(crate) ticket: Ticket,
-}
-
-/// What a request becomes when no filter objects.
-pub(crate) enum Goal {
-    Connection { route: u32, key: Key },
-    Page { page: usize, head_only: bool },
-}
-
-impl Goal {
-    /// Whether it was asked for by HEAD: the answer has no body then.
-    pub(crate) fn is_head_only(&self) -> bool {
-        matches!(self, Self::Page { head_only: true, .. })
-    }
-}
-
-/// Says to whoever is to answer a request that it waits, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Ticket(pub(crate) Arc<AtomicBool>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// What a `disconnect` will tell when a close has run its course.
-#[derive(Default)]
-pub(crate) struct Farewell {
-    pub(crate) error: Option<Error>,
-    pub(crate) code: Option<CloseCode>,
-    pub(crate) reason: String,
-    /// The peer's close frame has come.
-    pub(crate) answered: bool,
-    /// It will not come any more: something else came that no frame can follow, or the peer's FIN.
-    pub(crate) broken: bool,
-    /// The peer's FIN has come.
-    pub(crate) finished: bool,
 }
 
 /// What a peer may have left unread without needing more time than the close timeout: a second's worth
@@ -183,6 +105,8 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// Its socket has been full at least once.
     pub(crate) was_blocked: bool,
+    /// The peer's FIN has come.
+    pub(crate) finished: bool,
     /// Bytes that its socket has taken: the kernel holds no more than that. It begins anew at 4 GiB,
     /// which may cost a connection that closes just then some of its time to end.
     pub(crate) taken: u32,
@@ -213,6 +137,7 @@ impl Connection {
             pressure_told: false,
             pinged: false,
             was_blocked: false,
+            finished: false,
             taken: 0,
             time: now,
             uuid: Uuid::nil(),
@@ -286,7 +211,7 @@ impl Connection {
 
     /// Whether it is past being open: our close frame or our response is queued or sent.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing(_) | Phase::Draining { .. } | Phase::Dead)
+        matches!(self.phase, Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } | Phase::Dead)
     }
 
     /// What is to be done with it next if nothing happens, and when.
@@ -305,7 +230,9 @@ impl Connection {
                 self.stall_before(silence, limits)
             }
             // No progress moves this end: what slows it down to a crawl would hold it open for ever.
-            Phase::Closing(_) | Phase::Draining { .. } => self.stall_before((self.time, Some(Due::Close)), limits),
+            Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } => {
+                self.stall_before((self.time, Some(Due::Close)), limits)
+            }
             Phase::Dead => (NEVER, None),
         }
     }
@@ -325,9 +252,13 @@ impl Connection {
         self.time = now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
     }
 
-    /// How long the peer's next step is awaited, now that its socket has taken everything.
-    pub(crate) fn answer_time(&self, limits: &Limits) -> u64 {
-        limits.close_timeout.saturating_add(limits.closing_time(self.unread(limits)))
+    /// Its socket has taken everything: sets how long the peer's close frame is awaited from now on,
+    /// or its FIN. Nothing else that the peer sends gives it more time.
+    pub(crate) fn await_peer(&mut self, limits: &Limits, now: u64) {
+        let least = now.saturating_add(limits.close_timeout);
+        let answer = least.saturating_add(limits.closing_time(self.unread(limits)));
+        let end = if matches!(self.phase, Phase::Closing(_)) { self.time } else { self.time.max(least) };
+        self.time = answer.min(end);
     }
 
     /// How much of what its socket has taken the peer may not have read, in bytes.

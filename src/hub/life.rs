@@ -1,27 +1,28 @@
-//! What follows what in a connection's life, from its upgrade to its end, and what listeners will be told of it.
+//! What happens in a connection's life, from its upgrade to its end.
 //!
-//! Only here does one phase follow another. It knows no bytes but the ones that say goodbye, and does not look for those whose
-//! time has come: that is `time`'s.
+//! Only here does one phase follow another, and which one is decided by the table in `phase`. It does
+//! not look for connections whose time has come: that is `time`'s.
 
 use std::io;
 use std::num::NonZeroU16;
 
+use bytes::Bytes;
+
 use super::attributes::Attributes;
-use super::connection::{Farewell, Phase};
+use super::pending::Parked;
+use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, step};
 use super::record::Record;
-use super::stopping::Stopping;
 use super::{Hub, alive, named};
-use crate::config::{RETRY_AFTER, SlowReader};
+use crate::config::SlowReader;
 use crate::error::{CloseError, Error, IoError};
 use crate::http::{Refusal, Request, Response};
 use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
+use crate::transport::PeerAddress;
 
 /// What leaving a topic counts of a turn's work, in bytes.
 const LEAVE: usize = 2 * 1024;
-/// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
-const CLOSE: usize = 8 * 1024;
 
 /// What the handshake hands over for a connection that opens.
 pub(crate) struct Upgraded {
@@ -32,12 +33,42 @@ pub(crate) struct Upgraded {
     pub(crate) slow_reader: SlowReader,
 }
 
+/// A request that waited, and its answer has come.
+pub(crate) struct Resumed {
+    pub(crate) parked: Parked,
+    pub(crate) request: Request,
+    pub(crate) attributes: Attributes,
+    pub(crate) peer: PeerAddress,
+}
+
+/// What listeners and the peer are to be told of a step.
+#[derive(Default)]
+struct Cause {
+    /// What is sent to a request.
+    response: Bytes,
+    error: Option<Error>,
+    code: Option<CloseCode>,
+    reason: String,
+    /// Bytes that were dropped before the step.
+    dropped: usize,
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
+}
+
 impl Hub {
+    // What happens to a request.
+
     /// The peer becomes an open connection; `head` is the 101 response.
     pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
         let now = self.now;
-        let Some(connection) = self.connections.get_mut(token.index as usize) else { return };
-        connection.phase = Phase::Open;
+        let Some(connection) = named(&mut self.connections, token) else { return };
+        if step(connection.phase.state(), Happened::Upgraded).next != State::Open {
+            return;
+        }
         connection.time = now;
         connection.route = route;
         connection.subprotocol = subprotocol;
@@ -45,8 +76,7 @@ impl Hub {
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
         connection.slow_reader = upgrade.slow_reader;
-        let head = self.stage.hold(&upgrade.head);
-        connection.outbox.push_head(&mut self.stage, head);
+        let response = self.stage.hold(&upgrade.head);
         self.head = upgrade.head;
         let mut uuid = self.uuids.next();
         while self.names.find(&self.connections, uuid).is_some() {
@@ -56,14 +86,36 @@ impl Hub {
         self.names.insert(&self.connections, token.index);
         self.open += 1;
         self.stats.upgraded += 1;
-        self.arm(token.index);
-        self.mark(token);
+        self.happen(token, Happened::Upgraded, Cause { response, ..Cause::default() });
+    }
+
+    /// The request waits for its answer.
+    pub(crate) fn park(&mut self, token: Token, request: Request, attributes: Attributes, parked: Parked) {
+        let Some(connection) = self.get_mut(token) else { return };
+        if step(connection.phase.state(), Happened::Deferred).next == State::Parked {
+            connection.request = Some(request);
+            connection.attributes = attributes;
+            connection.phase = Phase::Parked(Box::new(parked));
+        }
+    }
+
+    /// The answer to a parked request has come; `None` if it does not wait any more.
+    pub(crate) fn resume(&mut self, token: Token) -> Option<Resumed> {
+        let connection = self.get_mut(token)?;
+        if step(connection.phase.state(), Happened::Resumed).next != State::Handshaking {
+            return None;
+        }
+        let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
+            return None;
+        };
+        let (request, attributes) = (connection.request.take()?, std::mem::take(&mut connection.attributes));
+        Some(Resumed { parked: *parked, request, attributes, peer: connection.peer.get() })
     }
 
     /// The peer does not get what it asked for, but this refusal; without the text if it asked by HEAD (RFC 9110 §9.3.2).
     pub(crate) fn refuse(&mut self, token: Token, refusal: &Refusal, head_only: bool) {
         let Some(connection) = self.get(token) else { return };
-        let parked_head = matches!(&connection.phase, Phase::Parked(parked) if parked.goal.is_head_only());
+        let parked_head = matches!(&connection.phase, Phase::Parked(parked) if parked.destination.is_head_only());
         log::debug!("refused {} with {}: {refusal}", connection.peer.get(), refusal.status());
         self.stats.requests_refused.count(refusal);
         self.respond(token, &refusal.response(), head_only || parked_head);
@@ -71,14 +123,12 @@ impl Hub {
 
     /// The peer gets a response instead of an upgrade, and is seen off.
     pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
-        let Some(connection) = named(&mut self.connections, token) else { return };
-        connection.phase = Phase::Draining { shut: false, finished: false, answered: false };
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
-        connection.outbox.push_head(&mut self.stage, bytes.into());
-        self.begin_end(token);
-        self.mark(token);
+        self.happen(token, Happened::Responded, Cause { response: bytes.into(), ..Cause::default() });
     }
+
+    // What ends a connection.
 
     /// Closes from our side; on a connection that is not open it does nothing.
     pub(crate) fn close(&mut self, token: Token, code: CloseCode, reason: &str) -> Result<(), CloseError> {
@@ -87,111 +137,58 @@ impl Hub {
         }
         if self.is_open(token) {
             let reason = truncate_reason(reason).to_owned();
-            let farewell = Farewell { code: Some(code), reason: reason.clone(), ..Farewell::default() };
-            self.leave_open(token, Phase::Closing(Box::new(farewell)));
-            self.push_close(token, Some((code, &reason)));
-            self.records.push_back((token, Record::Close { code, reason }));
+            self.happen(token, Happened::Closed, Cause { code: Some(code), reason, ..Cause::default() });
         }
         Ok(())
     }
 
     /// Cuts a connection off: what waits is dropped, and the peer sees a reset.
     pub(crate) fn abort(&mut self, token: Token) {
-        let Some(connection) = alive(&mut self.connections, token) else { return };
-        connection.socket.reset_on_drop();
-        let farewell = match &mut connection.phase {
-            Phase::Open => Farewell::default(),
-            Phase::Closing(farewell) => std::mem::take(&mut **farewell),
-            _ => return self.bury(token),
-        };
-        let over = Phase::Draining { shut: false, finished: false, answered: false };
-        if connection.is_open() {
-            self.leave_open(token, over);
-        } else {
-            connection.phase = over;
-        }
-        let dropped = self.waiting(token);
-        self.bury(token);
-        self.stats.disconnects.aborted += 1;
-        let Farewell { error, code, reason, .. } = farewell;
-        self.records.push_back((token, Record::Disconnect { error, code, reason, clean: false, dropped }));
+        self.happen(token, Happened::Aborted, Cause::default());
     }
 
     /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
     pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
+        let Some(connection) = self.get_mut(token) else { return };
+        // Nothing more is decoded.
+        connection.decoder = Decoder::new();
         let (code, reason) = match frame {
             Some(frame) => (Some(frame.code), frame.reason.into_owned()),
             None => (None, String::new()),
         };
-        let Some(connection) = self.get_mut(token) else { return };
-        // Nothing more is decoded.
-        connection.decoder = Decoder::new();
-        if let Phase::Closing(farewell) = &mut connection.phase {
-            farewell.answered = true;
-            self.mark(token);
-            return;
-        }
         let error = match code {
             None | Some(CloseCode::NORMAL | CloseCode::GOING_AWAY) => None,
             Some(code) => Some(Error::ClosedByPeer { code, reason: reason.clone() }),
         };
-        if let Some(error) = &error {
-            log::debug!("connection {}: {error}", connection.peer.get());
-            self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
-        }
-        self.leave_open(
-            token,
-            Phase::Closing(Box::new(Farewell { error, code, reason, answered: true, ..Farewell::default() })),
-        );
-        self.push_close(token, code.map(|code| (code, "")));
+        self.happen(token, Happened::PeerClosed, Cause { error, code, reason, ..Cause::default() });
     }
 
     /// The peer's FIN has come.
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
-        match &mut connection.phase {
-            Phase::Handshaking(_) | Phase::Parked(_) => self.bury(token),
-            Phase::Open => self.fail(token, Error::Lost),
-            // It has said goodbye and waits for the end of what we have to say.
-            Phase::Closing(farewell) => {
-                (farewell.finished, farewell.broken) = (true, !farewell.answered);
-                self.flush(token);
-            }
-            Phase::Draining { finished, .. } => {
-                *finished = true;
-                self.flush(token);
-            }
-            Phase::Dead => {}
+        connection.finished = true;
+        let was_open = connection.is_open();
+        self.happen(token, Happened::PeerFinished, Error::Lost.into());
+        if !was_open {
+            // It may have had everything before.
+            self.flush(token);
         }
     }
 
     /// Reading from or writing to the socket failed.
     pub(crate) fn socket_failed(&mut self, token: Token, error: &io::Error) {
-        self.fail(token, Error::Io(IoError { kind: error.kind(), os_code: error.raw_os_error() }));
+        let error = Error::Io(IoError { kind: error.kind(), os_code: error.raw_os_error() });
+        self.happen(token, Happened::SocketFailed, error.into());
     }
 
     /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
     pub(crate) fn fail(&mut self, token: Token, error: Error) {
-        let Some(connection) = self.get_mut(token) else { return };
-        match &mut connection.phase {
-            Phase::Open => {}
-            Phase::Closing(_) if matches!(error, Error::Io(_)) => {
-                self.record_end(token, false);
-                return self.bury(token);
-            }
-            // What came instead of its close frame takes nothing from the peer that was emitted before ours.
-            Phase::Closing(farewell) => {
-                farewell.broken = true;
-                return self.mark(token);
-            }
-            _ => return self.bury(token),
-        }
         let mut dropped = 0;
         let close = match &error {
             Error::Protocol(violation) => Some((violation.close_code(), violation.to_string())),
             Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
             Error::SlowConsumer { .. } => {
-                let connection = &mut self.connections[token.index as usize];
+                let Some(connection) = named(&mut self.connections, token) else { return };
                 let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
                 dropped = waiting - connection.outbox.waiting();
@@ -201,29 +198,150 @@ impl Hub {
             }
             _ => None,
         };
-        let finished = error == Error::Lost;
-        self.leave_open(token, Phase::Draining { shut: false, finished, answered: false });
-        if let Some((code, reason)) = &close {
-            self.push_close(token, Some((*code, truncate_reason(reason))));
-        } else if finished {
-            self.mark(token);
-        } else {
-            // A socket that has failed has nobody left to be told.
-            if !matches!(error, Error::Io(_)) {
-                self.connections[token.index as usize].socket.reset_on_drop();
-            }
-            dropped += self.waiting(token);
-            self.bury(token);
-        }
-        log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
-        self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
-        self.stats.disconnects.count(Some(&error), false);
+        let happened = if close.is_some() { Happened::Failed } else { Happened::Unreachable };
         let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
-        self.records.push_back((token, Record::Disconnect { error: Some(error), code, reason, clean: false, dropped }));
+        self.happen(token, happened, Cause { error: Some(error), code, reason, dropped, ..Cause::default() });
     }
 
-    fn waiting(&self, token: Token) -> usize {
-        self.get(token).map_or(0, |connection| connection.outbox.waiting())
+    /// The time for its request, or for its end, is over.
+    pub(crate) fn timed_out(&mut self, token: Token) {
+        self.happen(token, Happened::TimedOut, Cause::default());
+    }
+
+    /// The socket of a connection that says nothing more has taken all that waited.
+    pub(super) fn emptied(&mut self, token: Token) {
+        let Some(connection) = alive(&mut self.connections, token) else { return };
+        let before = connection.phase.state();
+        if !before.is_ending() {
+            return;
+        }
+        let happened = if connection.finished { Happened::EmptiedAfterFin } else { Happened::Emptied };
+        self.happen(token, happened, Cause::default());
+        if let Some(connection) = alive(&mut self.connections, token) {
+            if !matches!(before, State::HalfClosed { .. }) {
+                connection.await_peer(&self.limits, self.now);
+            }
+            self.arm(token.index);
+        }
+    }
+
+    // What follows from it.
+
+    /// Carries out one step of the state machine.
+    fn happen(&mut self, token: Token, happened: Happened, cause: Cause) {
+        let Some(connection) = named(&mut self.connections, token) else { return };
+        let before = connection.phase.state();
+        let Step { mut next, sends, fires } = step(before, happened);
+        if next == before {
+            return;
+        }
+        let Cause { response, error, code, reason, mut dropped } = cause;
+        if let (Some(error), Fires::Error | Fires::ErrorAndDisconnect) = (&error, fires) {
+            log::debug!("connection {}: {error}", connection.peer.get());
+        }
+        let mut close = match std::mem::replace(&mut connection.phase, Phase::Dead) {
+            // Its `disconnect` tells why its end began.
+            Phase::Closing(close) => *close,
+            _ => CloseState { peer: PeerClose::Awaited, error: None, code, reason },
+        };
+        if let State::Closing(peer) = next {
+            close.peer = peer;
+        }
+        if fires == Fires::ErrorAndDisconnect || !matches!(before, State::Closing(_)) {
+            close.error = error;
+        }
+        if before == State::Open {
+            self.leave_open(token);
+        }
+        match sends {
+            Sends::Nothing => {}
+            Sends::Response => self.connections[token.index as usize].outbox.push_head(&mut self.stage, response),
+            Sends::Close => {
+                // The peer's own reason is not sent back to it.
+                let reason = if happened == Happened::PeerClosed { "" } else { &close.reason };
+                self.push_close(token, close.code.map(|code| (code, reason)));
+            }
+            Sends::Fin => {
+                if self.connections[token.index as usize].socket.shutdown_write().is_err() {
+                    next = State::Dead;
+                }
+            }
+            Sends::Reset => self.connections[token.index as usize].socket.reset_on_drop(),
+            Sends::ResetIfShort => self.cut_short(token, before),
+        }
+        if next == State::Dead {
+            dropped += self.mark_dead(token);
+        }
+        self.record(token, fires, happened, &close, dropped);
+        let connection = &mut self.connections[token.index as usize];
+        connection.phase = next.with(close);
+        if next.is_ending() && !before.is_ending() {
+            connection.begin_end(&self.limits, self.now);
+        }
+        match next {
+            State::Dead => {}
+            State::HalfClosed { .. } => self.arm(token.index),
+            _ => {
+                self.arm(token.index);
+                self.mark(token);
+            }
+        }
+    }
+
+    /// Records the events that a step fires.
+    fn record(&mut self, token: Token, fires: Fires, happened: Happened, close: &CloseState, dropped: usize) {
+        let CloseState { error, code, reason, .. } = close;
+        if let (Fires::Close, Some(code)) = (fires, *code) {
+            self.records.push_back((token, Record::Close { code, reason: reason.clone() }));
+        }
+        if let (Fires::Error | Fires::ErrorAndDisconnect, Some(error)) = (fires, error) {
+            self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+        }
+        let clean = match fires {
+            Fires::Disconnect { clean } => clean,
+            Fires::ErrorAndDisconnect => false,
+            Fires::Nothing | Fires::Close | Fires::Error => return,
+        };
+        if happened == Happened::Aborted {
+            self.stats.disconnects.aborted += 1;
+        } else {
+            self.stats.disconnects.count(error.as_ref(), clean);
+        }
+        let (error, code, reason) = (error.clone(), *code, reason.clone());
+        self.records.push_back((token, Record::Disconnect { error, code, reason, clean, dropped }));
+    }
+
+    /// An open connection stops being one: nobody finds, counts or reaches it any more.
+    fn leave_open(&mut self, token: Token) {
+        self.names.remove(&self.connections, token.index);
+        self.work += self.topics.leave_all(token.index) * LEAVE;
+        self.open -= 1;
+    }
+
+    /// The time of a connection to end is over. If the peer has not taken or read everything, as far
+    /// as that is known, it sees a reset.
+    fn cut_short(&mut self, token: Token, before: State) {
+        let connection = &self.connections[token.index as usize];
+        let unanswered = matches!(before, State::Closing(_));
+        let may_lack_something = connection.was_blocked || !connection.outbox.is_empty();
+        if may_lack_something {
+            connection.socket.reset_on_drop();
+        }
+        self.stats.cut_short += u64::from(unanswered || may_lack_something);
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
+            stopping.remained += 1;
+        }
+    }
+
+    /// Nothing more is read or written: the connection is removed at the end of the turn. Returns how
+    /// many bytes that were queued are dropped.
+    fn mark_dead(&mut self, token: Token) -> usize {
+        let outbox = &mut self.connections[token.index as usize].outbox;
+        let dropped = outbox.waiting();
+        outbox.clear(&mut self.stage);
+        self.stats.bytes_dropped += dropped as u64;
+        self.dead.push(token);
+        dropped
     }
 
     /// Records that a verb failed inside a callback of this connection. Nobody is told any more once its `disconnect` is
@@ -234,151 +352,18 @@ impl Hub {
             self.records.push_back((token, Record::Error { error, data }));
         }
     }
-
-    /// The kernel has taken all that waited for a connection that says nothing more.
-    pub(super) fn flushed(&mut self, token: Token) {
-        let now = self.now;
-        let Some(connection) = named(&mut self.connections, token) else { return };
-        let answer = now.saturating_add(connection.answer_time(&self.limits));
-        match &mut connection.phase {
-            Phase::Closing(farewell) if farewell.answered || farewell.broken => {
-                let clean = farewell.answered;
-                self.record_end(token, clean);
-                self.flush(token);
-            }
-            // From here on the peer's answer is awaited; nothing else that it sends gives it more time.
-            Phase::Closing(_) => {
-                connection.time = answer.min(connection.time);
-                self.arm(token.index);
-            }
-            Phase::Draining { shut, finished, .. } => {
-                let mut failed = false;
-                if !*shut {
-                    // From here on the peer's FIN is awaited.
-                    connection.time = answer.min(connection.time.max(now.saturating_add(self.limits.close_timeout)));
-                    *shut = true;
-                    failed = connection.socket.shutdown_write().is_err();
-                }
-                if *finished || failed {
-                    self.bury(token);
-                } else {
-                    self.arm(token.index);
-                }
-            }
-            Phase::Handshaking(_) | Phase::Parked(_) | Phase::Open | Phase::Dead => {}
-        }
-    }
-
-    /// Records the `disconnect` of a connection that was closing. What still waits for it is dropped.
-    pub(super) fn record_end(&mut self, token: Token, clean: bool) {
-        let dropped = self.waiting(token);
-        let Some(connection) = self.get_mut(token) else { return };
-        let Phase::Closing(farewell) = &mut connection.phase else { return };
-        let Farewell { error, code, reason, finished, answered, .. } = std::mem::take(&mut **farewell);
-        connection.phase = Phase::Draining { shut: false, finished, answered };
-        self.stats.disconnects.count(error.as_ref(), clean);
-        self.records.push_back((token, Record::Disconnect { error, code, reason, clean, dropped }));
-    }
-
-    /// An open connection stops being one: nobody finds, counts or reaches it any more.
-    fn leave_open(&mut self, token: Token, phase: Phase) {
-        self.names.remove(&self.connections, token.index);
-        self.connections[token.index as usize].phase = phase;
-        self.work += self.topics.leave_all(token.index) * LEAVE;
-        self.open -= 1;
-        self.begin_end(token);
-    }
-
-    fn begin_end(&mut self, token: Token) {
-        self.connections[token.index as usize].begin_end(&self.limits, self.now);
-        self.arm(token.index);
-    }
-
-    /// Nothing more is read or written: the connection is removed at the end of the turn.
-    pub(crate) fn bury(&mut self, token: Token) {
-        let Some(connection) = alive(&mut self.connections, token) else { return };
-        debug_assert!(!matches!(connection.phase, Phase::Open | Phase::Closing(_)), "they are told of first");
-        connection.phase = Phase::Dead;
-        self.stats.bytes_dropped += connection.outbox.waiting() as u64;
-        connection.outbox.clear(&mut self.stage);
-        self.dead.push(token);
-    }
-
-    /// Whether all that is left is to wait for the FINs of peers that have answered our close frame. If
-    /// the process ended before other FINs, the kernel could drop what such a peer has not read.
-    pub(crate) fn has_said_all(&self) -> bool {
-        self.connections.iter().all(|(_, connection)| match connection.phase {
-            Phase::Draining { shut, answered, .. } => shut && answered && !connection.was_blocked,
-            Phase::Dead => true,
-            _ => false,
-        })
-    }
-
-    /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut
-    /// off. Asked again, it closes at once whoever is left, with what it is asked for then.
-    pub(crate) fn shutdown(
-        &mut self,
-        code: CloseCode,
-        reason: &str,
-        spread: u64,
-        deadline: u64,
-    ) -> Result<(), CloseError> {
-        if !code.is_sendable() {
-            return Err(CloseError::IllegalCode(code));
-        }
-        match &mut self.stopping {
-            Some(stopping) => (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into()),
-            None => {
-                log::info!("shutting down with {code}; open connections: {}", self.open);
-                let waiting = self.open_tokens();
-                self.stopping = Some(Stopping {
-                    deadline: self.now.saturating_add(spread).saturating_add(deadline),
-                    remained: 0,
-                    code,
-                    reason: reason.into(),
-                    total: waiting.len(),
-                    waiting,
-                    begun: self.now,
-                    spread,
-                });
-            }
-        }
-        self.close_next(self.work.saturating_add(self.work_per_turn));
-        // Whoever's request is being answered just now still gets the answer.
-        for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
-            if self.active != Some(token.index) {
-                self.bury(token);
-            }
-        }
-        for token in self.tokens(|connection| matches!(connection.phase, Phase::Parked(_))) {
-            self.refuse(token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
-        }
-        Ok(())
-    }
-
-    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others have the next turn.
-    pub(crate) fn close_next(&mut self, until: usize) {
-        while self.work < until
-            && let Some(stopping) = &mut self.stopping
-            && stopping.next().is_some_and(|at| at <= self.now)
-            && let Some(token) = stopping.waiting.pop()
-        {
-            self.work += CLOSE;
-            let (code, reason) = (stopping.code, stopping.reason.clone());
-            let _ = self.close(token, code, &reason); // The code was looked at.
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::EmitError;
-    use crate::hub::Emitted;
-    use crate::hub::wire::{hub, open, records};
+    use crate::hub::wire::{hub, insert, open, records};
+    use crate::hub::{Destination, Emitted, Ticket};
     use crate::outbox::How;
     use crate::protocol::{Opcode, encode_header};
     use crate::transport::faults::End;
+    use crate::transport::memory::FarEnd;
 
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
@@ -420,31 +405,112 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_is_said_when_the_close_was_answered_and_the_socket_was_never_full() {
-        for (room, said_all) in [(usize::MAX, true), (0, false)] {
-            let mut hub = hub();
-            let (token, far) = open(&mut hub, room);
-            assert!(!hub.has_said_all(), "it is open");
-            hub.close(token, CloseCode::NORMAL, "").unwrap();
-            hub.flush_dirty();
-            far.make_room(1000);
-            hub.writable(token);
-            assert!(!hub.has_said_all(), "it waits for an answer");
-            hub.peer_closed(token, None);
-            hub.flush_dirty();
-            assert_eq!(hub.has_said_all(), said_all, "room for {room}");
-            hub.peer_finished(token);
-            assert!(hub.has_said_all(), "it is over");
+    /// A connection in that state, of which the peer has received all that was sent.
+    fn connection_in(state: State) -> (Hub, Token, FarEnd) {
+        let mut hub = hub();
+        let (token, far) = match state {
+            State::Handshaking | State::Parked => insert(&mut hub, 1000),
+            _ => open(&mut hub, 1000),
+        };
+        match state {
+            State::Handshaking | State::Open => {}
+            State::Parked => park(&mut hub, token),
+            State::Closing(peer) => {
+                hub.close(token, CloseCode::NORMAL, "").unwrap();
+                let Phase::Closing(close) = &mut hub.get_mut(token).unwrap().phase else { panic!("it closes") };
+                close.peer = peer;
+            }
+            State::Draining | State::HalfClosed { .. } | State::Dead => {
+                hub.happen(token, Happened::Failed, Cause::default());
+            }
         }
+        let connection = &mut hub.connections[token.index as usize];
+        connection.outbox.clear(&mut hub.stage);
+        if let State::HalfClosed { answered } = state {
+            connection.socket.shutdown_write().unwrap();
+            connection.phase = Phase::HalfClosed { answered };
+        }
+        if state == State::Dead {
+            hub.timed_out(token);
+        }
+        hub.dirty.clear();
+        hub.connections[token.index as usize].dirty = false;
+        hub.records.clear();
+        assert_eq!(hub.get(token).unwrap().phase.state(), state);
+        (hub, token, far)
+    }
+
+    fn park(hub: &mut Hub, token: Token) {
+        let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
+        let destination = Destination::Page { page: 0, head_only: false };
+        let parked = Parked { destination, filter: 0, early: Vec::new(), ticket: Ticket(Default::default()) };
+        hub.park(token, request, Attributes::default(), parked);
     }
 
     #[test]
-    fn a_shutdown_closes_no_more_at_once_than_the_budget_of_a_turn_allows() {
-        let mut hub = hub();
-        let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
-        (hub.work, hub.work_per_turn) = (0, 2 * (8 * 1024));
-        hub.shutdown(CloseCode::GOING_AWAY, "", 0, 1000).unwrap();
-        assert_eq!(hub.open_len(), 5 - 2);
+    fn in_every_state_each_thing_that_happens_has_the_consequences_that_the_table_names() {
+        for (state, happened, was_blocked) in State::ALL
+            .into_iter()
+            .flat_map(|state| Happened::ALL.map(|happened| (state, happened)))
+            .flat_map(|(state, happened)| [false, true].map(|blocked| (state, happened, blocked)))
+        {
+            let cell = format!("{state:?}: {happened:?}");
+            let (mut hub, token, far) = connection_in(state);
+            let (open_before, connection) = (hub.open_len(), hub.get_mut(token).unwrap());
+            connection.was_blocked = was_blocked;
+            match happened {
+                Happened::Deferred => park(&mut hub, token),
+                Happened::Resumed => drop(hub.resume(token)),
+                _ => hub.happen(
+                    token,
+                    happened,
+                    Cause {
+                        response: Bytes::from_static(b"response"),
+                        error: Some(Error::Lost),
+                        code: Some(CloseCode::NORMAL),
+                        ..Cause::default()
+                    },
+                ),
+            }
+            let Step { next, sends, fires } = step(state, happened);
+            let connection = hub.get(token).unwrap();
+            assert_eq!(connection.phase.state(), next, "{cell}");
+            assert_eq!(connection.outbox.is_empty(), !matches!(sends, Sends::Response | Sends::Close), "{cell}");
+            let is_offered = matches!(next, State::Open | State::Closing(_) | State::Draining) && next != state;
+            assert_eq!(connection.dirty, is_offered, "{cell}: it is offered to its socket soon");
+            if state == State::Open && next != State::Open {
+                assert_eq!((hub.open_len(), hub.find(connection.uuid)), (open_before - 1, None), "{cell}");
+            }
+            let end = match sends {
+                Sends::Reset => Some(End::Reset),
+                Sends::ResetIfShort if was_blocked => Some(End::Reset),
+                Sends::Fin => Some(End::Fin),
+                _ => matches!(state, State::HalfClosed { .. }).then_some(End::Fin),
+            };
+            assert_eq!(far.server_end(), end, "{cell}");
+            let clean = matches!(fires, Fires::Disconnect { clean: true });
+            let told: Vec<_> = std::iter::from_fn(|| hub.next_record()).map(|(_, record)| record).collect();
+            let names: Vec<_> = told
+                .iter()
+                .map(|record| match record {
+                    Record::Close { .. } => "close",
+                    Record::Error { .. } => "error",
+                    Record::Disconnect { clean: is_clean, .. } => {
+                        assert_eq!(*is_clean, clean, "{cell}");
+                        "disconnect"
+                    }
+                    Record::Pressure | Record::Relief => "pressure",
+                })
+                .collect();
+            let expected: &[&str] = match fires {
+                Fires::Nothing => &[],
+                Fires::Close => &["close"],
+                Fires::Error => &["error"],
+                Fires::Disconnect { .. } => &["disconnect"],
+                Fires::ErrorAndDisconnect => &["error", "disconnect"],
+            };
+            assert_eq!(names, expected, "{cell}");
+            assert_eq!(hub.reap(), usize::from(next == State::Dead), "{cell}");
+        }
     }
 }

@@ -16,10 +16,13 @@ mod growth;
 mod life;
 mod membership;
 mod names;
+mod pending;
+mod phase;
 mod receiving;
 mod record;
 mod sending;
 mod shrink;
+mod shutdown;
 mod stats;
 mod stopping;
 mod time;
@@ -43,9 +46,11 @@ use names::Names;
 use timer::Timers;
 
 pub use attributes::Attributes;
-pub(crate) use connection::{Connection, Due, Goal, Head, Parked, Phase, ReadLater, Ticket};
+pub(crate) use connection::{Connection, Due, ReadLater};
 pub(crate) use discard::{Discarded, discard_payload, message_of};
-pub(crate) use life::Upgraded;
+pub(crate) use life::{Resumed, Upgraded};
+pub(crate) use pending::{Destination, Head, Parked, Ticket};
+pub(crate) use phase::Phase;
 pub(crate) use receiving::Received;
 pub(crate) use record::Record;
 pub(crate) use sending::Audience;
@@ -263,7 +268,7 @@ impl Hub {
                 Phase::Handshaking(_) | Phase::Parked(_) => stats.handshaking += 1,
                 Phase::Open => stats.open += 1,
                 Phase::Closing(_) => stats.closing += 1,
-                Phase::Draining { .. } => stats.draining += 1,
+                Phase::Draining | Phase::HalfClosed { .. } => stats.draining += 1,
                 Phase::Dead => {}
             }
             let waiting = connection.outbox.waiting();
@@ -397,7 +402,7 @@ mod tests {
         hub.work_per_turn = 10 * 8 * (8 * 1024);
         hub.work = hub.work_per_turn;
         let all: Vec<_> = (0..20).map(|_| insert(&mut hub, 0).0).collect();
-        all.into_iter().for_each(|token| hub.bury(token));
+        all.into_iter().for_each(|token| hub.timed_out(token));
         assert_eq!(hub.reap(), 10);
         assert!(hub.more, "the others have the next turn");
     }

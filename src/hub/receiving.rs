@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::io::{self, Read as _};
 
-use super::connection::{Phase, ReadLater};
+use super::connection::ReadLater;
+use super::phase::{PeerClose, Phase};
 use super::{Hub, named};
 use crate::error::Error;
 use crate::event::Event;
@@ -78,7 +79,7 @@ impl Hub {
             let connection = named(&mut self.connections, token)?;
             let open = match &connection.phase {
                 Phase::Open => true,
-                Phase::Closing(farewell) if !farewell.answered && !farewell.broken => false,
+                Phase::Closing(close) if close.peer == PeerClose::Awaited => false,
                 Phase::Handshaking(_) | Phase::Parked(_) => return Some(Received::Request),
                 // What comes behind the peer's close frame, too (RFC 6455 §5.5.1).
                 _ => return None,

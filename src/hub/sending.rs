@@ -456,7 +456,7 @@ impl Hub {
             connection.begin_end(&self.limits, self.now);
         }
         match connection.flush(&mut self.stage, self.now) {
-            Ok(Flushed::All | Flushed::Emptied) => self.flushed(token),
+            Ok(Flushed::All | Flushed::Emptied) => self.emptied(token),
             Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
             Err(error) => self.socket_failed(token, &error),
         }

@@ -60,7 +60,7 @@ mod tests {
 
     /// Gives up a connection.
     fn leave(hub: &mut Hub, token: Token) {
-        hub.fail(token, crate::error::Error::Lost);
+        hub.peer_finished(token);
         hub.flush_dirty();
         while hub.next_record().is_some() {}
         assert_eq!(hub.reap(), 1);
@@ -76,7 +76,7 @@ mod tests {
             // Who was there is not who comes.
             let (token, _far) = insert(&mut hub, 0);
             assert!(tokens.iter().all(|&gone| hub.get(gone).is_none()) && hub.get(token).is_some());
-            hub.bury(token);
+            hub.timed_out(token);
             assert_eq!((hub.reap(), hub.next_deadline()), (1, None));
         }
     }

@@ -2,16 +2,15 @@
 //!
 //! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
 
-use super::connection::{Due, Phase};
-use super::{Hub, Record, named};
+use super::connection::Due;
+use super::phase::Phase;
+use super::{Hub, named};
 use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;
 
 /// A loop that comes so much too late to an end was not turned, in milliseconds.
 const LATE: u64 = 1000;
-/// What cutting off a connection counts of a turn's work, in bytes.
-const CUT_OFF: usize = 4 * 1024;
 
 impl Hub {
     /// When a connection has to be looked at next; milliseconds on the loop's clock.
@@ -56,7 +55,7 @@ impl Hub {
     fn forgive_lateness(&mut self, token: Token) {
         let (now, limits) = (self.now, &self.limits);
         if let Some(connection) = named(&mut self.connections, token)
-            && matches!(connection.phase, Phase::Closing(_) | Phase::Draining { .. })
+            && matches!(connection.phase, Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. })
             && now.saturating_sub(connection.time) >= LATE
             && connection.outbox.blocked_since().is_none_or(|progress| progress == now)
         {
@@ -77,60 +76,10 @@ impl Hub {
                 }
             }
             Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
-            Due::Stalled => {
-                let error = Error::Stalled(self.limits.stall());
-                match self.get_mut(token).map(|connection| &mut connection.phase) {
-                    Some(Phase::Closing(farewell)) => {
-                        farewell.error = Some(error.clone());
-                        self.records.push_back((token, Record::Error { error, data: String::new() }));
-                        self.cut_off(token);
-                    }
-                    Some(Phase::Draining { .. }) => self.cut_off(token),
-                    _ => self.fail(token, error),
-                }
-            }
-            Due::Handshake => self.bury(token),
-            Due::Close => self.cut_off(token),
+            Due::Stalled => self.fail(token, Error::Stalled(self.limits.stall())),
+            Due::Handshake | Due::Close => self.timed_out(token),
         }
         self.rearm(token);
-    }
-
-    /// Ends a connection whose time to end is over. If the peer has not taken or read everything, as
-    /// far as that is known, it sees a reset: it cannot take what it has for the whole, and the
-    /// kernel does not keep the rest.
-    fn cut_off(&mut self, token: Token) {
-        let Some(connection) = self.get(token) else { return };
-        let unanswered = matches!(connection.phase, Phase::Closing(_));
-        let may_lack_something = connection.was_blocked || !connection.outbox.is_empty();
-        if may_lack_something {
-            connection.socket.reset_on_drop();
-        }
-        self.stats.cut_short += u64::from(unanswered || may_lack_something);
-        if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
-            stopping.remained += 1;
-        }
-        self.record_end(token, false);
-        self.bury(token);
-    }
-
-    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come, until the turn's work is so much. The
-    /// others have the next turn.
-    pub(crate) fn enforce_shutdown(&mut self, until: usize) {
-        let Some(stopping) = &self.stopping else { return };
-        let is_over = stopping.deadline <= self.now;
-        self.close_next(until);
-        if !is_over {
-            return;
-        }
-        // One that is open is closed first: in the next turn, if it is not now.
-        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead)) {
-            if self.work >= until {
-                self.more = true;
-                return;
-            }
-            self.work += CUT_OFF;
-            self.cut_off(token);
-        }
     }
 
     /// Enters the connection in the timers again, for whatever is due next.

@@ -177,7 +177,7 @@ impl<S> Server<S> {
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
-                        self.hub.bury(token);
+                        self.hub.socket_failed(token, &error);
                         if self.begins_to_fail(listener) {
                             log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
                         }

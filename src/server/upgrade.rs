@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::report::Turn;
 use crate::config::RETRY_AFTER;
 use crate::http::{self, Key, Refusal, Request, Response, Scan};
-use crate::hub::{Goal, Head, Hub, Parked, Phase, Upgraded};
+use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
 use crate::user::{Answer, Incoming, Registry, Sockets, call};
 
@@ -115,20 +115,15 @@ pub(crate) fn resume<S>(
         return Vec::new();
     };
     hub.work += REQUEST;
-    let Some(connection) = hub.get_mut(token) else { return Vec::new() };
-    let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
-        return Vec::new();
-    };
-    let Parked { goal, filter, early, ticket } = *parked;
+    let Some(Resumed { parked, request, attributes, peer }) = hub.resume(token) else { return Vec::new() };
+    let Parked { destination, filter, early, ticket } = parked;
     drop(ticket);
-    let Some(request) = connection.request.take() else { return Vec::new() };
-    let attributes = std::mem::take(&mut connection.attributes);
-    let mut incoming = Incoming { request, peer: connection.peer.get(), attributes, token, ticket: None };
+    let mut incoming = Incoming { request, peer, attributes, token, ticket: None };
     let verdict = call::guard(state, hub, registry, "filter", None, |state, hub| {
         go_on(state, &mut Sockets { hub, registry }, &mut incoming)
     });
     let verdict = verdict.unwrap_or_else(|_| Err(internal_error()));
-    admit(state, hub, registry, goal, incoming, (filter, verdict), turn);
+    admit(state, hub, registry, destination, incoming, (filter, verdict), turn);
     call::tell_records(state, hub, registry);
     early
 }
@@ -136,7 +131,7 @@ pub(crate) fn resume<S>(
 /// Answers a request whose head did not come in time, or to which no answer did; if nothing came at all, there is nothing to answer.
 pub(crate) fn late(hub: &mut Hub, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
-        Some(Phase::Handshaking(None)) => hub.bury(token),
+        Some(Phase::Handshaking(None)) => hub.timed_out(token),
         Some(Phase::Handshaking(Some(head))) => {
             let head_only = asks_head(&head.received);
             hub.refuse(token, &Refusal::TimedOut, head_only);
@@ -171,18 +166,18 @@ fn answer<S>(
                 Ok(key) => key,
                 Err(refusal) => return hub.refuse(token, &refusal, head_only),
             };
-            let goal = Goal::Connection { route: *route, key };
+            let destination = Destination::Connection { route: *route, key };
             let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
-            admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
+            admit(state, hub, registry, destination, incoming, (0, Ok(())), turn);
         }
         (_, Some((page, names))) => {
             if let Err(refusal) = check_method(&request) {
                 return hub.refuse(token, &refusal, head_only);
             }
             request.set_params(names, &values);
-            let goal = Goal::Page { page: *page, head_only };
+            let destination = Destination::Page { page: *page, head_only };
             let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
-            admit(state, hub, registry, goal, incoming, (0, Ok(())), turn);
+            admit(state, hub, registry, destination, incoming, (0, Ok(())), turn);
         }
         _ => hub.refuse(token, &Refusal::NotFound, head_only),
     }
@@ -195,7 +190,7 @@ fn admit<S>(
     state: &mut S,
     hub: &mut Hub,
     registry: &Registry<S>,
-    goal: Goal,
+    destination: Destination,
     mut incoming: Incoming,
     (mut filter, mut verdict): (usize, Result<(), Response>),
     turn: &mut Turn,
@@ -206,16 +201,16 @@ fn admit<S>(
         filter += 1;
     }
     if let (Ok(()), Some(ticket)) = (&verdict, incoming.ticket.take()) {
-        return park(hub, incoming, Parked { goal, filter, early: Vec::new(), ticket });
+        return park(hub, incoming, Parked { destination, filter, early: Vec::new(), ticket });
     }
-    match (goal, verdict) {
-        (Goal::Connection { .. }, Err(response)) => {
+    match (destination, verdict) {
+        (Destination::Connection { .. }, Err(response)) => {
             log::debug!("a filter refused {} with {}", incoming.peer, response.status());
             hub.stats.requests_refused.filter += 1;
             hub.respond(token, &response, false);
             hub.stats.panics += incoming.attributes.discard();
         }
-        (Goal::Connection { route, key }, Ok(())) => {
+        (Destination::Connection { route, key }, Ok(())) => {
             // Filters may have changed that, or the time that they took.
             if let Err(refusal) = check_room(hub) {
                 hub.stats.panics += incoming.attributes.discard();
@@ -225,7 +220,7 @@ fn admit<S>(
             turn.opened += 1;
             call::opened(state, hub, registry, token, route);
         }
-        (Goal::Page { page, head_only }, verdict) => {
+        (Destination::Page { page, head_only }, verdict) => {
             let response = match verdict {
                 Err(response) => response,
                 Ok(()) => call_page(state, hub, registry, page, &incoming),
@@ -239,12 +234,10 @@ fn admit<S>(
 }
 
 fn park(hub: &mut Hub, incoming: Incoming, parked: Parked) {
-    let Some(connection) = hub.get_mut(incoming.token) else { return };
-    connection.request = Some(incoming.request);
-    connection.attributes = incoming.attributes;
-    connection.phase = Phase::Parked(Box::new(parked));
+    let Incoming { request, attributes, token, .. } = incoming;
+    hub.park(token, request, attributes, parked);
     if hub.stopping.is_some() {
-        hub.refuse(incoming.token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+        hub.refuse(token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
     }
 }
 

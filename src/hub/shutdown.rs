@@ -1,0 +1,135 @@
+//! A shutdown: which connections are closed when, what is cut off in the end, and when it is over.
+
+use super::Hub;
+use super::phase::Phase;
+use super::stopping::Stopping;
+use crate::config::RETRY_AFTER;
+use crate::error::CloseError;
+use crate::http::Refusal;
+use crate::protocol::CloseCode;
+
+/// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
+const CLOSE: usize = 8 * 1024;
+/// What cutting off a connection counts of a turn's work, in bytes.
+const CUT_OFF: usize = 4 * 1024;
+
+impl Hub {
+    /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut
+    /// off. Asked again, it closes at once whoever is left, with what it is asked for then.
+    pub(crate) fn shutdown(
+        &mut self,
+        code: CloseCode,
+        reason: &str,
+        spread: u64,
+        deadline: u64,
+    ) -> Result<(), CloseError> {
+        if !code.is_sendable() {
+            return Err(CloseError::IllegalCode(code));
+        }
+        match &mut self.stopping {
+            Some(stopping) => (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into()),
+            None => {
+                log::info!("shutting down with {code}; open connections: {}", self.open);
+                let waiting = self.open_tokens();
+                self.stopping = Some(Stopping {
+                    deadline: self.now.saturating_add(spread).saturating_add(deadline),
+                    remained: 0,
+                    code,
+                    reason: reason.into(),
+                    total: waiting.len(),
+                    waiting,
+                    begun: self.now,
+                    spread,
+                });
+            }
+        }
+        self.close_next(self.work.saturating_add(self.work_per_turn));
+        // Whoever's request is being answered just now still gets the answer.
+        for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
+            if self.active != Some(token.index) {
+                self.timed_out(token);
+            }
+        }
+        for token in self.tokens(|connection| matches!(connection.phase, Phase::Parked(_))) {
+            self.refuse(token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
+        }
+        Ok(())
+    }
+
+    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others have the next turn.
+    pub(crate) fn close_next(&mut self, until: usize) {
+        while self.work < until
+            && let Some(stopping) = &mut self.stopping
+            && stopping.next().is_some_and(|at| at <= self.now)
+            && let Some(token) = stopping.waiting.pop()
+        {
+            self.work += CLOSE;
+            let (code, reason) = (stopping.code, stopping.reason.clone());
+            let _ = self.close(token, code, &reason); // The code was looked at.
+        }
+    }
+
+    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come, until the turn's work is so much. The
+    /// others have the next turn.
+    pub(crate) fn enforce_shutdown(&mut self, until: usize) {
+        let Some(stopping) = &self.stopping else { return };
+        let is_over = stopping.deadline <= self.now;
+        self.close_next(until);
+        if !is_over {
+            return;
+        }
+        // One that is open is closed first: in the next turn, if it is not now.
+        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead)) {
+            if self.work >= until {
+                self.more = true;
+                return;
+            }
+            self.work += CUT_OFF;
+            self.timed_out(token);
+        }
+    }
+
+    /// Whether all that is left is to wait for the FINs of peers that have answered our close frame. If
+    /// the process ended before other FINs, the kernel could drop what such a peer has not read.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.connections.iter().all(|(_, connection)| match connection.phase {
+            Phase::HalfClosed { answered } => answered && !connection.was_blocked,
+            Phase::Dead => true,
+            _ => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::wire::{hub, open};
+
+    #[test]
+    fn all_is_said_when_the_close_was_answered_and_the_socket_was_never_full() {
+        for (room, said_all) in [(usize::MAX, true), (0, false)] {
+            let mut hub = hub();
+            let (token, far) = open(&mut hub, room);
+            assert!(!hub.has_said_all(), "it is open");
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            far.make_room(1000);
+            hub.writable(token);
+            assert!(!hub.has_said_all(), "it waits for an answer");
+            hub.peer_closed(token, None);
+            hub.flush_dirty();
+            assert_eq!(hub.has_said_all(), said_all, "room for {room}");
+            hub.peer_finished(token);
+            assert!(hub.has_said_all(), "it is over");
+        }
+    }
+
+    #[test]
+    fn a_shutdown_closes_no_more_at_once_than_the_budget_of_a_turn_allows() {
+        let mut hub = hub();
+        let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
+        (hub.work, hub.work_per_turn) = (0, 2 * (8 * 1024));
+        hub.shutdown(CloseCode::GOING_AWAY, "", 0, 1000).unwrap();
+        assert_eq!(hub.open_len(), 5 - 2);
+    }
+}
