@@ -1,6 +1,6 @@
 //! The opening handshake: the bytes of an HTTP/1.1 request head in, the bytes of an answer out.
 //!
-//! This room knows no socket, no clock, no connection and no listener, so all of it can be used and
+//! It knows no socket, no clock, no connection and no listener, so all of it can be used and
 //! tested in memory. What happens to a request, in order:
 //!
 //! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses what cannot become one.
@@ -10,7 +10,7 @@
 //!    [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
 //! 5. [`write_switching_protocols`] writes the 101, or a [`Refusal`] becomes a [`Response`].
 //!
-//! Nothing in this room panics, whatever the bytes.
+//! Nothing here panics, whatever the bytes.
 //!
 //! What a head costs: a usual one 1 to 3 µs of CPU. The most expensive ones that are known take about
 //! 4 ns for each byte, so 60 µs at the default limit of 16 KiB: lists of thousands of elements,
@@ -47,6 +47,7 @@
 
 mod deflate;
 mod extensions;
+mod handshake;
 mod head;
 mod limits;
 mod list;
@@ -55,9 +56,11 @@ mod refusal;
 mod request;
 mod response;
 mod syntax;
-mod upgrade;
 
 pub use deflate::{DeflateParams, agree_on_deflate};
+pub use handshake::{
+    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed, write_switching_protocols,
+};
 pub use head::{HeadScanner, Scan};
 pub use limits::HeadLimits;
 pub use pattern::{ParamNames, PatternError, Routes};
@@ -65,9 +68,6 @@ pub use refusal::Refusal;
 pub use request::Request;
 pub use response::{HeaderError, Response};
 pub use syntax::is_token;
-pub use upgrade::{
-    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed, write_switching_protocols,
-};
 
 #[cfg(test)]
 mod tests {

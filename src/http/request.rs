@@ -1,5 +1,5 @@
 //! What the client asks, as an owned snapshot that stays with its connection.
-//! Knows HTTP only: whether the upgrade can be accepted is `upgrade.rs`, where the path leads is `pattern.rs`.
+//! Knows HTTP only: whether the upgrade can be accepted is `handshake.rs`, where the path leads is `pattern.rs`.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -9,9 +9,9 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 
 use super::attributes::Attributes;
+use super::notification::Notification;
 use super::pending::Parked;
 use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, step};
-use super::record::Record;
 use super::{Hub, alive, named};
 use crate::config::SlowReader;
 use crate::error::{CloseError, Error, IoError};
@@ -26,7 +26,12 @@ const LEAVE: usize = 2 * 1024;
 
 /// What the handshake hands over for a connection that opens.
 pub(crate) struct Upgraded {
+    /// The 101 response.
     pub(crate) head: Vec<u8>,
+    /// Which of the server's routes it came by.
+    pub(crate) route: u32,
+    /// Which of the route's subprotocols was agreed on, counted from 1.
+    pub(crate) subprotocol: Option<NonZeroU16>,
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
     pub(crate) compression: Option<Agreed>,
@@ -62,16 +67,16 @@ impl From<Error> for Cause {
 impl Hub {
     // What happens to a request.
 
-    /// The peer becomes an open connection; `head` is the 101 response.
-    pub(crate) fn open(&mut self, token: Token, route: u32, subprotocol: Option<NonZeroU16>, upgrade: Upgraded) {
+    /// The peer becomes an open connection.
+    pub(crate) fn open(&mut self, token: Token, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = named(&mut self.connections, token) else { return };
         if step(connection.phase.state(), Happened::Upgraded).next != State::Open {
             return;
         }
         connection.time = now;
-        connection.route = route;
-        connection.subprotocol = subprotocol;
+        connection.route = upgrade.route;
+        connection.subprotocol = upgrade.subprotocol;
         connection.request = Some(upgrade.request);
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
@@ -148,6 +153,7 @@ impl Hub {
     }
 
     /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
+    #[cold]
     pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
         let Some(connection) = self.get_mut(token) else { return };
         // Nothing more is decoded.
@@ -164,6 +170,7 @@ impl Hub {
     }
 
     /// The peer's FIN has come.
+    #[cold]
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
         connection.finished = true;
@@ -176,12 +183,14 @@ impl Hub {
     }
 
     /// Reading from or writing to the socket failed.
+    #[cold]
     pub(crate) fn socket_failed(&mut self, token: Token, error: &io::Error) {
         let error = Error::Io(IoError { kind: error.kind(), os_code: error.raw_os_error() });
         self.happen(token, Happened::SocketFailed, error.into());
     }
 
     /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
+    #[cold]
     pub(crate) fn fail(&mut self, token: Token, error: Error) {
         let mut dropped = 0;
         let close = match &error {
@@ -228,6 +237,7 @@ impl Hub {
     // What follows from it.
 
     /// Carries out one step of the state machine.
+    #[cold]
     fn happen(&mut self, token: Token, happened: Happened, cause: Cause) {
         let Some(connection) = named(&mut self.connections, token) else { return };
         let before = connection.phase.state();
@@ -292,10 +302,10 @@ impl Hub {
     fn record(&mut self, token: Token, fires: Fires, happened: Happened, close: &CloseState, dropped: usize) {
         let CloseState { error, code, reason, .. } = close;
         if let (Fires::Close, Some(code)) = (fires, *code) {
-            self.records.push_back((token, Record::Close { code, reason: reason.clone() }));
+            self.notifications.push_back((token, Notification::Close { code, reason: reason.clone() }));
         }
         if let (Fires::Error | Fires::ErrorAndDisconnect, Some(error)) = (fires, error) {
-            self.records.push_back((token, Record::Error { error: error.clone(), data: String::new() }));
+            self.notifications.push_back((token, Notification::Error { error: error.clone(), data: String::new() }));
         }
         let clean = match fires {
             Fires::Disconnect { clean } => clean,
@@ -308,7 +318,7 @@ impl Hub {
             self.stats.disconnects.count(error.as_ref(), clean);
         }
         let (error, code, reason) = (error.clone(), *code, reason.clone());
-        self.records.push_back((token, Record::Disconnect { error, code, reason, clean, dropped }));
+        self.notifications.push_back((token, Notification::Disconnect { error, code, reason, clean, dropped }));
     }
 
     /// An open connection stops being one: nobody finds, counts or reaches it any more.
@@ -349,7 +359,7 @@ impl Hub {
     pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
         let listening = self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
         if listening && !self.telling_error {
-            self.records.push_back((token, Record::Error { error, data }));
+            self.notifications.push_back((token, Notification::Error { error, data }));
         }
     }
 }
@@ -358,7 +368,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::error::EmitError;
-    use crate::hub::wire::{hub, insert, open, records};
+    use crate::hub::wire::{hub, insert, notifications, open};
     use crate::hub::{Destination, Emitted, Ticket};
     use crate::outbox::How;
     use crate::protocol::{Opcode, encode_header};
@@ -379,7 +389,7 @@ mod tests {
             let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
             let (received, _) = far.receive(usize::MAX);
             assert_eq!(received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
-            let told = records(&mut hub);
+            let told = notifications(&mut hub);
             assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
             assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");
         }
@@ -395,9 +405,9 @@ mod tests {
             while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {
                 queued += frame;
             }
-            let told = std::iter::from_fn(|| hub.next_record());
+            let told = std::iter::from_fn(|| hub.next_notification());
             let dropped = told.filter_map(|(_, record)| match record {
-                Record::Disconnect { dropped, .. } => Some(dropped),
+                Notification::Disconnect { dropped, .. } => Some(dropped),
                 _ => None,
             });
             assert_eq!(dropped.collect::<Vec<_>>(), [queued - room], "room for {room}");
@@ -435,7 +445,7 @@ mod tests {
         }
         hub.dirty.clear();
         hub.connections[token.index as usize].dirty = false;
-        hub.records.clear();
+        hub.notifications.clear();
         assert_eq!(hub.get(token).unwrap().phase.state(), state);
         (hub, token, far)
     }
@@ -489,17 +499,17 @@ mod tests {
             };
             assert_eq!(far.server_end(), end, "{cell}");
             let clean = matches!(fires, Fires::Disconnect { clean: true });
-            let told: Vec<_> = std::iter::from_fn(|| hub.next_record()).map(|(_, record)| record).collect();
+            let told: Vec<_> = std::iter::from_fn(|| hub.next_notification()).map(|(_, record)| record).collect();
             let names: Vec<_> = told
                 .iter()
                 .map(|record| match record {
-                    Record::Close { .. } => "close",
-                    Record::Error { .. } => "error",
-                    Record::Disconnect { clean: is_clean, .. } => {
+                    Notification::Close { .. } => "close",
+                    Notification::Error { .. } => "error",
+                    Notification::Disconnect { clean: is_clean, .. } => {
                         assert_eq!(*is_clean, clean, "{cell}");
                         "disconnect"
                     }
-                    Record::Pressure | Record::Relief => "pressure",
+                    Notification::Pressure | Notification::Relief => "pressure",
                 })
                 .collect();
             let expected: &[&str] = match fires {

@@ -2,7 +2,7 @@
 //! what comes in (`receiving`), what goes out (`sending`), to whom by topic (`topics`), what follows what (`life`), and what is due when
 //! (`time`).
 //!
-//! Bytes and the time come in as arguments; what user code has to be told of goes out as records, in order. It holds no
+//! Bytes and the time come in as arguments; what listeners have to be called for goes out as notifications, in order. It holds no
 //! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
 //!
 //! The server is generic over the user's state, so that it is compiled in the user's crate and the hub
@@ -16,10 +16,10 @@ mod growth;
 mod life;
 mod membership;
 mod names;
+mod notification;
 mod pending;
 mod phase;
 mod receiving;
-mod record;
 mod sending;
 mod shrink;
 mod shutdown;
@@ -49,10 +49,10 @@ pub use attributes::Attributes;
 pub(crate) use connection::{Connection, Due, ReadLater};
 pub(crate) use discard::{Discarded, discard_payload, message_of};
 pub(crate) use life::{Resumed, Upgraded};
+pub(crate) use notification::Notification;
 pub(crate) use pending::{Destination, Head, Parked, Ticket};
 pub(crate) use phase::Phase;
 pub(crate) use receiving::Received;
-pub(crate) use record::Record;
 pub(crate) use sending::Audience;
 pub use sending::Emitted;
 pub(crate) use stats::Stopwatch;
@@ -63,7 +63,7 @@ pub(crate) use timer::NEVER;
 /// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other
 /// connections' memory, and keep the allocator from giving that back.
 const KEEP_ENTRIES: usize = 1024;
-const KEEP_RECORDS: usize = 64;
+const KEEP_NOTIFICATIONS: usize = 64;
 /// The usual length of a 101 response is a fourth of that.
 const KEEP_HEAD: usize = 512;
 
@@ -89,7 +89,7 @@ pub(crate) struct Hub {
     active: Option<u32>,
     /// Scratch of a broadcast: who cannot simply be referred to the log.
     rest: Vec<Token>,
-    records: VecDeque<(Token, Record)>,
+    notifications: VecDeque<(Token, Notification)>,
     dead: Vec<Token>,
     /// Scratch of an upgrade: its response.
     pub(crate) head: Vec<u8>,
@@ -111,8 +111,6 @@ pub(crate) struct Hub {
     pub(crate) work: usize,
     /// The budget of a turn, in bytes.
     pub(crate) work_per_turn: usize,
-    /// The next turn has something to do that no event announces: it does not wait.
-    pub(crate) more: bool,
     /// How many callbacks are running inside each other.
     pub(crate) depth: u32,
     pub(crate) uuids: Uuids,
@@ -177,7 +175,7 @@ impl Hub {
             dirty: Vec::with_capacity(KEEP_ENTRIES),
             active: None,
             rest: Vec::with_capacity(KEEP_ENTRIES),
-            records: VecDeque::with_capacity(KEEP_RECORDS),
+            notifications: VecDeque::with_capacity(KEEP_NOTIFICATIONS),
             dead: Vec::with_capacity(KEEP_ENTRIES),
             head: Vec::with_capacity(KEEP_HEAD),
             shrink_at: 0,
@@ -191,7 +189,6 @@ impl Hub {
             stopping: None,
             work: 0,
             work_per_turn: usize::MAX,
-            more: false,
             depth: 0,
             uuids: Uuids::Random,
             telling_error: false,
@@ -319,7 +316,6 @@ impl Hub {
             if self.work >= until {
                 // The others have the next turn.
                 self.dead.push(token);
-                self.more = true;
                 break;
             }
             if self.get(token).is_some() {
@@ -342,25 +338,31 @@ impl Hub {
         reaped
     }
 
+    /// Whether some of the dead are left to be removed.
+    #[inline]
+    pub(crate) fn has_dead(&self) -> bool {
+        !self.dead.is_empty()
+    }
+
     /// Whether the loop has something to write or to tell before it may wait.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.records.is_empty()
+        self.dirty.is_empty() && self.notifications.is_empty()
     }
 
     #[inline]
-    pub(crate) fn next_record(&mut self) -> Option<(Token, Record)> {
-        if self.records.is_empty() { None } else { self.take_record() }
+    pub(crate) fn next_notification(&mut self) -> Option<(Token, Notification)> {
+        if self.notifications.is_empty() { None } else { self.take_notification() }
     }
 
-    /// Takes records until one is to be told.
+    /// Takes notifications until one is still true.
     #[inline(never)]
-    fn take_record(&mut self) -> Option<(Token, Record)> {
+    fn take_notification(&mut self) -> Option<(Token, Notification)> {
         loop {
-            let (token, record) = self.records.pop_front()?;
+            let (token, record) = self.notifications.pop_front()?;
             let outdated = match record {
-                Record::Pressure => !self.confirm(token, true),
-                Record::Relief => !self.confirm(token, false),
+                Notification::Pressure => !self.confirm(token, true),
+                Notification::Relief => !self.confirm(token, false),
                 _ => false,
             };
             if !outdated {
@@ -404,7 +406,7 @@ mod tests {
         let all: Vec<_> = (0..20).map(|_| insert(&mut hub, 0).0).collect();
         all.into_iter().for_each(|token| hub.timed_out(token));
         assert_eq!(hub.reap(), 10);
-        assert!(hub.more, "the others have the next turn");
+        assert!(hub.has_dead(), "the others have the next turn");
     }
 
     #[test]
@@ -417,7 +419,7 @@ mod tests {
             hub.fail(token, crate::error::Error::Lost);
             assert_eq!(hub.work - before, topics * 2 * 1024, "to leave {topics} topics");
             hub.flush_dirty();
-            while hub.next_record().is_some() {}
+            while hub.next_notification().is_some() {}
             let before = hub.work;
             assert_eq!(hub.reap(), 1);
             assert_eq!(hub.work - before, 8 * 1024 + topics * 256, "{topics} topics");

@@ -64,7 +64,7 @@ mod tests {
             hub.fail(token, Error::Lost);
         }
         hub.flush_dirty();
-        while hub.next_record().is_some() {}
+        while hub.next_notification().is_some() {}
         hub.reap();
         let room = hub.names.slots.capacity();
         assert!((100..400).contains(&room), "room for {room} uuids of 100");

@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use super::connection::Connection;
-use super::{Hub, Record, alive, list_dirty, named};
+use super::{Hub, Notification, alive, list_dirty, named};
 use crate::config::{Dropped, SlowReader};
 use crate::error::{EmitError, Error, Gone};
 use crate::outbox::{Common, Flushed, How, Outgoing, STAGE_SHARE, Shared, Stage, WRITE_THROUGH, Way};
@@ -275,7 +275,7 @@ impl Hub {
         let connection = &mut self.connections[token.index as usize];
         if !connection.pressed && connection.outbox.waiting() >= high {
             connection.pressed = true;
-            self.records.push_back((token, Record::Pressure));
+            self.notifications.push_back((token, Notification::Pressure));
         }
     }
 
@@ -435,7 +435,7 @@ impl Hub {
         let result = connection.flush(&mut self.stage, self.now);
         if connection.pressed && connection.outbox.waiting() <= self.limits.low_water {
             connection.pressed = false;
-            self.records.push_back((token, Record::Relief));
+            self.notifications.push_back((token, Notification::Relief));
         }
         match result {
             Ok(Flushed::All) => {}
@@ -511,7 +511,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, open, records};
+    use crate::hub::wire::{hub, notifications, open};
     use crate::outbox::Latest;
 
     #[test]
@@ -584,10 +584,10 @@ mod tests {
         assert_eq!(hub.broadcast(Audience::Everybody, Some(bob), &Outgoing::from(&[0; 600])), 1);
         assert_eq!(hub.emit(bob, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
         hub.flush_dirty();
-        assert_eq!(records(&mut hub), ["pressure"]);
+        assert_eq!(notifications(&mut hub), ["pressure"]);
         far.make_room(1000);
         hub.writable(ann);
-        assert_eq!(records(&mut hub), ["relief"]);
+        assert_eq!(notifications(&mut hub), ["relief"]);
     }
 
     #[test]
@@ -602,12 +602,12 @@ mod tests {
         press(&mut hub);
         far.make_room(1000);
         hub.writable(token);
-        assert_eq!(records(&mut hub), [""; 0]);
+        assert_eq!(notifications(&mut hub), [""; 0]);
         // An abort drops what waits, too.
         far.make_room(0);
         press(&mut hub);
         hub.abort(token);
-        assert_eq!(records(&mut hub), ["disconnect None None"]);
+        assert_eq!(notifications(&mut hub), ["disconnect None None"]);
     }
 
     #[test]
@@ -642,14 +642,14 @@ mod tests {
                     }
                     _ => hub.flush_dirty(),
                 }
-                passed += hub.records.iter().filter(|(_, record)| matches!(record, Record::Relief)).count();
+                passed += hub.notifications.iter().filter(|(_, record)| matches!(record, Notification::Relief)).count();
                 // Listeners are called now and then only.
                 while random(3) == 0
-                    && let Some((_, record)) = hub.next_record()
+                    && let Some((_, record)) = hub.next_notification()
                 {
                     let now = match record {
-                        Record::Pressure => "pressure",
-                        Record::Relief => "relief",
+                        Notification::Pressure => "pressure",
+                        Notification::Relief => "relief",
                         _ => continue,
                     };
                     assert_ne!(now, last);
@@ -659,7 +659,7 @@ mod tests {
                 }
             }
             // In the end listeners know how it is.
-            let told = records(&mut hub);
+            let told = notifications(&mut hub);
             if let Some(connection) = hub.get(token).filter(|connection| connection.is_open()) {
                 let last = told.iter().rfind(|each| *each == "pressure" || *each == "relief").map_or(last, |each| each);
                 assert_eq!(last == "pressure", connection.pressed);
@@ -808,7 +808,8 @@ mod tests {
         for (len, fires) in [(300, false), (300, false), (300, true), (100, false)] {
             hub.emit(token, Opcode::Binary, &vec![1; len], &How::USUAL);
             hub.flush_dirty();
-            let fired = std::iter::from_fn(|| hub.next_record()).any(|(_, record)| matches!(record, Record::Pressure));
+            let fired = std::iter::from_fn(|| hub.next_notification())
+                .any(|(_, record)| matches!(record, Notification::Pressure));
             assert_eq!(fired, fires, "{} bytes wait", hub.get(token).unwrap().outbox.waiting());
         }
     }

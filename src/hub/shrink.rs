@@ -5,7 +5,7 @@
 //! free memory for good.
 
 use super::connection::Connection;
-use super::{Hub, KEEP_ENTRIES, KEEP_RECORDS};
+use super::{Hub, KEEP_ENTRIES, KEEP_NOTIFICATIONS};
 
 /// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.
 const KEEP_SLOTS: usize = 128;
@@ -46,7 +46,7 @@ impl Hub {
         self.dirty.shrink_to(KEEP_ENTRIES);
         self.dead.shrink_to(KEEP_ENTRIES);
         self.rest.shrink_to(KEEP_ENTRIES);
-        self.records.shrink_to(KEEP_RECORDS);
+        self.notifications.shrink_to(KEEP_NOTIFICATIONS);
         self.dropped_by.shrink_to(len);
         self.topics.shrink();
     }
@@ -62,7 +62,7 @@ mod tests {
     fn leave(hub: &mut Hub, token: Token) {
         hub.peer_finished(token);
         hub.flush_dirty();
-        while hub.next_record().is_some() {}
+        while hub.next_notification().is_some() {}
         assert_eq!(hub.reap(), 1);
     }
 

@@ -81,7 +81,6 @@ impl Hub {
         // One that is open is closed first: in the next turn, if it is not now.
         for token in self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead)) {
             if self.work >= until {
-                self.more = true;
                 return;
             }
             self.work += CUT_OFF;

@@ -160,10 +160,10 @@ mod tests {
                     hub.flush_dirty();
                     let expected = std::mem::take(&mut peer.expected);
                     assert!(peer.received().starts_with(&expected));
-                    while hub.next_record().is_some() {}
+                    while hub.next_notification().is_some() {}
                     if random(2) == 0 {
                         hub.peer_finished(token);
-                        while hub.next_record().is_some() {}
+                        while hub.next_notification().is_some() {}
                         hub.reap();
                     }
                     closed += 1;

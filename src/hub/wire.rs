@@ -1,7 +1,7 @@
 //! Connections in memory, for the tests of the hub: how much the server may write is up to the test.
 
 use super::attributes::Attributes;
-use super::{Hub, Record, Upgraded};
+use super::{Hub, Notification, Upgraded};
 use crate::config::{Builder, SlowReader};
 use crate::http::Request;
 use crate::token::Token;
@@ -32,10 +32,10 @@ pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     let head = b"101".to_vec();
     hub.open(
         token,
-        0,
-        None,
         Upgraded {
             head,
+            route: 0,
+            subprotocol: None,
             request,
             attributes: Attributes::default(),
             compression: None,
@@ -48,14 +48,14 @@ pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     (token, far)
 }
 
-pub(super) fn records(hub: &mut Hub) -> Vec<String> {
-    let told = std::iter::from_fn(|| hub.next_record());
+pub(super) fn notifications(hub: &mut Hub) -> Vec<String> {
+    let told = std::iter::from_fn(|| hub.next_notification());
     told.map(|(_, record)| match record {
-        Record::Close { code, reason } => format!("close {code} {reason}"),
-        Record::Error { error, .. } => format!("error {error:?}"),
-        Record::Pressure => "pressure".to_owned(),
-        Record::Relief => "relief".to_owned(),
-        Record::Disconnect { error, code, .. } => format!("disconnect {error:?} {code:?}"),
+        Notification::Close { code, reason } => format!("close {code} {reason}"),
+        Notification::Error { error, .. } => format!("error {error:?}"),
+        Notification::Pressure => "pressure".to_owned(),
+        Notification::Relief => "relief".to_owned(),
+        Notification::Disconnect { error, code, .. } => format!("disconnect {error:?} {code:?}"),
     })
     .collect()
 }

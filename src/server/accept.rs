@@ -5,17 +5,12 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use super::Server;
-use super::report::Turn;
+use super::shortage::{ACCEPT_PAUSE, Shortage};
 use crate::error::BindError;
-use crate::hub::NEVER;
 use crate::transport::{Accepted, Listener, ListeningSocket};
 
 /// Connections accepted from one listener in one turn, at most.
 const ACCEPTS_PER_TURN: usize = 64;
-/// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
-const ACCEPT_PAUSE: u64 = 250;
-/// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
-const ACCEPT_QUIET: u64 = 60_000;
 
 impl<S> Server<S> {
     /// Listens on one more address and returns it, with the port that the system chose if it was 0. Of a name with several addresses
@@ -147,10 +142,8 @@ impl<S> Server<S> {
     /// listening too, and closes them.
     pub fn stop_listening(&mut self) {
         self.reactor.stop_listening();
-        self.accepting.clear();
-        self.paused.clear();
-        self.failing.clear();
-        self.resume_at = NEVER;
+        self.backlog.take_listeners();
+        self.shortage = Shortage::default();
     }
 
     /// The first TCP address that is listened on.
@@ -165,60 +158,45 @@ impl<S> Server<S> {
         self.reactor.addresses().collect()
     }
 
-    pub(super) fn accept(&mut self, listener: usize, turn: &mut Turn) {
+    pub(super) fn accept(&mut self, listener: usize) {
         if self.hub.stopping.is_some() {
             return;
         }
+        let now = self.hub.now;
         for _ in 0..ACCEPTS_PER_TURN.min(self.work_per_turn) {
             match self.reactor.accept(listener) {
                 Accepted::None => return,
                 Accepted::Stream(stream, peer) => {
-                    turn.accepted += 1;
+                    self.turn.accepted += 1;
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
                         self.hub.socket_failed(token, &error);
-                        if self.begins_to_fail(listener) {
+                        if self.shortage.begins(listener, now) {
                             log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
                         }
                     }
                 }
                 Accepted::Exhausted(error) => {
-                    if self.begins_to_fail(listener) {
+                    if self.shortage.begins(listener, now) {
                         log::warn!(
                             "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
                         );
                     }
-                    if !self.paused.contains(&listener) {
-                        self.paused.push(listener);
-                    }
-                    self.resume_at = self.hub.now.saturating_add(ACCEPT_PAUSE);
-                    return;
+                    return self.shortage.pause(listener, now);
                 }
             }
         }
-        self.accept_again(listener);
+        self.backlog.push_listener(listener);
     }
 
-    /// Notes that somebody could not be taken in by this listener; whether that is the first time for a while. While descriptors are short, each
-    /// connection that ends makes room for one that comes: nobody wants to read about each.
-    #[cold]
-    pub(super) fn begins_to_fail(&mut self, listener: usize) -> bool {
-        let now = self.hub.now;
-        match self.failing.iter_mut().find(|(each, _)| *each == listener) {
-            Some((_, last)) => now.saturating_sub(std::mem::replace(last, now)) >= ACCEPT_QUIET,
-            None => {
-                self.failing.push((listener, now));
-                true
+    /// Has listeners that found no descriptor free try again in the next turn, if one may be.
+    #[inline]
+    pub(super) fn resume_listeners(&mut self) {
+        if self.turn.closed > 0 || self.shortage.resume_at <= self.hub.now {
+            for listener in self.shortage.resume() {
+                self.backlog.push_listener(listener);
             }
         }
-    }
-
-    /// Accepts from a listener in the next turn.
-    pub(super) fn accept_again(&mut self, listener: usize) {
-        if !self.accepting.contains(&listener) {
-            self.accepting.push(listener);
-        }
-        (self.others, self.hub.more) = (true, true);
     }
 }

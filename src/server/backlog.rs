@@ -1,6 +1,8 @@
-//! The backlog: connections that wait to be read, and the input of theirs that was read and is not handled yet.
+//! The backlog: what is left to do without waiting for an event.
 //!
-//! It knows no budget and no socket: which connection waits, and how much of it is handled at a time, is decided by the server.
+//! Most of it are connections that wait to be read, and the input of theirs that was read and is not
+//! handled yet. It knows no budget and no socket: what is put off, and how much of it is done at a
+//! time, is decided by the server.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -23,12 +25,34 @@ pub(crate) struct Backlog {
     rests: HashMap<Token, Rest>,
     /// Bytes of memory that the rests take.
     kept: usize,
+    /// Listeners that may have more connections.
+    accepting: Vec<usize>,
+    /// Other threads have sent commands.
+    commands: bool,
+    /// The poll may have more events than were taken.
+    events: bool,
 }
 
 impl Backlog {
+    /// Whether there is nothing to do without waiting.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.closing.is_empty()
+        !self.has_connections() && !self.has_others() && !self.events
     }
+
+    /// Whether connections wait to be read.
+    #[inline]
+    pub(crate) fn has_connections(&self) -> bool {
+        !self.waiting.is_empty() || !self.closing.is_empty()
+    }
+
+    /// Whether listeners or other threads wait.
+    #[inline]
+    pub(crate) fn has_others(&self) -> bool {
+        self.commands || !self.accepting.is_empty()
+    }
+
+    // Connections.
 
     /// How many wait that are not closing.
     pub(crate) fn waiting(&self) -> usize {
@@ -65,5 +89,32 @@ impl Backlog {
     /// Bytes of memory that the rests take.
     pub(crate) fn kept(&self) -> usize {
         self.kept
+    }
+
+    // Listeners, other threads, the poll.
+
+    /// Has a listener accept. It has one share of a turn, also if it was left over from the last one.
+    pub(crate) fn push_listener(&mut self, listener: usize) {
+        if !self.accepting.contains(&listener) {
+            self.accepting.push(listener);
+        }
+    }
+
+    pub(crate) fn take_listeners(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.accepting)
+    }
+
+    pub(crate) fn push_commands(&mut self) {
+        self.commands = true;
+    }
+
+    pub(crate) fn take_commands(&mut self) -> bool {
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Whether the poll may have more events than were taken.
+    #[inline]
+    pub(crate) fn set_events(&mut self, more: bool) {
+        self.events = more;
     }
 }

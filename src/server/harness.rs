@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Server;
 use super::input::Wakeup;
-use super::report::Turn;
 use crate::hub::Uuids;
 use crate::token::Token;
 use crate::transport::memory::{self, Wire};
@@ -48,13 +47,13 @@ impl<S> Server<S> {
     }
 
     #[cold]
-    pub(super) fn handle_readiness(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+    pub(super) fn handle_readiness(&mut self, buffer: &mut [u8]) {
         let readiness = std::mem::take(&mut self.readiness);
         self.begin_shares(readiness.len());
         for (token, readiness) in readiness {
             let memory::Readiness { readable, writable, read_closed } = readiness;
             let wakeup = Wakeup { readable, writable, read_closed, hides_more: false };
-            self.serve_ready(token, wakeup, buffer, turn);
+            self.serve_ready(token, wakeup, buffer);
         }
     }
 }

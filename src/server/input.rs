@@ -8,11 +8,10 @@ use super::budget::{
     CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, MESSAGE, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
     SHORTEST_FRAME,
 };
-use super::report::Turn;
-use super::{Server, upgrade};
+use super::{Server, admission};
 use crate::hub::{Phase, ReadLater, Received};
 use crate::token::Token;
-use crate::user::call;
+use crate::user::Context;
 
 /// What the poll says of a connection.
 #[derive(Clone, Copy)]
@@ -66,19 +65,19 @@ impl<S> Server<S> {
     /// An open one that does not wait for its turn already, and did not take much of the last one, comes before all others: one that sends
     /// little is served in the same turn, whatever they send. Requests and ends come behind it.
     #[inline]
-    pub(super) fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+    pub(super) fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8]) {
         if wakeup.readable && !wakeup.read_closed && self.hub.work < self.usual_limit {
-            match self.serve(token, 0, buffer, turn) {
+            match self.serve(token, 0, buffer) {
                 Progress::Drained if !wakeup.hides_more => return,
                 Progress::Unusual => {}
-                progress => return self.read_on(token, progress, wakeup.hides_more, buffer, turn),
+                progress => return self.read_on(token, progress, wakeup.hides_more, buffer),
             }
         }
-        self.serve_unusual(token, wakeup, buffer, turn);
+        self.serve_unusual(token, wakeup, buffer);
     }
 
     #[cold]
-    pub(super) fn serve_unusual(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8], turn: &mut Turn) {
+    pub(super) fn serve_unusual(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8]) {
         let Wakeup { readable, writable, read_closed, hides_more } = wakeup;
         let to_the_end = read_closed || hides_more;
         if self.is_spent() && (readable || writable) {
@@ -89,7 +88,7 @@ impl<S> Server<S> {
         }
         let Some(connection) = self.hub.get(token) else { return };
         if readable && !read_closed && connection.is_open() && connection.read_later == ReadLater::No {
-            self.read(token, hides_more, buffer, turn);
+            self.read(token, hides_more, buffer);
         } else if readable {
             self.put_off(token, to_the_end);
         }
@@ -105,22 +104,15 @@ impl<S> Server<S> {
     /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
     /// stream, or what follows urgent data, may be behind it.
     #[cold]
-    pub(super) fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
+    pub(super) fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
         debug_assert!(!self.hub.is_inflating(token), "what comes next would overtake its message");
-        let progress = self.read_once(token, buffer, turn);
-        self.read_on(token, progress, to_the_end, buffer, turn);
+        let progress = self.read_once(token, buffer);
+        self.read_on(token, progress, to_the_end, buffer);
     }
 
     /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it for later.
     #[cold]
-    pub(super) fn read_on(
-        &mut self,
-        token: Token,
-        mut progress: Progress,
-        to_the_end: bool,
-        buffer: &mut [u8],
-        turn: &mut Turn,
-    ) {
+    pub(super) fn read_on(&mut self, token: Token, mut progress: Progress, to_the_end: bool, buffer: &mut [u8]) {
         let until = self.hub.work.saturating_add(self.share.saturating_sub(buffer.len()));
         for reads in 1.. {
             match progress {
@@ -136,19 +128,19 @@ impl<S> Server<S> {
             if reads == READS_PER_SHARE || self.hub.work >= until || self.is_spent() {
                 break;
             }
-            progress = self.read_once(token, buffer, turn);
+            progress = self.read_once(token, buffer);
         }
         self.put_off(token, to_the_end);
     }
 
     /// Reads once from a connection in any state, and handles what came until its share is used up.
     #[cold]
-    pub(super) fn read_once(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+    pub(super) fn read_once(&mut self, token: Token, buffer: &mut [u8]) -> Progress {
         let buffer = &mut buffer[..self.most_read];
         match self.hub.read(token, buffer) {
             Some(Ok(read @ 1..)) => {
                 self.hub.work += read;
-                self.serve(token, read, buffer, turn)
+                self.serve(token, read, buffer)
             }
             end => self.stop_reading(token, end),
         }
@@ -157,7 +149,7 @@ impl<S> Server<S> {
     /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there are none it reads them, if the
     /// connection is in its usual state.
     #[inline(never)]
-    pub(super) fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8], turn: &mut Turn) -> Progress {
+    pub(super) fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8]) -> Progress {
         if read == 0 {
             match self.hub.read_usual(token, buffer) {
                 Some(Ok(some @ 1..)) => {
@@ -169,7 +161,7 @@ impl<S> Server<S> {
             }
         }
         let until = self.hub.work + self.share;
-        if let Err(left) = self.handle_input(token, until, &mut buffer[..read], turn) {
+        if let Err(left) = self.handle_input(token, until, &mut buffer[..read]) {
             self.left = read - left..read;
             return Progress::UsedUp;
         }
@@ -186,7 +178,7 @@ impl<S> Server<S> {
             Some(Err(error)) => self.hub.socket_failed(token, &error),
         }
         self.hub.work += END;
-        self.tell();
+        self.context().drain_notifications();
         Progress::Over
     }
 
@@ -230,8 +222,15 @@ impl<S> Server<S> {
 
     /// Reads from the connections that wait, the first first and each its share, as often as the budget allows; then from those that are
     /// closing, for an eighth of it.
+    #[inline]
+    pub(super) fn serve_backlog(&mut self, buffer: &mut [u8]) {
+        if self.backlog.has_connections() {
+            self.read_backlog(buffer);
+        }
+    }
+
     #[cold]
-    pub(super) fn serve_backlog(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+    fn read_backlog(&mut self, buffer: &mut [u8]) {
         self.limit = self.hub.work_per_turn;
         while !self.is_spent()
             && let Some(token) = self.backlog.pop_waiting()
@@ -245,14 +244,14 @@ impl<S> Server<S> {
                 continue;
             }
             self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1)).max(SHARE).min(self.limit);
-            self.read_waiting(token, buffer, turn);
+            self.read_waiting(token, buffer);
         }
         self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
         self.share = SHARE.min(self.hub.work_per_turn);
         while !self.is_spent()
             && let Some(token) = self.backlog.pop_closing()
         {
-            self.read_waiting(token, buffer, turn);
+            self.read_waiting(token, buffer);
         }
         self.limit = self.hub.work_per_turn;
     }
@@ -263,13 +262,13 @@ impl<S> Server<S> {
     }
 
     /// Handles what was kept of a connection's input, and reads more if it has its share still.
-    pub(super) fn read_waiting(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) {
+    pub(super) fn read_waiting(&mut self, token: Token, buffer: &mut [u8]) {
         self.hub.work += READ;
         let Some(connection) = self.hub.get_mut(token) else { return self.drop_rest(token) };
         let to_the_end = std::mem::take(&mut connection.read_later) == ReadLater::ToTheEnd;
         let before = self.hub.work;
         self.offer(token);
-        self.read_in_order(token, to_the_end, buffer, turn);
+        self.read_in_order(token, to_the_end, buffer);
         if self.hub.work - before >= HEAVY
             && let Some(connection) = self.hub.get_mut(token)
         {
@@ -278,7 +277,7 @@ impl<S> Server<S> {
     }
 
     /// Handles what was kept of a connection's input, a part of it at a time; whether that was all.
-    pub(super) fn handle_rest(&mut self, token: Token, buffer: &mut [u8], turn: &mut Turn) -> bool {
+    pub(super) fn handle_rest(&mut self, token: Token, buffer: &mut [u8]) -> bool {
         let Some(Rest { bytes, mut from }) = self.backlog.take_rest(token) else { return true };
         self.set_most_read();
         while from < bytes.len() {
@@ -287,7 +286,7 @@ impl<S> Server<S> {
             buffer[..part.len()].copy_from_slice(part);
             self.hub.begin_input(token);
             from += part.len();
-            if let Progress::UsedUp = self.serve(token, part.len(), buffer, turn) {
+            if let Progress::UsedUp = self.serve(token, part.len(), buffer) {
                 from -= self.left.len();
                 if from < bytes.len() {
                     self.keep(token, bytes, from);
@@ -302,77 +301,71 @@ impl<S> Server<S> {
 
     /// Handles what was read from one connection, and writes its replies once. If its share is used up, the error is how many bytes are left.
     #[inline(always)]
-    pub(super) fn handle_input(
-        &mut self,
-        token: Token,
-        until: usize,
-        mut input: &mut [u8],
-        turn: &mut Turn,
-    ) -> Result<(), usize> {
+    pub(super) fn handle_input(&mut self, token: Token, until: usize, mut input: &mut [u8]) -> Result<(), usize> {
         let mut used_up = false;
-        let Self { state, hub, registry, .. } = self;
-        let messages = hub.stats.messages_in;
+        let Self { state, hub, registry, turn, .. } = self;
+        let mut context = Context { state, hub, registry };
+        let messages = context.hub.stats.messages_in;
         while !input.is_empty() {
-            match hub.receive(token, &mut input) {
-                Some(Received::Request) => upgrade::receive(state, hub, registry, token, &mut input, turn),
+            match context.hub.receive(token, &mut input) {
+                Some(Received::Request) => admission::receive(&mut context, token, &mut input),
                 Some(Received::Message(message)) => {
-                    hub.work += MESSAGE;
-                    call::message(state, hub, registry, token, &message);
+                    context.hub.work += MESSAGE;
+                    context.message(token, &message);
                 }
                 Some(Received::Control(event, data)) => {
                     turn.messages += 1;
-                    hub.work += MESSAGE;
-                    call::control(state, hub, registry, token, event, &data);
+                    context.hub.work += MESSAGE;
+                    context.control(token, event, &data);
                 }
                 Some(Received::Unfinished) => used_up = true,
                 // What comes behind a close frame or a refusal is read and discarded until the peer's
                 // FIN: closing earlier would send a reset, which can overtake what was said last.
                 None => input = &mut [],
             }
-            call::tell_records(state, hub, registry);
-            used_up |= hub.work >= until;
+            context.drain_notifications();
+            used_up |= context.hub.work >= until;
             if used_up {
                 break;
             }
         }
-        turn.messages += (hub.stats.messages_in - messages) as usize;
-        hub.end_input(token);
-        call::tell_records(state, hub, registry);
+        turn.messages += (context.hub.stats.messages_in - messages) as usize;
+        context.hub.end_input(token);
+        context.drain_notifications();
         if used_up { Err(input.len()) } else { Ok(()) }
     }
 
     /// Reads a connection, after what was read of it before: a message that was decompressed in part, then what was kept.
-    pub(super) fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8], turn: &mut Turn) {
-        if self.inflate_on(token, turn) && self.handle_rest(token, buffer, turn) {
-            self.read(token, to_the_end, buffer, turn);
+    pub(super) fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
+        if self.inflate_on(token) && self.handle_rest(token, buffer) {
+            self.read(token, to_the_end, buffer);
         }
     }
 
     /// Goes on with a message that was decompressed in part; whether that is done.
     #[cold]
-    pub(super) fn inflate_on(&mut self, token: Token, turn: &mut Turn) -> bool {
+    pub(super) fn inflate_on(&mut self, token: Token) -> bool {
         if !self.hub.is_inflating(token) {
             return true;
         }
         self.hub.begin_input(token);
-        let Self { state, hub, registry, .. } = self;
-        match hub.inflate_on(token) {
+        match self.hub.inflate_on(token) {
             Some(Received::Unfinished) => {
-                hub.end_input(token);
+                self.hub.end_input(token);
                 self.put_off(token, true);
                 return false;
             }
             Some(Received::Message(message)) => {
-                turn.messages += 1;
-                hub.work += MESSAGE;
-                call::message(state, hub, registry, token, &message);
+                self.turn.messages += 1;
+                self.hub.work += MESSAGE;
+                self.context().message(token, &message);
             }
             _ => {}
         }
-        call::tell_records(state, hub, registry);
-        hub.forget_unfinished(token);
-        hub.end_input(token);
-        call::tell_records(state, hub, registry);
+        self.context().drain_notifications();
+        self.hub.forget_unfinished(token);
+        self.hub.end_input(token);
+        self.context().drain_notifications();
         true
     }
 }

@@ -1,6 +1,7 @@
 //! The server: what it is made of, and what its owner can do with it. Its loop is in `turn`.
 
 mod accept;
+mod admission;
 mod backlog;
 mod budget;
 mod clock;
@@ -9,8 +10,8 @@ mod harness;
 mod input;
 mod reactor;
 mod report;
+mod shortage;
 mod turn;
-mod upgrade;
 
 use std::net::ToSocketAddrs;
 use std::ops::Range;
@@ -24,7 +25,7 @@ use mio::event::Source;
 use crate::config::Builder;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::http::Response;
-use crate::hub::{Hub, NEVER, Stats};
+use crate::hub::{Hub, Stats};
 use crate::token::SourceId;
 #[cfg(feature = "testing")]
 use crate::token::Token;
@@ -32,13 +33,14 @@ use crate::transport::Options;
 #[cfg(feature = "testing")]
 use crate::transport::memory;
 use crate::user::{
-    Command, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
+    Command, Context, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
 };
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
 use clock::Clock;
 use reactor::Reactor;
 pub use report::Turn;
+use shortage::Shortage;
 
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,25 +72,14 @@ pub struct Server<S> {
     usual_limit: usize,
     /// What one connection may have done now before the others have their turn, like all work in bytes.
     share: usize,
-    /// Connections that used up their share of a turn, or came when it was used up, and may have more.
     backlog: Backlog,
     /// What of the buffer the last read has left, if it has left anything.
     left: Range<usize>,
     /// How much is read at once: what is kept of others' input is not longer than the buffer altogether.
     most_read: usize,
-    /// Listeners that may have more.
-    accepting: Vec<usize>,
-    /// Other threads have sent something.
-    mail: bool,
-    /// Sources that are called without an event.
-    woken: Vec<SourceId>,
-    /// One of the last three has something.
-    others: bool,
-    /// Listeners that wait for a free descriptor.
-    paused: Vec<usize>,
-    resume_at: u64,
-    /// Listeners by which somebody could not be taken in, and when that was last.
-    failing: Vec<(usize, u64)>,
+    shortage: Shortage,
+    /// What this turn has done so far.
+    turn: Turn,
     clock: Clock,
     options: Options,
     /// What a harness tells of connections in memory.
@@ -136,13 +127,8 @@ impl<S> Server<S> {
             backlog: Backlog::default(),
             left: 0..0,
             most_read: settings.receive_buffer,
-            accepting: Vec::new(),
-            mail: false,
-            woken: Vec::new(),
-            others: false,
-            paused: Vec::new(),
-            resume_at: NEVER,
-            failing: Vec::new(),
+            shortage: Shortage::default(),
+            turn: Turn::default(),
             clock: Clock::start(),
             options: Options { nodelay: settings.nodelay, notsent_lowat: settings.notsent_lowat },
             #[cfg(feature = "testing")]
@@ -280,6 +266,12 @@ impl<S> Server<S> {
     pub fn lend(&mut self) -> (&mut S, Sockets<'_, S>) {
         self.hub.now = self.clock();
         (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
+    }
+
+    /// What callbacks are called with.
+    #[inline]
+    fn context(&mut self) -> Context<'_, S> {
+        Context { state: &mut self.state, hub: &mut self.hub, registry: &self.registry }
     }
 
     /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.

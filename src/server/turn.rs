@@ -10,11 +10,21 @@ use super::budget::{
 };
 use super::input::{Progress, Wakeup};
 use super::report::Turn;
-use super::{Finished, Server, upgrade};
+use super::{Finished, Server, admission};
 use crate::error::IoError;
 use crate::hub::{Due, NEVER, Stopwatch};
-use crate::token::Ready;
-use crate::user::{Answer, Command, Readiness, TimerId, call};
+use crate::token::{Ready, SourceId};
+use crate::user::{Answer, Command, Readiness, TimerId};
+
+/// What a turn has to know of how it began.
+struct Began {
+    /// Timers that are set from now on do not run in this turn.
+    newest_timer: TimerId,
+    stopwatch: Option<Stopwatch>,
+    /// How many connections were upgraded, and pages called, before.
+    upgraded: u64,
+    pages: u64,
+}
 
 impl<S> Server<S> {
     // The loop.
@@ -66,75 +76,22 @@ impl<S> Server<S> {
     /// its own. Inside one value that owns several others a second panic aborts the process, as
     /// everywhere in Rust. A panic in a logger is not caught: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
-        let mut turn = Turn::default();
-        self.hub.work = 0;
-        let newest_timer = self.registry.schedule.newest();
-        let mut stopwatch = self.hub.stats.turn_durations.is_some().then(Stopwatch::start);
-        let told = self.settle();
-        // Without an end to the wait nobody would learn that there is nothing left to wait for.
-        let at_once = told || self.hub.more || (timeout.is_none() && self.is_finished());
-        let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
-        if let Some(stopwatch) = &mut stopwatch {
-            stopwatch.pause();
-        }
-        self.reactor.wait(timeout)?;
-        if let Some(stopwatch) = &mut stopwatch {
-            stopwatch.resume();
-        }
-        self.hub.now = self.clock();
+        let mut began = self.begin_turn();
+        let settled = self.settle();
+        self.wait(timeout, settled, &mut began)?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        if std::mem::take(&mut self.hub.more) {
-            self.note_woken();
-        }
-        let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
-        let ready = events.iter().count();
-        self.begin_shares(ready);
-        for event in &events {
-            let Ready::Connection(token) = Ready::decode(event.token().0) else {
-                self.note_other(event, &mut turn);
-                continue;
-            };
-            let wakeup = Wakeup {
-                readable: event.is_readable(),
-                writable: event.is_writable(),
-                read_closed: event.is_read_closed(),
-                hides_more: event.is_priority() || self.short_may_hide(token),
-            };
-            self.serve_ready(token, wakeup, &mut buffer, &mut turn);
-        }
-        // There may be more than were taken.
-        self.hub.more |= ready == events.capacity();
-        self.reactor.events = events;
-        #[cfg(feature = "testing")]
-        if !self.readiness.is_empty() {
-            self.handle_readiness(&mut buffer, &mut turn);
-        }
-        if !self.backlog.is_empty() {
-            self.serve_backlog(&mut buffer, &mut turn);
-        }
-        if std::mem::take(&mut self.others) {
-            self.serve_others(&mut turn);
-        }
-        if self.registry.schedule.next() <= self.hub.now {
-            self.fire_timers(newest_timer, &mut turn);
-        }
+        let woken = self.take_woken();
+        self.serve_events(&mut buffer);
+        self.serve_backlog(&mut buffer);
+        self.serve_others(woken);
+        self.fire_timers(began.newest_timer);
         self.settle();
-        self.expire(&mut buffer, &mut turn);
+        self.expire(&mut buffer);
+        self.settle();
         self.buffer = buffer;
-        self.settle();
-        self.hub.more |= !self.backlog.is_empty();
-        turn.closed = self.hub.reap();
-        if turn.closed > 0 || self.resume_at <= self.hub.now {
-            self.resume_at = NEVER;
-            for listener in std::mem::take(&mut self.paused) {
-                self.accept_again(listener);
-            }
-        }
-        self.hub.stats.turns += 1;
-        if let Some(stopwatch) = stopwatch {
-            stopwatch.stop(&mut self.hub.stats);
-        }
-        Ok(turn)
+        self.turn.closed = self.hub.reap();
+        self.resume_listeners();
+        Ok(self.end_turn(began))
     }
 
     /// Writes what was emitted since the last turn, and does nothing else.
@@ -147,7 +104,7 @@ impl<S> Server<S> {
     /// later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || self.hub.more || self.is_stopping_anew() {
+        if !self.hub.is_settled() || self.is_behind() || self.is_stopping_anew() {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -167,6 +124,95 @@ impl<S> Server<S> {
         (self.hub.is_settled() && self.hub.has_said_all()).then_some(Finished { remained: stopping.remained })
     }
 
+    // The phases of a turn, in their order.
+
+    #[inline]
+    fn begin_turn(&mut self) -> Began {
+        self.hub.work = 0;
+        self.turn = Turn::default();
+        Began {
+            newest_timer: self.registry.schedule.newest(),
+            stopwatch: self.hub.stats.turn_durations.is_some().then(Stopwatch::start),
+            upgraded: self.hub.stats.upgraded,
+            pages: self.hub.stats.pages,
+        }
+    }
+
+    /// Waits for events. It does not wait if there is something to do; `settled` says that something was done already.
+    #[inline]
+    fn wait(&mut self, timeout: Option<Duration>, settled: bool, began: &mut Began) -> Result<(), IoError> {
+        // Without an end to the wait nobody would learn that there is nothing left to wait for.
+        let at_once = settled || self.is_behind() || (timeout.is_none() && self.is_finished());
+        let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
+        if let Some(stopwatch) = &mut began.stopwatch {
+            stopwatch.pause();
+        }
+        self.reactor.wait(timeout)?;
+        if let Some(stopwatch) = &mut began.stopwatch {
+            stopwatch.resume();
+        }
+        self.hub.now = self.clock();
+        Ok(())
+    }
+
+    /// Serves the connections that the poll says are ready, and notes what else is.
+    #[inline]
+    fn serve_events(&mut self, buffer: &mut [u8]) {
+        let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
+        let ready = events.iter().count();
+        self.begin_shares(ready);
+        for event in &events {
+            let Ready::Connection(token) = Ready::decode(event.token().0) else {
+                self.note_other(event);
+                continue;
+            };
+            let wakeup = Wakeup {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                read_closed: event.is_read_closed(),
+                hides_more: event.is_priority() || self.short_may_hide(token),
+            };
+            self.serve_ready(token, wakeup, buffer);
+        }
+        self.backlog.set_events(ready == events.capacity());
+        self.reactor.events = events;
+        #[cfg(feature = "testing")]
+        if !self.readiness.is_empty() {
+            self.handle_readiness(buffer);
+        }
+    }
+
+    /// The sources that are called in this turn though no event says so.
+    #[inline]
+    fn take_woken(&mut self) -> Vec<SourceId> {
+        if self.registry.sources.has_woken() { self.registry.sources.take_woken() } else { Vec::new() }
+    }
+
+    /// Serves listeners, other threads, and the sources that are called without an event.
+    #[inline]
+    fn serve_others(&mut self, woken: Vec<SourceId>) {
+        if self.backlog.has_others() || !woken.is_empty() {
+            self.accept_and_run(woken);
+        }
+    }
+
+    #[inline]
+    fn end_turn(&mut self, began: Began) -> Turn {
+        self.turn.opened = (self.hub.stats.upgraded - began.upgraded) as usize;
+        self.turn.pages = (self.hub.stats.pages - began.pages) as usize;
+        self.hub.stats.turns += 1;
+        if let Some(stopwatch) = began.stopwatch {
+            stopwatch.stop(&mut self.hub.stats);
+        }
+        self.turn
+    }
+
+    /// Whether there is something to do without waiting for an event.
+    #[inline]
+    fn is_behind(&self) -> bool {
+        !self.backlog.is_empty() || self.registry.sources.has_woken() || self.hub.has_dead()
+    }
+
     /// Whether a shutdown was asked for since the last turn.
     pub(super) fn is_stopping_anew(&self) -> bool {
         self.hub.stopping.is_some() && self.reactor.is_listening()
@@ -179,7 +225,7 @@ impl<S> Server<S> {
 
     /// The time until the next timeout is due, or `limit` if that is less.
     pub(super) fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
-        let own = self.resume_at.min(self.registry.schedule.next());
+        let own = self.shortage.resume_at.min(self.registry.schedule.next());
         let next = self.hub.next_deadline().map_or(own, |next| next.min(own));
         if next == NEVER || limit == Some(Duration::ZERO) {
             return limit;
@@ -200,76 +246,59 @@ impl<S> Server<S> {
             self.hub.now = self.clock();
         }
         while !self.hub.is_settled() {
-            told |= call::tell_records(&mut self.state, &mut self.hub, &self.registry);
+            told |= self.context().drain_notifications();
             self.hub.flush_dirty();
         }
         told
     }
 
-    /// Tells what was recorded.
-    pub(super) fn tell(&mut self) {
-        call::tell_records(&mut self.state, &mut self.hub, &self.registry);
-    }
-
-    /// Notes the sources that are to be called though no event says so.
+    /// Notes that something else than a connection is ready; a source is called at once.
     #[cold]
-    pub(super) fn note_woken(&mut self) {
-        self.woken = self.registry.sources.take_woken();
-        self.others |= !self.woken.is_empty();
-    }
-
-    /// Notes that something else than a connection is ready, or serves it.
-    #[cold]
-    pub(super) fn note_other(&mut self, event: &Event, turn: &mut Turn) {
-        self.others = true;
+    fn note_other(&mut self, event: &Event) {
         match Ready::decode(event.token().0) {
-            // It has one share of the turn, also if it was left over from the last one.
-            Ready::Listener(listener) if self.accepting.contains(&listener) => {}
-            Ready::Listener(listener) => self.accepting.push(listener),
-            Ready::Inbox => self.mail = true,
-            Ready::Source(id) => self.call_source(Readiness::of(id, event), turn),
+            Ready::Listener(listener) => self.backlog.push_listener(listener),
+            Ready::Inbox => self.backlog.push_commands(),
+            Ready::Source(id) => self.call_source(Readiness::of(id, event)),
             Ready::Connection(_) => {}
         }
     }
 
-    /// Serves listeners, other threads, and the sources that are to be called without an event.
     #[cold]
-    pub(super) fn serve_others(&mut self, turn: &mut Turn) {
-        for listener in std::mem::take(&mut self.accepting) {
-            self.accept(listener, turn);
+    fn accept_and_run(&mut self, woken: Vec<SourceId>) {
+        for listener in self.backlog.take_listeners() {
+            self.accept(listener);
         }
-        if std::mem::take(&mut self.mail) {
-            self.run_commands(turn);
+        if self.backlog.take_commands() {
+            self.run_commands();
         }
-        for id in std::mem::take(&mut self.woken) {
+        for id in woken {
             if let Some(readiness) = self.registry.sources.may_be_ready(id) {
-                self.call_source(readiness, turn);
+                self.call_source(readiness);
             }
         }
     }
 
     /// Calls one of the user's own sources.
-    pub(super) fn call_source(&mut self, readiness: Readiness, turn: &mut Turn) {
-        turn.sources += usize::from(call::source(&mut self.state, &mut self.hub, &self.registry, readiness));
+    fn call_source(&mut self, readiness: Readiness) {
+        self.turn.sources += usize::from(self.context().source(readiness));
     }
 
     /// Goes on with a request whose answer has come, and writes what follows from it once.
     #[cold]
-    pub(super) fn resume(&mut self, answer: Answer<S>, turn: &mut Turn) {
-        let Self { state, hub, registry, .. } = self;
+    fn resume(&mut self, answer: Answer<S>) {
         let token = answer.token;
-        if !upgrade::waits(hub, token, &answer.waits) {
+        if !admission::waits(&self.hub, token, &answer.waits) {
             // What it has captured is dropped here, which is user code too.
-            let _ = call::guard(state, hub, registry, "filter", None, |_, _| drop(answer));
+            let _ = self.context().guard("filter", None, |_| drop(answer));
             return;
         }
-        hub.begin_input(token);
-        let mut early = upgrade::resume(state, hub, registry, answer, turn);
-        self.tell();
+        self.hub.begin_input(token);
+        let mut early = admission::resume(&mut self.context(), answer);
+        self.context().drain_notifications();
         match early.len() {
             0 => self.hub.end_input(token),
             before => {
-                if let Progress::UsedUp = self.serve(token, before, &mut early, turn)
+                if let Progress::UsedUp = self.serve(token, before, &mut early)
                     && !self.left.is_empty()
                 {
                     self.keep(token, early, self.left.start);
@@ -279,7 +308,7 @@ impl<S> Server<S> {
     }
 
     /// Does what other threads have sent.
-    pub(super) fn run_commands(&mut self, turn: &mut Turn) {
+    fn run_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
         let mut left = COMMANDS_PER_TURN.min(self.work_per_turn);
         let until = self.hub.work.saturating_add(self.hub.work_per_turn / COMMANDS_PART);
@@ -289,12 +318,12 @@ impl<S> Server<S> {
             for command in commands.drain(..) {
                 match command {
                     Command::Run(task) => {
-                        call::command(&mut self.state, &mut self.hub, &self.registry, task);
-                        turn.commands += 1;
+                        self.context().command(task);
+                        self.turn.commands += 1;
                     }
                     Command::Answer(answer) => {
                         self.hub.work += ANSWER;
-                        self.resume(answer, turn);
+                        self.resume(answer);
                     }
                 }
             }
@@ -303,7 +332,7 @@ impl<S> Server<S> {
                 break;
             }
             if left == 0 || self.hub.work >= until {
-                (self.mail, self.others, self.hub.more) = (true, true, true);
+                self.backlog.push_commands();
                 break;
             }
         }
@@ -311,17 +340,22 @@ impl<S> Server<S> {
     }
 
     /// Calls the user's timers that are due and were set before this turn began.
+    #[inline]
+    fn fire_timers(&mut self, newest: TimerId) {
+        if self.registry.schedule.next() <= self.hub.now {
+            self.call_timers(newest);
+        }
+    }
+
     #[cold]
-    pub(super) fn fire_timers(&mut self, newest: TimerId, turn: &mut Turn) {
-        while turn.timers < TIMERS_PER_TURN.min(self.work_per_turn)
-            && call::timer(&mut self.state, &mut self.hub, &self.registry, newest)
-        {
-            turn.timers += 1;
+    fn call_timers(&mut self, newest: TimerId) {
+        while self.turn.timers < TIMERS_PER_TURN.min(self.work_per_turn) && self.context().timer(newest) {
+            self.turn.timers += 1;
         }
     }
 
     /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
-    pub(super) fn expire(&mut self, buffer: &mut [u8], turn: &mut Turn) {
+    fn expire(&mut self, buffer: &mut [u8]) {
         let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
         if self.hub.next_deadline().is_none_or(|next| next > self.hub.now) {
             return;
@@ -332,17 +366,17 @@ impl<S> Server<S> {
         {
             self.hub.work += TIMEOUT;
             if due != Due::Ping {
-                self.read_in_order(token, true, buffer, turn);
+                self.read_in_order(token, true, buffer);
                 if !self.hub.is_still_due(token, due) {
                     self.hub.rearm(token);
                     continue;
                 }
             }
             match due {
-                Due::Handshake => upgrade::late(&mut self.hub, token),
+                Due::Handshake => admission::late(&mut self.hub, token),
                 _ => self.hub.expire(token, due),
             }
-            self.tell();
+            self.context().drain_notifications();
         }
         if self.hub.stopping.is_some() {
             self.begin_ending();

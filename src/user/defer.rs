@@ -1,6 +1,6 @@
 //! Deferred requests: the answer to a filter's question comes later, from any thread.
 //!
-//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and how it goes on that of `server::upgrade`.
+//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and how it goes on that of `server::admission`.
 
 use std::fmt;
 use std::sync::Arc;

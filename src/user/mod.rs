@@ -1,6 +1,6 @@
 //! What callbacks touch, what they have registered, and calling them.
 
-pub(crate) mod call;
+mod call;
 mod defer;
 mod handle;
 mod registry;
@@ -10,11 +10,12 @@ mod socket;
 mod sockets;
 mod tables;
 
+pub(crate) use call::Context;
 pub use defer::Deferred;
 pub use handle::Handle;
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
-pub(crate) use registry::{Answer, Command, Registry};
+pub(crate) use registry::{Answer, Command, Policy, Registry};
 pub use registry::{EventPayload, Incoming, Recovered, Socket, Sockets};
 pub use route::Route;
 pub use shutdown::Shutdown;

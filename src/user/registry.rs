@@ -144,13 +144,20 @@ pub(crate) type RecoverHandler<S> = Box<dyn Fn(&mut S, &Recovered)>;
 pub(crate) struct RouteEntry<S> {
     pub(crate) callback: RouteCallback<S>,
     pub(crate) listeners: Listeners<Listener<S>>,
-    pub(crate) subprotocols: Option<Vec<String>>,
-    pub(crate) origins: Option<Vec<String>>,
+    pub(crate) policy: Policy,
     pub(crate) forget_request: bool,
-    pub(crate) slow_reader: Option<SlowReader>,
-    /// `Some(None)`: not compressed, whatever the server's setting.
+}
+
+/// Whom a route takes, and how it treats them. Each route has a copy of the server's, in which it may
+/// change something.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) origins: Vec<String>,
+    pub(crate) slow_reader: SlowReader,
+    /// `None`: every offer of compression is declined.
     #[cfg(feature = "deflate")]
-    pub(crate) deflate: Option<Option<Deflate>>,
+    pub(crate) deflate: Option<Deflate>,
 }
 
 /// What is to be found at a path.
@@ -239,13 +246,10 @@ pub(crate) struct Registry<S> {
     /// The same for a harness, which asks for them.
     #[cfg(feature = "testing")]
     pub(crate) caught: Option<Caught>,
-    pub(super) subprotocols: Vec<String>,
-    pub(super) origins: Vec<String>,
-    pub(super) slow_reader: SlowReader,
+    /// What routes begin with.
+    pub(super) policy: Policy,
     /// The limit that policies for slow readers act at.
     pub(super) max_outbox: usize,
-    #[cfg(feature = "deflate")]
-    pub(super) deflate: Option<Deflate>,
 }
 
 impl<S> Registry<S> {
@@ -264,12 +268,14 @@ impl<S> Registry<S> {
             panics: Cell::new(0),
             #[cfg(feature = "testing")]
             caught: None,
-            subprotocols: settings.subprotocols.clone(),
-            origins: settings.origins.clone(),
-            slow_reader: settings.slow_reader,
+            policy: Policy {
+                subprotocols: settings.subprotocols.clone(),
+                origins: settings.origins.clone(),
+                slow_reader: settings.slow_reader,
+                #[cfg(feature = "deflate")]
+                deflate: settings.deflate,
+            },
             max_outbox: settings.max_outbox,
-            #[cfg(feature = "deflate")]
-            deflate: settings.deflate,
         }
     }
 

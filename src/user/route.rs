@@ -1,6 +1,6 @@
 //! Routes and pages: adding them, and what is a route's own.
 
-use super::registry::{EventPayload, Listener, Page, Registry, RouteCallback, RouteEntry};
+use super::registry::{EventPayload, Listener, Page, Policy, Registry, RouteCallback, RouteEntry};
 use super::tables::listeners::Listeners;
 use crate::config::SlowReader;
 use crate::error::RouteError;
@@ -20,12 +20,8 @@ impl<S> Registry<S> {
         self.routes.push(RouteEntry {
             callback,
             listeners: Listeners::default(),
-            subprotocols: None,
-            origins: None,
+            policy: self.policy.clone(),
             forget_request: false,
-            slow_reader: None,
-            #[cfg(feature = "deflate")]
-            deflate: None,
         });
         Ok(Route { entry: &mut self.routes[index], max_outbox: self.max_outbox })
     }
@@ -50,29 +46,19 @@ impl<S> Registry<S> {
         self.discard(removed);
         count
     }
+}
 
-    pub(crate) fn subprotocols(&self, route: u32) -> &[String] {
-        self.routes[route as usize].subprotocols.as_deref().unwrap_or(&self.subprotocols)
-    }
-
+impl Policy {
     /// What a request's offer of compression comes to: what the connection keeps, and the answer.
     #[cfg(feature = "deflate")]
-    pub(crate) fn agree_on_compression(&self, route: u32, request: &Request) -> Option<(Agreed, String)> {
-        self.routes[route as usize].deflate.unwrap_or(self.deflate)?.agree(request)
+    pub(crate) fn agree_on_compression(&self, request: &Request) -> Option<(Agreed, String)> {
+        self.deflate?.agree(request)
     }
 
     /// Every offer of compression is declined.
     #[cfg(not(feature = "deflate"))]
-    pub(crate) fn agree_on_compression(&self, _: u32, _: &Request) -> Option<(Agreed, String)> {
+    pub(crate) fn agree_on_compression(&self, _: &Request) -> Option<(Agreed, String)> {
         None
-    }
-
-    pub(crate) fn slow_reader(&self, route: u32) -> SlowReader {
-        self.routes[route as usize].slow_reader.unwrap_or(self.slow_reader)
-    }
-
-    pub(crate) fn origins(&self, route: u32) -> &[String] {
-        self.routes[route as usize].origins.as_deref().unwrap_or(&self.origins)
     }
 }
 
@@ -116,7 +102,7 @@ impl<S> Route<'_, S> {
         if let Some(name) = names.iter().find(|name| !is_token(name)) {
             return Err(RouteError::Subprotocol { name: name.clone() });
         }
-        self.entry.subprotocols = Some(names);
+        self.entry.policy.subprotocols = names;
         Ok(self)
     }
 
@@ -130,7 +116,7 @@ impl<S> Route<'_, S> {
         for origin in &origins {
             check_origin(origin).map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
         }
-        self.entry.origins = Some(origins);
+        self.entry.policy.origins = origins;
         Ok(self)
     }
 
@@ -145,7 +131,7 @@ impl<S> Route<'_, S> {
         if let Some(Err((setting, expected))) = deflate.as_ref().map(Deflate::check) {
             return Err(RouteError::Setting { setting, expected });
         }
-        self.entry.deflate = Some(deflate);
+        self.entry.policy.deflate = deflate;
         Ok(self)
     }
 
@@ -159,7 +145,7 @@ impl<S> Route<'_, S> {
             let expected = "a limit that slow_reader can act at";
             return Err(RouteError::Setting { setting: "max_outbox", expected });
         }
-        self.entry.slow_reader = Some(policy);
+        self.entry.policy.slow_reader = policy;
         Ok(self)
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use uuid::Uuid;
 
-use super::call;
+use super::call::Context;
 use super::registry::{Socket, Sockets};
 use crate::config::{Dropped, SlowReader};
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
@@ -127,7 +127,7 @@ impl<S> Socket<'_, S> {
     ///
     /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an `error` event follows.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
-        call::fire(state, self.hub, self.registry, self.token, event, data.into())
+        Context { state, hub: self.hub, registry: self.registry }.fire(self.token, event, data.into())
     }
 
     /// Closes the connection with code 1000 and "Connection closed"; see [`close_with`](Self::close_with).
@@ -248,7 +248,7 @@ impl<S> Socket<'_, S> {
     pub fn subprotocol(&self) -> Option<&str> {
         let connection = self.connection();
         let number = usize::from(connection.subprotocol?.get());
-        self.registry.subprotocols(connection.route).get(number - 1).map(String::as_str)
+        self.registry.routes[connection.route as usize].policy.subprotocols.get(number - 1).map(String::as_str)
     }
 
     /// Where the peer is.

@@ -10,7 +10,7 @@ use mio::Interest;
 use mio::event::Source;
 use uuid::Uuid;
 
-use super::call;
+use super::call::Context;
 use super::defer::Deferred;
 use super::handle::Handle;
 use super::registry::{Callback, Incoming, Socket, Sockets, SourceWithCallback};
@@ -123,7 +123,8 @@ impl<S> Sockets<'_, S> {
         let mut ran = 0;
         for token in self.hub.open_tokens() {
             if self.hub.is_open(token) {
-                ran += call::fire(state, self.hub, self.registry, token, event, data);
+                let mut context = Context { state: &mut *state, hub: &mut *self.hub, registry: self.registry };
+                ran += context.fire(token, event, data);
             }
         }
         ran
@@ -263,9 +264,7 @@ impl<S> Sockets<'_, S> {
     /// Has a source's callback called in the next turn, as if all that it waits for were there; whether there is such a source. It is for a callback that stops
     /// before it would block, so that others come between, and for whoever has something for it to write.
     pub fn wake_source(&mut self, source: SourceId) -> bool {
-        let is_there = self.registry.sources.wake(source);
-        self.hub.more |= is_there;
-        is_there
+        self.registry.sources.wake(source)
     }
 
     /// A handle for another thread: [`Server::handle`](crate::Server::handle).

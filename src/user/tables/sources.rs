@@ -115,7 +115,13 @@ impl<W: Watch + ?Sized> Sources<W> {
         true
     }
 
-    /// Those that are to be called without an event; who asks from now on is called in the next turn.
+    /// Whether some are to be called without an event.
+    #[inline]
+    pub(crate) fn has_woken(&self) -> bool {
+        !self.woken.borrow().is_empty()
+    }
+
+    /// Those that are to be called without an event. A source that is woken from now on is called in the next turn.
     pub(crate) fn take_woken(&self) -> Vec<SourceId> {
         let mut entries = self.entries.borrow_mut();
         let woken = self.woken.take();

@@ -1,15 +1,15 @@
-//! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the filters, answers.
+//! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the
+//! filters, answers.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::report::Turn;
 use crate::config::RETRY_AFTER;
 use crate::http::{self, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
-use crate::user::{Answer, Incoming, Registry, Sockets, call};
+use crate::user::{Answer, Context, Incoming, Policy};
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.
 const REQUEST: usize = 4 * 1024;
@@ -18,15 +18,17 @@ const HEAD: usize = 12 * 1024;
 /// What each byte of a complete head counts: by what the worst head costs, in which every byte needs a thought.
 const HEAD_BYTE: usize = 8;
 
+/// A request on its way through the filters.
+struct Admission {
+    incoming: Incoming,
+    destination: Destination,
+    /// The filter that is asked next.
+    filter: usize,
+}
+
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
-pub(crate) fn receive<S>(
-    state: &mut S,
-    hub: &mut Hub,
-    registry: &Registry<S>,
-    token: Token,
-    input: &mut &mut [u8],
-    turn: &mut Turn,
-) {
+pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut &mut [u8]) {
+    let hub = &mut *context.hub;
     hub.work += REQUEST;
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
@@ -71,10 +73,10 @@ pub(crate) fn receive<S>(
     };
     hub.work += work;
     match request {
-        Ok(request) => answer(state, hub, registry, token, request, turn),
+        Ok(request) => answer(context, token, request),
         Err(refusal) => hub.refuse(token, &refusal, head_only),
     }
-    keep_early(hub, token, input);
+    keep_early(context.hub, token, input);
 }
 
 /// Whether a head begins like a HEAD request, also if it cannot be read as a whole. Its response
@@ -97,39 +99,35 @@ fn keep_early(hub: &mut Hub, token: Token, input: &mut &mut [u8]) {
 }
 
 /// Whether the request with this ticket waits still.
-pub(crate) fn waits(hub: &Hub, token: Token, ticket: &Arc<AtomicBool>) -> bool {
+pub(super) fn waits(hub: &Hub, token: Token, ticket: &Arc<AtomicBool>) -> bool {
     let phase = hub.get(token).map(|connection| &connection.phase);
     matches!(phase, Some(Phase::Parked(parked)) if Arc::ptr_eq(&parked.ticket.0, ticket))
 }
 
 /// Goes on with a request that waited for its answer; returns what came behind its head.
-pub(crate) fn resume<S>(
-    state: &mut S,
-    hub: &mut Hub,
-    registry: &Registry<S>,
-    Answer { token, go_on, .. }: Answer<S>,
-    turn: &mut Turn,
-) -> Vec<u8> {
+pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<u8> {
+    let Answer { token, go_on, .. } = answer;
     let Some(go_on) = go_on else {
-        undecided(hub, token);
+        undecided(context.hub, token);
         return Vec::new();
     };
-    hub.work += REQUEST;
-    let Some(Resumed { parked, request, attributes, peer }) = hub.resume(token) else { return Vec::new() };
+    context.hub.work += REQUEST;
+    let Some(Resumed { parked, request, attributes, peer }) = context.hub.resume(token) else { return Vec::new() };
     let Parked { destination, filter, early, ticket } = parked;
     drop(ticket);
     let mut incoming = Incoming { request, peer, attributes, token, ticket: None };
-    let verdict = call::guard(state, hub, registry, "filter", None, |state, hub| {
-        go_on(state, &mut Sockets { hub, registry }, &mut incoming)
+    let verdict = context.guard("filter", None, |context| {
+        let (state, mut sockets) = context.lend();
+        go_on(state, &mut sockets, &mut incoming)
     });
     let verdict = verdict.unwrap_or_else(|_| Err(internal_error()));
-    admit(state, hub, registry, destination, incoming, (filter, verdict), turn);
-    call::tell_records(state, hub, registry);
+    admit(context, Admission { incoming, destination, filter }, verdict);
+    context.drain_notifications();
     early
 }
 
 /// Answers a request whose head did not come in time, or to which no answer did; if nothing came at all, there is nothing to answer.
-pub(crate) fn late(hub: &mut Hub, token: Token) {
+pub(super) fn late(hub: &mut Hub, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.timed_out(token),
         Some(Phase::Handshaking(Some(head))) => {
@@ -146,89 +144,71 @@ fn undecided(hub: &mut Hub, token: Token) {
     hub.refuse(token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
-fn answer<S>(
-    state: &mut S,
-    hub: &mut Hub,
-    registry: &Registry<S>,
-    token: Token,
-    mut request: Request,
-    turn: &mut Turn,
-) {
+/// Finds what is at the path of a request, and asks the filters.
+fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
+    let (hub, registry) = (&mut *context.hub, context.registry);
     let head_only = request.method() == "HEAD";
     let Some((place, values)) = registry.places.find(request.path()) else {
         return hub.refuse(token, &Refusal::NotFound, head_only);
     };
-    let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
-    match (&place.route, &place.page) {
+    let destination = match (&place.route, &place.page) {
         (Some((route, names)), page) if page.is_none() || request.asks_websocket() => {
             request.set_params(names, &values);
-            let key = match check_upgrade(hub, registry, &request, *route) {
-                Ok(key) => key,
-                Err(refusal) => return hub.refuse(token, &refusal, head_only),
-            };
-            let destination = Destination::Connection { route: *route, key };
-            let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
-            admit(state, hub, registry, destination, incoming, (0, Ok(())), turn);
+            check_upgrade(hub, &registry.routes[*route as usize].policy, &request)
+                .map(|key| Destination::Connection { route: *route, key })
         }
-        (_, Some((page, names))) => {
-            if let Err(refusal) = check_method(&request) {
-                return hub.refuse(token, &refusal, head_only);
-            }
+        (_, Some((page, names))) => check_method(&request).map(|()| {
             request.set_params(names, &values);
-            let destination = Destination::Page { page: *page, head_only };
-            let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
-            admit(state, hub, registry, destination, incoming, (0, Ok(())), turn);
-        }
-        _ => hub.refuse(token, &Refusal::NotFound, head_only),
-    }
-    call::tell_records(state, hub, registry);
+            Destination::Page { page: *page, head_only }
+        }),
+        _ => Err(Refusal::NotFound),
+    };
+    let destination = match destination {
+        Ok(destination) => destination,
+        Err(refusal) => return hub.refuse(token, &refusal, head_only),
+    };
+    let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
+    let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
+    admit(context, Admission { incoming, destination, filter: 0 }, Ok(()));
+    context.drain_notifications();
 }
 
 /// Goes on with what a filter has said, asks the others, and if none objects opens the connection or calls the page; or parks the request, if a
 /// filter has put its answer off.
-fn admit<S>(
-    state: &mut S,
-    hub: &mut Hub,
-    registry: &Registry<S>,
-    destination: Destination,
-    mut incoming: Incoming,
-    (mut filter, mut verdict): (usize, Result<(), Response>),
-    turn: &mut Turn,
-) {
+fn admit<S>(context: &mut Context<'_, S>, admission: Admission, mut verdict: Result<(), Response>) {
+    let Admission { mut incoming, destination, mut filter } = admission;
     let token = incoming.token;
-    while verdict.is_ok() && incoming.ticket.is_none() && filter < registry.filters.len() {
-        verdict = ask_filter(state, hub, registry, filter, &mut incoming);
+    while verdict.is_ok() && incoming.ticket.is_none() && filter < context.registry.filters.len() {
+        verdict = ask_filter(context, filter, &mut incoming);
         filter += 1;
     }
     if let (Ok(()), Some(ticket)) = (&verdict, incoming.ticket.take()) {
-        return park(hub, incoming, Parked { destination, filter, early: Vec::new(), ticket });
+        return park(context.hub, incoming, Parked { destination, filter, early: Vec::new(), ticket });
     }
     match (destination, verdict) {
         (Destination::Connection { .. }, Err(response)) => {
             log::debug!("a filter refused {} with {}", incoming.peer, response.status());
-            hub.stats.requests_refused.filter += 1;
-            hub.respond(token, &response, false);
-            hub.stats.panics += incoming.attributes.discard();
+            context.hub.stats.requests_refused.filter += 1;
+            context.hub.respond(token, &response, false);
+            context.hub.stats.panics += incoming.attributes.discard();
         }
         (Destination::Connection { route, key }, Ok(())) => {
             // Filters may have changed that, or the time that they took.
-            if let Err(refusal) = check_room(hub) {
-                hub.stats.panics += incoming.attributes.discard();
-                return hub.refuse(token, &refusal, false);
+            if let Err(refusal) = check_room(context.hub) {
+                context.hub.stats.panics += incoming.attributes.discard();
+                return context.hub.refuse(token, &refusal, false);
             }
-            upgrade(hub, registry, token, route, &key, incoming);
-            turn.opened += 1;
-            call::opened(state, hub, registry, token, route);
+            switch_protocols(context, route, &key, incoming);
+            context.opened(token);
         }
         (Destination::Page { page, head_only }, verdict) => {
             let response = match verdict {
                 Err(response) => response,
-                Ok(()) => call_page(state, hub, registry, page, &incoming),
+                Ok(()) => call_page(context, page, &incoming),
             };
-            hub.respond(token, &response, head_only);
-            hub.stats.panics += incoming.attributes.discard();
-            turn.pages += 1;
-            hub.stats.pages += 1;
+            context.hub.respond(token, &response, head_only);
+            context.hub.stats.panics += incoming.attributes.discard();
+            context.hub.stats.pages += 1;
         }
     }
 }
@@ -264,11 +244,10 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
 ///
 /// HEAD is refused with what GET would be refused with. Where GET would be upgraded, HEAD gets 426:
 /// a handshake is a GET (RFC 6455 §4.1).
-fn check_upgrade<S>(hub: &Hub, registry: &Registry<S>, request: &Request, route: u32) -> Result<Key, Refusal> {
+fn check_upgrade(hub: &Hub, policy: &Policy, request: &Request) -> Result<Key, Refusal> {
     check_method(request)?;
     let key = http::check(request)?;
-    let origins = registry.origins(route);
-    if !origins.is_empty() && !http::origin_allowed(request, origins) {
+    if !policy.origins.is_empty() && !http::origin_allowed(request, &policy.origins) {
         return Err(Refusal::OriginNotAllowed);
     }
     check_room(hub)?;
@@ -278,39 +257,36 @@ fn check_upgrade<S>(hub: &Hub, registry: &Registry<S>, request: &Request, route:
     Ok(key)
 }
 
-fn upgrade<S>(hub: &mut Hub, registry: &Registry<S>, token: Token, route: u32, key: &Key, incoming: Incoming) {
-    let spoken = registry.subprotocols(route);
-    let chosen = http::choose_subprotocol(&incoming.request, spoken);
-    let mut head = std::mem::take(&mut hub.head);
+/// Answers an upgrade with 101: the connection is open.
+fn switch_protocols<S>(context: &mut Context<'_, S>, route: u32, key: &Key, incoming: Incoming) {
+    let Incoming { request, attributes, token, .. } = incoming;
+    let policy = &context.registry.routes[route as usize].policy;
+    let chosen = http::choose_subprotocol(&request, &policy.subprotocols);
+    let subprotocol = chosen.map(|chosen| policy.subprotocols[chosen].as_str());
+    let (compression, extensions) = policy.agree_on_compression(&request).unzip();
+    let mut head = std::mem::take(&mut context.hub.head);
     head.clear();
-    let (compression, extensions) = registry.agree_on_compression(route, &incoming.request).unzip();
-    let subprotocol = chosen.map(|chosen| spoken[chosen].as_str());
     http::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
-    let slow_reader = registry.slow_reader(route);
-    let upgraded =
-        Upgraded { head, request: incoming.request, attributes: incoming.attributes, compression, slow_reader };
-    let number = chosen.and_then(|chosen| NonZeroU16::new(u16::try_from(chosen + 1).ok()?));
-    hub.open(token, route, number, upgraded);
+    let subprotocol = chosen.and_then(|chosen| NonZeroU16::new(u16::try_from(chosen + 1).ok()?));
+    let slow_reader = policy.slow_reader;
+    let upgraded = Upgraded { head, route, subprotocol, request, attributes, compression, slow_reader };
+    context.hub.open(token, upgraded);
 }
 
-fn ask_filter<S>(
-    state: &mut S,
-    hub: &mut Hub,
-    registry: &Registry<S>,
-    filter: usize,
-    incoming: &mut Incoming,
-) -> Result<(), Response> {
-    let filter = &registry.filters[filter];
-    let verdict = call::guard(state, hub, registry, "filter", None, |state, hub| {
-        filter(state, &mut Sockets { hub, registry }, incoming)
+fn ask_filter<S>(context: &mut Context<'_, S>, filter: usize, incoming: &mut Incoming) -> Result<(), Response> {
+    let filter = &context.registry.filters[filter];
+    let verdict = context.guard("filter", None, |context| {
+        let (state, mut sockets) = context.lend();
+        filter(state, &mut sockets, incoming)
     });
     verdict.unwrap_or_else(|_| Err(internal_error()))
 }
 
-fn call_page<S>(state: &mut S, hub: &mut Hub, registry: &Registry<S>, page: usize, incoming: &Incoming) -> Response {
-    let page = &registry.pages[page];
-    let response = call::guard(state, hub, registry, "page", None, |state, hub| {
-        page(state, &mut Sockets { hub, registry }, incoming)
+fn call_page<S>(context: &mut Context<'_, S>, page: usize, incoming: &Incoming) -> Response {
+    let page = &context.registry.pages[page];
+    let response = context.guard("page", None, |context| {
+        let (state, mut sockets) = context.lend();
+        page(state, &mut sockets, incoming)
     });
     response.unwrap_or_else(|_| internal_error())
 }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::protocol::CloseCode;
 
 /// Something that listeners have to be told of as soon as no other callback is running.
-pub(crate) enum Record {
+pub(crate) enum Notification {
     Close {
         code: CloseCode,
         reason: String,
