@@ -45,37 +45,20 @@ impl Event {
         Self::Disconnect,
     ];
 
+    /// The name of each, in the same order.
+    pub(crate) const NAMES: [&'static str; Self::ALL.len()] =
+        ["connect", "message", "ping", "pong", "pressure", "relief", "close", "error", "disconnect"];
+
     /// The event's name, as in [`EventPayload::name`](crate::EventPayload::name).
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Message => "message",
-            Self::Ping => "ping",
-            Self::Pong => "pong",
-            Self::Pressure => "pressure",
-            Self::Relief => "relief",
-            Self::Close => "close",
-            Self::Error => "error",
-            Self::Disconnect => "disconnect",
-        }
+        Self::NAMES[self as usize]
     }
 
     /// The built-in event with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "connect" => Some(Self::Connect),
-            "message" => Some(Self::Message),
-            "ping" => Some(Self::Ping),
-            "pong" => Some(Self::Pong),
-            "pressure" => Some(Self::Pressure),
-            "relief" => Some(Self::Relief),
-            "close" => Some(Self::Close),
-            "error" => Some(Self::Error),
-            "disconnect" => Some(Self::Disconnect),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|event| event.name() == name)
     }
 }
 

@@ -10,8 +10,10 @@
 //! instructions more, of 761.
 
 mod attributes;
+mod broadcast;
 mod connection;
 mod discard;
+mod flushing;
 mod growth;
 mod life;
 mod membership;
@@ -46,6 +48,7 @@ use names::Names;
 use timer::Timers;
 
 pub use attributes::Attributes;
+pub(crate) use broadcast::Audience;
 pub(crate) use connection::{Connection, Due, ReadLater};
 pub(crate) use discard::{Discarded, discard_payload, message_of};
 pub(crate) use life::{Resumed, Upgraded};
@@ -53,7 +56,6 @@ pub(crate) use notification::Notification;
 pub(crate) use pending::{Destination, Head, Parked, Ticket};
 pub(crate) use phase::Phase;
 pub(crate) use receiving::Received;
-pub(crate) use sending::Audience;
 pub use sending::Emitted;
 pub(crate) use stats::Stopwatch;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
@@ -154,15 +156,6 @@ fn alive(connections: &mut Slab<Connection>, token: Token) -> Option<&mut Connec
     named(connections, token).filter(|connection| !matches!(connection.phase, Phase::Dead))
 }
 
-/// Puts a connection on the list of those with something to write, unless it is on it or is flushed anyway.
-#[inline]
-fn list_dirty(connection: &mut Connection, token: Token, dirty: &mut Vec<Token>, active: Option<u32>) {
-    if !connection.dirty && active != Some(token.index) {
-        connection.dirty = true;
-        dirty.push(token);
-    }
-}
-
 impl Hub {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -255,7 +248,7 @@ impl Hub {
     /// What was counted, and how things stand.
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
-            bytes_out: self.stage.written(),
+            bytes_out: self.stage.written,
             topics: self.topics.len(),
             memberships: self.topics.memberships(),
             ..self.stats.clone()

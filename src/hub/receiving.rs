@@ -161,13 +161,6 @@ impl Hub {
             }
         }
     }
-
-    /// Writes the replies of the connection whose input was handled.
-    #[inline]
-    pub(crate) fn end_input(&mut self, token: Token) {
-        self.active = None;
-        self.flush(token);
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod stage;
 mod write;
 
 use queue::Queue;
-use stage::{REFER, encoded, place};
+use stage::{LONGEST_LOG, REFER, encoded};
 use write::{Compress, frame_start, offer, offer_one};
 
 #[cfg(feature = "deflate")]
@@ -110,8 +110,8 @@ impl Outbox {
         self.queued(stage).begin(head);
     }
 
-    /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, or if the connection
-    /// would have more than `most` bytes there.
+    /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, if the log is
+    /// full, or if the connection would have more than `most` bytes there.
     #[inline]
     pub(crate) fn stage_frame(
         &mut self,
@@ -123,6 +123,7 @@ impl Outbox {
         let end = stage.log.len();
         let add = payload.len() + FrameHeader::MAX_LEN;
         match self {
+            _ if end >= LONGEST_LOG => return false,
             Self::Staged { from, to } if *to as usize == end && end - *from as usize + add <= most => {
                 encode_frame(kind, payload, &mut stage.log);
                 *to = place(stage.log.len());
@@ -361,6 +362,12 @@ impl Outbox {
             _ => unreachable!("made a queue just above"),
         }
     }
+}
+
+/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
+fn place(at: usize) -> u32 {
+    debug_assert!(u32::try_from(at).is_ok());
+    at as u32
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub(crate) struct Stage {
     /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is empty again.
     pub(super) staged: usize,
     /// Bytes that sockets took, ever.
-    pub(super) written: u64,
+    pub(crate) written: u64,
     #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     pub(super) spare: Vec<Box<Queue>>,
     /// What those have room for.
@@ -96,11 +96,6 @@ impl Stage {
         self.log.len() >= LONGEST_LOG
     }
 
-    /// Bytes that sockets took, ever.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.log.len()
@@ -151,12 +146,6 @@ impl Shared {
     pub(super) fn frame(&mut self, log: &[u8]) -> Bytes {
         self.frame.get_or_insert_with(|| Bytes::copy_from_slice(&log[self.place.clone()])).clone()
     }
-}
-
-/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
-pub(super) fn place(at: usize) -> u32 {
-    debug_assert!(u32::try_from(at).is_ok());
-    at as u32
 }
 
 pub(super) fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {

@@ -1,8 +1,8 @@
 //! Puts together what arrives in pieces: a header, a frame, a fragmented message (RFC 6455 §5.4). It
 //! exists only while something is incomplete; what comes whole never passes here.
 
-use super::decoded::interpret;
 use super::frame::HeaderStart;
+use super::message::interpret;
 use super::text::TextBuffer;
 use super::{Compressed, Decoded, FrameHeader, Message, Opcode, Rules, Violation, apply_mask};
 use std::borrow::Cow;
@@ -151,7 +151,7 @@ impl HeaderBytes {
         let bytes = &self.bytes[..self.len];
         let header = match HeaderStart::parse(bytes)? {
             Some(start) => {
-                rules.allow(start, message_is_open)?;
+                start.check(rules, message_is_open)?;
                 start.parse_rest(bytes)?
             }
             None => None,

@@ -3,8 +3,8 @@
 //! what is complete.
 
 use super::assembly::Assembly;
-use super::decoded::interpret;
 use super::frame::HeaderStart;
+use super::message::interpret;
 use super::{Compressed, Decoded, FrameHeader, Opcode, Rules, Violation, apply_mask};
 use std::borrow::Cow;
 
@@ -144,7 +144,7 @@ impl Decoder {
 #[inline]
 fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(FrameHeader, &'i mut [u8])> {
     let start = HeaderStart::parse(input).ok()??;
-    rules.allow(start, false).ok()?;
+    start.check(rules, false).ok()?;
     let (header, header_len) = start.parse_rest(input).ok()??;
     if !header.fin || header.len > rules.max_message as u64 {
         return None;

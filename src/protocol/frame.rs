@@ -1,12 +1,12 @@
-//! Frame headers, read and written (RFC 6455 §5.2). Knows one frame at a time: what may follow what
-//! is the decoder's.
+//! Frame headers, read and written (RFC 6455 §5.2), and masking (§5.3). Knows one frame at a time:
+//! what may follow what is the decoder's.
 
 // Read and written by hand, though `tungstenite::protocol::frame::FrameHeader` offers both: a
 // header of a 20-byte frame costs 38 instructions here and 227 there to parse, 19 and 124 to write
 // (callgrind, the same loop around each). It also asks for the whole header before it refuses one,
 // and takes lengths that are not minimal.
 
-use super::Violation;
+use super::{Role, Rules, Violation};
 use std::ops::Deref;
 
 /// The largest payload length that the second byte holds itself; also the longest control frame
@@ -232,23 +232,48 @@ impl HeaderStart {
     }
 
     #[inline]
-    pub(super) fn has_reserved_bits(self) -> bool {
+    fn has_reserved_bits(self) -> bool {
         self.first & (RSV1 | RSV2 | RSV3) != 0
     }
 
     /// Of the reserved bits, RSV1 alone is set.
-    pub(super) fn has_only_rsv1(self) -> bool {
+    fn has_only_rsv1(self) -> bool {
         self.first & (RSV1 | RSV2 | RSV3) == RSV1
     }
 
     #[inline]
-    pub(super) fn is_masked(self) -> bool {
+    fn is_masked(self) -> bool {
         self.second & MASK != 0
     }
 
     #[inline]
     fn short_len(self) -> u8 {
         self.second & !MASK
+    }
+
+    /// RSV1 is legal on the first frame of a message once that was agreed on (RFC 7692 §6).
+    #[cold]
+    fn may_be_compressed(self, rules: &Rules) -> bool {
+        rules.compression && self.has_only_rsv1() && matches!(self.opcode, Opcode::Text | Opcode::Binary)
+    }
+
+    /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes
+    /// (RFC 6455 §5.1, §5.2, §5.4).
+    #[inline]
+    pub(super) fn check(self, rules: &Rules, message_is_open: bool) -> Result<(), Violation> {
+        if self.has_reserved_bits() && !self.may_be_compressed(rules) {
+            return Err(Violation::ReservedBits);
+        }
+        match (rules.role, self.is_masked()) {
+            (Role::Server, false) => return Err(Violation::Unmasked),
+            (Role::Client, true) => return Err(Violation::Masked),
+            _ => {}
+        }
+        match (self.opcode, message_is_open) {
+            (Opcode::Continuation, false) => Err(Violation::UnexpectedContinuation),
+            (Opcode::Text | Opcode::Binary, true) => Err(Violation::ExpectedContinuation),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the length and the masking key of the header of which this is the start, and which
@@ -391,6 +416,53 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     usize::try_from(header.len).ok()?.checked_add(header_len)
 }
 
+/// Masks or unmasks `payload` in place; the two are the same operation (RFC 6455 §5.3).
+///
+/// `offset` is the position of `payload[0]` in its frame's payload: 0 for a whole frame, and the
+/// number of bytes already done when a frame arrives in pieces. Only `offset % 4` matters.
+///
+/// ```
+/// use ikisocket::protocol::apply_mask;
+///
+/// let key = [1, 2, 3, 4];
+/// let mut payload = *b"Hello, world";
+/// apply_mask(&mut payload, key, 0);
+/// let (head, tail) = payload.split_at_mut(5);
+/// apply_mask(head, key, 0);
+/// apply_mask(tail, key, 5);
+/// assert_eq!(&payload, b"Hello, world");
+/// ```
+#[inline]
+pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    // As a little-endian number whatever the machine, so that turning right drops the first bytes
+    // of the key.
+    let key = u32::from_le_bytes(key).rotate_right(8 * (offset % 4) as u32);
+
+    // After the first, each step runs at most once: a short payload takes no loop at all.
+    let rest = xor_chunks::<64>(payload, key);
+    let rest = xor_chunks::<32>(rest, key);
+    let rest = xor_chunks::<16>(rest, key);
+    let rest = xor_chunks::<8>(rest, key);
+    let rest = xor_chunks::<4>(rest, key);
+    for (byte, key) in rest.iter_mut().zip(key.to_le_bytes()) {
+        *byte ^= key;
+    }
+}
+
+/// Masks as many chunks of `N` bytes as there are, and returns the rest. `N` is a multiple of four,
+/// so that the key fits the rest as it fitted the first chunk; and a constant, so that a chunk
+/// becomes a few 16-byte XORs without a loop.
+#[inline(always)]
+fn xor_chunks<const N: usize>(payload: &mut [u8], key: u32) -> &mut [u8] {
+    let (chunks, rest) = payload.as_chunks_mut::<N>();
+    for chunk in chunks {
+        for word in chunk.as_chunks_mut().0 {
+            *word = (u32::from_le_bytes(*word) ^ key).to_le_bytes();
+        }
+    }
+    rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,5 +562,34 @@ mod tests {
         assert!(rest.is_empty());
         assert_eq!(frame_len(rest), None);
         assert_eq!(frame_len(&[0x82, 127, 0, 0]), None);
+    }
+
+    #[test]
+    fn masking_equals_the_rfc_formula_at_every_length_and_offset() {
+        let key = [0x12, 0x34, 0x56, 0x78];
+        for len in 0..300 {
+            for offset in [0, 1, 2, 3, 4, 7, usize::MAX] {
+                let plain: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+                let mut masked = plain.clone();
+                apply_mask(&mut masked, key, offset);
+                for (i, (plain, masked)) in plain.iter().zip(&masked).enumerate() {
+                    assert_eq!(*masked, plain ^ key[(offset % 4 + i) % 4], "len {len} offset {offset} at {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masking_in_pieces_equals_masking_at_once() {
+        let key = [9, 8, 7, 6];
+        for cut in 0..=130 {
+            let mut whole = [0x5a; 130];
+            let mut pieces = whole;
+            apply_mask(&mut whole, key, 0);
+            let (head, tail) = pieces.split_at_mut(cut);
+            apply_mask(head, key, 0);
+            apply_mask(tail, key, cut);
+            assert_eq!(whole, pieces, "cut at {cut}");
+        }
     }
 }

@@ -3,40 +3,34 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `frame` | frame headers, read and written |
+//! | `frame` | frame headers, read and written; which may stand where; masking |
 //! | `decoder` | from received bytes to whole messages and control frames |
 //! | `assembly` | what is incomplete, until it is not |
-//! | `rules` | limits, and which frame may stand where |
-//! | `decoded` | what comes out |
+//! | `rules` | role and limits |
 //! | `deflate` | compressed messages (RFC 7692); with the feature of that name |
 //! | `text` | UTF-8 that arrives in pieces |
-//! | `mask` | the masking XOR |
-//! | `message` | messages and the view of them |
+//! | `message` | messages and the view of them; what comes out of a decoder |
 //! | `close` | close codes, the payload of a Close frame |
 //! | `violation` | what a peer can do wrong |
 
 mod assembly;
 mod close;
-mod decoded;
 mod decoder;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod frame;
-mod mask;
 mod message;
 mod rules;
 mod text;
 mod violation;
 
 pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
-pub use decoded::{Compressed, Decoded};
 pub use decoder::Decoder;
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Inflation;
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
-pub use frame::{EncodedHeader, FrameHeader, FrameKind, Opcode, encode_frame, encode_header, frame_len};
-pub use mask::apply_mask;
-pub use message::{Message, Payload};
+pub use frame::{EncodedHeader, FrameHeader, FrameKind, Opcode, apply_mask, encode_frame, encode_header, frame_len};
+pub use message::{Compressed, Decoded, Message, Payload};
 pub use rules::{Role, Rules};
 pub use violation::Violation;

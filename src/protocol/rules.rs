@@ -1,8 +1,4 @@
-//! What a decoder accepts: the limits, and which frame may stand where (RFC 6455 §5.1, §5.2, §5.4).
-//! Knows no bytes but the first two of a frame.
-
-use super::frame::HeaderStart;
-use super::{Opcode, Violation};
+//! What a decoder accepts: its role, the limits, and whether messages may be compressed.
 
 /// Which side this endpoint is. A server takes masked frames only, a client unmasked ones only (RFC
 /// 6455 §5.1).
@@ -73,29 +69,5 @@ impl Rules {
     /// compressed one by one; what comes out of it is held to `max_message`.
     pub(super) fn max_compressed(&self) -> usize {
         self.max_message.saturating_add(self.max_message / 8).saturating_add(1024)
-    }
-
-    /// RSV1 is legal on the first frame of a message once that was agreed on (RFC 7692 §6).
-    #[cold]
-    fn allows_compressed(&self, start: HeaderStart) -> bool {
-        self.compression && start.has_only_rsv1() && matches!(start.opcode, Opcode::Text | Opcode::Binary)
-    }
-
-    /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes.
-    #[inline]
-    pub(super) fn allow(&self, start: HeaderStart, message_is_open: bool) -> Result<(), Violation> {
-        if start.has_reserved_bits() && !self.allows_compressed(start) {
-            return Err(Violation::ReservedBits);
-        }
-        match (self.role, start.is_masked()) {
-            (Role::Server, false) => return Err(Violation::Unmasked),
-            (Role::Client, true) => return Err(Violation::Masked),
-            _ => {}
-        }
-        match (start.opcode, message_is_open) {
-            (Opcode::Continuation, false) => Err(Violation::UnexpectedContinuation),
-            (Opcode::Text | Opcode::Binary, true) => Err(Violation::ExpectedContinuation),
-            _ => Ok(()),
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! anywhere.
 
 use super::Violation;
+use std::borrow::Cow;
 
 /// `simdutf8` works in blocks of 64 bytes and passes anything shorter on to the standard library;
 /// asking that at once saves the detour.
@@ -89,6 +90,15 @@ fn begun_character(bytes: &[u8]) -> usize {
         return if have < needed { have } else { 0 };
     }
     0
+}
+
+/// As [`check`], of bytes that may be owned.
+#[inline]
+pub(super) fn check_all(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
+    Ok(match bytes {
+        Cow::Borrowed(bytes) => Cow::Borrowed(check(bytes)?),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?),
+    })
 }
 
 #[cfg(test)]

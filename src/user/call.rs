@@ -178,7 +178,7 @@ impl<S> Context<'_, S> {
         let Some(connection) = self.hub.get(token) else { return };
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
         let listeners = [self.registry.listeners.of(event), route.listeners.of(event)];
-        self.call((token, uuid), event.name(), listeners, details);
+        self.call((token, uuid), Event::NAMES[event as usize], listeners, details);
     }
 
     /// Calls the server's listeners, then the route's; returns how many ran.

@@ -1,0 +1,228 @@
+//! A message for many: who gets it, and the forms in which it is encoded once each.
+//!
+//! How one connection is sent something is `sending`'s.
+
+use uuid::Uuid;
+
+use super::Hub;
+use super::connection::Connection;
+use super::sending::{list_dirty, open};
+use crate::config::Dropped;
+use crate::outbox::{Common, How, Outgoing, Shared, Stage, Way};
+use crate::protocol::Opcode;
+use crate::token::Token;
+
+/// A message for several connections, encoded once for each way in which it goes out.
+struct Forms<'m> {
+    opcode: Opcode,
+    payload: &'m [u8],
+    how: How,
+    plain: Shared,
+    /// Made when the first connection needs it; `None` if the plain form is no larger.
+    others: Vec<(Way, Option<Shared>)>,
+}
+
+impl<'m> Forms<'m> {
+    fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
+        let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
+        let plain = stage.share(opcode, payload);
+        Self { opcode, payload, how: outgoing.how, plain, others: Vec::new() }
+    }
+
+    fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common, work: &mut usize) -> &mut Shared {
+        if way == Way::Plain {
+            return &mut self.plain;
+        }
+        let at = self.others.iter().position(|(each, _)| *each == way).unwrap_or_else(|| {
+            let shared = match way {
+                Way::Shared(kind) => common.deflate(kind, self.payload, work).map(|deflated| {
+                    let shared = stage.share(self.opcode.compressed(), &deflated);
+                    common.recycle(deflated);
+                    shared
+                }),
+                Way::Own | Way::Plain => Some(stage.share(self.opcode.compressed(), self.payload)),
+            };
+            self.others.push((way, shared));
+            self.others.len() - 1
+        });
+        self.others[at].1.as_mut().unwrap_or(&mut self.plain)
+    }
+
+    fn end(self, stage: &mut Stage) {
+        let others = self.others.into_iter().filter_map(|(_, shared)| shared);
+        for shared in others.chain([self.plain]) {
+            stage.end_share(shared);
+        }
+    }
+}
+
+/// Who gets a message that is encoded once.
+#[derive(Clone, Copy)]
+pub(crate) enum Audience<'a> {
+    Everybody,
+    /// The members of one topic.
+    Topic(u32),
+    /// Each open connection of a list, as often as it stands there.
+    List(&'a [Uuid]),
+}
+
+impl Hub {
+    /// Encodes a message once and gives it to an audience, which has open connections only, but one; returns how many got it.
+    pub(crate) fn broadcast(&mut self, to: Audience<'_>, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
+        let payload = outgoing.message.as_bytes();
+        let limit = self.limits.max_outbox;
+        if payload.len() > limit {
+            // What clients send may end up here: the count tells of all, the log of the first only.
+            if !std::mem::replace(&mut self.warned, true) {
+                log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+            }
+            self.stats.emits_refused.too_large += 1;
+            return 0;
+        }
+        if self.stage.is_full() {
+            self.flush_staged();
+        }
+        let mut forms = Forms::new(outgoing, &mut self.stage);
+        let mut rest = std::mem::take(&mut self.rest);
+        let mut reached = self.stage_for(to, except, &forms.plain, &mut rest);
+        for token in rest.drain(..) {
+            reached += usize::from(self.emit_shared(token, &mut forms));
+        }
+        self.rest = rest;
+        forms.end(&mut self.stage);
+        self.stats.messages_out += reached as u64;
+        reached
+    }
+
+    /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
+    /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
+    fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
+        let Self { connections, names, topics, stage, dirty, active, limits, stats, .. } = self;
+        let mut reached = 0;
+        let mut stage_one = |index: u32, connection: &mut Connection| {
+            if !connection.is_open() || except.is_some_and(|except| except.index == index) {
+                return;
+            }
+            let token = Token { index, generation: connection.generation };
+            if connection.compression.is_some() || !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
+                rest.push(token);
+                return;
+            }
+            reached += 1;
+            list_dirty(connection, token, dirty, *active);
+        };
+        match to {
+            Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
+            Audience::Topic(topic) => {
+                for index in topics.members(topic) {
+                    if let Some(connection) = connections.get_mut(index as usize) {
+                        stage_one(index, connection);
+                    }
+                }
+            }
+            Audience::List(uuids) => {
+                for uuid in uuids {
+                    match names.find(connections, *uuid) {
+                        Some(index) => stage_one(index, &mut connections[index as usize]),
+                        None => stats.emits_refused.gone += 1,
+                    }
+                }
+            }
+        }
+        reached
+    }
+
+    /// Gives one connection a shared frame, whatever waits there; whether it took it.
+    fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
+        // It may stand in a list twice, and have failed meanwhile.
+        let Some(connection) = open(&mut self.connections, token) else {
+            self.stats.emits_refused.closed += 1;
+            return false;
+        };
+        let How { compress, key } = forms.how;
+        let len = forms.payload.len();
+        let way = connection.way(len, compress);
+        let shared = forms.get(way, &mut self.stage, &mut self.common, &mut self.work);
+        if let Err(error) = self.make_room(token, shared.len(), key) {
+            self.stats.emits_refused.count(error);
+            return false;
+        }
+        let connection = &mut self.connections[token.index as usize];
+        // Not before there is room: making it may end the queue.
+        if way == Way::Own {
+            if !connection.outbox.is_blocked() {
+                self.work += connection.late_work(len);
+            }
+            connection.outbox.use_queue(&mut self.stage);
+        }
+        match key.filter(|_| connection.outbox.is_blocked()) {
+            Some(key) => {
+                let replaced = connection.outbox.push_shared_latest(&mut self.stage, shared, key);
+                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+            }
+            None => connection.outbox.push_shared(&mut self.stage, shared),
+        }
+        if self.is_blocked(token) {
+            self.pressed(token);
+        } else {
+            self.mark(token);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Emitted;
+    use crate::hub::wire::{hub, open};
+
+    #[test]
+    fn whoever_gets_a_message_it_is_encoded_once() {
+        let mut hub = hub();
+        let message = Outgoing::from(&[1; 100]);
+        let peers = [open(&mut hub, usize::MAX), open(&mut hub, usize::MAX)];
+        let uuids = peers.each_ref().map(|(token, _)| hub.get(*token).unwrap().uuid);
+        for (token, _) in &peers {
+            hub.join(*token, "a").unwrap();
+        }
+        for way in 0..3 {
+            let reached = match way {
+                0 => hub.broadcast(Audience::Everybody, None, &message),
+                1 => hub.broadcast(Audience::List(&uuids), None, &message),
+                _ => hub.publish("a", None, &message),
+            };
+            assert_eq!((reached, hub.stage.len()), (2, 2 + 100));
+            hub.flush_dirty();
+            for (_, wire) in &peers {
+                assert_eq!(wire.receive(usize::MAX).0.len(), 2 + 100);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_stands_twice_in_a_list_and_fails_at_the_first_message_is_counted_as_closed_at_the_second() {
+        let mut hub = hub();
+        let (token, _far) = open(&mut hub, 0);
+        let uuid = hub.get(token).unwrap().uuid;
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 900], &How::USUAL), Emitted::Queued);
+        hub.flush_dirty();
+        let message = Outgoing { message: crate::protocol::Message::Binary(vec![0; 200].into()), how: How::USUAL };
+        assert_eq!(hub.broadcast(Audience::List(&[uuid, uuid]), None, &message), 0);
+        let refused = hub.stats.emits_refused;
+        assert_eq!((refused.full, refused.closed, hub.is_open(token)), (1, 1, false));
+    }
+
+    #[test]
+    fn a_broadcast_may_be_as_long_as_an_outbox_and_no_longer() {
+        let mut hub = hub();
+        let (_, _far) = open(&mut hub, usize::MAX);
+        let limit = hub.limits.max_outbox;
+        for (len, reached) in [(limit, 1), (limit + 1, 0)] {
+            let message = vec![1; len];
+            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&message[..])), reached, "{len} bytes");
+            hub.flush_dirty();
+        }
+        assert_eq!(hub.stats.emits_refused.too_large, 1);
+    }
+}

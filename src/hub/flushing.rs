@@ -1,0 +1,158 @@
+//! From the outbox to the socket: when a connection's outbox is offered, and what follows from what the
+//! socket has taken.
+//!
+//! How frames wait and are written is the outbox's affair.
+
+use super::{Hub, Notification, alive, named};
+use crate::outbox::Flushed;
+use crate::token::Token;
+
+impl Hub {
+    /// Writes the replies of the connection whose input was handled.
+    #[inline]
+    pub(crate) fn end_input(&mut self, token: Token) {
+        self.active = None;
+        self.flush(token);
+    }
+
+    /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
+    #[inline]
+    pub(crate) fn flush(&mut self, token: Token) {
+        let Some(connection) = named(&mut self.connections, token) else { return };
+        if !connection.is_open() {
+            return self.flush_ending(token);
+        }
+        let result = connection.flush(&mut self.stage, self.now);
+        if connection.pressed && connection.outbox.waiting() <= self.limits.low_water {
+            connection.pressed = false;
+            self.notifications.push_back((token, Notification::Relief));
+        }
+        match result {
+            Ok(Flushed::All) => {}
+            // If that has ended an unanswered ping, the next may be due sooner than what was entered.
+            Ok(Flushed::Emptied) => self.arm(token.index),
+            Ok(Flushed::Blocked | Flushed::Progress) => self.pressed(token),
+            Err(error) => self.socket_failed(token, &error),
+        }
+    }
+
+    /// The same for a connection that is not open any more.
+    #[inline(never)]
+    fn flush_ending(&mut self, token: Token) {
+        let Some(connection) = alive(&mut self.connections, token) else { return };
+        let waited = !connection.outbox.is_empty();
+        // The first offer since it stopped being open: the loop may have been turned late until here.
+        if waited && !connection.outbox.is_blocked() {
+            connection.begin_end(&self.limits, self.now);
+        }
+        match connection.flush(&mut self.stage, self.now) {
+            Ok(Flushed::All | Flushed::Emptied) => self.emptied(token),
+            Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
+            Err(error) => self.socket_failed(token, &error),
+        }
+    }
+
+    /// Offers every outbox that something was added to since it was last offered.
+    pub(crate) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for token in dirty.drain(..) {
+            if let Some(connection) = self.get_mut(token) {
+                connection.dirty = false;
+                if !connection.outbox.is_blocked() {
+                    self.flush(token);
+                }
+            }
+        }
+        // Flushing may have made others dirty; the larger list is kept.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    /// Empties the log: whoever has something there is on the list or is active.
+    #[cold]
+    pub(super) fn flush_staged(&mut self) {
+        self.flush_dirty();
+        if let Some(index) = self.active
+            && let Some(connection) = self.connections.get(index as usize)
+        {
+            self.flush(Token { index, generation: connection.generation });
+        }
+        debug_assert!(!self.stage.is_full(), "somebody has something in the log and is not on the list");
+    }
+
+    /// How many bytes sockets have taken.
+    #[inline]
+    pub(crate) fn written(&self) -> u64 {
+        self.stage.written
+    }
+
+    /// The socket has room again.
+    pub(crate) fn writable(&mut self, token: Token) {
+        let Some(connection) = self.get(token).filter(|connection| connection.outbox.is_blocked()) else { return };
+        let waiting = connection.outbox.waiting();
+        self.flush(token);
+        if let Some(connection) = self.get(token).filter(|connection| connection.compresses_late()) {
+            self.work += connection.late_work(waiting.saturating_sub(connection.outbox.waiting()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+
+    use crate::hub::wire::{hub, open};
+    use crate::hub::{Audience, Emitted};
+    use crate::outbox::{How, Outgoing};
+    use crate::protocol::Opcode;
+
+    #[test]
+    fn however_much_is_emitted_between_turns_the_log_stays_short() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 1024 * 1024;
+        let (ann, far) = open(&mut hub, usize::MAX);
+        let (bob, _) = open(&mut hub, usize::MAX);
+        let (_, stuck) = open(&mut hub, 0);
+        hub.begin_input(bob);
+        for _ in 0..2000 {
+            assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
+            for token in [ann, bob] {
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &How::USUAL), Emitted::Queued);
+            }
+            assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
+        }
+        hub.end_input(bob);
+        hub.flush_dirty();
+        assert_eq!(hub.stage.len(), 0);
+        assert_eq!(far.receive(usize::MAX).0.len(), 2000 * 2 * (10_000 + 4));
+        assert!(stuck.receive(usize::MAX).0.is_empty());
+    }
+
+    #[test]
+    fn messages_that_wait_are_counted_before_and_after_the_socket_was_offered_them() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 0);
+        for sent in 1..=3 {
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.waiting_messages(token), sent);
+        }
+        hub.flush_dirty();
+        assert_eq!(hub.waiting_messages(token), 3);
+        let before = hub.written();
+        far.make_room(usize::MAX);
+        hub.writable(token);
+        assert_eq!(hub.waiting_messages(token), 0);
+        assert_eq!(hub.written() - before, 3 * (100 + 2), "what a socket takes is work of the turn");
+    }
+
+    #[test]
+    fn however_many_connections_are_emitted_to_between_turns_the_log_stays_short() {
+        let mut hub = hub();
+        hub.limits.max_outbox = 1024 * 1024;
+        let peers: Vec<_> = (0..400).map(|_| open(&mut hub, usize::MAX)).collect();
+        for (token, _) in &peers {
+            assert_eq!(hub.emit(*token, Opcode::Binary, &[1; 15_000], &How::USUAL), Emitted::Queued);
+            assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
+        }
+    }
+}
