@@ -15,7 +15,12 @@ mod descriptors;
 
 const CONNECTIONS: usize = 5000;
 const ROUNDS: usize = 5;
-const MIB: usize = 1024 * 1024;
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+/// How much larger than at the start the process may be, for each path. 5 000 kept requests of the
+/// shortest form take 700 KiB (144 bytes each), and glibc gives back nearly none of it: of each size
+/// it keeps some that were freed, and what lies below the highest of those stays.
+const MORE: [(&str, usize); 2] = [("/echo", 1280 * KIB), ("/forgetful", 768 * KIB)];
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
 /// The echo example of this test's profile, until the end of the test.
@@ -130,14 +135,14 @@ fn vanish(mut clients: Vec<TcpStream>) {
     }
 }
 
-/// The whole resident memory counts: also the code that was touched for the first time meanwhile, and what the allocator keeps. The requests are
-/// the shortest, because of each size it keeps some that were freed, and cannot give back what lies below the highest.
+/// The whole resident memory counts: also the code that was touched for the first time meanwhile,
+/// and what the allocator keeps. The requests are the shortest: longer ones leave more behind.
 #[test]
 fn after_five_thousand_connections_the_process_is_as_small_as_before() {
     if !descriptors::with_descriptors(CONNECTIONS + 100) {
         return;
     }
-    for path in ["/echo", "/forgetful"] {
+    for (path, more) in MORE {
         let echo = Echo::start();
         let (start, anonymous) = (echo.memory("VmRSS"), echo.memory("RssAnon"));
         assert!(start <= 8 * MIB, "{start} bytes before anybody has connected");
@@ -152,7 +157,7 @@ fn after_five_thousand_connections_the_process_is_as_small_as_before() {
             let after = echo.memory("VmRSS");
             let heap = echo.memory("RssAnon").saturating_sub(anonymous);
             println!("{path}, round {round}: {start} bytes, {idle} with all, {after} without; of that {heap} heap");
-            assert!(after <= start + MIB, "{path}, round {round}: {start} bytes before, {after} after");
+            assert!(after <= start + more, "{path}, round {round}: {start} bytes before, {after} after");
         }
     }
 }

@@ -17,57 +17,14 @@ use super::refusal::{Refusal, malformed};
 const USUAL_HEADERS: usize = 100;
 /// The shortest header line in bytes: `a:` and LF. (CR is looked for when the lines are known.)
 const SHORTEST_HEADER: usize = 3;
-/// Bytes in which the pieces of a head of usual length are collected.
-const USUAL_LENGTH: usize = 1024;
-/// What a piece begins with: a byte that is its length up to this one, or stands for a word ...
-const LONGEST_SHORT: u8 = 0xbf;
-/// ... or says that its length follows in 16 bits.
-const LONG: u8 = 0xff;
-
-/// What most upgrade requests say. Each is kept as one byte: that is less than half the memory, for the shortest request and for a browser's. The short
-/// ones stand first, so that few have to be looked at.
-const WORDS: [&[u8]; 34] = [
-    b"/",
-    b"13",
-    b"GET",
-    b"*/*",
-    b"Host",
-    b"Origin",
-    b"Accept",
-    b"Pragma",
-    b"Cookie",
-    b"Upgrade",
-    b"no-cache",
-    b"websocket",
-    b"X-Real-IP",
-    b"Connection",
-    b"User-Agent",
-    b"Cache-Control",
-    b"Authorization",
-    b"Sec-Fetch-Dest",
-    b"Sec-Fetch-Mode",
-    b"Sec-Fetch-Site",
-    b"Accept-Encoding",
-    b"Accept-Language",
-    b"X-Forwarded-For",
-    b"X-Forwarded-Host",
-    b"Sec-WebSocket-Key",
-    b"gzip, deflate, br",
-    b"X-Forwarded-Proto",
-    b"permessage-deflate",
-    b"keep-alive, Upgrade",
-    b"Sec-WebSocket-Version",
-    b"Sec-WebSocket-Protocol",
-    b"gzip, deflate, br, zstd",
-    b"Sec-WebSocket-Extensions",
-    b"permessage-deflate; client_max_window_bits",
-];
+/// Bytes of the length before each piece that is kept.
+const LENGTH: usize = size_of::<u16>();
 
 /// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
 ///
-/// It owns what it says, in one allocation no longer than the request itself (common names take one byte), because it
-/// lives as long as its connection. Looking something up walks through the headers and decodes on the way; keep what you
-/// need often.
+/// It lives as long as its connection, so it owns what it says, in one allocation: no longer than the
+/// head that was sent, with the parameters of its route behind that. Looking something up walks
+/// through the headers and decodes on the way; keep what you need often.
 ///
 /// What it gives as text is what was sent, and never holds U+FFFD in place of bytes that are not
 /// UTF-8: two different values would look the same. A path or parameter that is not UTF-8 once it
@@ -87,9 +44,11 @@ const WORDS: [&[u8]; 34] = [
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Method, target, then name and value of each header, then name and value of each parameter, end to end, each as one of [`WORDS`] or
-    /// behind its length. 16 bits are enough for that: each is part of a head of at most 65 535 bytes. And they are one allocation,
-    /// as short as can be, because many small ones among other connections' keep the allocator from giving memory back.
+    /// Method and target with a space between them, then each header as `name:value`, then name and
+    /// value of each parameter: each of these pieces behind its length. 16 bits are enough for that,
+    /// as a head has at most 65 535 bytes. In the head a header has CR and LF where its length is
+    /// here, so this is never longer than the head. All are one allocation of exactly their length,
+    /// because many small ones among other connections' keep the allocator from giving memory back.
     pieces: Box<[u8]>,
     header_count: u16,
     http_minor: u8,
@@ -171,20 +130,17 @@ impl Request {
     }
 
     fn from_parsed(parsed: &httparse::Request<'_, '_>, said: &Said<'_>) -> Request {
-        let method = parsed.method.unwrap_or_default();
-        let target = parsed.path.unwrap_or_default();
-        let headers = parsed.headers.iter();
-        let pieces = [method.as_bytes(), target.as_bytes()]
-            .into_iter()
-            .chain(headers.flat_map(|header| [header.name.as_bytes(), header.value]));
-
-        let mut collected = Vec::with_capacity(USUAL_LENGTH);
-        for piece in pieces {
-            push_piece(piece, &mut collected);
+        let method = parsed.method.unwrap_or_default().as_bytes();
+        let target = parsed.path.unwrap_or_default().as_bytes();
+        let lengths = parsed.headers.iter().map(|header| LENGTH + header.name.len() + 1 + header.value.len());
+        let length = LENGTH + method.len() + 1 + target.len() + lengths.sum::<usize>();
+        let mut pieces = Vec::with_capacity(length);
+        push_piece(&[method, b" ", target], &mut pieces);
+        for header in parsed.headers.iter() {
+            push_piece(&[header.name.as_bytes(), b":", header.value], &mut pieces);
         }
         Request {
-            // Copied, not cut off: the rest would lie between this request and the next, too small to be of use.
-            pieces: collected.as_slice().into(),
+            pieces: pieces.into(),
             // Each header takes at least four of the head's 65 535 bytes.
             header_count: parsed.headers.len() as u16,
             http_minor: parsed.version.unwrap_or_default(),
@@ -195,12 +151,12 @@ impl Request {
 
     /// The method, for instance `GET`. Methods are case-sensitive.
     pub fn method(&self) -> &str {
-        self.pieces().next().map_or("", as_text)
+        as_text(self.request_line().0)
     }
 
     /// The request target as it was sent (RFC 9112 §3.2).
     pub fn target(&self) -> &str {
-        self.pieces().nth(1).map_or("", as_text)
+        as_text(self.request_line().1)
     }
 
     /// The path as it was sent, still percent-encoded, without the query.
@@ -251,7 +207,8 @@ impl Request {
 
     /// All parameters of the route, names and decoded values, in the order of its pattern.
     pub fn params(&self) -> impl Iterator<Item = (&str, &str)> {
-        pairs(self.pieces().skip(self.first_param())).map(|(name, value)| (as_text(name), as_text(value)))
+        let mut pieces = self.pieces().skip(self.first_param()).map(as_text);
+        std::iter::from_fn(move || Some((pieces.next()?, pieces.next()?)))
     }
 
     /// Keeps the parameters of the route that was found: the names from [`Routes::slot`](super::Routes::slot),
@@ -263,13 +220,15 @@ impl Request {
         if names.is_empty() && after.is_empty() {
             return;
         }
-        let mut pieces = Vec::with_capacity(USUAL_LENGTH);
+        let params = names.iter().map(AsRef::as_ref).zip(values.iter().map(AsRef::as_ref));
+        let lengths = params.clone().map(|(name, value)| 2 * LENGTH + name.len() + value.len());
+        let mut pieces = Vec::with_capacity(before.len() + lengths.sum::<usize>());
         pieces.extend_from_slice(before);
-        for (name, value) in names.iter().zip(values) {
-            push_piece(name.as_ref().as_bytes(), &mut pieces);
-            push_piece(value.as_ref().as_bytes(), &mut pieces);
+        for (name, value) in params {
+            push_piece(&[name.as_bytes()], &mut pieces);
+            push_piece(&[value.as_bytes()], &mut pieces);
         }
-        self.pieces = pieces.as_slice().into();
+        self.pieces = pieces.into();
     }
 
     /// The first header of this name, in any case. `None` also if its value is not UTF-8.
@@ -290,8 +249,7 @@ impl Request {
 
     /// All headers in their order, names as they were sent, values without the white space around them.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let pieces = self.pieces().take(self.first_param()).skip(2);
-        pairs(pieces).map(|(name, value)| (as_text(name), value))
+        self.fields().map(|(name, value)| (as_text(name), value))
     }
 
     /// The value of a cookie, percent-decoded, without the quotes around it. The first one wins: browsers send
@@ -314,10 +272,8 @@ impl Request {
     /// ending a cookie (RFC 6265 §5.2).
     fn raw_cookies(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let parts = self.values("Cookie").flat_map(|value| value.split(|&byte| byte == b';'));
-        parts.filter_map(|part| {
-            let equals = part.iter().position(|&byte| byte == b'=')?;
-            Some((trim(&part[..equals]), trim(&part[equals + 1..])))
-        })
+        let pairs = parts.filter_map(|part| split_once(part, b'='));
+        pairs.map(|(name, value)| (trim(name), trim(value)))
     }
 
     /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
@@ -356,13 +312,24 @@ impl Request {
     /// The values of all headers of this name, in any case, in their order. Where their number
     /// matters, it is these that count.
     pub(super) fn values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r [u8]> {
-        let headers = self.headers();
-        headers.filter_map(move |(each, value)| each.eq_ignore_ascii_case(name).then_some(value))
+        let named = self.fields().filter(move |(each, _)| each.eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|(_, value)| value)
+    }
+
+    /// The method and the target. Neither has a space in it.
+    fn request_line(&self) -> (&[u8], &[u8]) {
+        self.pieces().next().and_then(|line| split_once(line, b' ')).unwrap_or_default()
+    }
+
+    /// Name and value of each header. A name has no colon in it.
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = self.pieces().take(self.first_param()).skip(1);
+        lines.filter_map(|line| split_once(line, b':'))
     }
 
     /// The index of the piece behind the last header.
     fn first_param(&self) -> usize {
-        2 + 2 * usize::from(self.header_count)
+        1 + usize::from(self.header_count)
     }
 
     fn pieces(&self) -> Pieces<'_> {
@@ -380,19 +347,8 @@ impl<'r> Iterator for Pieces<'r> {
 
     #[inline]
     fn next(&mut self) -> Option<&'r [u8]> {
-        let (&first, after) = self.rest.split_first()?;
-        let (length, after) = match first {
-            ..=LONGEST_SHORT => (usize::from(first), after),
-            LONG => {
-                let (length, after) = after.split_first_chunk()?;
-                (usize::from(u16::from_ne_bytes(*length)), after)
-            }
-            word => {
-                self.rest = after;
-                return WORDS.get(usize::from(word - LONGEST_SHORT - 1)).copied();
-            }
-        };
-        let (piece, after) = after.split_at_checked(length)?;
+        let (length, after) = self.rest.split_first_chunk()?;
+        let (piece, after) = after.split_at_checked(usize::from(u16::from_ne_bytes(*length)))?;
         self.rest = after;
         Some(piece)
     }
@@ -415,26 +371,15 @@ fn cookie_value(value: &[u8]) -> Option<Cow<'_, str>> {
     percent_decode(quoted.unwrap_or(value)).decode_utf8().ok()
 }
 
-/// Appends a piece. What would not fit its length is cut off; nothing that came in a head is as long as that.
-fn push_piece(piece: &[u8], pieces: &mut Vec<u8>) {
-    let shorter = WORDS.partition_point(|word| word.len() < piece.len());
-    let mut as_long = WORDS[shorter..].iter().take_while(|word| word.len() == piece.len());
-    if let Some(word) = as_long.position(|word| *word == piece) {
-        return pieces.push(LONGEST_SHORT + 1 + (shorter + word) as u8);
-    }
-    let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
-    match u8::try_from(length) {
-        Ok(short) if short <= LONGEST_SHORT => pieces.push(short),
-        _ => {
-            pieces.push(LONG);
-            pieces.extend_from_slice(&length.to_ne_bytes());
-        }
-    }
-    pieces.extend_from_slice(&piece[..usize::from(length)]);
-}
-
-fn pairs<T>(mut items: impl Iterator<Item = T>) -> impl Iterator<Item = (T, T)> {
-    std::iter::from_fn(move || Some((items.next()?, items.next()?)))
+/// Appends a piece made of these parts. What would not fit its length is cut off; nothing that came
+/// in a head is as long as that.
+fn push_piece(parts: &[&[u8]], pieces: &mut Vec<u8>) {
+    let length = parts.iter().map(|part| part.len()).sum::<usize>();
+    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    pieces.extend_from_slice(&length.to_ne_bytes());
+    let end = pieces.len() + usize::from(length);
+    parts.iter().for_each(|part| pieces.extend_from_slice(part));
+    pieces.truncate(end);
 }
 
 /// Everything but header values was text when it came in, so this never falls back.
@@ -567,8 +512,13 @@ fn lists(value: &[u8], element: &[u8]) -> bool {
 
 /// The key and the value of a pair of an `application/x-www-form-urlencoded` query.
 fn split_pair(pair: &[u8]) -> (&[u8], &[u8]) {
-    let equals = pair.iter().position(|&byte| byte == b'=');
-    equals.map_or((pair, &[]), |at| (&pair[..at], &pair[at + 1..]))
+    split_once(pair, b'=').unwrap_or((pair, &[]))
+}
+
+/// What stands before and behind the first separator.
+fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|&byte| byte == separator)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
 }
 
 /// What a key or value stands for. `None` if it is not UTF-8.
@@ -748,17 +698,9 @@ mod tests {
     }
 
     #[test]
-    fn words_and_pieces_of_every_length_are_there_as_they_were_sent() {
-        assert!(WORDS.is_sorted_by_key(|word| word.len()));
-        for word in WORDS.map(|word| str::from_utf8(word).unwrap()) {
-            // It is a word in this spelling only, and nothing longer.
-            let values = [word, &word.to_ascii_lowercase(), &format!("{word}x"), "x"];
-            let lines: String = values.iter().map(|value| format!("X: {value}\r\n")).collect();
-            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
-            assert!(request.header_values("X").eq(values), "{word}");
-        }
-        for length in [0, 1, 190, 191, 192, 193, 254, 255, 256, 257, 4000] {
-            let value = "v".repeat(length);
+    fn values_of_every_length_are_there_as_they_were_sent() {
+        for length in [0, 1, 127, 128, 255, 256, 257, 4000] {
+            let value = ":".repeat(length);
             let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\nY: 1\r\n\r\n"));
             let said = [("Host", "a"), ("X", &*value), ("Y", "1")];
             assert!(request.headers().eq(said.map(|(name, value)| (name, value.as_bytes()))), "{length}");
@@ -766,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_most_requests_say_little_is_kept() {
+    fn a_request_is_kept_in_no_more_memory_than_its_head_had_bytes() {
         let least = "GET /ws HTTP/1.1\r\nHost: localhost:9001\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let browser = "GET /ws HTTP/1.1\r\nHost: example.org\r\nConnection: Upgrade\r\nPragma: no-cache\r\n\
@@ -775,24 +717,14 @@ mod tests {
             Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
             Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
-        for head in [least, browser] {
+        let short_lines = format!("GET / HTTP/1.0\r\n{}\r\n", "a:\r\n".repeat(100));
+        let long_lines = format!("GET / HTTP/1.0\r\n{}\r\n", format!("a:{}\r\n", "v".repeat(600)).repeat(20));
+        for head in [least, browser, &short_lines, &long_lines] {
             let request = parse(head);
-            let lines: String =
-                request.headers().map(|(name, value)| format!("{name}: {}\r\n", as_text(value))).collect();
-            assert_eq!(format!("{} {} HTTP/1.1\r\n{lines}\r\n", request.method(), request.target()), head);
+            let said = request.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            let range = said..=head.len();
+            assert!(range.contains(&request.heap_bytes()), "{} for {}", request.heap_bytes(), head.len());
         }
-        let kept = [least, browser].map(|head| (parse(head).heap_bytes(), head.len()));
-        assert!(kept.iter().all(|(kept, said)| 2 * kept < *said), "{kept:?}");
-    }
-
-    #[test]
-    fn a_request_needs_hardly_more_memory_than_it_had_bytes() {
-        let lines: String = (0..15).map(|n| format!("X-Header-{n}: some value\r\n")).collect();
-        let head = format!("GET /ws HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        let request = parse(&head);
-        let said = request.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let range = said..=head.len();
-        assert!(range.contains(&request.heap_bytes()), "{} for {}", request.heap_bytes(), head.len());
         assert!(size_of::<Request>() <= 24);
     }
 
