@@ -1,4 +1,8 @@
-//! How tables grow that have a place for each connection: by a share of what they have, so that growing wastes little memory.
+//! How tables grow that have a place for each connection: by a share of what they have, so that
+//! growing wastes little memory.
+//!
+//! With doubling, as `Vec` grows by itself, an idle connection takes 290 bytes instead of 193
+//! (`tests/memory.rs`, with 5 000 of them).
 
 const SHARE: usize = 8;
 const LEAST: usize = 64;

@@ -1,5 +1,9 @@
 //! Who is in which topic: the names, the members by slot, and each slot's own list.
 //!
+//! These lists take at most 59 bytes for a membership and 190 for a topic with its only member
+//! (`tests/topics_memory.rs`). With a map of sets for each direction, a connection that is in one
+//! topic takes 209 bytes for that, and a topic with its only member 256.
+//!
 //! It knows no connection, no uuid and no message. A slot that closes leaves every topic at once; the names of what it was in
 //! are kept beside until its slot is removed.
 

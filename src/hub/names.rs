@@ -1,6 +1,8 @@
 //! Who has which uuid: slots by the uuid of their connection.
 //!
-//! The uuids themselves stand in the connections; here is only a table of slots. That is a fifth of the memory of a map from uuid to slot.
+//! The uuids themselves stand in the connections; here is only a table of slots. With a
+//! `HashMap<Uuid, u32>` instead, an idle connection takes 219 bytes instead of 193 (`tests/memory.rs`,
+//! with 5 000 of them).
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -1,8 +1,12 @@
 //! When far fewer are connected than were: what has grown with their number is given back.
 //!
-//! Long lists are cut where they lie before they are freed, down to almost nothing. glibc's malloc takes the length of a mapping that is freed for
-//! a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from there on it puts lists of that length among small memory, and keeps up to twice as much of
-//! free memory for good.
+//! Without it, 5 000 connections that have gone leave 992 KB of live heap behind, with it 33 KB
+//! (`tests/memory.rs`).
+//!
+//! Long lists are cut where they lie before they are freed, down to almost nothing. glibc's malloc
+//! takes the length of a mapping that is freed for a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from
+//! there on it puts lists of that length among small memory, and keeps up to twice as much of free
+//! memory for good.
 
 use super::connection::Connection;
 use super::{Hub, KEEP_ENTRIES, KEEP_NOTIFICATIONS};

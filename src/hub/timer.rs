@@ -3,8 +3,10 @@
 //! An entry says when a connection has to be looked at, not when something has to happen to it: a connection that was heard
 //! from meanwhile is simply entered again for later. So a message costs nothing here.
 //!
-//! It is a heap in two lists instead of a tree of many small nodes: small ones that were freed among other connections' memory are what keeps
-//! an allocator from giving that back.
+//! It is a heap in two lists. With a `BTreeSet` of times and slots an idle connection takes 214 bytes
+//! instead of 193 (`tests/memory.rs`), and its small nodes, freed among other connections' memory,
+//! keep the allocator from giving that back: 1.15 MB instead of 1.01 MB after 5 000 connections
+//! (`tests/rss.rs`).
 
 use super::growth;
 

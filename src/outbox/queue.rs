@@ -2,6 +2,10 @@
 //! what may pass the others.
 //!
 //! A frame is a message: so the oldest can be dropped, and one that has a key can be replaced where it stands.
+//!
+//! Small frames lie side by side in one list: a queue that is full of empty messages, 256 KiB with
+//! their headers, takes 279 KB of heap. With a `Bytes` for each frame it takes 6 552 KB
+//! (`tests/outbox_memory.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, Write};

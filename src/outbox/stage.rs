@@ -1,4 +1,26 @@
 //! The log that the whole loop shares, in which frames are staged until their sockets are offered them.
+//!
+//! A broadcast to 50 connections takes 15 666 instructions with the log, and took 71 001
+//! without (callgrind).
+//!
+//! ```text
+//!        0          7                12         19
+//!  log   ├──────────┼────────────────┼──────────┤ ◄── the next frame goes here
+//!        │ to Ann   │ to all three   │ to Bob   │
+//!
+//!  Ann   └───────────────────────────┘              Staged { from: 0, to: 12 }
+//!  Bob              └───────────────────────────┘   Staged { from: 7, to: 19 }
+//!  Eve              └────────────────┘              Staged { from: 7, to: 12 }
+//! ```
+//!
+//! An outbox refers to one piece of the log, without a gap. What goes to many lies there once. A
+//! frame that does not lie just behind the outbox's piece (the next one to Ann, behind Bob's) moves
+//! the piece and that frame into a queue of the connection's own.
+//!
+//! `staged` counts the outboxes that refer to the log. When a socket takes everything, its outbox is
+//! `Empty` again; when the last of them leaves, the log is empty and its memory is used again. When a
+//! socket takes a part, the rest of the piece moves into the connection's queue. So nothing in the
+//! log is older than a turn.
 
 use std::ops::Range;
 
