@@ -110,8 +110,9 @@ impl Outbox {
         self.queued(stage).begin(head);
     }
 
-    /// The usual way of a frame: into the log, behind what the connection has there. `false` if it cannot go that way, if the log is
-    /// full, or if the connection would have more than `most` bytes there.
+    /// The usual way of a frame: into the log, behind what the connection has there, or with that into
+    /// a queue if others have written behind it. `false` if the connection has a queue already, if it
+    /// would have more than `most` bytes waiting, or if the log is full.
     #[inline]
     pub(crate) fn stage_frame(
         &mut self,
@@ -133,9 +134,19 @@ impl Outbox {
                 stage.staged += 1;
                 *self = Self::Staged { from: place(end), to: place(stage.log.len()) };
             }
+            Self::Staged { from, to } if (*to - *from) as usize + add <= most => {
+                self.unstage(stage, kind.into(), payload);
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Moves what the connection has in the log into a queue, and adds a frame there.
+    #[cold]
+    #[inline(never)]
+    fn unstage(&mut self, stage: &mut Stage, kind: FrameKind, payload: &[u8]) {
+        self.queued(stage).append(|tail| encode_frame(kind, payload, tail));
     }
 
     pub(crate) fn push_frame(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
