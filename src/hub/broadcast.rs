@@ -6,43 +6,43 @@ use uuid::Uuid;
 
 use super::Hub;
 use super::connection::Connection;
-use super::sending::{list_dirty, open};
+use super::sending::{open, schedule_flush};
 use crate::config::Dropped;
-use crate::outbox::{Common, How, Outgoing, Shared, Stage, Way};
+use crate::outbox::{Common, Encoding, Outgoing, SendOptions, Shared, Stage};
 use crate::protocol::Opcode;
 use crate::token::Token;
 
 /// A message for several connections, encoded once for each way in which it goes out.
-struct Forms<'m> {
+struct EncodedMessage<'m> {
     opcode: Opcode,
     payload: &'m [u8],
-    how: How,
+    options: SendOptions,
     plain: Shared,
     /// Made when the first connection needs it; `None` if the plain form is no larger.
-    others: Vec<(Way, Option<Shared>)>,
+    others: Vec<(Encoding, Option<Shared>)>,
 }
 
-impl<'m> Forms<'m> {
+impl<'m> EncodedMessage<'m> {
     fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
         let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
         let plain = stage.share(opcode, payload);
-        Self { opcode, payload, how: outgoing.how, plain, others: Vec::new() }
+        Self { opcode, payload, options: outgoing.options, plain, others: Vec::new() }
     }
 
-    fn get(&mut self, way: Way, stage: &mut Stage, common: &mut Common, work: &mut usize) -> &mut Shared {
-        if way == Way::Plain {
+    fn get(&mut self, encoding: Encoding, stage: &mut Stage, common: &mut Common, work: &mut usize) -> &mut Shared {
+        if encoding == Encoding::Plain {
             return &mut self.plain;
         }
-        let at = self.others.iter().position(|(each, _)| *each == way).unwrap_or_else(|| {
-            let shared = match way {
-                Way::Shared(kind) => common.deflate(kind, self.payload, work).map(|deflated| {
+        let at = self.others.iter().position(|(each, _)| *each == encoding).unwrap_or_else(|| {
+            let shared = match encoding {
+                Encoding::Shared(kind) => common.deflate(kind, self.payload, work).map(|deflated| {
                     let shared = stage.share(self.opcode.compressed(), &deflated);
                     common.recycle(deflated);
                     shared
                 }),
-                Way::Own | Way::Plain => Some(stage.share(self.opcode.compressed(), self.payload)),
+                Encoding::Dedicated | Encoding::Plain => Some(stage.share(self.opcode.compressed(), self.payload)),
             };
-            self.others.push((way, shared));
+            self.others.push((encoding, shared));
             self.others.len() - 1
         });
         self.others[at].1.as_mut().unwrap_or(&mut self.plain)
@@ -82,14 +82,14 @@ impl Hub {
         if self.stage.is_full() {
             self.flush_staged();
         }
-        let mut forms = Forms::new(outgoing, &mut self.stage);
+        let mut encoded = EncodedMessage::new(outgoing, &mut self.stage);
         let mut rest = std::mem::take(&mut self.rest);
-        let mut reached = self.stage_for(to, except, &forms.plain, &mut rest);
+        let mut reached = self.stage_for(to, except, &encoded.plain, &mut rest);
         for token in rest.drain(..) {
-            reached += usize::from(self.emit_shared(token, &mut forms));
+            reached += usize::from(self.emit_shared(token, &mut encoded));
         }
         self.rest = rest;
-        forms.end(&mut self.stage);
+        encoded.end(&mut self.stage);
         self.stats.messages_out += reached as u64;
         reached
     }
@@ -109,7 +109,7 @@ impl Hub {
                 return;
             }
             reached += 1;
-            list_dirty(connection, token, dirty, *active);
+            schedule_flush(connection, token, dirty, *active);
         };
         match to {
             Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
@@ -133,23 +133,23 @@ impl Hub {
     }
 
     /// Gives one connection a shared frame, whatever waits there; whether it took it.
-    fn emit_shared(&mut self, token: Token, forms: &mut Forms<'_>) -> bool {
+    fn emit_shared(&mut self, token: Token, encoded: &mut EncodedMessage<'_>) -> bool {
         // It may stand in a list twice, and have failed meanwhile.
         let Some(connection) = open(&mut self.connections, token) else {
             self.stats.emits_refused.closed += 1;
             return false;
         };
-        let How { compress, key } = forms.how;
-        let len = forms.payload.len();
-        let way = connection.way(len, compress);
-        let shared = forms.get(way, &mut self.stage, &mut self.common, &mut self.work);
+        let SendOptions { compress, key } = encoded.options;
+        let len = encoded.payload.len();
+        let encoding = connection.encoding(len, compress);
+        let shared = encoded.get(encoding, &mut self.stage, &mut self.common, &mut self.work);
         if let Err(error) = self.make_room(token, shared.len(), key) {
             self.stats.emits_refused.count(error);
             return false;
         }
         let connection = &mut self.connections[token.index as usize];
         // Not before there is room: making it may end the queue.
-        if way == Way::Own {
+        if encoding == Encoding::Dedicated {
             if !connection.outbox.is_blocked() {
                 self.work += connection.late_work(len);
             }
@@ -163,9 +163,9 @@ impl Hub {
             None => connection.outbox.push_shared(&mut self.stage, shared),
         }
         if self.is_blocked(token) {
-            self.pressed(token);
+            self.note_pressure(token);
         } else {
-            self.mark(token);
+            self.schedule_flush(token);
         }
         true
     }
@@ -205,9 +205,10 @@ mod tests {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 0);
         let uuid = hub.get(token).unwrap().uuid;
-        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 900], &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 900], &SendOptions::USUAL), Emitted::Queued);
         hub.flush_dirty();
-        let message = Outgoing { message: crate::protocol::Message::Binary(vec![0; 200].into()), how: How::USUAL };
+        let message =
+            Outgoing { message: crate::protocol::Message::Binary(vec![0; 200].into()), options: SendOptions::USUAL };
         assert_eq!(hub.broadcast(Audience::List(&[uuid, uuid]), None, &message), 0);
         let refused = hub.stats.emits_refused;
         assert_eq!((refused.full, refused.closed, hub.is_open(token)), (1, 1, false));

@@ -1,4 +1,4 @@
-//! One peer from accept to reap: its phase, its decoder, its outbox and what user code keeps with it.
+//! One peer from its accept to its removal: its phase, its decoder, its outbox and what user code keeps with it.
 //!
 //! It knows no poll, no clock and no listener. Which phase follows which is decided in `phase`; here
 //! is when a phase has lasted long enough.
@@ -11,10 +11,9 @@ use uuid::Uuid;
 
 use super::attributes::Attributes;
 use super::phase::Phase;
-use super::timer::NEVER;
 use crate::config::{Limits, SlowReader};
 use crate::http::Request;
-use crate::outbox::{Agreed, Flushed, Outbox, Stage, Way};
+use crate::outbox::{Agreed, Encoding, Flushed, Outbox, Stage};
 use crate::protocol::Decoder;
 use crate::transport::{PeerAddress, Stream, canonical};
 
@@ -64,9 +63,16 @@ pub(crate) enum ReadLater {
 /// at the default closing rate, in bytes.
 const SOON_READ: u64 = 32 * 1024;
 
+/// When something is to be done with a connection if nothing happens before, and what.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline {
+    pub(super) at: u64,
+    pub(super) timeout: Timeout,
+}
+
 /// What is to be done with a connection whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum Timeout {
     /// The request head is late, or the answer to the request.
     Handshake,
     /// A sign of life is asked for.
@@ -98,11 +104,11 @@ pub(crate) struct Connection {
     /// What happens when more would wait than may.
     pub(crate) slow_reader: SlowReader,
     /// As much waits as the high-water mark, and has not sunk to the low one since.
-    pub(crate) pressed: bool,
+    pub(crate) over_high_water: bool,
     /// `pressure` fired last, and not `relief`.
-    pub(crate) pressure_told: bool,
+    pub(crate) pressure_fired: bool,
     /// A ping went out, and nothing was heard since.
-    pub(crate) pinged: bool,
+    pub(crate) ping_sent: bool,
     /// Its socket has been full at least once.
     pub(crate) was_blocked: bool,
     /// The peer's FIN has come.
@@ -133,9 +139,9 @@ impl Connection {
             dirty: false,
             read_later: ReadLater::No,
             slow_reader: SlowReader::Disconnect,
-            pressed: false,
-            pressure_told: false,
-            pinged: false,
+            over_high_water: false,
+            pressure_fired: false,
+            ping_sent: false,
             was_blocked: false,
             finished: false,
             taken: 0,
@@ -149,8 +155,8 @@ impl Connection {
 
     /// How a message of `len` bytes goes out.
     #[inline]
-    pub(crate) fn way(&self, len: usize, compress: bool) -> Way {
-        self.compression.as_ref().filter(|_| compress).map_or(Way::Plain, |compression| compression.way(len))
+    pub(crate) fn encoding(&self, len: usize, compress: bool) -> Encoding {
+        self.compression.as_ref().filter(|_| compress).map_or(Encoding::Plain, |compression| compression.encoding(len))
     }
 
     /// Whether messages that wait are compressed just before they are offered to the socket.
@@ -191,7 +197,7 @@ impl Connection {
             && self.is_open()
         {
             self.time = now;
-            self.pinged = false;
+            self.ping_sent = false;
         }
         if let Ok(Flushed::Blocked | Flushed::Progress) = result {
             self.was_blocked = true;
@@ -214,34 +220,35 @@ impl Connection {
         matches!(self.phase, Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } | Phase::Dead)
     }
 
-    /// What is to be done with it next if nothing happens, and when.
-    pub(crate) fn deadline(&self, limits: &Limits) -> (u64, Option<Due>) {
-        match &self.phase {
+    /// What is to be done with it next if nothing happens, and when; nothing with a dead one.
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Deadline> {
+        let deadline = match &self.phase {
             Phase::Handshaking(_) | Phase::Parked(_) => {
-                (self.time.saturating_add(limits.handshake_timeout), Some(Due::Handshake))
+                let at = self.time.saturating_add(limits.handshake_timeout);
+                Deadline { at, timeout: Timeout::Handshake }
             }
             Phase::Open => {
                 let ping = self.time.saturating_add(limits.ping_after);
-                let silence = if self.pinged {
-                    (ping.saturating_add(limits.dead_after), Some(Due::Silent))
+                if self.ping_sent {
+                    self.or_stalled(ping.saturating_add(limits.dead_after), Timeout::Silent, limits)
                 } else {
-                    (ping, Some(Due::Ping))
-                };
-                self.stall_before(silence, limits)
+                    self.or_stalled(ping, Timeout::Ping, limits)
+                }
             }
             // No progress moves this end: what slows it down to a crawl would hold it open for ever.
             Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } => {
-                self.stall_before((self.time, Some(Due::Close)), limits)
+                self.or_stalled(self.time, Timeout::Close, limits)
             }
-            Phase::Dead => (NEVER, None),
-        }
+            Phase::Dead => return None,
+        };
+        Some(deadline)
     }
 
-    /// The same, unless the socket has stalled by then.
-    fn stall_before(&self, other: (u64, Option<Due>), limits: &Limits) -> (u64, Option<Due>) {
+    /// This deadline, unless the socket has stalled by then.
+    fn or_stalled(&self, at: u64, timeout: Timeout, limits: &Limits) -> Deadline {
         match self.outbox.blocked_since().map(|since| since.saturating_add(limits.stall_timeout)) {
-            Some(stall) if stall < other.0 => (stall, Some(Due::Stalled)),
-            _ => other,
+            Some(stall) if stall < at => Deadline { at: stall, timeout: Timeout::Stalled },
+            _ => Deadline { at, timeout },
         }
     }
 

@@ -23,15 +23,15 @@ impl Hub {
             return self.flush_ending(token);
         }
         let result = connection.flush(&mut self.stage, self.now);
-        if connection.pressed && connection.outbox.waiting() <= self.limits.low_water {
-            connection.pressed = false;
+        if connection.over_high_water && connection.outbox.waiting() <= self.limits.low_water {
+            connection.over_high_water = false;
             self.notifications.push_back((token, Notification::Relief));
         }
         match result {
             Ok(Flushed::All) => {}
             // If that has ended an unanswered ping, the next may be due sooner than what was entered.
             Ok(Flushed::Emptied) => self.arm(token.index),
-            Ok(Flushed::Blocked | Flushed::Progress) => self.pressed(token),
+            Ok(Flushed::Blocked | Flushed::Progress) => self.note_pressure(token),
             Err(error) => self.socket_failed(token, &error),
         }
     }
@@ -103,7 +103,7 @@ mod tests {
 
     use crate::hub::wire::{hub, open};
     use crate::hub::{Audience, Emitted};
-    use crate::outbox::{How, Outgoing};
+    use crate::outbox::{Outgoing, SendOptions};
     use crate::protocol::Opcode;
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
         for _ in 0..2000 {
             assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
-                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &How::USUAL), Emitted::Queued);
+                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &SendOptions::USUAL), Emitted::Queued);
             }
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }
@@ -133,7 +133,7 @@ mod tests {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
         for sent in 1..=3 {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL), Emitted::Queued);
             assert_eq!(hub.waiting_messages(token), sent);
         }
         hub.flush_dirty();
@@ -151,7 +151,7 @@ mod tests {
         hub.limits.max_outbox = 1024 * 1024;
         let peers: Vec<_> = (0..400).map(|_| open(&mut hub, usize::MAX)).collect();
         for (token, _) in &peers {
-            assert_eq!(hub.emit(*token, Opcode::Binary, &[1; 15_000], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(*token, Opcode::Binary, &[1; 15_000], &SendOptions::USUAL), Emitted::Queued);
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }
     }

@@ -8,6 +8,6 @@ const SHARE: usize = 8;
 const LEAST: usize = 64;
 
 /// By how many places a table of `len` grows that needs `needed`, more than it has.
-pub(crate) fn more(len: usize, needed: usize) -> usize {
+pub(crate) fn grow_by(len: usize, needed: usize) -> usize {
     (needed - len).max(len / SHARE).max(LEAST)
 }

@@ -64,6 +64,12 @@ impl From<Error> for Cause {
     }
 }
 
+/// What our close frame says. The peer's own reason is not sent back to it.
+fn echo(happened: Happened, close: &CloseState) -> Option<(CloseCode, &str)> {
+    let reason = if happened == Happened::PeerClosed { "" } else { &close.reason };
+    close.code.map(|code| (code, reason))
+}
+
 impl Hub {
     // What happens to a request.
 
@@ -263,21 +269,9 @@ impl Hub {
         if before == State::Open {
             self.leave_open(token);
         }
-        match sends {
-            Sends::Nothing => {}
-            Sends::Response => self.connections[token.index as usize].outbox.push_head(&mut self.stage, response),
-            Sends::Close => {
-                // The peer's own reason is not sent back to it.
-                let reason = if happened == Happened::PeerClosed { "" } else { &close.reason };
-                self.push_close(token, close.code.map(|code| (code, reason)));
-            }
-            Sends::Fin => {
-                if self.connections[token.index as usize].socket.shutdown_write().is_err() {
-                    next = State::Dead;
-                }
-            }
-            Sends::Reset => self.connections[token.index as usize].socket.reset_on_drop(),
-            Sends::ResetIfShort => self.cut_short(token, before),
+        if let Err(error) = self.send(token, sends, before, response, echo(happened, &close)) {
+            log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
+            next = State::Dead;
         }
         if next == State::Dead {
             dropped += self.mark_dead(token);
@@ -293,9 +287,30 @@ impl Hub {
             State::HalfClosed { .. } => self.arm(token.index),
             _ => {
                 self.arm(token.index);
-                self.mark(token);
+                self.schedule_flush(token);
             }
         }
+    }
+
+    /// Sends what a step sends; an error if its socket cannot be shut down.
+    fn send(
+        &mut self,
+        token: Token,
+        sends: Sends,
+        before: State,
+        response: Bytes,
+        close: Option<(CloseCode, &str)>,
+    ) -> io::Result<()> {
+        let connection = &mut self.connections[token.index as usize];
+        match sends {
+            Sends::Nothing => {}
+            Sends::Response => connection.outbox.push_head(&mut self.stage, response),
+            Sends::Close => self.push_close(token, close),
+            Sends::Fin => connection.socket.shutdown_write()?,
+            Sends::Reset => connection.socket.reset_on_drop(),
+            Sends::ResetIfShort => self.cut_short(token, before),
+        }
+        Ok(())
     }
 
     /// Records the events that a step fires.
@@ -358,7 +373,7 @@ impl Hub {
     /// on its way, nor of what fails inside an `error` listener.
     pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
         let listening = self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
-        if listening && !self.telling_error {
+        if listening && !self.in_error_listener {
             self.notifications.push_back((token, Notification::Error { error, data }));
         }
     }
@@ -370,7 +385,7 @@ mod tests {
     use crate::error::EmitError;
     use crate::hub::wire::{hub, insert, notifications, open};
     use crate::hub::{Destination, Emitted, Ticket};
-    use crate::outbox::How;
+    use crate::outbox::SendOptions;
     use crate::protocol::{Opcode, encode_header};
     use crate::transport::faults::End;
     use crate::transport::memory::FarEnd;
@@ -381,7 +396,8 @@ mod tests {
         for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {}
+            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL) != Emitted::Refused(EmitError::Full) {
+            }
             far.make_room(1000);
             hub.flush_dirty();
             hub.writable(token);
@@ -402,7 +418,7 @@ mod tests {
             let mut hub = hub();
             let (token, _far) = open(&mut hub, room);
             let mut queued = 0;
-            while hub.emit(token, Opcode::Binary, &[7; 200], &How::USUAL) != Emitted::Refused(EmitError::Full) {
+            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL) != Emitted::Refused(EmitError::Full) {
                 queued += frame;
             }
             let told = std::iter::from_fn(|| hub.next_notification());
@@ -520,7 +536,7 @@ mod tests {
                 Fires::ErrorAndDisconnect => &["error", "disconnect"],
             };
             assert_eq!(names, expected, "{cell}");
-            assert_eq!(hub.reap(), usize::from(next == State::Dead), "{cell}");
+            assert_eq!(hub.remove_dead(), usize::from(next == State::Dead), "{cell}");
         }
     }
 }

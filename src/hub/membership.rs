@@ -285,7 +285,7 @@ impl Topics {
 fn slot_entry<E>(table: &mut Vec<Option<E>>, slot: u32) -> &mut Option<E> {
     let slot = slot as usize;
     if slot >= table.capacity() {
-        table.reserve_exact(growth::more(table.len(), slot + 1));
+        table.reserve_exact(growth::grow_by(table.len(), slot + 1));
     }
     if slot >= table.len() {
         table.resize_with(slot + 1, || None);

@@ -49,7 +49,7 @@ use timer::Timers;
 
 pub use attributes::Attributes;
 pub(crate) use broadcast::Audience;
-pub(crate) use connection::{Connection, Due, ReadLater};
+pub(crate) use connection::{Connection, ReadLater, Timeout};
 pub(crate) use discard::{Discarded, discard_payload, message_of};
 pub(crate) use life::{Resumed, Upgraded};
 pub(crate) use notification::Notification;
@@ -117,7 +117,7 @@ pub(crate) struct Hub {
     pub(crate) depth: u32,
     pub(crate) uuids: Uuids,
     /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
-    pub(crate) telling_error: bool,
+    pub(crate) in_error_listener: bool,
     /// The log was told of a broadcast that is too large for everybody.
     warned: bool,
 }
@@ -184,7 +184,7 @@ impl Hub {
             work_per_turn: usize::MAX,
             depth: 0,
             uuids: Uuids::Random,
-            telling_error: false,
+            in_error_listener: false,
             warned: false,
         }
     }
@@ -196,7 +196,7 @@ impl Hub {
         }
         let slots = self.connections.len();
         if slots == self.connections.capacity() {
-            self.connections.reserve_exact(growth::more(slots, slots + 1));
+            self.connections.reserve_exact(growth::grow_by(slots, slots + 1));
         }
         if self.connections.len() >= self.connections.capacity() / 2 {
             self.will_shrink();
@@ -293,13 +293,13 @@ impl Hub {
 
     /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the next turn.
     #[inline]
-    pub(crate) fn reap(&mut self) -> usize {
-        if self.dead.is_empty() { 0 } else { self.reap_dead() }
+    pub(crate) fn remove_dead(&mut self) -> usize {
+        if self.dead.is_empty() { 0 } else { self.remove_each_dead() }
     }
 
     #[inline(never)]
-    fn reap_dead(&mut self) -> usize {
-        let mut reaped = 0;
+    fn remove_each_dead(&mut self) -> usize {
+        let mut removed = 0;
         let slots = self.connections.capacity();
         let mut highest_left = false;
         // The last one of all is kept a little longer: see `shrink`.
@@ -319,16 +319,16 @@ impl Hub {
                 if !self.dropped_by.is_empty() {
                     self.dropped_by.remove(&token.index);
                 }
-                reaped += 1;
+                removed += 1;
                 highest_left |= token.index as usize + 1 == slots;
                 last = self.connections.is_empty().then_some(connection);
             }
         }
-        self.stats.closed += reaped as u64;
+        self.stats.closed += removed as u64;
         if self.connections.len() <= self.shrink_at || highest_left {
             self.shrink(last);
         }
-        reaped
+        removed
     }
 
     /// Whether some of the dead are left to be removed.
@@ -369,7 +369,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, insert, open};
-    use crate::outbox::How;
+    use crate::outbox::SendOptions;
     use crate::protocol::Opcode;
 
     #[test]
@@ -377,7 +377,7 @@ mod tests {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 1000);
         for _ in 0..10 {
-            assert_eq!(hub.emit(token, Opcode::Text, b"hello", &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Text, b"hello", &SendOptions::USUAL), Emitted::Queued);
         }
         assert_eq!(hub.dirty.len(), 1);
     }
@@ -387,7 +387,7 @@ mod tests {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 1000);
         hub.active = Some(token.index);
-        assert_eq!(hub.emit(token, Opcode::Text, b"hello", &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(token, Opcode::Text, b"hello", &SendOptions::USUAL), Emitted::Queued);
         assert!(hub.dirty.is_empty());
     }
 
@@ -398,7 +398,7 @@ mod tests {
         hub.work = hub.work_per_turn;
         let all: Vec<_> = (0..20).map(|_| insert(&mut hub, 0).0).collect();
         all.into_iter().for_each(|token| hub.timed_out(token));
-        assert_eq!(hub.reap(), 10);
+        assert_eq!(hub.remove_dead(), 10);
         assert!(hub.has_dead(), "the others have the next turn");
     }
 
@@ -414,7 +414,7 @@ mod tests {
             hub.flush_dirty();
             while hub.next_notification().is_some() {}
             let before = hub.work;
-            assert_eq!(hub.reap(), 1);
+            assert_eq!(hub.remove_dead(), 1);
             assert_eq!(hub.work - before, 8 * 1024 + topics * 256, "{topics} topics");
         }
     }

@@ -67,7 +67,7 @@ mod tests {
         }
         hub.flush_dirty();
         while hub.next_notification().is_some() {}
-        hub.reap();
+        hub.remove_dead();
         let room = hub.names.slots.capacity();
         assert!((100..400).contains(&room), "room for {room} uuids of 100");
         assert!(all[..100].iter().all(|&token| hub.find(hub.get(token).unwrap().uuid) == Some(token)));

@@ -58,7 +58,7 @@ impl Hub {
             if matches!(connection.phase, Phase::Open) {
                 connection.time = self.now;
                 // Its entry in the timers was for its death; the next ping may be due sooner.
-                if std::mem::take(&mut connection.pinged) {
+                if std::mem::take(&mut connection.ping_sent) {
                     self.arm(token.index);
                 }
             }
@@ -124,10 +124,10 @@ impl Hub {
     pub(crate) fn inflate_on(&mut self, token: Token) -> Option<Received<'static>> {
         let connection = named(&mut self.connections, token).filter(|connection| connection.is_open())?;
         connection.time = self.now;
-        let pinged = std::mem::take(&mut connection.pinged);
+        let ping_sent = std::mem::take(&mut connection.ping_sent);
         let (compression, limit) = (connection.compression.as_mut()?, self.limits.rules.max_message);
         let result = compression.inflate_on(&mut self.common, limit, &mut self.work);
-        if pinged {
+        if ping_sent {
             self.arm(token.index);
         }
         self.inflated(token, result)
@@ -167,13 +167,13 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::hub::wire::{hub, open};
-    use crate::outbox::How;
+    use crate::outbox::SendOptions;
 
     #[test]
     fn what_comes_behind_the_close_frame_of_a_peer_that_reads_nothing_takes_no_memory() {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 0);
-        hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
+        hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL);
         hub.flush_dirty();
         hub.peer_closed(token, None);
         // Half a message; the masking key is zero.

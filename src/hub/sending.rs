@@ -10,7 +10,7 @@ use super::phase::Phase;
 use super::{Hub, Notification, named};
 use crate::config::{Dropped, SlowReader};
 use crate::error::{EmitError, Error, Gone};
-use crate::outbox::{Flushed, How, Outgoing, STAGE_SHARE, WRITE_THROUGH, Way};
+use crate::outbox::{Encoding, Flushed, Outgoing, Room, STAGE_SHARE, SendOptions, WRITE_THROUGH};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
@@ -49,7 +49,7 @@ pub(super) fn open(connections: &mut Slab<Connection>, token: Token) -> Option<&
 
 /// Puts a connection on the list of those with something to write, unless it is on it or is flushed anyway.
 #[inline]
-pub(super) fn list_dirty(connection: &mut Connection, token: Token, dirty: &mut Vec<Token>, active: Option<u32>) {
+pub(super) fn schedule_flush(connection: &mut Connection, token: Token, dirty: &mut Vec<Token>, active: Option<u32>) {
     if !connection.dirty && active != Some(token.index) {
         connection.dirty = true;
         dirty.push(token);
@@ -58,7 +58,7 @@ pub(super) fn list_dirty(connection: &mut Connection, token: Token, dirty: &mut 
 
 impl Hub {
     #[inline]
-    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
+    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
         let Some(connection) = open(&mut self.connections, token) else {
             self.stats.emits_refused.closed += 1;
             return Emitted::Refused(EmitError::Closed);
@@ -69,16 +69,16 @@ impl Hub {
             && connection.outbox.stage_frame(&mut self.stage, opcode, payload, most)
         {
             self.stats.messages_out += 1;
-            list_dirty(connection, token, &mut self.dirty, self.active);
+            schedule_flush(connection, token, &mut self.dirty, self.active);
             return Emitted::Queued;
         }
-        self.emit_more(token, opcode, payload, how)
+        self.emit_more(token, opcode, payload, options)
     }
 
     /// An emit that cannot go the usual way.
     #[inline(never)]
-    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
-        let emitted = self.queue(token, opcode, payload, how);
+    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
+        let emitted = self.queue(token, opcode, payload, options);
         match emitted {
             Emitted::Queued | Emitted::Pressure => self.stats.messages_out += 1,
             Emitted::Refused(error) => self.stats.emits_refused.count(error),
@@ -91,13 +91,13 @@ impl Hub {
         if !self.is_open(token) {
             return Emitted::Refused(EmitError::Closed);
         }
-        self.queue(token, Opcode::Ping, payload, &How::USUAL)
+        self.queue(token, Opcode::Ping, payload, &SendOptions::USUAL)
     }
 
     /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed
     /// on; the connection is open.
     #[inline]
-    fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], how: &How) -> Emitted {
+    fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -109,21 +109,21 @@ impl Hub {
         if payload.len() > limit {
             return Emitted::Refused(EmitError::TooLarge { len: payload.len(), limit });
         }
-        match connection.way(payload.len(), how.compress && !opcode.is_control()) {
-            Way::Plain => self.emit_frame(token, opcode.plain(), payload, how.key),
-            Way::Shared(kind) => match self.common.deflate(kind, payload, &mut self.work) {
+        match connection.encoding(payload.len(), options.compress && !opcode.is_control()) {
+            Encoding::Plain => self.emit_frame(token, opcode.plain(), payload, options.key),
+            Encoding::Shared(kind) => match self.common.deflate(kind, payload, &mut self.work) {
                 Some(deflated) => {
-                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated, how.key);
+                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated, options.key);
                     self.common.recycle(deflated);
                     emitted
                 }
-                None => self.emit_frame(token, opcode.plain(), payload, how.key),
+                None => self.emit_frame(token, opcode.plain(), payload, options.key),
             },
-            Way::Own => {
+            Encoding::Dedicated => {
                 if !connection.outbox.is_blocked() {
                     self.work += connection.late_work(payload.len());
                 }
-                self.emit_frame(token, opcode.compressed(), payload, how.key)
+                self.emit_frame(token, opcode.compressed(), payload, options.key)
             }
         }
     }
@@ -139,17 +139,12 @@ impl Hub {
         if connection.compresses_late() {
             connection.outbox.use_queue(stage);
         }
-        let mut offered = Ok(Flushed::All);
         if connection.outbox.is_blocked() {
-            match key {
-                _ if kind == FrameKind::PING => connection.outbox.push_control(stage, kind, payload),
-                Some(key) => {
-                    let replaced = connection.outbox.push_latest(stage, kind, payload, key);
-                    self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
-                }
-                None => connection.outbox.push_frame(stage, kind, payload),
-            }
-        } else if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
+            self.queue_behind(token, kind, payload, key);
+            return Emitted::Pressure;
+        }
+        let mut offered = Ok(Flushed::All);
+        if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
             let written = stage.written;
             offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
             connection.count_taken(stage, written);
@@ -162,11 +157,11 @@ impl Hub {
         }
         match offered {
             Ok(_) if self.is_blocked(token) => {
-                self.pressed(token);
+                self.note_pressure(token);
                 Emitted::Pressure
             }
             Ok(_) => {
-                self.mark(token);
+                self.schedule_flush(token);
                 Emitted::Queued
             }
             Err(error) => {
@@ -174,6 +169,20 @@ impl Hub {
                 Emitted::Refused(EmitError::Closed)
             }
         }
+    }
+
+    /// Queues a frame behind what a full socket does not take.
+    fn queue_behind(&mut self, token: Token, kind: FrameKind, payload: &[u8], key: Option<u64>) {
+        let outbox = &mut self.connections[token.index as usize].outbox;
+        match key {
+            _ if kind == FrameKind::PING => outbox.push_control(&mut self.stage, kind, payload),
+            Some(key) => {
+                let replaced = outbox.push_latest(&mut self.stage, kind, payload, key);
+                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+            }
+            None => outbox.push_frame(&mut self.stage, kind, payload),
+        }
+        self.note_pressure(token);
     }
 
     /// Makes room for a frame of `len` bytes, as the connection's policy has it.
@@ -198,7 +207,7 @@ impl Hub {
         }
         let has_room = !connection.outbox.lacks_room(len, limit, key);
         if !has_room && connection.slow_reader == SlowReader::Disconnect {
-            let (waiting, frame) = connection.outbox.compared(len, key);
+            let Room { held: waiting, needed: frame } = connection.outbox.room(len, key);
             self.fail(token, Error::SlowConsumer { frame, waiting, limit });
             return Err(EmitError::Full);
         }
@@ -231,12 +240,12 @@ impl Hub {
     }
 
     /// Something more waits for a socket that takes nothing.
-    pub(super) fn pressed(&mut self, token: Token) {
+    pub(super) fn note_pressure(&mut self, token: Token) {
         self.arm(token.index);
         let high = self.limits.high_water;
         let connection = &mut self.connections[token.index as usize];
-        if !connection.pressed && connection.outbox.waiting() >= high {
-            connection.pressed = true;
+        if !connection.over_high_water && connection.outbox.waiting() >= high {
+            connection.over_high_water = true;
             self.notifications.push_back((token, Notification::Pressure));
         }
     }
@@ -247,11 +256,11 @@ impl Hub {
     pub(super) fn confirm(&mut self, token: Token, pressure: bool) -> bool {
         let low = self.limits.low_water;
         let Some(connection) = named(&mut self.connections, token) else { return false };
-        if pressure && !connection.pressure_told && connection.outbox.waiting() <= low {
-            connection.pressed = false;
+        if pressure && !connection.pressure_fired && connection.outbox.waiting() <= low {
+            connection.over_high_water = false;
         }
-        let confirmed = connection.pressed == pressure && connection.pressure_told != pressure;
-        connection.pressure_told ^= confirmed;
+        let confirmed = connection.over_high_water == pressure && connection.pressure_fired != pressure;
+        connection.pressure_fired ^= confirmed;
         confirmed
     }
 
@@ -260,27 +269,27 @@ impl Hub {
             self.stats.emits_refused.gone += 1;
             return Err(Gone { uuid });
         };
-        let Outgoing { message, how } = message;
-        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), how))
+        let Outgoing { message, options } = message;
+        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), options))
     }
 
     pub(super) fn push_close(&mut self, token: Token, close: Option<(CloseCode, &str)>) {
         let mut payload = Vec::new();
         encode_close(close, &mut payload);
         self.connections[token.index as usize].outbox.push_frame(&mut self.stage, Opcode::Close, &payload);
-        self.mark(token);
+        self.schedule_flush(token);
     }
 
     pub(super) fn push_control(&mut self, token: Token, opcode: Opcode, payload: &[u8]) {
         self.connections[token.index as usize].outbox.push_control(&mut self.stage, opcode, payload);
-        self.mark(token);
+        self.schedule_flush(token);
     }
 
     /// A connection has something to write, and is offered to its socket soon, unless that takes nothing for now.
-    pub(super) fn mark(&mut self, token: Token) {
+    pub(super) fn schedule_flush(&mut self, token: Token) {
         let connection = &mut self.connections[token.index as usize];
         if !connection.outbox.is_blocked() {
-            list_dirty(connection, token, &mut self.dirty, self.active);
+            schedule_flush(connection, token, &mut self.dirty, self.active);
         }
     }
 }
@@ -300,11 +309,11 @@ mod tests {
         hub.get_mut(token).unwrap().slow_reader = SlowReader::DropOldest;
         let latest = |len| Outgoing::from(Latest(7, vec![2; len]));
         // The socket is found full.
-        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 10], &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 10], &SendOptions::USUAL), Emitted::Queued);
         hub.flush_dirty();
         assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(5000)), 1);
         for _ in 0..4 {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[1; 1000], &How::USUAL), Emitted::Pressure);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[1; 1000], &SendOptions::USUAL), Emitted::Pressure);
         }
         assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(6500)), 1);
         assert_eq!(hub.dropped_of(token), Dropped { newest: 0, oldest: 2, replaced: 1 });
@@ -321,9 +330,11 @@ mod tests {
         hub.limits.max_outbox = 100_000;
         let (token, _) = open(&mut hub, 0);
         hub.get_mut(token).unwrap().slow_reader = SlowReader::DropNewest;
-        hub.emit(token, Opcode::Binary, b"x", &How::USUAL);
+        hub.emit(token, Opcode::Binary, b"x", &SendOptions::USUAL);
         hub.flush_dirty();
-        let emit = |hub: &mut Hub, key| hub.emit(token, Opcode::Binary, b"x", &How { key: Some(key), ..How::USUAL });
+        let emit = |hub: &mut Hub, key| {
+            hub.emit(token, Opcode::Binary, b"x", &SendOptions { key: Some(key), ..SendOptions::USUAL })
+        };
         let kept = (0..).take_while(|&key| emit(&mut hub, key) == Emitted::Pressure).count();
         assert_eq!(kept, 100_000 / (128 + 3));
         // A value that replaces another has room.
@@ -337,7 +348,7 @@ mod tests {
         let (ann, far) = open(&mut hub, 0);
         let (bob, _) = open(&mut hub, 0);
         assert_eq!(hub.broadcast(Audience::Everybody, Some(bob), &Outgoing::from(&[0; 600])), 1);
-        assert_eq!(hub.emit(bob, Opcode::Binary, &[0; 100], &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(bob, Opcode::Binary, &[0; 100], &SendOptions::USUAL), Emitted::Queued);
         hub.flush_dirty();
         assert_eq!(notifications(&mut hub), ["pressure"]);
         far.make_room(1000);
@@ -351,7 +362,7 @@ mod tests {
         hub.limits.high_water = 500;
         let (token, far) = open(&mut hub, 0);
         let press = |hub: &mut Hub| {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 600], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 600], &SendOptions::USUAL), Emitted::Queued);
             hub.flush_dirty();
         };
         press(&mut hub);
@@ -385,10 +396,10 @@ mod tests {
             for _ in 0..100 {
                 let len = random(600);
                 match random(6) {
-                    0 | 1 => drop(hub.emit(token, Opcode::Binary, &vec![0; len], &How::USUAL)),
+                    0 | 1 => drop(hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL)),
                     2 => {
                         let key = Some(random(3) as u64);
-                        hub.emit(token, Opcode::Binary, &vec![0; len], &How { key, ..How::USUAL });
+                        hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions { key, ..SendOptions::USUAL });
                     }
                     3 => drop(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&vec![0; len][..]))),
                     4 => {
@@ -417,7 +428,7 @@ mod tests {
             let told = notifications(&mut hub);
             if let Some(connection) = hub.get(token).filter(|connection| connection.is_open()) {
                 let last = told.iter().rfind(|each| *each == "pressure" || *each == "relief").map_or(last, |each| each);
-                assert_eq!(last == "pressure", connection.pressed);
+                assert_eq!(last == "pressure", connection.over_high_water);
             }
         }
         assert!(fired > 500 && passed > 500, "{fired} fired, {passed} passed");
@@ -428,11 +439,14 @@ mod tests {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
         for _ in 0..5 {
-            assert_ne!(hub.emit(token, Opcode::Binary, &[0; 190], &How::USUAL), Emitted::Refused(EmitError::Full));
+            assert_ne!(
+                hub.emit(token, Opcode::Binary, &[0; 190], &SendOptions::USUAL),
+                Emitted::Refused(EmitError::Full)
+            );
             hub.flush_dirty();
         }
         far.make_room(usize::MAX); // and the event that says so is not handled yet
-        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 190], &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 190], &SendOptions::USUAL), Emitted::Queued);
         assert!(hub.is_open(token));
     }
 
@@ -442,12 +456,12 @@ mod tests {
         let (token, _) = open(&mut hub, 0);
         hub.get_mut(token).unwrap().slow_reader = SlowReader::DropNewest;
         for _ in 0..10 {
-            hub.emit(token, Opcode::Binary, &[0; 500], &How::USUAL);
+            hub.emit(token, Opcode::Binary, &[0; 500], &SendOptions::USUAL);
             hub.flush_dirty();
         }
         assert!(hub.dropped_of(token).newest > 0);
         hub.abort(token);
-        hub.reap();
+        hub.remove_dead();
         let (next, _) = open(&mut hub, 0);
         assert_eq!(next.index, token.index);
         assert_eq!(hub.dropped_of(next), Dropped::default());
@@ -461,7 +475,7 @@ mod tests {
         for (len, offered) in [(16 * 1024 - 1, false), (16 * 1024, true)] {
             hub.flush_dirty();
             far.receive(usize::MAX);
-            assert_eq!(hub.emit(token, Opcode::Binary, &vec![1; len], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &vec![1; len], &SendOptions::USUAL), Emitted::Queued);
             assert_eq!(!far.receive(usize::MAX).0.is_empty(), offered, "{len} bytes");
         }
     }
@@ -470,9 +484,9 @@ mod tests {
     fn a_ping_passes_the_messages_that_wait_for_a_full_socket() {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
-        assert_eq!(hub.emit(token, Opcode::Binary, b"one", &How::USUAL), Emitted::Queued);
+        assert_eq!(hub.emit(token, Opcode::Binary, b"one", &SendOptions::USUAL), Emitted::Queued);
         hub.flush_dirty();
-        assert_eq!(hub.emit(token, Opcode::Binary, b"two", &How::USUAL), Emitted::Pressure);
+        assert_eq!(hub.emit(token, Opcode::Binary, b"two", &SendOptions::USUAL), Emitted::Pressure);
         hub.ping(token, b"ping");
         far.make_room(usize::MAX);
         hub.writable(token);
@@ -485,7 +499,7 @@ mod tests {
         hub.limits.high_water = 800;
         let (token, _far) = open(&mut hub, 0);
         for (len, fires) in [(300, false), (300, false), (300, true), (100, false)] {
-            hub.emit(token, Opcode::Binary, &vec![1; len], &How::USUAL);
+            hub.emit(token, Opcode::Binary, &vec![1; len], &SendOptions::USUAL);
             hub.flush_dirty();
             let fired = std::iter::from_fn(|| hub.next_notification())
                 .any(|(_, record)| matches!(record, Notification::Pressure));

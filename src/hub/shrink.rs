@@ -67,7 +67,7 @@ mod tests {
         hub.peer_finished(token);
         hub.flush_dirty();
         while hub.next_notification().is_some() {}
-        assert_eq!(hub.reap(), 1);
+        assert_eq!(hub.remove_dead(), 1);
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
             let (token, _far) = insert(&mut hub, 0);
             assert!(tokens.iter().all(|&gone| hub.get(gone).is_none()) && hub.get(token).is_some());
             hub.timed_out(token);
-            assert_eq!((hub.reap(), hub.next_deadline()), (1, None));
+            assert_eq!((hub.remove_dead(), hub.next_deadline()), (1, None));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
 
-use super::connection::Due;
+use super::connection::{Deadline, Timeout};
 use super::phase::Phase;
 use super::{Hub, named};
 use crate::error::Error;
@@ -22,15 +22,15 @@ impl Hub {
 
     /// The next connection whose time has come, and for what. It looks at no more than `looks`, because many may have been heard from since
     /// they were entered; those that are left over are still due.
-    pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Due)> {
+    pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Timeout)> {
         while *looks > 0 {
             *looks -= 1;
             let index = self.timers.pop_due(self.now)?;
             let connection = &self.connections[index as usize];
-            if let (at, Some(due)) = connection.deadline(&self.limits)
+            if let Some(Deadline { at, timeout }) = connection.deadline(&self.limits)
                 && at <= self.now
             {
-                return Some((Token { index, generation: connection.generation }, due));
+                return Some((Token { index, generation: connection.generation }, timeout));
             }
             self.arm(index);
         }
@@ -39,15 +39,13 @@ impl Hub {
 
     /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
     /// may be one of the events that did not fit into this turn.
-    pub(crate) fn is_still_due(&mut self, token: Token, due: Due) -> bool {
+    pub(crate) fn is_still_due(&mut self, token: Token, timeout: Timeout) -> bool {
         if self.is_blocked(token) {
             self.writable(token);
             self.forgive_lateness(token);
         }
-        self.get(token).is_some_and(|c| {
-            let (at, what) = c.deadline(&self.limits);
-            at <= self.now && what == Some(due)
-        })
+        let deadline = self.get(token).and_then(|connection| connection.deadline(&self.limits));
+        deadline.is_some_and(|deadline| deadline.at <= self.now && deadline.timeout == timeout)
     }
 
     /// If the end of a connection has passed because the loop was not turned, and its socket, which
@@ -64,20 +62,20 @@ impl Hub {
     }
 
     /// Does what the time has come for, except for late request heads, which are answered.
-    pub(crate) fn expire(&mut self, token: Token, due: Due) {
-        match due {
-            Due::Ping => {
+    pub(crate) fn expire(&mut self, token: Token, timeout: Timeout) {
+        match timeout {
+            Timeout::Ping => {
                 let asked = self.now.saturating_sub(self.limits.ping_after);
                 if let Some(connection) = self.get_mut(token) {
-                    connection.pinged = true;
+                    connection.ping_sent = true;
                     // The answer's time counts from this ping, also if the loop was turned late.
                     connection.time = asked;
                     self.push_control(token, Opcode::Ping, b"");
                 }
             }
-            Due::Silent => self.fail(token, Error::Silent(self.limits.silence())),
-            Due::Stalled => self.fail(token, Error::Stalled(self.limits.stall())),
-            Due::Handshake | Due::Close => self.timed_out(token),
+            Timeout::Silent => self.fail(token, Error::Silent(self.limits.silence())),
+            Timeout::Stalled => self.fail(token, Error::Stalled(self.limits.stall())),
+            Timeout::Handshake | Timeout::Close => self.timed_out(token),
         }
         self.rearm(token);
     }
@@ -92,8 +90,9 @@ impl Hub {
     /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
     #[inline]
     pub(super) fn arm(&mut self, index: u32) {
-        let (at, _) = self.connections[index as usize].deadline(&self.limits);
-        if at < self.timers.due(index) {
+        if let Some(Deadline { at, .. }) = self.connections[index as usize].deadline(&self.limits)
+            && at < self.timers.due(index)
+        {
             self.timers.set(index, at);
         }
     }
@@ -105,7 +104,7 @@ mod tests {
     use crate::http::Response;
     use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
-    use crate::outbox::{How, Outgoing};
+    use crate::outbox::{Outgoing, SendOptions};
     use crate::protocol::CloseCode;
     use crate::transport::faults::End;
 
@@ -119,7 +118,7 @@ mod tests {
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
         hub.now = STALL;
-        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Stalled)));
     }
 
     #[test]
@@ -144,12 +143,12 @@ mod tests {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, 100);
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], &How::USUAL), Emitted::Queued);
+            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], &SendOptions::USUAL), Emitted::Queued);
             hub.flush_dirty();
             hub.now = 2 * STALL;
             far.make_room(room);
-            assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Stalled)));
-            assert_eq!(hub.is_still_due(token, Due::Stalled), room == 0);
+            assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Stalled)));
+            assert_eq!(hub.is_still_due(token, Timeout::Stalled), room == 0);
         }
     }
 
@@ -166,7 +165,7 @@ mod tests {
             assert_eq!(hub.pop_due(&mut 1), None);
         }
         hub.now = late;
-        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Handshake)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Handshake)));
     }
 
     #[test]
@@ -188,7 +187,7 @@ mod tests {
         hub.now += CLOSE - 1;
         assert_eq!(hub.pop_due(&mut 1), None);
         hub.now += 1;
-        assert_eq!(hub.pop_due(&mut 1), Some((token, Due::Close)));
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Close)));
     }
 
     #[test]
@@ -211,7 +210,7 @@ mod tests {
         hub.now = last - 1;
         assert_eq!(hub.pop_due(&mut 10), None);
         hub.now = last;
-        assert_eq!(hub.pop_due(&mut 10), Some((token, Due::Close)));
+        assert_eq!(hub.pop_due(&mut 10), Some((token, Timeout::Close)));
     }
 
     #[test]
@@ -219,15 +218,15 @@ mod tests {
         for (room, end) in [(10, End::Reset), (150, End::Fin)] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, room);
-            hub.emit(token, Opcode::Binary, &[0; 100], &How::USUAL);
+            hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL);
             hub.close(token, CloseCode::NORMAL, "").unwrap();
             hub.flush_dirty();
             // A reader that takes a byte now and then does not stall, and is cut off all the same.
             while hub.pop_due(&mut 1).is_none() {
                 hub.now = hub.next_deadline().unwrap();
             }
-            hub.expire(token, Due::Close);
-            hub.reap();
+            hub.expire(token, Timeout::Close);
+            hub.remove_dead();
             assert_eq!(far.receive(usize::MAX).0.len(), room.min(102 + 4));
             assert_eq!(far.server_end(), Some(end), "room for {room} bytes");
             assert_eq!(hub.stats.cut_short, 1);
@@ -241,14 +240,14 @@ mod tests {
             let mut hub = hub();
             hub.limits.max_outbox = 100_000;
             let (token, far) = open(&mut hub, 10);
-            hub.emit(token, Opcode::Binary, &vec![0; len], &How::USUAL);
+            hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL);
             hub.close(token, CloseCode::NORMAL, "").unwrap();
             hub.flush_dirty();
             far.make_room(100_000);
             hub.writable(token);
             assert!(hub.get(token).unwrap().outbox.is_empty());
-            hub.expire(token, Due::Close);
-            hub.reap();
+            hub.expire(token, Timeout::Close);
+            hub.remove_dead();
             assert_eq!(far.server_end(), Some(End::Reset), "{len} bytes");
         }
     }

@@ -124,7 +124,7 @@ impl Timers {
 /// Makes room for `len` entries.
 fn grow<E>(list: &mut Vec<E>, len: usize) {
     if len > list.capacity() {
-        list.reserve_exact(growth::more(list.len(), len));
+        list.reserve_exact(growth::grow_by(list.len(), len));
     }
 }
 

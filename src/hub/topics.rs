@@ -164,7 +164,7 @@ mod tests {
                     if random(2) == 0 {
                         hub.peer_finished(token);
                         while hub.next_notification().is_some() {}
-                        hub.reap();
+                        hub.remove_dead();
                     }
                     closed += 1;
                 }

@@ -134,12 +134,12 @@ pub(crate) struct Kind {
 
 /// How a message goes out on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Encoding {
     Plain,
     /// Compressed now, as for every other connection of this kind.
     Shared(Kind),
     /// Compressed when it goes to the socket, because the messages after it refer to it.
-    Own,
+    Dedicated,
 }
 
 /// What a connection keeps of what was agreed on: a word.
@@ -167,13 +167,13 @@ struct Unfinished {
 }
 
 impl Compression {
-    pub(crate) fn way(&self, len: usize) -> Way {
+    pub(crate) fn encoding(&self, len: usize) -> Encoding {
         if len < self.minimum as usize {
-            Way::Plain
+            Encoding::Plain
         } else if self.keeps_context {
-            Way::Own
+            Encoding::Dedicated
         } else {
-            Way::Shared(self.kind)
+            Encoding::Shared(self.kind)
         }
     }
 

@@ -27,8 +27,8 @@ use write::{Compress, frame_start, offer, offer_one};
 
 #[cfg(feature = "deflate")]
 pub use compression::Deflate;
-pub(crate) use compression::{Agreed, Common, Way};
-pub(crate) use outgoing::How;
+pub(crate) use compression::{Agreed, Common, Encoding};
+pub(crate) use outgoing::SendOptions;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
 pub(crate) use stage::{Shared, Stage};
 pub(crate) use write::{Flushed, STAGE_SHARE, WRITE_THROUGH};
@@ -45,6 +45,14 @@ pub(crate) enum Outbox {
         to: u32,
     },
     Queued(Box<Queue>),
+}
+
+/// What the limit of an outbox is compared with, in bytes.
+pub(crate) struct Room {
+    /// What waits.
+    pub(crate) held: usize,
+    /// What a frame that comes needs.
+    pub(crate) needed: usize,
 }
 
 impl Outbox {
@@ -69,17 +77,19 @@ impl Outbox {
     /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same key if it has one. A message as long as
     /// the limit may always wait alone: its header is not counted then.
     pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
-        let (held, len) = self.compared(len, key);
-        held > 0 && held + len > limit
+        let Room { held, needed } = self.room(len, key);
+        held > 0 && held + needed > limit
     }
 
     /// What the limit is compared with: what waits, and a frame of `len` bytes that comes, in the
     /// place of one with the same key if it has one.
-    pub(crate) fn compared(&self, len: usize, key: Option<u64>) -> (usize, usize) {
+    pub(crate) fn room(&self, len: usize, key: Option<u64>) -> Room {
         match (self, key) {
-            (Self::Queued(queue), Some(key)) => (queue.held() - queue.held_by(key), len + queue::KEYED),
-            (Self::Queued(queue), None) => (queue.held(), len),
-            _ => (self.waiting(), len),
+            (Self::Queued(queue), Some(key)) => {
+                Room { held: queue.held() - queue.held_by(key), needed: len + queue::KEYED }
+            }
+            (Self::Queued(queue), None) => Room { held: queue.held(), needed: len },
+            _ => Room { held: self.waiting(), needed: len },
         }
     }
 
@@ -469,7 +479,7 @@ mod tests {
         fn begun(&self) -> Option<Vec<u8>> {
             let Outbox::Queued(queue) = &self.outbox else { return None };
             let begun = !self.wire.received.is_empty() && self.head.is_empty();
-            begun.then(|| [&self.wire.received, &queue.under_way[..]].concat())
+            begun.then(|| [&self.wire.received, &queue.partial[..]].concat())
         }
 
         fn push_control(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
@@ -711,7 +721,7 @@ mod tests {
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         assert_eq!(stage.spare.len(), SPARE_QUEUES);
         for queue in &stage.spare {
-            assert!(queue.under_way.is_empty() && queue.open.is_empty() && queue.bytes() == 0 && !queue.is_blocked());
+            assert!(queue.partial.is_empty() && queue.tail.is_empty() && queue.bytes() == 0 && !queue.is_blocked());
         }
         outboxes[0].push_frame(&mut stage, Opcode::Binary, &vec![0; 2 * KEEP_CAPACITY]);
         outboxes[0].clear(&mut stage);
@@ -760,7 +770,7 @@ mod tests {
         outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
         outboxes.iter_mut().for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 50_000]));
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
-        let room: usize = stage.spare.iter().map(|queue| queue.open.capacity()).sum();
+        let room: usize = stage.spare.iter().map(|queue| queue.tail.capacity()).sum();
         assert!((4_000_000..=4 * 1_048_576).contains(&room), "{room} bytes");
     }
 

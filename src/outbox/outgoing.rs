@@ -6,26 +6,26 @@ use crate::protocol::Message;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing<'m> {
     pub(crate) message: Message<'m>,
-    pub(crate) how: How,
+    pub(crate) options: SendOptions,
 }
 
 /// How a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct How {
+pub(crate) struct SendOptions {
     /// It may be compressed, where that was agreed on.
     pub(crate) compress: bool,
     /// It replaces a waiting message with this key.
     pub(crate) key: Option<u64>,
 }
 
-impl How {
+impl SendOptions {
     /// As any message.
     pub(crate) const USUAL: Self = Self { compress: true, key: None };
 }
 
 impl<'m, M: Into<Message<'m>>> From<M> for Outgoing<'m> {
     fn from(message: M) -> Self {
-        Self { message: message.into(), how: How::USUAL }
+        Self { message: message.into(), options: SendOptions::USUAL }
     }
 }
 
@@ -44,7 +44,7 @@ pub struct Uncompressed<M>(pub M);
 
 impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
     fn from(message: Uncompressed<M>) -> Self {
-        Self { message: message.0.into(), how: How { compress: false, ..How::USUAL } }
+        Self { message: message.0.into(), options: SendOptions { compress: false, ..SendOptions::USUAL } }
     }
 }
 
@@ -71,7 +71,7 @@ pub struct Latest<M>(pub u64, pub M);
 
 impl<'m, M: Into<Outgoing<'m>>> From<Latest<M>> for Outgoing<'m> {
     fn from(latest: Latest<M>) -> Self {
-        let Outgoing { message, how } = latest.1.into();
-        Self { message, how: How { key: Some(latest.0), ..how } }
+        let Outgoing { message, options } = latest.1.into();
+        Self { message, options: SendOptions { key: Some(latest.0), ..options } }
     }
 }

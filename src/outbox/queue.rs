@@ -25,7 +25,7 @@ pub(super) const KEYED: usize = 128;
 #[derive(Default)]
 pub(crate) struct Queue {
     /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
-    pub(super) under_way: Bytes,
+    pub(super) partial: Bytes,
     /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no
     /// more memory than they count, and none is looked at when another comes.
     urgent: BytesMut,
@@ -40,7 +40,7 @@ pub(crate) struct Queue {
     latest: HashMap<u64, u64>,
     /// Whole frames behind all others, still growing: small frames wait here side by side, because each by itself would take many
     /// times its length.
-    pub(super) open: Vec<u8>,
+    pub(super) tail: Vec<u8>,
     bytes: usize,
     /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
     blocked: bool,
@@ -76,7 +76,7 @@ impl Queue {
     /// Messages that wait, of which the peer has received nothing. They are counted when that is asked.
     pub(super) fn messages(&self) -> usize {
         let pieces = [&self.ready].into_iter().chain(self.waiting.iter().map(|piece| &piece.frames));
-        let all = pieces.map(|piece| &piece[..]).chain([&self.open[..]]);
+        let all = pieces.map(|piece| &piece[..]).chain([&self.tail[..]]);
         all.map(messages_of).sum()
     }
 
@@ -89,23 +89,23 @@ impl Queue {
     }
 
     pub(super) fn is_mid_frame(&self) -> bool {
-        !self.under_way.is_empty()
+        !self.partial.is_empty()
     }
 
     /// Whether it is small enough to be kept for another connection.
     pub(super) fn is_worth_keeping(&self) -> bool {
         let pieces = self.waiting.capacity().max(self.latest.capacity());
-        self.open.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
+        self.tail.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
     }
 
     /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with their places.
     pub(super) fn capacity(&self) -> usize {
         let pieces = self.waiting.capacity() * size_of::<Piece>();
-        self.open.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
+        self.tail.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
     }
 
     pub(super) fn clear(&mut self) {
-        self.under_way = Bytes::new();
+        self.partial = Bytes::new();
         self.drop_waiting();
         self.blocked = false;
     }
@@ -118,14 +118,14 @@ impl Queue {
         self.ready = Bytes::new();
         self.waiting.clear();
         self.latest.clear();
-        self.open.clear();
-        self.bytes = self.under_way.len();
+        self.tail.clear();
+        self.bytes = self.partial.len();
     }
 
     /// What goes out before everything else, and in one piece.
     pub(super) fn begin(&mut self, rest: Bytes) {
         self.bytes += rest.len();
-        self.under_way = rest;
+        self.partial = rest;
     }
 
     /// Appends whole frames behind everything else.
@@ -137,12 +137,12 @@ impl Queue {
 
     /// Appends a frame behind everything else, beside the ones before it.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.open.len() >= STAGE_SHARE {
+        if self.tail.len() >= STAGE_SHARE {
             self.close_open();
         }
-        let before = self.open.len();
-        write(&mut self.open);
-        self.bytes += self.open.len() - before;
+        let before = self.tail.len();
+        write(&mut self.tail);
+        self.bytes += self.tail.len() - before;
     }
 
     /// Puts a frame in the place of the one that waits with the same key, or else behind everything; whether it replaced one.
@@ -175,7 +175,7 @@ impl Queue {
 
     /// Bytes that are never dropped.
     fn undroppable(&self) -> usize {
-        self.under_way.len() + self.urgent.len() + self.pong.len() + self.ready.len()
+        self.partial.len() + self.urgent.len() + self.pong.len() + self.ready.len()
     }
 
     /// Drops the messages that have waited longest until no more than `limit` bytes are [held](Self::held), or none is left that may be
@@ -257,8 +257,8 @@ impl Queue {
             return self.clear();
         }
         self.bytes -= written;
-        let now = written.min(self.under_way.len());
-        self.under_way.advance(now);
+        let now = written.min(self.partial.len());
+        self.partial.advance(now);
         written -= now;
         written -= self.consume_urgent(written);
         while written > 0 {
@@ -276,8 +276,8 @@ impl Queue {
                 front.advance(start);
                 if start < written {
                     let whole = frame_len(front).unwrap_or(front.len()).min(front.len());
-                    self.under_way = front.split_to(whole);
-                    self.under_way.advance(written - start);
+                    self.partial = front.split_to(whole);
+                    self.partial.advance(written - start);
                 }
                 written = 0;
             } else {
@@ -299,21 +299,21 @@ impl Queue {
         if start < whole {
             // Copied, because a part of the buffer would keep all of it.
             let len = frame_len(&self.urgent).unwrap_or(self.urgent.len()).min(self.urgent.len());
-            self.under_way = Bytes::copy_from_slice(&self.urgent[whole - start..len]);
+            self.partial = Bytes::copy_from_slice(&self.urgent[whole - start..len]);
             self.urgent.advance(len);
         } else if self.urgent.is_empty() && written > whole {
             let of_pong = (written - whole).min(self.pong.len());
             self.pong.advance(of_pong);
-            self.under_way = std::mem::take(&mut self.pong);
+            self.partial = std::mem::take(&mut self.pong);
             taken += of_pong;
         }
         taken
     }
 
     fn close_open(&mut self) {
-        if !self.open.is_empty() {
+        if !self.tail.is_empty() {
             // Without spare room: a piece may wait for long.
-            let frames = Bytes::from(std::mem::take(&mut self.open).into_boxed_slice());
+            let frames = Bytes::from(std::mem::take(&mut self.tail).into_boxed_slice());
             self.waiting.push_back(Piece { frames, key: None });
         }
     }
@@ -364,8 +364,8 @@ impl Queue {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
         let mut offered = 0;
-        let behind = self.waiting.iter().map(|piece| &piece.frames[..]).chain(std::iter::once(&self.open[..]));
-        let pieces = [&self.under_way[..], &self.urgent[..], &self.pong[..], &self.ready[..]]
+        let behind = self.waiting.iter().map(|piece| &piece.frames[..]).chain(std::iter::once(&self.tail[..]));
+        let pieces = [&self.partial[..], &self.urgent[..], &self.pong[..], &self.ready[..]]
             .into_iter()
             .chain(behind.filter(|_| all));
         for piece in pieces.filter(|piece| !piece.is_empty()).take(SLICES) {
@@ -467,9 +467,9 @@ mod tests {
 
         fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
             let mut dropped = 0;
-            let under_way =
+            let partial =
                 self.frames.first().filter(|_| self.written > 0).map_or(0, |(frame, _)| frame.len() - self.written);
-            while under_way <= limit && self.held() > limit {
+            while partial <= limit && self.held() > limit {
                 let from = self.untouched();
                 let may_go = |(_, key): &(Vec<u8>, Option<u64>)| spared.is_none() || *key != spared;
                 let Some(oldest) = self.frames[from..].iter().position(may_go) else { break };
@@ -627,7 +627,7 @@ mod tests {
     #[test]
     fn where_what_must_stay_is_more_than_the_limit_nothing_is_dropped_whatever_it_is() {
         let mut plain = |_: &[u8], _: &mut Vec<u8>| {};
-        for (under_way, ping, pong, ready) in (0..16).map(|n| (n & 1, n & 2, n & 4, n & 8)) {
+        for (partial, ping, pong, ready) in (0..16).map(|n| (n & 1, n & 2, n & 4, n & 8)) {
             let mut queue = Queue::default();
             queue.block(0);
             if ready > 0 {
@@ -636,7 +636,7 @@ mod tests {
                 let full = &mut Wire::default();
                 assert_eq!(queue.flush(full, 0, Some(&mut plain), &mut 0).unwrap(), Flushed::Blocked);
             }
-            if under_way > 0 {
+            if partial > 0 {
                 queue.begin(Bytes::from_static(b"rest"));
             }
             if ping > 0 {

@@ -8,17 +8,17 @@ pub(crate) enum Kind {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(dead_code, reason = "the ways of the other build")]
-pub(crate) enum Way {
+pub(crate) enum Encoding {
     Plain,
     Shared(Kind),
-    Own,
+    Dedicated,
 }
 
 /// There is none, so that what asks a connection for it costs nothing.
 pub(crate) enum Agreed {}
 
 impl Agreed {
-    pub(crate) fn way(&self, _: usize) -> Way {
+    pub(crate) fn encoding(&self, _: usize) -> Encoding {
         match *self {}
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::RETRY_AFTER;
-use crate::http::{self, Key, Refusal, Request, Response, Scan};
+use crate::http::{self, HeadLimits, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
 use crate::user::{Answer, Context, Incoming, Policy};
@@ -33,50 +33,68 @@ pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
     let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
-    let head_only;
-    let mut work = 0;
-    let request = match partial {
-        None => {
-            let mut head = Head::default();
-            head_only = asks_head(input);
-            match head.scanner.scan(input, &limits) {
-                Ok(Scan::Complete(len)) => {
-                    work = HEAD + len * HEAD_BYTE;
-                    let request = Request::parse(&input[..len], &limits);
-                    advance(input, len);
-                    request
-                }
-                Ok(Scan::Partial) => {
-                    head.received.extend_from_slice(input);
-                    *partial = Some(Box::new(head));
-                    return advance(input, input.len());
-                }
-                Err(refusal) => Err(refusal),
-            }
-        }
-        Some(head) => {
-            let before = head.received.len();
-            // The scanner lets no head of that length go on.
-            let take = input.len().min(limits.max_bytes.saturating_sub(before));
-            head.received.extend_from_slice(&input[..take]);
-            head_only = asks_head(&head.received);
-            match head.scanner.scan(&head.received, &limits) {
-                Ok(Scan::Complete(len)) => {
-                    work = HEAD + len * HEAD_BYTE;
-                    advance(input, len - before);
-                    Request::parse(&head.received[..len], &limits)
-                }
-                Ok(Scan::Partial) => return advance(input, take),
-                Err(refusal) => Err(refusal),
-            }
-        }
-    };
+    let Some(Whole { request, head_only, work }) = take_head(partial, input, &limits) else { return };
     hub.work += work;
     match request {
         Ok(request) => answer(context, token, request),
         Err(refusal) => hub.refuse(token, &refusal, head_only),
     }
     keep_early(context.hub, token, input);
+}
+
+/// A request head that is complete, or refused before it is.
+struct Whole {
+    request: Result<Request, Refusal>,
+    head_only: bool,
+    work: usize,
+}
+
+impl Whole {
+    fn parse(head: &[u8], limits: &HeadLimits) -> Self {
+        let (request, head_only) = (Request::parse(head, limits), asks_head(head));
+        Self { request, head_only, work: HEAD + head.len() * HEAD_BYTE }
+    }
+
+    fn refuse(refusal: Refusal, head: &[u8]) -> Self {
+        Self { request: Err(refusal), head_only: asks_head(head), work: 0 }
+    }
+}
+
+/// Takes a head off the front of `input`. What is not complete is kept in `partial`.
+fn take_head(partial: &mut Option<Box<Head>>, input: &mut &mut [u8], limits: &HeadLimits) -> Option<Whole> {
+    let Some(head) = partial else {
+        // Most heads come whole: they are not copied.
+        let mut head = Head::default();
+        return match head.scanner.scan(input, limits) {
+            Ok(Scan::Complete(len)) => {
+                let whole = Whole::parse(&input[..len], limits);
+                advance(input, len);
+                Some(whole)
+            }
+            Ok(Scan::Partial) => {
+                head.received.extend_from_slice(input);
+                *partial = Some(Box::new(head));
+                advance(input, input.len());
+                None
+            }
+            Err(refusal) => Some(Whole::refuse(refusal, input)),
+        };
+    };
+    let before = head.received.len();
+    // The scanner lets no head of that length go on.
+    let take = input.len().min(limits.max_bytes.saturating_sub(before));
+    head.received.extend_from_slice(&input[..take]);
+    match head.scanner.scan(&head.received, limits) {
+        Ok(Scan::Complete(len)) => {
+            advance(input, len - before);
+            Some(Whole::parse(&head.received[..len], limits))
+        }
+        Ok(Scan::Partial) => {
+            advance(input, take);
+            None
+        }
+        Err(refusal) => Some(Whole::refuse(refusal, &head.received)),
+    }
 }
 
 /// Whether a head begins like a HEAD request, also if it cannot be read as a whole. Its response

@@ -12,7 +12,7 @@ use super::input::{Progress, Wakeup};
 use super::report::Turn;
 use super::{Finished, Server, admission};
 use crate::error::IoError;
-use crate::hub::{Due, NEVER, Stopwatch};
+use crate::hub::{NEVER, Stopwatch, Timeout};
 use crate::token::{Ready, SourceId};
 use crate::user::{Answer, Command, Readiness, TimerId};
 
@@ -89,7 +89,7 @@ impl<S> Server<S> {
         self.expire(&mut buffer);
         self.settle();
         self.buffer = buffer;
-        self.turn.closed = self.hub.reap();
+        self.turn.closed = self.hub.remove_dead();
         self.resume_listeners();
         Ok(self.end_turn(began))
     }
@@ -362,19 +362,19 @@ impl<S> Server<S> {
         }
         self.begin_ending();
         while !self.is_spent()
-            && let Some((token, due)) = self.hub.pop_due(&mut looks)
+            && let Some((token, timeout)) = self.hub.pop_due(&mut looks)
         {
             self.hub.work += TIMEOUT;
-            if due != Due::Ping {
+            if timeout != Timeout::Ping {
                 self.read_in_order(token, true, buffer);
-                if !self.hub.is_still_due(token, due) {
+                if !self.hub.is_still_due(token, timeout) {
                     self.hub.rearm(token);
                     continue;
                 }
             }
-            match due {
-                Due::Handshake => admission::late(&mut self.hub, token),
-                _ => self.hub.expire(token, due),
+            match timeout {
+                Timeout::Handshake => admission::late(&mut self.hub, token),
+                _ => self.hub.expire(token, timeout),
             }
             self.context().drain_notifications();
         }

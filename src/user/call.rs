@@ -55,7 +55,7 @@ impl<S> Context<'_, S> {
         let Some(connection) = self.hub.get(token) else { return 0 };
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
         let listeners = [self.registry.listeners.of_custom(event), route.listeners.of_custom(event)];
-        self.call((token, uuid), event, listeners, Details { data, ..Details::default() })
+        self.call(token, uuid, event, listeners, Details { data, ..Details::default() })
     }
 
     /// Calls the callback of a connection's route, and fires `connect` unless it closed the connection.
@@ -168,9 +168,9 @@ impl<S> Context<'_, S> {
                 (Event::Disconnect, Details { error, code, reason, clean, bytes_dropped, ..usual })
             }
         };
-        self.hub.telling_error = event == Event::Error;
+        self.hub.in_error_listener = event == Event::Error;
         self.notify(token, event, details);
-        self.hub.telling_error = false;
+        self.hub.in_error_listener = false;
     }
 
     /// Fires a built-in event on a connection, if it is still there.
@@ -178,13 +178,14 @@ impl<S> Context<'_, S> {
         let Some(connection) = self.hub.get(token) else { return };
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
         let listeners = [self.registry.listeners.of(event), route.listeners.of(event)];
-        self.call((token, uuid), Event::NAMES[event as usize], listeners, details);
+        self.call(token, uuid, Event::NAMES[event as usize], listeners, details);
     }
 
     /// Calls the server's listeners, then the route's; returns how many ran.
     fn call(
         &mut self,
-        (token, socket_uuid): (Token, Uuid),
+        token: Token,
+        socket_uuid: Uuid,
         name: &str,
         [servers, routes]: [&[Listener<S>]; 2],
         Details { data, error, code, reason, clean, bytes_dropped }: Details<'_>,

@@ -13,7 +13,7 @@ use crate::config::{Dropped, SlowReader};
 use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
 use crate::http::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted};
-use crate::outbox::{How, Latest, Outgoing};
+use crate::outbox::{Latest, Outgoing, SendOptions};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::transport::{PeerAddress, Stream, canonical};
 
@@ -37,18 +37,18 @@ impl<S> Socket<'_, S> {
     /// It is [refused](EmitError) if the connection is closed, if the message is longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
-        let Outgoing { message, how } = message.into();
-        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &how)
+        let Outgoing { message, options } = message.into();
+        self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &options)
     }
 
     /// Sends a text message.
     pub fn emit_text(&mut self, text: impl AsRef<str>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), &How::USUAL)
+        self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), &SendOptions::USUAL)
     }
 
     /// Sends a binary message, whatever the data's type.
     pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
-        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &How::USUAL)
+        self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &SendOptions::USUAL)
     }
 
     /// Sends a message that replaces the one before it with the same key, if that still waits: as `emit(Latest(key, message))`. See
