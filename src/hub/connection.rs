@@ -279,3 +279,19 @@ impl Connection {
         self.taken = self.taken.wrapping_add((stage.written - written) as u32);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(feature = "deflate")))]
+    fn a_slot_is_as_large_as_the_table_in_architecture_md_says() {
+        use super::{Connection, Stream};
+
+        let page = include_str!("../../ARCHITECTURE.md");
+        let rows = page.lines().skip_while(|line| !line.starts_with("| bytes | field |")).skip(2);
+        let bytes = rows.take_while(|row| row.starts_with('|')).map(|row| row.split('|').nth(1).unwrap().trim());
+        let all: usize = bytes.map(|bytes| bytes.parse::<usize>().unwrap()).sum();
+        // In a debug build mio's streams are larger, and with a stream in memory ours is.
+        assert_eq!(all - size_of::<u64>(), size_of::<Connection>() - size_of::<Stream>());
+    }
+}

@@ -269,8 +269,8 @@ impl Hub {
         if before == State::Open {
             self.leave_open(token);
         }
-        if let Err(error) = self.send(token, sends, before, response, echo(happened, &close)) {
-            log::debug!("connection {}: {error}", self.connections[token.index as usize].peer.get());
+        if self.send(token, sends, before, response, echo(happened, &close)).is_err() {
+            // The peer has reset the connection: its FIN will not come.
             next = State::Dead;
         }
         if next == State::Dead {
