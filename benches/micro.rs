@@ -1,4 +1,5 @@
-//! What the single steps cost, to compare two states of the code on one machine: `cargo bench --bench micro`, about two minutes.
+//! What the single steps cost, to compare two states of the code on one machine:
+//! `cargo bench --bench micro`, about two minutes.
 //!
 //! ```sh
 //! cargo bench --bench micro -- --save-baseline before # then change the code, and
@@ -7,7 +8,8 @@
 //! cargo bench --bench micro --features deflate -- flate   # compression, with what each level saves
 //! ```
 //!
-//! The figures say nothing about another machine, and little about a whole server: for that there is `benches/limit`.
+//! The figures say nothing about another machine, and little about a whole server: for that there
+//! is `benches/limit`.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -56,7 +58,9 @@ fn decode(criterion: &mut Criterion) {
         for size in SIZES {
             let mut frame = frame(opcode, true, &vec![b'x'; size]);
             group.throughput(Throughput::Bytes(size as u64));
-            group.bench_function(BenchmarkId::new(kind, size), |b| decode_whole(b, &mut frame, Role::Server));
+            group.bench_function(BenchmarkId::new(kind, size), |b| {
+                decode_whole(b, &mut frame, Role::Server)
+            });
         }
     }
 }
@@ -75,13 +79,16 @@ fn unmask(criterion: &mut Criterion) {
 /// Frames without a mask: all that is left to do for a text is its header and UTF-8.
 fn utf8(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("UTF-8 of an unmasked text frame");
-    for (kind, sample) in [("ASCII", "Hello, world! "), ("non-ASCII", "Grüße, мир, 世界 🦀 ")] {
+    for (kind, sample) in [("ASCII", "Hello, world! "), ("non-ASCII", "Grüße, мир, 世界 🦀 ")]
+    {
         for size in [64, 1024, 16 * 1024] {
             let mut text = sample.repeat(size / sample.len());
             text.extend(std::iter::repeat_n(' ', size - text.len()));
             let mut frame = frame(Opcode::Text, false, text.as_bytes());
             group.throughput(Throughput::Bytes(size as u64));
-            group.bench_function(BenchmarkId::new(kind, size), |b| decode_whole(b, &mut frame, Role::Client));
+            group.bench_function(BenchmarkId::new(kind, size), |b| {
+                decode_whole(b, &mut frame, Role::Client)
+            });
         }
     }
 }
@@ -102,7 +109,8 @@ fn encode(criterion: &mut Criterion) {
     }
 }
 
-/// One message of 64 bytes to everybody, until it is on the wire: the system calls are in it, reading at the other end is not.
+/// One message of 64 bytes to everybody, until it is on the wire: the system calls are in it,
+/// reading at the other end is not.
 fn broadcast(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("broadcast 64 B and flush");
     let message = "x".repeat(64);
@@ -176,7 +184,9 @@ fn dispatch(criterion: &mut Criterion) {
         let mut socket = sockets.get(uuid).unwrap();
         group.throughput(Throughput::Elements(listeners as u64));
         group.bench_function(BenchmarkId::new("listeners", listeners), |b| {
-            b.iter(|| assert_eq!(socket.fire(count, black_box("work"), black_box("hello")), listeners));
+            b.iter(|| {
+                assert_eq!(socket.fire(count, black_box("work"), black_box("hello")), listeners)
+            });
         });
     }
 }
@@ -199,7 +209,8 @@ fn timers(criterion: &mut Criterion) {
     criterion.bench_function("set and cancel a timer beside 1000 others", |b| {
         let (_, mut sockets) = server.lend();
         b.iter(|| {
-            let id = sockets.set_timer(black_box(Duration::from_secs(4000)), |count, _| *count += 1);
+            let id =
+                sockets.set_timer(black_box(Duration::from_secs(4000)), |count, _| *count += 1);
             assert!(sockets.cancel(id));
         });
     });
@@ -219,9 +230,13 @@ fn decode_whole(bencher: &mut Bencher<'_>, frame: &mut [u8], role: Role) {
     });
 }
 
-/// One frame. The key of a masked one leaves the payload as it is, so that it can be decoded again and again; the work is that of any key.
+/// One frame. The key of a masked one leaves the payload as it is, so that it can be decoded again
+/// and again; the work is that of any key.
 fn frame(opcode: Opcode, masked: bool, payload: &[u8]) -> Vec<u8> {
-    let header = FrameHeader { mask: masked.then_some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
+    let header = FrameHeader {
+        mask: masked.then_some([0; 4]),
+        ..FrameHeader::new(opcode, payload.len() as u64)
+    };
     let mut frame = Vec::new();
     header.encode(&mut frame);
     frame.extend_from_slice(payload);

@@ -1,8 +1,9 @@
-//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody. `/forgetful` is `/echo` for
-//! connections whose requests are not kept. Tests and benchmarks run against it.
+//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody.
+//! `/forgetful` is `/echo` for connections whose requests are not kept. Tests and benchmarks run
+//! against it.
 //!
-//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses for clients that offer that, as `--deflate`
-//! says.
+//! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses
+//! for clients that offer that, as `--deflate` says.
 //!
 //! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
@@ -53,14 +54,20 @@ fn echo(_: &mut (), ep: &mut EventPayload<'_, ()>) {
 
 /// Compression in both directions, in the mode that was asked for: `dedicated` if there was none.
 #[cfg(feature = "deflate")]
-fn with_deflate(settings: Builder, mode: Option<&str>, window_bits: u8) -> Result<Builder, Box<dyn Error>> {
+fn with_deflate(
+    settings: Builder,
+    mode: Option<&str>,
+    window_bits: u8,
+) -> Result<Builder, Box<dyn Error>> {
     use ikisocket::Deflate;
 
     let deflate = match mode {
         Some("off") => return Ok(settings),
         Some("shared") => Deflate::shared(),
         Some("dedicated") | None => Deflate::dedicated(),
-        Some(other) => return Err(format!("--deflate {other}: it can be shared, dedicated or off").into()),
+        Some(other) => {
+            return Err(format!("--deflate {other}: it can be shared, dedicated or off").into());
+        }
     };
     Ok(settings.deflate(deflate.server_window_bits(window_bits).client_window_bits(window_bits)))
 }
@@ -69,6 +76,9 @@ fn with_deflate(settings: Builder, mode: Option<&str>, window_bits: u8) -> Resul
 fn with_deflate(settings: Builder, mode: Option<&str>, _: u8) -> Result<Builder, Box<dyn Error>> {
     match mode {
         None | Some("off") => Ok(settings),
-        Some(_) => Err("--deflate: build it with cargo run --release --features deflate --example echo".into()),
+        Some(_) => {
+            Err("--deflate: build it with cargo run --release --features deflate --example echo"
+                .into())
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! A 60 Hz loop of your own with the server in it: a small simulation, shown to everybody who connects to `/world`.
+//! A 60 Hz loop of your own with the server in it: a small simulation, shown to everybody who
+//! connects to `/world`.
 //!
 //! `cargo run --example embed [ADDR]`
 //!
-//! Each tick everybody gets a binary message, four bytes for each ball: x and y as little-endian `u16`. Any message from a client throws
-//! the balls up. Once a second it prints how the loop keeps time, and (on Linux) that its own thread is the only one.
+//! Each tick everybody gets a binary message, four bytes for each ball: x and y as little-endian
+//! `u16`. Any message from a client throws the balls up. Once a second it prints how the loop keeps
+//! time, and (on Linux) that its own thread is the only one.
 
 use std::error::Error;
 use std::sync::atomic::Ordering;
@@ -16,7 +18,8 @@ mod common;
 /// Ticks per second.
 const RATE: u32 = 60;
 const TICK: Duration = Duration::from_nanos(1_000_000_000 / RATE as u64);
-/// A loop that is further behind than this (a laptop slept) leaves out the ticks that it missed, instead of doing them all at once.
+/// A loop that is further behind than this (a laptop slept) leaves out the ticks that it missed,
+/// instead of doing them all at once.
 const MOST_BEHIND: Duration = Duration::from_millis(250);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,13 +39,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             ticks += 1;
             latest = latest.max(late);
             if ticks % RATE == 0 {
-                println!("tick {ticks}: clients {}, latest tick {latest:.1?} late{}", sockets.len(), threads());
+                println!(
+                    "tick {ticks}: clients {}, latest tick {latest:.1?} late{}",
+                    sockets.len(),
+                    threads()
+                );
                 latest = Duration::ZERO;
             }
-            // From where the tick was due, not from when it came: the rate is right in the long run.
+            // From where the tick was due, not from when it came: the rate is right in the long
+            // run.
             next = if late > MOST_BEHIND { Instant::now() } else { next } + TICK;
         }
-        // The server's turn takes what is left until the next tick, and no time at all if the loop is behind.
+        // The server's turn takes what is left until the next tick, and no time at all if the loop
+        // is behind.
         server.poll(Some(next.saturating_duration_since(Instant::now())))?;
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
@@ -64,8 +73,10 @@ struct Ball {
 
 impl World {
     fn new(balls: u8) -> Self {
-        let ball =
-            |i| Ball { at: [(f32::from(i) + 0.5) / f32::from(balls), 0.5], speed: [0.1 + 0.02 * f32::from(i), 0.0] };
+        let ball = |i| Ball {
+            at: [(f32::from(i) + 0.5) / f32::from(balls), 0.5],
+            speed: [0.1 + 0.02 * f32::from(i), 0.0],
+        };
         Self { balls: (0..balls).map(ball).collect() }
     }
 

@@ -1,12 +1,14 @@
-//! A market feed, fanned out: prices come as UDP datagrams, and subscribers get those of their symbols.
+//! A market feed, fanned out: prices come as UDP datagrams, and subscribers get those of their
+//! symbols.
 //!
 //! `cargo run --release --example feed [ADDR] [UDP-ADDR]`
 //!
-//! `/prices/ACME` is one symbol, `/prices` all of them. Whoever reads too slowly sees fewer prices, but current ones: of each symbol, only the latest
-//! waits.
+//! `/prices/ACME` is one symbol, `/prices` all of them. Whoever reads too slowly sees fewer prices,
+//! but current ones: of each symbol, only the latest waits.
 //!
-//! A datagram is a line of text, `SYMBOL PRICE`; anything else is counted and passed over. Without a UDP address of yours a thread plays the
-//! market. To send a price yourself: `echo ACME 99.5 | nc -uw0 HOST PORT`.
+//! A datagram is a line of text, `SYMBOL PRICE`; anything else is counted and passed over. Without
+//! a UDP address of yours a thread plays the market. To send a price yourself:
+//! `echo ACME 99.5 | nc -uw0 HOST PORT`.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -57,13 +59,22 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn subscribe(market: &mut Market, kws: &mut Socket<'_, Market>, topic: &str) {
     match kws.join(topic) {
-        Ok(_) => kws.emit(format!("{topic}: {} prices so far, {} malformed", market.published, market.malformed)),
+        Ok(_) => kws.emit(format!(
+            "{topic}: {} prices so far, {} malformed",
+            market.published, market.malformed
+        )),
         Err(error) => kws.emit(error.to_string()),
     };
 }
 
-/// Takes what has come in. It is told of new datagrams once, so it reads until there are none, or asks to be called again.
-fn receive(market: &mut Market, sockets: &mut Sockets<'_, Market>, feed: &mut UdpSocket, ready: Readiness) {
+/// Takes what has come in. It is told of new datagrams once, so it reads until there are none, or
+/// asks to be called again.
+fn receive(
+    market: &mut Market,
+    sockets: &mut Sockets<'_, Market>,
+    feed: &mut UdpSocket,
+    ready: Readiness,
+) {
     let mut datagram = [0; 1500];
     for _ in 0..AT_ONCE {
         match feed.recv(&mut datagram) {
@@ -79,7 +90,9 @@ fn receive(market: &mut Market, sockets: &mut Sockets<'_, Market>, feed: &mut Ud
 impl Market {
     fn take(&mut self, datagram: &[u8], sockets: &mut Sockets<'_, Self>) {
         match parse(datagram) {
-            Some((symbol, price)) if self.symbols.len() < MOST_SYMBOLS || self.symbols.contains_key(symbol) => {
+            Some((symbol, price))
+                if self.symbols.len() < MOST_SYMBOLS || self.symbols.contains_key(symbol) =>
+            {
                 self.published += 1;
                 let next = self.symbols.len() as u64;
                 let key = *self.symbols.entry(symbol.to_owned()).or_insert(next);

@@ -1,6 +1,7 @@
 //! What is going on, for Prometheus: an echo server that tells its figures at `/metrics`.
 //!
-//! `cargo run --example metrics [ADDR]`, then `curl http://127.0.0.1:3000/metrics`, or let a Prometheus scrape it:
+//! `cargo run --example metrics [ADDR]`, then `curl http://127.0.0.1:3000/metrics`, or let a
+//! Prometheus scrape it:
 //!
 //! ```yaml
 //! scrape_configs:
@@ -26,7 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     server.get("/metrics", |longest, sockets, _| {
         let mut text = sockets.stats().to_prometheus();
         text.push_str("# HELP echo_longest_message_bytes The longest message so far.\n");
-        text.push_str(&format!("# TYPE echo_longest_message_bytes gauge\necho_longest_message_bytes {longest}\n"));
+        text.push_str(&format!(
+            "# TYPE echo_longest_message_bytes gauge\necho_longest_message_bytes {longest}\n"
+        ));
         Response::text(text)
     })?;
     let address = server.listen(common::address("127.0.0.1:3000"))?;

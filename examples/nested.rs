@@ -1,9 +1,11 @@
-//! The server in another loop: here an epoll of this program's own, beside a UDP socket that the server knows nothing of.
+//! The server in another loop: here an epoll of this program's own, beside a UDP socket that the
+//! server knows nothing of.
 //!
 //! `cargo run --release --example nested [ADDR] [UDP-ADDR]`
 //!
-//! What comes in by UDP goes to everybody at `/notes`, and what clients send goes back to who sent the last datagram. It would be the same in the loop of a GUI, of
-//! a bus library or of another runtime: watch the server's descriptor, wait no longer than `next_timeout`, turn it once.
+//! What comes in by UDP goes to everybody at `/notes`, and what clients send goes back to who sent
+//! the last datagram. It would be the same in the loop of a GUI, of a bus library or of another
+//! runtime: watch the server's descriptor, wait no longer than `next_timeout`, turn it once.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -31,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         notes.push(String::from_utf8_lossy(&ep.data).into_owned());
     });
     println!("listening on {}", server.listen(common::address("127.0.0.1:3004"))?);
-    let mut control = UdpSocket::bind(std::env::args().nth(2).as_deref().unwrap_or("127.0.0.1:0").parse()?)?;
+    let mut control =
+        UdpSocket::bind(std::env::args().nth(2).as_deref().unwrap_or("127.0.0.1:0").parse()?)?;
     println!("control is on {}", control.local_addr()?);
 
     let mut outer = Poll::new()?;
@@ -42,7 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut asker, mut stopping) = (None, false);
     while !server.is_finished() {
         // Ctrl-C interrupts the wait; the limit is for one that comes just before it.
-        let timeout = server.next_timeout().unwrap_or(Duration::MAX).min(Duration::from_millis(250));
+        let timeout =
+            server.next_timeout().unwrap_or(Duration::MAX).min(Duration::from_millis(250));
         match outer.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => events.clear(),
             result => result?,
@@ -50,7 +54,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         if events.iter().any(|event| event.token() == CONTROL) {
             asker = take_datagrams(&control, &mut server)?.or(asker);
         }
-        // It was readable, or something is due, or there is more than one turn's work. If it is none of these, a turn does nothing.
+        // It was readable, or something is due, or there is more than one turn's work. If it is
+        // none of these, a turn does nothing.
         server.poll(Some(Duration::ZERO))?;
         for note in server.state_mut().drain(..) {
             if let Some(asker) = asker {
@@ -66,7 +71,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Passes on all that has come in by UDP; returns who sent the last of it.
-fn take_datagrams(control: &UdpSocket, server: &mut Server<Notes>) -> io::Result<Option<SocketAddr>> {
+fn take_datagrams(
+    control: &UdpSocket,
+    server: &mut Server<Notes>,
+) -> io::Result<Option<SocketAddr>> {
     let (mut datagram, mut asker) = ([0; 1500], None);
     loop {
         match control.recv_from(&mut datagram) {

@@ -1,9 +1,11 @@
-//! Other threads and the loop: four of them send it ten million commands, and one decides who may come in.
+//! Other threads and the loop: four of them send it ten million commands, and one decides who may
+//! come in.
 //!
 //! `cargo run --release --example threads [ADDR] [COMMANDS]`
 //!
-//! Clients of `/work?user=NAME` are told how far it is, and that everything came once and in order. Whoever gives no name gets 401, from a
-//! thread that takes its time to find out: nobody else waits for it.
+//! Clients of `/work?user=NAME` are told how far it is, and that everything came once and in order.
+//! Whoever gives no name gets 401, from a thread that takes its time to find out: nobody else waits
+//! for it.
 
 use std::error::Error;
 use std::sync::mpsc;
@@ -33,12 +35,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gate = gatekeeper();
     server.filter(move |_, sockets, incoming| {
         let user = incoming.query("user").unwrap_or_default().into_owned();
-        // If that thread were gone, the answer would be dropped with the message, and the client would get 503.
+        // If that thread were gone, the answer would be dropped with the message, and the client
+        // would get 503.
         let _ = gate.send((user, sockets.defer(incoming)));
         Ok(())
     });
     server.route("/work", |work, kws| {
-        let welcome = format!("welcome {}, {}", kws.string_attribute("user").unwrap_or_default(), work.report());
+        let welcome = format!(
+            "welcome {}, {}",
+            kws.string_attribute("user").unwrap_or_default(),
+            work.report()
+        );
         kws.emit(welcome);
     })?;
     println!("listening on {}", server.listen(common::address("127.0.0.1:3002"))?);
@@ -61,7 +68,8 @@ fn gatekeeper() -> mpsc::Sender<(String, Deferred<Work>)> {
             thread::sleep(DECISION);
             // An error says that the client has gone just now, and that is all right.
             let _ = match user.is_empty() {
-                true => deferred.reject(Response::text("Who are you? Try /work?user=NAME.\n").with_status(401)),
+                true => deferred
+                    .reject(Response::text("Who are you? Try /work?user=NAME.\n").with_status(401)),
                 false => deferred.accept(|attributes| attributes.set("user", user)),
             };
         }
@@ -83,8 +91,12 @@ fn count(worker: usize, share: u64, handle: &Handle<Work>) {
     });
 }
 
-/// Sends again for as long as the queue is full: this producer would rather wait than lose anything.
-fn insist(handle: &Handle<Work>, command: impl FnOnce(&mut Work, &mut Sockets<'_, Work>) + Send + Copy + 'static) {
+/// Sends again for as long as the queue is full: this producer would rather wait than lose
+/// anything.
+fn insist(
+    handle: &Handle<Work>,
+    command: impl FnOnce(&mut Work, &mut Sockets<'_, Work>) + Send + Copy + 'static,
+) {
     while let Err(SendError::Full { .. }) = handle.send(command) {
         thread::yield_now();
     }
@@ -100,7 +112,11 @@ impl Work {
     }
 
     fn report(&self) -> String {
-        let (count, seconds) = (self.next.iter().sum::<u64>(), self.started.elapsed().as_secs_f64());
-        format!("{count} commands of {WORKERS} threads in {seconds:.1} s, {} out of order", self.wrong)
+        let (count, seconds) =
+            (self.next.iter().sum::<u64>(), self.started.elapsed().as_secs_f64());
+        format!(
+            "{count} commands of {WORKERS} threads in {seconds:.1} s, {} out of order",
+            self.wrong
+        )
     }
 }

@@ -47,7 +47,8 @@ impl From<IoError> for io::Error {
     }
 }
 
-/// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or `disconnect` event.
+/// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or
+/// `disconnect` event.
 ///
 /// Its text is one line, for logs: in what a peer or a callback chose, line breaks, other control
 /// characters and what turns the direction of writing are escaped. The fields hold it as it was.
@@ -65,14 +66,17 @@ pub enum Error {
         /// The reason in its close frame; may be empty.
         reason: String,
     },
-    /// The peer ended the TCP connection without a close frame (what other libraries call code 1006).
+    /// The peer ended the TCP connection without a close frame (what other libraries call code
+    /// 1006).
     #[error("the peer ended the connection without a close frame")]
     Lost,
     /// Reading from or writing to the socket failed.
     #[error("socket: {0}")]
     Io(IoError),
     /// More bytes would have waited for this peer than the outbox limit allows.
-    #[error("slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting")]
+    #[error(
+        "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting"
+    )]
     SlowConsumer {
         /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes
         /// more.
@@ -96,10 +100,12 @@ pub enum Error {
         /// The panic's message, if it was a string.
         message: String,
     },
-    /// `emit_to` or `emit_to_list` named a connection that does not exist (any more). The event's data is its uuid as text.
+    /// `emit_to` or `emit_to_list` named a connection that does not exist (any more). The event's
+    /// data is its uuid as text.
     #[error("no open connection has the uuid {0}")]
     Gone(Uuid),
-    /// `fire` called nobody: the name belongs to the library, or listeners fired each other too deep.
+    /// `fire` called nobody: the name belongs to the library, or listeners fired each other too
+    /// deep.
     #[error("fire(`{}`) was refused: {}", Escaped(event), match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
     FireRefused {
         /// The event's name.
@@ -133,8 +139,9 @@ pub enum EmitError {
         /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
         limit: usize,
     },
-    /// The peer reads too slowly: the outbox is full and the socket took nothing more. With [`SlowReader::Disconnect`](crate::SlowReader) the
-    /// connection is being disconnected with [`Error::SlowConsumer`]; with the other policies it stays open, and the message was dropped.
+    /// The peer reads too slowly: the outbox is full and the socket took nothing more. With
+    /// [`SlowReader::Disconnect`](crate::SlowReader) the connection is being disconnected with
+    /// [`Error::SlowConsumer`]; with the other policies it stays open, and the message was dropped.
     #[error("the peer reads too slowly: its outbox is full")]
     Full,
     /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).
@@ -162,7 +169,9 @@ pub enum UuidError {
 #[non_exhaustive]
 pub enum SendError {
     /// The loop is behind: so many commands wait already.
-    #[error("{capacity} commands wait for the loop already: send fewer, turn it more often, or raise handle_queue")]
+    #[error(
+        "{capacity} commands wait for the loop already: send fewer, turn it more often, or raise handle_queue"
+    )]
     Full {
         /// The most that may wait ([`Builder::handle_queue`](crate::Builder::handle_queue)).
         capacity: usize,
@@ -216,7 +225,8 @@ pub enum TopicError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// The code may not be sent in a close frame (RFC 6455 §7.4): use 1000–1003, 1007–1014 or 3000–4999.
+    /// The code may not be sent in a close frame (RFC 6455 §7.4): use 1000–1003, 1007–1014 or
+    /// 3000–4999.
     #[error("{0} may not be sent in a close frame: use 1000-1003, 1007-1014 or 3000-4999")]
     IllegalCode(CloseCode),
 }
@@ -265,7 +275,8 @@ pub enum BindError {
     /// The name resolved to no address at all.
     #[error("the name to listen on has no address")]
     NoAddress,
-    /// The operating system refused the address, for instance because something listens there already.
+    /// The operating system refused the address, for instance because something listens there
+    /// already.
     #[error("cannot listen on {address}: {error}")]
     Listen {
         /// The address.
@@ -273,8 +284,8 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
-    /// The operating system refused the path of a Unix socket, for instance because there is a file already: of another server, or left by
-    /// one that has crashed.
+    /// The operating system refused the path of a Unix socket, for instance because there is a file
+    /// already: of another server, or left by one that has crashed.
     #[error("cannot listen on {}: {error}{}", path.display(), Self::advice(error))]
     ListenUnix {
         /// The path.
@@ -288,7 +299,8 @@ pub enum BindError {
         /// What the operating system said.
         error: IoError,
     },
-    /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a connection.
+    /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a
+    /// connection.
     #[error(
         "the socket that was handed over does not listen: call listen on it first, or let `bind` of std's listeners make it"
     )]
@@ -307,7 +319,9 @@ impl BindError {
     /// What to do about a path that cannot be listened on.
     fn advice(error: &IoError) -> &'static str {
         match error.kind {
-            io::ErrorKind::AddrInUse => "; the file is there already: if no server listens there any more, remove it",
+            io::ErrorKind::AddrInUse => {
+                "; the file is there already: if no server listens there any more, remove it"
+            }
             io::ErrorKind::NotFound => "; make its directory first",
             _ => "",
         }

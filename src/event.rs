@@ -4,8 +4,9 @@ use std::fmt;
 
 /// The built-in events. Every other name is an event of your own, called by `fire`.
 ///
-/// For one connection they come in this order: `connect` (unless the route callback closed it), then messages, pings and pongs, `pressure` and `relief`;
-/// `close` if the server closed it; `error` if it failed; and always last, exactly once, `disconnect`.
+/// For one connection they come in this order: `connect` (unless the route callback closed it),
+/// then messages, pings and pongs, `pressure` and `relief`; `close` if the server closed it;
+/// `error` if it failed; and always last, exactly once, `disconnect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
@@ -17,18 +18,20 @@ pub enum Event {
     Ping,
     /// A pong arrived: `data`.
     Pong,
-    /// The peer reads more slowly than you write: what waits for it has reached [`Builder::high_water`](crate::Builder::high_water).
-    /// If it has sunk to the low-water mark before the listeners could be called, neither this nor
-    /// `relief` fires.
+    /// The peer reads more slowly than you write: what waits for it has reached
+    /// [`Builder::high_water`](crate::Builder::high_water). If it has sunk to the low-water mark
+    /// before the listeners could be called, neither this nor `relief` fires.
     Pressure,
     /// After `pressure`: what waits has sunk to [`Builder::low_water`](crate::Builder::low_water).
     Relief,
     /// The server closed the connection: `code` and `reason`.
     Close,
-    /// Something failed: `error`. Either a verb of a callback (then the connection goes on) or the connection (then `disconnect` follows).
+    /// Something failed: `error`. Either a verb of a callback (then the connection goes on) or the
+    /// connection (then `disconnect` follows).
     Error,
-    /// The connection is gone: `error` if it failed, `code` and `reason` if a close frame told them, `clean` if both sides
-    /// said goodbye. Attributes, params and uuid still answer; emits are refused.
+    /// The connection is gone: `error` if it failed, `code` and `reason` if a close frame told
+    /// them, `clean` if both sides said goodbye. Attributes, params and uuid still answer; emits
+    /// are refused.
     Disconnect,
 }
 
@@ -46,8 +49,17 @@ impl Event {
     ];
 
     /// The name of each, in the same order.
-    pub(crate) const NAMES: [&'static str; Self::ALL.len()] =
-        ["connect", "message", "ping", "pong", "pressure", "relief", "close", "error", "disconnect"];
+    pub(crate) const NAMES: [&'static str; Self::ALL.len()] = [
+        "connect",
+        "message",
+        "ping",
+        "pong",
+        "pressure",
+        "relief",
+        "close",
+        "error",
+        "disconnect",
+    ];
 
     /// The event's name, as in [`EventPayload::name`](crate::EventPayload::name).
     #[must_use]

@@ -1,8 +1,9 @@
 //! A WebSocket server with events, for people who own their thread.
 //!
-//! The model is that of Go's ikisocket (later `socketio`): listeners on named events, `emit`, `emit_to`, `broadcast`, `fire`,
-//! attributes, and a uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself: no async
-//! runtime, no thread but yours, no lock, no `unsafe`.
+//! The model is that of Go's ikisocket (later `socketio`): listeners on named events, `emit`,
+//! `emit_to`, `broadcast`, `fire`, attributes, and a uuid for each connection. Underneath is one
+//! single-threaded epoll loop that you turn yourself: no async runtime, no thread but yours, no
+//! lock, no `unsafe`.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Server};
@@ -30,17 +31,18 @@
 //!
 //! # State is lent
 //!
-//! The server owns your state. Every callback gets `&mut` of it as its first argument and the connection as its second, so
-//! both can be used at once, with no `Rc`, `RefCell` or lock. Callbacks are `Fn`: what must change lives in the state.
+//! The server owns your state. Every callback gets `&mut` of it as its first argument and the
+//! connection as its second, so both can be used at once, with no `Rc`, `RefCell` or lock.
+//! Callbacks are `Fn`: what must change lives in the state.
 //!
-//! Two nouns have all the verbs. [`Sockets`] are the open connections: `emit_to`, `broadcast`, `fire`, `get`, `len`,
-//! `shutdown`. [`Socket`] is one of them (`kws`), and [`Socket::sockets`] leads from one to all. Between turns
-//! [`Server::lend`] gives the state and the sockets.
+//! Two nouns have all the verbs. [`Sockets`] are the open connections: `emit_to`, `broadcast`,
+//! `fire`, `get`, `len`, `shutdown`. [`Socket`] is one of them (`kws`), and [`Socket::sockets`]
+//! leads from one to all. Between turns [`Server::lend`] gives the state and the sockets.
 //!
 //! # The loop
 //!
-//! [`Server::run`] turns the loop for you. To turn it yourself, call [`Server::poll`] as often as you like; it does nothing between
-//! calls:
+//! [`Server::run`] turns the loop for you. To turn it yourself, call [`Server::poll`] as often as
+//! you like; it does nothing between calls:
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -55,15 +57,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! One turn: write what was emitted since the last one; wait; for each ready connection read, decode, call listeners and
-//! write its own replies once; accept, do what other threads have sent, call timers; write to the others that got something, once
-//! each; handle timeouts; remove what is gone. [`Turn`] says what was done. A connection that sends little is
-//! served before those that wait with more than their share, and those before the ones that are closing.
+//! One turn: write what was emitted since the last one; wait; for each ready connection read,
+//! decode, call listeners and write its own replies once; accept, do what other threads have sent,
+//! call timers; write to the others that got something, once each; handle timeouts; remove what is
+//! gone. [`Turn`] says what was done. A connection that sends little is served before those that
+//! wait with more than their share, and those before the ones that are closing.
 //!
 //! # Time
 //!
-//! [`Server::set_timer`] and [`set_interval`](Server::set_interval) call you back from the loop, with the state and the sockets lent; listeners set
-//! timers through [`Sockets`]. No message costs more because timers wait.
+//! [`Server::set_timer`] and [`set_interval`](Server::set_interval) call you back from the loop,
+//! with the state and the sockets lent; listeners set timers through [`Sockets`]. No message costs
+//! more because timers wait.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -75,14 +79,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The loop's clock and its poll have whole milliseconds. A loop that is turned late calls late, an interval that missed some of its times is
-//! called once for all of them, and what is due in the past comes in the next turn.
+//! The loop's clock and its poll have whole milliseconds. A loop that is turned late calls late, an
+//! interval that missed some of its times is called once for all of them, and what is due in the
+//! past comes in the next turn.
 //!
 //! # Other threads
 //!
-//! [`Server::handle`] gives a [`Handle`] that may go to any thread. It sends closures to the loop, which run there with the state and the
-//! sockets lent; `emit_to`, `broadcast` and the like are short forms. Each thread's commands run in its order; many of them wake the
-//! loop once.
+//! [`Server::handle`] gives a [`Handle`] that may go to any thread. It sends closures to the loop,
+//! which run there with the state and the sockets lent; `emit_to`, `broadcast` and the like are
+//! short forms. Each thread's commands run in its order; many of them wake the loop once.
 //!
 //! ```
 //! # let mut server = ikisocket::Server::bind("127.0.0.1:0", 0u64)?;
@@ -97,31 +102,37 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A filter that has to ask somebody else who may come in, a database for instance, puts its answer off with [`Sockets::defer`]. The [`Deferred`] goes
-//! to whoever finds the answer, and accepts or rejects from there; nobody else waits meanwhile.
+//! A filter that has to ask somebody else who may come in, a database for instance, puts its answer
+//! off with [`Sockets::defer`]. The [`Deferred`] goes to whoever finds the answer, and accepts or
+//! rejects from there; nobody else waits meanwhile.
 //!
-//! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up, [`SendError::Full`] says so. A handle whose server is gone
-//! gets [`SendError::Gone`].
+//! The queue is bounded ([`Builder::handle_queue`]): when the loop does not keep up,
+//! [`SendError::Full`] says so. A handle whose server is gone gets [`SendError::Gone`].
 //!
 //! # Your own sources
 //!
-//! Whatever mio can watch can be in the loop too: [`Server::add_source`] takes a UDP socket, a pipe, a timerfd or any other descriptor,
-//! and calls you when it is ready, with the state, the sockets and the source lent. So a feed is read and passed on in the same
-//! turn, by the same thread. `examples/feed` is one. The versions agree if you make sources with [`ikisocket::mio`](mio).
+//! Whatever mio can watch can be in the loop too: [`Server::add_source`] takes a UDP socket, a
+//! pipe, a timerfd or any other descriptor, and calls you when it is ready, with the state, the
+//! sockets and the source lent. So a feed is read and passed on in the same turn, by the same
+//! thread. `examples/feed` is one. The versions agree if you make sources with
+//! [`ikisocket::mio`](mio).
 //!
-//! Readiness is edge-triggered: read until it would block, or ask to be called again with [`Sockets::wake_source`]. What a callback leaves unread
-//! without that, nobody announces.
+//! Readiness is edge-triggered: read until it would block, or ask to be called again with
+//! [`Sockets::wake_source`]. What a callback leaves unread without that, nobody announces.
 //!
 //! # Busy polling
 //!
-//! [`Server::run_spinning`], or [`Server::poll`] with [`Duration::ZERO`](std::time::Duration::ZERO) in a loop of your own, never sleeps: what has arrived is seen without the
-//! time that the operating system takes to wake a thread. The price is a core that is busy all the time. It pays if that core is the
-//! thread's own; where others need it, they and the server slow each other down.
+//! [`Server::run_spinning`], or [`Server::poll`] with [`Duration::ZERO`](std::time::Duration::ZERO)
+//! in a loop of your own, never sleeps: what has arrived is seen without the time that the
+//! operating system takes to wake a thread. The price is a core that is busy all the time. It pays
+//! if that core is the thread's own; where others need it, they and the server slow each other
+//! down.
 //!
 //! # In another loop
 //!
-//! If the thread has a loop already, of a GUI, a bus or another library, the server is one more descriptor in it ([`AsFd`](std::os::fd::AsFd), on Unix). Watch it for
-//! reading, wait no longer than [`Server::next_timeout`], then turn the server once without waiting:
+//! If the thread has a loop already, of a GUI, a bus or another library, the server is one more
+//! descriptor in it ([`AsFd`](std::os::fd::AsFd), on Unix). Watch it for reading, wait no longer
+//! than [`Server::next_timeout`], then turn the server once without waiting:
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -136,8 +147,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! That holds whether the other loop sees levels or edges: when more is left than one turn does, `next_timeout` is zero. How much that is,
-//! [`Builder::work_per_turn`] says. After anything else that has something done later ([`Server::lend`], a timer) ask `next_timeout` again.
+//! That holds whether the other loop sees levels or edges: when more is left than one turn does,
+//! `next_timeout` is zero. How much that is, [`Builder::work_per_turn`] says. After anything else
+//! that has something done later ([`Server::lend`], a timer) ask `next_timeout` again.
 //! `examples/nested` is such a loop.
 //!
 //! # A little of everything
@@ -194,8 +206,9 @@
 //!
 //! # Topics
 //!
-//! A topic is a name that connections [join](Socket::join); what is [published](Socket::publish) there goes to its members. Nothing has to
-//! be set up: a topic comes with its first member and goes with its last.
+//! A topic is a name that connections [join](Socket::join); what is [published](Socket::publish)
+//! there goes to its members. Nothing has to be set up: a topic comes with its first member and
+//! goes with its last.
 //!
 //! ```
 //! # use ikisocket::{Event, Server};
@@ -226,16 +239,20 @@
 //! # Ok::<(), ikisocket::BindError>(())
 //! ```
 //!
-//! A publish is encoded once and costs the number of members, whoever else is connected. A connection is a member from `join` until it
-//! leaves, or stops being open: when either side closes it or it fails, and before any listener is told. Each member gets all that is sent to it
-//! in one order; which member is served first is not guaranteed. Joining costs no more than a look through the shorter of two lists, the
-//! topic's members and the connection's topics; leaving moves two entries. A membership takes at most 64 bytes, a topic about 200.
+//! A publish is encoded once and costs the number of members, whoever else is connected. A
+//! connection is a member from `join` until it leaves, or stops being open: when either side closes
+//! it or it fails, and before any listener is told. Each member gets all that is sent to it in one
+//! order; which member is served first is not guaranteed. Joining costs no more than a look through
+//! the shorter of two lists, the topic's members and the connection's topics; leaving moves two
+//! entries. A membership takes at most 64 bytes, a topic about 200.
 //!
 //! # What is going on
 //!
-//! [`Server::stats`] and [`Sockets::stats`] give a [`Stats`]: connections by the part of their life, bytes that wait, messages and bytes in and
-//! out, and by cause what was refused, dropped and disconnected. Counting costs an addition here and there; what can be summed up when
-//! somebody asks is not counted at all. [`Stats::to_prometheus`] is the same as text, for a page (`examples/metrics.rs`):
+//! [`Server::stats`] and [`Sockets::stats`] give a [`Stats`]: connections by the part of their
+//! life, bytes that wait, messages and bytes in and out, and by cause what was refused, dropped and
+//! disconnected. Counting costs an addition here and there; what can be summed up when somebody
+//! asks is not counted at all. [`Stats::to_prometheus`] is the same as text, for a page
+//! (`examples/metrics.rs`):
 //!
 //! ```
 //! # use ikisocket::{Response, Server};
@@ -246,47 +263,56 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well: `error` if a callback panicked or gave a
-//! response that cannot be sent; `warn` if peers cannot be accepted or watched, once for each listening socket until it went well for a minute,
-//! and at the first broadcast that is too large for everybody; `info` at listening and at shutdown; `debug` for each connection that failed or
-//! was closed by its peer with an error's code, and each request that was refused, with the reason.
+//! The [`log`](https://docs.rs/log) records, none of which is for a message that is handled well:
+//! `error` if a callback panicked or gave a response that cannot be sent; `warn` if peers cannot be
+//! accepted or watched, once for each listening socket until it went well for a minute, and at the
+//! first broadcast that is too large for everybody; `info` at listening and at shutdown; `debug`
+//! for each connection that failed or was closed by its peer with an error's code, and each request
+//! that was refused, with the reason.
 //!
 //! # The rules
 //!
-//! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a failed `emit_to`, a full outbox, a
-//!   panic) is told when the outermost callback has returned, in order. A broadcast never runs your code half-way.
-//! - **`disconnect` is last.** It comes exactly once for each connection whose route callback ran, and nothing comes after it. In
-//!   it, the uuid, attributes and request still answer.
+//! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a
+//!   failed `emit_to`, a full outbox, a panic) is told when the outermost callback has returned, in
+//!   order. A broadcast never runs your code half-way.
+//! - **`disconnect` is last.** It comes exactly once for each connection whose route callback ran,
+//!   and nothing comes after it. In it, the uuid, attributes and request still answer.
 //! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was
-//!   emitted before it, and a peer that reads at [`Builder::closing_rate`] gets all of it. The exceptions are
-//!   a full outbox (see [`SlowReader`]), [`Socket::abort`], a shutdown's deadline, and a connection that
-//!   fails. Nothing is reordered between an emit and the socket; only pings and pongs may pass messages
-//!   that wait.
-//! - **No connection stays.** When a connection stops being open, or a response is queued, its end is
-//!   fixed. Nothing that the peer does moves it.
-//! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in memory, up to
-//!   [`Builder::max_outbox`]; past that the connection fails with [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and
-//!   nobody else notices.
+//!   emitted before it, and a peer that reads at [`Builder::closing_rate`] gets all of it. The
+//!   exceptions are a full outbox (see [`SlowReader`]), [`Socket::abort`], a shutdown's deadline,
+//!   and a connection that fails. Nothing is reordered between an emit and the socket; only pings
+//!   and pongs may pass messages that wait.
+//! - **No connection stays.** When a connection stops being open, or a response is queued, its end
+//!   is fixed. Nothing that the peer does moves it.
+//! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in
+//!   memory, up to [`Builder::max_outbox`]; past that the connection fails with
+//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and nobody else notices.
 //! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
 //! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
-//! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no buffer.
-//! - **Gone is gone.** What grows with the number of connections is given back when most of them have
-//!   gone, and what grows with the number of topics when most topics have ended.
-//! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn have limits; see [`Builder`].
-//! - **A panic stays where it was.** Each value that was left with the server is dropped under a guard
-//!   of its own. A panic is caught, [`Server::recover`] is told, and the connection it happened on is closed with 1011 if it is
-//!   open, but for one in an `error` listener, which closes nothing. A request whose filter or page panics gets 500.
+//! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no
+//!   buffer.
+//! - **Gone is gone.** What grows with the number of connections is given back when most of them
+//!   have gone, and what grows with the number of topics when most topics have ended.
+//! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn
+//!   have limits; see [`Builder`].
+//! - **A panic stays where it was.** Each value that was left with the server is dropped under a
+//!   guard of its own. A panic is caught, [`Server::recover`] is told, and the connection it
+//!   happened on is closed with 1011 if it is open, but for one in an `error` listener, which
+//!   closes nothing. A request whose filter or page panics gets 500.
 //!
 //! # Slow readers
 //!
-//! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection. [`Builder::slow_reader`], [`Route::slow_reader`] and
-//! [`Socket::set_slow_reader`] say what happens then: the connection is given up (the default), the new message is refused, or the oldest are
-//! dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with any verb: a waiting message with the same key is
-//! replaced in its place, so that a slow reader sees fewer values, but current ones, and memory is bounded by the number of keys. What the
-//! kernel and the peer's receive buffer hold comes before: see [`Builder::notsent_lowat`].
-//! A message under way is never cut; pings and pongs pass what waits; the close frame goes last. [`Event::Pressure`] and [`Event::Relief`]
-//! fire at high and low water, by turns and beginning with `pressure`; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and [`dropped`](Socket::dropped) say what waits and what
-//! was not sent, [`Sockets::dropped`] for all.
+//! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection.
+//! [`Builder::slow_reader`], [`Route::slow_reader`] and [`Socket::set_slow_reader`] say what
+//! happens then: the connection is given up (the default), the new message is refused, or the
+//! oldest are dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with
+//! any verb: a waiting message with the same key is replaced in its place, so that a slow reader
+//! sees fewer values, but current ones, and memory is bounded by the number of keys. What the
+//! kernel and the peer's receive buffer hold comes before: see [`Builder::notsent_lowat`]. A
+//! message under way is never cut; pings and pongs pass what waits; the close frame goes last.
+//! [`Event::Pressure`] and [`Event::Relief`] fire at high and low water, by turns and beginning
+//! with `pressure`; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and
+//! [`dropped`](Socket::dropped) say what waits and what was not sent, [`Sockets::dropped`] for all.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Latest, Server, SlowReader};
@@ -303,17 +329,19 @@
 //! # }
 //! ```
 //!
-//! A peer is alive while bytes come from it, and while its socket takes bytes after it was full. It is
-//! dead after 20 s ([`Builder::dead_after`]) in which no byte came from the peer and a blocked socket took
-//! none; those begin with a ping, which goes out after 25 s of the same ([`Builder::ping_after`]). A peer
-//! that takes nothing at all while something waits has 30 s ([`Builder::stall_timeout`]).
+//! A peer is alive while bytes come from it, and while its socket takes bytes after it was full. It
+//! is dead after 20 s ([`Builder::dead_after`]) in which no byte came from the peer and a blocked
+//! socket took none; those begin with a ping, which goes out after 25 s of the same
+//! ([`Builder::ping_after`]). A peer that takes nothing at all while something waits has 30 s
+//! ([`Builder::stall_timeout`]).
 //!
 //! # Closing
 //!
 //! A close takes its time, because what the kernel has taken is not what the peer has read. From
-//! [`Socket::close`], a failure or a response on, a connection has an absolute end: the close timeout of 5 s,
-//! and the time that what waits for it takes at 32 KiB per second ([`Builder::closing_rate`]). What was sent
-//! before counts too as far as the kernel and the peer's receive buffer may hold it, up to 256 KiB. So:
+//! [`Socket::close`], a failure or a response on, a connection has an absolute end: the close
+//! timeout of 5 s, and the time that what waits for it takes at 32 KiB per second
+//! ([`Builder::closing_rate`]). What was sent before counts too as far as the kernel and the peer's
+//! receive buffer may hold it, up to 256 KiB. So:
 //!
 //! | the peer | its connection |
 //! |---|---|
@@ -324,38 +352,45 @@
 //! | answers at the last moment and sends no FIN | is closed at most 5 s later |
 //! | goes on sending | is read and ignored meanwhile, after all open connections and in an eighth of a turn's work |
 //!
-//! The last row lets a client that is still sending learn why it was closed: a reset would overtake the
-//! close frame or the response (RFC 6455 §7.1.1, RFC 9112 §9.6). [`Stats`] shows `closing` and `draining`
-//! connections, and counts those that were [`cut_short`](Stats::cut_short).
+//! The last row lets a client that is still sending learn why it was closed: a reset would overtake
+//! the close frame or the response (RFC 6455 §7.1.1, RFC 9112 §9.6). [`Stats`] shows `closing` and
+//! `draining` connections, and counts those that were [`cut_short`](Stats::cut_short).
 //!
 //! # Compression
 //!
-//! With the cargo feature `deflate` the server speaks permessage-deflate (RFC 7692) with the clients that offer it, where
-//! `Builder::deflate` or `Route::deflate` turn it on. There are two modes. `Deflate::shared()` compresses each message by itself: no memory for
-//! a connection, and a broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the ones before: similar small
-//! messages become far smaller, a connection costs up to about 450 KiB, and a broadcast is compressed for each. Messages below a
-//! minimum go as they are, and so does [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small message
-//! that would become a large one stops at the limit. Without the feature the offer is declined.
+//! With the cargo feature `deflate` the server speaks permessage-deflate (RFC 7692) with the
+//! clients that offer it, where `Builder::deflate` or `Route::deflate` turn it on. There are two
+//! modes. `Deflate::shared()` compresses each message by itself: no memory for a connection, and a
+//! broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the ones
+//! before: similar small messages become far smaller, a connection costs up to about 450 KiB, and a
+//! broadcast is compressed for each. Messages below a minimum go as they are, and so does
+//! [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small
+//! message that would become a large one stops at the limit. Without the feature the offer is
+//! declined.
 //!
-//! What is compressed and decompressed counts against a turn's budget ([`Builder::work_per_turn`]). A message
-//! that takes long to decompress is decompressed in several turns. One with more than 1000 DEFLATE
-//! blocks, and one more for every 128 bytes (compressed and decompressed together), is closed with 1008;
-//! one that is cut is closed with 1007.
+//! What is compressed and decompressed counts against a turn's budget ([`Builder::work_per_turn`]).
+//! A message that takes long to decompress is decompressed in several turns. One with more than
+//! 1000 DEFLATE blocks, and one more for every 128 bytes (compressed and decompressed together), is
+//! closed with 1008; one that is cut is closed with 1007.
 //!
 //! # Where it listens
 //!
-//! [`Server::listen`] binds TCP addresses, [`listen_unix`](Server::listen_unix) Unix sockets, [`listen_on`](Server::listen_on) takes a socket that was made
-//! elsewhere, and with the feature `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
+//! [`Server::listen`] binds TCP addresses, [`listen_unix`](Server::listen_unix) Unix sockets,
+//! [`listen_on`](Server::listen_on) takes a socket that was made elsewhere, and with the feature
+//! `listenfd` `Server::listen_fds` takes those that systemd passes. One server may do all of it.
 //!
-//! To replace a server by its successor without refusing anybody, let both have the same listening socket: systemd's, or a duplicate that the
-//! one hands to the other. When the successor listens, [`Server::stop_listening`] gives it all that comes; the old one serves those that it has, and stops
-//! with [`Sockets::shutdown`] when they have had their time.
+//! To replace a server by its successor without refusing anybody, let both have the same listening
+//! socket: systemd's, or a duplicate that the one hands to the other. When the successor listens,
+//! [`Server::stop_listening`] gives it all that comes; the old one serves those that it has, and
+//! stops with [`Sockets::shutdown`] when they have had their time.
 //!
 //! # Testing without sockets
 //!
-//! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the server that your program builds and gives it
-//! clients in memory and a clock that moves when the test says so. Nothing is waited for, and each run does the same. What fails says which client got
-//! what instead, and an assertion in a callback fails the test too, although the server catches it.
+//! With the feature `testing` there is the module `ikisocket::testing`: a `Harness` takes the
+//! server that your program builds and gives it clients in memory and a clock that moves when the
+//! test says so. Nothing is waited for, and each run does the same. What fails says which client
+//! got what instead, and an assertion in a callback fails the test too, although the server catches
+//! it.
 //!
 #![cfg_attr(feature = "testing", doc = "```")]
 #![cfg_attr(not(feature = "testing"), doc = "```ignore")]
@@ -442,12 +477,14 @@ mod user;
 
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{
-    AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError, SendError, TopicError,
-    UuidError,
+    AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError,
+    SendError, TopicError, UuidError,
 };
 pub use event::Event;
 pub use http::{HeaderError, Request, Response};
-pub use hub::{Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations};
+pub use hub::{
+    Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations,
+};
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;
@@ -459,7 +496,8 @@ pub use server::{Finished, Server, Turn};
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
 pub use user::{
-    Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Recovered, Route, Shutdown, Socket, Sockets, TimerId,
+    Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Recovered, Route, Shutdown, Socket,
+    Sockets, TimerId,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -1,6 +1,8 @@
-//! Tokens: what stands for a connection, a listener or another source between the poll and the tables.
+//! Tokens: what stands for a connection, a listener or another source between the poll and the
+//! tables.
 //!
-//! A token carries the generation of its slot, so that a late event or a stale token for a reused slot finds nobody.
+//! A token carries the generation of its slot, so that a late event or a stale token for a reused
+//! slot finds nobody.
 
 /// Names one connection for as long as its slot is not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +32,8 @@ const OTHER_BITS: u32 = 3;
 const LISTENER: usize = 0b001;
 const INBOX: usize = 0b011;
 const SOURCE: usize = 0b101;
-/// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the generation.
+/// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the
+/// generation.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
 const GENERATION_BITS: u32 = if usize::BITS == 64 { 32 } else { 11 };
 
@@ -49,7 +52,8 @@ impl Ready {
     pub(crate) fn encode(self) -> usize {
         match self {
             Self::Connection(token) => {
-                ((token.generation as usize) << (INDEX_BITS + KIND_BITS)) | ((token.index as usize) << KIND_BITS)
+                ((token.generation as usize) << (INDEX_BITS + KIND_BITS))
+                    | ((token.index as usize) << KIND_BITS)
             }
             Self::Listener(index) => (index << OTHER_BITS) | LISTENER,
             Self::Source(SourceId(id)) => (id << OTHER_BITS) | SOURCE,
@@ -86,7 +90,9 @@ mod tests {
             }
         }
         let sources = [0, 1, MAX_SOURCES - 1].map(|id| Ready::Source(SourceId(id)));
-        for other in sources.into_iter().chain([Ready::Listener(0), Ready::Listener(3), Ready::Inbox]) {
+        for other in
+            sources.into_iter().chain([Ready::Listener(0), Ready::Listener(3), Ready::Inbox])
+        {
             assert_eq!(Ready::decode(other.encode()), other);
         }
         assert_eq!(next_generation(last), 0);

@@ -1,5 +1,5 @@
-//! No message allocates once the server has warmed up: echo, `emit_to`, broadcast and publish (a counting allocator sees the whole process, and
-//! the clients here allocate nothing either).
+//! No message allocates once the server has warmed up: echo, `emit_to`, broadcast and publish (a
+//! counting allocator sees the whole process, and the clients here allocate nothing either).
 
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -23,7 +23,8 @@ fn server() -> Server<Vec<Uuid>> {
     });
     let routes = server.route("/to", |all: &mut Vec<Uuid>, kws| all.push(kws.uuid())).unwrap();
     routes.on(Event::Message, |all, ep| {
-        // To everybody by name and in turn, so that the frames of one connection do not lie side by side.
+        // To everybody by name and in turn, so that the frames of one connection do not lie side by
+        // side.
         for _ in 0..2 {
             for &uuid in all.iter() {
                 ep.kws.emit_to(uuid, ep.data).unwrap();
@@ -61,7 +62,8 @@ fn connect(server: &mut Server<Vec<Uuid>>, path: &str) -> TcpStream {
     client
 }
 
-/// Every client sends its message; then the server is turned until each client has `expected` bytes.
+/// Every client sends its message; then the server is turned until each client has `expected`
+/// bytes.
 fn round(
     server: &mut Server<Vec<Uuid>>,
     clients: &mut [TcpStream],
@@ -84,12 +86,16 @@ fn round(
             }
         }
     }
-    assert!(received.iter().all(|&received| received == expected), "{expected} were expected: {received:?}");
+    assert!(
+        received.iter().all(|&received| received == expected),
+        "{expected} were expected: {received:?}"
+    );
 }
 
 #[test]
 fn no_message_allocates_at_steady_state() {
-    // With 80 clients each by name, more connections than a few need a queue of their own in one turn.
+    // With 80 clients each by name, more connections than a few need a queue of their own in one
+    // turn.
     for (path, count, copies) in
         [("/echo", 20, 1), ("/to", 20, 40), ("/to", 80, 160), ("/all", 20, 20), ("/topic", 20, 20)]
     {
@@ -99,7 +105,8 @@ fn no_message_allocates_at_steady_state() {
             let payload = vec![b'x'; size];
             let key = [1, 2, 3, 4];
             let mut message = Vec::new();
-            FrameHeader { mask: Some(key), ..FrameHeader::new(Opcode::Text, size as u64) }.encode(&mut message);
+            FrameHeader { mask: Some(key), ..FrameHeader::new(Opcode::Text, size as u64) }
+                .encode(&mut message);
             let header = message.len();
             message.extend_from_slice(&payload);
             apply_mask(&mut message[header..], key, 0);
@@ -114,7 +121,11 @@ fn no_message_allocates_at_steady_state() {
                 round(&mut server, &mut clients, &mut received, &message, copies * reply.len());
             }
             let counted = region.change();
-            assert_eq!((counted.allocations, counted.reallocations), (0, 0), "{path} with {size} bytes");
+            assert_eq!(
+                (counted.allocations, counted.reallocations),
+                (0, 0),
+                "{path} with {size} bytes"
+            );
         }
     }
 }

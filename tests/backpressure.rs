@@ -1,13 +1,16 @@
 //! What happens when a peer reads more slowly than the server writes: nothing, to everybody else.
 //!
-//! In memory it is known to the byte what is on its way and what waits. What a system's socket takes at once is not, and there are as many partial writes as
-//! it likes: a large message and a storm of small ones have TCP.
+//! In memory it is known to the byte what is on its way and what waits. What a system's socket
+//! takes at once is not, and there are as many partial writes as it likes: a large message and a
+//! storm of small ones have TCP.
 
 mod common;
 
 use std::time::Duration;
 
-use common::{Client, Diary, connect, enter, memory_server, memory_server_with, server_with, with_socket};
+use common::{
+    Client, Diary, connect, enter, memory_server, memory_server_with, server_with, with_socket,
+};
 use ikisocket::testing::{self, Faults, Harness, Received, Upgrade};
 use ikisocket::{EmitError, Emitted, Error, Server};
 use tungstenite::Message;
@@ -23,9 +26,12 @@ fn harness(max_outbox: usize) -> Harness<Diary> {
     Harness::new(server)
 }
 
-/// A client that has stopped reading, when so many bytes behind the response to its request are on their way to it.
+/// A client that has stopped reading, when so many bytes behind the response to its request are on
+/// their way to it.
 fn connect_stuck(test: &mut Harness<Diary>, name: &str, window: usize) -> testing::Client {
-    let stuck = test.connect(Upgrade::to(format!("/{name}")).faults(Faults::none().window(window))).unwrap();
+    let stuck = test
+        .connect(Upgrade::to(format!("/{name}")).faults(Faults::none().window(window)))
+        .unwrap();
     test.stop_reading(stuck);
     stuck
 }
@@ -47,7 +53,10 @@ fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
         }
     }
     let waiting = 34 * (8 * KIB + 4) - 20 * KIB;
-    assert_eq!(test.state().errors("stopped"), [Error::SlowConsumer { frame: 8 * KIB + 4, waiting, limit: 256 * KIB }]);
+    assert_eq!(
+        test.state().errors("stopped"),
+        [Error::SlowConsumer { frame: 8 * KIB + 4, waiting, limit: 256 * KIB }]
+    );
     assert_eq!(test.state().events("stopped"), ["connect", "error", "disconnect"]);
     assert_eq!(test.server().lend().1.len(), 2);
 }
@@ -118,7 +127,9 @@ fn a_large_message_passes_a_narrow_socket_whole_and_in_order() {
     server
         .route("/:name", |diary, kws| {
             // Little room in the system's buffers, so that they are full soon.
-            socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(16 * KIB).unwrap();
+            socket2::SockRef::from(&kws.conn().fd().unwrap())
+                .set_send_buffer_size(16 * KIB)
+                .unwrap();
             enter(diary, kws);
         })
         .unwrap();
@@ -142,7 +153,8 @@ fn a_peer_that_takes_nothing_while_something_waits_is_disconnected_as_stalled() 
     with_socket(test.server(), "ann", |kws| kws.emit(vec![0; 20 * KIB]));
     test.settle();
     test.advance(STALL_TIMEOUT - MILLISECOND);
-    // A single byte that it takes gives it the same time again. What it says has nothing to do with that, but keeps it from being silent.
+    // A single byte that it takes gives it the same time again. What it says has nothing to do with
+    // that, but keeps it from being silent.
     test.read_more(ann, 1);
     test.pong(ann, "");
     test.settle();
@@ -172,5 +184,8 @@ fn what_waits_before_a_close_is_given_up_at_the_stall_timeout_and_not_at_the_clo
     test.advance(MILLISECOND);
     assert_eq!(test.state().events("ann"), ["connect", "close", "error", "disconnect"]);
     let disconnect = test.state().only("ann", "disconnect");
-    assert_eq!((disconnect.error.clone(), disconnect.clean), (Some(Error::Stalled(STALL_TIMEOUT)), false));
+    assert_eq!(
+        (disconnect.error.clone(), disconnect.clean),
+        (Some(Error::Stalled(STALL_TIMEOUT)), false)
+    );
 }

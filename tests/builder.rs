@@ -1,4 +1,5 @@
-//! Settings: whatever they are set to, a server is built that works, or an error says what is wrong.
+//! Settings: whatever they are set to, a server is built that works, or an error says what is
+//! wrong.
 
 mod common;
 
@@ -39,7 +40,8 @@ fn try_out(settings: Builder) -> Option<String> {
         let _ = ep.kws.join("topic");
         ep.kws.publish_all("topic", ep.data);
         ep.kws.emit(ep.data);
-        let _ = ep.kws.sockets().handle().send(|(), sockets| _ = sockets.broadcast("from a handle"));
+        let _ =
+            ep.kws.sockets().handle().send(|(), sockets| _ = sockets.broadcast("from a handle"));
         ep.kws.close();
     });
     let mut test = Harness::new(server);
@@ -55,7 +57,9 @@ fn try_out(settings: Builder) -> Option<String> {
 fn the_extremes_of_every_setting_are_served_or_refused() {
     let mut built = 0;
     for set in TIMES {
-        for time in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(1), Duration::MAX] {
+        for time in
+            [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(1), Duration::MAX]
+        {
             built += usize::from(try_out(set(Server::builder(), time)).is_some());
         }
     }
@@ -94,7 +98,10 @@ fn the_extremes_of_every_setting_of_compression_are_served_or_refused() {
 fn a_receive_buffer_that_no_machine_has_is_an_error() {
     for bytes in [(1 << 30) + 1, usize::MAX] {
         let error = Server::builder().receive_buffer(bytes).build(()).unwrap_err();
-        assert!(matches!(error, BuildError::Setting { setting: "receive_buffer", .. }), "{error:?}");
+        assert!(
+            matches!(error, BuildError::Setting { setting: "receive_buffer", .. }),
+            "{error:?}"
+        );
         assert_eq!(error.to_string(), "receive_buffer must be 1 KiB to 1 GiB");
     }
 }
@@ -111,9 +118,13 @@ fn an_origin_that_no_browser_sends_is_an_error_that_says_what_to_do() {
     ] {
         let settings = Server::builder().origins(["https://example.org", origin]);
         let error = settings.build(()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("`{origin}` is no origin")) && error.contains(advice), "{error}");
+        assert!(
+            error.starts_with(&format!("`{origin}` is no origin")) && error.contains(advice),
+            "{error}"
+        );
         let mut server = Server::builder().build(()).unwrap();
-        let refused = server.route("/", |_, _| {}).unwrap().origins([origin]).unwrap_err().to_string();
+        let refused =
+            server.route("/", |_, _| {}).unwrap().origins([origin]).unwrap_err().to_string();
         assert_eq!(refused, error);
     }
 }

@@ -1,7 +1,8 @@
 //! How connections end: close and its promises, and what is told of every kind of end.
 //!
-//! Which code and reason goes out behind what, and what is told when, does not depend on sockets, so that most of these tests have none. How a system's
-//! socket ends does, and so those of FIN, reset and last words have TCP: "The ends of sockets". A close is heard by a proper client in
+//! Which code and reason goes out behind what, and what is told when, does not depend on sockets,
+//! so that most of these tests have none. How a system's socket ends does, and so those of FIN,
+//! reset and last words have TCP: "The ends of sockets". A close is heard by a proper client in
 //! `tests/end_to_end.rs`.
 
 mod common;
@@ -9,8 +10,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    CLOSE, Client, Diary, Entry, Raw, TEXT, connect, enter, frame, memory_server, name_of, server, server_with,
-    turn_until, with_socket,
+    CLOSE, Client, Diary, Entry, Raw, TEXT, connect, enter, frame, memory_server, name_of, server,
+    server_with, turn_until, with_socket,
 };
 use ikisocket::protocol::Violation;
 use ikisocket::testing::{Faults, Harness, Received, Upgrade};
@@ -31,7 +32,10 @@ fn close_sends_1000_and_connection_closed_and_is_told_as_close_then_disconnect()
     assert_eq!(diary.events("ann"), ["connect", "close", "disconnect"]);
     let (close, disconnect) = (diary.only("ann", "close"), diary.only("ann", "disconnect"));
     assert_eq!((close.code, &*close.reason), (Some(1000), "Connection closed"));
-    assert_eq!((disconnect.code, &*disconnect.reason, disconnect.clean), (Some(1000), "Connection closed", true));
+    assert_eq!(
+        (disconnect.code, &*disconnect.reason, disconnect.clean),
+        (Some(1000), "Connection closed", true)
+    );
     assert_eq!(disconnect.error, None);
 }
 
@@ -79,7 +83,9 @@ fn what_was_emitted_before_a_close_always_arrives_before_the_close_frame() {
     let mut test = Harness::new(server);
     // However the network cuts it.
     for size in 1..100 {
-        let client = test.connect(Upgrade::to(format!("/{size}")).faults(Faults::none().segments(size))).unwrap();
+        let client = test
+            .connect(Upgrade::to(format!("/{size}")).faults(Faults::none().segments(size)))
+            .unwrap();
         test.send(client, "go");
         let mut expected: Vec<_> = (0..5).map(|i| Received::text(i.to_string())).collect();
         expected.extend([Received::close(1000, "Connection closed"), Received::Fin]);
@@ -265,7 +271,10 @@ fn a_close_that_nobody_answers_ends_unclean_at_the_close_timeout() {
     assert!(!test.state().is_gone("ann"));
     test.advance(Duration::from_millis(1));
     let entry = test.state().only("ann", "disconnect").clone();
-    assert_eq!((entry.error, entry.code, &*entry.reason, entry.clean), (None, Some(4000), "answer me", false));
+    assert_eq!(
+        (entry.error, entry.code, &*entry.reason, entry.clean),
+        (None, Some(4000), "answer me", false)
+    );
     assert_eq!(test.state().events("ann"), ["connect", "close", "disconnect"]);
     test.expect(ann, [Received::Fin]);
 }
@@ -328,7 +337,8 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
     }
     let mut test = Harness::by_hand(server);
     let names = ["normal", "odd", "lost", "reset", "violation", "closed", "silent"];
-    let clients = names.map(|name| test.connect(Upgrade::to(format!("/{name}")).unresponsive()).unwrap());
+    let clients =
+        names.map(|name| test.connect(Upgrade::to(format!("/{name}")).unresponsive()).unwrap());
     let [normal, odd, lost, reset, violation, closed, silent] = clients;
     test.close(normal, 1000, "");
     test.close(odd, 4000, "");
@@ -346,7 +356,11 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
     assert!(test.server().is_finished());
     for name in names {
         let events = test.state().events(name);
-        assert_eq!(events.iter().filter(|&&event| event == "disconnect").count(), 1, "{name}: {events:?}");
+        assert_eq!(
+            events.iter().filter(|&&event| event == "disconnect").count(),
+            1,
+            "{name}: {events:?}"
+        );
         assert_eq!(events.last(), Some(&"disconnect"), "{name}: {events:?}");
     }
 }
@@ -403,14 +417,18 @@ fn a_violation_is_answered_with_its_code_then_told_as_error_and_disconnect() {
     let bytes = ann.read_to_end(&mut server).expect("FIN, not RST");
     assert_eq!((bytes[0], &bytes[2..4]), (0x80 | CLOSE, &1002_u16.to_be_bytes()[..]));
     let entry = disconnect_of(&mut server, "ann");
-    assert_eq!((entry.error, entry.code, entry.clean), (Some(Error::Protocol(Violation::Unmasked)), Some(1002), false));
+    assert_eq!(
+        (entry.error, entry.code, entry.clean),
+        (Some(Error::Protocol(Violation::Unmasked)), Some(1002), false)
+    );
     assert_eq!(server.state().errors("ann"), [Error::Protocol(Violation::Unmasked)]);
     assert_eq!(server.state().events("ann"), ["connect", "message", "error", "disconnect"]);
 }
 
 #[test]
 fn a_peer_that_sends_too_much_reads_1009_and_then_fin_and_no_reset() {
-    // Far more is on its way than is read before it is refused: closing now would turn into a reset.
+    // Far more is on its way than is read before it is refused: closing now would turn into a
+    // reset.
     let mut server = server_with(Server::builder().max_message(1000).receive_buffer(1024));
     server.route("/:name", enter).unwrap();
     let mut ann = Raw::upgrade(&mut server, "/ann");

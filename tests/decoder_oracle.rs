@@ -21,7 +21,8 @@
 //! - After a failure: tungstenite decodes on if asked, we repeat the failure.
 
 use ikisocket::protocol::{
-    CloseCode, CloseFrame, Decoded, Decoder, FrameHeader, Message, Opcode, Rules, Violation, apply_mask, encode_close,
+    CloseCode, CloseFrame, Decoded, Decoder, FrameHeader, Message, Opcode, Rules, Violation,
+    apply_mask, encode_close,
 };
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -105,8 +106,10 @@ fn a_length_with_its_top_bit_set_is_too_big_to_tungstenite_and_illegal_to_us() {
 
 #[test]
 fn tungstenite_replaces_an_illegal_close_code_and_we_fail() {
-    let replaced =
-        Decoded::Close(Some(CloseFrame { code: CloseCode::PROTOCOL_ERROR, reason: "Protocol violation".into() }));
+    let replaced = Decoded::Close(Some(CloseFrame {
+        code: CloseCode::PROTOCOL_ERROR,
+        reason: "Protocol violation".into(),
+    }));
     for code in (0..=5001).chain([u16::MAX]) {
         let code = CloseCode::from(code);
         let stream = close_with(code, "why");
@@ -115,7 +118,8 @@ fn tungstenite_replaces_an_illegal_close_code_and_we_fail() {
             assert_eq!(theirs, decode(&stream, &mut Random(1)).decoded);
         } else {
             assert_eq!(theirs, std::slice::from_ref(&replaced));
-            let expected = (!code.is_sendable()).then_some(Violation::InvalidCloseCode(code.into()));
+            let expected =
+                (!code.is_sendable()).then_some(Violation::InvalidCloseCode(code.into()));
             assert_eq!(violation(&stream), expected);
         }
     }
@@ -148,8 +152,16 @@ fn of_two_defects_the_other_is_named() {
     let too_long = vec![0; MAX_MESSAGE + 1];
     for (stream, ours, theirs) in [
         (unmasked(Opcode::Binary, &too_long), Violation::Unmasked, CloseCode::MESSAGE_TOO_BIG),
-        (frame(Opcode::Ping, true, &too_long), Violation::ControlTooLong, CloseCode::MESSAGE_TOO_BIG),
-        (frame(Opcode::Close, true, b"\x03\xed\xff"), Violation::InvalidCloseCode(1005), CloseCode::INVALID_PAYLOAD),
+        (
+            frame(Opcode::Ping, true, &too_long),
+            Violation::ControlTooLong,
+            CloseCode::MESSAGE_TOO_BIG,
+        ),
+        (
+            frame(Opcode::Close, true, b"\x03\xed\xff"),
+            Violation::InvalidCloseCode(1005),
+            CloseCode::INVALID_PAYLOAD,
+        ),
     ] {
         assert_eq!(violation(&stream), Some(ours));
         assert_eq!(oracle(&stream, &mut Random(1)).failure, Some(theirs));
@@ -236,9 +248,9 @@ fn owned(decoded: Decoded<'_>) -> Decoded<'static> {
         Decoded::Compressed(_) => unreachable!("no rules here allow it"),
         Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
         Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
-        Decoded::Close(close) => {
-            Decoded::Close(close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }))
-        }
+        Decoded::Close(close) => Decoded::Close(
+            close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }),
+        ),
     }
 }
 
@@ -302,12 +314,10 @@ fn translate(message: tungstenite::Message) -> Decoded<'static> {
         tungstenite::Message::Binary(bytes) => Decoded::Message(bytes.to_vec().into()),
         tungstenite::Message::Ping(bytes) => Decoded::Ping(bytes.to_vec().into()),
         tungstenite::Message::Pong(bytes) => Decoded::Pong(bytes.to_vec().into()),
-        tungstenite::Message::Close(close) => {
-            Decoded::Close(close.map(|close| CloseFrame {
-                code: u16::from(close.code).into(),
-                reason: close.reason.to_string().into(),
-            }))
-        }
+        tungstenite::Message::Close(close) => Decoded::Close(close.map(|close| CloseFrame {
+            code: u16::from(close.code).into(),
+            reason: close.reason.to_string().into(),
+        })),
         tungstenite::Message::Frame(_) => unreachable!("is never read"),
     }
 }
@@ -370,7 +380,8 @@ impl Random {
 /// A frame of a client.
 fn frame(opcode: Opcode, fin: bool, payload: &[u8]) -> Vec<u8> {
     let key = [0xa5, 0x0f, 0x00, 0x71];
-    let header = FrameHeader { fin, mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
+    let header =
+        FrameHeader { fin, mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
     let mut bytes = Vec::new();
     header.encode(&mut bytes);
     bytes.extend_from_slice(payload);

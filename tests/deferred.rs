@@ -1,6 +1,7 @@
 //! Deferred upgrades: a request waits for its answer, gets exactly one, and delays nobody else.
 //!
-//! None of it depends on sockets, but that an answer from another thread wakes a loop that waits: the first test is over TCP.
+//! None of it depends on sockets, but that an answer from another thread wakes a loop that waits:
+//! the first test is over TCP.
 
 mod common;
 
@@ -27,7 +28,11 @@ fn desk(settings: Builder) -> Harness<Desk> {
             kws.emit(format!("hello {}", kws.string_attribute("user").unwrap_or("nobody")));
         })
         .unwrap();
-    server.get("/:name", |_, _, incoming| Response::text(incoming.attributes.string("user").unwrap_or("?"))).unwrap();
+    server
+        .get("/:name", |_, _, incoming| {
+            Response::text(incoming.attributes.string("user").unwrap_or("?"))
+        })
+        .unwrap();
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
@@ -59,7 +64,9 @@ fn a_request_that_another_thread_accepts_opens_with_the_attributes_of_both() {
     let (jobs, work) = mpsc::channel::<(String, Deferred<()>)>();
     let worker = thread::spawn(move || {
         for (name, deferred) in work {
-            deferred.accept(move |attributes| attributes.set("rights", format!("those of {name}"))).unwrap();
+            deferred
+                .accept(move |attributes| attributes.set("rights", format!("those of {name}")))
+                .unwrap();
         }
     });
     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
@@ -97,7 +104,11 @@ fn a_request_that_is_rejected_gets_that_response() {
 fn nobody_else_waits_with_it() {
     let mut test = desk(Server::builder());
     let (_ann, _deferred) = ask(&mut test, "/ann");
-    assert_eq!(test.server().next_timeout(), Some(Duration::from_secs(10)), "no more than its handshake's time limit");
+    assert_eq!(
+        test.server().next_timeout(),
+        Some(Duration::from_secs(10)),
+        "no more than its handshake's time limit"
+    );
     let (bob, deferred) = ask(&mut test, "/bob");
     deferred.accept(|_| {}).unwrap();
     test.expect(bob, ["hello bob"]);
@@ -179,7 +190,9 @@ fn whoever_sends_too_much_before_the_answer_gets_400() {
 fn the_filters_behind_it_are_asked_when_the_answer_has_come_and_those_before_only_once() {
     let mut server = Server::builder().build(Desk::default()).unwrap();
     server.route("/:name", |desk, _| desk.notes.push("route".to_owned())).unwrap();
-    for (name, defers) in [("first", false), ("second", true), ("third", false), ("fourth", true), ("fifth", false)] {
+    for (name, defers) in
+        [("first", false), ("second", true), ("third", false), ("fourth", true), ("fifth", false)]
+    {
         server.filter(move |desk, sockets, incoming| {
             desk.notes.push(name.to_owned());
             if defers {
@@ -205,7 +218,10 @@ fn the_filters_behind_it_are_asked_when_the_answer_has_come_and_those_before_onl
         assert_eq!(test.state().notes.len(), notes);
         deferred.accept(|_| {}).unwrap();
     }
-    assert_eq!(test.state().notes, ["first", "second", "again", "third", "fourth", "fifth", "route"]);
+    assert_eq!(
+        test.state().notes,
+        ["first", "second", "again", "third", "fourth", "fifth", "route"]
+    );
     assert_eq!(status(&mut test, ann), 101);
 }
 

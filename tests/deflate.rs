@@ -1,10 +1,12 @@
-//! permessage-deflate (RFC 7692) on the wire: what is agreed on, what is compressed, and what a peer can do wrong with it.
+//! permessage-deflate (RFC 7692) on the wire: what is agreed on, what is compressed, and what a
+//! peer can do wrong with it.
 #![cfg(feature = "deflate")]
 
 mod common;
 
 use common::{
-    Diary, Frames, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until, upgrade_request, with_socket,
+    Diary, Frames, PING, Raw, TEXT, enter, frame, server_with, turn_for, turn_until,
+    upgrade_request, with_socket,
 };
 use ikisocket::protocol::{Decoded, Deflater, FrameHeader, Inflater, Message, Opcode, Role, Rules};
 use ikisocket::testing::{self, Harness, Upgrade};
@@ -34,8 +36,16 @@ impl Client {
         let plain = upgrade_request(path);
         let request = format!("{}\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n", plain.trim_end());
         let (raw, head) = Raw::upgrade_with(server, &request);
-        let answer = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ").map(str::to_owned));
-        Self { raw, frames: Frames::default(), inflater: Inflater::new(15), deflater: Deflater::new(6, 15), answer }
+        let answer = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ").map(str::to_owned));
+        Self {
+            raw,
+            frames: Frames::default(),
+            inflater: Inflater::new(15),
+            deflater: Deflater::new(6, 15),
+            answer,
+        }
     }
 
     /// Whether this was agreed on.
@@ -43,7 +53,8 @@ impl Client {
         self.answer.as_ref().is_some_and(|answer| answer.contains(parameter))
     }
 
-    /// The compressed form of a message; the next one refers to it unless that was agreed not to be.
+    /// The compressed form of a message; the next one refers to it unless that was agreed not to
+    /// be.
     fn deflated(&mut self, payload: &[u8]) -> Vec<u8> {
         let keep = !self.agreed_on("client_no_context_takeover");
         let mut out = Vec::new();
@@ -73,7 +84,9 @@ impl Client {
             }
             Decoded::Pong(data) => (false, format!("pong {}", String::from_utf8_lossy(&data))),
             Decoded::Ping(data) => (false, format!("ping {}", String::from_utf8_lossy(&data))),
-            Decoded::Close(close) => (false, format!("close {}", close.map_or(1005, |close| close.code.into()))),
+            Decoded::Close(close) => {
+                (false, format!("close {}", close.map_or(1005, |close| close.code.into())))
+            }
             other => panic!("{other:?}"),
         })
     }
@@ -108,7 +121,12 @@ fn with(deflate: Deflate) -> Builder {
 fn prices(len: usize) -> String {
     let mut text = String::new();
     for n in 0_u32.. {
-        text += &format!("{{\"symbol\":\"S{}\",\"bid\":{},\"ask\":{}}}", n % 7, 1000 + n * 37 % 91, 1100 + n * 53 % 97);
+        text += &format!(
+            "{{\"symbol\":\"S{}\",\"bid\":{},\"ask\":{}}}",
+            n % 7,
+            1000 + n * 37 % 91,
+            1100 + n * 53 % 97
+        );
         if text.len() >= len {
             break;
         }
@@ -118,9 +136,12 @@ fn prices(len: usize) -> String {
 
 #[test]
 fn a_message_is_echoed_compressed_in_both_modes() {
-    for deflate in [Deflate::shared(), Deflate::dedicated(), Deflate::dedicated().server_window_bits(9)] {
+    for deflate in
+        [Deflate::shared(), Deflate::dedicated(), Deflate::dedicated().server_window_bits(9)]
+    {
         let mut server = echo(with(deflate));
-        let mut ann = Client::connect(&mut server, "/ann", "permessage-deflate; client_max_window_bits");
+        let mut ann =
+            Client::connect(&mut server, "/ann", "permessage-deflate; client_max_window_bits");
         assert!(ann.answer.as_ref().unwrap().starts_with("permessage-deflate"));
         for len in [128, 300, 5000, 70_000, 400_000] {
             let text = prices(len);
@@ -138,7 +159,11 @@ fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
     let mut server = server_with(with(Deflate::shared()));
     server.route("/:name", enter).unwrap();
     server.route("/plain/:name", enter).unwrap().deflate(None).unwrap();
-    server.route("/window/:name", enter).unwrap().deflate(Deflate::dedicated().server_window_bits(10)).unwrap();
+    server
+        .route("/window/:name", enter)
+        .unwrap()
+        .deflate(Deflate::dedicated().server_window_bits(10))
+        .unwrap();
     let answer = |server: &mut _, path, offer| Client::connect(server, path, offer).answer;
 
     let both = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -146,7 +171,10 @@ fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
     assert_eq!(answer(&mut server, "/b", "x-webkit-deflate-frame"), None);
     assert_eq!(answer(&mut server, "/c", "permessage-deflate; mode=fast"), None);
     assert_eq!(answer(&mut server, "/plain/d", "permessage-deflate"), None);
-    assert_eq!(answer(&mut server, "/window/e", "permessage-deflate").as_deref(), Some("permessage-deflate"));
+    assert_eq!(
+        answer(&mut server, "/window/e", "permessage-deflate").as_deref(),
+        Some("permessage-deflate")
+    );
     let window = "permessage-deflate; server_max_window_bits=10";
     let offer = "permessage-deflate; server_max_window_bits=15";
     assert_eq!(answer(&mut server, "/window/f", offer).as_deref(), Some(window));
@@ -166,7 +194,10 @@ fn a_setting_out_of_its_range_is_refused_by_name() {
     ] {
         assert_eq!(with(deflate).build(()).err().unwrap().to_string(), says);
         let mut server = Server::builder().build(()).unwrap();
-        assert_eq!(server.route("/", |_, _| {}).unwrap().deflate(deflate).err().unwrap().to_string(), says);
+        assert_eq!(
+            server.route("/", |_, _| {}).unwrap().deflate(deflate).err().unwrap().to_string(),
+            says
+        );
     }
 }
 
@@ -184,7 +215,8 @@ fn what_is_short_or_not_to_be_compressed_goes_as_it_is() {
             ann.emit(&long);
             ann.close();
         });
-        let expected = [(false, &*short), (true, &long), (false, &long), (false, "ping x"), (true, &long)];
+        let expected =
+            [(false, &*short), (true, &long), (false, &long), (false, "ping x"), (true, &long)];
         for (compressed, text) in expected {
             assert_eq!(ann.next(&mut server), (compressed, text.to_owned()));
         }
@@ -242,7 +274,9 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
     for deflate in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = server_with(with(deflate.minimum(10)).max_outbox(64 * MIB));
         let narrow = |diary: &mut Diary, kws: &mut Socket<'_, Diary>| {
-            socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(8 * 1024).unwrap();
+            socket2::SockRef::from(&kws.conn().fd().unwrap())
+                .set_send_buffer_size(8 * 1024)
+                .unwrap();
             enter(diary, kws);
         };
         server.route("/:name", narrow).unwrap();
@@ -282,7 +316,10 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
             }
             assert_eq!(came, *text);
         }
-        assert!(pong_at.is_some_and(|at| at < texts.len() - 100), "it passes what waits: {pong_at:?}");
+        assert!(
+            pong_at.is_some_and(|at| at < texts.len() - 100),
+            "it passes what waits: {pong_at:?}"
+        );
         assert_eq!(with_socket(&mut server, "ann", |ann| ann.waiting()), 0);
     }
 }
@@ -343,7 +380,11 @@ fn what_breaks_a_rule_is_closed_with_its_code() {
     let stored = [&[0x00, 0x05, 0x00, 0xfa, 0xff][..], b"Hel"].concat();
     let rows: [(&str, Vec<u8>, u16); 8] = [
         ("cut inside a stored block", compressed_frame(TEXT, &stored), 1007),
-        ("blocks of nothing", compressed_frame(TEXT, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(2000)), 1008),
+        (
+            "blocks of nothing",
+            compressed_frame(TEXT, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(2000)),
+            1008,
+        ),
         ("more than the limit comes out", compressed_frame(TEXT, &bomb), 1009),
         ("no DEFLATE stream", compressed_frame(TEXT, &[0xff; 10]), 1007),
         ("no UTF-8 comes out", compressed_frame(TEXT, &bad_text), 1007),
@@ -423,7 +464,11 @@ fn join(test: &mut Harness<Log>, name: &str) -> testing::Client {
 /// A compressed message in a frame of any length.
 fn long_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    let header = FrameHeader { rsv1: true, mask: Some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
+    let header = FrameHeader {
+        rsv1: true,
+        mask: Some([0; 4]),
+        ..FrameHeader::new(opcode, payload.len() as u64)
+    };
     header.encode(&mut frame);
     frame.extend_from_slice(payload);
     frame
@@ -467,7 +512,11 @@ fn another_connection_has_its_turn_before_all_that_peers_sent_is_decompressed() 
         while messages < 301 {
             let turn = test.turn();
             messages += turn.messages;
-            assert!((1..=8).contains(&turn.messages), "{} messages of 1 MiB in one turn", turn.messages);
+            assert!(
+                (1..=8).contains(&turn.messages),
+                "{} messages of 1 MiB in one turn",
+                turn.messages
+            );
         }
         let before_ann = test.state().iter().take_while(|(who, _)| who == "mallory").count();
         assert!(before_ann < 150, "{before_ann}");
@@ -502,7 +551,8 @@ fn what_listeners_compress_is_work_of_the_turn() {
                 false => ep.kws.emit(&text).ok().unwrap(),
             });
             let mut test = Harness::by_hand(server);
-            let peers: Vec<_> = (0..30).map(|number| join(&mut test, &number.to_string())).collect();
+            let peers: Vec<_> =
+                (0..30).map(|number| join(&mut test, &number.to_string())).collect();
             for peer in &peers {
                 test.send(*peer, "?");
             }
@@ -558,7 +608,8 @@ fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_be
         // In the same read there is more behind it.
         test.write(
             mallory,
-            &[&wire[..], &compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")].concat(),
+            &[&wire[..], &compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")]
+                .concat(),
         );
         let mut turns = 0;
         while count(&mut test, "mallory") == 0 {
@@ -569,7 +620,8 @@ fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_be
         }
         assert!(turns > 1, "one piece");
         test.settle();
-        let sent: Vec<_> = test.state().iter().filter(|(who, _)| who == "mallory").map(|(_, len)| *len).collect();
+        let sent: Vec<_> =
+            test.state().iter().filter(|(who, _)| who == "mallory").map(|(_, len)| *len).collect();
         assert_eq!(sent, [MIB, 9, 1], "in order");
         assert_eq!(test.server().stats().messages_in, turns as u64 + 3);
         // It is served as any other from then on.
@@ -601,7 +653,9 @@ fn a_connection_that_ends_while_a_message_is_decompressed_ends_as_any_other() {
     for mode in [Deflate::shared(), Deflate::dedicated()] {
         for who_ends in ["peer", "server", "reset", "bad text", "shutdown"] {
             let mut server = noting(with(mode).receive_buffer(4 * MIB));
-            server.on(Event::Disconnect, |log: &mut Log, ep| log.push(("gone".to_owned(), usize::from(ep.clean))));
+            server.on(Event::Disconnect, |log: &mut Log, ep| {
+                log.push(("gone".to_owned(), usize::from(ep.clean)))
+            });
             let mut test = Harness::by_hand(server);
             let mallory = join(&mut test, "mallory");
             test.write(mallory, &[&wire[..], &close].concat());
@@ -614,12 +668,18 @@ fn a_connection_that_ends_while_a_message_is_decompressed_ends_as_any_other() {
                     sockets.get(uuid.unwrap()).unwrap().close();
                 }
                 "reset" => test.reset(mallory),
-                "shutdown" => test.server().lend().1.shutdown(ikisocket::Shutdown::default()).unwrap(),
+                "shutdown" => {
+                    test.server().lend().1.shutdown(ikisocket::Shutdown::default()).unwrap()
+                }
                 _ => {}
             }
             test.settle();
             let clean = who_ends == "server" || who_ends == "shutdown";
-            assert_eq!(*test.state(), [("gone".to_owned(), usize::from(clean))], "{who_ends} {mode:?}");
+            assert_eq!(
+                *test.state(),
+                [("gone".to_owned(), usize::from(clean))],
+                "{who_ends} {mode:?}"
+            );
             if who_ends == "bad text" {
                 let closed = testing::Received::close(1007, "text is not valid UTF-8");
                 assert_eq!(test.received(mallory), [closed, testing::Received::Fin]);
@@ -633,7 +693,8 @@ fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
     let wire = long_frame(Opcode::Binary, &deflated(&noise(MIB)));
     let mut test = Harness::by_hand(noting(with(Deflate::shared()).receive_buffer(4 * MIB)));
     let peers: Vec<_> = (0..40).map(|number| join(&mut test, &number.to_string())).collect();
-    let behind = [&compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")[..]].concat();
+    let behind =
+        [&compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")[..]].concat();
     for peer in &peers {
         test.write(*peer, &[&wire[..], &behind].concat());
     }
@@ -647,7 +708,8 @@ fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
     }
     assert_eq!(test.server().stats().open, peers.len());
     for number in 0..peers.len() {
-        let came = test.state().iter().filter(|(who, _)| *who == number.to_string()).map(|(_, len)| *len);
+        let came =
+            test.state().iter().filter(|(who, _)| *who == number.to_string()).map(|(_, len)| *len);
         assert_eq!(came.collect::<Vec<_>>(), [MIB, 9, 1, 8], "from {number}, in order");
     }
 }

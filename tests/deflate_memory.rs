@@ -17,7 +17,8 @@ const CONNECTIONS: usize = 50;
 const KIB: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const REQUEST: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const REQUEST: &[u8] =
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
 
@@ -75,7 +76,11 @@ fn frame() -> Vec<u8> {
     Deflater::new(1, 9).deflate("price 12.5, ".repeat(50).as_bytes(), false, &mut payload);
     assert!(payload.len() < 126);
     let key = [1, 2, 3, 4];
-    let header = FrameHeader { rsv1: true, mask: Some(key), ..FrameHeader::new(Opcode::Text, payload.len() as u64) };
+    let header = FrameHeader {
+        rsv1: true,
+        mask: Some(key),
+        ..FrameHeader::new(Opcode::Text, payload.len() as u64)
+    };
     let mut frame = Vec::new();
     header.encode(&mut frame);
     apply_mask(&mut payload, key, 0);
@@ -110,11 +115,21 @@ fn a_connection_costs_what_its_mode_promises() {
     for (name, mode, at_most) in [
         ("shared", Deflate::shared(), 320),
         ("dedicated", Deflate::dedicated(), 420 * KIB),
-        ("dedicated, window bits 12", Deflate::dedicated().server_window_bits(12).client_window_bits(12), 310 * KIB),
-        ("dedicated, window bits 9", Deflate::dedicated().server_window_bits(9).client_window_bits(9), 310 * KIB),
+        (
+            "dedicated, window bits 12",
+            Deflate::dedicated().server_window_bits(12).client_window_bits(12),
+            310 * KIB,
+        ),
+        (
+            "dedicated, window bits 9",
+            Deflate::dedicated().server_window_bits(9).client_window_bits(9),
+            310 * KIB,
+        ),
     ] {
         let (before, after) = cost(mode);
-        println!("live heap per connection, {name}: {before} bytes before a message, {after} after one each way");
+        println!(
+            "live heap per connection, {name}: {before} bytes before a message, {after} after one each way"
+        );
         assert!(before <= 320, "{name}: {before}");
         assert!(after <= at_most, "{name}: {after}");
     }

@@ -57,9 +57,14 @@ fn quoted<'t>(text: &'t str, key: &str) -> Option<&'t str> {
 fn no_bound_in_the_manifest_admits_a_release_with_a_known_advisory() {
     let manifest = read("Cargo.toml");
     let mut looked_at = 0;
-    let tables = manifest.split("\n[").filter(|table| table.split(']').next().unwrap().ends_with("dependencies"));
+    let tables = manifest
+        .split("\n[")
+        .filter(|table| table.split(']').next().unwrap().ends_with("dependencies"));
     for line in tables.flat_map(str::lines) {
-        let Some((name, value)) = line.split_once(" = ").filter(|(name, _)| !name.starts_with('#')) else { continue };
+        let Some((name, value)) = line.split_once(" = ").filter(|(name, _)| !name.starts_with('#'))
+        else {
+            continue;
+        };
         let bound = match value.starts_with('{') {
             true => quoted(value, "version = "),
             false => quoted(line, " = "),
@@ -67,7 +72,10 @@ fn no_bound_in_the_manifest_admits_a_release_with_a_known_advisory() {
         let Some(bound) = bound else { continue };
         looked_at += 1;
         for (_, _, free, advisory) in ADVISORIES.iter().filter(|(package, ..)| *package == name) {
-            assert!(version(bound) >= *free, "{name} {bound} admits releases with {advisory}: ask for {free:?}");
+            assert!(
+                version(bound) >= *free,
+                "{name} {bound} admits releases with {advisory}: ask for {free:?}"
+            );
         }
     }
     assert!(looked_at > 20, "{looked_at} dependencies were found in Cargo.toml");
@@ -78,11 +86,15 @@ fn no_release_in_the_lock_file_has_a_known_advisory() {
     let lock = read("Cargo.lock");
     let mut looked_at = 0;
     for package in lock.split("[[package]]").skip(1) {
-        let (name, locked) = (quoted(package, "name = ").unwrap(), quoted(package, "\nversion = ").unwrap());
+        let (name, locked) =
+            (quoted(package, "name = ").unwrap(), quoted(package, "\nversion = ").unwrap());
         looked_at += 1;
         for (_, from, free, advisory) in ADVISORIES.iter().filter(|(each, ..)| *each == name) {
             let locked = version(locked);
-            assert!(locked < *from || locked >= *free, "{name} {locked:?} has {advisory}: update it to {free:?}");
+            assert!(
+                locked < *from || locked >= *free,
+                "{name} {locked:?} has {advisory}: update it to {free:?}"
+            );
         }
     }
     assert!(looked_at > 50, "{looked_at} packages were found in Cargo.lock");

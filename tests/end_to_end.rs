@@ -1,5 +1,5 @@
-//! Every verb and every event once through the whole stack: TCP, the system's poll, and tungstenite as the client. What each of them promises beside is
-//! held without sockets, in a file of its own.
+//! Every verb and every event once through the whole stack: TCP, the system's poll, and tungstenite
+//! as the client. What each of them promises beside is held without sockets, in a file of its own.
 
 mod common;
 
@@ -60,7 +60,9 @@ fn every_way_to_reach_others_reaches_them() {
     for expected in ["emit_to_list", "broadcast_all", "publish_all"] {
         assert_eq!(ann.text(&mut server), expected);
     }
-    for expected in ["emit_to", "emit_to_list", "broadcast", "broadcast_all", "publish", "publish_all"] {
+    for expected in
+        ["emit_to", "emit_to_list", "broadcast", "broadcast_all", "publish", "publish_all"]
+    {
         assert_eq!(bob.text(&mut server), expected);
     }
     for expected in ["broadcast", "broadcast_all"] {
@@ -153,7 +155,10 @@ fn a_peer_that_closes_is_answered_and_told_with_its_code_and_reason() {
     assert_eq!(ann.close_frame(&mut server).0, 1000);
     ann.end(&mut server);
     let gone = server.state().only("ann", "disconnect");
-    assert_eq!((gone.error.clone(), gone.code, &*gone.reason, gone.clean), (None, Some(1000), "bye", true));
+    assert_eq!(
+        (gone.error.clone(), gone.code, &*gone.reason, gone.clean),
+        (None, Some(1000), "bye", true)
+    );
 
     bob.close(4321, "out of tea");
     bob.end(&mut server);

@@ -1,8 +1,8 @@
 //! The rule of ends: everything emitted arrives at a fair rate, and no connection stays.
 //!
-//! What the kernel has taken is not what the peer has read. So a slow reader is alive while its socket
-//! takes bytes, a connection that ends has the time that its bytes need at the closing rate, and at
-//! the end of that time it is reset, whatever the peer does. Time is the test's.
+//! What the kernel has taken is not what the peer has read. So a slow reader is alive while its
+//! socket takes bytes, a connection that ends has the time that its bytes need at the closing rate,
+//! and at the end of that time it is reset, whatever the peer does. Time is the test's.
 
 mod common;
 
@@ -50,9 +50,13 @@ fn fill(test: &mut Harness<Diary>, name: &str) {
 
 #[test]
 fn a_slow_reader_of_a_feed_stays_however_much_the_kernel_holds() {
-    for (window, rate) in
-        [(4 * MIB, 80_000), (256 * KIB, 80_000), (4 * MIB, 40_000), (256 * KIB, 10_000), (MIB, 12_000)]
-    {
+    for (window, rate) in [
+        (4 * MIB, 80_000),
+        (256 * KIB, 80_000),
+        (4 * MIB, 40_000),
+        (256 * KIB, 10_000),
+        (MIB, 12_000),
+    ] {
         let mut test = harness(Server::builder().slow_reader(SlowReader::DropOldest));
         let ann = reader(&mut test, "ann", window, rate);
         test.server().set_interval(Duration::from_millis(50), |_, sockets| {
@@ -70,7 +74,9 @@ fn a_slow_reader_of_a_feed_stays_however_much_the_kernel_holds() {
 fn a_backlog_that_is_read_slowly_is_read_to_its_end() {
     let mut test = harness(Server::builder().max_outbox(8 * MIB));
     let ann = reader(&mut test, "ann", 4 * MIB, 60_000);
-    with_socket(test.server(), "ann", |kws| (0..6).for_each(|_| assert!(kws.emit(vec![0; 1_000_000]).ok().is_ok())));
+    with_socket(test.server(), "ann", |kws| {
+        (0..6).for_each(|_| assert!(kws.emit(vec![0; 1_000_000]).ok().is_ok()))
+    });
     test.advance(110 * SECOND);
     let received = test.received(ann);
     assert_eq!(received.iter().filter(|each| matches!(each, Received::Binary(_))).count(), 6);
@@ -113,8 +119,8 @@ fn progress_ends_an_unanswered_ping_also_when_the_outbox_is_empty_by_then() {
             kws.emit(vec![0; 10 * KIB]);
         })
     });
-    // The ping of 25 s is asked for again 25 s after the outbox was emptied at about 21 s, at 46 s; then
-    // there are 20 s for the answer.
+    // The ping of 25 s is asked for again 25 s after the outbox was emptied at about 21 s, at 46 s;
+    // then there are 20 s for the answer.
     test.advance(60 * SECOND);
     assert!(!test.state().is_gone("ann"));
     test.advance(7 * SECOND);
@@ -126,7 +132,9 @@ fn progress_ends_an_unanswered_ping_also_when_the_outbox_is_empty_by_then() {
 #[test]
 fn everything_emitted_before_a_close_arrives_at_the_closing_rate() {
     for rate in [33_000, 40_000, 200_000] {
-        for (outbox, count, len) in [(8 * MIB, 40, 100_000), (MIB, 9, 100_000), (MIB, 112, 8_000), (8 * MIB, 6, MIB)] {
+        for (outbox, count, len) in
+            [(8 * MIB, 40, 100_000), (MIB, 9, 100_000), (MIB, 112, 8_000), (8 * MIB, 6, MIB)]
+        {
             let mut test = harness(Server::builder().max_outbox(outbox));
             let ann = reader(&mut test, "ann", 256 * KIB, rate);
             with_socket(test.server(), "ann", |kws| {
@@ -182,7 +190,9 @@ fn a_shutdown_awaits_the_fin_of_a_peer_for_which_the_kernel_still_holds_somethin
     }
     let (messages, rest) = messages_and_rest(&mut test, ann);
     assert_eq!(messages, 1);
-    assert!(matches!(&rest[..], [Received::Close { code: Some(code), .. }, Received::Fin] if u16::from(*code) == 1007));
+    assert!(
+        matches!(&rest[..], [Received::Close { code: Some(code), .. }, Received::Fin] if u16::from(*code) == 1007)
+    );
 }
 
 #[test]
@@ -311,7 +321,9 @@ fn a_page_that_is_not_read_ends_in_time_and_is_counted() {
 #[test]
 fn nothing_moves_an_end_that_is_fixed() {
     let mut test = harness(Server::builder());
-    let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(KIB)).unresponsive()).unwrap();
+    let ann = test
+        .connect(Upgrade::to("/ann").faults(Faults::none().window(KIB)).unresponsive())
+        .unwrap();
     test.stop_reading(ann);
     with_socket(test.server(), "ann", |kws| {
         kws.emit(vec![0; 96 * KIB]);

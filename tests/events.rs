@@ -1,11 +1,15 @@
-//! Who is called when: the order of events, `fire`, `off`, and what may not happen inside a callback.
+//! Who is called when: the order of events, `fire`, `off`, and what may not happen inside a
+//! callback.
 //!
-//! What is called in which order does not depend on sockets, so that these tests have none, and each does the same every time. The first one alone
-//! is about two hundred peers at once, and stays on TCP. Every verb and every event has its test over TCP in `tests/end_to_end.rs`.
+//! What is called in which order does not depend on sockets, so that these tests have none, and
+//! each does the same every time. The first one alone is about two hundred peers at once, and stays
+//! on TCP. Every verb and every event has its test over TCP in `tests/end_to_end.rs`.
 
 mod common;
 
-use common::{Client, Diary, connect, enter, memory_server, memory_server_with, name_of, server, with_socket};
+use common::{
+    Client, Diary, connect, enter, memory_server, memory_server_with, name_of, server, with_socket,
+};
 use ikisocket::testing::{Faults, Harness, Received, Upgrade};
 use ikisocket::{Error, Event, Server, Uuid};
 
@@ -18,7 +22,8 @@ fn every_client_of_200_gets_the_response_of_its_event() {
     server.on(Event::Message, |diary, ep| {
         ep.kws.fire(diary, "CUSTOM_EVENT", ep.data);
     });
-    let mut clients: Vec<_> = (0..200).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
+    let mut clients: Vec<_> =
+        (0..200).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
     for (i, client) in clients.iter_mut().enumerate() {
         client.send(format!("hello {i}"));
     }
@@ -40,7 +45,8 @@ fn a_global_fire_calls_a_listener_once_for_each_open_connection() {
     let (diary, mut sockets) = test.server().lend();
     assert_eq!(sockets.fire(diary, "tick", "7 o'clock"), 19);
     diary.notes.sort();
-    let expected: Vec<_> = (0..20).filter(|&i| i != 7).map(|i| format!("{i:02} 7 o'clock")).collect();
+    let expected: Vec<_> =
+        (0..20).filter(|&i| i != 7).map(|i| format!("{i:02} 7 o'clock")).collect();
     assert_eq!(diary.notes, expected);
     test.expect_nothing(clients[0]);
 }
@@ -191,13 +197,22 @@ fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
         diary.note("outer ends");
     });
     server.on("outer", |diary, _| diary.note("second outer"));
-    server.on("inner", |diary, ep| diary.note(format!("inner {}", String::from_utf8_lossy(&ep.data))));
+    server.on("inner", |diary, ep| {
+        diary.note(format!("inner {}", String::from_utf8_lossy(&ep.data)))
+    });
     let mut test = Harness::new(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
     assert_eq!(
         test.state().notes,
-        ["message begins", "outer begins", "inner data", "outer ends", "second outer", "message ends"]
+        [
+            "message begins",
+            "outer begins",
+            "inner data",
+            "outer ends",
+            "second outer",
+            "message ends"
+        ]
     );
     assert_eq!(test.state().errors("ann"), []);
 }
@@ -223,8 +238,17 @@ fn a_fire_more_than_64_deep_calls_nobody_and_records_one_error() {
 
 #[test]
 fn a_fire_of_a_name_of_the_library_calls_nobody_and_records_an_error() {
-    const NAMES: [&str; 9] =
-        ["connect", "message", "ping", "pong", "close", "error", "disconnect", "pressure", "relief"];
+    const NAMES: [&str; 9] = [
+        "connect",
+        "message",
+        "ping",
+        "pong",
+        "close",
+        "error",
+        "disconnect",
+        "pressure",
+        "relief",
+    ];
     let mut server = memory_server();
     for name in ["pressure", "relief"] {
         server.on(name, |diary, _| diary.note("it ran"));
@@ -319,12 +343,24 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
 
     let watch = test.state();
     assert_eq!(watch.nested, [""; 0]);
-    let of = |name: &str| -> Vec<&str> { watch.told.iter().filter_map(|told| told.strip_prefix(name)).collect() };
-    assert_eq!(of("actor "), ["message", "error", "error", "error", "error", "close", "disconnect"]);
+    let of = |name: &str| -> Vec<&str> {
+        watch.told.iter().filter_map(|told| told.strip_prefix(name)).collect()
+    };
+    assert_eq!(
+        of("actor "),
+        ["message", "error", "error", "error", "error", "close", "disconnect"]
+    );
     assert_eq!(of("other "), ["close", "disconnect"]);
     assert_eq!(of("slow "), ["error", "disconnect"]);
-    let order =
-        ["actor message", "actor error", "actor error", "actor error", "actor error", "other close", "slow error"];
+    let order = [
+        "actor message",
+        "actor error",
+        "actor error",
+        "actor error",
+        "actor error",
+        "other close",
+        "slow error",
+    ];
     assert_eq!(watch.told[..order.len()], order, "in the order in which it happened");
     assert_eq!(test.panics().len(), 1);
 }
@@ -380,8 +416,11 @@ fn in_disconnect_the_uuid_the_request_and_the_attributes_answer_and_emits_are_re
 #[test]
 fn no_client_ever_sees_the_request_of_another() {
     fn note(diary: &mut Diary, when: &str, kws: &ikisocket::Socket<'_, Diary>) {
-        let seen =
-            [kws.param("name").map(str::to_owned), kws.query("q").map(Into::into), kws.cookie("c").map(Into::into)];
+        let seen = [
+            kws.param("name").map(str::to_owned),
+            kws.query("q").map(Into::into),
+            kws.cookie("c").map(Into::into),
+        ];
         diary.note(format!("{when} {seen:?} {:?}", kws.string_attribute("first seen as")));
     }
     let mut server = memory_server_with(Server::builder());
@@ -419,7 +458,11 @@ fn no_client_ever_sees_the_request_of_another() {
             let line = format!("{seen:?} {:?}", Some(format!("n{number}")));
             for when in ["message", "disconnect"] {
                 let expected = format!("{when} {line}");
-                assert_eq!(test.state().notes.iter().filter(|note| **note == expected).count(), 1, "{expected}");
+                assert_eq!(
+                    test.state().notes.iter().filter(|note| **note == expected).count(),
+                    1,
+                    "{expected}"
+                );
             }
         }
     }

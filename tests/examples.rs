@@ -1,4 +1,5 @@
-//! The examples as their users run them: each says where it listens, answers clients, and says goodbye at Ctrl-C.
+//! The examples as their users run them: each says where it listens, answers clients, and says
+//! goodbye at Ctrl-C.
 //!
 //! `cargo test` builds the programs too; `cargo test --test examples` alone does not.
 
@@ -40,13 +41,19 @@ impl Example {
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; `cargo build --examples` makes it", program.display()));
+            .unwrap_or_else(|error| {
+                panic!("{}: {error}; `cargo build --examples` makes it", program.display())
+            });
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         let mut example = Self { child, lines, address: String::new() };
         let line = example.line();
-        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).clone_into(&mut example.address);
+        line.strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("{line}"))
+            .clone_into(&mut example.address);
         example
     }
 
@@ -71,9 +78,12 @@ impl Example {
     fn connect(&self, path: &str, subprotocol: Option<&'static str>) -> Result<Client, String> {
         let mut request = format!("ws://{}{path}", self.address).into_client_request().unwrap();
         if let Some(subprotocol) = subprotocol {
-            request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(subprotocol));
+            request
+                .headers_mut()
+                .insert("Sec-WebSocket-Protocol", HeaderValue::from_static(subprotocol));
         }
-        let (socket, _) = tungstenite::client(request, self.stream()).map_err(|error| error.to_string())?;
+        let (socket, _) =
+            tungstenite::client(request, self.stream()).map_err(|error| error.to_string())?;
         Ok(Client { socket })
     }
 
@@ -91,9 +101,11 @@ impl Example {
         stream
     }
 
-    /// Ctrl-C: these clients are told 1001, and the program ends well. Returns what it printed meanwhile.
+    /// Ctrl-C: these clients are told 1001, and the program ends well. Returns what it printed
+    /// meanwhile.
     fn interrupt(mut self, clients: impl IntoIterator<Item = Client>) -> Vec<String> {
-        let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
+        let kill =
+            Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
         assert!(kill.unwrap().success());
         for client in clients {
             assert_eq!(client.closed(), (1001, "Server shutdown".to_owned()));
@@ -159,11 +171,14 @@ impl Client {
     /// The uuid from the welcome, which must be the next message.
     fn welcome(&mut self, name: &str) -> Uuid {
         let text = self.text();
-        let uuid = text.strip_prefix(&format!("Hello user: {name} with UUID: ")).unwrap_or_else(|| panic!("{text:?}"));
+        let uuid = text
+            .strip_prefix(&format!("Hello user: {name} with UUID: "))
+            .unwrap_or_else(|| panic!("{text:?}"));
         uuid.parse().unwrap()
     }
 
-    /// Passes over messages until the close frame, answers it, and waits for the end of the connection.
+    /// Passes over messages until the close frame, answers it, and waits for the end of the
+    /// connection.
     fn closed(mut self) -> (u16, String) {
         let frame = loop {
             if let Message::Close(frame) = self.socket.read().unwrap() {
@@ -371,9 +386,14 @@ fn a_chat_name_that_was_taken_over_survives_the_end_of_the_first_connection() {
     chat.wait_for("Disconnection event - User: bob");
     page.send(r#"{"to":"bob","data":"you?"}"#);
     assert_eq!(second.text(), message("page", "bob", "", "you?"));
-    assert_eq!(page.json_text(), message("page", "bob", "", "you?"), "nobody joined and nobody left");
+    assert_eq!(
+        page.json_text(),
+        message("page", "bob", "", "you?"),
+        "nobody joined and nobody left"
+    );
 
-    // A page that loses its name is told so, in words that its script can tell from a lost connection.
+    // A page that loses its name is told so, in words that its script can tell from a lost
+    // connection.
     let mut other = chat.page("page");
     assert_eq!(page.closed().0, 4000);
     chat.wait_for("Disconnection event - User: page");
@@ -389,7 +409,16 @@ fn nothing_that_a_client_sends_harms_the_chat() {
     let mut page = chat.page("page");
     let mut mallory = chat.plain("/ws/mallory");
     mallory.welcome("mallory");
-    for nonsense in ["", "{", "null", "[]", "7", r#"{"to":7}"#, r#"{"to":"page","to":"page"}"#, &"[".repeat(100_000)] {
+    for nonsense in [
+        "",
+        "{",
+        "null",
+        "[]",
+        "7",
+        r#"{"to":7}"#,
+        r#"{"to":"page","to":"page"}"#,
+        &"[".repeat(100_000),
+    ] {
         mallory.send(nonsense);
     }
     mallory.send(vec![0xff, 0x00, 0xfe]);
@@ -398,7 +427,9 @@ fn nothing_that_a_client_sends_harms_the_chat() {
         assert_eq!(mallory.text(), message("", "mallory", event, "to myself"));
     }
     // Messages that pretend to be the server's own words for a page arrive as what they are.
-    mallory.send(r#"{"to":"page","here":[],"you":"nobody","left":"page","data":"{\"left\":\"page\"}"}"#);
+    mallory.send(
+        r#"{"to":"page","here":[],"you":"nobody","left":"page","data":"{\"left\":\"page\"}"}"#,
+    );
     while page.json_text() != message("mallory", "page", "", r#"{"left":"page"}"#) {}
 
     let long = "n".repeat(10_000);
@@ -418,7 +449,10 @@ fn nothing_that_a_client_sends_harms_the_chat() {
         drop(odd);
         assert_eq!(page.json(), json!({ "left": name }));
         // What it prints is one line, without the terminal's control characters.
-        chat.wait_for(&format!("Disconnection event - User: {}", name.replace(char::is_control, "\u{fffd}")));
+        chat.wait_for(&format!(
+            "Disconnection event - User: {}",
+            name.replace(char::is_control, "\u{fffd}")
+        ));
     }
     assert!(chat.connect("/ws/", None).is_err_and(|error| error.contains("404")));
     chat.interrupt([mallory, page]);
@@ -429,11 +463,20 @@ fn the_chat_serves_its_page_and_its_health() {
     let chat = Example::start("chat");
     let [page, again] = [chat.get("/"), chat.get("/")];
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
-    let nonce = |page: &str| page.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned();
-    assert_eq!(page.matches(&format!("nonce=\"{}\"", nonce(&page))).count(), 2, "the style and the script");
+    let nonce = |page: &str| {
+        page.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned()
+    };
+    assert_eq!(
+        page.matches(&format!("nonce=\"{}\"", nonce(&page))).count(),
+        2,
+        "the style and the script"
+    );
     assert_ne!(nonce(&page), nonce(&again));
     let health = chat.get("/healthz");
-    assert!(health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok"), "{health}");
+    assert!(
+        health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok"),
+        "{health}"
+    );
     assert!(health.contains("Content-Type: text/plain"), "{health}");
     chat.interrupt([]);
 }

@@ -1,6 +1,8 @@
-//! The loop inside another one: its descriptor, how long its turns are, and that nothing is forgotten between them.
+//! The loop inside another one: its descriptor, how long its turns are, and that nothing is
+//! forgotten between them.
 //!
-//! The descriptor, and what the system tells of it, needs sockets. What of its work a turn does is seen in a harness that is turned by hand.
+//! The descriptor, and what the system tells of it, needs sockets. What of its work a turn does is
+//! seen in a harness that is turned by hand.
 #![cfg(unix)]
 
 mod common;
@@ -11,7 +13,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Client, PATIENCE, Raw, TEXT, connect, enter, frame, memory_server_with, server, server_with, turn_until};
+use common::{
+    Client, PATIENCE, Raw, TEXT, connect, enter, frame, memory_server_with, server, server_with,
+    turn_until,
+};
 use ikisocket::mio::unix::SourceFd;
 use ikisocket::mio::{Events, Interest, Poll, Token};
 use ikisocket::testing::Harness;
@@ -26,7 +31,9 @@ struct Host {
 impl Host {
     fn of<S>(server: &Server<S>) -> Self {
         let poll = Poll::new().unwrap();
-        poll.registry().register(&mut SourceFd(&server.as_raw_fd()), Token(0), Interest::READABLE).unwrap();
+        poll.registry()
+            .register(&mut SourceFd(&server.as_raw_fd()), Token(0), Interest::READABLE)
+            .unwrap();
         Self { poll, events: Events::with_capacity(8) }
     }
 
@@ -101,7 +108,10 @@ fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smalle
                 ws.send(format!("{number} {message}").into()).unwrap();
             }
             for message in 0..MESSAGES {
-                assert_eq!(ws.read().unwrap().into_text().unwrap().as_str(), format!("{number} {message}"));
+                assert_eq!(
+                    ws.read().unwrap().into_text().unwrap().as_str(),
+                    format!("{number} {message}")
+                );
             }
         })
     });
@@ -127,7 +137,8 @@ fn a_turn_handles_no_more_messages_than_its_budget_and_one_read_and_the_next_goe
     for peer in peers {
         (0..EACH).for_each(|_| test.send(peer, "x"));
     }
-    // Each turn has one read, for its budget is one peer's messages; and none waits, though no edge is left.
+    // Each turn has one read, for its budget is one peer's messages; and none waits, though no edge
+    // is left.
     for _ in 0..PEERS {
         assert_eq!(test.turn().messages, EACH);
     }
@@ -167,7 +178,8 @@ fn whoever_was_left_over_comes_before_those_who_have_had_their_share() {
         (0..100).for_each(|_| test.send(greedy, "x".repeat(500)));
     }
     test.send(modest, "me too");
-    // Each turn has one read: Ann's, Ann's again because she came first, Bob's, and the modest one's; then Ann and Bob take turns.
+    // Each turn has one read: Ann's, Ann's again because she came first, Bob's, and the modest
+    // one's; then Ann and Bob take turns.
     (0..4).for_each(|_| _ = test.turn());
     assert!(test.state().has("modest", "message"));
     (0..40).for_each(|_| _ = test.turn());
@@ -188,7 +200,8 @@ fn timers_commands_and_newcomers_have_their_share_of_a_small_budget() {
     }
     let _peers: Vec<_> = (0..5).map(|_| Raw::connect(&server)).collect();
     let turns: Vec<_> = (0..3).map(|_| server.poll(Some(PATIENCE)).unwrap()).collect();
-    let counts: Vec<_> = turns.iter().map(|turn| [turn.accepted, turn.commands, turn.timers]).collect();
+    let counts: Vec<_> =
+        turns.iter().map(|turn| [turn.accepted, turn.commands, turn.timers]).collect();
     assert_eq!(counts, [[2, 2, 2], [2, 2, 2], [1, 1, 1]]);
 }
 
@@ -221,7 +234,8 @@ fn a_loop_that_spins_serves_its_clients_and_ends_with_a_shutdown() {
 fn a_turn_that_took_all_the_events_it_has_room_for_is_followed_by_one_at_once() {
     let mut server = server_with(Server::builder().work_per_turn(4));
     server.route("/:name", enter).unwrap();
-    let mut clients: Vec<_> = (0..4).map(|number| Client::connect(&mut server, &format!("/{number}"))).collect();
+    let mut clients: Vec<_> =
+        (0..4).map(|number| Client::connect(&mut server, &format!("/{number}"))).collect();
     turn_until(&mut server, |server| server.next_timeout() != Some(Duration::ZERO));
     clients.iter_mut().for_each(|client| client.send("x"));
     assert_eq!(server.poll(Some(PATIENCE)).unwrap().messages, 4);

@@ -1,5 +1,5 @@
-//! The fuzz targets of `fuzz/`, bounded and the same in every run: all inputs that the repository keeps (`fuzz/seeds`), and a fixed
-//! number of made ones.
+//! The fuzz targets of `fuzz/`, bounded and the same in every run: all inputs that the repository
+//! keeps (`fuzz/seeds`), and a fixed number of made ones.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;

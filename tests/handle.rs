@@ -1,7 +1,8 @@
-//! Handles: commands from other threads arrive once each, in order for each thread, and none is lost silently.
+//! Handles: commands from other threads arrive once each, in order for each thread, and none is
+//! lost silently.
 //!
-//! Where threads and the poll that they wake are the promise, the server is turned without a harness; it needs no socket even so. What a command
-//! does to clients is seen in memory.
+//! Where threads and the poll that they wake are the promise, the server is turned without a
+//! harness; it needs no socket even so. What a command does to clients is seen in memory.
 
 mod common;
 
@@ -64,13 +65,19 @@ fn a_command_wakes_a_loop_that_waits_without_end() {
 fn many_commands_are_one_wake_up_and_an_idle_handle_is_none() {
     let mut server = memory_server();
     let handle = server.handle();
-    assert_eq!((server.poll(Some(Duration::ZERO)), server.next_timeout()), (Ok(Turn::default()), None));
+    assert_eq!(
+        (server.poll(Some(Duration::ZERO)), server.next_timeout()),
+        (Ok(Turn::default()), None)
+    );
     for _ in 0..100 {
         handle.send(|_, _| {}).unwrap();
     }
     assert_eq!(server.poll(Some(PATIENCE)).unwrap().commands, 100);
     // Were each of them a wake-up, some would be left now.
-    assert_eq!((server.poll(Some(Duration::ZERO)), server.next_timeout()), (Ok(Turn::default()), None));
+    assert_eq!(
+        (server.poll(Some(Duration::ZERO)), server.next_timeout()),
+        (Ok(Turn::default()), None)
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What messages with keys cost while they wait for a reader that has stopped: live heap, counted by the allocator. Alone in its file, because it
-//! counts the whole process.
+//! What messages with keys cost while they wait for a reader that has stopped: live heap, counted
+//! by the allocator. Alone in its file, because it counts the whole process.
 
 use std::alloc::System;
 
@@ -15,7 +15,11 @@ const LIMIT: usize = 1024 * 1024;
 #[test]
 fn messages_with_keys_take_hardly_more_memory_than_the_limit_however_short_they_are() {
     for len in [0, 1, 100, 1000, 10_000] {
-        let mut server = Server::builder().max_outbox(LIMIT).slow_reader(SlowReader::DropNewest).build(()).unwrap();
+        let mut server = Server::builder()
+            .max_outbox(LIMIT)
+            .slow_reader(SlowReader::DropNewest)
+            .build(())
+            .unwrap();
         server.route("/", |(), _| {}).unwrap();
         let mut test = Harness::new(server);
         let reader = test.connect(Upgrade::to("/").faults(Faults::none().window(512))).unwrap();
@@ -35,6 +39,9 @@ fn messages_with_keys_take_hardly_more_memory_than_the_limit_however_short_they_
         let counted = region.change();
         let live = counted.bytes_allocated as isize - counted.bytes_deallocated as isize;
         println!("{keys} messages of {len} bytes: {live} bytes");
-        assert!(keys > 50 && live < (LIMIT + LIMIT / 4) as isize, "{keys} messages of {len} bytes: {live} bytes");
+        assert!(
+            keys > 50 && live < (LIMIT + LIMIT / 4) as isize,
+            "{keys} messages of {len} bytes: {live} bytes"
+        );
     }
 }

@@ -1,16 +1,26 @@
 //! What ARCHITECTURE.md says of the layout: each folder of `src/` is a layer, and imports run
 //! downwards, between the folders and inside each.
 //!
-//! This reads the paths in the code. A method that is called on a value leaves no path, so it is not
-//! seen.
+//! This reads the paths in the code. A method that is called on a value leaves no path, so it is
+//! not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 /// The layers, the highest first. `flat` stands for the files that lie in `src/` itself.
-const LAYERS: [&str; 10] =
-    ["testing", "server", "user", "hub", "config", "outbox", "transport", "flat", "http", "protocol"];
+const LAYERS: [&str; 10] = [
+    "testing",
+    "server",
+    "user",
+    "hub",
+    "config",
+    "outbox",
+    "transport",
+    "flat",
+    "http",
+    "protocol",
+];
 
 /// The files that lie in `src/` itself, beside `lib.rs`: what every layer names.
 const FLAT: [&str; 3] = ["error", "event", "token"];
@@ -21,7 +31,8 @@ fn files() -> BTreeMap<String, String> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap();
-            let inner = if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
+            let inner =
+                if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
             if path.is_dir() {
                 walk(&path, &inner, files);
             } else if name == "mod" {
@@ -60,7 +71,8 @@ fn paths(code: &str, prefix: &str) -> Vec<String> {
             continue;
         }
         let rest = &code[at + prefix.len()..];
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(rest.len());
         let path = &rest[..end];
         match rest[end..].strip_prefix('{') {
             Some(list) if path.is_empty() || path.ends_with("::") => {
@@ -74,12 +86,16 @@ fn paths(code: &str, prefix: &str) -> Vec<String> {
     paths
 }
 
-/// The file that a path leads to: that which defines the name, where a folder's `mod.rs` only passes it on.
+/// The file that a path leads to: that which defines the name, where a folder's `mod.rs` only
+/// passes it on.
 fn resolve(path: &str, files: &BTreeMap<String, String>) -> Option<String> {
     let names: Vec<&str> = path.split("::").collect();
-    let depth = (1..=names.len()).rev().find(|&depth| files.contains_key(&names[..depth].join("::")))?;
+    let depth =
+        (1..=names.len()).rev().find(|&depth| files.contains_key(&names[..depth].join("::")))?;
     let module = names[..depth].join("::");
-    let Some(name) = names.get(depth).filter(|_| files.keys().any(|file| file.starts_with(&format!("{module}::"))))
+    let Some(name) = names
+        .get(depth)
+        .filter(|_| files.keys().any(|file| file.starts_with(&format!("{module}::"))))
     else {
         return Some(module);
     };
@@ -176,7 +192,8 @@ fn no_file_imports_one_that_imports_it() {
     loop {
         let before: usize = reaches.values().map(BTreeSet::len).sum();
         for from in reaches.keys().copied().collect::<Vec<_>>() {
-            let further: Vec<&str> = reaches[from].iter().filter_map(|to| reaches.get(to)).flatten().copied().collect();
+            let further: Vec<&str> =
+                reaches[from].iter().filter_map(|to| reaches.get(to)).flatten().copied().collect();
             reaches.get_mut(from).unwrap().extend(further);
         }
         if reaches.values().map(BTreeSet::len).sum::<usize>() == before {
@@ -185,7 +202,9 @@ fn no_file_imports_one_that_imports_it() {
     }
     let circular: Vec<_> = imports
         .iter()
-        .filter(|(from, to)| reaches.get(to.as_str()).is_some_and(|reached| reached.contains(from.as_str())))
+        .filter(|(from, to)| {
+            reaches.get(to.as_str()).is_some_and(|reached| reached.contains(from.as_str()))
+        })
         .collect();
     assert!(circular.is_empty(), "{circular:#?}");
 }
@@ -194,8 +213,10 @@ fn no_file_imports_one_that_imports_it() {
 fn each_file_that_the_architecture_names_exists_and_each_layer_is_named() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
-    let named: Vec<&str> =
-        page.split('`').filter(|text| text.starts_with("src/") || text.starts_with("tests/")).collect();
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(|text| text.starts_with("src/") || text.starts_with("tests/"))
+        .collect();
     let missing: Vec<_> = named.iter().filter(|path| !root.join(path).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(named.len() > 30, "{named:?}");

@@ -1,4 +1,5 @@
-//! Where a server listens beside the addresses that it binds itself: Unix sockets, sockets that were handed over, and those that systemd passes.
+//! Where a server listens beside the addresses that it binds itself: Unix sockets, sockets that
+//! were handed over, and those that systemd passes.
 #![cfg(unix)]
 
 mod common;
@@ -118,9 +119,10 @@ fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both
         Ok(())
     });
     server.route("/:name", enter).unwrap();
-    for (ip, client) in
-        [("127.0.0.1", TcpStream::connect(("127.0.0.1", port))), ("::1", TcpStream::connect(("::1", port)))]
-    {
+    for (ip, client) in [
+        ("127.0.0.1", TcpStream::connect(("127.0.0.1", port))),
+        ("::1", TcpStream::connect(("::1", port))),
+    ] {
         let Ok(mut client) = client else {
             eprintln!("not tested: this machine does not answer at {ip} on that socket");
             continue;
@@ -133,9 +135,16 @@ fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both
             assert_eq!((peer, peer.to_string()), (PeerAddress::Tcp(here), here.to_string()));
             assert!(peer.ip().unwrap().is_loopback(), "{peer}");
             assert_eq!(peer.ip().unwrap().is_ipv4(), ip == "127.0.0.1");
-            assert_eq!((kws.conn().peer_address(), kws.conn().local_address()), (Some(here), Some(there)));
+            assert_eq!(
+                (kws.conn().peer_address(), kws.conn().local_address()),
+                (Some(here), Some(there))
+            );
         });
-        assert!(server.state().notes.contains(&format!("filter {here}")), "{:?}", server.state().notes);
+        assert!(
+            server.state().notes.contains(&format!("filter {here}")),
+            "{:?}",
+            server.state().notes
+        );
     }
 
     // Bound to an IPv4 address in that form it says the same of itself.
@@ -180,7 +189,10 @@ fn a_path_where_a_file_is_already_is_an_error_that_says_what_to_do() {
     let error = server.listen_unix(&place.0).unwrap_err();
     let BindError::ListenUnix { path, error: cause } = &error else { panic!("{error:?}") };
     assert_eq!((path, cause.kind), (&place.0, ErrorKind::AddrInUse));
-    assert!(error.to_string().ends_with("if no server listens there any more, remove it"), "{error}");
+    assert!(
+        error.to_string().ends_with("if no server listens there any more, remove it"),
+        "{error}"
+    );
     std::fs::remove_file(&place.0).unwrap();
     server.listen_unix(&place.0).unwrap();
 
@@ -232,7 +244,10 @@ fn while_a_server_hands_over_to_its_successor_no_attempt_to_connect_is_refused()
             new.poll(brief).unwrap();
         });
     }
-    assert_eq!((old.state().all("ann", "connect").len(), new.state().all("ann", "connect").len()), (1, 20));
+    assert_eq!(
+        (old.state().all("ann", "connect").len(), new.state().all("ann", "connect").len()),
+        (1, 20)
+    );
     drop(waiting);
     assert!(old.local_addrs().is_empty());
 }
@@ -318,13 +333,18 @@ fn a_successor_gets_every_new_connection_while_the_old_server_serves_its_own() {
 
 // Sockets that systemd passes.
 
-/// Starts this test's `role` in a process of its own, as systemd would: with `socket` as its descriptor 3.
+/// Starts this test's `role` in a process of its own, as systemd would: with `socket` as its
+/// descriptor 3.
 fn activated(role: &str, socket: impl Into<std::os::fd::OwnedFd>) -> std::process::Child {
     activated_as("LISTEN_PID=$$ LISTEN_FDS=1", role, socket)
 }
 
 /// The same with other variables. Descriptor 4 is no socket.
-fn activated_as(variables: &str, role: &str, socket: impl Into<std::os::fd::OwnedFd>) -> std::process::Child {
+fn activated_as(
+    variables: &str,
+    role: &str,
+    socket: impl Into<std::os::fd::OwnedFd>,
+) -> std::process::Child {
     let test = std::env::current_exe().unwrap();
     Command::new("sh")
         .args([
@@ -383,8 +403,18 @@ fn activated_with_the_wrong_socket() {
 #[test]
 fn passed_descriptors_that_do_not_listen_are_errors_and_none_of_them_stays_open() {
     let connected = UnixStream::pair().unwrap().0; // as with Accept=yes
-    assert!(activated("activated_with_a_socket_that_does_not_listen", connected).wait().unwrap().success());
-    assert!(activated("activated_with_a_socket_that_does_not_listen", bound()).wait().unwrap().success());
+    assert!(
+        activated("activated_with_a_socket_that_does_not_listen", connected)
+            .wait()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        activated("activated_with_a_socket_that_does_not_listen", bound())
+            .wait()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]
@@ -407,7 +437,8 @@ fn is_socket(descriptor: u32) -> bool {
 fn of_several_passed_descriptors_none_is_listened_on_if_one_is_wrong() {
     let right = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = right.local_addr().unwrap();
-    let mut child = activated_as("LISTEN_PID=$$ LISTEN_FDS=2", "activated_with_one_wrong_socket", right);
+    let mut child =
+        activated_as("LISTEN_PID=$$ LISTEN_FDS=2", "activated_with_one_wrong_socket", right);
     assert!(child.wait().unwrap().success());
     assert!(TcpStream::connect(address).is_err(), "nobody holds the socket any more");
 }

@@ -69,7 +69,8 @@ fn half_a_message_is_a_sign_of_life_too() {
     let mut test = harness();
     let slow = mute(&mut test, "/slow");
     let mut header = Vec::new();
-    FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(Opcode::Binary, 60_000) }.encode(&mut header);
+    FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(Opcode::Binary, 60_000) }
+        .encode(&mut header);
     test.write(slow, &header);
     for _ in 0..10 {
         test.advance(PING_AFTER + DEAD_AFTER - MILLISECOND);
@@ -133,7 +134,8 @@ fn a_peer_whose_input_did_not_fit_into_the_turn_is_read_before_it_is_declared_de
 
 #[test]
 fn after_an_answered_ping_the_next_is_due_in_time_however_long_an_answer_may_take() {
-    let mut server = memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));
+    let mut server =
+        memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
@@ -154,13 +156,16 @@ fn after_progress_has_ended_a_ping_the_next_is_due_in_time() {
         let faults = Faults::none().window(64 * 1024);
         let ann = test.connect(Upgrade::to("/ann").faults(faults).unresponsive()).unwrap();
         test.stop_reading(ann);
-        with_socket(test.server(), "ann", |kws| (0..messages).for_each(|_| _ = kws.emit(vec![0; 10_000])));
+        with_socket(test.server(), "ann", |kws| {
+            (0..messages).for_each(|_| _ = kws.emit(vec![0; 10_000]))
+        });
         test.advance(PING_AFTER);
         test.read_more(ann, reads);
         test.settle();
         test.advance(PING_AFTER);
         test.resume_reading(ann);
-        let pings = test.received(ann).iter().filter(|each| matches!(each, Received::Ping(_))).count();
+        let pings =
+            test.received(ann).iter().filter(|each| matches!(each, Received::Ping(_))).count();
         assert_eq!(pings, 2);
     }
 }

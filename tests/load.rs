@@ -1,5 +1,6 @@
-//! The load tool, as a user runs it: the built program against the echo example, and against servers that do something wrong.
-//! Every run is short and bounded; no figure is judged for being fast.
+//! The load tool, as a user runs it: the built program against the echo example, and against
+//! servers that do something wrong. Every run is short and bounded; no figure is judged for being
+//! fast.
 
 use ikisocket::protocol::{Decoded, Decoder, Opcode, Rules, encode_frame};
 use ikisocket::{Event, Message, Server, Uuid};
@@ -15,8 +16,8 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-/// Where the examples of this test's profile lie, built and up to date. `cargo test` builds of an example that has unit tests
-/// only these.
+/// Where the examples of this test's profile lie, built and up to date. `cargo test` builds of an
+/// example that has unit tests only these.
 static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
     let this = std::env::current_exe().unwrap(); // target/PROFILE/deps/load-…
     let profile = this.parent().and_then(|deps| deps.parent()).unwrap();
@@ -47,7 +48,8 @@ impl EchoServer {
 
     fn start_with(options: &[&str]) -> EchoServer {
         let mut command = Command::new(EXAMPLES.join("echo"));
-        let mut process = command.arg("127.0.0.1:0").args(options).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            command.arg("127.0.0.1:0").args(options).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
@@ -143,13 +145,14 @@ fn wrong_echoes() -> SocketAddr {
                 _ => ep.kws.emit(ep.data),
             };
         });
-        server.route("/swaps", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| {
-            match hostile.held.remove(&ep.socket_uuid) {
-                None => drop(hostile.held.insert(ep.socket_uuid, ep.data.to_vec())),
-                Some(held) => {
-                    ep.kws.emit(ep.data);
-                    ep.kws.emit(Message::from(held));
-                }
+        server.route("/swaps", |_, _| {}).unwrap().on(Event::Message, |hostile, ep| match hostile
+            .held
+            .remove(&ep.socket_uuid)
+        {
+            None => drop(hostile.held.insert(ep.socket_uuid, ep.data.to_vec())),
+            Some(held) => {
+                ep.kws.emit(ep.data);
+                ep.kws.emit(Message::from(held));
             }
         });
         // To all, though each asked for an echo of its own.
@@ -160,14 +163,18 @@ fn wrong_echoes() -> SocketAddr {
 }
 
 /// A server that upgrades every connection, and then is as `behaviour` says.
-fn raw_server(behaviour: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> SocketAddr {
+fn raw_server(
+    behaviour: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let behaviour = Arc::new(behaviour);
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let behaviour = behaviour.clone();
-            thread::spawn(move || if upgrade(&mut stream, &[])? { behaviour(stream) } else { Ok(()) });
+            thread::spawn(
+                move || if upgrade(&mut stream, &[])? { behaviour(stream) } else { Ok(()) },
+            );
         }
     });
     address
@@ -187,7 +194,12 @@ fn run(args: &str) -> Output {
 fn report(args: &str) -> Value {
     let output = run(&format!("{args} --json -"));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{args}\n{stderr}\n{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{args}\n{stderr}\n{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert_eq!(stderr, "", "quiet where there is no terminal");
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -208,9 +220,13 @@ fn number(value: &Value) -> f64 {
 
 /// The figures that every scenario with messages has.
 fn assert_sane(measured: &Value) {
-    assert!(number(&measured["finished"]) > 0.0 && number(&measured["per_second"]) > 0.0, "{measured:#}");
+    assert!(
+        number(&measured["finished"]) > 0.0 && number(&measured["per_second"]) > 0.0,
+        "{measured:#}"
+    );
     let latency = &measured["latency"];
-    let figures: Vec<f64> = ["p50", "p90", "p99", "p99.9", "p99.99"].map(|key| number(&latency[key])).into();
+    let figures: Vec<f64> =
+        ["p50", "p90", "p99", "p99.9", "p99.99"].map(|key| number(&latency[key])).into();
     assert!(figures[0] > 0.0 && figures.is_sorted(), "{latency:#}");
     assert!(number(&latency["count"]) >= number(&measured["finished"]));
     assert_eq!(measured["faults"], serde_json::json!({}));
@@ -221,7 +237,10 @@ fn echo_in_closed_and_in_open_loop() {
     let server = EchoServer::start();
     let url = server.url("/echo");
 
-    let closed = report(&format!("echo {url} --connections 5 --duration 0.3 --warm-up 0.1 --pid {}", server.pid()));
+    let closed = report(&format!(
+        "echo {url} --connections 5 --duration 0.3 --warm-up 0.1 --pid {}",
+        server.pid()
+    ));
     assert_eq!(
         (&closed["scenario"], &closed["unit"], &closed["holds"]),
         (&"echo".into(), &"messages".into(), &true.into())
@@ -230,23 +249,31 @@ fn echo_in_closed_and_in_open_loop() {
     assert!(number(&closed["measured"][0]["server_resident_bytes"]) > 0.0);
     assert_eq!(closed["measured"][0]["over_time"]["per_second"].as_array().unwrap().len(), 3);
 
-    let open = report(&format!("echo {url} --connections 5 --duration 0.3 --warm-up 0 --rate 1000"));
+    let open =
+        report(&format!("echo {url} --connections 5 --duration 0.3 --warm-up 0 --rate 1000"));
     let measured = &open["measured"][0];
     assert_sane(measured);
     assert_eq!(measured["latency"]["count"], 300, "as many as were due, fast or not");
     assert_eq!(measured["latency_uncorrected"]["count"], 300);
     assert_eq!(measured["scheduling_lag"]["count"], 300);
-    assert!(number(&measured["latency"]["max"]) * 1.01 >= number(&measured["latency_uncorrected"]["max"]));
+    assert!(
+        number(&measured["latency"]["max"]) * 1.01
+            >= number(&measured["latency_uncorrected"]["max"])
+    );
 }
 
 #[test]
 fn echo_of_every_size_and_kind_is_verified() {
     let server = EchoServer::start();
-    for kind in
-        ["--text --size 0-2000 --in-flight 7", "--binary --size 70k --threads 2", "--size 0 --in-flight 3 --spin"]
-    {
-        let report =
-            report(&format!("echo {} --connections 4 --duration 0.2 --warm-up 0 --verify {kind}", server.url("/echo")));
+    for kind in [
+        "--text --size 0-2000 --in-flight 7",
+        "--binary --size 70k --threads 2",
+        "--size 0 --in-flight 3 --spin",
+    ] {
+        let report = report(&format!(
+            "echo {} --connections 4 --duration 0.2 --warm-up 0 --verify {kind}",
+            server.url("/echo")
+        ));
         assert_sane(&report["measured"][0]);
     }
 }
@@ -254,12 +281,15 @@ fn echo_of_every_size_and_kind_is_verified() {
 #[test]
 fn broadcast_reaches_everybody_in_order() {
     let server = EchoServer::start();
-    let options =
-        "--connections 10 --publishers 3 --at-once 5 --duration 0.3 --warm-up 0.1 --verify --text --size 11-300";
+    let options = "--connections 10 --publishers 3 --at-once 5 --duration 0.3 --warm-up 0.1 --verify --text --size 11-300";
     let report = report(&format!("broadcast {} {options}", server.url("/bcast")));
     let measured = &report["measured"][0];
     assert_sane(measured);
-    assert_eq!(number(&measured["latency"]["count"]), number(&measured["broadcasts"]) * 10.0, "nothing is lost");
+    assert_eq!(
+        number(&measured["latency"]["count"]),
+        number(&measured["broadcasts"]) * 10.0,
+        "nothing is lost"
+    );
     assert_eq!(measured["fan_out_skew"]["count"], measured["broadcasts"]);
 }
 
@@ -268,18 +298,25 @@ fn connections_are_held_opened_and_churned() {
     let server = EchoServer::start();
     let url = server.url("/echo");
 
-    let idle = report(&format!("idle {url} --connections 50 --duration 0.2 --pid {} --ramp-up 2000", server.pid()));
+    let idle = report(&format!(
+        "idle {url} --connections 50 --duration 0.2 --pid {} --ramp-up 2000",
+        server.pid()
+    ));
     assert_eq!(idle["held"], 50);
-    assert!(number(&idle["server_bytes_with"]) > 0.0 && idle["server_bytes_per_connection"].is_number());
+    assert!(
+        number(&idle["server_bytes_with"]) > 0.0 && idle["server_bytes_per_connection"].is_number()
+    );
 
     let connect = report(&format!("connect {url} --connections 4 --duration 0.3 --warm-up 0"));
     assert_eq!(connect["unit"], "upgrades");
     assert_sane(&connect["measured"][0]);
 
-    let talked = report(&format!("idle {url} --connections 50 --messages 3 --size 300 --duration 0.1"));
+    let talked =
+        report(&format!("idle {url} --connections 50 --messages 3 --size 300 --duration 0.1"));
     assert_eq!((&talked["held"], &talked["measured"][0]["messages"]), (&50.into(), &150.into()));
 
-    let churn = report(&format!("churn {url} --connections 4 --messages 3 --duration 0.3 --warm-up 0"));
+    let churn =
+        report(&format!("churn {url} --connections 4 --messages 3 --duration 0.3 --warm-up 0"));
     let measured = &churn["measured"][0];
     assert_sane(measured);
     assert_eq!(number(&measured["messages"]), number(&measured["latency"]["count"]) * 3.0);
@@ -289,17 +326,24 @@ fn connections_are_held_opened_and_churned() {
 #[cfg(feature = "deflate")]
 #[test]
 fn compressed_messages_are_verified_and_their_bytes_counted() {
-    for mode in [&["--deflate", "shared"][..], &["--deflate", "dedicated"], &["--deflate=dedicated", "--window-bits=9"]]
-    {
+    for mode in [
+        &["--deflate", "shared"][..],
+        &["--deflate", "dedicated"],
+        &["--deflate=dedicated", "--window-bits=9"],
+    ] {
         let server = EchoServer::start_with(mode);
         let short = "--deflate --connections 5 --duration 0.2 --warm-up 0.1 --verify --text";
-        for line in ["echo --size 0-3000 --in-flight 3", "broadcast --size 20-2000 --at-once 3 --publishers 2"] {
+        for line in [
+            "echo --size 0-3000 --in-flight 3",
+            "broadcast --size 20-2000 --at-once 3 --publishers 2",
+        ] {
             let (scenario, options) = line.split_once(' ').unwrap();
             let path = if scenario == "echo" { "/echo" } else { "/bcast" };
             let report = report(&format!("{scenario} {} {short} {options}", server.url(path)));
             let measured = &report["measured"][0];
             assert_sane(measured);
-            let (payload, wire) = (&measured["bytes_per_second"], &measured["wire_bytes_per_second"]);
+            let (payload, wire) =
+                (&measured["bytes_per_second"], &measured["wire_bytes_per_second"]);
             let saved = number(&measured["bytes_saved"]);
             assert!((number(wire) / number(payload) - (1.0 - saved)).abs() < 0.001);
             assert!(saved > 0.3, "{mode:?} {line}: {saved}");
@@ -312,9 +356,13 @@ fn compressed_messages_are_verified_and_their_bytes_counted() {
 fn what_compression_costs_is_compared_with_the_same_messages_as_they_are() {
     let server = EchoServer::start();
     let url = server.url("/echo");
-    let line = format!("echo {url} --against {url} --deflate --against-plain --size 1k --verify --connections 3");
+    let line = format!(
+        "echo {url} --against {url} --deflate --against-plain --size 1k --verify --connections 3"
+    );
     let report = report(&format!("{line} --slices 12 --slice 0.05 --warm-up 0.1"));
-    let [with, without] = &report["measured"].as_array().unwrap()[..] else { panic!("two are compared") };
+    let [with, without] = &report["measured"].as_array().unwrap()[..] else {
+        panic!("two are compared")
+    };
     assert!(number(&with["bytes_saved"]) > 0.3);
     assert!(number(&without["bytes_saved"]) <= 0.0);
 }
@@ -336,11 +384,16 @@ fn without_the_feature_compression_is_refused_with_the_way_to_get_it() {
 #[test]
 fn a_slow_reader_is_one_more_connection_that_stops() {
     let server = EchoServer::start();
-    let report = report(&format!("slow-reader {} --connections 4 --size 4k --duration 0.6", server.url("/bcast")));
+    let report = report(&format!(
+        "slow-reader {} --connections 4 --size 4k --duration 0.6",
+        server.url("/bcast")
+    ));
     let phases = report["measured"].as_array().unwrap();
     assert_eq!(phases.len(), 3);
     phases.iter().for_each(assert_sane);
-    assert!(report["p99_with_to_without"].is_number() && report["p99_again_to_without"].is_number());
+    assert!(
+        report["p99_with_to_without"].is_number() && report["p99_again_to_without"].is_number()
+    );
     assert!(phases[2]["remarks"][0].as_str().unwrap().starts_with("the slow reader "));
 }
 
@@ -349,12 +402,17 @@ fn a_search_that_fails_by_its_own_lag_says_so_in_its_exit_status() {
     let server = EchoServer::start();
     let url = server.url("/echo");
     // No program sends each message within 50 ns, and no step may have less than 100 messages.
-    let output = run(&format!("search {url} --connections 2 --p99 0.1us --step 0.05 --rate 8000 --json -"));
+    let output =
+        run(&format!("search {url} --connections 2 --p99 0.1us --step 0.05 --rate 8000 --json -"));
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let steps = report["steps"].as_array().unwrap();
     let rates: Vec<f64> = steps.iter().map(|step| number(&step["rate"])).collect();
-    assert_eq!(rates, [8000.0, 8000.0, 4000.0, 4000.0, 2000.0, 2000.0], "each rate has a second chance");
+    assert_eq!(
+        rates,
+        [8000.0, 8000.0, 4000.0, 4000.0, 2000.0, 2000.0],
+        "each rate has a second chance"
+    );
     assert!(steps.iter().all(|step| number(&step["samples"]) >= 100.0), "{steps:#?}");
     assert_eq!((&report["holds"], &report["highest_rate"]), (&false.into(), &Value::Null));
     assert_eq!(report["tool_was_the_limit"], true);
@@ -365,10 +423,16 @@ fn a_search_judges_no_rate_by_fewer_messages_than_a_percentile_needs() {
     let server = EchoServer::start();
     let url = server.url("/echo");
     let too_slow = error(&format!("search {url} --rate 4 --step 0.02"));
-    assert!(too_slow.contains("at least 5000") && too_slow.contains("a longer --step"), "{too_slow}");
+    assert!(
+        too_slow.contains("at least 5000") && too_slow.contains("a longer --step"),
+        "{too_slow}"
+    );
     let output = run(&format!("search {url} --connections 2 --p99 1s --step 0.01 --json -"));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["steps"][0]["rate"], 10_000.0, "the first rate is one that the step can judge");
+    assert_eq!(
+        report["steps"][0]["rate"], 10_000.0,
+        "the first rate is one that the step can judge"
+    );
     let passed = report["steps"].as_array().unwrap().iter().filter(|step| step["passed"] == true);
     assert!(passed.into_iter().all(|step| number(&step["samples"]) >= 100.0));
 }
@@ -379,10 +443,17 @@ fn a_search_ends_where_the_server_breaks() {
     let output = run(&format!("search ws://{address}/closes --connections 3 --step 0.1 --json -"));
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["steps"].as_array().unwrap().len(), 1, "it has fewer connections from then on");
+    assert_eq!(
+        report["steps"].as_array().unwrap().len(),
+        1,
+        "it has fewer connections from then on"
+    );
     assert_eq!(report["steps"][0]["verdict"], "broken");
     let faults = &report["measured"][0]["faults"];
-    assert_eq!(faults[r#"at 1000 messages/s: the server closed the connection with code 4000: "enough""#], 3);
+    assert_eq!(
+        faults[r#"at 1000 messages/s: the server closed the connection with code 4000: "enough""#],
+        3
+    );
 }
 
 /// All faults of a run that does not hold, wherever they stand.
@@ -418,11 +489,20 @@ fn a_server_that_closes_every_connection_in_the_warm_up_is_no_success() {
     ] {
         let faults = all_faults(&line);
         assert_has(&faults, NO_SAMPLE);
-        assert_has(&faults, r#"warm-up: the server closed the connection with code 4000: "enough""#);
+        assert_has(
+            &faults,
+            r#"warm-up: the server closed the connection with code 4000: "enough""#,
+        );
     }
     let text = run(&format!("echo {url} {short} --duration 0.1"));
-    assert!(String::from_utf8_lossy(&text.stdout).contains("  FAULT: 1 × measurement without a single sample"));
-    assert_has(&all_faults(&format!("idle {url} --connections 2 --messages 1 --duration 0.1")), NO_SAMPLE);
+    assert!(
+        String::from_utf8_lossy(&text.stdout)
+            .contains("  FAULT: 1 × measurement without a single sample")
+    );
+    assert_has(
+        &all_faults(&format!("idle {url} --connections 2 --messages 1 --duration 0.1")),
+        NO_SAMPLE,
+    );
 }
 
 #[test]
@@ -430,14 +510,19 @@ fn a_server_whose_connections_die_in_the_warm_up_is_no_success() {
     // It ends a connection that has sent something. The slow reader sends nothing, and is kept.
     let address = raw_server(|mut stream| stream.read(&mut [0; 4096]).map(drop));
     for scenario in ["echo", "broadcast", "slow-reader"] {
-        let line = format!("{scenario} ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1");
+        let line =
+            format!("{scenario} ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1");
         let faults = all_faults(&line);
         assert_has(&faults, NO_SAMPLE);
         assert_has(&faults, "warm-up: the server closed the connection without a close frame");
     }
-    let output = run(&format!("slow-reader ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1"));
+    let output =
+        run(&format!("slow-reader ws://{address}/ --connections 2 --duration 0.3 --warm-up 0.1"));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("the slow reader had nothing to read") && !text.contains("still connected"), "{text}");
+    assert!(
+        text.contains("the slow reader had nothing to read") && !text.contains("still connected"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -445,9 +530,15 @@ fn what_goes_wrong_only_in_the_warm_up_counts() {
     let address = wrong_echoes();
     let url = format!("ws://{address}/first-is-wrong");
     let wrong = "messages came back with another payload";
-    for line in [format!("echo {url} --duration 0.1"), format!("echo {url} --against {url} --slices 12 --slice 0.01")] {
+    for line in [
+        format!("echo {url} --duration 0.1"),
+        format!("echo {url} --against {url} --slices 12 --slice 0.01"),
+    ] {
         let faults = all_faults(&format!("{line} --connections 2 --warm-up 0.1"));
-        assert_eq!(faults.into_iter().collect::<std::collections::BTreeSet<_>>(), [format!("warm-up: {wrong}")].into());
+        assert_eq!(
+            faults.into_iter().collect::<std::collections::BTreeSet<_>>(),
+            [format!("warm-up: {wrong}")].into()
+        );
     }
 }
 
@@ -459,7 +550,8 @@ fn an_echo_of_another_length_kind_or_beginning_is_noticed_without_verify() {
     for (path, fault) in [("/short", payload), ("/fixed", payload), ("/text", kind)] {
         for scenario in ["echo --warm-up 0", "churn --warm-up 0", "idle --messages 2"] {
             let (name, options) = scenario.split_once(' ').unwrap();
-            let line = format!("{name} ws://{address}{path} {options} --connections 2 --duration 0.1");
+            let line =
+                format!("{name} ws://{address}{path} {options} --connections 2 --duration 0.1");
             assert_has(&all_faults(&line), fault);
         }
     }
@@ -470,11 +562,15 @@ fn every_scenario_with_echoes_verifies_them_if_that_is_asked_for() {
     let (address, _) = bad_server();
     for scenario in ["churn --warm-up 0", "idle --messages 2", "echo --warm-up 0"] {
         let (name, options) = scenario.split_once(' ').unwrap();
-        let line = format!("{name} ws://{address}/wrong {options} --connections 2 --duration 0.1 --verify --size 200");
+        let line = format!(
+            "{name} ws://{address}/wrong {options} --connections 2 --duration 0.1 --verify --size 200"
+        );
         assert_has(&all_faults(&line), "messages came back with another payload");
     }
     let swaps = wrong_echoes();
-    let line = format!("echo ws://{swaps}/swaps --in-flight 2 --verify --connections 2 --duration 0.1 --warm-up 0");
+    let line = format!(
+        "echo ws://{swaps}/swaps --in-flight 2 --verify --connections 2 --duration 0.1 --warm-up 0"
+    );
     assert_has(&all_faults(&line), "messages came back with another payload");
 }
 
@@ -483,7 +579,10 @@ fn a_message_that_comes_twice_is_noticed_at_the_end_at_the_latest() {
     let address = raw_server(repeat_the_last_before_closing);
     let short = "--connections 1 --duration 0.1 --warm-up 0";
     for options in ["echo", "echo --rate 500"] {
-        let faults = all_faults(&format!("{} {short}", options.replacen("echo", &format!("echo ws://{address}/"), 1)));
+        let faults = all_faults(&format!(
+            "{} {short}",
+            options.replacen("echo", &format!("echo ws://{address}/"), 1)
+        ));
         assert_eq!(faults, ["at the end: messages came that nobody waited for"]);
     }
     let faults = all_faults(&format!("broadcast ws://{address}/ {short}"));
@@ -554,7 +653,8 @@ fn a_server_that_stops_answering_is_no_success() {
             }
         });
     });
-    let faults = all_faults(&format!("echo ws://{address}/ --connections 2 --duration 0.2 --warm-up 0"));
+    let faults =
+        all_faults(&format!("echo ws://{address}/ --connections 2 --duration 0.2 --warm-up 0"));
     assert_eq!(faults, ["messages were not answered"]);
 }
 
@@ -606,7 +706,10 @@ fn what_a_process_cannot_show_is_said() {
 #[test]
 fn a_percentile_beyond_the_samples_is_a_dash() {
     let server = EchoServer::start();
-    let line = format!("echo {} --connections 2 --duration 0.2 --warm-up 0 --rate 1000", server.url("/echo"));
+    let line = format!(
+        "echo {} --connections 2 --duration 0.2 --warm-up 0 --rate 1000",
+        server.url("/echo")
+    );
     let text = String::from_utf8(run(&line).stdout).unwrap();
     let latency = text.lines().find(|line| line.trim_start().starts_with("latency")).unwrap();
     assert_eq!(latency.matches('–').count(), 2, "200 have no p99.9 and no p99.99: {latency}");
@@ -623,19 +726,30 @@ fn a_refused_upgrade_says_where_it_led() {
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream
+                .write_all(b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n");
         }
     });
-    assert!(error(&format!("connect ws://{address}/ws")).contains("HTTP/1.1 302 Found, Location: /login"));
-    assert!(error(&format!("echo {}", server.url("/nowhere"))).contains("HTTP/1.1 404 Not Found, for /nowhere"));
+    assert!(
+        error(&format!("connect ws://{address}/ws"))
+            .contains("HTTP/1.1 302 Found, Location: /login")
+    );
+    assert!(
+        error(&format!("echo {}", server.url("/nowhere")))
+            .contains("HTTP/1.1 404 Not Found, for /nowhere")
+    );
 }
 
 #[test]
 fn the_help_of_a_scenario_is_about_that_scenario() {
     let (all, idle) = (run("--help"), run("idle --help"));
     assert_eq!((all.status.code(), idle.status.code()), (Some(0), Some(0)));
-    let (all, idle) = (String::from_utf8(all.stdout).unwrap(), String::from_utf8(idle.stdout).unwrap());
-    assert!(idle.starts_with("load idle URL") && idle.contains("--pid") && !idle.contains("--against"), "{idle}");
+    let (all, idle) =
+        (String::from_utf8(all.stdout).unwrap(), String::from_utf8(idle.stdout).unwrap());
+    assert!(
+        idle.starts_with("load idle URL") && idle.contains("--pid") && !idle.contains("--against"),
+        "{idle}"
+    );
     for help in [all, idle] {
         let statuses = help.split_once("EXIT STATUS\n").unwrap().1;
         for status in ["    0  ", "    1  ", "    2  ", "    3  ", "    130  "] {
@@ -668,19 +782,27 @@ fn two_servers_are_compared_and_the_limit_decides_the_exit_code() {
         b.pid()
     );
     let report = report(&format!("{line} --at-most 1000"));
-    let names: Vec<&str> =
-        report["measured"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = report["measured"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, [format!("A  {}", a.url("/echo")), format!("B  {}", b.url("/echo"))]);
     for key in ["throughput", "time_each", "server_cpu_each", "p50", "p99"] {
         let ratio = &report["comparison"][key];
         assert_eq!(ratio["pairs"].as_array().unwrap().len(), 6, "{key}");
         assert!(
-            number(&ratio["low"]) <= number(&ratio["median"]) && number(&ratio["median"]) <= number(&ratio["high"])
+            number(&ratio["low"]) <= number(&ratio["median"])
+                && number(&ratio["median"]) <= number(&ratio["high"])
         );
     }
     let output = run(&format!("{line} --at-most 0.01"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("--at-most 0.01 (server CPU for each): EXCEEDED"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("--at-most 0.01 (server CPU for each): EXCEEDED")
+    );
 }
 
 #[test]
@@ -715,12 +837,19 @@ fn what_cannot_be_measured_is_told_in_one_line() {
     assert!(error(&format!("echo {}", server.url("/nowhere"))).contains("HTTP/1.1 404"));
     assert!(error(&format!("connect {}", server.url("/nowhere"))).contains("HTTP/1.1 404"));
     assert!(
-        error(&format!("echo {} --subprotocol chat", server.url("/echo"))).contains("does not take the --subprotocol")
+        error(&format!("echo {} --subprotocol chat", server.url("/echo")))
+            .contains("does not take the --subprotocol")
     );
-    assert!(error("echo ws://192.0.2.1:9/").contains("--allow-remote"), "TEST-NET-1, and no packet sent");
+    assert!(
+        error("echo ws://192.0.2.1:9/").contains("--allow-remote"),
+        "TEST-NET-1, and no packet sent"
+    );
     assert!(error("echo wss://127.0.0.1/").contains("TLS"));
     assert!(error("echo").contains("--help"));
-    assert!(error(&format!("echo {} --pid 4294967295", server.url("/echo"))).contains("/proc/4294967295"));
+    assert!(
+        error(&format!("echo {} --pid 4294967295", server.url("/echo")))
+            .contains("/proc/4294967295")
+    );
     let help = run("--help");
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("SCENARIOS"));
@@ -741,7 +870,10 @@ fn what_the_server_does_wrong_is_counted_and_does_not_hold() {
     let short = "--duration 0.1 --warm-up 0 --connections 2";
 
     let closed = faults(&format!("echo ws://{address}/closes {short}"));
-    assert_eq!(closed[r#"the server closed the connection with code 4000: "enough""#], 2, "{closed:?}");
+    assert_eq!(
+        closed[r#"the server closed the connection with code 4000: "enough""#], 2,
+        "{closed:?}"
+    );
     assert_eq!(closed["messages were not answered"], 2);
 
     let wrong = faults(&format!("echo ws://{address}/wrong {short} --verify --size 10"));
@@ -756,7 +888,10 @@ fn a_protocol_error_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
-        listener.incoming().flatten().for_each(|stream| answer_with_opcode_3(stream).unwrap_or_default())
+        listener
+            .incoming()
+            .flatten()
+            .for_each(|stream| answer_with_opcode_3(stream).unwrap_or_default())
     });
     let error = error(&format!("echo ws://{address}/ --connections 1"));
     assert!(error.contains("protocol error of the server: opcode 3 is reserved"), "{error}");
@@ -775,7 +910,8 @@ fn upgrade(stream: &mut TcpStream, more: &[u8]) -> std::io::Result<bool> {
     let mut request = [0; 4096];
     let length = stream.read(&mut request)?;
     let request = String::from_utf8_lossy(&request[..length]).into_owned();
-    let Some(key) = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")) else {
+    let Some(key) = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+    else {
         return Ok(false); // It only asked whether the port is open.
     };
     let key = ikisocket::http::Key::parse(key).expect("a key");

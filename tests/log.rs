@@ -1,5 +1,5 @@
-//! What is logged: what an operator wants to know, each at its level, and nothing for a message. Alone in its file, because there is one
-//! logger for the whole process.
+//! What is logged: what an operator wants to know, each at its level, and nothing for a message.
+//! Alone in its file, because there is one logger for the whole process.
 
 mod common;
 
@@ -65,7 +65,8 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
         _ => _ = ep.kws.emit(ep.data),
     });
 
-    let [mut ann, bob, mut cid] = ["ann", "bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}")));
+    let [mut ann, bob, mut cid] =
+        ["ann", "bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}")));
     with_socket(&mut server, "ann", |kws| kws.join("a").unwrap());
     for _ in 0..100 {
         ann.send("hello");
@@ -129,10 +130,15 @@ fn nothing_that_a_peer_chooses_forges_a_line() {
     logged();
 
     let query: String = forged.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    for (path, line) in [(format!("/a?refuse={query}"), "a filter refused"), (format!("/no/{query}"), "refused")] {
+    for (path, line) in
+        [(format!("/a?refuse={query}"), "a filter refused"), (format!("/no/{query}"), "refused")]
+    {
         Client::refused(&mut server, &path);
         let records = logged();
-        assert!(records.len() == 1 && records[0].1.starts_with(line) && is_one_line(&records[0].1), "{records:#?}");
+        assert!(
+            records.len() == 1 && records[0].1.starts_with(line) && is_one_line(&records[0].1),
+            "{records:#?}"
+        );
     }
 
     let mut ann = Client::connect(&mut server, "/ann");
@@ -140,11 +146,16 @@ fn nothing_that_a_peer_chooses_forges_a_line() {
     turn_until(&mut server, |server| server.state().is_gone("ann"));
     let records = logged();
     assert!(records.iter().all(|(_, text)| is_one_line(text)), "{records:#?}");
-    assert!(records[0].1.ends_with(&format!("closed by the peer with code 4000: {escaped}")), "{records:#?}");
+    assert!(
+        records[0].1.ends_with(&format!("closed by the peer with code 4000: {escaped}")),
+        "{records:#?}"
+    );
     // What is not for logs is as it was.
     let left = server.state().only("ann", "disconnect");
     assert_eq!(left.reason, forged);
-    assert!(matches!(left.error.as_ref().unwrap(), Error::ClosedByPeer { reason, .. } if reason == forged));
+    assert!(
+        matches!(left.error.as_ref().unwrap(), Error::ClosedByPeer { reason, .. } if reason == forged)
+    );
 
     let mut bob = Client::connect(&mut server, "/bob");
     bob.send(forged);

@@ -20,7 +20,8 @@ const DESCRIPTORS: usize = 2 * CONNECTIONS + 100;
 /// The most that one may cost, in bytes.
 const PER_CONNECTION: usize = 256;
 
-const REQUEST: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const REQUEST: &[u8] =
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
 /// Turns the server until `done` has seen what it waits for.
@@ -40,7 +41,8 @@ fn live(region: &Region<'_, System>) -> isize {
     counted.bytes_allocated as isize - counted.bytes_deallocated as isize
 }
 
-/// The cost of an idle connection in bytes; panics if connections that have been busy, or have gone, leave something behind.
+/// The cost of an idle connection in bytes; panics if connections that have been busy, or have
+/// gone, leave something behind.
 fn cost(forget_request: bool) -> usize {
     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
     let route = server.route("/ws", |(), _| {}).unwrap();
@@ -93,7 +95,9 @@ fn an_idle_connection_costs_at_most_256_bytes_and_its_request_if_that_is_kept() 
     }
     let without_request = cost(true);
     let with_request = cost(false);
-    println!("live heap per idle connection: {without_request} bytes, {with_request} with its request");
+    println!(
+        "live heap per idle connection: {without_request} bytes, {with_request} with its request"
+    );
     assert!(without_request <= PER_CONNECTION);
     assert!(with_request <= PER_CONNECTION + REQUEST.len());
 }

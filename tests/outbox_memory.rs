@@ -17,7 +17,8 @@ const CONSTANT: usize = 16 * 1024;
 
 /// A reader that takes nothing, and to which that is known.
 fn blocked(policy: SlowReader) -> (Harness<()>, Client) {
-    let settings = Server::builder().max_outbox(LIMIT).slow_reader(policy).stall_timeout(Duration::MAX);
+    let settings =
+        Server::builder().max_outbox(LIMIT).slow_reader(policy).stall_timeout(Duration::MAX);
     let mut server = settings.build(()).unwrap();
     server.route("/", |(), _| {}).unwrap();
     let mut test = Harness::new(server);
@@ -30,7 +31,11 @@ fn blocked(policy: SlowReader) -> (Harness<()>, Client) {
 }
 
 /// The live heap that it takes until `emit` has nothing more to do.
-fn taken(test: &mut Harness<()>, reader: Client, mut emit: impl FnMut(&mut Socket<'_, ()>, u64) -> bool) -> usize {
+fn taken(
+    test: &mut Harness<()>,
+    reader: Client,
+    mut emit: impl FnMut(&mut Socket<'_, ()>, u64) -> bool,
+) -> usize {
     let uuid = test.uuid(reader).unwrap();
     let mut sockets = test.server().lend().1;
     let mut kws = sockets.get(uuid).unwrap();
@@ -80,7 +85,9 @@ fn a_full_outbox_takes_no_more_than_twice_its_limit_whatever_small_things_wait_i
     // them waits already.
     for (one, emit) in KINDS {
         let (mut test, reader) = blocked(SlowReader::DropOldest);
-        let taken = taken(&mut test, reader, |kws, times| emit(kws, times) == Emitted::Pressure && times < 250_000);
+        let taken = taken(&mut test, reader, |kws, times| {
+            emit(kws, times) == Emitted::Pressure && times < 250_000
+        });
         assert!(taken <= 2 * LIMIT + CONSTANT, "{one}: {taken} bytes");
     }
 }

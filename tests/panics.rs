@@ -4,17 +4,25 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Diary, ON_PURPOSE, connect, enter, memory_server_with, quiet_panics, upgrade_request, with_socket};
+use common::{
+    Diary, ON_PURPOSE, connect, enter, memory_server_with, quiet_panics, upgrade_request,
+    with_socket,
+};
 use ikisocket::mio::event::Source;
 use ikisocket::mio::{Interest, Registry, Token, net::UdpSocket};
 use ikisocket::testing::{Client, Harness, NotConnected, Received};
-use ikisocket::{Attributes, Deferred, Error, Event, EventPayload, Incoming, Readiness, Response, Server, Sockets};
+use ikisocket::{
+    Attributes, Deferred, Error, Event, EventPayload, Incoming, Readiness, Response, Server,
+    Sockets,
+};
 
 /// A server that notes what its recover handler is told.
 fn server() -> Server<Diary> {
     quiet_panics();
     let mut server = memory_server_with(Server::builder());
-    server.recover(|diary, recovered| diary.note(format!("{} {}", recovered.event, recovered.message)));
+    server.recover(|diary, recovered| {
+        diary.note(format!("{} {}", recovered.event, recovered.message))
+    });
     server
 }
 
@@ -45,18 +53,25 @@ fn a_panic_in_a_listener_is_told_the_others_run_and_the_connection_closes_with_1
     server.on(Event::Message, panic_on_purpose);
     server.on(Event::Message, |diary, _| diary.note("the next listener"));
     server.on(Event::Message, panic_on_purpose);
-    server.route("/:name", enter).unwrap().on(Event::Message, |diary, _| diary.note("the route's listener"));
+    server
+        .route("/:name", enter)
+        .unwrap()
+        .on(Event::Message, |diary, _| diary.note("the route's listener"));
     let mut test = Harness::new(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
     test.expect_goodbye(ann, 1011, "internal error");
-    let notes = ["message on purpose", "the next listener", "message on purpose", "the route's listener"];
+    let notes =
+        ["message on purpose", "the next listener", "message on purpose", "the route's listener"];
     assert_eq!(test.state().notes, notes);
     assert_eq!(test.state().events("ann"), ["connect", "message", "error", "disconnect"]);
     assert_eq!(test.state().errors("ann"), [panicked("message")]);
     let entry = test.state().only("ann", "disconnect");
-    assert_eq!((entry.error.clone(), entry.code, entry.clean), (Some(panicked("message")), Some(1011), false));
+    assert_eq!(
+        (entry.error.clone(), entry.code, entry.clean),
+        (Some(panicked("message")), Some(1011), false)
+    );
     assert_unharmed(&mut test, bob);
     assert_eq!(panicked_in(&mut test), ["message"; 2]);
 }
@@ -197,7 +212,10 @@ fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_recover_handle
     with_socket(test.server(), "ann", |kws| kws.close());
     test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["connect", "error", "close", "disconnect"]);
-    assert_eq!(test.state().notes, ["error on purpose", "close on purpose", "disconnect on purpose"]);
+    assert_eq!(
+        test.state().notes,
+        ["error on purpose", "close on purpose", "disconnect on purpose"]
+    );
     assert!(test.state().only("ann", "disconnect").clean);
     assert_unharmed(&mut test, bob);
     assert_eq!(panicked_in(&mut test), ["error", "close", "disconnect"]);
@@ -399,7 +417,9 @@ fn a_panic_in_the_destructor_of_an_attribute_is_caught() {
     });
     let mut test = Harness::new(server);
     let clients = connect(&mut test, ["ann", "bob"]);
-    let Err(NotConnected::Refused(answer)) = test.connect("/cid") else { panic!("cid is not let in") };
+    let Err(NotConnected::Refused(answer)) = test.connect("/cid") else {
+        panic!("cid is not let in")
+    };
     assert_eq!(answer.status, 403);
     for client in clients {
         test.reset(client);
@@ -446,9 +466,13 @@ fn two_attributes_whose_destructors_panic_harm_nobody_wherever_they_are_dropped_
     test.reset(ann);
     test.settle();
     assert_eq!(panics(&mut test), 2, "a connection that has gone");
-    assert!(matches!(test.connect("/refused"), Err(NotConnected::Refused(answer)) if answer.status == 403));
+    assert!(
+        matches!(test.connect("/refused"), Err(NotConnected::Refused(answer)) if answer.status == 403)
+    );
     assert_eq!(panics(&mut test), 4, "a request that a filter has refused");
-    assert!(matches!(test.connect("/full"), Err(NotConnected::Refused(answer)) if answer.status == 503));
+    assert!(
+        matches!(test.connect("/full"), Err(NotConnected::Refused(answer)) if answer.status == 503)
+    );
     test.server().lend().1.refuse_upgrades(false);
     assert_eq!(panics(&mut test), 6, "a request for which there is no room after all");
     assert_eq!(test.get("/page").unwrap().status, 200);
@@ -478,7 +502,11 @@ fn listeners_that_are_removed_together_are_dropped_one_by_one() {
         server.on("mine", move |_, _| spiteful.keep());
     }
     let [one, other] = two();
-    server.route("/:name", enter).unwrap().on("mine", move |_, _| one.keep()).on("mine", move |_, _| other.keep());
+    server
+        .route("/:name", enter)
+        .unwrap()
+        .on("mine", move |_, _| one.keep())
+        .on("mine", move |_, _| other.keep());
     assert_eq!((server.off("mine"), server.off("mine"), server.stats().panics), (4, 0, 4));
     let mut test = Harness::new(server);
     let bob = test.connect("/bob").unwrap();
@@ -495,11 +523,21 @@ impl SpitefulSource {
 }
 
 impl Source for SpitefulSource {
-    fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> std::io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> std::io::Result<()> {
         self.0.register(registry, token, interest)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> std::io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> std::io::Result<()> {
         self.0.reregister(registry, token, interest)
     }
 
@@ -513,10 +551,11 @@ fn a_source_its_callback_and_its_deregistration_may_all_panic() {
     let mut server = server();
     let add = |server: &mut Server<Diary>, removes: bool| {
         let spiteful = Spiteful;
-        let callback = move |_: &mut Diary, sockets: &mut Sockets<'_, Diary>, _: &mut _, ready: Readiness| {
-            spiteful.keep();
-            assert!(!removes || sockets.remove_source(ready.id));
-        };
+        let callback =
+            move |_: &mut Diary, sockets: &mut Sockets<'_, Diary>, _: &mut _, ready: Readiness| {
+                spiteful.keep();
+                assert!(!removes || sockets.remove_source(ready.id));
+            };
         server.add_source(SpitefulSource::new(), Interest::READABLE, callback).unwrap()
     };
     let source = add(&mut server, false);
@@ -533,7 +572,8 @@ fn a_source_its_callback_and_its_deregistration_may_all_panic() {
 #[test]
 fn a_timer_whose_destructor_panics_can_be_cancelled() {
     let mut server = server();
-    let ids = two().map(|spiteful| server.set_timer(Duration::from_secs(1), move |_, _| spiteful.keep()));
+    let ids =
+        two().map(|spiteful| server.set_timer(Duration::from_secs(1), move |_, _| spiteful.keep()));
     assert_eq!(ids.map(|id| server.cancel(id)), [true; 2]);
     assert_eq!(server.stats().panics, 2);
 }
@@ -547,7 +587,8 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
         let path = format!("/{number}");
         server.route(&path, |_, _| {}).unwrap().on("mine", move |_, _| spiteful.keep());
         let all: [Spiteful; 10] = std::array::from_fn(|_| Spiteful);
-        let [route, page, listener, custom, filter, recover, timer, interval, callback, command] = all;
+        let [route, page, listener, custom, filter, recover, timer, interval, callback, command] =
+            all;
         server.route(&format!("/route{path}"), move |_, _| route.keep()).unwrap();
         server
             .get(&format!("/page{path}"), move |_, _, _| {
@@ -564,7 +605,11 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
         server.recover(move |_, _| recover.keep());
         server.set_timer(Duration::from_secs(1), move |_, _| timer.keep());
         server.set_interval(Duration::from_secs(1), move |_, _| interval.keep());
-        server.add_source(SpitefulSource::new(), Interest::READABLE, move |_, _, _, _| callback.keep()).unwrap();
+        server
+            .add_source(SpitefulSource::new(), Interest::READABLE, move |_, _, _, _| {
+                callback.keep()
+            })
+            .unwrap();
         handle.send(move |_, _| command.keep()).unwrap();
     }
     assert_eq!(server.stats().panics, 1, "the recover handler that was replaced");

@@ -1,7 +1,10 @@
-//! What holds for all values, by going through them: sizes around the changes of a frame's header, and every window of permessage-deflate
-//! against `flate2` used directly. What holds for any bytes is in `tests/fuzz.rs`.
+//! What holds for all values, by going through them: sizes around the changes of a frame's header,
+//! and every window of permessage-deflate against `flate2` used directly. What holds for any bytes
+//! is in `tests/fuzz.rs`.
 
-use ikisocket::protocol::{Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, apply_mask, encode_frame};
+use ikisocket::protocol::{
+    Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, apply_mask, encode_frame,
+};
 
 /// The only thing that comes out of a stream.
 #[track_caller]
@@ -21,7 +24,8 @@ fn only_message(mut stream: Vec<u8>, role: Role) -> Message<'static> {
 fn what_is_encoded_decodes_to_itself_at_every_size_around_the_changes_of_the_header() {
     for len in (0..=300).chain(65_500..=65_570) {
         let text = "aé水😀".repeat(len / 10) + &"z".repeat(len % 10);
-        for (opcode, payload) in [(Opcode::Binary, vec![7; len]), (Opcode::Text, text.into_bytes())] {
+        for (opcode, payload) in [(Opcode::Binary, vec![7; len]), (Opcode::Text, text.into_bytes())]
+        {
             let expected = match opcode {
                 Opcode::Text => Message::from(String::from_utf8(payload.clone()).unwrap()),
                 _ => Message::from(payload.clone()),
@@ -31,7 +35,8 @@ fn what_is_encoded_decodes_to_itself_at_every_size_around_the_changes_of_the_hea
             assert_eq!(only_message(from_server, Role::Client), expected);
 
             let key = [1, 2, 3, len as u8];
-            let header = FrameHeader { mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
+            let header =
+                FrameHeader { mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
             let mut from_client = Vec::new();
             header.encode(&mut from_client);
             from_client.extend_from_slice(&payload);
@@ -49,7 +54,8 @@ mod deflate {
     /// What compressors leave out at the end of a message (RFC 7692 §7.2.1).
     const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-    /// Messages that refer to each other and reach beyond every window but the largest, and some that cannot be compressed.
+    /// Messages that refer to each other and reach beyond every window but the largest, and some
+    /// that cannot be compressed.
     fn messages() -> Vec<Vec<u8>> {
         let mut seed = 1_u32;
         let mut noise = |len: usize| -> Vec<u8> {
@@ -59,11 +65,14 @@ mod deflate {
             };
             (0..len).map(next).collect()
         };
-        let text: Vec<u8> =
-            (0..400).flat_map(|n| format!("{{\"bid\": {n}.5, \"ask\": {}}}", n % 7).into_bytes()).collect();
+        let text: Vec<u8> = (0..400)
+            .flat_map(|n| format!("{{\"bid\": {n}.5, \"ask\": {}}}", n % 7).into_bytes())
+            .collect();
         let block = noise(300);
         let far_apart = [&block[..], &noise(9000), &block].concat();
-        [&text[..100], &text[..], &block, &far_apart, &block, &[0; 20_000], &text[..]].map(<[u8]>::to_vec).into()
+        [&text[..100], &text[..], &block, &far_apart, &block, &[0; 20_000], &text[..]]
+            .map(<[u8]>::to_vec)
+            .into()
     }
 
     /// In pieces, so that nothing but the window holds what came before.
@@ -104,14 +113,19 @@ mod deflate {
     fn what_flate2_compresses_with_every_window_is_understood() {
         for bits in 9..=15 {
             for level in [1, 6, 9] {
-                let mut theirs = Compress::new_with_window_bits(Compression::new(level), false, bits);
+                let mut theirs =
+                    Compress::new_with_window_bits(Compression::new(level), false, bits);
                 let mut ours = Inflater::new(bits);
                 for message in messages() {
                     let mut wire = Vec::with_capacity(message.len() + 1000);
                     theirs.compress_vec(&message, &mut wire, FlushCompress::Sync).unwrap();
                     let wire = wire.strip_suffix(&TAIL).unwrap();
                     let mut out = Vec::new();
-                    assert_eq!(ours.inflate(wire, message.len(), &mut out), Ok(()), "window {bits}, level {level}");
+                    assert_eq!(
+                        ours.inflate(wire, message.len(), &mut out),
+                        Ok(()),
+                        "window {bits}, level {level}"
+                    );
                     assert!(out == message, "window {bits}, level {level}");
                 }
             }

@@ -1,4 +1,5 @@
-//! Requests at their limits: how long a head may be, what may come behind it, and what it counts of a turn's work.
+//! Requests at their limits: how long a head may be, what may come behind it, and what it counts of
+//! a turn's work.
 
 use ikisocket::testing::{Client, Faults, Harness};
 use ikisocket::{Builder, Deferred, Server};
@@ -88,5 +89,8 @@ fn each_answer_that_was_put_off_counts_as_twenty_messages_of_a_turn() {
     let opened: Vec<_> = (0..20).map(|_| test.turn().opened).filter(|&opened| opened > 0).collect();
     assert_eq!(opened.iter().sum::<usize>(), 200);
     // Answers have an eighth of a turn, and are taken sixteen at a time.
-    assert!(opened.iter().all(|&opened| opened <= (1024 / 20_usize).next_multiple_of(16)), "{opened:?}");
+    assert!(
+        opened.iter().all(|&opened| opened <= (1024 / 20_usize).next_multiple_of(16)),
+        "{opened:?}"
+    );
 }

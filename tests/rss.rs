@@ -1,5 +1,5 @@
-//! What a process is left with when many connections have gone: resident memory of the echo example, as Linux counts it, with the allocator
-//! that comes with it (glibc's).
+//! What a process is left with when many connections have gone: resident memory of the echo
+//! example, as Linux counts it, with the allocator that comes with it (glibc's).
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,8 +18,8 @@ const ROUNDS: usize = 5;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// How much larger than at the start the process may be, for each path. 5 000 kept requests of the
-/// shortest form take 700 KiB (144 bytes each), and glibc gives back nearly none of it: of each size
-/// it keeps some that were freed, and what lies below the highest of those stays.
+/// shortest form take 700 KiB (144 bytes each), and glibc gives back nearly none of it: of each
+/// size it keeps some that were freed, and what lies below the highest of those stays.
 const MORE: [(&str, usize); 2] = [("/echo", 1280 * KIB), ("/forgetful", 768 * KIB)];
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
@@ -33,7 +33,8 @@ struct Echo {
 
 impl Echo {
     fn start() -> Echo {
-        let mut process = Command::new(build()).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            Command::new(build()).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
@@ -100,7 +101,9 @@ fn build() -> PathBuf {
     let this = std::env::current_exe().unwrap(); // target/PROFILE/deps/rss-…
     let profile = this.ancestors().nth(2).unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", "echo", "--target-dir"]).arg(profile.parent().unwrap());
+    cargo
+        .args(["build", "--quiet", "--example", "echo", "--target-dir"])
+        .arg(profile.parent().unwrap());
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
@@ -156,8 +159,13 @@ fn after_five_thousand_connections_the_process_is_as_small_as_before() {
             echo.until_all_have_gone();
             let after = echo.memory("VmRSS");
             let heap = echo.memory("RssAnon").saturating_sub(anonymous);
-            println!("{path}, round {round}: {start} bytes, {idle} with all, {after} without; of that {heap} heap");
-            assert!(after <= start + more, "{path}, round {round}: {start} bytes before, {after} after");
+            println!(
+                "{path}, round {round}: {start} bytes, {idle} with all, {after} without; of that {heap} heap"
+            );
+            assert!(
+                after <= start + more,
+                "{path}, round {round}: {start} bytes before, {after} after"
+            );
         }
     }
 }

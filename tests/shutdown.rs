@@ -1,7 +1,8 @@
 //! How a server ends: shutdown and its deadline, refusing upgrades, and being dropped.
 //!
-//! Whom a shutdown tells what, and when it is finished, does not depend on sockets, so that most of these tests have none, and time is theirs. That nobody
-//! is accepted any more, that a loop which waits returns, and that sockets are closed has TCP.
+//! Whom a shutdown tells what, and when it is finished, does not depend on sockets, so that most of
+//! these tests have none, and time is theirs. That nobody is accepted any more, that a loop which
+//! waits returns, and that sockets are closed has TCP.
 
 mod common;
 
@@ -10,7 +11,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, PATIENCE, Raw, connect, enter, memory_server, memory_server_with, server, turn_until, with_socket,
+    Client, PATIENCE, Raw, connect, enter, memory_server, memory_server_with, server, turn_until,
+    with_socket,
 };
 use ikisocket::testing::{Faults, Harness, Received, Upgrade};
 use ikisocket::{BindError, CloseCode, CloseError, Event, Response, Server, Shutdown};
@@ -28,7 +30,8 @@ fn is_refused_at(address: std::net::SocketAddr) -> bool {
 fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_server() {
     let mut server = server();
     let address = server.local_addr().unwrap();
-    let mut clients: Vec<_> = (0..10).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
+    let mut clients: Vec<_> =
+        (0..10).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
     assert_eq!((server.is_finished(), server.finished()), (false, None));
 
     let (_, mut sockets) = server.lend();
@@ -59,7 +62,11 @@ fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_s
 fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
-    let how = Shutdown { code: CloseCode::SERVICE_RESTART, reason: "é".repeat(100), ..Shutdown::default() };
+    let how = Shutdown {
+        code: CloseCode::SERVICE_RESTART,
+        reason: "é".repeat(100),
+        ..Shutdown::default()
+    };
     test.server().lend().1.shutdown(how).unwrap();
     test.expect_goodbye(ann, 1012, &"é".repeat(61));
 }
@@ -301,7 +308,11 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
     let mut open = clients;
     for left in (1..10).rev() {
         open.retain(|&client| !is_told(&mut test, client, 1012));
-        assert_eq!((open.len(), test.server().lend().1.len()), (left, left), "one a second, the first at once");
+        assert_eq!(
+            (open.len(), test.server().lend().1.len()),
+            (left, left),
+            "one a second, the first at once"
+        );
         assert!(test.connect("/ws").is_err(), "nobody new comes in");
         test.send(open[0], "still there?");
         test.expect(open[0], ["still there?"]);

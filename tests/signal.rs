@@ -1,4 +1,5 @@
-//! A wait that a signal interrupts is an empty turn. Alone in its file, because signals belong to the whole process.
+//! A wait that a signal interrupts is an empty turn. Alone in its file, because signals belong to
+//! the whole process.
 #![cfg(target_os = "linux")]
 
 use std::process::{Child, Command};

@@ -5,14 +5,18 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{CLOSE, Client, Diary, Frames, PING, Raw, enter, frame, server_with, turn_for, turn_until, with_socket};
+use common::{
+    CLOSE, Client, Diary, Frames, PING, Raw, enter, frame, server_with, turn_for, turn_until,
+    with_socket,
+};
 use ikisocket::protocol::{Decoded, Message, Role, Rules};
 use ikisocket::{Builder, EmitError, Emitted, Error, Event, Latest, Server, SlowReader, Socket};
 
 const KIB: usize = 1024;
 const LIMIT: usize = 64 * KIB;
 
-/// A route callback that leaves the connection little room in the system's buffers, so that it is full soon.
+/// A route callback that leaves the connection little room in the system's buffers, so that it is
+/// full soon.
 fn enter_narrow(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
     socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(8 * KIB).unwrap();
     enter(diary, kws);
@@ -41,7 +45,9 @@ impl Reader {
             Decoded::Message(Message::Text(text)) => text.into_owned(),
             Decoded::Ping(_) => "ping".to_owned(),
             Decoded::Pong(_) => "pong".to_owned(),
-            Decoded::Close(close) => format!("close {}", close.map_or(1005, |close| close.code.into())),
+            Decoded::Close(close) => {
+                format!("close {}", close.map_or(1005, |close| close.code.into()))
+            }
             other => panic!("{other:?}"),
         })
     }
@@ -72,7 +78,8 @@ fn number_of(message: &str) -> usize {
     message[..6].parse().unwrap()
 }
 
-/// Emits numbered messages far beyond what the socket and the outbox take together; returns how many.
+/// Emits numbered messages far beyond what the socket and the outbox take together; returns how
+/// many.
 fn overwhelm(server: &mut Server<Diary>, who: &str) -> usize {
     let mut emitted = 0;
     let mut since_pressure = 0;
@@ -94,13 +101,19 @@ fn drop_newest_refuses_what_has_no_room_and_keeps_what_waits() {
     let mut server = server_of(Server::builder().slow_reader(SlowReader::DropNewest));
     let mut ann = Reader::connect(&mut server, "/ann");
     let emitted = overwhelm(&mut server, "ann");
-    assert_eq!(with_socket(&mut server, "ann", |ann| ann.emit(numbered(0))), Emitted::Refused(EmitError::Full));
+    assert_eq!(
+        with_socket(&mut server, "ann", |ann| ann.emit(numbered(0))),
+        Emitted::Refused(EmitError::Full)
+    );
     let dropped = with_socket(&mut server, "ann", |ann| ann.dropped());
     assert_eq!((dropped.oldest, dropped.replaced), (0, 0));
     assert_eq!(server.lend().1.dropped(), dropped);
 
     let kept = emitted + 1 - dropped.newest as usize;
-    let numbers: Vec<_> = (0..kept).map(|_| turn_for(&mut server, |_| ann.try_next())).map(|m| number_of(&m)).collect();
+    let numbers: Vec<_> = (0..kept)
+        .map(|_| turn_for(&mut server, |_| ann.try_next()))
+        .map(|m| number_of(&m))
+        .collect();
     assert!(numbers.iter().copied().eq(0..kept), "the first ones, without a gap");
     assert_eq!(with_socket(&mut server, "ann", |ann| ann.emit("again")), Emitted::Queued);
     assert_eq!(ann.read_to(&mut server, "again"), ["again"]);
@@ -130,7 +143,9 @@ fn disconnect_is_the_default() {
     let mut server = server_of(Server::builder());
     let _ann = Reader::connect(&mut server, "/ann");
     for number in 0.. {
-        if with_socket(&mut server, "ann", |ann| ann.emit(numbered(number))) == Emitted::Refused(EmitError::Full) {
+        if with_socket(&mut server, "ann", |ann| ann.emit(numbered(number)))
+            == Emitted::Refused(EmitError::Full)
+        {
             break;
         }
     }
@@ -158,10 +173,15 @@ fn a_slow_reader_of_latest_values_gets_fewer_but_current_ones() {
             }
             server.flush();
             for key in 0..keys {
-                assert_eq!(bob.text(&mut server), value(key, round), "a reader that keeps up gets all");
+                assert_eq!(
+                    bob.text(&mut server),
+                    value(key, round),
+                    "a reader that keeps up gets all"
+                );
             }
         }
-        let (waiting, dropped) = with_socket(&mut server, "ann", |ann| (ann.waiting_messages(), ann.dropped()));
+        let (waiting, dropped) =
+            with_socket(&mut server, "ann", |ann| (ann.waiting_messages(), ann.dropped()));
         assert!(waiting < 3 * keys as usize, "{waiting}");
         assert!(dropped.replaced > 10_000, "{dropped:?}");
         assert_eq!((dropped.newest, dropped.oldest), (0, 0));
@@ -170,7 +190,8 @@ fn a_slow_reader_of_latest_values_gets_fewer_but_current_ones() {
         let all = ann.read_to(&mut server, "last");
         assert_eq!(all.len() as u64 + dropped.replaced, keys * 400 + 1);
         for key in 0..keys {
-            let of_key: Vec<_> = all.iter().filter(|message| message.starts_with(&format!("{key:02}="))).collect();
+            let of_key: Vec<_> =
+                all.iter().filter(|message| message.starts_with(&format!("{key:02}="))).collect();
             assert_eq!(**of_key.last().unwrap(), value(key, 399), "the current one, and whole");
             assert!(of_key.windows(2).all(|two| two[0] < two[1]), "in order");
         }
@@ -197,7 +218,10 @@ fn a_latest_value_keeps_its_place_among_the_others() {
         ann.emit("last");
     });
     let all = ann.read_to(&mut server, "last");
-    assert_eq!(all[all.len() - 4..], ["second of 7", "after the first", "after the second", "last"]);
+    assert_eq!(
+        all[all.len() - 4..],
+        ["second of 7", "after the first", "after the second", "last"]
+    );
 }
 
 #[test]
@@ -211,7 +235,11 @@ fn pongs_pass_what_waits_and_the_close_frame_goes_last() {
         with_socket(&mut server, "ann", |ann| ann.close());
         let all = ann.read_to(&mut server, "close 1000");
         let pong = all.iter().position(|message| message == "pong").unwrap();
-        assert!(pong < all.len() - 2, "{pong} of {}: messages that waited come after it", all.len());
+        assert!(
+            pong < all.len() - 2,
+            "{pong} of {}: messages that waited come after it",
+            all.len()
+        );
         ann.raw.send(&frame(CLOSE, &[3, 232]));
         turn_until(&mut server, |server| server.state().is_gone("ann"));
         assert!(server.state().only("ann", "disconnect").clean);
@@ -220,8 +248,9 @@ fn pongs_pass_what_waits_and_the_close_frame_goes_last() {
 
 #[test]
 fn pressure_and_relief_are_told_in_turn_at_their_marks() {
-    let mut server =
-        server_of(Server::builder().slow_reader(SlowReader::DropOldest).high_water(40_000).low_water(10_000));
+    let mut server = server_of(
+        Server::builder().slow_reader(SlowReader::DropOldest).high_water(40_000).low_water(10_000),
+    );
     let told = Rc::new(RefCell::new(Vec::new()));
     for event in [Event::Pressure, Event::Relief] {
         let told = told.clone();
@@ -250,7 +279,8 @@ fn routes_and_connections_have_policies_of_their_own() {
     server.route("/own/:name", enter_narrow).unwrap().slow_reader(SlowReader::DropOldest).unwrap();
     let _readers = ["/ann", "/bob", "/own/cid"].map(|path| Reader::connect(&mut server, path));
     with_socket(&mut server, "bob", |bob| bob.set_slow_reader(SlowReader::DropOldest));
-    for (who, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)] {
+    for (who, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)]
+    {
         overwhelm(&mut server, who);
         let dropped = with_socket(&mut server, who, |kws| kws.dropped());
         assert_eq!((dropped.newest > 0, dropped.oldest > 0), (newest, oldest), "{who}");
@@ -263,11 +293,18 @@ fn a_policy_without_a_limit_and_marks_out_of_order_are_refused() {
     let limitless = Server::builder().slow_reader(SlowReader::DropOldest).max_outbox(usize::MAX);
     assert_eq!(build(limitless), "max_outbox must be a limit that slow_reader can act at");
     let mut server = Server::builder().max_outbox(usize::MAX).build(()).unwrap();
-    let error = server.route("/", |_, _| {}).unwrap().slow_reader(SlowReader::DropNewest).unwrap_err();
+    let error =
+        server.route("/", |_, _| {}).unwrap().slow_reader(SlowReader::DropNewest).unwrap_err();
     assert_eq!(error.to_string(), "max_outbox must be a limit that slow_reader can act at");
     assert!(server.route("/b", |_, _| {}).unwrap().slow_reader(SlowReader::Disconnect).is_ok());
     let marks = Server::builder().max_outbox(LIMIT);
-    assert_eq!(build(marks.clone().high_water(LIMIT + 1)), "high_water must be 1 byte to max_outbox");
+    assert_eq!(
+        build(marks.clone().high_water(LIMIT + 1)),
+        "high_water must be 1 byte to max_outbox"
+    );
     assert_eq!(build(marks.clone().high_water(0)), "high_water must be 1 byte to max_outbox");
-    assert_eq!(build(marks.high_water(100).low_water(100)), "low_water must be less than high_water");
+    assert_eq!(
+        build(marks.high_water(100).low_water(100)),
+        "low_water must be less than high_water"
+    );
 }

@@ -23,11 +23,21 @@ struct Feed {
 }
 
 impl Source for Feed {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         self.socket.reregister(registry, token, interests)
     }
 
@@ -168,9 +178,10 @@ fn a_source_can_remove_itself_in_its_own_callback() {
 fn a_source_that_another_removed_in_the_same_turn_is_not_called() {
     let mut server = Server::builder().build(Vec::new()).unwrap();
     // Whichever comes first removes all the others.
-    let only_me = |ids: &mut Vec<SourceId>, sockets: &mut Sockets<'_, _>, _: &mut Feed, ready: Readiness| {
-        ids.retain(|&id| id == ready.id || !sockets.remove_source(id));
-    };
+    let only_me =
+        |ids: &mut Vec<SourceId>, sockets: &mut Sockets<'_, _>, _: &mut Feed, ready: Readiness| {
+            ids.retain(|&id| id == ready.id || !sockets.remove_source(id));
+        };
     let mut addresses = Vec::new();
     for _ in 0..5 {
         let (feed, address, _) = Feed::bind();
@@ -225,9 +236,14 @@ fn sources_connections_and_listeners_are_never_taken_for_each_other() {
         client.send(format!("message {number}"));
     }
     assert_eq!(notes(&mut server, 20).len(), 20);
-    turn_until(&mut server, |server| (0..20).all(|number| server.state().has(&number.to_string(), "message")));
+    turn_until(&mut server, |server| {
+        (0..20).all(|number| server.state().has(&number.to_string(), "message"))
+    });
     for number in 0..20 {
-        assert_eq!(server.state().only(&number.to_string(), "message").data, format!("message {number}"));
+        assert_eq!(
+            server.state().only(&number.to_string(), "message").data,
+            format!("message {number}")
+        );
     }
 }
 
@@ -265,11 +281,21 @@ fn the_sources_of_a_server_go_with_it() {
 struct Regular(std::fs::File);
 
 impl Source for Regular {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         SourceFd(&self.0.as_raw_fd()).register(registry, token, interests)
     }
 
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
         SourceFd(&self.0.as_raw_fd()).reregister(registry, token, interests)
     }
 

@@ -1,18 +1,20 @@
 //! Each figure says exactly what happened.
 //!
-//! What is counted does not depend on sockets, so that these tests have none. Those that measure how long turns take have the system's clock.
+//! What is counted does not depend on sockets, so that these tests have none. Those that measure
+//! how long turns take have the system's clock.
 
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::{
-    Diary, ON_PURPOSE, PING, PONG, TEXT, connect, enter, frame, memory_server, memory_server_with, quiet_panics,
-    turn_for, upgrade_request, with_socket,
+    Diary, ON_PURPOSE, PING, PONG, TEXT, connect, enter, frame, memory_server, memory_server_with,
+    quiet_panics, turn_for, upgrade_request, with_socket,
 };
 use ikisocket::testing::{Client, Faults, Harness, Upgrade};
 use ikisocket::{
-    Builder, EmitError, EmitsRefused, Emitted, Event, RequestsRefused, Response, Server, Stats, TurnDurations, Uuid,
+    Builder, EmitError, EmitsRefused, Emitted, Event, RequestsRefused, Response, Server, Stats,
+    TurnDurations, Uuid,
 };
 
 /// The causes that were counted, by name.
@@ -30,9 +32,12 @@ fn harness(settings: Builder) -> Harness<Diary> {
     Harness::new(server)
 }
 
-/// A client that has stopped reading, when so many bytes behind the response to its request are on their way to it.
+/// A client that has stopped reading, when so many bytes behind the response to its request are on
+/// their way to it.
 fn connect_stuck(test: &mut Harness<Diary>, name: &str, window: usize) -> Client {
-    let stuck = test.connect(Upgrade::to(format!("/{name}")).faults(Faults::none().window(window))).unwrap();
+    let stuck = test
+        .connect(Upgrade::to(format!("/{name}")).faults(Faults::none().window(window)))
+        .unwrap();
     test.stop_reading(stuck);
     stuck
 }
@@ -77,7 +82,10 @@ fn connections_are_counted_in_the_part_of_their_life_that_they_are_in() {
     test.finish(bob);
     assert_eq!(parts(&mut test), [1, 1, 0, 0]);
     let stats = test.server().stats();
-    assert_eq!((stats.accepted, stats.upgraded, stats.closed, stats.disconnects.total()), (3, 2, 1, 1));
+    assert_eq!(
+        (stats.accepted, stats.upgraded, stats.closed, stats.disconnects.total()),
+        (3, 2, 1, 1)
+    );
 }
 
 #[test]
@@ -128,13 +136,18 @@ fn silent_and_stalled_peers_are_counted_as_such() {
 
     let mut test = harness(Server::builder().ping_after(Duration::MAX));
     connect_stuck(&mut test, "bob", 1000);
-    with_socket(test.server(), "bob", |kws| assert_eq!(kws.emit(vec![0; 100_000]), Emitted::Pressure));
+    with_socket(test.server(), "bob", |kws| {
+        assert_eq!(kws.emit(vec![0; 100_000]), Emitted::Pressure)
+    });
     let stats = test.server().stats();
     assert_eq!((stats.bytes_waiting, stats.blocked), (10 + 100_000 - 1000, 1));
     test.advance(day);
     let stats = test.server().stats();
     assert_eq!(disconnects(&mut test), [("stalled", 1)]);
-    assert_eq!((stats.bytes_waiting, stats.blocked, stats.bytes_dropped), (0, 0, 10 + 100_000 - 1000));
+    assert_eq!(
+        (stats.bytes_waiting, stats.blocked, stats.bytes_dropped),
+        (0, 0, 10 + 100_000 - 1000)
+    );
 }
 
 // Requests.
@@ -142,7 +155,11 @@ fn silent_and_stalled_peers_are_counted_as_such() {
 #[test]
 fn requests_are_counted_as_pages_upgrades_or_refusals_by_cause() {
     quiet_panics();
-    let settings = Server::builder().origins(["https://example.org"]).max_connections(1).max_head(1000).max_headers(10);
+    let settings = Server::builder()
+        .origins(["https://example.org"])
+        .max_connections(1)
+        .max_head(1000)
+        .max_headers(10);
     let mut server = memory_server_with(settings);
     server.route("/ws/:name", enter).unwrap();
     server.get("/page", |_, _, _| Response::text("here")).unwrap();
@@ -152,12 +169,16 @@ fn requests_are_counted_as_pages_upgrades_or_refusals_by_cause() {
         _ => Ok(()),
     });
     let mut test = Harness::new(server);
-    let upgrade = upgrade_request("/ws/ann").replace("\r\n\r\n", "\r\nOrigin: https://example.org\r\n\r\n");
+    let upgrade =
+        upgrade_request("/ws/ann").replace("\r\n\r\n", "\r\nOrigin: https://example.org\r\n\r\n");
     let refused = |test: &mut Harness<Diary>| causes(test.server().stats().requests_refused.iter());
     let rows = [
         ("nonsense\r\n\r\n".to_owned(), "malformed"),
         (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(2000)), "head_too_large"),
-        (upgrade.replace("\r\n\r\n", &format!("{}\r\n\r\n", "\r\na: b".repeat(10))), "too_many_headers"),
+        (
+            upgrade.replace("\r\n\r\n", &format!("{}\r\n\r\n", "\r\na: b".repeat(10))),
+            "too_many_headers",
+        ),
         (upgrade.replace("/ws", "/nowhere"), "not_found"),
         ("POST /page HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "method_not_allowed"),
         ("GET /ws/ann HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "upgrade_required"),
@@ -176,7 +197,9 @@ fn requests_are_counted_as_pages_upgrades_or_refusals_by_cause() {
             Some((last, count)) if last == cause => *count += 1,
             _ => counts.push((cause, 1)),
         }
-        counts.sort_by_key(|(name, _)| RequestsRefused::default().iter().position(|(cause, _)| cause == *name));
+        counts.sort_by_key(|(name, _)| {
+            RequestsRefused::default().iter().position(|(cause, _)| cause == *name)
+        });
         assert_eq!(refused(&mut test), counts, "{request:?}");
         assert_eq!(stats.accepted, before.accepted + 1);
     }
@@ -213,14 +236,18 @@ fn messages_and_bytes_are_counted_in_and_out() {
     let mut test = Harness::new(server);
     let [ann, bob] = ["/ann", "/bob"].map(|path| upgrade_raw(&mut test, path));
     let before = test.server().stats();
-    assert_eq!(before.bytes_in as usize, upgrade_request("/ann").len() + upgrade_request("/bob").len());
+    assert_eq!(
+        before.bytes_in as usize,
+        upgrade_request("/ann").len() + upgrade_request("/bob").len()
+    );
 
     // Two messages, one of them in two fragments with a ping between them, and a pong.
     let mut first = frame(TEXT, b"one");
     first[0] = TEXT;
     let mut second = frame(0, b"two");
     second[0] = 0x80;
-    let input = [first, frame(PING, b"p"), second, frame(TEXT, b"three"), frame(PONG, b"")].concat();
+    let input =
+        [first, frame(PING, b"p"), second, frame(TEXT, b"three"), frame(PONG, b"")].concat();
     test.write(ann, &input);
     assert_eq!(test.read(ann), b"\x8a\x01p\x81\x06onetwo\x81\x05three");
     let stats = test.server().stats();
@@ -294,7 +321,10 @@ fn whom_a_broadcast_did_not_reach_is_counted_as_refused() {
         broadcasts += 1;
     }
     let stats = test.server().stats();
-    assert_eq!((stats.messages_out, causes(stats.emits_refused.iter())), (broadcasts, vec![("full", 1)]));
+    assert_eq!(
+        (stats.messages_out, causes(stats.emits_refused.iter())),
+        (broadcasts, vec![("full", 1)])
+    );
 }
 
 #[test]
@@ -333,7 +363,10 @@ fn turns_are_counted_and_measured_only_if_that_is_asked_for() {
     assert_eq!(durations.buckets.iter().sum::<u64>(), stats.turns);
     // The turn with the busy callback is not in a bucket up to 4.096 ms.
     assert_eq!(TurnDurations::bound(12), Some(Duration::from_micros(4096)));
-    assert!(durations.buckets[13..].iter().sum::<u64>() >= 1 && durations.sum >= Duration::from_millis(5));
+    assert!(
+        durations.buckets[13..].iter().sum::<u64>() >= 1
+            && durations.sum >= Duration::from_millis(5)
+    );
 
     // However long the loop waits, that is no part of the turn.
     let wait = Duration::from_millis(20);
@@ -350,7 +383,9 @@ fn turns_are_counted_and_measured_only_if_that_is_asked_for() {
 fn a_page_shows_the_figures_as_prometheus_reads_them() {
     let mut server = memory_server_with(Server::builder().measure_turns(true));
     server.route("/:name", enter).unwrap();
-    server.get("/metrics", |_, sockets, _| Response::text(sockets.stats().to_prometheus())).unwrap();
+    server
+        .get("/metrics", |_, sockets, _| Response::text(sockets.stats().to_prometheus()))
+        .unwrap();
     let mut test = Harness::new(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "hello");
@@ -367,7 +402,9 @@ fn a_page_shows_the_figures_as_prometheus_reads_them() {
         assert!(page.lines().any(|each| each == line), "{line}: {page}");
     }
     let turns = page.lines().find_map(|line| line.strip_prefix("ikisocket_turns_total ")).unwrap();
-    assert!(page.contains(&format!("ikisocket_turn_duration_seconds_bucket{{le=\"+Inf\"}} {turns}\n")));
+    assert!(
+        page.contains(&format!("ikisocket_turn_duration_seconds_bucket{{le=\"+Inf\"}} {turns}\n"))
+    );
 }
 
 /// The owner of the loop is busy with something else.

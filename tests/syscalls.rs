@@ -1,5 +1,6 @@
-//! What an echo costs in system calls, counted by strace on the echo example: one recv and one send for each message, and no epoll_ctl once
-//! a connection is registered. Where there is no strace it says so.
+//! What an echo costs in system calls, counted by strace on the echo example: one recv and one send
+//! for each message, and no epoll_ctl once a connection is registered. Where there is no strace it
+//! says so.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -68,8 +69,14 @@ fn an_echo_costs_one_recv_and_one_send_and_nobody_is_registered_twice() {
     };
     // Beside the messages: an upgrade and a goodbye for each connection.
     let (recv, send) = (calls("recvfrom"), calls("sendto"));
-    assert!((MESSAGES..=MESSAGES + 3 * CONNECTIONS).contains(&recv), "{recv} for {MESSAGES} messages\n{table}");
-    assert!((MESSAGES..=MESSAGES + 2 * CONNECTIONS).contains(&send), "{send} for {MESSAGES} messages\n{table}");
+    assert!(
+        (MESSAGES..=MESSAGES + 3 * CONNECTIONS).contains(&recv),
+        "{recv} for {MESSAGES} messages\n{table}"
+    );
+    assert!(
+        (MESSAGES..=MESSAGES + 2 * CONNECTIONS).contains(&send),
+        "{send} for {MESSAGES} messages\n{table}"
+    );
     let others = 3; // The waker, and the listener, which is taken off again when the server stops.
     assert_eq!(calls("epoll_ctl"), CONNECTIONS + others, "each connection once\n{table}");
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use common::{Diary, ON_PURPOSE, enter, memory_server, memory_server_with, name_of, with_socket};
 use ikisocket::protocol::Violation;
 use ikisocket::testing::{Client, Faults, Harness, NotConnected, Received, Upgrade};
-use ikisocket::{Deferred, EmitError, Emitted, Error, Event, PeerAddress, Response, Server, Shutdown, Turn, Uuid};
+use ikisocket::{
+    Deferred, EmitError, Emitted, Error, Event, PeerAddress, Response, Server, Shutdown, Turn, Uuid,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -99,7 +101,10 @@ fn fin_and_reset_are_told_apart_on_both_sides() {
 fn bytes_that_break_the_protocol_are_sent_as_they_are() {
     let (mut test, ann, _) = chat();
     test.write(ann, b"\x81\x01x");
-    assert_eq!(test.received(ann), [Received::close(1002, Violation::Unmasked.to_string()), Received::Fin]);
+    assert_eq!(
+        test.received(ann),
+        [Received::close(1002, Violation::Unmasked.to_string()), Received::Fin]
+    );
     assert_eq!(test.state().errors("ann"), [Error::Protocol(Violation::Unmasked)]);
 }
 
@@ -157,7 +162,9 @@ fn a_goodbye_must_be_all_there_was() {
     };
     let (mut test, ann) = last_words("");
     test.expect_goodbye(ann, 4000, "enough");
-    for (words, code, reason) in [("so long", 4000, "enough"), ("", 4001, "enough"), ("", 4000, "too much")] {
+    for (words, code, reason) in
+        [("so long", 4000, "enough"), ("", 4001, "enough"), ("", 4000, "too much")]
+    {
         let (mut test, ann) = last_words(words);
         failure(|| test.expect_goodbye(ann, code, reason));
     }
@@ -205,7 +212,10 @@ fn bytes_that_nobody_has_read_are_not_nothing() {
     let raw = test.dial(Faults::none()).unwrap();
     test.write(raw, b"nonsense\r\n\r\n");
     let unread = failure(|| test.expect_nothing(raw));
-    assert!(unread.starts_with(r#"Client(0) speaks bytes, and nobody has read these: b"HTTP/1.1 400 "#), "{unread}");
+    assert!(
+        unread.starts_with(r#"Client(0) speaks bytes, and nobody has read these: b"HTTP/1.1 400 "#),
+        "{unread}"
+    );
     test.read(raw);
     test.expect_nothing(raw);
 }
@@ -215,9 +225,18 @@ fn a_client_of_another_harness_is_an_error_that_says_so() {
     let (mut test, _, _) = chat();
     let stranger = test.connect("/cid").unwrap();
     let (mut other, _, _) = chat();
-    assert_eq!(failure(|| other.send(stranger, "")), "Client(2) is not one of this harness's 2 clients");
-    assert_eq!(failure(|| other.expect_nothing(stranger)), "Client(2) is not one of this harness's 2 clients");
-    assert_eq!(failure(|| _ = other.uuid(stranger)), "Client(2) is not one of this harness's 2 clients");
+    assert_eq!(
+        failure(|| other.send(stranger, "")),
+        "Client(2) is not one of this harness's 2 clients"
+    );
+    assert_eq!(
+        failure(|| other.expect_nothing(stranger)),
+        "Client(2) is not one of this harness's 2 clients"
+    );
+    assert_eq!(
+        failure(|| _ = other.uuid(stranger)),
+        "Client(2) is not one of this harness's 2 clients"
+    );
 }
 
 #[test]
@@ -246,7 +265,9 @@ fn a_panic_that_nobody_asked_for_fails_the_test() {
     let (test, _) = panicking();
     let dropped = failure(|| drop(test));
     assert!(
-        dropped.starts_with(&format!("the test did not ask for its panics (`Harness::panics`):{hint}")),
+        dropped.starts_with(&format!(
+            "the test did not ask for its panics (`Harness::panics`):{hint}"
+        )),
         "{dropped}"
     );
     let (test, _) = panicking();
@@ -255,7 +276,10 @@ fn a_panic_that_nobody_asked_for_fails_the_test() {
     // It is named as a cause, too.
     let (mut test, ann) = panicking();
     let unexpected = failure(|| test.expect_nothing(ann));
-    assert!(unexpected.contains(&format!("got [Close(1011, \"internal error\"), Fin]{hint}")), "{unexpected}");
+    assert!(
+        unexpected.contains(&format!("got [Close(1011, \"internal error\"), Fin]{hint}")),
+        "{unexpected}"
+    );
     assert_eq!(test.panics().len(), 1);
     test.expect_nothing(ann);
     assert!(test.panics().is_empty(), "each is told once");
@@ -273,9 +297,13 @@ fn a_panic_says_where_it_was_and_of_which_connection() {
     let uuid = test.uuid(ann);
     test.send(ann, "");
     test.advance(SECOND);
-    let panics: Vec<_> = test.panics().into_iter().map(|panic| (panic.event, panic.message, panic.uuid)).collect();
+    let panics: Vec<_> =
+        test.panics().into_iter().map(|panic| (panic.event, panic.message, panic.uuid)).collect();
     let expected = [("message", uuid), ("recover", uuid), ("timer", None), ("recover", None)];
-    assert_eq!(panics, expected.map(|(event, uuid)| (event.to_owned(), ON_PURPOSE.to_owned(), uuid)));
+    assert_eq!(
+        panics,
+        expected.map(|(event, uuid)| (event.to_owned(), ON_PURPOSE.to_owned(), uuid))
+    );
 }
 
 // Upgrades and pages.
@@ -306,20 +334,31 @@ fn a_filter_sees_the_request_and_its_refusal_is_seen() {
             incoming.attributes.set("user", user);
             Ok(())
         }
-        None => Err(Response::text("Log in first.").with_status(401).header("WWW-Authenticate", "Cookie").unwrap()),
+        None => Err(Response::text("Log in first.")
+            .with_status(401)
+            .header("WWW-Authenticate", "Cookie")
+            .unwrap()),
     });
     server
         .route("/:name", |diary, kws| {
             let user = kws.string_attribute("user").unwrap().to_owned();
-            diary.note(format!("{user} {:?} {:?} {}", kws.query("room"), kws.subprotocol(), kws.peer_address()));
+            diary.note(format!(
+                "{user} {:?} {:?} {}",
+                kws.query("room"),
+                kws.subprotocol(),
+                kws.peer_address()
+            ));
         })
         .unwrap();
     let mut test = Harness::new(server);
-    let NotConnected::Refused(answer) = test.connect("/ann").unwrap_err() else { panic!("it was answered") };
+    let NotConnected::Refused(answer) = test.connect("/ann").unwrap_err() else {
+        panic!("it was answered")
+    };
     assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Cookie")));
     assert_eq!(answer.text(), "Log in first.");
     let from = PeerAddress::Tcp(([203, 0, 113, 7], 7).into());
-    let ann = Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").peer(from);
+    let ann =
+        Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").peer(from);
     test.connect(ann).unwrap();
     assert_eq!(test.state().notes, [r#"ada Some("1") Some("a") 203.0.113.7:7"#]);
     assert_eq!(test.server().lend().1.len(), 1, "the refused one is gone");
@@ -452,8 +491,12 @@ fn timeouts_come_in_their_order_however_far_time_is_moved_at_once() {
         test.advance(SECOND / 2);
     }
     test.advance(100 * SECOND);
-    let gone: Vec<_> = test.state().entries.iter().filter(|entry| entry.event == "disconnect").collect();
-    assert_eq!(gone.iter().map(|entry| entry.who.as_str()).collect::<Vec<_>>(), ["ann", "bob", "cid"]);
+    let gone: Vec<_> =
+        test.state().entries.iter().filter(|entry| entry.event == "disconnect").collect();
+    assert_eq!(
+        gone.iter().map(|entry| entry.who.as_str()).collect::<Vec<_>>(),
+        ["ann", "bob", "cid"]
+    );
 }
 
 #[test]
@@ -499,8 +542,14 @@ fn whatever_the_segments_and_moods_of_the_network_the_same_messages_arrive() {
                 received.starts_with(&[Received::text("short"), Received::text(&*long)]),
                 "{faults:?}: {received:?}"
             );
-            assert!(received.ends_with(&[Received::close(1000, ""), Received::Fin]), "{faults:?}: {received:?}");
-            assert_eq!(test.state().events("ann"), ["connect", "message", "message", "ping", "disconnect"]);
+            assert!(
+                received.ends_with(&[Received::close(1000, ""), Received::Fin]),
+                "{faults:?}: {received:?}"
+            );
+            assert_eq!(
+                test.state().events("ann"),
+                ["connect", "message", "message", "ping", "disconnect"]
+            );
         }
     }
 }
@@ -514,7 +563,8 @@ fn a_client_that_does_not_read_fills_its_window_and_gets_what_waited_when_it_rea
         test.send(ann, "x".repeat(98));
     }
     assert_eq!(test.received(bob).len(), 100, "nobody else waits");
-    let waiting = |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting());
+    let waiting =
+        |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting());
     assert_eq!(waiting(&mut test), 100 * 100 - 1000);
     test.read_more(slow, 150);
     assert_eq!(test.received(slow).len(), 1, "one and a half");
@@ -534,7 +584,10 @@ fn a_slow_consumer_is_given_up_at_its_outbox_limit_to_the_byte() {
     assert_eq!(emit(1020), Emitted::Queued);
     assert_eq!(emit(0), Emitted::Refused(EmitError::Full), "1024 bytes wait");
     let error = Error::SlowConsumer { frame: 2, waiting: 1024, limit: 1024 };
-    assert_eq!(error.to_string(), "slow consumer: a frame of 2 bytes does not fit: 1024 of 1024 bytes are waiting");
+    assert_eq!(
+        error.to_string(),
+        "slow consumer: a frame of 2 bytes does not fit: 1024 of 1024 bytes are waiting"
+    );
     assert_eq!(test.state().errors("slow"), [error]);
     test.resume_reading(slow);
     let close = Received::close(1008, "too slow: messages were waiting");
@@ -582,7 +635,8 @@ fn a_connection_ends_where_its_faults_say() {
         assert!(test.state().is_gone("ann"), "{faults:?}");
     }
     for at in 0..request {
-        for faults in [Faults::none().fin_after_sending(at), Faults::none().reset_after_sending(at)] {
+        for faults in [Faults::none().fin_after_sending(at), Faults::none().reset_after_sending(at)]
+        {
             let mut test = Harness::new(memory_server());
             let upgrade = Upgrade::to("/ann").faults(faults);
             assert_eq!(test.connect(upgrade).unwrap_err(), NotConnected::Unanswered);
@@ -645,7 +699,8 @@ fn sockets_and_clients_in_memory_are_beside_each_other() {
 
 // Repetition.
 
-/// A long life of many clients, whose steps follow from `seed` alone; everything that anybody saw of it.
+/// A long life of many clients, whose steps follow from `seed` alone; everything that anybody saw
+/// of it.
 fn life(seed: u64) -> String {
     let mut random = seed;
     let mut below = move |limit: usize| {
@@ -671,7 +726,8 @@ fn life(seed: u64) -> String {
         match below(10) {
             0 => {
                 let faults = Faults::none().segments(1 + below(100)).window(100 + below(1000));
-                let faults = if below(2) == 0 { faults.interrupted().would_block() } else { faults };
+                let faults =
+                    if below(2) == 0 { faults.interrupted().would_block() } else { faults };
                 clients.extend(test.connect(Upgrade::to(format!("/{step}")).faults(faults)));
             }
             1 => test.advance(Duration::from_millis(below(20_000) as u64)),

@@ -1,5 +1,5 @@
-//! Timers and intervals of the user's own: when they are called, with what, and what they can do. Time is the test's, but for the wait of a poll, which
-//! only the system's clock can end.
+//! Timers and intervals of the user's own: when they are called, with what, and what they can do.
+//! Time is the test's, but for the wait of a poll, which only the system's clock can end.
 
 mod common;
 
@@ -121,11 +121,15 @@ fn timers_come_when_they_are_due_on_the_clock_of_a_test() {
     test.server().set_timer(Duration::MAX, note("never"));
     // Of two that are due together, the one that was set first is first.
     test.server().set_timer(Duration::from_micros(59_001), note("rounded up"));
-    for (millis, notes) in [(19, 0), (1, 1), (9, 1), (1, 2), (10, 3), (19, 3), (1, 5), (3600, 185)] {
+    for (millis, notes) in [(19, 0), (1, 1), (9, 1), (1, 2), (10, 3), (19, 3), (1, 5), (3600, 185)]
+    {
         test.advance(Duration::from_millis(millis));
         assert_eq!(test.state().notes.len(), notes);
     }
-    assert_eq!(test.state().notes[..5], ["interval", "timer", "interval", "interval", "rounded up"]);
+    assert_eq!(
+        test.state().notes[..5],
+        ["interval", "timer", "interval", "interval", "rounded up"]
+    );
 }
 
 #[test]
@@ -150,7 +154,9 @@ fn a_timer_that_another_one_cancels_in_the_same_turn_is_not_called() {
 fn a_panic_in_a_timer_is_told_to_the_recover_handler_and_the_interval_goes_on() {
     quiet_panics();
     let mut server = memory_server();
-    server.recover(|diary, panic| diary.note(format!("{} {} {:?}", panic.event, panic.message, panic.uuid)));
+    server.recover(|diary, panic| {
+        diary.note(format!("{} {} {:?}", panic.event, panic.message, panic.uuid))
+    });
     server.set_interval(SOON, |_, _| panic!("{ON_PURPOSE}"));
     let mut test = Harness::new(server);
     test.advance(2 * SOON);

@@ -1,6 +1,7 @@
 //! Topics: who is in one gets what is published there, and nobody else does.
 //!
-//! None of it depends on sockets, so that these tests have none. A publish is heard over TCP in `tests/end_to_end.rs`.
+//! None of it depends on sockets, so that these tests have none. A publish is heard over TCP in
+//! `tests/end_to_end.rs`.
 
 mod common;
 
@@ -44,7 +45,8 @@ fn a_publish_reaches_all_members_but_oneself_and_publish_all_oneself_too() {
     // Who publishes need not be a member.
     assert_eq!(with_socket(test.server(), "cid", |kws| kws.publish("prices", "from cid")), 2);
     assert_eq!(test.server().lend().1.publish("prices", "from the server"), 2);
-    let to_both = [Received::binary("from ann to both"), "from cid".into(), "from the server".into()];
+    let to_both =
+        [Received::binary("from ann to both"), "from cid".into(), "from the server".into()];
     test.expect(bob, [&["from ann to bob".into()], &to_both[..]].concat());
     test.expect(ann, to_both);
     test.expect_nothing(cid);
@@ -53,7 +55,8 @@ fn a_publish_reaches_all_members_but_oneself_and_publish_all_oneself_too() {
 #[test]
 fn members_come_and_go_by_their_own_messages() {
     let mut server = memory_server();
-    // Clients say where they want to be: `+prices`, `-prices`, and `prices hello` to tell its members.
+    // Clients say where they want to be: `+prices`, `-prices`, and `prices hello` to tell its
+    // members.
     server.on(Event::Message, |_, ep| {
         let text = ep.data.as_str().unwrap_or_default();
         match (text.strip_prefix('+'), text.strip_prefix('-'), text.split_once(' ')) {
@@ -105,7 +108,10 @@ fn a_topic_is_there_while_it_has_members() {
     let mut topics: Vec<_> = sockets.topics().collect();
     topics.sort();
     assert_eq!(topics, [("a", 1), ("b", 2)]);
-    assert_eq!((sockets.member_count("a"), sockets.member_count("b"), sockets.member_count("c")), (1, 2, 0));
+    assert_eq!(
+        (sockets.member_count("a"), sockets.member_count("b"), sockets.member_count("c")),
+        (1, 2, 0)
+    );
     assert!(with_socket(test.server(), "ann", |kws| kws.leave("a")));
     let mut sockets = test.server().lend().1;
     assert_eq!(sockets.topics().collect::<Vec<_>>(), [("b", 2)]);
@@ -124,7 +130,10 @@ fn a_name_that_is_empty_or_too_long_is_refused_and_nothing_changes() {
         let huge = "x".repeat(10 * 1024 * 1024);
         let error = kws.join(&huge).unwrap_err();
         assert_eq!(error.to_string(), "a topic's name has at most 256 bytes, not 10485760");
-        assert_eq!((kws.publish_all(&huge, "to nobody"), kws.is_member(&huge), kws.leave(&huge)), (0, false, false));
+        assert_eq!(
+            (kws.publish_all(&huge, "to nobody"), kws.is_member(&huge), kws.leave(&huge)),
+            (0, false, false)
+        );
         assert_eq!(kws.topics().len(), 1);
     });
 }

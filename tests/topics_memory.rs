@@ -1,4 +1,5 @@
-//! What topics cost: live heap, counted by the allocator. Alone in its file, because it counts the whole process.
+//! What topics cost: live heap, counted by the allocator. Alone in its file, because it counts the
+//! whole process.
 
 mod common;
 
@@ -19,18 +20,21 @@ const PER_TOPIC: usize = 200;
 fn server(connections: usize) -> (Server<Diary>, Vec<Client>) {
     let mut server = server_with(Server::builder().max_topics_per_connection(10_000));
     server.route("/:name", enter).unwrap();
-    let clients = (0..connections).map(|name| Client::connect(&mut server, &format!("/{name}"))).collect();
+    let clients =
+        (0..connections).map(|name| Client::connect(&mut server, &format!("/{name}"))).collect();
     (server, clients)
 }
 
-/// Bytes that are live after `topics` joins of each connection and were not before; the names begin with what `prefix` says of the connection's
-/// number.
+/// Bytes that are live after `topics` joins of each connection and were not before; the names begin
+/// with what `prefix` says of the connection's number.
 fn cost(server: &mut Server<Diary>, topics: usize, prefix: impl Fn(usize) -> usize) -> usize {
     let mut sockets = server.lend().1;
     let uuids = sockets.uuids();
     let mut names: Vec<Vec<String>> = Vec::new();
     for connection in 0..uuids.len() {
-        names.push((0..topics).map(|topic| format!("{:08}{topic:08}", prefix(connection))).collect());
+        names.push(
+            (0..topics).map(|topic| format!("{:08}{topic:08}", prefix(connection))).collect(),
+        );
     }
     let region = Region::new(ALLOCATOR);
     for (&uuid, names) in uuids.iter().zip(&names) {
@@ -54,7 +58,8 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
             let most = memberships * PER_MEMBERSHIP + topics * PER_TOPIC + 1024;
             assert!(cost <= most, "{connections} connections in {topics} topics: {cost} bytes");
             if connections == 257 {
-                worst.0 = worst.0.max(cost.saturating_sub(topics * PER_TOPIC).div_ceil(memberships));
+                worst.0 =
+                    worst.0.max(cost.saturating_sub(topics * PER_TOPIC).div_ceil(memberships));
             }
         }
     }
@@ -62,12 +67,18 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
         let (mut server, _client) = server(1);
         // Each alone in its topic.
         let cost = cost(&mut server, topics, |_| 0);
-        assert!(cost <= topics * (PER_MEMBERSHIP + PER_TOPIC) + 1024, "{topics} topics of one: {cost} bytes");
+        assert!(
+            cost <= topics * (PER_MEMBERSHIP + PER_TOPIC) + 1024,
+            "{topics} topics of one: {cost} bytes"
+        );
         worst.1 = worst.1.max(cost.div_ceil(topics));
     }
     let (mut server, _clients) = server(200);
     let own = cost(&mut server, 1, |connection| connection);
-    assert!(own <= 200 * (PER_MEMBERSHIP + PER_TOPIC) + 1024, "each in a topic of its own: {own} bytes");
+    assert!(
+        own <= 200 * (PER_MEMBERSHIP + PER_TOPIC) + 1024,
+        "each in a topic of its own: {own} bytes"
+    );
 
     let (mut server, _clients) = self::server(257);
     let mut sockets = server.lend().1;
@@ -81,7 +92,10 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
     connections_that_stay_and_have_left_their_topics_keep_hardly_anything();
 
     assert!(worst.0 <= PER_MEMBERSHIP && worst.1 <= PER_MEMBERSHIP + PER_TOPIC, "{worst:?}");
-    println!("a membership costs at most {} bytes, a topic with its one membership {}", worst.0, worst.1);
+    println!(
+        "a membership costs at most {} bytes, a topic with its one membership {}",
+        worst.0, worst.1
+    );
 }
 
 /// Not a test of its own: the allocator counts all that runs.

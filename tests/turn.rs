@@ -1,7 +1,9 @@
-//! The loop: what a turn does and reports, when it blocks, where it listens, and what a server is built from.
+//! The loop: what a turn does and reports, when it blocks, where it listens, and what a server is
+//! built from.
 //!
-//! When a poll waits, what it accepts, and which edges the system tells is about sockets, so that those tests have some. What a turn does with what is there
-//! is seen in a harness that is turned by hand.
+//! When a poll waits, what it accepts, and which edges the system tells is about sockets, so that
+//! those tests have some. What a turn does with what is there is seen in a harness that is turned
+//! by hand.
 
 mod common;
 
@@ -11,14 +13,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{
-    Client, PATIENCE, PING, PONG, Raw, TEXT, connect, enter, frame, memory_server, memory_server_with, server,
-    server_with, turn_until, upgrade_request, with_socket,
+    Client, PATIENCE, PING, PONG, Raw, TEXT, connect, enter, frame, memory_server,
+    memory_server_with, server, server_with, turn_until, upgrade_request, with_socket,
 };
 use ikisocket::testing::{Harness, Received, Upgrade};
-use ikisocket::{BindError, BuildError, Builder, Deferred, Event, Response, Server, Shutdown, Turn, Uuid};
+use ikisocket::{
+    BindError, BuildError, Builder, Deferred, Event, Response, Server, Shutdown, Turn, Uuid,
+};
 use tungstenite::Message;
 
-/// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for nothing, the test fails.
+/// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for
+/// nothing, the test fails.
 #[track_caller]
 fn turns<S>(server: &mut Server<S>, enough: impl Fn(&Turn) -> bool) -> Turn {
     let started = Instant::now();
@@ -152,7 +157,8 @@ fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work
 #[test]
 fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
     const MESSAGES: usize = 60;
-    let mut server = memory_server_with(Server::builder().receive_buffer(1024).work_per_turn(MESSAGES / 2));
+    let mut server =
+        memory_server_with(Server::builder().receive_buffer(1024).work_per_turn(MESSAGES / 2));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::by_hand(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
@@ -176,7 +182,8 @@ struct Counts {
     late: usize,
 }
 
-/// A server with so much work in a turn that counts, closes `/closed` with 1008, and has those of `/topics/:name` join a hundred.
+/// A server with so much work in a turn that counts, closes `/closed` with 1008, and has those of
+/// `/topics/:name` join a hundred.
 fn counting(settings: Builder) -> Harness<Counts> {
     let mut server = settings.build(Counts::default()).unwrap();
     server.route("/:name", |_, _| {}).unwrap();
@@ -213,7 +220,8 @@ fn has_more(test: &mut Harness<Counts>) -> bool {
 fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood() {
     const FLOOD: usize = 1200;
     let mut test = counting(Server::builder());
-    let flooders: Vec<_> = (0..100).map(|number| test.connect(format!("/flood{number}").as_str()).unwrap()).collect();
+    let flooders: Vec<_> =
+        (0..100).map(|number| test.connect(format!("/flood{number}").as_str()).unwrap()).collect();
     // It is the last to become ready.
     let quiet = test.connect("/quiet").unwrap();
     for (round, kind) in [TEXT, PING, TEXT].into_iter().enumerate() {
@@ -222,7 +230,11 @@ fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood(
         for question in 0..5 {
             test.send(quiet, "?");
             let turn = test.turn();
-            assert_eq!(messages(&mut test, "quiet"), 5 * round + question + 1, "in turn {question} of round {round}");
+            assert_eq!(
+                messages(&mut test, "quiet"),
+                5 * round + question + 1,
+                "in turn {question} of round {round}"
+            );
             assert!(turn.messages <= 8192 + 256, "{turn:?}");
             assert!(has_more(&mut test));
         }
@@ -234,7 +246,8 @@ fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood(
 #[test]
 fn bursts_of_a_hundred_that_had_nothing_to_send_do_not_put_a_quiet_one_off() {
     let mut test = counting(Server::builder());
-    let bursting: Vec<_> = (0..100).map(|number| test.connect(format!("/burst{number}").as_str()).unwrap()).collect();
+    let bursting: Vec<_> =
+        (0..100).map(|number| test.connect(format!("/burst{number}").as_str()).unwrap()).collect();
     let quiet = test.connect("/quiet").unwrap();
     for round in 1..4 {
         bursting.iter().for_each(|&peer| test.write(peer, &frame(TEXT, b"").repeat(500)));
@@ -242,7 +255,9 @@ fn bursts_of_a_hundred_that_had_nothing_to_send_do_not_put_a_quiet_one_off() {
         test.turn();
         assert_eq!(messages(&mut test, "quiet"), round);
         test.settle();
-        assert!((0..100).all(|number| messages(&mut test, &format!("burst{number}")) == 500 * round));
+        assert!(
+            (0..100).all(|number| messages(&mut test, &format!("burst{number}")) == 500 * round)
+        );
     }
 }
 
@@ -251,11 +266,14 @@ fn those_left_over_are_served_though_others_become_ready_without_end_and_the_oth
     const OTHERS: usize = 120;
     let mut test = counting(Server::builder().work_per_turn(100));
     let flooder = test.connect("/flood").unwrap();
-    let others: Vec<_> = (0..OTHERS).map(|number| test.connect(format!("/other{number}").as_str()).unwrap()).collect();
+    let others: Vec<_> = (0..OTHERS)
+        .map(|number| test.connect(format!("/other{number}").as_str()).unwrap())
+        .collect();
     test.write(flooder, &frame(TEXT, b"").repeat(20_000));
     test.turn();
     for _ in 0..3 {
-        let before: Vec<_> = (0..OTHERS).map(|number| messages(&mut test, &format!("other{number}"))).collect();
+        let before: Vec<_> =
+            (0..OTHERS).map(|number| messages(&mut test, &format!("other{number}"))).collect();
         let flooded = messages(&mut test, "flood");
         for _ in 0..60 {
             others.iter().for_each(|&other| test.send(other, "!"));
@@ -281,7 +299,8 @@ fn those_left_over_are_served_though_others_become_ready_without_end_and_the_oth
 }
 
 #[test]
-fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_goes_on_without_waiting() {
+fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_goes_on_without_waiting()
+ {
     for work in [1, 7, 100] {
         let mut test = counting(Server::builder().work_per_turn(work));
         let peer = test.connect("/peer").unwrap();
@@ -291,7 +310,10 @@ fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_g
             let turn = test.turn();
             assert!((1..=work).contains(&turn.messages), "{turn:?} with a budget of {work}");
             turns += 1;
-            assert_eq!(has_more(&mut test), messages(&mut test, "peer") < 1000 || turn.messages == work);
+            assert_eq!(
+                has_more(&mut test),
+                messages(&mut test, "peer") < 1000 || turn.messages == work
+            );
         }
         assert!(turns >= 1000 / work);
         // What was kept is handled before what comes behind it, and the end last.
@@ -300,7 +322,10 @@ fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_g
         test.write(peer, &frame(TEXT, b"").repeat(500));
         test.finish(peer);
         test.settle();
-        assert_eq!((messages(&mut test, "peer"), test.state().late, test.state().ended["peer"]), (2000, 0, 1));
+        assert_eq!(
+            (messages(&mut test, "peer"), test.state().late, test.state().ended["peer"]),
+            (2000, 0, 1)
+        );
     }
 }
 
@@ -321,7 +346,8 @@ fn what_was_kept_of_a_connections_input_comes_before_what_is_read_behind_it() {
             test.turn();
         }
         test.settle();
-        let came: Vec<&str> = test.state().all("ann", "message").iter().map(|entry| entry.data.as_str()).collect();
+        let came: Vec<&str> =
+            test.state().all("ann", "message").iter().map(|entry| entry.data.as_str()).collect();
         assert_eq!(came, sent, "with a budget of {work}");
     }
 }
@@ -349,8 +375,9 @@ fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_sl
 fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
     const PEERS: usize = 60;
     let mut test = counting(Server::builder().work_per_turn(1000));
-    let peers: Vec<_> =
-        (0..PEERS).map(|number| test.connect(format!("/topics/peer{number}").as_str()).unwrap()).collect();
+    let peers: Vec<_> = (0..PEERS)
+        .map(|number| test.connect(format!("/topics/peer{number}").as_str()).unwrap())
+        .collect();
     assert_eq!(test.server().stats().memberships, 100 * PEERS);
     for (number, &peer) in peers.iter().enumerate() {
         test.send(peer, "last words");
@@ -364,7 +391,11 @@ fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
     while left > 0 {
         test.turn();
         let now = test.server().stats().memberships;
-        assert!(left - now <= 1000 + 1000 / 8 + 100, "{} memberships ended in one turn", left - now);
+        assert!(
+            left - now <= 1000 + 1000 / 8 + 100,
+            "{} memberships ended in one turn",
+            left - now
+        );
         assert!(now == 0 || has_more(&mut test));
         left = now;
         turns += 1;
@@ -373,7 +404,8 @@ fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
     test.settle();
     assert_eq!(test.state().late, 0);
     assert!((0..PEERS).all(|number| test.state().ended[&format!("peer{number}")] == 1));
-    let heard = (0..PEERS).filter(|number| messages(&mut test, &format!("peer{number}")) == 1).count();
+    let heard =
+        (0..PEERS).filter(|number| messages(&mut test, &format!("peer{number}")) == 1).count();
     assert_eq!(heard, PEERS, "what was sent before the end was heard");
 }
 
@@ -395,7 +427,11 @@ fn the_closes_of_a_shutdown_are_spread_over_turns_and_so_is_its_deadline() {
         while left > 0 {
             test.turn();
             let now = test.server().stats().memberships;
-            assert!(left - now <= 1000 + 1000 / 8 + 100, "{} memberships ended in one turn", left - now);
+            assert!(
+                left - now <= 1000 + 1000 / 8 + 100,
+                "{} memberships ended in one turn",
+                left - now
+            );
             assert!(now < left);
             left = now;
         }
@@ -424,7 +460,11 @@ fn the_end_of_many_whose_time_has_come_is_spread_over_turns() {
     while left > 0 {
         test.turn();
         let now = test.server().stats().memberships;
-        assert!(left - now <= 1000 + 100 && now < left, "{} memberships ended in one turn", left - now);
+        assert!(
+            left - now <= 1000 + 100 && now < left,
+            "{} memberships ended in one turn",
+            left - now
+        );
         left = now;
     }
     test.settle();
@@ -434,7 +474,8 @@ fn the_end_of_many_whose_time_has_come_is_spread_over_turns() {
 #[test]
 fn requests_that_are_completed_at_once_are_answered_over_turns() {
     let mut test = counting(Server::builder().work_per_turn(200));
-    let clients: Vec<_> = (0..60).map(|number| test.ask(format!("/peer{number}").as_str()).unwrap()).collect();
+    let clients: Vec<_> =
+        (0..60).map(|number| test.ask(format!("/peer{number}").as_str()).unwrap()).collect();
     let (mut opened, mut turns) = (0, 0);
     while opened < 60 {
         let turn = test.turn();
@@ -453,8 +494,9 @@ fn input_behind_our_close_frame_is_read_after_all_other_and_takes_an_eighth_of_a
     const WORK: usize = 512;
     const BUFFER: usize = 16 * 1024;
     let mut test = counting(Server::builder().work_per_turn(WORK).receive_buffer(BUFFER));
-    let closed: Vec<_> =
-        (0..5).map(|number| test.connect(Upgrade::to(format!("/closed{number}")).unresponsive()).unwrap()).collect();
+    let closed: Vec<_> = (0..5)
+        .map(|number| test.connect(Upgrade::to(format!("/closed{number}")).unresponsive()).unwrap())
+        .collect();
     let open = test.connect("/open").unwrap();
     closed.iter().for_each(|&peer| test.send(peer, "close me"));
     test.settle();
@@ -466,7 +508,11 @@ fn input_behind_our_close_frame_is_read_after_all_other_and_takes_an_eighth_of_a
         test.turn();
         assert_eq!(messages(&mut test, "open"), question);
         let now = bytes_in(&mut test);
-        assert!((1..=WORK * 1024 / 8 + BUFFER).contains(&(now - before)), "{} bytes in a turn", now - before);
+        assert!(
+            (1..=WORK * 1024 / 8 + BUFFER).contains(&(now - before)),
+            "{} bytes in a turn",
+            now - before
+        );
         before = now;
         assert!(has_more(&mut test));
     }
@@ -527,7 +573,8 @@ fn port_0_becomes_a_port_and_every_address_is_listened_on() {
     let mut server = Server::builder().build(0).unwrap();
     server.route("/", |opened, _| *opened += 1).unwrap();
     assert_eq!((server.local_addr(), server.local_addrs()), (None, vec![]));
-    let addresses: Vec<SocketAddr> = (0..3).map(|_| server.listen("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> =
+        (0..3).map(|_| server.listen("127.0.0.1:0").unwrap()).collect();
     assert!(addresses.iter().all(|address| address.port() != 0));
     assert_eq!(server.local_addr(), Some(addresses[0]));
     assert_eq!(server.local_addrs(), addresses);
@@ -574,7 +621,8 @@ fn several_servers_share_a_thread() {
         });
         server
     });
-    let mut clients: Vec<_> = servers.iter_mut().map(|server| Client::connect(server, "/")).collect();
+    let mut clients: Vec<_> =
+        servers.iter_mut().map(|server| Client::connect(server, "/")).collect();
     clients.iter_mut().for_each(|client| client.send("who are you?"));
     for (server, client) in servers.iter_mut().zip(&mut clients) {
         let name = *server.state();
@@ -637,7 +685,10 @@ fn the_longest_timeouts_and_the_smallest_sizes_work() {
     assert_eq!(test.server().next_timeout(), None);
     assert_eq!(test.connect("/bob").unwrap_err().status(), Some(503));
     test.send(ann, "x");
-    test.expect(ann, [Received::text("x"), Received::close(1000, "Connection closed"), Received::Fin]);
+    test.expect(
+        ann,
+        [Received::text("x"), Received::close(1000, "Connection closed"), Received::Fin],
+    );
     assert!(test.state().is_gone("ann"));
 }
 
@@ -650,8 +701,8 @@ fn the_state_belongs_to_its_owner_between_turns() {
     assert_eq!(server.into_state(), [1, 2, 3]);
 }
 
-/// A server stays on its thread, even if its state could move. Were `Server` to become `Send`, both implementations would fit
-/// the call below, and this file would not compile.
+/// A server stays on its thread, even if its state could move. Were `Server` to become `Send`, both
+/// implementations would fit the call below, and this file would not compile.
 #[test]
 fn a_server_is_not_send() {
     trait NotSend<Why> {

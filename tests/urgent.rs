@@ -27,7 +27,8 @@ struct Place {
 
 impl Place {
     fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ikisocket-urgent-{test}-{}.sock", std::process::id()));
+        let path = std::env::temp_dir()
+            .join(format!("ikisocket-urgent-{test}-{}.sock", std::process::id()));
         let settings = Server::builder().handshake_timeout(FAR).ping_after(FAR);
         let mut server = settings.build(Log::new()).unwrap();
         server.listen("127.0.0.1:0").unwrap();
@@ -114,7 +115,9 @@ impl Peer {
 
     #[track_caller]
     fn expect_upgraded(&mut self, server: &mut Server<Log>) {
-        let end = |peer: &Self| peer.received.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        let end = |peer: &Self| {
+            peer.received.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+        };
         self.wait(server, |peer| end(peer).is_some());
         assert!(self.received.starts_with(b"HTTP/1.1 101 "), "{}", self.received.escape_ascii());
         self.received.drain(..end(self).unwrap());
@@ -123,7 +126,8 @@ impl Peer {
     /// Waits until these messages have come back, and nothing else.
     #[track_caller]
     fn expect(&mut self, server: &mut Server<Log>, messages: &[&[u8]]) {
-        let expected: Vec<u8> = messages.iter().flat_map(|message| unmasked(&frame(TEXT, message))).collect();
+        let expected: Vec<u8> =
+            messages.iter().flat_map(|message| unmasked(&frame(TEXT, message))).collect();
         self.wait(server, |peer| peer.received.len() >= expected.len());
         assert!(self.received == expected, "{}", self.received.escape_ascii());
         self.received.clear();
@@ -223,7 +227,10 @@ fn of_two_urgent_bytes_that_come_at_once_the_first_is_refused_at_once_as_part_of
         peer.send(server, &frame(TEXT, b"two"));
         peer.wait(server, |peer| peer.received.len() > 9);
         let (echo, close) = peer.received.split_at(5);
-        assert_eq!((echo, close[0], &close[2..4]), (&b"\x81\x03one"[..], 0x80 | CLOSE, &1002_u16.to_be_bytes()[..]));
+        assert_eq!(
+            (echo, close[0], &close[2..4]),
+            (&b"\x81\x03one"[..], 0x80 | CLOSE, &1002_u16.to_be_bytes()[..])
+        );
     }
 }
 
@@ -246,7 +253,10 @@ fn an_urgent_byte_before_the_end_delays_neither_what_was_said_nor_the_disconnect
         assert_eq!(peer.received, b"\x88\x02\x03\xE8");
     }
     turn_until(&mut place.server, |server| server.state().len() == 6);
-    assert_eq!(place.server.state()[..], ["one", "Some(Lost)", "one", "Some(Lost)", "None", "None"]);
+    assert_eq!(
+        place.server.state()[..],
+        ["one", "Some(Lost)", "one", "Some(Lost)", "None", "None"]
+    );
 }
 
 #[test]

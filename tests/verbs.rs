@@ -1,7 +1,8 @@
-//! What user code can do with connections: emit, emit_to, broadcast, attributes, uuids, and the same between turns.
+//! What user code can do with connections: emit, emit_to, broadcast, attributes, uuids, and the
+//! same between turns.
 //!
-//! None of it depends on sockets, so that these tests have none, but for that of random uuids, which a harness replaces by counted ones. Each verb is
-//! heard over TCP in `tests/end_to_end.rs`.
+//! None of it depends on sockets, so that these tests have none, but for that of random uuids,
+//! which a harness replaces by counted ones. Each verb is heard over TCP in `tests/end_to_end.rs`.
 
 mod common;
 
@@ -32,7 +33,10 @@ fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
         kws.emit_binary("bytes");
     });
     let (text, bytes) = (Received::text("text"), Received::binary("bytes"));
-    test.expect(ann, [text.clone(), text.clone(), bytes.clone(), Received::binary([1, 2]), text, bytes]);
+    test.expect(
+        ann,
+        [text.clone(), text.clone(), bytes.clone(), Received::binary([1, 2]), text, bytes],
+    );
 }
 
 #[test]
@@ -211,7 +215,10 @@ fn an_attribute_answers_for_its_type_and_none_for_a_wrong_or_missing_one() {
         assert_eq!(kws.attribute::<u8>("missing"), None);
 
         kws.set_attribute("age", "unknown");
-        assert_eq!((kws.int_attribute("age"), kws.string_attribute("age")), (None, Some("unknown")));
+        assert_eq!(
+            (kws.int_attribute("age"), kws.string_attribute("age")),
+            (None, Some("unknown"))
+        );
     });
 }
 
@@ -313,7 +320,8 @@ fn a_closed_connection_cannot_change_its_uuid() {
 #[test]
 fn every_connection_has_a_random_uuid_of_its_own() {
     let mut server = common::server();
-    let _clients: Vec<_> = (0..20).map(|i| common::Client::connect(&mut server, &format!("/{i}"))).collect();
+    let _clients: Vec<_> =
+        (0..20).map(|i| common::Client::connect(&mut server, &format!("/{i}"))).collect();
     let mut uuids = server.lend().1.uuids();
     assert!(uuids.iter().all(|uuid| uuid.get_version_num() == 4));
     uuids.sort();
@@ -374,5 +382,8 @@ fn a_listener_reaches_another_connection_and_the_state_at_once() {
     for client in [ann, bob] {
         test.expect(client, [Received::binary("hi")]);
     }
-    assert_eq!(with_socket(test.server(), "bob", |kws| kws.attribute("greeted").copied()), Some(true));
+    assert_eq!(
+        with_socket(test.server(), "bob", |kws| kws.attribute("greeted").copied()),
+        Some(true)
+    );
 }

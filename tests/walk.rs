@@ -3,8 +3,8 @@
 //!
 //! gdb counts them (`tests/walk/record.py`), in this program: it runs itself under gdb. There are
 //! three walks: from the return of `recv` to the entry of the listener, from the entry of
-//! `Socket::emit` to its return, and from the end of the input, when the replies are written, to the
-//! call of `send`. The message is not the first of its connection, and compression is off.
+//! `Socket::emit` to its return, and from the end of the input, when the replies are written, to
+//! the call of `send`. The message is not the first of its connection, and compression is off.
 //!
 //! What is not seen: a function that was entered before `recv` returned and goes on behind it, and
 //! one that is inlined even in a debug build (`#[inline(always)]`), which is a part of its caller
@@ -65,13 +65,17 @@ fn a_message_and_its_echo_lead_through_few_files_and_short_ones() {
         let files: BTreeSet<&str> = steps.iter().map(|step| step.file.as_str()).collect();
         describe(&mut page, steps, &format!("{what}: {} files", files.len()));
         if files.len() > most {
-            writeln!(faults, "{what}: {} files, and {most} at most are allowed", files.len()).unwrap();
+            writeln!(faults, "{what}: {} files, and {most} at most are allowed", files.len())
+                .unwrap();
         }
         for file in files {
             let lines = lines_of_code(file);
             if lines > MOST_LINES {
-                writeln!(faults, "{what}: {file} has {lines} lines of code, and {MOST_LINES} at most are allowed")
-                    .unwrap();
+                writeln!(
+                    faults,
+                    "{what}: {file} has {lines} lines of code, and {MOST_LINES} at most are allowed"
+                )
+                .unwrap();
             }
         }
     }
@@ -146,7 +150,15 @@ fn walk() -> Option<String> {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = Command::new("gdb");
     command
-        .args(["-nx", "-batch", "-iex", "set auto-load off", "-iex", "set debuginfod enabled off", "-x"])
+        .args([
+            "-nx",
+            "-batch",
+            "-iex",
+            "set auto-load off",
+            "-iex",
+            "set debuginfod enabled off",
+            "-x",
+        ])
         .arg(root.join("tests/walk/record.py"))
         .arg("--args")
         .arg(std::env::current_exe().unwrap())
@@ -170,8 +182,11 @@ fn walk() -> Option<String> {
     gdb.wait().unwrap();
     let output = in_time.or_else(|_| end.recv_timeout(LIMIT)).unwrap();
 
-    let report: String =
-        output.lines().filter_map(|line| line.strip_prefix("walk: ")).flat_map(|line| [line, "\n"]).collect();
+    let report: String = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("walk: "))
+        .flat_map(|line| [line, "\n"])
+        .collect();
     let said = |word: &str| report.lines().any(|line| line == word);
     if output.contains("not supported in this copy of GDB") {
         return skip("gdb has no Python");

@@ -1,5 +1,6 @@
-//! What permessage-deflate costs and saves in each of its modes, beside the same messages without it: CPU for each message, bytes on the wire,
-//! and memory of a connection. The table is ready for the README.
+//! What permessage-deflate costs and saves in each of its modes, beside the same messages without
+//! it: CPU for each message, bytes on the wire, and memory of a connection. The table is ready for
+//! the README.
 
 use std::error::Error;
 
@@ -28,10 +29,16 @@ const BUSY: usize = 64;
 
 pub fn table(programs: &Programs) -> Result<(), Box<dyn Error>> {
     if !cfg!(feature = "deflate") {
-        return Err("build it with compression: cargo bench --bench limit --features deflate -- --deflate".into());
+        return Err(
+            "build it with compression: cargo bench --bench limit --features deflate -- --deflate"
+                .into(),
+        );
     }
     let start = |options: &[&str]| {
-        Running::start(&programs.echo, &options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+        Running::start(
+            &programs.echo,
+            &options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>(),
+        )
     };
     let plain = start(MODES[0].1)?;
     println!(
@@ -48,17 +55,27 @@ pub fn table(programs: &Programs) -> Result<(), Box<dyn Error>> {
         for work in [ECHO, BROADCAST] {
             let load = if is_plain { work.to_vec() } else { [work, COMPRESSED].concat() };
             let figures = programs.figures(&load, &server, &plain)?;
-            let cpu = Ratio::read(&figures["comparison"]["server_cpu_each"]).ok_or("no ratio of the servers' CPU")?;
+            let cpu = Ratio::read(&figures["comparison"]["server_cpu_each"])
+                .ok_or("no ratio of the servers' CPU")?;
             let each = number(&figures["measured"][0], "server_cpu_each_ns")? / 1000.0;
-            let saved = if is_plain { 0.0 } else { number(&figures["measured"][0], "bytes_saved")? * 100.0 };
-            row += &format!(" {:.2} ({:.2}–{:.2}), {each:.1} µs | {saved:.0} % |", cpu.median, cpu.low, cpu.high);
+            let saved = if is_plain {
+                0.0
+            } else {
+                number(&figures["measured"][0], "bytes_saved")? * 100.0
+            };
+            row += &format!(
+                " {:.2} ({:.2}–{:.2}), {each:.1} µs | {saved:.0} % |",
+                cpu.median, cpu.low, cpu.high
+            );
         }
         for messages in [1, BUSY] {
-            let options: &[&str] = if is_plain { &["--size=1024"] } else { &["--size=1024", "--deflate"] };
+            let options: &[&str] =
+                if is_plain { &["--size=1024"] } else { &["--size=1024", "--deflate"] };
             let server = start(mode_options)?;
             programs.held(&server, FIRST, messages, options)?;
             let figures = programs.held(&server, HELD, messages, options)?;
-            row += &format!(" {:.1} KiB |", number(&figures, "server_bytes_per_connection")? / 1024.0);
+            row +=
+                &format!(" {:.1} KiB |", number(&figures, "server_bytes_per_connection")? / 1024.0);
         }
         println!("{row}");
     }

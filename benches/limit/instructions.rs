@@ -1,5 +1,5 @@
-//! How many instructions of its own a server spends on an echo, counted by callgrind: nearly the same each time, whatever else the machine
-//! does. What the kernel does for it is not counted.
+//! How many instructions of its own a server spends on an echo, counted by callgrind: nearly the
+//! same each time, whatever else the machine does. What the kernel does for it is not counted.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,7 +19,8 @@ pub fn table(programs: &Programs) -> Result<(), Box<dyn Error>> {
     for (name, server) in [("ikisocket", &ours[..]), ("raw", &raw[..])] {
         let mut row = format!("{name:12}");
         for (in_flight, width) in IN_FLIGHT.into_iter().zip([6, 12]) {
-            let [short, long] = DURATIONS.map(|duration| count(programs, server, in_flight, duration));
+            let [short, long] =
+                DURATIONS.map(|duration| count(programs, server, in_flight, duration));
             let (short, long) = (short?, long?);
             row += &format!(" {:width$.0}", (long.0 - short.0) / (long.1 - short.1));
         }
@@ -35,17 +36,31 @@ fn count(
     in_flight: &str,
     duration: &str,
 ) -> Result<(f64, f64), Box<dyn Error>> {
-    let counts = std::env::temp_dir().join(format!("ikisocket-instructions-{}", std::process::id()));
+    let counts =
+        std::env::temp_dir().join(format!("ikisocket-instructions-{}", std::process::id()));
     let mut command = vec!["--quiet".to_owned(), "--tool=callgrind".to_owned()];
     command.push(format!("--callgrind-out-file={}", counts.display()));
     command.extend_from_slice(server);
     let running = Running::start(Path::new("valgrind"), &command)?;
-    let options = ["--connections=20", "--size=20", "--warm-up=0", "--in-flight", in_flight, "--duration", duration];
+    let options = [
+        "--connections=20",
+        "--size=20",
+        "--warm-up=0",
+        "--in-flight",
+        in_flight,
+        "--duration",
+        duration,
+    ];
     let figures = programs.load(&["echo", &running.url("/echo"), "--json=-"], &options)?;
     running.interrupt()?;
     let text = std::fs::read_to_string(&counts)?;
     std::fs::remove_file(counts)?;
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).ok_or("callgrind gave no total")?;
-    let echoes = figures["measured"][0]["latency"]["count"].as_f64().ok_or("the load tool counted no echoes")?;
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "))
+        .ok_or("callgrind gave no total")?;
+    let echoes = figures["measured"][0]["latency"]["count"]
+        .as_f64()
+        .ok_or("the load tool counted no echoes")?;
     Ok((total.trim().parse()?, echoes))
 }

@@ -1,5 +1,5 @@
-//! How close the server comes to the limit: the CPU that our `echo` example spends on a message, as it stands, relative to `raw`
-//! (see `raw.rs`), which spends what nobody can save.
+//! How close the server comes to the limit: the CPU that our `echo` example spends on a message, as
+//! it stands, relative to `raw` (see `raw.rs`), which spends what nobody can save.
 //!
 //! ```sh
 //! cargo bench --bench limit                        # about three minutes; a table, and figures.json
@@ -13,9 +13,10 @@
 //! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
 //! ```
 //!
-//! Two servers share one core and the load tool has the other; slices of 0.15 s alternate between the servers, so that a change of the machine's
-//! speed hits both alike, and the ratio is taken pair by pair. The column `A/A` is raw against a second raw: what is smaller than its
-//! interval is noise.
+//! Two servers share one core and the load tool has the other; slices of 0.15 s alternate between
+//! the servers, so that a change of the machine's speed hits both alike, and the ratio is taken
+//! pair by pair. The column `A/A` is raw against a second raw: what is smaller than its interval is
+//! noise.
 
 use std::error::Error;
 use std::fs;
@@ -36,7 +37,8 @@ use server::{Running, pinned};
 
 /// The core of the servers, and that of the load.
 const CORES: [&str; 2] = ["0", "1"];
-/// Connections that do nothing while others are measured. Both ends need a descriptor: see `ulimit -n`.
+/// Connections that do nothing while others are measured. Both ends need a descriptor: see
+/// `ulimit -n`.
 const IDLE: usize = 15_000;
 const FIGURES: &str = "benches/limit/figures.json";
 const PICTURE: &str = "benches/limit/figures.svg";
@@ -51,7 +53,11 @@ struct Work {
 }
 
 const WORKS: [Work; 11] = [
-    Work { name: "echo, 100 × 20 B", load: &["echo", "/echo", "--connections=100", "--size=20"], ceiling: 1.02 },
+    Work {
+        name: "echo, 100 × 20 B",
+        load: &["echo", "/echo", "--connections=100", "--size=20"],
+        ceiling: 1.02,
+    },
     Work {
         name: "echo, 100 × 1 KiB text",
         load: &["echo", "/echo", "--connections=100", "--size=1024", "--text"],
@@ -67,8 +73,16 @@ const WORKS: [Work; 11] = [
         load: &["echo", "/echo", "--connections=20", "--size=1024", "--in-flight=16"],
         ceiling: 1.10,
     },
-    Work { name: "echo, 20 × 16 KiB", load: &["echo", "/echo", "--connections=20", "--size=16384"], ceiling: 1.08 },
-    Work { name: "echo, 4 × 1 MB", load: &["echo", "/echo", "--connections=4", "--size=1000000"], ceiling: 1.10 },
+    Work {
+        name: "echo, 20 × 16 KiB",
+        load: &["echo", "/echo", "--connections=20", "--size=16384"],
+        ceiling: 1.08,
+    },
+    Work {
+        name: "echo, 4 × 1 MB",
+        load: &["echo", "/echo", "--connections=4", "--size=1000000"],
+        ceiling: 1.10,
+    },
     Work {
         name: "broadcast, 64 B to 200",
         load: &["broadcast", "/bcast", "--connections=200", "--size=64"],
@@ -85,11 +99,17 @@ const WORKS: [Work; 11] = [
         ceiling: 1.05,
     },
     Work { name: "upgrades", load: &["connect", "/echo"], ceiling: 1.10 },
-    // Raw never closes by itself; a server must say goodbye and wait for the client's FIN (RFC 6455, section 7.1.1).
-    Work { name: "visits of one message", load: &["churn", "/echo", "--messages=1"], ceiling: 1.20 },
+    // Raw never closes by itself; a server must say goodbye and wait for the client's FIN (RFC
+    // 6455, section 7.1.1).
+    Work {
+        name: "visits of one message",
+        load: &["churn", "/echo", "--messages=1"],
+        ceiling: 1.20,
+    },
 ];
 
-/// A paired ratio: the median over the pairs, and between which values it lies with 95 % confidence.
+/// A paired ratio: the median over the pairs, and between which values it lies with 95 %
+/// confidence.
 #[derive(Clone, Copy)]
 struct Ratio {
     median: f64,
@@ -116,7 +136,8 @@ impl std::fmt::Display for Ratio {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["raw", address] => Ok(raw::serve(address.parse()?)?),
         ["feed", keeping, readers, address] => conflation::feed::serve(keeping, readers.parse()?, address),
@@ -153,7 +174,9 @@ fn table(peers: bool) -> Result<(), Box<dyn Error>> {
             others.push((peer.name, running));
         }
     }
-    println!("server CPU for each message relative to raw: median and 95 % interval of paired slices; p99 likewise\n");
+    println!(
+        "server CPU for each message relative to raw: median and 95 % interval of paired slices; p99 likewise\n"
+    );
     println!("{:36} {:22} {:>7} {:22} {:>9}", "work", "ikisocket", "at most", "A/A", "p99");
     let mut rows = Vec::new();
     let mut missed = 0;
@@ -162,7 +185,10 @@ fn table(peers: bool) -> Result<(), Box<dyn Error>> {
         let (noise, _) = programs.compare(work, &second_raw, &raw)?;
         let verdict = if cpu.median <= work.ceiling { "" } else { "  above" };
         missed += usize::from(cpu.median > work.ceiling);
-        println!("{:36} {cpu:22} {:7.2} {noise:22} {:9.2}{verdict}", work.name, work.ceiling, p99.median);
+        println!(
+            "{:36} {cpu:22} {:7.2} {noise:22} {:9.2}{verdict}",
+            work.name, work.ceiling, p99.median
+        );
         let mut servers = json!({ "ikisocket": cpu.to_json() });
         for (name, other) in &others {
             let ratio = match programs.compare(work, other, &raw) {
@@ -179,8 +205,16 @@ fn table(peers: bool) -> Result<(), Box<dyn Error>> {
             "work": work.name, "at_most": work.ceiling, "servers": servers, "noise": noise.to_json(), "p99": p99.to_json(),
         }));
     }
-    fs::write(FIGURES, serde_json::to_string_pretty(&json!({ "machine": server::machine(), "rows": rows }))? + "\n")?;
-    println!("\n{} of {} within their ceilings; figures in {FIGURES}", WORKS.len() - missed, WORKS.len());
+    fs::write(
+        FIGURES,
+        serde_json::to_string_pretty(&json!({ "machine": server::machine(), "rows": rows }))?
+            + "\n",
+    )?;
+    println!(
+        "\n{} of {} within their ceilings; figures in {FIGURES}",
+        WORKS.len() - missed,
+        WORKS.len()
+    );
     Ok(())
 }
 
@@ -236,28 +270,53 @@ impl Programs {
         }
         // Benches lie in target/release/deps, examples beside that.
         let this = std::env::current_exe()?;
-        let examples = this.ancestors().nth(2).ok_or("this program lies in no target directory")?.join("examples");
+        let examples = this
+            .ancestors()
+            .nth(2)
+            .ok_or("this program lies in no target directory")?
+            .join("examples");
         Ok(Self { this, echo: examples.join("echo"), load: examples.join("load") })
     }
 
-    /// Runs one work against two servers in turn; the ratios of the servers' CPU for each message, and of the 99th percentiles.
-    fn compare(&self, work: &Work, a: &Running, b: &Running) -> Result<(Ratio, Ratio), Box<dyn Error>> {
+    /// Runs one work against two servers in turn; the ratios of the servers' CPU for each message,
+    /// and of the 99th percentiles.
+    fn compare(
+        &self,
+        work: &Work,
+        a: &Running,
+        b: &Running,
+    ) -> Result<(Ratio, Ratio), Box<dyn Error>> {
         let figures = self.figures(work.load, a, b)?;
         let ratio = |name: &str| Ratio::read(&figures["comparison"][name]);
-        let cpu = ratio("server_cpu_each").ok_or("the load tool gave no ratio of the servers' CPU")?;
+        let cpu =
+            ratio("server_cpu_each").ok_or("the load tool gave no ratio of the servers' CPU")?;
         Ok((cpu, ratio("p99").unwrap_or(Ratio { median: f64::NAN, low: f64::NAN, high: f64::NAN })))
     }
 
-    /// What the load tool says of two servers in turn; `load` is its scenario, the servers' path and the options.
+    /// What the load tool says of two servers in turn; `load` is its scenario, the servers' path
+    /// and the options.
     fn figures(&self, load: &[&str], a: &Running, b: &Running) -> Result<Value, Box<dyn Error>> {
-        let [scenario, path, options @ ..] = load else { unreachable!("every work has a scenario and a path") };
+        let [scenario, path, options @ ..] = load else {
+            unreachable!("every work has a scenario and a path")
+        };
         let mut load = pinned(CORES[1], &self.load);
-        load.args([*scenario, &a.url(path), "--pid", &a.pid(), "--against", &b.url(path), "--against-pid", &b.pid()]);
-        load.args(["--slices=40", "--slice=0.15", "--warm-up=0.3", "--spin", "--json=-"]).args(options);
+        load.args([
+            *scenario,
+            &a.url(path),
+            "--pid",
+            &a.pid(),
+            "--against",
+            &b.url(path),
+            "--against-pid",
+            &b.pid(),
+        ]);
+        load.args(["--slices=40", "--slice=0.15", "--warm-up=0.3", "--spin", "--json=-"])
+            .args(options);
         read(load)
     }
 
-    /// What the load tool says of a server that holds connections, each of which has had `messages` and their echoes.
+    /// What the load tool says of a server that holds connections, each of which has had `messages`
+    /// and their echoes.
     fn held(
         &self,
         server: &Running,
@@ -267,7 +326,8 @@ impl Programs {
     ) -> Result<Value, Box<dyn Error>> {
         let several = [format!("--connections={connections}"), format!("--messages={messages}")];
         let several = several.each_ref().map(String::as_str);
-        let fixed = ["idle", &server.url("/echo"), "--pid", &server.pid(), "--duration=0.5", "--json=-"];
+        let fixed =
+            ["idle", &server.url("/echo"), "--pid", &server.pid(), "--duration=0.5", "--json=-"];
         self.load(&fixed, &[&several, options].concat())
     }
 
@@ -282,7 +342,8 @@ impl Programs {
 /// Runs the load tool and reads its figures.
 fn read(mut load: Command) -> Result<Value, Box<dyn Error>> {
     let Output { status, stdout, stderr } = load.stdin(Stdio::null()).output()?;
-    let figures = serde_json::from_slice(&stdout)
-        .map_err(|_| format!("the load tool ended with {status}: {}", String::from_utf8_lossy(&stderr).trim()))?;
+    let figures = serde_json::from_slice(&stdout).map_err(|_| {
+        format!("the load tool ended with {status}: {}", String::from_utf8_lossy(&stderr).trim())
+    })?;
     Ok(figures)
 }

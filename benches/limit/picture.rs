@@ -15,14 +15,18 @@ pub fn draw(figures: &Value) -> String {
     let mut body = String::new();
     let mut y = 58.0;
     for row in figures["rows"].as_array().into_iter().flatten() {
-        let servers: Vec<(&String, &Value)> = row["servers"].as_object().into_iter().flatten().collect();
+        let servers: Vec<(&String, &Value)> =
+            row["servers"].as_object().into_iter().flatten().collect();
         let name = row["work"].as_str().unwrap_or_default();
         body += &text(12.0, y + BAR - 2.0, "work", name);
         let mut servers = servers;
         servers.sort_by(|a, b| median(a.1).total_cmp(&median(b.1)));
         for (server, ratio) in servers {
-            let (median, low, high) =
-                (median(ratio), ratio["low"].as_f64().unwrap_or(1.0), ratio["high"].as_f64().unwrap_or(1.0));
+            let (median, low, high) = (
+                median(ratio),
+                ratio["low"].as_f64().unwrap_or(1.0),
+                ratio["high"].as_f64().unwrap_or(1.0),
+            );
             let class = if server == "ikisocket" { "ours" } else { "other" };
             let (from, to) = (x(1.0).min(x(median)), x(1.0).max(x(median)));
             body += &format!(
@@ -31,8 +35,17 @@ pub fn draw(figures: &Value) -> String {
                 BAR - 3.0
             );
             let middle = y + (BAR - 3.0) / 2.0;
-            body += &format!("<path class='interval' d='M{:.1} {middle:.1}H{:.1}'/>\n", x(low), x(high));
-            body += &text(x(high.max(1.0)) + 6.0, y + BAR - 4.0, class, &format!("{median:.2} {server}"));
+            body += &format!(
+                "<path class='interval' d='M{:.1} {middle:.1}H{:.1}'/>\n",
+                x(low),
+                x(high)
+            );
+            body += &text(
+                x(high.max(1.0)) + 6.0,
+                y + BAR - 4.0,
+                class,
+                &format!("{median:.2} {server}"),
+            );
             y += BAR;
         }
         y += GAP;
@@ -44,7 +57,12 @@ pub fn draw(figures: &Value) -> String {
         grid += &format!("<path class='{class}' d='M{0:.1} 46V{1:.1}'/>\n", x(ratio), y);
         grid += &text(x(ratio) - 8.0, 40.0, "axis", &format!("{ratio}"));
     }
-    let title = text(12.0, 20.0, "title", "Server CPU for each message, relative to the limit (1): shorter is better");
+    let title = text(
+        12.0,
+        20.0,
+        "title",
+        "Server CPU for each message, relative to the limit (1): shorter is better",
+    );
     let foot = text(12.0, height - 8.0, "axis", figures["machine"].as_str().unwrap_or_default());
     format!(
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height:.0}' font-family='system-ui, sans-serif' font-size='11'>\n\

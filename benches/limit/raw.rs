@@ -1,6 +1,7 @@
-//! raw: what one thread can do at most, to be measured against. It makes the system calls that no server can do without, one recv and
-//! one send for each readable socket, finds where frames end and turns their headers round; it unmasks nothing, checks nothing and tells
-//! nobody. It understands clients that behave, and only those: it is a yardstick, not a server.
+//! raw: what one thread can do at most, to be measured against. It makes the system calls that no
+//! server can do without, one recv and one send for each readable socket, finds where frames end
+//! and turns their headers round; it unmasks nothing, checks nothing and tells nobody. It
+//! understands clients that behave, and only those: it is a yardstick, not a server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -49,8 +50,11 @@ impl Peer {
 
     fn upgrade(&mut self, head: &[u8]) -> io::Result<()> {
         let head = std::str::from_utf8(head).map_err(|_| ErrorKind::InvalidData)?;
-        let header = |line: &str| line.get(..18).is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-key:"));
-        let key = head.lines().find(|line| header(line)).ok_or(ErrorKind::InvalidData)?[18..].trim();
+        let header = |line: &str| {
+            line.get(..18).is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-key:"))
+        };
+        let key =
+            head.lines().find(|line| header(line)).ok_or(ErrorKind::InvalidData)?[18..].trim();
         let key = Key::parse(key).map_err(|_| ErrorKind::InvalidData)?;
         self.stage = if head.starts_with("GET /bcast ") { Stage::Broadcast } else { Stage::Echo };
         let mut response = Vec::new();
@@ -82,7 +86,12 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
                         Token(slot.key()),
                         Interest::READABLE | Interest::WRITABLE,
                     )?;
-                    slot.insert(Peer { stream, stage: Stage::Upgrading, partial: Vec::new(), unsent: Vec::new() });
+                    slot.insert(Peer {
+                        stream,
+                        stage: Stage::Upgrading,
+                        partial: Vec::new(),
+                        unsent: Vec::new(),
+                    });
                 }
                 continue;
             }
@@ -113,7 +122,12 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
 }
 
 /// One recv, and what it brought; whether there may be more to read.
-fn turn(peer: &mut Peer, input: &mut Vec<u8>, replies: &mut Vec<u8>, for_all: &mut Vec<u8>) -> io::Result<bool> {
+fn turn(
+    peer: &mut Peer,
+    input: &mut Vec<u8>,
+    replies: &mut Vec<u8>,
+    for_all: &mut Vec<u8>,
+) -> io::Result<bool> {
     let kept = peer.partial.len();
     if input.len() < kept + BUFFER / 2 {
         input.resize(kept + BUFFER, 0);
@@ -147,7 +161,8 @@ fn turn(peer: &mut Peer, input: &mut Vec<u8>, replies: &mut Vec<u8>, for_all: &m
     Ok(all)
 }
 
-/// Turns every whole frame from a client into one from a server, its payload untouched; returns how much was used.
+/// Turns every whole frame from a client into one from a server, its payload untouched; returns how
+/// much was used.
 fn turn_round(received: &[u8], replies: &mut Vec<u8>) -> usize {
     let mut used = 0;
     while let [first, second, rest @ ..] = &received[used..] {

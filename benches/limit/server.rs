@@ -15,16 +15,22 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `program` on the servers' core, with `arguments` and an address on which it finds a port.
+    /// Starts `program` on the servers' core, with `arguments` and an address on which it finds a
+    /// port.
     pub fn start(program: &Path, arguments: &[String]) -> Result<Self, Box<dyn Error>> {
         let mut command = pinned(CORES[0], program);
         command.args(arguments).arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut process = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let mut process = command
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
         let mut line = String::new();
         if let Some(output) = process.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        let running = Self { process, address: line.trim().rsplit(' ').next().unwrap_or_default().to_owned() };
+        let running = Self {
+            process,
+            address: line.trim().rsplit(' ').next().unwrap_or_default().to_owned(),
+        };
         if running.address.is_empty() {
             return Err(format!("{} did not say where it listens", program.display()).into());
         }
@@ -78,7 +84,8 @@ impl Drop for Running {
     }
 }
 
-/// A command that runs on one core only. `taskset` becomes the program it starts, so that the process has the same id.
+/// A command that runs on one core only. `taskset` becomes the program it starts, so that the
+/// process has the same id.
 pub fn pinned(core: &str, program: &Path) -> Command {
     let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if !several || !Path::new("/usr/bin/taskset").exists() {
@@ -104,14 +111,21 @@ pub fn peers() -> Result<Vec<Peer>, Box<dyn Error>> {
     for name in ["fastwebsockets", "sockudo-ws", "tokio-websockets", "ws-rs", "tokio-tungstenite"] {
         let program = built.join(name);
         if !program.exists() {
-            return Err("build them first: cargo build --release --manifest-path benches/peers/Cargo.toml".into());
+            return Err(
+                "build them first: cargo build --release --manifest-path benches/peers/Cargo.toml"
+                    .into(),
+            );
         }
         peers.push(Peer { name: name.to_owned(), program, arguments: Vec::new() });
     }
     let node = Path::new("benches/peers/node");
     if node.join("node_modules/ws").exists() {
         let arguments = vec!["node".to_owned(), node.join("server.js").display().to_string()];
-        peers.push(Peer { name: "ws (Node)".to_owned(), program: "/usr/bin/env".into(), arguments });
+        peers.push(Peer {
+            name: "ws (Node)".to_owned(),
+            program: "/usr/bin/env".into(),
+            arguments,
+        });
     } else {
         println!("ws (Node) is left out: npm install --prefix {}", node.display());
     }

@@ -1,4 +1,5 @@
-//! Compression: what a message costs at each level, and what it saves; what decompressing it costs, with a buffer of its own and without.
+//! Compression: what a message costs at each level, and what it saves; what decompressing it costs,
+//! with a buffer of its own and without.
 
 use std::hint::black_box;
 
@@ -7,7 +8,8 @@ use ikisocket::protocol::{Deflater, Inflater};
 
 const SIZES: [usize; 3] = [200, 1024, 16 * 1024];
 const LEVELS: [u8; 4] = [1, 2, 3, 6];
-/// Messages that are sent one after the other, so that none comes again while a compressor remembers it.
+/// Messages that are sent one after the other, so that none comes again while a compressor
+/// remembers it.
 const MESSAGES: usize = 700;
 const WINDOW_BITS: u8 = 15;
 const LIMIT: usize = 1024 * 1024;
@@ -20,12 +22,17 @@ pub fn all(criterion: &mut Criterion) {
             group.throughput(Throughput::Bytes(size as u64));
             for level in LEVELS {
                 let mut deflater = Deflater::new(level, WINDOW_BITS);
-                let compressed: usize =
-                    messages.iter().map(|message| deflated(&mut deflater, message, keep).len()).sum();
+                let compressed: usize = messages
+                    .iter()
+                    .map(|message| deflated(&mut deflater, message, keep).len())
+                    .sum();
                 let saved = 100 - 100 * compressed / (size * messages.len());
                 let (mut next, mut out) = (messages.iter().cycle(), Vec::new());
                 group.bench_function(
-                    BenchmarkId::new(format!("{size} B, level {level}"), format!("{saved} % saved")),
+                    BenchmarkId::new(
+                        format!("{size} B, level {level}"),
+                        format!("{saved} % saved"),
+                    ),
                     |b| {
                         b.iter(|| {
                             out.clear();
@@ -40,7 +47,8 @@ pub fn all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inflate alone");
     for size in SIZES {
         let mut deflater = Deflater::new(1, WINDOW_BITS);
-        let messages: Vec<_> = quotes(size).iter().map(|message| deflated(&mut deflater, message, false)).collect();
+        let messages: Vec<_> =
+            quotes(size).iter().map(|message| deflated(&mut deflater, message, false)).collect();
         group.throughput(Throughput::Bytes(size as u64));
         for reuses in [false, true] {
             let (mut inflater, mut next) = (Inflater::new(WINDOW_BITS), messages.iter().cycle());
@@ -54,7 +62,9 @@ pub fn all(criterion: &mut Criterion) {
                         out = Vec::new();
                     }
                     inflater.reset();
-                    inflater.inflate(next.next().expect("a cycle"), LIMIT, &mut out).expect("a good stream");
+                    inflater
+                        .inflate(next.next().expect("a cycle"), LIMIT, &mut out)
+                        .expect("a good stream");
                     black_box(&out);
                 });
             });
@@ -75,7 +85,9 @@ fn quotes(size: usize) -> Vec<Vec<u8>> {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((u64::from(seed) * u64::from(end)) >> 32) as u32
     };
-    let symbols = ["AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL", "TSLA"];
+    let symbols = [
+        "AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL", "TSLA",
+    ];
     let mut message = || {
         let mut message = "[".to_owned();
         while message.len() < size {

@@ -3,8 +3,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ikisocket::http::{
-    DeflateParams, HeadLimits, HeadScanner, ParamNames, Refusal, Request, Routes, Scan, agree_on_deflate, check,
-    choose_subprotocol, origin_allowed, write_switching_protocols,
+    DeflateParams, HeadLimits, HeadScanner, ParamNames, Refusal, Request, Routes, Scan,
+    agree_on_deflate, check, choose_subprotocol, origin_allowed, write_switching_protocols,
 };
 use std::hint::black_box;
 
@@ -37,7 +37,10 @@ pub fn all(criterion: &mut Criterion) {
     ] {
         let request = Request::parse(&head, &HeadLimits::default()).unwrap();
         group.bench_function(BenchmarkId::from_parameter(name), |b| {
-            b.iter(|| black_box(&request).query("token").is_some() | black_box(&request).cookie("sid").is_some());
+            b.iter(|| {
+                black_box(&request).query("token").is_some()
+                    | black_box(&request).cookie("sid").is_some()
+            });
         });
     }
     group.finish();
@@ -46,14 +49,18 @@ pub fn all(criterion: &mut Criterion) {
 /// All steps of the handshake, as a server takes them.
 fn answer(head: &[u8], routes: &Routes<()>, names: &ParamNames) -> Result<Vec<u8>, Refusal> {
     let limits = HeadLimits::default();
-    let Scan::Complete(len) = HeadScanner::default().scan(head, &limits)? else { return Ok(Vec::new()) };
+    let Scan::Complete(len) = HeadScanner::default().scan(head, &limits)? else {
+        return Ok(Vec::new());
+    };
     let mut request = Request::parse(&head[..len], &limits)?;
     let (_, values) = routes.find(request.path()).ok_or(Refusal::NotFound)?;
     request.set_params(names, &values);
     let key = check(&request)?;
     let _ = origin_allowed(&request, &["https://example.org"]);
-    let subprotocol = choose_subprotocol(&request, &SUBPROTOCOLS).map(|chosen| SUBPROTOCOLS[chosen]);
-    let extensions = agree_on_deflate(&request, &DeflateParams::default()).map(|(_, answer)| answer);
+    let subprotocol =
+        choose_subprotocol(&request, &SUBPROTOCOLS).map(|chosen| SUBPROTOCOLS[chosen]);
+    let extensions =
+        agree_on_deflate(&request, &DeflateParams::default()).map(|(_, answer)| answer);
     let mut out = Vec::new();
     write_switching_protocols(&key, subprotocol, extensions.as_deref(), &mut out);
     Ok(out)
@@ -69,7 +76,10 @@ fn heads() -> Vec<(&'static str, Vec<u8>)> {
         ("the shortest", upgrade("/ws", "")),
         ("a browser's", upgrade("/ws?room=1", browser)),
         ("4000 headers", upgrade("/ws", &"a:\r\n".repeat(4000))),
-        ("95 long headers", upgrade("/ws", &format!("X-Header: {}\r\n", "v".repeat(155)).repeat(95))),
+        (
+            "95 long headers",
+            upgrade("/ws", &format!("X-Header: {}\r\n", "v".repeat(155)).repeat(95)),
+        ),
         ("one long header", full("/ws", "v", "X")),
         ("empty lines before it", [b"\r\n".repeat(8000), upgrade("/ws", "")].concat()),
         ("Connection: ,,,", full("/ws", ",", "Connection")),
@@ -77,7 +87,10 @@ fn heads() -> Vec<(&'static str, Vec<u8>)> {
         ("Content-Length: 0,0,0", full("/ws", "0,", "Content-Length")),
         ("Sec-WebSocket-Protocol: v9,v9", full("/ws", "v9,", "Sec-WebSocket-Protocol")),
         ("Sec-WebSocket-Extensions: a,a", full("/ws", "a,", "Sec-WebSocket-Extensions")),
-        ("Sec-WebSocket-Extensions of permessage-deflate", full("/ws", many_offers, "Sec-WebSocket-Extensions")),
+        (
+            "Sec-WebSocket-Extensions of permessage-deflate",
+            full("/ws", many_offers, "Sec-WebSocket-Extensions"),
+        ),
         ("/%41%41", full("/ws/", "%41", "")),
         ("/%2F%2F", full("/ws/", "%2F", "")),
         ("/%C3%A9%C3%A9", full("/ws/", "%C3%A9", "")),

@@ -1,11 +1,14 @@
-//! A chat: the Go library's own example, message for message, and a web page at `/` for the same room.
+//! A chat: the Go library's own example, message for message, and a web page at `/` for the same
+//! room.
 //!
 //! `cargo run --example chat [ADDR]`, then open <http://127.0.0.1:3000> in two tabs.
 //!
-//! A plain client connects to `/ws/<name>`. It gets `Hello user: …` and, of everybody who comes later, `New user connected: …`; it sends
-//! `{"from","to","event","data"}` and whoever is called `to` gets these very bytes. `from` is what the sender claims.
+//! A plain client connects to `/ws/<name>`. It gets `Hello user: …` and, of everybody who comes
+//! later, `New user connected: …`; it sends `{"from","to","event","data"}` and whoever is called
+//! `to` gets these very bytes. `from` is what the sender claims.
 //!
-//! A client that asks for the subprotocol `chat-page` gets the same two lines (the page skips them: they are no JSON) and beside them:
+//! A client that asks for the subprotocol `chat-page` gets the same two lines (the page skips them:
+//! they are no JSON) and beside them:
 //!
 //! | from the server | meaning |
 //! |---|---|
@@ -14,10 +17,12 @@
 //! | `{"from","to","event","data"}` | a message to you, or your own come back because it was delivered. Here `from` is true: the server says it |
 //! | `{"undelivered": name}` | your message did not reach this name: most often because nobody has it |
 //!
-//! It sends `{"to","data"}`. An empty `to` is everybody (nobody's name is empty): pages see it as it is, a plain client gets an ordinary message
-//! with its own name in `to`, so it never meets anything that the Go example could not have sent.
+//! It sends `{"to","data"}`. An empty `to` is everybody (nobody's name is empty): pages see it as
+//! it is, a plain client gets an ordinary message with its own name in `to`, so it never meets
+//! anything that the Go example could not have sent.
 //!
-//! Who comes under a name that is taken has it from then on. A plain client that lost its name stays, as in Go; a page is closed with 4000.
+//! Who comes under a name that is taken has it from then on. A plain client that lost its name
+//! stays, as in Go; a page is closed with 4000.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -89,7 +94,9 @@ fn join(chat: &mut Chat, kws: &mut Socket<'_, Chat>) {
         let here: Vec<_> = chat.clients.keys().collect();
         kws.emit(json!({ "you": id, "here": here }).to_string());
     }
-    let Some(before) = before else { return tell_pages(&mut kws.sockets(), &json!({ "joined": id }).to_string()) };
+    let Some(before) = before else {
+        return tell_pages(&mut kws.sockets(), &json!({ "joined": id }).to_string());
+    };
     if let Some(mut before) = kws.sockets().get(before)
         && is_page(&before)
     {
@@ -180,7 +187,8 @@ fn say(line: String) {
     println!("{}", line.replace(char::is_control, "\u{FFFD}"));
 }
 
-/// The page, with scripts and styles that only it can contain: whatever a message smuggles in has not the nonce.
+/// The page, with scripts and styles that only it can contain: whatever a message smuggles in has
+/// not the nonce.
 fn page() -> Result<Response, HeaderError> {
     let nonce = Uuid::new_v4().simple();
     let policy = format!(

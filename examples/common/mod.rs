@@ -36,7 +36,10 @@ pub fn spin_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn E
     turn_until_interrupted(server, Duration::ZERO)
 }
 
-fn turn_until_interrupted<S>(server: &mut Server<S>, timeout: Duration) -> Result<(), Box<dyn Error>> {
+fn turn_until_interrupted<S>(
+    server: &mut Server<S>,
+    timeout: Duration,
+) -> Result<(), Box<dyn Error>> {
     let interrupted = interrupt_flag()?;
     let mut stopping = false;
     while !server.is_finished() {

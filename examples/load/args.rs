@@ -74,7 +74,13 @@ impl ScenarioName {
     }
 
     fn can_compare(self) -> bool {
-        matches!(self, ScenarioName::Echo | ScenarioName::Broadcast | ScenarioName::Connect | ScenarioName::Churn)
+        matches!(
+            self,
+            ScenarioName::Echo
+                | ScenarioName::Broadcast
+                | ScenarioName::Connect
+                | ScenarioName::Churn
+        )
     }
 
     /// Whether an option means something here.
@@ -90,7 +96,9 @@ impl ScenarioName {
             "verify" | "binary" | "text" | "size" => self != Connect,
             "duration" => self != Search,
             "warm-up" => !matches!(self, Search | Idle),
-            "against" | "against-pid" | "against-plain" | "slices" | "slice" | "at-most" => self.can_compare(),
+            "against" | "against-pid" | "against-plain" | "slices" | "slice" | "at-most" => {
+                self.can_compare()
+            }
             _ => true,
         }
     }
@@ -208,10 +216,12 @@ where
     let (mut pid, mut against, mut against_pid, mut at_most) = (None, None, None, None);
     let (mut slices, mut slice, mut duration) = (None, Duration::from_millis(250), None);
     let (mut connections, mut ramp_up, mut threads) = (None, None, 1);
-    let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) = (None, None, 1, 1, None);
+    let (mut in_flight, mut rate, mut publishers, mut at_once, mut messages) =
+        (None, None, 1, 1, None);
     let (mut p99, mut step, mut warm_up) =
         (Duration::from_millis(1), Duration::from_secs(1), Duration::from_millis(500));
-    let (mut text, mut sizes, mut verify, mut spin, mut against_plain) = (false, None, false, false, false);
+    let (mut text, mut sizes, mut verify, mut spin, mut against_plain) =
+        (false, None, false, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
     let mut seen: Vec<String> = Vec::new();
@@ -223,7 +233,9 @@ where
                 continue;
             }
             Short('h') => return Ok(help_wanted(words, parser)),
-            Short(letter) => return Err(usage(format!("there is no option -{letter}; see --help"))),
+            Short(letter) => {
+                return Err(usage(format!("there is no option -{letter}; see --help")));
+            }
             Long("help") => return Ok(help_wanted(words, parser)),
             Long(option) => option.to_owned(),
         };
@@ -332,14 +344,21 @@ fn help_wanted(mut words: Vec<String>, mut parser: lexopt::Parser) -> Command {
 /// Refuses options that a scenario would ignore: the report would claim what was not done.
 fn check_options(scenario: ScenarioName, seen: &[String]) -> Result<(), ArgsError> {
     // These change nothing where they mean nothing, and --against is refused with its own reason.
-    const HARMLESS: [&str; 8] = ["warm-up", "duration", "size", "text", "binary", "threads", "slices", "slice"];
+    const HARMLESS: [&str; 8] =
+        ["warm-up", "duration", "size", "text", "binary", "threads", "slices", "slice"];
     for option in seen {
         let is_compared = option.starts_with("against") || option == "at-most";
         if !scenario.has(option) && !is_compared && !HARMLESS.contains(&option.as_str()) {
-            let others: Vec<&str> =
-                ScenarioName::ALL.into_iter().filter(|other| other.has(option)).map(ScenarioName::as_str).collect();
+            let others: Vec<&str> = ScenarioName::ALL
+                .into_iter()
+                .filter(|other| other.has(option))
+                .map(ScenarioName::as_str)
+                .collect();
             let name = scenario.as_str();
-            return Err(usage(format!("{name} has no --{option}; these have: {}", others.join(", "))));
+            return Err(usage(format!(
+                "{name} has no --{option}; these have: {}",
+                others.join(", ")
+            )));
         }
     }
     Ok(())
@@ -366,7 +385,9 @@ fn check(options: &Options) -> Result<(), ArgsError> {
         }
     } else {
         if !scenario.can_compare() {
-            return Err(usage(format!("{name} cannot be used with --against: echo, broadcast, connect and churn can")));
+            return Err(usage(format!(
+                "{name} cannot be used with --against: echo, broadcast, connect and churn can"
+            )));
         }
         if options.slices % 2 == 1 {
             return Err(usage("--slices must be even: they come in pairs"));
@@ -377,15 +398,22 @@ fn check(options: &Options) -> Result<(), ArgsError> {
             )));
         }
         if options.slice < SHORTEST_SLICE || options.slice * options.slices as u32 > MAX_DURATION {
-            return Err(usage("--slice must be at least 10 ms, and all slices together no longer than 10 minutes"));
+            return Err(usage(
+                "--slice must be at least 10 ms, and all slices together no longer than 10 minutes",
+            ));
         }
         if options.at_most.is_some() && options.pid.is_some() != options.against_pid.is_some() {
-            return Err(usage("--at-most compares CPU time with both --pid and --against-pid, or time with neither"));
+            return Err(usage(
+                "--at-most compares CPU time with both --pid and --against-pid, or time with neither",
+            ));
         }
     }
-    for (option, duration) in
-        [("duration", options.duration), ("warm-up", options.warm_up), ("step", options.step), ("p99", options.p99)]
-    {
+    for (option, duration) in [
+        ("duration", options.duration),
+        ("warm-up", options.warm_up),
+        ("step", options.step),
+        ("p99", options.p99),
+    ] {
         if duration > MAX_DURATION {
             return Err(usage(format!("--{option}: at most {} s", MAX_DURATION.as_secs())));
         }
@@ -402,7 +430,9 @@ fn check(options: &Options) -> Result<(), ArgsError> {
         }
         if *options.shape.sizes.start() < crate::scenario::STAMP_LEN {
             let least = crate::scenario::STAMP_LEN;
-            return Err(usage(format!("{name} needs --size of at least {least}: each message carries its number")));
+            return Err(usage(format!(
+                "{name} needs --size of at least {least}: each message carries its number"
+            )));
         }
         if options.publishers > options.connections {
             return Err(usage("--publishers: no more than connections"));
@@ -437,18 +467,28 @@ impl Given {
         self.text.parse().map_err(|_| self.wrong())
     }
 
-    fn within<V: FromStr + PartialOrd + fmt::Display>(&self, range: RangeInclusive<V>) -> Result<V, ArgsError> {
+    fn within<V: FromStr + PartialOrd + fmt::Display>(
+        &self,
+        range: RangeInclusive<V>,
+    ) -> Result<V, ArgsError> {
         let value = self.parse()?;
         if range.contains(&value) {
             return Ok(value);
         }
-        Err(usage(format!("--{} {}: it can be {} to {}", self.option, value, range.start(), range.end())))
+        Err(usage(format!(
+            "--{} {}: it can be {} to {}",
+            self.option,
+            value,
+            range.start(),
+            range.end()
+        )))
     }
 
     /// Seconds, or with a unit: `10`, `0.25`, `10s`, `250ms`, `500us`.
     fn duration(&self) -> Result<Duration, ArgsError> {
         let text = self.text.trim();
-        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+        let (number, unit) =
+            text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
         let scale = match unit {
             "" | "s" => 1.0,
             "ms" => 1e-3,
@@ -468,7 +508,8 @@ impl Given {
                 Some(number) => (number, if lower.contains('k') { 1024 } else { 1024 * 1024 }),
                 None => (lower.as_str(), 1),
             };
-            let size = number.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(scale));
+            let size =
+                number.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(scale));
             size.ok_or_else(|| self.wrong())
         };
         let (low, high) = self.text.split_once('-').unwrap_or((&self.text, &self.text));
@@ -594,7 +635,8 @@ pub fn help(scenario: Option<ScenarioName>) -> String {
             2 => (heading, is_wanted) = (Some(line), false),
             4 => {
                 // `--binary, --text` are two of the same kind.
-                let option = text.trim_start_matches('-').split([' ', ',']).next().unwrap_or_default();
+                let option =
+                    text.trim_start_matches('-').split([' ', ',']).next().unwrap_or_default();
                 is_wanted = scenario.has(option);
             }
             0 => is_wanted = true,
@@ -627,14 +669,19 @@ mod tests {
     fn defaults_are_those_of_the_help() {
         let options = options("echo ws://localhost:1/").unwrap();
         assert_eq!((options.connections, options.threads, options.slices), (100, 1, 40));
-        assert_eq!((options.duration, options.slice), (Duration::from_secs(10), Duration::from_millis(250)));
+        assert_eq!(
+            (options.duration, options.slice),
+            (Duration::from_secs(10), Duration::from_millis(250))
+        );
         assert_eq!((options.shape.sizes, options.shape.text), (20..=20, false));
     }
 
     #[test]
     fn times_and_sizes_have_units() {
-        let options =
-            options("search ws://l/ --duration 1.5 --warm-up=250ms --p99 500us --size 1k-2KiB --rate 1e3").unwrap();
+        let options = options(
+            "search ws://l/ --duration 1.5 --warm-up=250ms --p99 500us --size 1k-2KiB --rate 1e3",
+        )
+        .unwrap();
         assert_eq!(options.duration, Duration::from_millis(1500));
         assert_eq!(options.warm_up, Duration::from_millis(250));
         assert_eq!(options.p99, Duration::from_micros(500));
@@ -700,8 +747,15 @@ mod tests {
             assert_eq!(wanted(line), scenario, "{line}");
         }
         let idle = help(Some(ScenarioName::Idle));
-        assert!(idle.contains("--pid PID") && idle.contains("--messages N") && idle.contains("EXIT STATUS"), "{idle}");
-        for other in ["--rate", "--slices", "Comparing two servers", "--publishers", "fifth of its work\n\n"] {
+        assert!(
+            idle.contains("--pid PID")
+                && idle.contains("--messages N")
+                && idle.contains("EXIT STATUS"),
+            "{idle}"
+        );
+        for other in
+            ["--rate", "--slices", "Comparing two servers", "--publishers", "fifth of its work\n\n"]
+        {
             assert!(!idle.contains(other), "{other}: {idle}");
         }
         assert!(help(Some(ScenarioName::Search)).contains("how long each rate is tried"));
@@ -711,9 +765,16 @@ mod tests {
     #[test]
     fn every_option_is_in_the_help() {
         let source = include_str!("args.rs");
-        let options = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
-        let is_option = |name: &&str| name.len() > 3 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-        let names: Vec<&str> = options.map(|(name, _)| name).filter(is_option).filter(|&name| name != "help").collect();
+        let options =
+            source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
+        let is_option = |name: &&str| {
+            name.len() > 3 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+        };
+        let names: Vec<&str> = options
+            .map(|(name, _)| name)
+            .filter(is_option)
+            .filter(|&name| name != "help")
+            .collect();
         assert!(names.len() > 20, "{names:?}");
         for name in names.into_iter().filter(|&name| name != "help" && name != "min") {
             assert!(HELP.contains(&format!("--{name}")), "--{name}");

@@ -1,4 +1,5 @@
-//! Time as one number: nanoseconds since the program began. One reading costs about 25 ns, so one is taken for each `recv`.
+//! Time as one number: nanoseconds since the program began. One reading costs about 25 ns, so one
+//! is taken for each `recv`.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

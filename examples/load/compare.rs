@@ -1,4 +1,5 @@
-//! Two servers side by side: the ratio of what each pair of slices measured, its median, and how sure that is.
+//! Two servers side by side: the ratio of what each pair of slices measured, its median, and how
+//! sure that is.
 
 use crate::clock::Nanos;
 use crate::latency::MIN_FOR_P99;
@@ -36,7 +37,8 @@ impl Figures {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ratio {
     pub median: f64,
-    /// The median of many such pairs lies in here with a confidence of at least 95 %; unknown with fewer than six pairs.
+    /// The median of many such pairs lies in here with a confidence of at least 95 %; unknown with
+    /// fewer than six pairs.
     pub interval: Option<(f64, f64)>,
     /// In the order in which they were measured.
     pub pairs: Vec<f64>,
@@ -44,7 +46,10 @@ pub struct Ratio {
 
 impl Ratio {
     /// `None` if a figure was not measured in some slice.
-    pub fn of(pairs: &[(Figures, Figures)], figure: impl Fn(&Figures) -> Option<f64>) -> Option<Ratio> {
+    pub fn of(
+        pairs: &[(Figures, Figures)],
+        figure: impl Fn(&Figures) -> Option<f64>,
+    ) -> Option<Ratio> {
         let ratio = |(a, b): &(Figures, Figures)| {
             let ratio = figure(a)? / figure(b)?;
             ratio.is_finite().then_some(ratio)
@@ -58,19 +63,22 @@ impl Ratio {
             odd if odd % 2 == 1 => sorted[middle],
             _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
         };
-        let interval = outer_ranks(sorted.len()).map(|rank| (sorted[rank], sorted[sorted.len() - 1 - rank]));
+        let interval =
+            outer_ranks(sorted.len()).map(|rank| (sorted[rank], sorted[sorted.len() - 1 - rank]));
         Some(Ratio { median, interval, pairs })
     }
 
-    /// Whether the ratio is above the limit, not just by chance. Too few pairs to say so do not excuse it.
+    /// Whether the ratio is above the limit, not just by chance. Too few pairs to say so do not
+    /// excuse it.
     pub fn is_above(&self, limit: f64) -> bool {
         self.interval.is_none_or(|(low, _)| low > limit)
     }
 }
 
-/// The sign test's interval for the median of `n` values, whatever their distribution: from the value of this rank (counted
-/// from 0) to the one as far from the other end. Each value lies above the true median with probability 1/2, so the chance
-/// that the interval misses it is that of too few heads in `n` coins, twice.
+/// The sign test's interval for the median of `n` values, whatever their distribution: from the
+/// value of this rank (counted from 0) to the one as far from the other end. Each value lies above
+/// the true median with probability 1/2, so the chance that the interval misses it is that of too
+/// few heads in `n` coins, twice.
 fn outer_ranks(n: usize) -> Option<usize> {
     let mut probability = 0.5f64.powi(n as i32); // of exactly `rank` heads
     let mut at_most = 0.0;
@@ -103,7 +111,8 @@ impl Comparison {
     pub fn new(pairs: &[(Figures, Figures)], at_most: Option<f64>, limits_cpu: bool) -> Comparison {
         let per_second = |figures: &Figures| (figures.finished > 0).then_some(figures.per_second);
         let p50 = |figures: &Figures| (figures.samples > 0).then_some(figures.p50 as f64);
-        let p99 = |figures: &Figures| (figures.samples >= MIN_FOR_P99).then_some(figures.p99 as f64);
+        let p99 =
+            |figures: &Figures| (figures.samples >= MIN_FOR_P99).then_some(figures.p99 as f64);
         Comparison {
             throughput: Ratio::of(pairs, per_second),
             time_each: Ratio::of(pairs, |figures| Some(1.0 / per_second(figures)?)),
@@ -154,15 +163,23 @@ mod tests {
     use super::*;
 
     fn pairs(ratios: &[f64]) -> Vec<(Figures, Figures)> {
-        let figures =
-            |cpu| Figures { per_second: 100.0, finished: 100, samples: 100, cpu_each: Some(cpu), p50: 0, p99: 2 };
+        let figures = |cpu| Figures {
+            per_second: 100.0,
+            finished: 100,
+            samples: 100,
+            cpu_each: Some(cpu),
+            p50: 0,
+            p99: 2,
+        };
         ratios.iter().map(|&ratio| (figures(ratio * 10.0), figures(10.0))).collect()
     }
 
     #[test]
     fn the_interval_has_the_ranks_of_the_sign_test() {
         // From the tables of the binomial distribution; ranks counted from 0.
-        for (n, rank) in [(5, None), (6, Some(0)), (8, Some(0)), (9, Some(1)), (20, Some(5)), (40, Some(13))] {
+        for (n, rank) in
+            [(5, None), (6, Some(0)), (8, Some(0)), (9, Some(1)), (20, Some(5)), (40, Some(13))]
+        {
             assert_eq!(outer_ranks(n), rank, "{n}");
         }
     }
@@ -181,7 +198,10 @@ mod tests {
         assert!(!Comparison::new(&pairs(&noisy), Some(1.05), true).is_exceeded());
         assert!(Comparison::new(&pairs(&noisy), Some(0.95), true).is_exceeded());
         assert!(!Comparison::new(&pairs(&noisy), None, true).is_exceeded());
-        assert!(Comparison::new(&[], Some(1.0), true).is_exceeded(), "nothing measured is no success");
+        assert!(
+            Comparison::new(&[], Some(1.0), true).is_exceeded(),
+            "nothing measured is no success"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The threads that make the traffic, and the one that tells them when. Each has its share of the connections to each server;
-//! what they measured at the same time is added up here.
+//! The threads that make the traffic, and the one that tells them when. Each has its share of the
+//! connections to each server; what they measured at the same time is added up here.
 
 use crate::client::Failure;
 use crate::sample::Sample;
@@ -46,7 +46,11 @@ pub struct WorkerLost;
 const TICK: Duration = Duration::from_millis(100);
 
 impl Crew {
-    pub fn new(threads: Vec<Lanes>, shared: Arc<Shared>, tick: impl FnMut(&Shared) + 'static) -> Crew {
+    pub fn new(
+        threads: Vec<Lanes>,
+        shared: Arc<Shared>,
+        tick: impl FnMut(&Shared) + 'static,
+    ) -> Crew {
         let hire = |lanes: Lanes| {
             let (orders, inbox) = channel();
             let (outbox, done) = channel();

@@ -57,7 +57,8 @@ impl Latency {
         self.0.mean()
     }
 
-    /// Points of the curve from the median's side to the last sample: (percentile, time), evenly spread on a log axis.
+    /// Points of the curve from the median's side to the last sample: (percentile, time), evenly
+    /// spread on a log axis.
     pub fn curve(&self) -> Vec<(f64, Nanos)> {
         let mut points = Vec::new();
         let mut above = 100.0; // how many percent lie above
@@ -87,9 +88,15 @@ mod tests {
     #[test]
     fn a_percentile_is_known_when_a_sample_lies_beyond_it() {
         let mut latency = Latency::new();
-        for (samples, known) in [(1, vec![]), (2, vec![50.0]), (99, vec![50.0, 90.0]), (100, vec![50.0, 90.0, 99.0])] {
+        for (samples, known) in
+            [(1, vec![]), (2, vec![50.0]), (99, vec![50.0, 90.0]), (100, vec![50.0, 90.0, 99.0])]
+        {
             (latency.count()..samples).for_each(|time| latency.record(time));
-            assert_eq!(PERCENTILES.into_iter().filter(|&p| latency.knows(p)).collect::<Vec<_>>(), known, "{samples}");
+            assert_eq!(
+                PERCENTILES.into_iter().filter(|&p| latency.knows(p)).collect::<Vec<_>>(),
+                known,
+                "{samples}"
+            );
         }
         (100..10_000).for_each(|time| latency.record(time));
         assert!(latency.knows(99.99));

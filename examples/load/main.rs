@@ -2,9 +2,10 @@
 //!
 //! `cargo run --release --example load -- --help`, or `cargo install ikisocket --example load`
 //!
-//! Latencies are measured from when a message *should* have been sent (coordinated omission), the tool says when itself was the
-//! bottleneck, and two servers are compared in alternating slices of one run, because on a machine that is shared only
-//! ratios mean anything: its speed changes by more than the servers differ.
+//! Latencies are measured from when a message *should* have been sent (coordinated omission), the
+//! tool says when itself was the bottleneck, and two servers are compared in alternating slices of
+//! one run, because on a machine that is shared only ratios mean anything: its speed changes by
+//! more than the servers differ.
 //!
 //! Exit status: 0 if everything was measured and nothing was wrong; 1 if it was measured, but
 //! something was lost, wrong or broken (in the warm-up and while connections were closed too), a
@@ -80,7 +81,11 @@ fn run(options: &Options) -> Result<Report, Box<dyn std::error::Error>> {
     let shared = Arc::new(Shared::default());
     for signal in [SIGINT, SIGTERM] {
         // The second one ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, shared.interrupted.clone())?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            INTERRUPTED,
+            shared.interrupted.clone(),
+        )?;
         signal_hook::flag::register(signal, shared.interrupted.clone())?;
     }
     let report = measure::measure(options, shared)?;

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 /// A process gives memory back a moment after it has closed its sockets, if at all.
 const MEMORY_SETTLES: Duration = Duration::from_millis(300);
-/// Traffic before each slice of a comparison that is not measured. TCP acknowledges the first 16 segments after a pause
-/// one by one, which the server pays for: a server that had just been silent looked up to 7 % slower than one that had not.
+/// Traffic before each slice of a comparison that is not measured. TCP acknowledges the first 16
+/// segments after a pause one by one, which the server pays for: a server that had just been silent
+/// looked up to 7 % slower than one that had not.
 const LEAD_IN: Duration = Duration::from_millis(50);
 /// What `search` tries first, in messages per second.
 const FIRST_RATE: f64 = 1000.0;
@@ -68,7 +69,9 @@ struct Run<'o> {
 pub fn measure(options: &Options, shared: Arc<Shared>) -> Result<Report, MeasureError> {
     let progress = Progress::new();
     let servers = find_servers(options)?;
-    let lanes = (0..options.threads).map(|thread| lanes(options, &servers, thread)).collect::<io::Result<_>>()?;
+    let lanes = (0..options.threads)
+        .map(|thread| lanes(options, &servers, thread))
+        .collect::<io::Result<_>>()?;
     let tick = progress.ticker();
     let crew = Crew::new(lanes, shared, tick);
     let mut run = Run { options, servers, crew, progress, is_closed: false };
@@ -90,7 +93,8 @@ pub fn measure(options: &Options, shared: Arc<Shared>) -> Result<Report, Measure
 
 fn find_servers(options: &Options) -> Result<Vec<Server>, MeasureError> {
     let mut servers = Vec::new();
-    let wanted = [(Some(&options.url), options.pid), (options.against.as_ref(), options.against_pid)];
+    let wanted =
+        [(Some(&options.url), options.pid), (options.against.as_ref(), options.against_pid)];
     for (url, pid) in wanted {
         let Some(url) = url else { continue };
         let process = pid.map(Process::find).transpose().map_err(MeasureError::Process)?;
@@ -125,7 +129,8 @@ fn find_servers(options: &Options) -> Result<Vec<Server>, MeasureError> {
 /// One thread's scenarios, with its share of the connections to each server.
 fn lanes(options: &Options, servers: &[Server], thread: usize) -> io::Result<Lanes> {
     let threads = options.threads;
-    let connections = options.connections / threads + usize::from(thread < options.connections % threads);
+    let connections =
+        options.connections / threads + usize::from(thread < options.connections % threads);
     let ramp_up = options.ramp_up.map(|rate| rate / threads as f64);
     let is_open_loop = options.rate.is_some() || options.scenario == ScenarioName::Search;
     let in_flight = options.in_flight.unwrap_or(if is_open_loop { usize::MAX } else { 1 });
@@ -135,16 +140,27 @@ fn lanes(options: &Options, servers: &[Server], thread: usize) -> io::Result<Lan
         let is_plain = options.against_plain && index == 1;
         let setup = Setup {
             target: server.target.clone(),
-            upgrade: Upgrade { deflate: options.upgrade.deflate && !is_plain, ..options.upgrade.clone() },
+            upgrade: Upgrade {
+                deflate: options.upgrade.deflate && !is_plain,
+                ..options.upgrade.clone()
+            },
             shape: options.shape.clone(),
             tape: if is_plain { tape(false) } else { usual.clone() },
             crowd: Crowd { connections, ramp_up },
         };
         Ok(match options.scenario {
-            ScenarioName::Echo | ScenarioName::Search => Box::new(Echo::new(&setup, in_flight, options.verify)?),
+            ScenarioName::Echo | ScenarioName::Search => {
+                Box::new(Echo::new(&setup, in_flight, options.verify)?)
+            }
             ScenarioName::Broadcast | ScenarioName::SlowReader => {
                 let has_slow_reader = options.scenario == ScenarioName::SlowReader;
-                Box::new(Broadcast::new(&setup, options.publishers, options.at_once, options.verify, has_slow_reader)?)
+                Box::new(Broadcast::new(
+                    &setup,
+                    options.publishers,
+                    options.at_once,
+                    options.verify,
+                    has_slow_reader,
+                )?)
             }
             ScenarioName::Connect => Box::new(Churn::new(&setup, 0, options.verify)?),
             ScenarioName::Churn => Box::new(Churn::new(&setup, options.messages, options.verify)?),
@@ -173,12 +189,18 @@ impl Run<'_> {
     fn open(&mut self) -> Result<(), MeasureError> {
         self.progress.phase("connecting", None);
         let opened = self.crew.open()?;
-        opened.map_err(|failure| MeasureError::Connect("could not set up the connections".to_owned(), failure))?;
+        opened.map_err(|failure| {
+            MeasureError::Connect("could not set up the connections".to_owned(), failure)
+        })?;
         if self.crew.shared.is_interrupted() { Err(MeasureError::Interrupted) } else { Ok(()) }
     }
 
     /// Traffic to one server, and what its process did meanwhile.
-    fn slice(&mut self, server: usize, slice: Slice) -> Result<(Sample, Option<ServerTime>), MeasureError> {
+    fn slice(
+        &mut self,
+        server: usize,
+        slice: Slice,
+    ) -> Result<(Sample, Option<ServerTime>), MeasureError> {
         let process = self.servers[server].process;
         let cpu = || process.and_then(Process::cpu);
         let (begin, cpu_before) = (clock::now(), cpu());
@@ -200,7 +222,11 @@ impl Run<'_> {
     }
 
     /// A slice whose figures are reported, so that it must have some.
-    fn measurement(&mut self, server: usize, slice: Slice) -> Result<(Sample, Option<ServerTime>), MeasureError> {
+    fn measurement(
+        &mut self,
+        server: usize,
+        slice: Slice,
+    ) -> Result<(Sample, Option<ServerTime>), MeasureError> {
         let (mut sample, time) = self.slice(server, slice)?;
         let is_empty = match self.options.scenario {
             ScenarioName::Idle => sample.finished == 0,
@@ -221,9 +247,14 @@ impl Run<'_> {
 
     /// After an interrupt before the first figure there is nothing to report but faults.
     fn check_interrupt(&self, sample: &Sample) -> Result<(), MeasureError> {
-        let is_clean = sample.is_clean() && self.servers.iter().all(|server| server.outside.is_clean());
+        let is_clean =
+            sample.is_clean() && self.servers.iter().all(|server| server.outside.is_clean());
         let has_nothing = sample.latency.is_empty() && sample.finished == 0 && is_clean;
-        if has_nothing && self.crew.shared.is_interrupted() { Err(MeasureError::Interrupted) } else { Ok(()) }
+        if has_nothing && self.crew.shared.is_interrupted() {
+            Err(MeasureError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// Closes all connections. What goes wrong with that counts too.
@@ -276,7 +307,8 @@ impl Run<'_> {
     fn compare(&mut self) -> Result<Report, MeasureError> {
         self.open()?;
         self.warm_up()?;
-        self.progress.phase("comparing", Some((self.options.slice + LEAD_IN) * self.options.slices as u32));
+        self.progress
+            .phase("comparing", Some((self.options.slice + LEAD_IN) * self.options.slices as u32));
         let slice = self.plain(nanos(self.options.slice));
         let lead_in = self.plain(nanos(LEAD_IN));
         let mut pairs = Vec::new();
@@ -309,7 +341,9 @@ impl Run<'_> {
             if let Some((sample, time)) = sum {
                 let rates = pairs.iter().map(|(a, b)| [a, b][server].per_second).collect();
                 let over_time = OverTime { step: slice.length, rates };
-                report.measured.push(Measured { over_time, ..self.measured(server, sample, *time) });
+                report
+                    .measured
+                    .push(Measured { over_time, ..self.measured(server, sample, *time) });
             }
         }
         let few = |figures: &Figures| (1..MIN_FOR_P99).contains(&figures.samples);
@@ -339,7 +373,8 @@ impl Run<'_> {
 
         let mut report = self.report();
         let held = sample.finished as f64;
-        let mut fact = |key, label, value, unit| report.facts.push(Fact { key, label, value, unit });
+        let mut fact =
+            |key, label, value, unit| report.facts.push(Fact { key, label, value, unit });
         fact("held", "connections held", held, Unit::Count);
         fact("set_up_ns", "set up within", set_up as f64, Unit::Nanos);
         if let (Some(before), Some(with), Some(after)) = (before, with, resident()) {
@@ -347,7 +382,12 @@ impl Run<'_> {
             fact("server_bytes_with", "… with connections", with, Unit::Bytes);
             fact("server_bytes_after", "… when all had gone", after, Unit::Bytes);
             if held > 0.0 {
-                fact("server_bytes_per_connection", "for each connection", (with - before) / held, Unit::Bytes);
+                fact(
+                    "server_bytes_per_connection",
+                    "for each connection",
+                    (with - before) / held,
+                    Unit::Bytes,
+                );
             }
             if with <= before {
                 report.remarks.push(
@@ -356,7 +396,10 @@ impl Run<'_> {
                         .to_owned(),
                 );
             }
-            report.remarks.push("memory is that of the process; the kernel's for each socket is not in it".to_owned());
+            report.remarks.push(
+                "memory is that of the process; the kernel's for each socket is not in it"
+                    .to_owned(),
+            );
         } else {
             report.remarks.push("with --pid you would see the server's memory".to_owned());
         }
@@ -364,7 +407,8 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// A broadcast without the slow reader, with it, and without it again: how much the first and the last differ is noise.
+    /// A broadcast without the slow reader, with it, and without it again: how much the first and
+    /// the last differ is noise.
     fn slow_reader(&mut self) -> Result<Report, MeasureError> {
         self.open()?;
         self.warm_up()?;
@@ -372,9 +416,11 @@ impl Run<'_> {
         let length = nanos(self.options.duration) / 3;
         let mut report = self.report();
         let mut latencies = Vec::new();
-        for (name, stalled) in
-            [("without a slow reader", false), ("with one that has stopped", true), ("without it again", false)]
-        {
+        for (name, stalled) in [
+            ("without a slow reader", false),
+            ("with one that has stopped", true),
+            ("without it again", false),
+        ] {
             let (sample, time) = self.measurement(0, Slice { stalled, ..self.plain(length) })?;
             if report.measured.is_empty() {
                 self.check_interrupt(&sample)?;
@@ -391,7 +437,9 @@ impl Run<'_> {
         } else if let [without, with, again] =
             latencies.iter().map(|one| one.percentile(99.0) as f64).collect::<Vec<_>>()[..]
         {
-            let mut fact = |key, label, value| report.facts.push(Fact { key, label, value, unit: Unit::Times });
+            let mut fact = |key, label, value| {
+                report.facts.push(Fact { key, label, value, unit: Unit::Times })
+            };
             fact("p99_with_to_without", "p99, with / without", with / without.max(1.0));
             fact("p99_again_to_without", "p99, noise", again / without.max(1.0));
         }
@@ -412,7 +460,8 @@ impl Run<'_> {
         let mut tool_was_the_limit = false;
         while let Some(rate) = search.next() {
             self.progress.phase("searching", None);
-            let (sample, time) = self.measurement(0, Slice { rate: Some(rate / threads), ..self.plain(length) })?;
+            let (sample, time) =
+                self.measurement(0, Slice { rate: Some(rate / threads), ..self.plain(length) })?;
             if self.crew.shared.is_interrupted() {
                 if steps.is_empty() {
                     self.check_interrupt(&sample)?;
@@ -428,7 +477,14 @@ impl Run<'_> {
                 false if is_limited_by_tool(&sample, time, limit) => Verdict::ToolLimit,
                 false => Verdict::Failed,
             };
-            steps.push(Step { rate, achieved: sample.rate(), p50, p99, samples: sample.latency.count(), verdict });
+            steps.push(Step {
+                rate,
+                achieved: sample.rate(),
+                p50,
+                p99,
+                samples: sample.latency.count(),
+                verdict,
+            });
             if verdict == Verdict::Broken {
                 self.servers[0].outside.blame(&format!("at {rate:.0} messages/s"), &sample);
                 break;
@@ -442,12 +498,14 @@ impl Run<'_> {
             }
         }
         let mut report = self.report();
-        let is_whole = !report.was_interrupted && steps.last().is_some_and(|step| step.verdict != Verdict::Broken);
+        let is_whole = !report.was_interrupted
+            && steps.last().is_some_and(|step| step.verdict != Verdict::Broken);
         let has_found_no_limit = is_whole && steps.iter().all(|step| step.verdict.passed());
         report.steps = steps;
         report.has_failed = best.is_none();
         report.tool_was_the_limit = is_whole && (tool_was_the_limit || has_found_no_limit);
-        let found = Fact { key: "highest_rate", label: "highest rate", value: 0.0, unit: Unit::PerSecond };
+        let found =
+            Fact { key: "highest_rate", label: "highest rate", value: 0.0, unit: Unit::PerSecond };
         match (search.best, best) {
             (Some(rate), Some((sample, time))) => {
                 report.facts.push(Fact { value: rate, ..found });
@@ -469,10 +527,14 @@ impl Run<'_> {
                     .to_owned(),
             );
         } else if is_whole && !report.has_failed && !search.is_found() {
-            report.remarks.push("the search ended before the highest rate was known to 5 %".to_owned());
+            report
+                .remarks
+                .push("the search ended before the highest rate was known to 5 %".to_owned());
         }
         if !is_whole && !report.was_interrupted {
-            report.remarks.push("the search ended at the step in which the server was broken".to_owned());
+            report
+                .remarks
+                .push("the search ended at the step in which the server was broken".to_owned());
         }
         Ok(report)
     }
@@ -483,9 +545,15 @@ impl Run<'_> {
             ScenarioName::Churn => "connect to close",
             _ => "latency",
         };
-        let mut measured = Measured::new(self.servers[server].name.clone(), distribution, sample, time);
+        let mut measured =
+            Measured::new(self.servers[server].name.clone(), distribution, sample, time);
         if self.options.upgrade.deflate && sample.bytes > 0 {
-            let saved = Fact { key: "bytes_saved", label: "bytes saved", value: sample.saved(), unit: Unit::Share };
+            let saved = Fact {
+                key: "bytes_saved",
+                label: "bytes saved",
+                value: sample.saved(),
+                unit: Unit::Share,
+            };
             measured.facts.push(saved);
             let is_plain = self.options.against_plain && server == 1;
             if sample.compressed == 0 && !is_plain {
@@ -535,7 +603,9 @@ impl Run<'_> {
         }
         settings.push(match options.against {
             Some(_) => ("slices", format!("{} slices of {:?}", options.slices, options.slice)),
-            None if scenario == ScenarioName::Search => ("step", format!("steps of {:?}", options.step)),
+            None if scenario == ScenarioName::Search => {
+                ("step", format!("steps of {:?}", options.step))
+            }
             None => ("duration", format!("{:?}", options.duration)),
         });
         if options.spin {
@@ -559,7 +629,11 @@ impl Run<'_> {
             facts: Vec::new(),
             has_failed: false,
             tool_was_the_limit: false,
-            remarks: self.servers.iter().flat_map(|server| server.remarks.iter().cloned()).collect(),
+            remarks: self
+                .servers
+                .iter()
+                .flat_map(|server| server.remarks.iter().cloned())
+                .collect(),
             was_interrupted: self.crew.shared.is_interrupted(),
         }
     }
@@ -579,7 +653,8 @@ mod tests {
         let mut lags = Latency::new();
         lags.record(lag);
         sample.extras.insert(Extra::Lag, lags);
-        sample.tool = ToolTime { threads: 1, wall: SECOND, time: ThreadTime { cpu, waited }, spun: 0 };
+        sample.tool =
+            ToolTime { threads: 1, wall: SECOND, time: ThreadTime { cpu, waited }, spun: 0 };
         sample
     }
 

@@ -1,4 +1,5 @@
-//! What Linux tells about processes and threads in /proc: CPU time and resident memory. Elsewhere everything is unknown.
+//! What Linux tells about processes and threads in /proc: CPU time and resident memory. Elsewhere
+//! everything is unknown.
 
 use crate::clock::Nanos;
 use std::collections::HashSet;
@@ -21,8 +22,8 @@ impl Process {
         }
     }
 
-    /// CPU time of all its threads that live. To the nanosecond from the scheduler (exact for threads that sleep now), else
-    /// utime + stime in steps of 10 ms.
+    /// CPU time of all its threads that live. To the nanosecond from the scheduler (exact for
+    /// threads that sleep now), else utime + stime in steps of 10 ms.
     pub fn cpu(self) -> Option<Nanos> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.0)).ok()?;
         let mut total = 0;
@@ -65,11 +66,14 @@ impl Process {
             inode.parse::<u64>().ok()
         };
         let files = fs::read_dir(format!("/proc/{}/fd", self.0)).ok()?;
-        let inodes: HashSet<u64> =
-            files.flatten().filter_map(|file| is_socket(&fs::read_link(file.path()).ok()?)).collect();
+        let inodes: HashSet<u64> = files
+            .flatten()
+            .filter_map(|file| is_socket(&fs::read_link(file.path()).ok()?))
+            .collect();
         let mut sockets = Sockets::default();
         for table in ["tcp", "tcp6"] {
-            let text = fs::read_to_string(format!("/proc/{}/net/{table}", self.0)).unwrap_or_default();
+            let text =
+                fs::read_to_string(format!("/proc/{}/net/{table}", self.0)).unwrap_or_default();
             for socket in text.lines().filter_map(parse_socket) {
                 if socket.port == port && inodes.contains(&socket.inode) {
                     sockets.is_listening |= socket.state == LISTEN;
@@ -120,7 +124,10 @@ impl ThreadTime {
     }
 
     pub fn since(self, earlier: ThreadTime) -> ThreadTime {
-        ThreadTime { cpu: self.cpu.saturating_sub(earlier.cpu), waited: self.waited.saturating_sub(earlier.waited) }
+        ThreadTime {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            waited: self.waited.saturating_sub(earlier.waited),
+        }
     }
 }
 
@@ -143,15 +150,17 @@ mod tests {
 
     #[test]
     fn proc_is_read_as_the_kernel_writes_it() {
-        assert_eq!(parse_schedstat("35474254 2686041 84\n"), Some(ThreadTime { cpu: 35_474_254, waited: 2_686_041 }));
+        assert_eq!(
+            parse_schedstat("35474254 2686041 84\n"),
+            Some(ThreadTime { cpu: 35_474_254, waited: 2_686_041 })
+        );
         assert_eq!(parse_schedstat(""), None);
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 2 0 0 0 12 30 0 0 20 0 1 0 5 0 0";
         assert_eq!(parse_stat(stat), Some(42 * TICK));
         assert_eq!(parse_stat("7 (x"), None);
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
         assert_eq!(parse_socket(head), None);
-        let line =
-            "   0: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0";
+        let line = "   0: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0";
         assert_eq!(parse_socket(line), Some(Socket { port: 9001, state: LISTEN, inode: 4711 }));
     }
 
@@ -172,10 +181,16 @@ mod tests {
         let this = Process::find(std::process::id()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(this.sockets(address.port()), Some(Sockets { is_listening: true, connections: 0 }));
+        assert_eq!(
+            this.sockets(address.port()),
+            Some(Sockets { is_listening: true, connections: 0 })
+        );
         let client = TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(this.sockets(address.port()), Some(Sockets { is_listening: true, connections: 1 }));
+        assert_eq!(
+            this.sockets(address.port()),
+            Some(Sockets { is_listening: true, connections: 1 })
+        );
         drop((listener, client, accepted));
         assert!(!this.sockets(address.port()).unwrap().is_listening);
     }

@@ -1,4 +1,5 @@
-//! What was measured in one slice of time: counts, distributions, faults, and how the tool itself fared.
+//! What was measured in one slice of time: counts, distributions, faults, and how the tool itself
+//! fared.
 
 use crate::client::End;
 use crate::clock::{MILLISECOND, Nanos, SECOND, seconds};
@@ -239,7 +240,8 @@ pub struct ToolTime {
     pub wall: Nanos,
     /// CPU time of all its threads, and how long they were kept from it.
     pub time: ThreadTime,
-    /// CPU time in which a thread only waited for the moment to send: sleeping is too coarse for that.
+    /// CPU time in which a thread only waited for the moment to send: sleeping is too coarse for
+    /// that.
     pub spun: Nanos,
 }
 
@@ -275,7 +277,8 @@ impl Timeline {
         self.0[bin] += finished;
     }
 
-    /// Finished per second, bin after bin; a last one that lasted only a part of its time is left out.
+    /// Finished per second, bin after bin; a last one that lasted only a part of its time is left
+    /// out.
     pub fn rates(&self, elapsed: Nanos) -> Vec<f64> {
         let whole = (elapsed / Self::BIN) as usize;
         let per_second = SECOND as f64 / Self::BIN as f64;
@@ -296,7 +299,8 @@ mod tests {
     use super::*;
 
     fn sample(finished: u64) -> Sample {
-        let mut sample = Sample { elapsed: SECOND, finished, finished_at_all: finished, ..Sample::new() };
+        let mut sample =
+            Sample { elapsed: SECOND, finished, finished_at_all: finished, ..Sample::new() };
         sample.received(Received { payload: 100, wire: finished as usize, compressed: false });
         sample.fault(Fault::Lost, 1);
         sample.timeline.add(0, finished);
@@ -316,10 +320,16 @@ mod tests {
         let mut sample = sample(10);
         sample.failure(&"reset");
         sample.keep_only_faults();
-        assert_eq!((sample.finished, sample.faults[&Fault::Lost], sample.failures["reset"]), (0, 1, 1));
+        assert_eq!(
+            (sample.finished, sample.faults[&Fault::Lost], sample.failures["reset"]),
+            (0, 1, 1)
+        );
         let mut later = Sample::new();
         later.blame("warm-up", &sample);
-        assert_eq!(later.failures.keys().collect::<Vec<_>>(), ["warm-up: deliveries were lost", "warm-up: reset"]);
+        assert_eq!(
+            later.failures.keys().collect::<Vec<_>>(),
+            ["warm-up: deliveries were lost", "warm-up: reset"]
+        );
     }
 
     #[test]

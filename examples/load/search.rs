@@ -31,8 +31,8 @@ impl Search {
         (!self.is_found() && is_in_range && self.steps < MOST_STEPS).then_some(self.next)
     }
 
-    /// Whether that rate passed. A rate gets a second chance, for a moment in which something else used the machine is not
-    /// the server's fault. True if the rate is judged now.
+    /// Whether that rate passed. A rate gets a second chance, for a moment in which something else
+    /// used the machine is not the server's fault. True if the rate is judged now.
     pub fn tried(&mut self, passed: bool) -> bool {
         self.steps += 1;
         if !passed && !self.is_second_try {

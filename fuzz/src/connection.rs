@@ -1,11 +1,12 @@
-//! Whole connections, driven in memory: what clients send in any pieces, reads and writes that fail, timers, and verbs inside and
-//! outside of callbacks, in any order. What holds:
+//! Whole connections, driven in memory: what clients send in any pieces, reads and writes that
+//! fail, timers, and verbs inside and outside of callbacks, in any order. What holds:
 //!
-//! - `disconnect` comes exactly once for each connection whose route callback ran, and nothing comes after it;
+//! - `disconnect` comes exactly once for each connection whose route callback ran, and nothing
+//!   comes after it;
 //! - no message is heard after a close of ours;
 //! - what listeners hear is what a well-behaved client sent, in order;
-//! - what a client receives is what was emitted to it and not refused, in order, without a gap but for what is counted as dropped, and
-//!   all of it, unless the connection failed;
+//! - what a client receives is what was emitted to it and not refused, in order, without a gap but
+//!   for what is counted as dropped, and all of it, unless the connection failed;
 //! - no more waits for a socket than the limit of its outbox.
 //!
 //! An input: the settings of the server, then one thing to do after the other.
@@ -14,14 +15,15 @@ use super::input::{Input, Random};
 #[cfg(feature = "deflate")]
 use ikisocket::Deflate;
 use ikisocket::protocol::{
-    CloseCode, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, apply_mask, encode_close,
+    CloseCode, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, apply_mask,
+    encode_close,
 };
 #[cfg(feature = "deflate")]
 use ikisocket::protocol::{Deflater, Inflater};
 use ikisocket::testing::{Client, Faults, Harness};
 use ikisocket::{
-    Dropped, EmitError, Emitted, Error, Event, EventPayload, Latest, PeerAddress, Server, Shutdown, SlowReader, Socket,
-    Sockets, Uncompressed,
+    Dropped, EmitError, Emitted, Error, Event, EventPayload, Latest, PeerAddress, Server, Shutdown,
+    SlowReader, Socket, Sockets, Uncompressed,
 };
 use std::time::Duration;
 
@@ -135,7 +137,9 @@ pub fn run(data: &[u8]) {
             let deadline = Duration::from_millis(u64::from(input.byte()) * 100);
             let (state, mut sockets) = harness.server().lend();
             let open = clients(&mut sockets);
-            sockets.shutdown(Shutdown { deadline, ..Shutdown::default() }).expect("the code may be sent");
+            sockets
+                .shutdown(Shutdown { deadline, ..Shutdown::default() })
+                .expect("the code may be sent");
             open.into_iter().for_each(|client| state.sides[client].closed = true);
         } else {
             let at = usize::from(what) % fars.len();
@@ -148,8 +152,8 @@ pub fn run(data: &[u8]) {
 
 fn server(input: &mut Input<'_>) -> Server<State> {
     let settings = input.byte();
-    let policy =
-        [SlowReader::Disconnect, SlowReader::DropNewest, SlowReader::DropOldest][usize::from(input.byte() % 3)];
+    let policy = [SlowReader::Disconnect, SlowReader::DropNewest, SlowReader::DropOldest]
+        [usize::from(input.byte() % 3)];
     let max_outbox = [1024, 5000, 40_000, 200_000][usize::from(settings & 3)];
     let builder = Server::builder()
         .max_outbox(max_outbox)
@@ -175,7 +179,9 @@ fn server(input: &mut Input<'_>) -> Server<State> {
         }
     };
     server.route("/:name", opened).expect("it is a pattern");
-    server.recover(|state, panic| state.failures.push(format!("in {}: {}", panic.event, panic.message)));
+    server.recover(|state, panic| {
+        state.failures.push(format!("in {}: {}", panic.event, panic.message))
+    });
     for event in EVENTS {
         server.on(event, move |state, ep| heard(state, ep, event));
     }
@@ -256,7 +262,11 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
                 note(state, own, &message, key, emitted);
             } else {
                 let side = &mut state.sides[own];
-                let at = side.keys.iter().rposition(|each| *each == key).expect("it replaces one with its key");
+                let at = side
+                    .keys
+                    .iter()
+                    .rposition(|each| *each == key)
+                    .expect("it replaces one with its key");
                 side.emitted[at] = (message.is_text(), message.as_bytes().to_vec());
             }
         }
@@ -272,16 +282,22 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
             }
             // Whoever is open still and has refused nothing.
             let after = refusals(&mut kws.sockets());
-            let got = before.into_iter().filter(|each| after.contains(each) && message.len() <= state.max_outbox);
+            let got = before
+                .into_iter()
+                .filter(|each| after.contains(each) && message.len() <= state.max_outbox);
             let got: Vec<(usize, u64)> = got.collect();
             assert_eq!(reached, got.len(), "broadcast counts whom it reached");
-            got.into_iter().for_each(|(client, _)| note(state, client, &message, None, Emitted::Queued));
+            got.into_iter()
+                .for_each(|(client, _)| note(state, client, &message, None, Emitted::Queued));
         }
         8 => {
             let alive = kws.is_alive();
             let emitted = kws.ping(vec![len; usize::from(len) / 2]);
             if alive && len / 2 > 125 {
-                assert!(matches!(emitted, Emitted::Refused(EmitError::PingTooLong { .. })), "{emitted:?}");
+                assert!(
+                    matches!(emitted, Emitted::Refused(EmitError::PingTooLong { .. })),
+                    "{emitted:?}"
+                );
             }
         }
         9 => {
@@ -327,15 +343,25 @@ fn message(state: &mut State, verb: u8, len: u8) -> Message<'static> {
 fn is_as_it_must_be(state: &State, alive: bool, message: &Message<'_>, emitted: Emitted) {
     let limit = state.max_outbox;
     match emitted {
-        Emitted::Queued | Emitted::Pressure => assert!(alive && message.len() <= limit, "{emitted:?}"),
-        Emitted::Refused(EmitError::TooLarge { len, .. }) => assert!(alive && len == message.len() && len > limit),
+        Emitted::Queued | Emitted::Pressure => {
+            assert!(alive && message.len() <= limit, "{emitted:?}")
+        }
+        Emitted::Refused(EmitError::TooLarge { len, .. }) => {
+            assert!(alive && len == message.len() && len > limit)
+        }
         Emitted::Refused(EmitError::Full) => assert!(alive),
         Emitted::Refused(EmitError::Closed) => {}
         other => panic!("{other:?}"),
     }
 }
 
-fn note(state: &mut State, client: usize, message: &Message<'_>, key: Option<u64>, emitted: Emitted) {
+fn note(
+    state: &mut State,
+    client: usize,
+    message: &Message<'_>,
+    key: Option<u64>,
+    emitted: Emitted,
+) {
     if emitted.ok().is_ok() {
         state.sides[client].keys.push(key);
         state.sides[client].emitted.push((message.is_text(), message.as_bytes().to_vec()));
@@ -454,13 +480,24 @@ fn do_something(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &m
             harness.reset(far.client);
         }
         // Long enough for large reads, and for the message limit.
-        _ => far.send_message(harness, true, vec![b'z'; len * if far.is_slow { 2 } else { 200 }], what & 2 != 0),
+        _ => far.send_message(
+            harness,
+            true,
+            vec![b'z'; len * if far.is_slow { 2 } else { 200 }],
+            what & 2 != 0,
+        ),
     }
 }
 
 impl Far {
     /// In one frame, or in three with a pong between.
-    fn send_message(&mut self, harness: &mut Harness<State>, in_pieces: bool, content: Vec<u8>, compress: bool) {
+    fn send_message(
+        &mut self,
+        harness: &mut Harness<State>,
+        in_pieces: bool,
+        content: Vec<u8>,
+        compress: bool,
+    ) {
         // Before the answer nobody knows whether there is compression.
         let is_text = str::from_utf8(&content).is_ok();
         let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
@@ -494,9 +531,21 @@ impl Far {
         None
     }
 
-    fn send_frame(&mut self, harness: &mut Harness<State>, opcode: Opcode, fin: bool, rsv1: bool, payload: &[u8]) {
+    fn send_frame(
+        &mut self,
+        harness: &mut Harness<State>,
+        opcode: Opcode,
+        fin: bool,
+        rsv1: bool,
+        payload: &[u8],
+    ) {
         let key = [1, 2, 3, payload.len() as u8];
-        let header = FrameHeader { fin, rsv1, mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
+        let header = FrameHeader {
+            fin,
+            rsv1,
+            mask: Some(key),
+            ..FrameHeader::new(opcode, payload.len() as u64)
+        };
         let mut frame = Vec::new();
         header.encode(&mut frame);
         frame.extend_from_slice(payload);
@@ -515,7 +564,9 @@ impl Far {
         let head = str::from_utf8(&self.head).expect("an answer is text");
         if !head.starts_with("HTTP/1.1 101 ") {
             assert!(
-                !self.is_proper || head.starts_with("HTTP/1.1 408 ") || head.starts_with("HTTP/1.1 503 "),
+                !self.is_proper
+                    || head.starts_with("HTTP/1.1 408 ")
+                    || head.starts_with("HTTP/1.1 503 "),
                 "{head}"
             );
             return;
@@ -533,13 +584,18 @@ impl Far {
         let rules = Rules::default().role(Role::Client).compression(self.is_compressed);
         let mut input = &mut bytes[..];
         assert!(!self.is_closed || input.is_empty(), "bytes behind the close frame");
-        while let Some(decoded) = self.decoder.decode(&mut input, &rules).expect("the server's frames are right") {
+        while let Some(decoded) =
+            self.decoder.decode(&mut input, &rules).expect("the server's frames are right")
+        {
             match decoded {
-                Decoded::Message(message) => self.received.push((message.is_text(), message.as_bytes().to_vec())),
+                Decoded::Message(message) => {
+                    self.received.push((message.is_text(), message.as_bytes().to_vec()))
+                }
                 #[cfg(feature = "deflate")]
                 Decoded::Compressed(compressed) => {
                     let mut message = Vec::new();
-                    let inflated = self.deflate.1.inflate(&compressed.payload, 1 << 20, &mut message);
+                    let inflated =
+                        self.deflate.1.inflate(&compressed.payload, 1 << 20, &mut message);
                     inflated.expect("the server's messages can be decompressed");
                     let message = compressed.into_message(message).expect("text stays text");
                     self.received.push((message.is_text(), message.as_bytes().to_vec()));
@@ -567,13 +623,21 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
         let side = &state.sides[at];
         for message in far.received.drain(..) {
             let mut rest = side.emitted.iter().skip(far.next);
-            let gap = rest.position(|each| *each == message).expect("what is received was emitted, in this order");
-            assert!(gap == 0 || state.policy == SlowReader::DropOldest, "client {at} misses a message");
+            let gap = rest
+                .position(|each| *each == message)
+                .expect("what is received was emitted, in this order");
+            assert!(
+                gap == 0 || state.policy == SlowReader::DropOldest,
+                "client {at} misses a message"
+            );
             far.next += gap + 1;
             far.count += 1;
         }
         if far.is_proper {
-            assert!(far.sent.starts_with(&side.heard), "listeners heard what client {at} did not send");
+            assert!(
+                far.sent.starts_with(&side.heard),
+                "listeners heard what client {at} did not send"
+            );
         }
         assert!(!far.is_upgraded || side.opened, "client {at} was upgraded without its route");
     }
@@ -607,11 +671,16 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
             assert_eq!(far.count, due, "client {at} did not get all that was emitted");
         }
         if far.is_safe && far.is_proper && far.is_upgraded && is_open {
-            assert_eq!(side.heard.len(), far.sent.len(), "listeners did not hear all that client {at} sent");
+            assert_eq!(
+                side.heard.len(),
+                far.sent.len(),
+                "listeners did not hear all that client {at} sent"
+            );
         }
     }
     for (at, far) in fars.iter().enumerate() {
-        // What a full socket takes later is a sign of life: those would stay as long as they are pinged.
+        // What a full socket takes later is a sign of life: those would stay as long as they are
+        // pinged.
         if at % 2 == 0 || far.blocks {
             harness.reset(far.client);
         }

@@ -1,13 +1,17 @@
-//! Whatever was compressed comes out again, at every window and level, also through a slow inflater that sees how far back it refers;
-//! whatever arrives becomes at most as long as the limit, in as much memory, and what comes of it, and whether it ends where it may, is what
-//! the slow inflater says. An offer is agreed on as a slow reader of RFC 7692 §7.1 would.
+//! Whatever was compressed comes out again, at every window and level, also through a slow inflater
+//! that sees how far back it refers; whatever arrives becomes at most as long as the limit, in as
+//! much memory, and what comes of it, and whether it ends where it may, is what the slow inflater
+//! says. An offer is agreed on as a slow reader of RFC 7692 §7.1 would.
 //!
-//! An input: one byte that says which of these three it is for, one for the window, one for the level or the limit, and the rest.
+//! An input: one byte that says which of these three it is for, one for the window, one for the
+//! level or the limit, and the rest.
 
 use super::input::{Input, Random, cut};
 use super::slow_inflate::{Fault, SlowInflate};
 use ikisocket::http::{DeflateParams, HeadLimits, Request, agree_on_deflate};
-use ikisocket::protocol::{Decoded, Decoder, Deflater, Inflater, Opcode, Role, Rules, Violation, encode_frame};
+use ikisocket::protocol::{
+    Decoded, Decoder, Deflater, Inflater, Opcode, Role, Rules, Violation, encode_frame,
+};
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
@@ -34,7 +38,8 @@ fn inflate(bits: u8, limit: usize, mut input: Input<'_>) {
         let result = inflater.inflate(payload, limit, &mut out);
         assert!(out.capacity() <= limit + 1, "{} bytes for a limit of {limit}", out.capacity());
         let expected = slow.message(payload, limit);
-        // Bytes that lie outside of the window may still be there, or not; but nothing else may stand in their place.
+        // Bytes that lie outside of the window may still be there, or not; but nothing else may
+        // stand in their place.
         let is_far = slow.farthest > 1 << bits;
         // Where a block ends with what is taken at once, that is not seen.
         let allowed = 1000 + (payload.len() + out.len()) / 128;
@@ -48,7 +53,9 @@ fn inflate(bits: u8, limit: usize, mut input: Input<'_>) {
             (Err(Violation::MessageTooBig { limit: named }), Err(Fault::TooLong)) => {
                 assert_eq!((named, out.len()), (limit, limit + 1));
             }
-            (Err(Violation::TooManyBlocks { limit }), _) => assert!(slow.blocks > limit.min(allowed)),
+            (Err(Violation::TooManyBlocks { limit }), _) => {
+                assert!(slow.blocks > limit.min(allowed))
+            }
             other => panic!("{other:?}"),
         }
         if result.is_err() {
@@ -75,22 +82,36 @@ fn there_and_back(bits: u8, level: u8, mut input: Input<'_>) {
         let mut wire = vec![7];
         deflater.deflate(&message, keep, &mut wire);
         assert_eq!(wire.remove(0), 7, "it is appended");
-        assert!(wire.len() <= message.len() + message.len() / 8 + 1024, "{} of {}", wire.len(), message.len());
+        assert!(
+            wire.len() <= message.len() + message.len() / 8 + 1024,
+            "{} of {}",
+            wire.len(),
+            message.len()
+        );
 
         let frames = framed(&wire, settings & 2 != 0);
-        let rules = Rules::default().role(Role::Client).compression(true).max_message(message.len());
+        let rules =
+            Rules::default().role(Role::Client).compression(true).max_message(message.len());
         let arrived = decoded(&cut(&frames, &sizes), &rules);
         assert_eq!(arrived, wire);
         for inflater in [&mut inflater, &mut wide] {
             let mut out = b"before".to_vec();
             assert_eq!(inflater.inflate(&arrived, message.len(), &mut out), Ok(()));
-            assert!(out == [b"before", &message[..]].concat(), "{} bytes are others", message.len());
+            assert!(
+                out == [b"before", &message[..]].concat(),
+                "{} bytes are others",
+                message.len()
+            );
         }
         // A look at every bit takes its time.
         if slowest.out.len() + message.len() < 20_000 {
             let start = slowest.message(&wire, message.len()).expect("it is whole");
             assert!(slowest.out[start..] == message);
-            assert!(slowest.farthest <= 1 << bits, "{} bytes back in a window of {bits} bits", slowest.farthest);
+            assert!(
+                slowest.farthest <= 1 << bits,
+                "{} bytes back in a window of {bits} bits",
+                slowest.farthest
+            );
         } else {
             slowest.out.extend_from_slice(&message);
         }
@@ -101,7 +122,8 @@ fn there_and_back(bits: u8, level: u8, mut input: Input<'_>) {
     }
 }
 
-/// A message made of parts that one byte each describes: bytes from the input, from the message before, equal ones, noise.
+/// A message made of parts that one byte each describes: bytes from the input, from the message
+/// before, equal ones, noise.
 fn message(parts: u8, before: &[u8], input: &mut Input<'_>) -> Vec<u8> {
     let mut message = Vec::new();
     for _ in 0..parts {
@@ -139,7 +161,9 @@ fn decoded(chunks: &[&[u8]], rules: &Rules) -> Vec<u8> {
     for chunk in chunks {
         let mut chunk = chunk.to_vec();
         let mut input = &mut chunk[..];
-        while let Some(decoded) = decoder.decode(&mut input, rules).expect("there is nothing wrong with it") {
+        while let Some(decoded) =
+            decoder.decode(&mut input, rules).expect("there is nothing wrong with it")
+        {
             match decoded {
                 Decoded::Compressed(compressed) => messages.push(compressed.payload.into_owned()),
                 other => assert_eq!(other, Decoded::Ping(b"!".into())),
@@ -179,20 +203,23 @@ fn offers(server_bits: u8, client_bits: u8, mut input: Input<'_>) {
     if !lines.iter().all(|line| super::upgrade::are_extensions(line)) {
         return assert_eq!(agreed, None, "RFC 6455 §9.1");
     }
-    let lines = lines.iter().map(|line| str::from_utf8(line).expect("tokens are ASCII").replace('\\', ""));
+    let lines =
+        lines.iter().map(|line| str::from_utf8(line).expect("tokens are ASCII").replace('\\', ""));
     let mut offers = lines.flat_map(|line| split(&line, ','));
     assert_eq!(agreed, offers.find_map(|offer| slow_answer(&offer, &wanted)));
     let Some((agreed, answer)) = agreed else { return };
     for bits in [agreed.server_max_window_bits, agreed.client_max_window_bits] {
         assert!((9..=15).contains(&bits));
     }
-    // The answer is itself an offer that comes to the same (RFC 7692 §7.1), but for a window that it does not name.
+    // The answer is itself an offer that comes to the same (RFC 7692 §7.1), but for a window that
+    // it does not name.
     let agreed = match answer.contains("server_max_window_bits") {
         true => agreed,
         false => DeflateParams { server_max_window_bits: 15, ..agreed },
     };
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Extensions: {answer}\r\n\r\n");
-    let request = Request::parse(head.as_bytes(), &HeadLimits::default()).expect("the answer fits into a header");
+    let request = Request::parse(head.as_bytes(), &HeadLimits::default())
+        .expect("the answer fits into a header");
     assert_eq!(agree_on_deflate(&request, &DeflateParams::default()), Some((agreed, answer)));
 }
 
@@ -245,15 +272,18 @@ fn slow_answer(offer: &str, wanted: &DeflateParams) -> Option<(DeflateParams, St
         answer.extend(agreed.then(|| name.to_owned()));
         agreed
     };
-    let server_no_context_takeover = flag("server_no_context_takeover", wanted.server_no_context_takeover);
-    let client_no_context_takeover = flag("client_no_context_takeover", wanted.client_no_context_takeover);
-    let server = given("server_max_window_bits").flatten().unwrap_or(15).min(wanted.server_max_window_bits);
+    let server_no_context_takeover =
+        flag("server_no_context_takeover", wanted.server_no_context_takeover);
+    let client_no_context_takeover =
+        flag("client_no_context_takeover", wanted.client_no_context_takeover);
+    let server =
+        given("server_max_window_bits").flatten().unwrap_or(15).min(wanted.server_max_window_bits);
     if server == 8 {
         return None;
     }
     // Without a word of the client its window stays as it is (§7.1.2.2).
-    let client =
-        given("client_max_window_bits").map_or(15, |bits| bits.unwrap_or(15).min(wanted.client_max_window_bits));
+    let client = given("client_max_window_bits")
+        .map_or(15, |bits| bits.unwrap_or(15).min(wanted.client_max_window_bits));
     // A window that the client did not ask for is no news to it.
     for (name, bits, is_offered) in
         [("server", server, given("server_max_window_bits").is_some()), ("client", client, true)]
@@ -280,7 +310,8 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
             let mut deflater = Deflater::new(random.below(10) as u8, 9 + random.below(7) as u8);
             for _ in 0..=random.below(4) {
                 let len = random.below(300);
-                let message: Vec<u8> = b"{\"bid\": 12.5, \"ask\": 13}".iter().cycle().take(len).copied().collect();
+                let message: Vec<u8> =
+                    b"{\"bid\": 12.5, \"ask\": 13}".iter().cycle().take(len).copied().collect();
                 let message = if random.one_in(3) { random.bytes(len) } else { message };
                 let mut wire = Vec::new();
                 deflater.deflate(&message, random.one_in(2), &mut wire);
@@ -292,7 +323,11 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
                     deflater.deflate(&message, true, &mut wire);
                 }
                 if random.one_in(8) {
-                    let block = random.pick(&[&[0x00, 0x00, 0x00, 0xff, 0xff][..], &[0x02, 0x00], &[0x03, 0x00]]);
+                    let block = random.pick(&[
+                        &[0x00, 0x00, 0x00, 0xff, 0xff][..],
+                        &[0x02, 0x00],
+                        &[0x03, 0x00],
+                    ]);
                     wire.splice(0..0, block.repeat(900 + random.below(300)));
                 }
                 if random.one_in(4) {

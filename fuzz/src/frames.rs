@@ -1,12 +1,12 @@
-//! A stream of frames means the same however it is cut, and what RFC 6455 says: the decoder against a slow one that looks at the whole
-//! stream. What was decoded is encoded and decoded again.
+//! A stream of frames means the same however it is cut, and what RFC 6455 says: the decoder against
+//! a slow one that looks at the whole stream. What was decoded is encoded and decoded again.
 //!
 //! An input: one byte of settings, four sizes of chunks, the stream.
 
 use super::input::{Input, Random, cut};
 use ikisocket::protocol::{
-    CloseCode, CloseFrame, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation,
-    apply_mask, encode_close, encode_frame, frame_len,
+    CloseCode, CloseFrame, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules,
+    Violation, apply_mask, encode_close, encode_frame, frame_len,
 };
 
 /// What came out of a stream, and where the decoder stands behind it.
@@ -37,7 +37,9 @@ fn rules(settings: u8) -> Rules {
     Rules::default()
         .role(if settings & 1 == 0 { Role::Server } else { Role::Client })
         .compression(settings & 2 != 0)
-        .max_message([usize::MAX, 1 << 20, 70_000, 300, 125, 16, 1, 0][usize::from(settings >> 2 & 7)])
+        .max_message(
+            [usize::MAX, 1 << 20, 70_000, 300, 125, 16, 1, 0][usize::from(settings >> 2 & 7)],
+        )
         .max_empty_fragments([1000, 2, 1, 0][usize::from(settings >> 5 & 3)])
 }
 
@@ -54,7 +56,10 @@ fn decode(chunks: &[&[u8]], rules: &Rules) -> Outcome {
             let result = decoder.decode(&mut input, rules);
             match result {
                 Ok(Some(next)) => {
-                    assert!(!matches!(decoded.last(), Some(Decoded::Close(_))), "{next:?} after a Close frame");
+                    assert!(
+                        !matches!(decoded.last(), Some(Decoded::Close(_))),
+                        "{next:?} after a Close frame"
+                    );
                     decoded.push(owned(next));
                 }
                 Ok(None) => {
@@ -82,9 +87,9 @@ fn owned(decoded: Decoded<'_>) -> Decoded<'static> {
         }
         Decoded::Ping(bytes) => Decoded::Ping(bytes.into_owned().into()),
         Decoded::Pong(bytes) => Decoded::Pong(bytes.into_owned().into()),
-        Decoded::Close(close) => {
-            Decoded::Close(close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }))
-        }
+        Decoded::Close(close) => Decoded::Close(
+            close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }),
+        ),
     }
 }
 
@@ -94,7 +99,9 @@ fn assert_survives_encoding(decoded: Vec<Decoded<'static>>, rules: &Rules) {
     for each in &decoded {
         let start = stream.len();
         match each {
-            Decoded::Message(message) => encode_frame(message.payload().opcode(), message.as_bytes(), &mut stream),
+            Decoded::Message(message) => {
+                encode_frame(message.payload().opcode(), message.as_bytes(), &mut stream)
+            }
             Decoded::Compressed(Compressed { is_text, payload }) => {
                 let opcode = if *is_text { Opcode::Text } else { Opcode::Binary };
                 encode_frame(opcode.compressed(), payload, &mut stream);
@@ -103,7 +110,10 @@ fn assert_survives_encoding(decoded: Vec<Decoded<'static>>, rules: &Rules) {
             Decoded::Pong(bytes) => encode_frame(Opcode::Pong, bytes, &mut stream),
             Decoded::Close(close) => {
                 let mut payload = Vec::new();
-                encode_close(close.as_ref().map(|close| (close.code, &*close.reason)), &mut payload);
+                encode_close(
+                    close.as_ref().map(|close| (close.code, &*close.reason)),
+                    &mut payload,
+                );
                 encode_frame(Opcode::Close, &payload, &mut stream);
             }
         }
@@ -142,15 +152,19 @@ fn slow(stream: &[u8], rules: &Rules) -> Outcome {
     let (violation, is_idle, buffered) = match end {
         Ok(()) => {
             let begun = rest.len() - payload_of_data(rest);
-            (None, rest.is_empty() && open.is_none(), begun + open.map_or(0, |open| open.bytes.len()))
+            (
+                None,
+                rest.is_empty() && open.is_none(),
+                begun + open.map_or(0, |open| open.bytes.len()),
+            )
         }
         Err(violation) => (violation, false, 0),
     };
     Outcome { decoded, violation, is_idle, buffered }
 }
 
-/// Of an incomplete frame: how many bytes are no longer needed as such. The payload of a data frame is counted in its message,
-/// headers are forgotten as soon as they are complete.
+/// Of an incomplete frame: how many bytes are no longer needed as such. The payload of a data frame
+/// is counted in its message, headers are forgotten as soon as they are complete.
 fn payload_of_data(rest: &[u8]) -> usize {
     match FrameHeader::parse(rest) {
         Ok(Some((header, header_len))) if header.opcode.is_control() => header_len,
@@ -159,8 +173,8 @@ fn payload_of_data(rest: &[u8]) -> usize {
     }
 }
 
-/// The frame that `rest` begins with: its length and what is complete by it. `None`: it is not there in full; what is there of its
-/// payload is then in `open`.
+/// The frame that `rest` begins with: its length and what is complete by it. `None`: it is not
+/// there in full; what is there of its payload is then in `open`.
 fn slow_frame(
     rest: &[u8],
     open: &mut Option<Open>,
@@ -217,14 +231,17 @@ fn slow_frame(
     let there = &rest[header_len..];
     let is_whole = there.len() as u64 >= len;
     let there = if is_whole { &there[..len as usize] } else { there };
-    let payload: Vec<u8> = there.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+    let payload: Vec<u8> =
+        there.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
     let frame_len = header_len + payload.len();
 
     if is_control {
-        let decoded = if is_whole { Some((frame_len, Some(slow_control(opcode, payload)?))) } else { None };
+        let decoded =
+            if is_whole { Some((frame_len, Some(slow_control(opcode, payload)?))) } else { None };
         return Ok(decoded);
     }
-    let message = open.get_or_insert(Open { opcode, compressed, bytes: Vec::new(), empty_fragments: 0 });
+    let message =
+        open.get_or_insert(Open { opcode, compressed, bytes: Vec::new(), empty_fragments: 0 });
     let mut limit = rules.max_message as u128;
     if message.compressed {
         limit += limit / 8 + 1024;
@@ -252,7 +269,9 @@ fn slow_frame(
     }
     let done = if fin { open.take() } else { None };
     let decoded = done.map(|Open { opcode, compressed, bytes, .. }| match (compressed, opcode) {
-        (true, _) => Decoded::Compressed(Compressed { is_text: opcode == 1, payload: bytes.into() }),
+        (true, _) => {
+            Decoded::Compressed(Compressed { is_text: opcode == 1, payload: bytes.into() })
+        }
         (false, 1) => Decoded::Message(String::from_utf8(bytes).expect("it was checked").into()),
         (false, _) => Decoded::Message(bytes.into()),
     });
@@ -268,7 +287,11 @@ fn slow_control(opcode: u8, payload: Vec<u8>) -> Result<Decoded<'static>, Violat
         (_, [high, low, reason @ ..]) => {
             let code = u16::from(*high) * 256 + u16::from(*low);
             // §7.4, and the registry of IANA.
-            if code < 1000 || (1004..=1006).contains(&code) || (1015..3000).contains(&code) || code > 4999 {
+            if code < 1000
+                || (1004..=1006).contains(&code)
+                || (1015..3000).contains(&code)
+                || code > 4999
+            {
                 return Err(Violation::InvalidCloseCode(code));
             }
             let reason = String::from_utf8(reason.to_vec()).map_err(|_| Violation::InvalidUtf8)?;
@@ -303,7 +326,10 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
         let is_masked = (settings & 1 == 0) != (is_odd && random.one_in(4));
         let header = FrameHeader {
             fin: fin != (is_odd && random.one_in(4)),
-            rsv1: settings & 2 != 0 && !is_control && opcode != Opcode::Continuation && random.one_in(2),
+            rsv1: settings & 2 != 0
+                && !is_control
+                && opcode != Opcode::Continuation
+                && random.one_in(2),
             rsv2: is_odd && random.one_in(4),
             mask: is_masked.then_some(key),
             ..FrameHeader::new(opcode, payload.len() as u64)
@@ -331,8 +357,10 @@ fn payload(random: &mut Random, opcode: Opcode) -> Vec<u8> {
     let len = if opcode.is_control() { len.min(125) } else { len };
     match opcode {
         Opcode::Close if len >= 2 => {
-            let mut payload =
-                random.pick(&[1000_u16, 1001, 1004, 1005, 1014, 1015, 3000, 4999, 5000]).to_be_bytes().to_vec();
+            let mut payload = random
+                .pick(&[1000_u16, 1001, 1004, 1005, 1014, 1015, 3000, 4999, 5000])
+                .to_be_bytes()
+                .to_vec();
             payload.extend("bye é".bytes().take(len - 2));
             payload
         }

@@ -35,7 +35,8 @@ impl<'d> Input<'d> {
     }
 }
 
-/// Cuts bytes into chunks of the sizes that `sizes` name one after the other, again and again; each is one more than its number.
+/// Cuts bytes into chunks of the sizes that `sizes` name one after the other, again and again; each
+/// is one more than its number.
 pub fn cut<'s>(stream: &'s [u8], sizes: &[u8]) -> Vec<&'s [u8]> {
     let mut sizes = sizes.iter().cycle().map(|&size| usize::from(size) + 1);
     let (mut rest, mut chunks) = (stream, Vec::new());
@@ -91,7 +92,11 @@ impl Random {
             match self.below(6) {
                 _ if bytes.is_empty() => bytes.push(self.byte()),
                 0 => bytes[at] ^= 1 << self.below(8),
-                1 => bytes[at] = self.pick(&[0, 1, 0x7d, 0x7e, 0x7f, 0x80, 0xff, b'\r', b'\n', b' ', b',', b';', b'"']),
+                1 => {
+                    bytes[at] = self.pick(&[
+                        0, 1, 0x7d, 0x7e, 0x7f, 0x80, 0xff, b'\r', b'\n', b' ', b',', b';', b'"',
+                    ])
+                }
                 2 => drop(bytes.drain(at..end)),
                 3 => bytes.insert(at, self.byte()),
                 4 => bytes.truncate(at),

@@ -1,5 +1,6 @@
-//! DEFLATE as RFC 1951 describes it, bit by bit, and what RFC 7692 §7.2.2 makes of it: to see what is right, and what an inflater does not
-//! tell, how far back a stream refers and how many blocks it has.
+//! DEFLATE as RFC 1951 describes it, bit by bit, and what RFC 7692 §7.2.2 makes of it: to see what
+//! is right, and what an inflater does not tell, how far back a stream refers and how many blocks
+//! it has.
 
 /// Everything that came out so far: later messages refer to it.
 #[derive(Default)]
@@ -100,7 +101,8 @@ impl Bits<'_> {
     }
 }
 
-/// The shorter codes come first, and those of one length in the order of their symbols (RFC 1951 §3.2.2).
+/// The shorter codes come first, and those of one length in the order of their symbols (RFC 1951
+/// §3.2.2).
 struct Code {
     /// How many codes have a length of 1, 2, … bits.
     counts: [usize; 15],
@@ -109,15 +111,17 @@ struct Code {
 
 impl Code {
     fn new(lengths: &[u8]) -> Self {
-        let of_length =
-            |length: usize| (0..lengths.len()).filter(move |&symbol| usize::from(lengths[symbol]) == length);
+        let of_length = |length: usize| {
+            (0..lengths.len()).filter(move |&symbol| usize::from(lengths[symbol]) == length)
+        };
         Self {
             counts: std::array::from_fn(|at| of_length(at + 1).count()),
             symbols: (1..=15).flat_map(of_length).collect(),
         }
     }
 
-    /// Whether every sequence of bits begins with one code, or there is but one code, of one bit (RFC 1951 §3.2.7), or none.
+    /// Whether every sequence of bits begins with one code, or there is but one code, of one bit
+    /// (RFC 1951 §3.2.7), or none.
     fn check(self, may_be_one: bool) -> Result<Self, Fault> {
         let mut left = 1_usize;
         for count in self.counts {
@@ -129,7 +133,8 @@ impl Code {
 }
 
 impl SlowInflate {
-    /// A message, of which at most `limit` bytes may come out; where it begins in all that came out.
+    /// A message, of which at most `limit` bytes may come out; where it begins in all that came
+    /// out.
     pub fn message(&mut self, wire: &[u8], limit: usize) -> Result<usize, Fault> {
         let start = self.out.len();
         (self.farthest, self.blocks) = (0, 0);
@@ -155,8 +160,10 @@ impl SlowInflate {
             match bits.take(2)? {
                 0 => self.stored(&mut bits, most)?,
                 1 => {
-                    let lengths: Vec<u8> =
-                        [(8, 144), (9, 112), (7, 24), (8, 8)].into_iter().flat_map(|(bits, n)| vec![bits; n]).collect();
+                    let lengths: Vec<u8> = [(8, 144), (9, 112), (7, 24), (8, 8)]
+                        .into_iter()
+                        .flat_map(|(bits, n)| vec![bits; n])
+                        .collect();
                     self.compressed(&mut bits, &Code::new(&lengths), &Code::new(&[5; 32]), most)?;
                 }
                 2 => {
@@ -168,7 +175,8 @@ impl SlowInflate {
             self.blocks += 1;
             // A block ends in the last byte that was added, or before the first.
             if bits.at > end + 24 {
-                self.carried = (!bits.at.is_multiple_of(8)).then(|| (bytes[bytes.len() - 1], bits.at % 8));
+                self.carried =
+                    (!bits.at.is_multiple_of(8)).then(|| (bytes[bytes.len() - 1], bits.at % 8));
                 return Ok(start);
             }
             if bits.at > end {
@@ -202,7 +210,13 @@ impl SlowInflate {
         Ok(())
     }
 
-    fn compressed(&mut self, bits: &mut Bits<'_>, literals: &Code, distances: &Code, most: usize) -> Result<(), Fault> {
+    fn compressed(
+        &mut self,
+        bits: &mut Bits<'_>,
+        literals: &Code,
+        distances: &Code,
+        most: usize,
+    ) -> Result<(), Fault> {
         loop {
             match bits.symbol(literals)? {
                 literal @ 0..256 => self.push(literal as u8, bits, most)?,
@@ -215,7 +229,8 @@ impl SlowInflate {
                         return Err(Fault::Broken);
                     }
                     let extra = (symbol as u32 / 2).saturating_sub(1);
-                    let base = if symbol < 4 { symbol + 1 } else { ((2 + symbol % 2) << extra) + 1 };
+                    let base =
+                        if symbol < 4 { symbol + 1 } else { ((2 + symbol % 2) << extra) + 1 };
                     let distance = base + bits.take(extra)?;
                     self.farthest = self.farthest.max(distance);
                     for _ in 0..length {

@@ -1,12 +1,13 @@
-//! A request head means the same however it is cut, and what RFC 9112 and RFC 6455 say: the handshake against a slow parser that looks
-//! at the whole of it. Nothing that a client sends gets a line of its own into an answer.
+//! A request head means the same however it is cut, and what RFC 9112 and RFC 6455 say: the
+//! handshake against a slow parser that looks at the whole of it. Nothing that a client sends gets
+//! a line of its own into an answer.
 //!
 //! An input: one byte of settings, four sizes of chunks, what arrives.
 
 use super::input::{Input, Random, cut};
 use ikisocket::http::{
-    HeadLimits, HeadScanner, Refusal, Request, Response, Routes, Scan, accept_key, check, choose_subprotocol,
-    origin_allowed, write_switching_protocols,
+    HeadLimits, HeadScanner, Refusal, Request, Response, Routes, Scan, accept_key, check,
+    choose_subprotocol, origin_allowed, write_switching_protocols,
 };
 
 pub fn run(data: &[u8]) {
@@ -24,11 +25,17 @@ pub fn run(data: &[u8]) {
     match expected {
         Ok(Some(length)) => {
             let head = &received[..length];
-            assert_eq!(parsed, Request::parse(head, &limits), "what follows the head plays no role");
+            assert_eq!(
+                parsed,
+                Request::parse(head, &limits),
+                "what follows the head plays no role"
+            );
             assert_same(parsed, slow_parse(head, &limits, true));
         }
         Ok(None) => assert!(parsed.is_err(), "half a head is none"),
-        Err(_) => assert!(parsed.is_err(), "what only the scanner refuses would be a way around it"),
+        Err(_) => {
+            assert!(parsed.is_err(), "what only the scanner refuses would be a way around it")
+        }
     }
 }
 
@@ -74,7 +81,11 @@ fn slow_scan(received: &[u8], limits: &HeadLimits) -> Scanned {
             && headers >= limits.max_headers
         {
             let beginning = &visible[..visible.len() - rest.len()];
-            return Err(if is_tchar(first) { slow_parse(beginning, limits, false).err().unwrap_or(431) } else { 400 });
+            return Err(if is_tchar(first) {
+                slow_parse(beginning, limits, false).err().unwrap_or(431)
+            } else {
+                400
+            });
         }
         let Some(at) = rest.windows(2).position(|two| two == b"\r\n") else { break };
         let line = &rest[..at];
@@ -102,7 +113,9 @@ fn slow_scan(received: &[u8], limits: &HeadLimits) -> Scanned {
         (false, true) => request_line(line).is_some(),
         (true, true) => field_line(line).is_some(),
         (false, false) => begins_request_line(line),
-        (true, false) => line.is_empty() || field_line(line).is_some() || line.iter().all(|&byte| is_tchar(byte)),
+        (true, false) => {
+            line.is_empty() || field_line(line).is_some() || line.iter().all(|&byte| is_tchar(byte))
+        }
     };
     Err(if begins_well { 431 } else { 400 })
 }
@@ -176,7 +189,11 @@ impl<'h> Slow<'h> {
 
     /// The elements of a list: both with and without an eye for quoted strings they are there.
     fn elements(&self, name: &str) -> Vec<Vec<u8>> {
-        self.values(name).into_iter().flat_map(|line| split(line, b',')).filter(|each| !each.is_empty()).collect()
+        self.values(name)
+            .into_iter()
+            .flat_map(|line| split(line, b','))
+            .filter(|each| !each.is_empty())
+            .collect()
     }
 
     fn lists(&self, name: &str, element: &str) -> bool {
@@ -216,14 +233,18 @@ fn without_space(text: &[u8]) -> &[u8] {
 /// The request, or the status that refuses it. Its lines were found to be good; in a mere beginning
 /// no `Host` is missed.
 fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits, is_whole: bool) -> Result<Slow<'h>, u16> {
-    let text: Vec<&[u8]> =
-        head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
+    let text: Vec<&[u8]> = head
+        .split(|&byte| byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .collect();
     let mut lines = text.into_iter().filter(|line| !line.is_empty());
     let (method, target, minor) = lines.next().and_then(request_line).expect("it was scanned");
     let headers = lines.map(|line| field_line(line).expect("it was scanned")).collect();
     let slow = Slow { method, target, minor, headers };
 
-    if !is_good_target(method, target) || String::from_utf8(unescaped_bytes(path_and_query(target).0)).is_err() {
+    if !is_good_target(method, target)
+        || String::from_utf8(unescaped_bytes(path_and_query(target).0)).is_err()
+    {
         return Err(400);
     }
     match slow.values("host")[..] {
@@ -246,7 +267,10 @@ fn slow_parse<'h>(head: &'h [u8], limits: &HeadLimits, is_whole: bool) -> Result
         }
         body |= number(all[0]) != Some(0);
     }
-    if (chunked && minor == 0) || (slow.asks_websocket() && body) || slow.values("sec-websocket-key").len() > 1 {
+    if (chunked && minor == 0)
+        || (slow.asks_websocket() && body)
+        || slow.values("sec-websocket-key").len() > 1
+    {
         return Err(400);
     }
     if slow.headers.len() > limits.max_headers {
@@ -267,14 +291,18 @@ fn is_good_target(method: &str, target: &str) -> bool {
         Some(at) => {
             let host = target[at + 3..].split(['/', '?']).next().unwrap_or_default();
             let scheme = target[..at].to_ascii_lowercase();
-            ["http", "https", "ws", "wss"].contains(&&*scheme) && !host.is_empty() && is_host(host.as_bytes())
+            ["http", "https", "ws", "wss"].contains(&&*scheme)
+                && !host.is_empty()
+                && is_host(host.as_bytes())
         }
         None => method == "CONNECT" && is_host(target.as_bytes()),
     }
 }
 
 fn is_host(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| (b'!'..=b'~').contains(&byte) && !"/?#@\\\"<>^`{|}".contains(char::from(byte)))
+    bytes
+        .iter()
+        .all(|&byte| (b'!'..=b'~').contains(&byte) && !"/?#@\\\"<>^`{|}".contains(char::from(byte)))
 }
 
 fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
@@ -283,7 +311,10 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
         (Err(refusal), Err(status)) => return assert_eq!(refusal.status(), status, "{refusal}"),
         (parsed, slow) => panic!("{parsed:?}, and the slow one says {:?}", slow.map(|_| "good")),
     };
-    assert_eq!((request.method(), request.target(), request.http_minor()), (slow.method, slow.target, slow.minor));
+    assert_eq!(
+        (request.method(), request.target(), request.http_minor()),
+        (slow.method, slow.target, slow.minor)
+    );
     assert!(request.headers().eq(slow.headers.iter().copied()));
     for name in ["Host", "cookie", "Sec-WebSocket-Protocol", "X"] {
         assert!(request.header_values(name).eq(slow.texts(name)));
@@ -311,20 +342,25 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
     for allowed in [&["https://example.org", "null"][..], &["*"], &[]] {
         let everybody = allowed.is_empty() || allowed == ["*"];
         let named = match slow.values("origin")[..] {
-            [origin] => allowed.iter().any(|each: &&str| each.as_bytes().eq_ignore_ascii_case(origin)),
+            [origin] => {
+                allowed.iter().any(|each: &&str| each.as_bytes().eq_ignore_ascii_case(origin))
+            }
             _ => false,
         };
         assert_eq!(origin_allowed(&request, allowed), everybody || named);
     }
     assert_is_one_answer(
-        Response::text(slow.target).header("X", slow.target.to_owned()).unwrap_or_else(Response::from),
+        Response::text(slow.target)
+            .header("X", slow.target.to_owned())
+            .unwrap_or_else(Response::from),
         200,
     );
 }
 
 /// RFC 6455 §4.2.1.
 fn slow_check(slow: &Slow<'_>) -> Result<String, u16> {
-    if slow.minor == 0 || !slow.asks_websocket() || slow.values("sec-websocket-version") != [b"13"] {
+    if slow.minor == 0 || !slow.asks_websocket() || slow.values("sec-websocket-version") != [b"13"]
+    {
         return Err(426);
     }
     // 22 characters stand for 132 bits, of which 128 count.
@@ -350,13 +386,20 @@ fn is_extension(text: &[u8]) -> bool {
     let parts = split(text, b';');
     is_token(&parts[0])
         && parts[1..].iter().all(|part| {
-            let Some(equals) = part.iter().position(|&byte| byte == b'=') else { return is_token(part) };
-            let (name, value) = (without_space(&part[..equals]), without_space(&part[equals + 1..]));
+            let Some(equals) = part.iter().position(|&byte| byte == b'=') else {
+                return is_token(part);
+            };
+            let (name, value) =
+                (without_space(&part[..equals]), without_space(&part[equals + 1..]));
             let value = match value {
                 [b'"', inside @ .., b'"'] => {
                     let (mut value, mut bytes) = (Vec::new(), inside.iter());
                     while let Some(&byte) = bytes.next() {
-                        value.push(if byte == b'\\' { *bytes.next().unwrap_or(&b' ') } else { byte });
+                        value.push(if byte == b'\\' {
+                            *bytes.next().unwrap_or(&b' ')
+                        } else {
+                            byte
+                        });
                     }
                     value
                 }
@@ -369,9 +412,9 @@ fn is_extension(text: &[u8]) -> bool {
 fn assert_is_101(request: &Request, key: &ikisocket::http::Key, slow: &Slow<'_>) {
     let ours = ["chat", "superchat"];
     let chosen = choose_subprotocol(request, &ours);
-    let expected = ours
-        .iter()
-        .position(|name| slow.elements("sec-websocket-protocol").iter().any(|offer| *offer == name.as_bytes()));
+    let expected = ours.iter().position(|name| {
+        slow.elements("sec-websocket-protocol").iter().any(|offer| *offer == name.as_bytes())
+    });
     assert_eq!(chosen, expected);
     // What the client offered may be anything: it must not become a line of the answer.
     let offered = request.header("sec-websocket-protocol");
@@ -404,10 +447,12 @@ fn assert_path(request: &Request) {
     assert_eq!((request.path(), request.query_string()), (path, query));
     assert_eq!(Some(request.decoded_path().into_owned()), unescaped(path));
 
-    let pairs: Vec<_> = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect();
+    let pairs: Vec<_> =
+        query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect();
     let pairs = pairs.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let pairs: Vec<_> = pairs.filter_map(|(key, value)| Some((form(key)?, form(value)?))).collect();
-    let found: Vec<_> = request.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+    let found: Vec<_> =
+        request.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
     assert_eq!(found, pairs);
     let last = pairs.iter().rev().find(|(key, _)| key == "q").map(|(_, value)| value);
     assert_eq!(request.query("q").as_deref(), last.map(String::as_str));
@@ -471,7 +516,9 @@ fn assert_cookies(request: &Request, slow: &Slow<'_>) {
             [b'"', inside @ .., b'"'] => inside,
             value => value,
         };
-        if let (Ok(name), Ok(value)) = (str::from_utf8(name), String::from_utf8(unescaped_from(value))) {
+        if let (Ok(name), Ok(value)) =
+            (str::from_utf8(name), String::from_utf8(unescaped_from(value)))
+        {
             expected.push((name, value));
         }
     }
@@ -502,9 +549,11 @@ fn assert_found(request: &Request) {
     for at in [4, 9, 0, 10, 7, 2, 8, 1, 6, 3, 5] {
         *routes.slot(PATTERNS[at]).expect("they are patterns").0 = Some(at);
     }
-    let found = routes.find(request.path()).map(|(place, values)| (place.expect("it was set"), values));
+    let found =
+        routes.find(request.path()).map(|(place, values)| (place.expect("it was set"), values));
     let mut matching = PATTERNS.iter().enumerate();
-    let expected = matching.find_map(|(at, pattern)| matched(pattern, request.path()).map(|values| (at, values)));
+    let expected = matching
+        .find_map(|(at, pattern)| matched(pattern, request.path()).map(|values| (at, values)));
     assert_eq!(found, expected);
 }
 
@@ -544,11 +593,21 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
         data.extend(b"\r\n");
     }
     data.extend(
-        random.pick(&["GET ", "GET ", "GET ", "GET ", "POST ", "OPTIONS ", "CONNECT ", "G\u{e9}T "]).as_bytes(),
+        random
+            .pick(&["GET ", "GET ", "GET ", "GET ", "POST ", "OPTIONS ", "CONNECT ", "G\u{e9}T "])
+            .as_bytes(),
     );
     data.extend(random.pick(TARGETS).as_bytes());
     data.extend(
-        random.pick(&[" HTTP/1.1\r\n", " HTTP/1.1\r\n", " HTTP/1.1\r\n", " HTTP/1.0\r\n", " HTTP/2\r\n"]).as_bytes(),
+        random
+            .pick(&[
+                " HTTP/1.1\r\n",
+                " HTTP/1.1\r\n",
+                " HTTP/1.1\r\n",
+                " HTTP/1.0\r\n",
+                " HTTP/2\r\n",
+            ])
+            .as_bytes(),
     );
     let mut lines: Vec<&str> = UPGRADE.to_vec();
     for _ in 0..random.below(4) {

@@ -16,7 +16,8 @@ const MOST_UNSENT: usize = 4 * 1024 * 1024;
 /// grows only for peers that read fast.
 const IN_FLIGHT: usize = 128 * 1024;
 
-/// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never comes.
+/// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never
+/// comes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -93,9 +94,11 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered with 408. A client that has sent
-    /// nothing at all by then gets no answer: its connection is closed, and not counted as a [refusal](crate::RequestsRefused). If a filter
-    /// [puts its answer off](crate::Sockets::defer), that must have come by then, or it is answered with 503. Default: 10 s.
+    /// A request head must be complete so long after the connection was accepted, or it is answered
+    /// with 408. A client that has sent nothing at all by then gets no answer: its connection is
+    /// closed, and not counted as a [refusal](crate::RequestsRefused). If a filter [puts its answer
+    /// off](crate::Sockets::defer), that must have come by then, or it is answered with 503.
+    /// Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -109,110 +112,119 @@ impl Builder {
     }
 
     /// A peer that gives no sign of life for this time after a ping is disconnected with
-    /// [`Error::Silent`](crate::Error::Silent). Any byte from it counts, and any byte that its socket takes
-    /// after it was full, because the ping may wait behind what a slow reader has not read yet. What a
-    /// socket takes at once does not count: the kernel of a vanished host takes it too. Default: 20 s.
+    /// [`Error::Silent`](crate::Error::Silent). Any byte from it counts, and any byte that its
+    /// socket takes after it was full, because the ping may wait behind what a slow reader has not
+    /// read yet. What a socket takes at once does not count: the kernel of a vanished host takes it
+    /// too. Default: 20 s.
     pub fn dead_after(mut self, silence: Duration) -> Self {
         self.dead_after = silence;
         self
     }
 
-    /// How long the peer's close frame is awaited once the kernel has taken ours, and the peer's FIN
-    /// after that. Where much may wait before it, there is more time: see
+    /// How long the peer's close frame is awaited once the kernel has taken ours, and the peer's
+    /// FIN after that. Where much may wait before it, there is more time: see
     /// [`closing_rate`](Self::closing_rate). Default: 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// A peer that takes nothing for this time while something waits for it is disconnected. Default: 30 s.
+    /// A peer that takes nothing for this time while something waits for it is disconnected.
+    /// Default: 30 s.
     ///
-    /// A full receive buffer is not opened again for each byte that is read: on Linux, about a sixteenth
-    /// of it has to be free. A peer whose buffer grew to several MiB while it read fast, and that then
-    /// reads some 50 KB per second, may take nothing for longer than the default.
+    /// A full receive buffer is not opened again for each byte that is read: on Linux, about a
+    /// sixteenth of it has to be free. A peer whose buffer grew to several MiB while it read fast,
+    /// and that then reads some 50 KB per second, may take nothing for longer than the default.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
         self
     }
 
-    /// How fast a peer must read what was emitted before a close, and a response, in bytes per second.
+    /// How fast a peer must read what was emitted before a close, and a response, in bytes per
+    /// second.
     ///
-    /// When a connection stops being open, and when a response is queued, its end is fixed: after the
-    /// [`close_timeout`](Self::close_timeout), and the time that everything takes at this rate. That
-    /// is what waits in the outbox, and what the kernel and the peer's receive buffer may hold of what
-    /// the connection was sent before: all but 32 KiB of it, and no more than `notsent_lowat` and 128 KiB
-    /// (by default 256 KiB, which is 8 s). A peer that reads at this rate gets everything and the close
-    /// frame. Nothing moves the end: one that reads more slowly is reset there, `disconnect` is not
-    /// `clean` and carries the number of bytes that were dropped, and
-    /// [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that takes nothing at all ends with
-    /// the [`stall_timeout`](Self::stall_timeout) if that comes before. Once everything is taken, the
-    /// peer's close frame is awaited for the close timeout and the time for what the kernel may hold, but
-    /// not beyond the end; then its FIN, in the same way.
+    /// When a connection stops being open, and when a response is queued, its end is fixed: after
+    /// the [`close_timeout`](Self::close_timeout), and the time that everything takes at this rate.
+    /// That is what waits in the outbox, and what the kernel and the peer's receive buffer may hold
+    /// of what the connection was sent before: all but 32 KiB of it, and no more than
+    /// `notsent_lowat` and 128 KiB (by default 256 KiB, which is 8 s). A peer that reads at this
+    /// rate gets everything and the close frame. Nothing moves the end: one that reads more slowly
+    /// is reset there, `disconnect` is not `clean` and carries the number of bytes that were
+    /// dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that takes
+    /// nothing at all ends with the [`stall_timeout`](Self::stall_timeout) if that comes before.
+    /// Once everything is taken, the peer's close frame is awaited for the close timeout and the
+    /// time for what the kernel may hold, but not beyond the end; then its FIN, in the same way.
     ///
-    /// The end is by the loop's clock: a loop that is not turned takes that time away from its peers, but
-    /// one that comes more than a second late to an end gives it anew if the socket takes something. A
-    /// peer that read fast before may have a receive buffer of several MiB; what lies there is not
-    /// known here and not counted.
+    /// The end is by the loop's clock: a loop that is not turned takes that time away from its
+    /// peers, but one that comes more than a second late to an end gives it anew if the socket
+    /// takes something. A peer that read fast before may have a receive buffer of several MiB; what
+    /// lies there is not known here and not counted.
     ///
-    /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for the FIN.
+    /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for
+    /// the FIN.
     pub fn closing_rate(mut self, bytes_per_second: usize) -> Self {
         self.closing_rate = bytes_per_second;
         self
     }
 
-    /// The most that the kernel takes for one TCP connection ahead of what it has sent, in bytes, on
-    /// Linux and Android (`TCP_NOTSENT_LOWAT`). What it does not take waits in the outbox, where pings
-    /// pass it, where [`SlowReader`] and [`Latest`](crate::Latest) can act on it, and where it is
-    /// counted. What is in flight or in the peer's receive buffer is not bounded by it.
+    /// The most that the kernel takes for one TCP connection ahead of what it has sent, in bytes,
+    /// on Linux and Android (`TCP_NOTSENT_LOWAT`). What it does not take waits in the outbox, where
+    /// pings pass it, where [`SlowReader`] and [`Latest`](crate::Latest) can act on it, and where
+    /// it is counted. What is in flight or in the peer's receive buffer is not bounded by it.
     ///
     /// A lower value means less that a slow reader sees late; a higher one fewer system calls for
-    /// messages that are longer than it. Messages of 16 KiB cost the same at any value. With messages
-    /// of 1 MB, try 1 MiB: at 128 KiB an echo of 1 MB costs 1.2 to 1.6 times the CPU, and messages that
-    /// go in one direction up to twice, because what the kernel does not take is copied to the outbox.
-    /// [`usize::MAX`] leaves it to the system, where Linux takes up to 4 MiB (`tcp_wmem`).
+    /// messages that are longer than it. Messages of 16 KiB cost the same at any value. With
+    /// messages of 1 MB, try 1 MiB: at 128 KiB an echo of 1 MB costs 1.2 to 1.6 times the CPU, and
+    /// messages that go in one direction up to twice, because what the kernel does not take is
+    /// copied to the outbox. [`usize::MAX`] leaves it to the system, where Linux takes up to 4 MiB
+    /// (`tcp_wmem`).
     ///
     /// It is set on listening sockets and inherited by what they accept, and so it also applies to
-    /// every other process that accepts from a socket that was [handed over](crate::Server::listen_on). Unix
-    /// sockets have no such option; they hold about 200 KiB (`wmem_default`). Other systems are not
-    /// asked. Default: 128 KiB, at least 4 KiB.
+    /// every other process that accepts from a socket that was [handed
+    /// over](crate::Server::listen_on). Unix sockets have no such option; they hold about 200 KiB
+    /// (`wmem_default`). Other systems are not asked. Default: 128 KiB, at least 4 KiB.
     pub fn notsent_lowat(mut self, bytes: usize) -> Self {
         self.notsent_lowat = bytes;
         self
     }
 
-    /// The longest message that is accepted, in bytes, all its fragments together; a longer one is refused with close code
-    /// 1009 as soon as its length is known. Default: 1 MiB.
+    /// The longest message that is accepted, in bytes, all its fragments together; a longer one is
+    /// refused with close code 1009 as soon as its length is known. Default: 1 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
     }
 
     /// The most that may wait for one connection's socket, in bytes, frame headers included. It is
-    /// what the peer may be behind: the kernel holds only [`notsent_lowat`](Self::notsent_lowat) more, and
-    /// what is in flight. So it must hold the largest burst that a slow reader is to get. A connection for which more
-    /// would wait, after its socket was offered what there is, is disconnected with
-    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is refused as such. (A message of
-    /// exactly this length may wait alone, its header beside it.) Default: 1 MiB, at least 1 KiB.
+    /// what the peer may be behind: the kernel holds only [`notsent_lowat`](Self::notsent_lowat)
+    /// more, and what is in flight. So it must hold the largest burst that a slow reader is to get.
+    /// A connection for which more would wait, after its socket was offered what there is, is
+    /// disconnected with [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless
+    /// [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is
+    /// refused as such. (A message of exactly this length may wait alone, its header beside it.)
+    /// Default: 1 MiB, at least 1 KiB.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self
     }
 
-    /// What happens when more than [`max_outbox`](Self::max_outbox) would wait for a connection. A route or a connection may have its own policy.
-    /// Default: [`SlowReader::Disconnect`]. The others need a limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
+    /// What happens when more than [`max_outbox`](Self::max_outbox) would wait for a connection. A
+    /// route or a connection may have its own policy. Default: [`SlowReader::Disconnect`]. The
+    /// others need a limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
         self.slow_reader = policy;
         self
     }
 
-    /// With so much waiting for a connection, in bytes, [`Event::Pressure`](crate::Event::Pressure) is told. Default: half of
-    /// [`max_outbox`](Self::max_outbox), the most that it may be.
+    /// With so much waiting for a connection, in bytes, [`Event::Pressure`](crate::Event::Pressure)
+    /// is told. Default: half of [`max_outbox`](Self::max_outbox), the most that it may be.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.high_water = Some(bytes);
         self
     }
 
-    /// When no more than that waits after `pressure`, in bytes, [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
+    /// When no more than that waits after `pressure`, in bytes,
+    /// [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
     /// [`high_water`](Self::high_water); it must be less than that.
     pub fn low_water(mut self, bytes: usize) -> Self {
         self.low_water = Some(bytes);
@@ -239,15 +251,17 @@ impl Builder {
         self
     }
 
-    /// Open connections beyond this number get 503. Those that have not asked for anything yet, or wait for the answer, are not counted; they end with
-    /// the handshake timeout. Default: no limit but the process's file descriptors.
+    /// Open connections beyond this number get 503. Those that have not asked for anything yet, or
+    /// wait for the answer, are not counted; they end with the handshake timeout. Default: no limit
+    /// but the process's file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How much one turn of the loop does before the rest is left for the next, which then does not wait. A unit
-    /// stands for a microsecond at most on a machine of 2024, and much less where nothing is hostile:
+    /// How much one turn of the loop does before the rest is left for the next, which then does not
+    /// wait. A unit stands for a microsecond at most on a machine of 2024, and much less where
+    /// nothing is hostile:
     ///
     /// - a message, a ping or a pong counts 1, and each KiB that is read 1 more;
     /// - each KiB that a blocked socket takes counts 1;
@@ -256,39 +270,46 @@ impl Builder {
     /// - a connection that ends counts 16, and each topic that it was in 2;
     /// - a timeout counts 4.
     ///
-    /// What a callback does counts only as far as it is in this list. A broadcast reaches all its connections in the
-    /// same turn. Of commands, timers and timeouts a turn handles as many as the budget, and 1024 at most. At least
-    /// one message is handled whole, whatever it costs, and one read of a
-    /// [`receive_buffer`](Self::receive_buffer) may exceed the budget. What is beyond the budget in the middle of a
-    /// read is kept: a buffer's length for the whole server, and 1.5 KiB for each connection.
+    /// What a callback does counts only as far as it is in this list. A broadcast reaches all its
+    /// connections in the same turn. Of commands, timers and timeouts a turn handles as many as the
+    /// budget, and 1024 at most. At least one message is handled whole, whatever it costs, and one
+    /// read of a [`receive_buffer`](Self::receive_buffer) may exceed the budget. What is beyond the
+    /// budget in the middle of a read is kept: a buffer's length for the whole server, and 1.5 KiB
+    /// for each connection.
     ///
-    /// A connection that sends little comes before those that have more than their share. These take turns, and have
-    /// half of the budget at least. Input behind a close frame or a response of ours gets an eighth of the budget
-    /// more, and so do timeouts and removals if the budget is spent.
+    /// A connection that sends little comes before those that have more than their share. These
+    /// take turns, and have half of the budget at least. Input behind a close frame or a response
+    /// of ours gets an eighth of the budget more, and so do timeouts and removals if the budget is
+    /// spent.
     ///
-    /// A small budget suits a loop that has something else to do in between. Default: 8192, at least 1.
+    /// A small budget suits a loop that has something else to do in between. Default: 8192, at
+    /// least 1.
     pub fn work_per_turn(mut self, work: usize) -> Self {
         self.work_per_turn = work;
         self
     }
 
-    /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they are refused with
-    /// [`SendError::Full`](crate::SendError::Full). Answers to [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least 1.
+    /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they
+    /// are refused with [`SendError::Full`](crate::SendError::Full). Answers to
+    /// [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least
+    /// 1.
     pub fn handle_queue(mut self, commands: usize) -> Self {
         self.handle_queue = commands;
         self
     }
 
-    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join) refuses more. It bounds what a client can make
-    /// the server remember where names come from clients: about half a KiB for each topic that nobody else is in, with the longest
-    /// name. Default: 1024, at least 1.
+    /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join)
+    /// refuses more. It bounds what a client can make the server remember where names come from
+    /// clients: about half a KiB for each topic that nobody else is in, with the longest name.
+    /// Default: 1024, at least 1.
     pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
         self.max_topics = topics;
         self
     }
 
-    /// The size of the one buffer into which every connection's input is read, in bytes. A message that arrives in one read is handled
-    /// without being copied. Default: 256 KiB, 1 KiB to 1 GiB; what is not used of it costs no memory.
+    /// The size of the one buffer into which every connection's input is read, in bytes. A message
+    /// that arrives in one read is handled without being copied. Default: 256 KiB, 1 KiB to 1 GiB;
+    /// what is not used of it costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
@@ -300,30 +321,33 @@ impl Builder {
         self
     }
 
-    /// Whether [`Stats::turn_durations`](crate::Stats::turn_durations) says how long turns take, which costs four readings of the clock for each
-    /// turn. Default: off.
+    /// Whether [`Stats::turn_durations`](crate::Stats::turn_durations) says how long turns take,
+    /// which costs four readings of the clock for each turn. Default: off.
     pub fn measure_turns(mut self, on: bool) -> Self {
         self.measure_turns = on;
         self
     }
 
-    /// The subprotocols that are spoken, the best first: the server's order decides (RFC 6455 §4.2.2). A route may have its own. If the client
-    /// asks for none of them the connection has none. Default: none.
+    /// The subprotocols that are spoken, the best first: the server's order decides (RFC 6455
+    /// §4.2.2). A route may have its own. If the client asks for none of them the connection has
+    /// none. Default: none.
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The web pages that may connect, as their browsers say it: scheme, host and, unless it is the scheme's own, port (`https://example.org`,
-    /// `http://localhost:3000`; not `https://example.org:443`, which no browser says). Everybody else gets 403, also whoever
-    /// does not say (RFC 6455 §10.2). `*` is anybody; for all hosts of a domain, look at the `Origin` in a [filter](crate::Server::filter).
-    /// A route may have its own. Default: anybody.
+    /// The web pages that may connect, as their browsers say it: scheme, host and, unless it is the
+    /// scheme's own, port (`https://example.org`, `http://localhost:3000`; not
+    /// `https://example.org:443`, which no browser says). Everybody else gets 403, also whoever
+    /// does not say (RFC 6455 §10.2). `*` is anybody; for all hosts of a domain, look at the
+    /// `Origin` in a [filter](crate::Server::filter). A route may have its own. Default: anybody.
     pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
         self.origins = origins.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Compression for clients that offer permessage-deflate (RFC 7692). A route may have its own, or none. Default: none.
+    /// Compression for clients that offer permessage-deflate (RFC 7692). A route may have its own,
+    /// or none. Default: none.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
         self.deflate = deflate.into();
@@ -332,7 +356,9 @@ impl Builder {
 
     /// Whether every setting is in its range.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
-        let check = |ok, setting, expected| if ok { Ok(()) } else { Err(BuildError::Setting { setting, expected }) };
+        let check = |ok, setting, expected| {
+            if ok { Ok(()) } else { Err(BuildError::Setting { setting, expected }) }
+        };
         for (timeout, setting) in [
             (self.handshake_timeout, "handshake_timeout"),
             (self.ping_after, "ping_after"),
@@ -362,7 +388,8 @@ impl Builder {
             return Err(BuildError::Setting { setting, expected });
         }
         for origin in &self.origins {
-            check_origin(origin).map_err(|error| BuildError::Origin { origin: origin.clone(), error })?;
+            check_origin(origin)
+                .map_err(|error| BuildError::Origin { origin: origin.clone(), error })?;
         }
         let tokens = self.subprotocols.iter().all(|name| is_token(name));
         check(tokens, "subprotocols", "names of letters, digits and `-`")

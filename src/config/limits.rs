@@ -1,11 +1,13 @@
-//! What connections are held to, in the units of the loop. What each limit means and where it comes from is the builder's knowledge.
+//! What connections are held to, in the units of the loop. What each limit means and where it comes
+//! from is the builder's knowledge.
 
 use std::time::Duration;
 
 use crate::http::HeadLimits;
 use crate::protocol::Rules;
 
-/// What `Retry-After` tells those who are refused because of the server, not of themselves; in seconds.
+/// What `Retry-After` tells those who are refused because of the server, not of themselves; in
+/// seconds.
 pub(crate) const RETRY_AFTER: u32 = 5;
 
 /// What the hub holds connections to; times in milliseconds.

@@ -1,4 +1,5 @@
-//! The settings of a server: the builder, the limits that it sets, and the policies for slow readers.
+//! The settings of a server: the builder, the limits that it sets, and the policies for slow
+//! readers.
 
 mod builder;
 mod limits;

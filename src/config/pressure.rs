@@ -1,12 +1,15 @@
 //! What happens to messages for a peer that reads more slowly than they are emitted.
 
-/// What happens when more would wait for a connection than [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
+/// What happens when more would wait for a connection than
+/// [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
 ///
-/// A message of which the peer has received the beginning is always finished, and pings, pongs and the close frame are never dropped.
+/// A message of which the peer has received the beginning is always finished, and pings, pongs and
+/// the close frame are never dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowReader {
-    /// The connection is closed with 1008 and fails with [`Error::SlowConsumer`](crate::Error::SlowConsumer): nothing is lost silently.
+    /// The connection is closed with 1008 and fails with
+    /// [`Error::SlowConsumer`](crate::Error::SlowConsumer): nothing is lost silently.
     #[default]
     Disconnect,
     /// The message is refused with [`EmitError::Full`](crate::EmitError::Full); what waits stays.
@@ -26,7 +29,8 @@ impl SlowReader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// Refused, because there was no room: [`SlowReader::DropNewest`], and in the other policies what had no room even so.
+    /// Refused, because there was no room: [`SlowReader::DropNewest`], and in the other policies
+    /// what had no room even so.
     pub newest: u64,
     /// Dropped while they waited, to make room for others: [`SlowReader::DropOldest`].
     pub oldest: u64,

@@ -1,5 +1,5 @@
-//! permessage-deflate in the handshake (RFC 7692 §5.1, §7.1): which of the client's offers can be accepted, and the answer to it.
-//! Knows no compressor.
+//! permessage-deflate in the handshake (RFC 7692 §5.1, §7.1): which of the client's offers can be
+//! accepted, and the answer to it. Knows no compressor.
 
 use super::extensions::{offers, params};
 use super::request::Request;
@@ -15,7 +15,8 @@ const DEFAULT_BITS: u8 = 15;
 /// The smallest window that compressors offer; the RFC also knows 8.
 const LEAST_BITS: u8 = 9;
 
-/// The parameters of permessage-deflate (RFC 7692 §7.1): what a server wants, or what was agreed on.
+/// The parameters of permessage-deflate (RFC 7692 §7.1): what a server wants, or what was agreed
+/// on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeflateParams {
     /// The server compresses each message by itself.
@@ -39,14 +40,15 @@ impl Default for DeflateParams {
     }
 }
 
-/// Agrees on the first of the client's offers of permessage-deflate that can be accepted: the parameters, and the value of the answer's
-/// `Sec-WebSocket-Extensions`. `None` if there is none; then the connection is not compressed.
+/// Agrees on the first of the client's offers of permessage-deflate that can be accepted: the
+/// parameters, and the value of the answer's `Sec-WebSocket-Extensions`. `None` if there is none;
+/// then the connection is not compressed.
 ///
 /// If the header is malformed (RFC 6455 §9.1), none can: [`check`](super::check) refuses such a
 /// request. An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692
 /// §7), or if it wants the server to use a window of 8 bits, for which there is no compressor. A
-/// client's window is only made smaller if the client offers that. The answer names the server's window only if the
-/// client's offer does; a smaller one is used in any case.
+/// client's window is only made smaller if the client offers that. The answer names the server's
+/// window only if the client's offer does; a smaller one is used in any case.
 ///
 /// ```
 /// use ikisocket::http::{DeflateParams, HeadLimits, Request, agree_on_deflate};
@@ -62,11 +64,15 @@ impl Default for DeflateParams {
 /// # Ok::<(), ikisocket::http::Refusal>(())
 /// ```
 #[must_use]
-pub fn agree_on_deflate(request: &Request, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
+pub fn agree_on_deflate(
+    request: &Request,
+    wanted: &DeflateParams,
+) -> Option<(DeflateParams, String)> {
     if request.has_bad_extensions() {
         return None;
     }
-    let mut offers = request.values("Sec-WebSocket-Extensions").flat_map(|value| offers(value, NAME));
+    let mut offers =
+        request.values("Sec-WebSocket-Extensions").flat_map(|value| offers(value, NAME));
     offers.find_map(|behind| Offer::parse(behind)?.accept(wanted))
 }
 
@@ -86,9 +92,13 @@ impl Offer {
         let mut offer = Self::default();
         for (name, value) in params(behind) {
             let value = value.as_deref();
-            let is_new = if name.eq_ignore_ascii_case(SERVER_NO_CONTEXT_TAKEOVER.as_bytes()) && value.is_none() {
+            let is_new = if name.eq_ignore_ascii_case(SERVER_NO_CONTEXT_TAKEOVER.as_bytes())
+                && value.is_none()
+            {
                 !std::mem::replace(&mut offer.server_no_context_takeover, true)
-            } else if name.eq_ignore_ascii_case(CLIENT_NO_CONTEXT_TAKEOVER.as_bytes()) && value.is_none() {
+            } else if name.eq_ignore_ascii_case(CLIENT_NO_CONTEXT_TAKEOVER.as_bytes())
+                && value.is_none()
+            {
                 !std::mem::replace(&mut offer.client_no_context_takeover, true)
             } else if name.eq_ignore_ascii_case(SERVER_MAX_WINDOW_BITS.as_bytes()) {
                 offer.server_max_window_bits.replace(window_bits(value?)?).is_none()
@@ -106,7 +116,8 @@ impl Offer {
     }
 
     fn accept(&self, wanted: &DeflateParams) -> Option<(DeflateParams, String)> {
-        let server = wanted.server_max_window_bits.min(self.server_max_window_bits.unwrap_or(DEFAULT_BITS));
+        let server =
+            wanted.server_max_window_bits.min(self.server_max_window_bits.unwrap_or(DEFAULT_BITS));
         if server < LEAST_BITS {
             return None;
         }
@@ -115,8 +126,10 @@ impl Offer {
             None => DEFAULT_BITS,
         };
         let agreed = DeflateParams {
-            server_no_context_takeover: self.server_no_context_takeover || wanted.server_no_context_takeover,
-            client_no_context_takeover: self.client_no_context_takeover || wanted.client_no_context_takeover,
+            server_no_context_takeover: self.server_no_context_takeover
+                || wanted.server_no_context_takeover,
+            client_no_context_takeover: self.client_no_context_takeover
+                || wanted.client_no_context_takeover,
             server_max_window_bits: server,
             client_max_window_bits: client.max(LEAST_BITS),
         };
@@ -129,8 +142,8 @@ impl Offer {
                 answer += &format!("; {name}");
             }
         }
-        // Without an offer of it a client may refuse the answer (§7.1.2.1 allows it, nhooyr.io/websocket 1.8 does not), and it need not
-        // know: any window holds a smaller one.
+        // Without an offer of it a client may refuse the answer (§7.1.2.1 allows it,
+        // nhooyr.io/websocket 1.8 does not), and it need not know: any window holds a smaller one.
         if server < DEFAULT_BITS && self.server_max_window_bits.is_some() {
             answer += &format!("; {SERVER_MAX_WINDOW_BITS}={server}");
         }
@@ -156,7 +169,8 @@ mod tests {
     use crate::http::HeadLimits;
 
     fn answer(offers: &str, wanted: &DeflateParams) -> Option<String> {
-        let lines: String = offers.lines().map(|line| format!("Sec-WebSocket-Extensions: {line}\r\n")).collect();
+        let lines: String =
+            offers.lines().map(|line| format!("Sec-WebSocket-Extensions: {line}\r\n")).collect();
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let request = Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap();
         agree_on_deflate(&request, wanted).map(|(_, answer)| answer)
@@ -223,16 +237,23 @@ mod tests {
     #[test]
     fn the_first_good_offer_of_several_is_taken() {
         let good = "permessage-deflate; server_max_window_bits=11";
-        let one_line = format!("x-webkit-deflate-frame, permessage-deflate; what, {good}, permessage-deflate");
+        let one_line =
+            format!("x-webkit-deflate-frame, permessage-deflate; what, {good}, permessage-deflate");
         assert_eq!(plain(&one_line).as_deref(), Some("server_max_window_bits=11"));
         let two_lines = format!("foo; bar=\"a\", permessage-deflate; what\n{good}");
         assert_eq!(plain(&two_lines).as_deref(), Some("server_max_window_bits=11"));
         assert_eq!(plain("foo, bar"), None);
-        assert_eq!(plain(r#"permessage-deflate; client_max_window_bits="1\2""#).unwrap(), "client_max_window_bits=12");
+        assert_eq!(
+            plain(r#"permessage-deflate; client_max_window_bits="1\2""#).unwrap(),
+            "client_max_window_bits=12"
+        );
         // A malformed header also spoils what stands before and behind the fault (RFC 6455 §9.1).
-        for malformed in
-            [r#"foo; bar="\", permessage-deflate, \"""#, "foo; bar=\"a, permessage-deflate\"", "foo;", "a b"]
-        {
+        for malformed in [
+            r#"foo; bar="\", permessage-deflate, \"""#,
+            "foo; bar=\"a, permessage-deflate\"",
+            "foo;",
+            "a b",
+        ] {
             assert_eq!(plain(malformed), None);
             assert_eq!(plain(&format!("{good}, {malformed}")), None);
             assert_eq!(plain(&format!("{malformed}\n{good}")), None);
@@ -266,8 +287,9 @@ mod tests {
                     server_max_window_bits: 10,
                     client_max_window_bits: client,
                 };
-                let head =
-                    format!("GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Extensions: permessage-deflate{offer}\r\n\r\n");
+                let head = format!(
+                    "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Extensions: permessage-deflate{offer}\r\n\r\n"
+                );
                 let request = Request::parse(head.as_bytes(), &HeadLimits::default()).unwrap();
                 let (agreed, answer) = agree_on_deflate(&request, &wanted).unwrap();
                 let takeover = takeover[usize::from(no_context_takeover)];

@@ -1,5 +1,5 @@
-//! The WebSocket part of the handshake (RFC 6455 §4.2): what is required, and the 101 that accepts it.
-//! Knows no route, no setting and no connection.
+//! The WebSocket part of the handshake (RFC 6455 §4.2): what is required, and the 101 that accepts
+//! it. Knows no route, no setting and no connection.
 
 use std::net::Ipv6Addr;
 
@@ -19,9 +19,12 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// 16 bytes in base64.
 const KEY_LENGTH: usize = 24;
 
-/// Base64 that does not insist on zeros in the unused last bits: the example key in RFC 6455 §4.1 has ones.
-const LENIENT: GeneralPurpose =
-    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+/// Base64 that does not insist on zeros in the unused last bits: the example key in RFC 6455 §4.1
+/// has ones.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// A `Sec-WebSocket-Key` that was found to be the base64 of 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +53,15 @@ impl Key {
     }
 }
 
-/// Whether this is a handshake that a server can accept (RFC 6455 §4.2.1), whatever its method and path.
+/// Whether this is a handshake that a server can accept (RFC 6455 §4.2.1), whatever its method and
+/// path.
 ///
 /// # Errors
 ///
 /// The first of these that applies:
 ///
-/// - [`Refusal::UpgradeRequired`]: HTTP/1.0, or `Connection: Upgrade` with `Upgrade: websocket` is missing;
+/// - [`Refusal::UpgradeRequired`]: HTTP/1.0, or `Connection: Upgrade` with `Upgrade: websocket` is
+///   missing;
 /// - [`Refusal::UnsupportedVersion`]: not exactly one `Sec-WebSocket-Version`, or not 13;
 /// - [`Refusal::BadKey`]: no `Sec-WebSocket-Key`, or not the base64 of 16 bytes;
 /// - [`Refusal::BadExtensions`]: a `Sec-WebSocket-Extensions` that is not what RFC 6455 §9.1
@@ -75,8 +80,8 @@ pub fn check(request: &Request) -> Result<Key, Refusal> {
     Ok(key)
 }
 
-/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`, in ASCII (RFC 6455 §4.2.2, step 5.4). The key itself
-/// is not checked.
+/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`, in ASCII (RFC 6455 §4.2.2, step 5.4). The
+/// key itself is not checked.
 ///
 /// ```
 /// use ikisocket::http::accept_key;
@@ -93,9 +98,15 @@ pub fn accept_key(key: &str) -> [u8; 28] {
 
 /// Appends the head of the 101 answer that accepts the handshake (RFC 6455 §4.2.2).
 ///
-/// `subprotocol` is the one that was chosen, `extensions` the whole value of `Sec-WebSocket-Extensions`. What
-/// cannot stand in its header (a subprotocol that is no token, a line break) is left out.
-pub fn write_switching_protocols(key: &Key, subprotocol: Option<&str>, extensions: Option<&str>, out: &mut Vec<u8>) {
+/// `subprotocol` is the one that was chosen, `extensions` the whole value of
+/// `Sec-WebSocket-Extensions`. What cannot stand in its header (a subprotocol that is no token, a
+/// line break) is left out.
+pub fn write_switching_protocols(
+    key: &Key,
+    subprotocol: Option<&str>,
+    extensions: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\n\
           Upgrade: websocket\r\n\
@@ -125,8 +136,10 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
     let mut best = server.len();
     // The offers are gone through once, not once for each name, and few are compared with names: a
     // head holds thousands of them.
-    for offer in
-        request.values("Sec-WebSocket-Protocol").flat_map(elements).filter(|offer| lengths & length(offer) != 0)
+    for offer in request
+        .values("Sec-WebSocket-Protocol")
+        .flat_map(elements)
+        .filter(|offer| lengths & length(offer) != 0)
     {
         let better = server[..best].iter().position(|name| {
             let name = name.as_ref().as_bytes();
@@ -138,8 +151,8 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
     (best < server.len()).then_some(best)
 }
 
-/// Whether the page that opened the connection is on the list (RFC 6455 §10.2), in any case, otherwise exactly:
-/// `https://example.org` does not allow `https://example.org:8443`.
+/// Whether the page that opened the connection is on the list (RFC 6455 §10.2), in any case,
+/// otherwise exactly: `https://example.org` does not allow `https://example.org:8443`.
 ///
 /// An empty list, or `"*"` on it, allows every page, and `Origin` is not looked at. With a list, a
 /// request is not allowed without exactly one `Origin` line: two are refused whatever bytes they
@@ -180,8 +193,9 @@ pub enum OriginError {
     DefaultPort,
 }
 
-/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and perhaps a port, as browsers write them
-/// (RFC 6454 §6.2): the scheme's own port left out, no slash at the end, an international name in its ASCII form.
+/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and
+/// perhaps a port, as browsers write them (RFC 6454 §6.2): the scheme's own port left out, no slash
+/// at the end, an international name in its ASCII form.
 ///
 /// # Errors
 ///
@@ -203,7 +217,8 @@ pub fn check_origin(text: &str) -> Result<(), OriginError> {
     if text.contains('*') {
         return Err(OriginError::Wildcard);
     }
-    let (scheme, rest) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).ok_or(OriginError::Form)?;
+    let (scheme, rest) =
+        text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).ok_or(OriginError::Form)?;
     if ["ws", "wss"].iter().any(|each| scheme.eq_ignore_ascii_case(each)) {
         return Err(OriginError::Scheme);
     }
@@ -215,7 +230,9 @@ pub fn check_origin(text: &str) -> Result<(), OriginError> {
         return Err(OriginError::Form);
     }
     let Some(port) = port.strip_prefix(':') else { return Ok(()) };
-    let own = [("http", 80), ("https", 443)].into_iter().find(|(each, _)| scheme.eq_ignore_ascii_case(each));
+    let own = [("http", 80), ("https", 443)]
+        .into_iter()
+        .find(|(each, _)| scheme.eq_ignore_ascii_case(each));
     match port.parse::<u16>() {
         Ok(number) if number == 0 || number.to_string() != port => Err(OriginError::Port),
         Ok(number) if own.is_some_and(|(_, own)| number == own) => Err(OriginError::DefaultPort),
@@ -235,9 +252,9 @@ fn is_scheme(text: &str) -> bool {
 fn is_host(text: &str) -> bool {
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         // How an IPv4 address inside one is written differs.
-        Some(inner) => inner
-            .parse::<Ipv6Addr>()
-            .is_ok_and(|address| address.to_ipv4_mapped().is_some() || address.to_string().eq_ignore_ascii_case(inner)),
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok_and(|address| {
+            address.to_ipv4_mapped().is_some() || address.to_string().eq_ignore_ascii_case(inner)
+        }),
         None => {
             let plain = |byte: u8| byte.is_ascii_graphic() && !b"#%/:<>?@[\\]^|".contains(&byte);
             !text.is_empty() && text.bytes().all(plain)
@@ -304,7 +321,8 @@ mod tests {
     fn each_offer_is_compared_once_with_each_name_and_most_with_none() {
         let looks = std::cell::Cell::new(0);
         let names = ["v1", "v2", "v3", "v4"].map(|name| Counted(name, &looks));
-        let offers = |offer: &str| request(&format!("Sec-WebSocket-Protocol: {}\r\n", offer.repeat(4000)));
+        let offers =
+            |offer: &str| request(&format!("Sec-WebSocket-Protocol: {}\r\n", offer.repeat(4000)));
         for (offer, chosen, most) in
             [("a,", None, 4), ("v5,", None, 4 + 4 * 4000), (",", None, 4), ("v1,", Some(0), 4 + 4)]
         {
@@ -355,13 +373,51 @@ mod tests {
         }
         use OriginError::*;
         for (error, texts) in [
-            (Form, &["", "example.org", "https://", "://a", "a b://c", "1a://c", "https://a/", "https://a?b"][..]),
-            (Form, &["https://a#b", "https://me@a", "https://a b", "https://[", "https://[::1", "https://::1]"]),
-            (Form, &["https://[::1]x", "https://[1.2.3.4]", "https://[0:0:0:0:0:0:0:1]", "https://bücher.example"]),
+            (
+                Form,
+                &[
+                    "",
+                    "example.org",
+                    "https://",
+                    "://a",
+                    "a b://c",
+                    "1a://c",
+                    "https://a/",
+                    "https://a?b",
+                ][..],
+            ),
+            (
+                Form,
+                &[
+                    "https://a#b",
+                    "https://me@a",
+                    "https://a b",
+                    "https://[",
+                    "https://[::1",
+                    "https://::1]",
+                ],
+            ),
+            (
+                Form,
+                &[
+                    "https://[::1]x",
+                    "https://[1.2.3.4]",
+                    "https://[0:0:0:0:0:0:0:1]",
+                    "https://bücher.example",
+                ],
+            ),
             (Form, &["http://localhost:3000/", "https://:3000", "https:example.org", "http://::1"]),
             (Wildcard, &["https://*.example.org", "https://*", "*://example.org", "**"]),
             (Scheme, &["wss://example.org", "ws://example.org:3000"]),
-            (Port, &["https://example.org:", "http://a:b:c", "https://example.org:99999", "https://example.org:0"]),
+            (
+                Port,
+                &[
+                    "https://example.org:",
+                    "http://a:b:c",
+                    "https://example.org:99999",
+                    "https://example.org:0",
+                ],
+            ),
             (Port, &["https://example.org:0443", "https://example.org:+8443", "https://[::1]:"]),
             (DefaultPort, &["https://example.org:443", "http://example.org:80", "HTTP://[::1]:80"]),
         ] {

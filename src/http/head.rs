@@ -10,16 +10,18 @@ use super::request::Request;
 pub enum Scan {
     /// No end so far, and nothing wrong with it: call again when more has arrived.
     Partial,
-    /// The head ends here: its length in bytes, with the blank line. What follows is no longer HTTP.
+    /// The head ends here: its length in bytes, with the blank line. What follows is no longer
+    /// HTTP.
     Complete(usize),
 }
 
 /// Looks for the blank line that ends a request head (RFC 9112 §2.1), each byte once.
 ///
-/// It checks the form of each line as soon as the line is complete, so that a client which speaks something
-/// else (TLS, HTTP/2, a telnet user) is refused at once and not after the handshake timeout. Line ends must be
-/// CRLF: what else passes for one is read differently by different servers, and that is how requests are
-/// smuggled. Empty lines before the request line are skipped (RFC 9112 §2.2); they count as bytes of the head.
+/// It checks the form of each line as soon as the line is complete, so that a client which speaks
+/// something else (TLS, HTTP/2, a telnet user) is refused at once and not after the handshake
+/// timeout. Line ends must be CRLF: what else passes for one is read differently by different
+/// servers, and that is how requests are smuggled. Empty lines before the request line are skipped
+/// (RFC 9112 §2.2); they count as bytes of the head.
 ///
 /// ```
 /// use ikisocket::http::{HeadLimits, HeadScanner, Refusal, Scan};
@@ -51,14 +53,18 @@ enum Expects {
 }
 
 impl HeadScanner {
-    /// Looks at what is new in `received`, which holds *all* bytes of this head that have arrived so far.
+    /// Looks at what is new in `received`, which holds *all* bytes of this head that have arrived
+    /// so far.
     ///
-    /// After `Partial` call it again with more. After anything else it is done: use a new one for the next head.
+    /// After `Partial` call it again with more. After anything else it is done: use a new one for
+    /// the next head.
     ///
     /// # Errors
     ///
-    /// - [`Refusal::Malformed`]: a bare CR or LF, another control character, or a line that is not HTTP/1.
-    /// - [`Refusal::HeadTooLarge`]: `limits.max_bytes` have arrived, are well-formed so far, and hold no end.
+    /// - [`Refusal::Malformed`]: a bare CR or LF, another control character, or a line that is not
+    ///   HTTP/1.
+    /// - [`Refusal::HeadTooLarge`]: `limits.max_bytes` have arrived, are well-formed so far, and
+    ///   hold no end.
     /// - [`Refusal::TooManyHeaders`]: one more header begins than `limits.max_headers`, and nothing
     ///   before it is malformed.
     pub fn scan(&mut self, received: &[u8], limits: &HeadLimits) -> Result<Scan, Refusal> {
@@ -102,7 +108,9 @@ impl HeadScanner {
     /// more than that.
     fn check_count(&self, visible: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
         match (self.expects, visible.get(self.line_start)) {
-            (Expects::FieldLine(before), Some(&first)) if before >= limits.max_headers && !is_control(first) => {
+            (Expects::FieldLine(before), Some(&first))
+                if before >= limits.max_headers && !is_control(first) =>
+            {
                 self.check_line(&[first])?;
                 Err(Request::refuse_beginning(&visible[..self.line_start], limits))
             }
@@ -128,7 +136,9 @@ impl HeadScanner {
     fn check_line(&self, line: &[u8]) -> Result<(), Refusal> {
         let parsed = match self.expects {
             Expects::RequestLine => httparse::Request::new(&mut []).parse(line).map(drop),
-            Expects::FieldLine(_) => httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]).map(drop),
+            Expects::FieldLine(_) => {
+                httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER]).map(drop)
+            }
         };
         parsed.map_err(malformed)
     }
@@ -147,7 +157,9 @@ fn first_control(bytes: &[u8]) -> Option<usize> {
         return Some(0);
     }
     let (blocks, _) = bytes.as_chunks::<16>();
-    let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |any, &byte| any | is_control(byte)));
+    let clean = blocks
+        .iter()
+        .take_while(|block| !block.iter().fold(false, |any, &byte| any | is_control(byte)));
     let from = 16 * clean.count();
     bytes[from..].iter().position(|&byte| is_control(byte)).map(|at| from + at)
 }

@@ -1,12 +1,14 @@
 //! How large a request head may be.
 
-/// The most that [`HeadLimits::max_bytes`] can be: a [`Request`](super::Request) keeps lengths in 16 bits.
+/// The most that [`HeadLimits::max_bytes`] can be: a [`Request`](super::Request) keeps lengths in
+/// 16 bits.
 pub(super) const LARGEST_HEAD: usize = u16::MAX as usize;
 
 /// How large a request head may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Bytes of the whole head, with the blank line at its end. Default 16 384; more than 65 535 counts as 65 535.
+    /// Bytes of the whole head, with the blank line at its end. Default 16 384; more than 65 535
+    /// counts as 65 535.
     pub max_bytes: usize,
     /// Header lines. Default 100.
     pub max_headers: usize,

@@ -27,7 +27,8 @@ pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         if rest.is_empty() {
             return None;
         }
-        let mut end = rest.iter().position(|byte| matches!(byte, b',' | b'"')).unwrap_or(rest.len());
+        let mut end =
+            rest.iter().position(|byte| matches!(byte, b',' | b'"')).unwrap_or(rest.len());
         if rest.get(end) == Some(&b'"') {
             end = end_with_quotes(rest);
         }
@@ -78,7 +79,8 @@ mod tests {
             ("\"\",a", &["\"\"", "a"]),
         ];
         for (value, expected) in rows {
-            let found: Vec<_> = elements(value.as_bytes()).map(|each| str::from_utf8(each).unwrap()).collect();
+            let found: Vec<_> =
+                elements(value.as_bytes()).map(|each| str::from_utf8(each).unwrap()).collect();
             assert_eq!(found, expected, "{value}");
         }
         let found: Vec<_> = elements(b"v1, caf\xe9,\xff").collect();

@@ -3,21 +3,24 @@
 //! It knows no socket, no clock, no connection and no listener, so all of it can be used and
 //! tested in memory. What happens to a request, in order:
 //!
-//! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses what cannot become one.
+//! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses what cannot become
+//!    one.
 //! 2. [`Request::parse`] turns the head into an owned snapshot of what the client asks.
-//! 3. [`Routes::find`] says which place its path leads to; [`Request::set_params`] keeps the parameters.
+//! 3. [`Routes::find`] says which place its path leads to; [`Request::set_params`] keeps the
+//!    parameters.
 //! 4. [`check`] decides whether it is a WebSocket handshake that can be accepted (RFC 6455 §4.2.1),
 //!    [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
 //! 5. [`write_switching_protocols`] writes the 101, or a [`Refusal`] becomes a [`Response`].
 //!
 //! Nothing here panics, whatever the bytes.
 //!
-//! What a head costs: a usual one 1 to 3 µs of CPU. The most expensive ones that are known take about
-//! 4 ns for each byte, so 60 µs at the default limit of 16 KiB: lists of thousands of elements,
-//! and paths of nothing but escapes. Each step goes through the head once, and no step takes longer
-//! for a byte because of the bytes before it. `choose_subprotocol` alone can take longer, about 1 ns
-//! for each offer and each of the server's own names of the same length. `query` and `cookie` take
-//! up to 2 ns for each byte at each call. (`cargo bench --bench micro -- request` measures them.)
+//! What a head costs: a usual one 1 to 3 µs of CPU. The most expensive ones that are known take
+//! about 4 ns for each byte, so 60 µs at the default limit of 16 KiB: lists of thousands of
+//! elements, and paths of nothing but escapes. Each step goes through the head once, and no step
+//! takes longer for a byte because of the bytes before it. `choose_subprotocol` alone can take
+//! longer, about 1 ns for each offer and each of the server's own names of the same length. `query`
+//! and `cookie` take up to 2 ns for each byte at each call. (`cargo bench --bench micro -- request`
+//! measures them.)
 //!
 //! ```
 //! use ikisocket::http::{
@@ -59,7 +62,8 @@ mod syntax;
 
 pub use deflate::{DeflateParams, agree_on_deflate};
 pub use handshake::{
-    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed, write_switching_protocols,
+    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed,
+    write_switching_protocols,
 };
 pub use head::{HeadScanner, Scan};
 pub use limits::HeadLimits;
@@ -125,10 +129,18 @@ mod tests {
             ("host with a path", good.replace("Host: a", "Host: a/b"), "not a host name"),
             ("host with a user", good.replace("Host: a", "Host: me@a"), "not a host name"),
             ("two names in one host", good.replace("Host: a", "Host: a b"), "not a host name"),
-            ("length and chunked", with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"), "together"),
+            (
+                "length and chunked",
+                with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
+                "together",
+            ),
             ("chunked upgrade", with("Transfer-Encoding: chunked\r\n"), "with a body"),
             ("upgrade with a body", with("Content-Length: 5\r\n"), "with a body"),
-            ("two lengths", with("Content-Length: 0\r\nContent-Length: 5\r\n"), "more than one Content-Length"),
+            (
+                "two lengths",
+                with("Content-Length: 0\r\nContent-Length: 5\r\n"),
+                "more than one Content-Length",
+            ),
             ("a list of lengths", with("Content-Length: 0, 5\r\n"), "more than one Content-Length"),
             ("signed length", with("Content-Length: +0\r\n"), "not a number"),
             ("empty length", with("Content-Length:\r\n"), "not a number"),
@@ -152,8 +164,16 @@ mod tests {
             ("authority form", with_request_line("GET a:80 HTTP/1.1"), "target"),
             ("asterisk form", with_request_line("GET * HTTP/1.1"), "target"),
             ("relative path", with_request_line("GET ws HTTP/1.1"), "target"),
-            ("absolute form without a host", with_request_line("GET http:///ws HTTP/1.1"), "target"),
-            ("absolute form with a user", with_request_line("GET http://me@a/ws HTTP/1.1"), "target"),
+            (
+                "absolute form without a host",
+                with_request_line("GET http:///ws HTTP/1.1"),
+                "target",
+            ),
+            (
+                "absolute form with a user",
+                with_request_line("GET http://me@a/ws HTTP/1.1"),
+                "target",
+            ),
             ("unknown scheme", with_request_line("GET ftp://a/ws HTTP/1.1"), "target"),
             ("fragment", with_request_line("GET /ws#top HTTP/1.1"), "fragment"),
             ("two spaces", with_request_line("GET  /ws HTTP/1.1"), "request line"),
@@ -161,7 +181,11 @@ mod tests {
             ("no version", with_request_line("GET /ws"), "request line"),
             ("HTTP/2.0", with_request_line("GET /ws HTTP/2.0"), "HTTP/1.1"),
             ("lower-case version", with_request_line("GET /ws http/1.1"), "HTTP/1.1"),
-            ("HTTP/1.0 chunked", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), "HTTP/1.0"),
+            (
+                "HTTP/1.0 chunked",
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+                "HTTP/1.0",
+            ),
         ];
         for (name, head, because) in rows {
             assert_refused(name, head, 400, because);
@@ -172,7 +196,12 @@ mod tests {
     fn other_protocols_are_refused_at_their_first_line() {
         assert_refused("greeting", "hello there\r\n", 400, "HTTP/1.1");
         assert_refused("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "HTTP/1.1");
-        assert_refused("TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400, "control character");
+        assert_refused(
+            "TLS hello",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+            400,
+            "control character",
+        );
         assert_refused("HTTP/0.9", "GET /\r\n", 400, "request line");
     }
 
@@ -188,21 +217,71 @@ mod tests {
                 "WebSocket endpoint",
             ),
             ("HTTP/1.0", with_request_line("GET /ws HTTP/1.0"), 426, "WebSocket endpoint"),
-            ("no Connection", good.replace("Connection: Upgrade\r\n", ""), 426, "WebSocket endpoint"),
-            ("keep-alive only", good.replace("Connection: Upgrade", "Connection: keep-alive"), 426, "WebSocket"),
+            (
+                "no Connection",
+                good.replace("Connection: Upgrade\r\n", ""),
+                426,
+                "WebSocket endpoint",
+            ),
+            (
+                "keep-alive only",
+                good.replace("Connection: Upgrade", "Connection: keep-alive"),
+                426,
+                "WebSocket",
+            ),
             ("no Upgrade", good.replace("Upgrade: websocket\r\n", ""), 426, "WebSocket endpoint"),
-            ("another protocol", good.replace("websocket\r\n", "h2c\r\n"), 426, "WebSocket endpoint"),
-            ("part of a word", good.replace("websocket\r\n", "websockets\r\n"), 426, "WebSocket endpoint"),
+            (
+                "another protocol",
+                good.replace("websocket\r\n", "h2c\r\n"),
+                426,
+                "WebSocket endpoint",
+            ),
+            (
+                "part of a word",
+                good.replace("websocket\r\n", "websockets\r\n"),
+                426,
+                "WebSocket endpoint",
+            ),
             ("no version", good.replace(VERSION, ""), 426, "version 13"),
             ("old version", good.replace("Version: 13", "Version: 8"), 426, "version 13"),
             ("two versions", with(VERSION), 426, "version 13"),
-            ("version before key", good.replace("Version: 13", "Version: 8").replace(KEY, ""), 426, "13"),
+            (
+                "version before key",
+                good.replace("Version: 13", "Version: 8").replace(KEY, ""),
+                426,
+                "13",
+            ),
             ("no key", good.replace(KEY, ""), 400, "Sec-WebSocket-Key"),
-            ("short key", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), 400, "Sec-WebSocket-Key"),
-            ("17 bytes", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSE="), 400, "Key"),
-            ("18 bytes", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSEh"), 400, "Key"),
-            ("no base64", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j!Q=="), 400, "Key"),
-            ("no padding", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"), 400, "Key"),
+            (
+                "short key",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="),
+                400,
+                "Sec-WebSocket-Key",
+            ),
+            (
+                "17 bytes",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSE="),
+                400,
+                "Key",
+            ),
+            (
+                "18 bytes",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSEh"),
+                400,
+                "Key",
+            ),
+            (
+                "no base64",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j!Q=="),
+                400,
+                "Key",
+            ),
+            (
+                "no padding",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"),
+                400,
+                "Key",
+            ),
         ];
         for (name, head, status, because) in rows {
             assert_refused(name, head, *status, because);
@@ -215,8 +294,14 @@ mod tests {
         let rows: &[(&str, String)] = &[
             ("plain", good.clone()),
             ("Firefox", good.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade")),
-            ("any case", good.replace("Upgrade: websocket", "UPGRADE: WebSocket").replace("Host", "hOST")),
-            ("lists on two lines", good.replace("Connection: Upgrade", "Connection: a\r\nconnection: b ,\tupgrade")),
+            (
+                "any case",
+                good.replace("Upgrade: websocket", "UPGRADE: WebSocket").replace("Host", "hOST"),
+            ),
+            (
+                "lists on two lines",
+                good.replace("Connection: Upgrade", "Connection: a\r\nconnection: b ,\tupgrade"),
+            ),
             ("several protocols", good.replace("Upgrade: websocket", "Upgrade: h2c, websocket")),
             ("no space after the colon", good.replace(": ", ":")),
             ("empty lines before", format!("\r\n\r\n{good}")),
@@ -225,7 +310,10 @@ mod tests {
             ("empty body", with("Content-Length: 0\r\n")),
             ("empty host", good.replace("Host: a", "Host:")),
             ("IPv6 host", good.replace("Host: a", "Host: [::1]:80")),
-            ("the key of RFC 6455 §4.1", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC==")),
+            (
+                "the key of RFC 6455 §4.1",
+                good.replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC=="),
+            ),
             ("letters outside ASCII in a value", with("X: Grüße\r\n")),
             ("tab in a value", with("X: a\tb\r\n")),
         ];
@@ -243,9 +331,24 @@ mod tests {
         // at all.
         let early = |line: &str| with(&format!("{line}{many}"));
         assert_refused("malformed before header 101", early("X : a\r\n"), 400, "before the colon");
-        assert_refused("two hosts before header 101", early("Host: a\r\n"), 400, "more than one Host");
-        assert_refused("two lengths before header 101", early("Content-Length: 1, 2\r\n"), 400, "Content-Length");
-        assert_refused("no host before header 101", early("").replace("Host: a\r\n", "Y: a\r\n"), 431, "too many");
+        assert_refused(
+            "two hosts before header 101",
+            early("Host: a\r\n"),
+            400,
+            "more than one Host",
+        );
+        assert_refused(
+            "two lengths before header 101",
+            early("Content-Length: 1, 2\r\n"),
+            400,
+            "Content-Length",
+        );
+        assert_refused(
+            "no host before header 101",
+            early("").replace("Host: a\r\n", "Y: a\r\n"),
+            431,
+            "too many",
+        );
         let late = |line: &str| with(&format!("{}{line}", &many[6..]));
         assert_refused("header 101 begins with a space", late(" X: a\r\n"), 400, "folded");
         assert_refused("header 101 begins with NUL", late("\0X: a\r\n"), 400, "control character");
@@ -253,17 +356,32 @@ mod tests {
         assert_refused("header 101 is malformed further on", late("X : a\r\n"), 431, "too many");
         assert_refused("header 101 is the second Host", late("Host: a\r\n"), 431, "too many");
         let begun = late("X");
-        assert_refused("header 101 has begun", begun.strip_suffix("\r\n").unwrap(), 431, "too many");
+        assert_refused(
+            "header 101 has begun",
+            begun.strip_suffix("\r\n").unwrap(),
+            431,
+            "too many",
+        );
 
         let long = |length| format!("X: {}\r\n", "a".repeat(length));
         let most = 16 * 1024 - with(&long(0)).len();
         assert_accepted("as large as allowed", &with(&long(most)));
         assert_refused("one byte more", with(&long(most + 1)), 431, "too large");
         assert_refused("endless line", with(&long(1 << 17)), 431, "too large");
-        assert_refused("endless path", format!("GET /{} HTTP/1.1", "a".repeat(1 << 15)), 431, "too large");
+        assert_refused(
+            "endless path",
+            format!("GET /{} HTTP/1.1", "a".repeat(1 << 15)),
+            431,
+            "too large",
+        );
         assert_refused("endless word", "a".repeat(1 << 15), 431, "too large");
         assert_refused("endless nonsense", "(".repeat(1 << 15), 400, "request line");
-        assert_refused("malformed, then endless", with(&format!("X : a\r\n{}", long(1 << 15))), 400, "colon");
+        assert_refused(
+            "malformed, then endless",
+            with(&format!("X : a\r\n{}", long(1 << 15))),
+            400,
+            "colon",
+        );
     }
 
     #[test]

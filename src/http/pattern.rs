@@ -1,4 +1,5 @@
-//! Which place a path leads to: `/ws/:id`, `/files/*rest`. Knows paths only, neither requests nor what a place holds.
+//! Which place a path leads to: `/ws/:id`, `/files/*rest`. Knows paths only, neither requests nor
+//! what a place holds.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,15 +10,15 @@ use percent_encoding::percent_decode_str;
 
 /// Places, each found by a pattern.
 ///
-/// A pattern is a path. A segment that begins with `:` is a parameter and stands for one segment that is not
-/// empty; a last segment that begins with `*` is a catch-all and stands for the rest of the path, slashes
-/// included, also for none of it. Everything else is compared literally, except that percent-encoding makes no
-/// difference: `/café` is found by `/caf%C3%A9`. A slash at the end and `..` are as significant as any other
-/// character.
+/// A pattern is a path. A segment that begins with `:` is a parameter and stands for one segment
+/// that is not empty; a last segment that begins with `*` is a catch-all and stands for the rest of
+/// the path, slashes included, also for none of it. Everything else is compared literally, except
+/// that percent-encoding makes no difference: `/café` is found by `/caf%C3%A9`. A slash at the end
+/// and `..` are as significant as any other character.
 ///
-/// When several patterns match: one without a catch-all comes first; then, segment by segment from the left,
-/// literal before parameter, going back where that leads nowhere. Among catch-alls the one with the most
-/// segments before the `*` is first. The order of insertion plays no role.
+/// When several patterns match: one without a catch-all comes first; then, segment by segment from
+/// the left, literal before parameter, going back where that leads nowhere. Among catch-alls the
+/// one with the most segments before the `*` is first. The order of insertion plays no role.
 ///
 /// Patterns that differ only in the names of their parameters are the same place.
 ///
@@ -70,7 +71,9 @@ pub enum PatternError {
     #[error("`:` and `*` begin a parameter and need a name: write `/:id` or `/*rest`")]
     EmptyName,
     /// A name with other characters than letters, digits, `_` and `-`.
-    #[error("`{0}` is no name of a parameter: a parameter is a whole segment, its name letters, digits, `_` and `-`")]
+    #[error(
+        "`{0}` is no name of a parameter: a parameter is a whole segment, its name letters, digits, `_` and `-`"
+    )]
     BadName(
         /// The name as it was written.
         String,
@@ -100,7 +103,9 @@ pub enum PatternError {
     #[error("no path holds white space or control characters: write `%20` for a space")]
     Whitespace,
     /// Escapes that are not UTF-8 once they are decoded: a request for such a path is refused.
-    #[error("a pattern is UTF-8 once it is percent-decoded: write `/caf%C3%A9` or `/café`, not `/caf%E9`")]
+    #[error(
+        "a pattern is UTF-8 once it is percent-decoded: write `/caf%C3%A9` or `/café`, not `/caf%E9`"
+    )]
     NotUtf8,
     /// The pattern is fine but cannot stand beside the others. No such combination is known.
     #[error("this pattern is in conflict with another one")]
@@ -153,10 +158,11 @@ impl<T> Routes<T> {
         Ok(index)
     }
 
-    /// The place that a path leads to, and the values of its parameters, percent-decoded, in the order of the
-    /// pattern.
+    /// The place that a path leads to, and the values of its parameters, percent-decoded, in the
+    /// order of the pattern.
     ///
-    /// `path` is a path as it stands in a request, still percent-encoded ([`Request::path`](super::Request::path)).
+    /// `path` is a path as it stands in a request, still percent-encoded
+    /// ([`Request::path`](super::Request::path)).
     ///
     /// A path that is not UTF-8 once it is percent-decoded leads nowhere: its parameters could not
     /// be told from others. [`Request::parse`](super::Request::parse) refuses it.
@@ -255,7 +261,10 @@ fn parse(pattern: &str) -> Result<(Key, ParamNames), PatternError> {
             return Err(PatternError::Braces(segment.to_owned()));
         } else {
             // matchit takes doubled braces literally.
-            let literal = canonical(segment).ok_or(PatternError::NotUtf8)?.replace('{', "{{").replace('}', "}}");
+            let literal = canonical(segment)
+                .ok_or(PatternError::NotUtf8)?
+                .replace('{', "{{")
+                .replace('}', "}}");
             path.push_str(&literal);
         }
     }
@@ -293,8 +302,14 @@ mod tests {
         let routes = routes(patterns);
         let found = routes.find(path);
         let found = found.as_ref().map(|(place, values)| (place.as_str(), values));
-        let to = to.map(|(place, values)| (place, values.iter().map(|v| v.to_string()).collect::<Vec<_>>()));
-        assert_eq!(found, to.as_ref().map(|(place, values)| (*place, values)), "{path} in {patterns:?}");
+        let to = to.map(|(place, values)| {
+            (place, values.iter().map(|v| v.to_string()).collect::<Vec<_>>())
+        });
+        assert_eq!(
+            found,
+            to.as_ref().map(|(place, values)| (*place, values)),
+            "{path} in {patterns:?}"
+        );
     }
 
     #[test]
@@ -364,8 +379,17 @@ mod tests {
     #[test]
     fn what_is_not_utf8_leads_nowhere() {
         for patterns in [&["/:x"][..], &["/*x"], &["/:x", "/*x", "/:x/*y"]] {
-            for path in ["/%FF", "/%ff", "/a%C3", "/%C3/%A9", "/%C3%2F%A9", "/%ED%A0%80", "/%C0%AF", "/a/%E9", "/é%A9"]
-            {
+            for path in [
+                "/%FF",
+                "/%ff",
+                "/a%C3",
+                "/%C3/%A9",
+                "/%C3%2F%A9",
+                "/%ED%A0%80",
+                "/%C0%AF",
+                "/a/%E9",
+                "/é%A9",
+            ] {
                 assert_leads(patterns, path, None);
             }
         }
@@ -454,8 +478,10 @@ mod tests {
         let mut all = Vec::new();
         let mut last = vec![String::new()];
         for _ in 0..depth {
-            last =
-                last.iter().flat_map(|path| segments.iter().map(move |segment| format!("{path}/{segment}"))).collect();
+            last = last
+                .iter()
+                .flat_map(|path| segments.iter().map(move |segment| format!("{path}/{segment}")))
+                .collect();
             all.extend(last.iter().cloned());
         }
         all
@@ -465,11 +491,13 @@ mod tests {
     fn any_three_patterns_follow_the_rule_in_any_order() {
         let mut patterns = paths(&["a", "ab", ":0"], 3);
         patterns.retain(|pattern| pattern.matches(':').count() < 3);
-        let catch_alls: Vec<_> = paths(&["a", ":0"], 2).iter().map(|path| format!("{path}/*r")).collect();
+        let catch_alls: Vec<_> =
+            paths(&["a", ":0"], 2).iter().map(|path| format!("{path}/*r")).collect();
         patterns.extend(catch_alls);
         patterns.extend(["/".to_owned(), "/*r".to_owned(), "/a/".to_owned()]);
         // Each parameter needs its own name.
-        let patterns: Vec<_> = patterns.iter().map(|pattern| pattern.replacen(":0", ":1", 1)).collect();
+        let patterns: Vec<_> =
+            patterns.iter().map(|pattern| pattern.replacen(":0", ":1", 1)).collect();
         let paths = paths(&["a", "ab", "x", ""], 3);
 
         for (i, first) in patterns.iter().enumerate() {

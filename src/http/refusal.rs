@@ -1,11 +1,12 @@
-//! Why a request is not accepted, and the answer that tells the client. Knows nothing of how it was found out.
+//! Why a request is not accepted, and the answer that tells the client. Knows nothing of how it was
+//! found out.
 
 use super::response::Response;
 
 /// Why a request was refused.
 ///
-/// The variants stand in the order in which they win when several apply. [`Refusal::response`] is the
-/// answer for the client; the `Display` text is its body.
+/// The variants stand in the order in which they win when several apply. [`Refusal::response`] is
+/// the answer for the client; the `Display` text is its body.
 ///
 /// ```
 /// use ikisocket::http::Refusal;
@@ -17,7 +18,8 @@ use super::response::Response;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// 400: not a request head that RFC 9112 allows, or one that two servers could read differently.
+    /// 400: not a request head that RFC 9112 allows, or one that two servers could read
+    /// differently.
     #[error("Malformed request: {0}.")]
     Malformed(
         /// What is wrong, in plain words.
@@ -55,7 +57,9 @@ pub enum Refusal {
     #[error("`Sec-WebSocket-Key` is missing or is not 16 bytes in base64.")]
     BadKey,
     /// 400: `Sec-WebSocket-Extensions` is not a list of extensions as RFC 6455 §9.1 writes it.
-    #[error("`Sec-WebSocket-Extensions` is malformed. Send `name; parameter=value`, with commas between extensions.")]
+    #[error(
+        "`Sec-WebSocket-Extensions` is malformed. Send `name; parameter=value`, with commas between extensions."
+    )]
     BadExtensions,
     /// 403: the page that opened the connection may not (RFC 6455 §10.2).
     #[error("Connections from this origin are not allowed.")]
@@ -95,17 +99,20 @@ impl Refusal {
         }
     }
 
-    /// The answer for the client: the status, the headers that belong to it, and the reason as plain text.
+    /// The answer for the client: the status, the headers that belong to it, and the reason as
+    /// plain text.
     pub fn response(&self) -> Response {
         let response = Response::text(format!("{self}\n")).with_status(self.status());
         match self {
             Refusal::MethodNotAllowed { allow } => response.with_header("Allow", *allow),
             // RFC 9110 §15.5.22: every 426 names the protocol to upgrade to.
             Refusal::UpgradeRequired => response.with_header("Upgrade", "websocket"),
-            Refusal::UnsupportedVersion => {
-                response.with_header("Upgrade", "websocket").with_header("Sec-WebSocket-Version", "13")
-            }
-            Refusal::Full { retry_after } | Refusal::Refusing { retry_after } | Refusal::Undecided { retry_after } => {
+            Refusal::UnsupportedVersion => response
+                .with_header("Upgrade", "websocket")
+                .with_header("Sec-WebSocket-Version", "13"),
+            Refusal::Full { retry_after }
+            | Refusal::Refusing { retry_after }
+            | Refusal::Undecided { retry_after } => {
                 response.with_header("Retry-After", retry_after.to_string())
             }
             _ => response,
@@ -144,16 +151,36 @@ mod tests {
             (Refusal::BadExtensions, "400 Bad Request", ""),
             (Refusal::OriginNotAllowed, "403 Forbidden", ""),
             (Refusal::NotFound, "404 Not Found", ""),
-            (Refusal::MethodNotAllowed { allow: "GET, HEAD" }, "405 Method Not Allowed", "\r\nAllow: GET, HEAD\r\n"),
+            (
+                Refusal::MethodNotAllowed { allow: "GET, HEAD" },
+                "405 Method Not Allowed",
+                "\r\nAllow: GET, HEAD\r\n",
+            ),
             (Refusal::TimedOut, "408 Request Timeout", ""),
             (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nUpgrade: websocket\r\n"),
-            (Refusal::UpgradeRequired, "426 Upgrade Required", "\r\nConnection: close, Upgrade\r\n"),
-            (Refusal::UnsupportedVersion, "426 Upgrade Required", "\r\nSec-WebSocket-Version: 13\r\n"),
+            (
+                Refusal::UpgradeRequired,
+                "426 Upgrade Required",
+                "\r\nConnection: close, Upgrade\r\n",
+            ),
+            (
+                Refusal::UnsupportedVersion,
+                "426 Upgrade Required",
+                "\r\nSec-WebSocket-Version: 13\r\n",
+            ),
             (Refusal::HeadTooLarge, "431 Request Header Fields Too Large", ""),
             (Refusal::TooManyHeaders, "431 Request Header Fields Too Large", ""),
             (Refusal::Full { retry_after: 5 }, "503 Service Unavailable", "\r\nRetry-After: 5\r\n"),
-            (Refusal::Undecided { retry_after: 2 }, "503 Service Unavailable", "\r\nRetry-After: 2\r\n"),
-            (Refusal::Refusing { retry_after: 1 }, "503 Service Unavailable", "\r\nRetry-After: 1\r\n"),
+            (
+                Refusal::Undecided { retry_after: 2 },
+                "503 Service Unavailable",
+                "\r\nRetry-After: 2\r\n",
+            ),
+            (
+                Refusal::Refusing { retry_after: 1 },
+                "503 Service Unavailable",
+                "\r\nRetry-After: 1\r\n",
+            ),
         ];
         for (refusal, status, header) in rows {
             let text = encoded(&refusal);

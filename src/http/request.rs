@@ -1,5 +1,5 @@
-//! What the client asks, as an owned snapshot that stays with its connection.
-//! Knows HTTP only: whether the upgrade can be accepted is `handshake.rs`, where the path leads is `pattern.rs`.
+//! What the client asks, as an owned snapshot that stays with its connection. Knows HTTP only:
+//! whether the upgrade can be accepted is `handshake.rs`, where the path leads is `pattern.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,8 +22,8 @@ const LENGTH: usize = size_of::<u16>();
 
 /// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
 ///
-/// It lives as long as its connection, so it owns what it says, in one allocation: no longer than the
-/// head that was sent, with the parameters of its route behind that. Looking something up walks
+/// It lives as long as its connection, so it owns what it says, in one allocation: no longer than
+/// the head that was sent, with the parameters of its route behind that. Looking something up walks
 /// through the headers and decodes on the way; keep what you need often.
 ///
 /// What it gives as text is what was sent, and never holds U+FFFD in place of bytes that are not
@@ -45,10 +45,11 @@ const LENGTH: usize = size_of::<u16>();
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// Method and target with a space between them, then each header as `name:value`, then name and
-    /// value of each parameter: each of these pieces behind its length. 16 bits are enough for that,
-    /// as a head has at most 65 535 bytes. In the head a header has CR and LF where its length is
-    /// here, so this is never longer than the head. All are one allocation of exactly their length,
-    /// because many small ones among other connections' keep the allocator from giving memory back.
+    /// value of each parameter: each of these pieces behind its length. 16 bits are enough for
+    /// that, as a head has at most 65 535 bytes. In the head a header has CR and LF where its
+    /// length is here, so this is never longer than the head. All are one allocation of exactly
+    /// their length, because many small ones among other connections' keep the allocator from
+    /// giving memory back.
     pieces: Box<[u8]>,
     header_count: u16,
     http_minor: u8,
@@ -58,8 +59,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads a head that [`HeadScanner`](super::HeadScanner) found to be complete. Bytes after its blank line
-    /// are ignored.
+    /// Reads a head that [`HeadScanner`](super::HeadScanner) found to be complete. Bytes after its
+    /// blank line are ignored.
     ///
     /// # Errors
     ///
@@ -71,8 +72,8 @@ impl Request {
     ///   a target of no known form, a path that is not UTF-8 once it is percent-decoded,
     ///   `Content-Length` with `Transfer-Encoding` or without one meaning (RFC 9112 §6.3), two
     ///   `Sec-WebSocket-Key` (RFC 6455 §11.3.1), an upgrade to WebSocket with a body;
-    /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. Only what stands before the one
-    ///   that is too many is judged by the rules above.
+    /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. Only what stands before the
+    ///   one that is too many is judged by the rules above.
     pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Request, Refusal> {
         Request::read(head, limits, true)
     }
@@ -99,7 +100,9 @@ impl Request {
         let mut parsed = httparse::Request::new(&mut []);
         let length = match parsed.parse_with_uninit_headers(head, headers) {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Err(Refusal::Malformed("the head is not complete")),
+            Ok(httparse::Status::Partial) => {
+                return Err(Refusal::Malformed("the head is not complete"));
+            }
             Err(httparse::Error::TooManyHeaders) => {
                 let lines = first_lines(head, limits.max_headers);
                 return Err(Request::refuse_beginning(lines, limits));
@@ -132,7 +135,8 @@ impl Request {
     fn from_parsed(parsed: &httparse::Request<'_, '_>, said: &Said<'_>) -> Request {
         let method = parsed.method.unwrap_or_default().as_bytes();
         let target = parsed.path.unwrap_or_default().as_bytes();
-        let lengths = parsed.headers.iter().map(|header| LENGTH + header.name.len() + 1 + header.value.len());
+        let lengths =
+            parsed.headers.iter().map(|header| LENGTH + header.name.len() + 1 + header.value.len());
         let length = LENGTH + method.len() + 1 + target.len() + lengths.sum::<usize>();
         let mut pieces = Vec::with_capacity(length);
         push_piece(&[method, b" ", target], &mut pieces);
@@ -161,8 +165,8 @@ impl Request {
 
     /// The path as it was sent, still percent-encoded, without the query.
     ///
-    /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2); `*` and the
-    /// target of CONNECT have none, it is empty then and leads nowhere.
+    /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2);
+    /// `*` and the target of CONNECT have none, it is empty then and leads nowhere.
     pub fn path(&self) -> &str {
         match self.path_and_query().split('?').next() {
             Some("") if self.target().contains("://") => "/",
@@ -187,15 +191,21 @@ impl Request {
     /// is not UTF-8 once it is decoded counts as if it were not there; it stands in
     /// [`query_string`](Self::query_string).
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
-        let pairs = self.query_string()?.as_bytes().rsplit(|&byte| byte == b'&').filter(|pair| !pair.is_empty());
-        let mut with_name = pairs.map(split_pair).filter(|(key, _)| form_bytes(key).eq(name.bytes()));
+        let pairs = self
+            .query_string()?
+            .as_bytes()
+            .rsplit(|&byte| byte == b'&')
+            .filter(|pair| !pair.is_empty());
+        let mut with_name =
+            pairs.map(split_pair).filter(|(key, _)| form_bytes(key).eq(name.bytes()));
         with_name.find_map(|(_, value)| form_decoded(value))
     }
 
     /// All keys and values of the query in their order, decoded, without those that are not UTF-8.
     pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let query = self.query_string().unwrap_or_default().as_bytes();
-        let pairs = query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(split_pair);
+        let pairs =
+            query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(split_pair);
         pairs.filter_map(|(key, value)| Some((form_decoded(key)?, form_decoded(value)?)))
     }
 
@@ -211,8 +221,9 @@ impl Request {
         std::iter::from_fn(move || Some((pieces.next()?, pieces.next()?)))
     }
 
-    /// Keeps the parameters of the route that was found: the names from [`Routes::slot`](super::Routes::slot),
-    /// the values from [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
+    /// Keeps the parameters of the route that was found: the names from
+    /// [`Routes::slot`](super::Routes::slot), the values from
+    /// [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
     pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
         let mut params = self.pieces();
         params.by_ref().take(self.first_param()).for_each(drop);
@@ -247,13 +258,14 @@ impl Request {
         self.values(name).filter_map(|value| str::from_utf8(value).ok())
     }
 
-    /// All headers in their order, names as they were sent, values without the white space around them.
+    /// All headers in their order, names as they were sent, values without the white space around
+    /// them.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.fields().map(|(name, value)| (as_text(name), value))
     }
 
-    /// The value of a cookie, percent-decoded, without the quotes around it. The first one wins: browsers send
-    /// the one with the most specific path first (RFC 6265 §5.4).
+    /// The value of a cookie, percent-decoded, without the quotes around it. The first one wins:
+    /// browsers send the one with the most specific path first (RFC 6265 §5.4).
     ///
     /// A cookie whose name or value is not UTF-8, as it was sent or once it is decoded, counts as
     /// if it were not there: it costs itself, not those beside it. Only spaces and tabs around
@@ -263,9 +275,11 @@ impl Request {
         cookies.find_map(|(_, value)| cookie_value(value))
     }
 
-    /// All cookies in their order: the name as it was sent, the value as [`Request::cookie`] gives it.
+    /// All cookies in their order: the name as it was sent, the value as [`Request::cookie`] gives
+    /// it.
     pub fn cookies(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        self.raw_cookies().filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, cookie_value(value)?)))
+        self.raw_cookies()
+            .filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, cookie_value(value)?)))
     }
 
     /// Names and values without the white space around them. Quotes do not keep a semicolon from
@@ -282,8 +296,8 @@ impl Request {
     }
 
     /// Whether the client asks to change to the WebSocket protocol: `Upgrade` lists `websocket` and
-    /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted, [`check`](super::check)
-    /// says; the method and the version play no role here.
+    /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted,
+    /// [`check`](super::check) says; the method and the version play no role here.
     pub fn asks_websocket(&self) -> bool {
         self.asks_websocket
     }
@@ -312,7 +326,8 @@ impl Request {
     /// The values of all headers of this name, in any case, in their order. Where their number
     /// matters, it is these that count.
     pub(super) fn values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r [u8]> {
-        let named = self.fields().filter(move |(each, _)| each.eq_ignore_ascii_case(name.as_bytes()));
+        let named =
+            self.fields().filter(move |(each, _)| each.eq_ignore_ascii_case(name.as_bytes()));
         named.map(|(_, value)| value)
     }
 
@@ -354,7 +369,8 @@ impl<'r> Iterator for Pieces<'r> {
     }
 }
 
-/// The request line only: headers hold secrets (cookies, authorization) that do not belong into logs.
+/// The request line only: headers hold secrets (cookies, authorization) that do not belong into
+/// logs.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -463,7 +479,8 @@ impl<'h> Said<'h> {
             match self.length {
                 Some((first, _)) if first == length => {}
                 first => {
-                    let number = parse_digits(length).ok_or(Refusal::Malformed("Content-Length is not a number"))?;
+                    let number = parse_digits(length)
+                        .ok_or(Refusal::Malformed("Content-Length is not a number"))?;
                     if first.is_some() {
                         return Err(Refusal::Malformed("more than one Content-Length"));
                     }
@@ -496,9 +513,16 @@ impl<'h> Said<'h> {
             return Err(refusal.clone());
         }
         match self.length {
-            Some(_) if self.chunked => Err(Refusal::Malformed("Content-Length together with Transfer-Encoding")),
-            None if self.chunked && http_minor == 0 => Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0")),
-            length if self.asks_websocket() && (self.chunked || length.is_some_and(|(_, number)| number > 0)) => {
+            Some(_) if self.chunked => {
+                Err(Refusal::Malformed("Content-Length together with Transfer-Encoding"))
+            }
+            None if self.chunked && http_minor == 0 => {
+                Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"))
+            }
+            length
+                if self.asks_websocket()
+                    && (self.chunked || length.is_some_and(|(_, number)| number > 0)) =>
+            {
                 Err(Refusal::Malformed("an upgrade request with a body"))
             }
             _ => Ok(()),
@@ -573,13 +597,25 @@ fn first_lines(head: &[u8], headers: usize) -> &[u8] {
     &head[..end.unwrap_or(head.len())]
 }
 
-/// Whether this can be a host with an optional port: no spaces, no user name, nothing of a path (RFC 9110 §7.2).
+/// Whether this can be a host with an optional port: no spaces, no user name, nothing of a path
+/// (RFC 9110 §7.2).
 fn is_host(text: &[u8]) -> bool {
     let is_allowed = |byte: u8| {
         byte.is_ascii_graphic()
             && !matches!(
                 byte,
-                b'/' | b'?' | b'#' | b'@' | b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}'
+                b'/' | b'?'
+                    | b'#'
+                    | b'@'
+                    | b'\\'
+                    | b'"'
+                    | b'<'
+                    | b'>'
+                    | b'^'
+                    | b'`'
+                    | b'{'
+                    | b'|'
+                    | b'}'
             )
     };
     text.iter().all(|&byte| is_allowed(byte))
@@ -655,7 +691,8 @@ mod tests {
         assert_eq!(request.query("c").as_deref(), Some(""));
         assert_eq!(request.query("d"), None);
         let all: Vec<_> = request.query_pairs().collect();
-        let a: Vec<_> = all.iter().filter(|(key, _)| key == "a").map(|(_, value)| &**value).collect();
+        let a: Vec<_> =
+            all.iter().filter(|(key, _)| key == "a").map(|(_, value)| &**value).collect();
         assert_eq!((all.len(), a), (6, vec!["1 2", "&", "3"]));
         assert_eq!(get("/").query("a"), None);
     }
@@ -701,9 +738,13 @@ mod tests {
     fn values_of_every_length_are_there_as_they_were_sent() {
         for length in [0, 1, 127, 128, 255, 256, 257, 4000] {
             let value = ":".repeat(length);
-            let request = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\nY: 1\r\n\r\n"));
+            let request =
+                parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {value}\r\nY: 1\r\n\r\n"));
             let said = [("Host", "a"), ("X", &*value), ("Y", "1")];
-            assert!(request.headers().eq(said.map(|(name, value)| (name, value.as_bytes()))), "{length}");
+            assert!(
+                request.headers().eq(said.map(|(name, value)| (name, value.as_bytes()))),
+                "{length}"
+            );
         }
     }
 
@@ -718,12 +759,19 @@ mod tests {
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
             Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
         let short_lines = format!("GET / HTTP/1.0\r\n{}\r\n", "a:\r\n".repeat(100));
-        let long_lines = format!("GET / HTTP/1.0\r\n{}\r\n", format!("a:{}\r\n", "v".repeat(600)).repeat(20));
+        let long_lines =
+            format!("GET / HTTP/1.0\r\n{}\r\n", format!("a:{}\r\n", "v".repeat(600)).repeat(20));
         for head in [least, browser, &short_lines, &long_lines] {
             let request = parse(head);
-            let said = request.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            let said =
+                request.headers().map(|(name, value)| name.len() + value.len()).sum::<usize>();
             let range = said..=head.len();
-            assert!(range.contains(&request.heap_bytes()), "{} for {}", request.heap_bytes(), head.len());
+            assert!(
+                range.contains(&request.heap_bytes()),
+                "{} for {}",
+                request.heap_bytes(),
+                head.len()
+            );
         }
         assert!(size_of::<Request>() <= 24);
     }
@@ -743,6 +791,8 @@ mod tests {
     #[test]
     fn debug_output_holds_no_secrets() {
         let request = parse("GET / HTTP/1.1\r\nHost: a\r\nCookie: secret\r\n\r\n");
-        assert!(format!("{request:?}").contains("GET") && !format!("{request:?}").contains("secret"));
+        assert!(
+            format!("{request:?}").contains("GET") && !format!("{request:?}").contains("secret")
+        );
     }
 }

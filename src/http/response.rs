@@ -1,4 +1,5 @@
-//! A complete HTTP/1.1 answer, after which the connection closes. Knows no request and no connection.
+//! A complete HTTP/1.1 answer, after which the connection closes. Knows no request and no
+//! connection.
 
 use std::borrow::Cow;
 
@@ -9,9 +10,10 @@ const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connecti
 
 /// An HTTP answer: status, headers, body (RFC 9112 §2).
 ///
-/// It is always the last one on its connection: `Connection: close` and `Content-Length` are added when it is
-/// encoded. No header can hold a line break, so nothing that a user puts into one can split the answer.
-/// There is no `Date`: this room has no clock. Whoever has one may add the header (RFC 9110 §6.6.1).
+/// It is always the last one on its connection: `Connection: close` and `Content-Length` are added
+/// when it is encoded. No header can hold a line break, so nothing that a user puts into one can
+/// split the answer. There is no `Date`: this room has no clock. Whoever has one may add the header
+/// (RFC 9110 §6.6.1).
 ///
 /// ```
 /// use ikisocket::http::Response;
@@ -35,7 +37,8 @@ pub struct Response {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// The name is not a token (RFC 9110 §5.1): empty, or with a space, a colon, a non-ASCII character…
+    /// The name is not a token (RFC 9110 §5.1): empty, or with a space, a colon, a non-ASCII
+    /// character…
     #[error("a header name is letters, digits and hyphens, without spaces or a colon")]
     InvalidName,
     /// The value holds a line break or another control character (RFC 9110 §5.5).
@@ -46,7 +49,8 @@ pub enum HeaderError {
     Reserved,
 }
 
-/// So that `?` may stand behind [`Response::header`] in a filter: a header that cannot be sent is the server's own fault.
+/// So that `?` may stand behind [`Response::header`] in a filter: a header that cannot be sent is
+/// the server's own fault.
 impl From<HeaderError> for Response {
     fn from(error: HeaderError) -> Response {
         log::error!("a response is replaced by 500: {error}");
@@ -57,23 +61,28 @@ impl From<HeaderError> for Response {
 impl Response {
     /// An answer with this status, no headers and no body.
     ///
-    /// A status that cannot end an exchange (outside 200..=599) becomes 500: better than what the client
-    /// would make of it.
+    /// A status that cannot end an exchange (outside 200..=599) becomes 500: better than what the
+    /// client would make of it.
     pub fn new(status: u16) -> Response {
         Response { status: final_status(status), headers: Vec::new(), body: Vec::new() }
     }
 
     /// 200 with plain text in UTF-8.
     pub fn text(body: impl Into<String>) -> Response {
-        Response::new(200).with_header("Content-Type", "text/plain; charset=utf-8").with_body(body.into())
+        Response::new(200)
+            .with_header("Content-Type", "text/plain; charset=utf-8")
+            .with_body(body.into())
     }
 
     /// 200 with an HTML page in UTF-8.
     pub fn html(body: impl Into<String>) -> Response {
-        Response::new(200).with_header("Content-Type", "text/html; charset=utf-8").with_body(body.into())
+        Response::new(200)
+            .with_header("Content-Type", "text/html; charset=utf-8")
+            .with_body(body.into())
     }
 
-    /// 200 with JSON that is already text. (JSON is always UTF-8 and its media type has no `charset`, RFC 8259 §11.)
+    /// 200 with JSON that is already text. (JSON is always UTF-8 and its media type has no
+    /// `charset`, RFC 8259 §11.)
     pub fn json(body: impl Into<String>) -> Response {
         Response::new(200).with_header("Content-Type", "application/json").with_body(body.into())
     }
@@ -90,12 +99,13 @@ impl Response {
         self
     }
 
-    /// Adds a header. Only `Content-Type` replaces the one before; others may stand there several times
-    /// (`Set-Cookie`).
+    /// Adds a header. Only `Content-Type` replaces the one before; others may stand there several
+    /// times (`Set-Cookie`).
     ///
     /// # Errors
     ///
-    /// [`HeaderError`] if the name or the value cannot stand in a header, or the server sets it itself.
+    /// [`HeaderError`] if the name or the value cannot stand in a header, or the server sets it
+    /// itself.
     pub fn header(
         mut self,
         name: impl Into<Cow<'static, str>>,
@@ -119,7 +129,11 @@ impl Response {
     }
 
     /// A header of this room's own making, known to be well-formed.
-    pub(super) fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
+    pub(super) fn with_header(
+        mut self,
+        name: &'static str,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Response {
         let value = value.into();
         debug_assert!(is_token(name) && is_field_value(&value));
         self.headers.push((Cow::Borrowed(name), value));
@@ -145,8 +159,9 @@ impl Response {
 
     /// Appends the answer to `out` as it goes over the wire.
     ///
-    /// `head_only` is for a HEAD request: all headers as for GET, with its `Content-Length`, but no body
-    /// (RFC 9110 §9.3.2). 204, 205 and 304 never carry a body (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+    /// `head_only` is for a HEAD request: all headers as for GET, with its `Content-Length`, but no
+    /// body (RFC 9110 §9.3.2). 204, 205 and 304 never carry a body (RFC 9110 §15.3.5, §15.3.6,
+    /// §15.4.5).
     pub fn encode(&self, head_only: bool, out: &mut Vec<u8>) {
         let (body, has_length) = match self.status {
             204 | 304 => (&[][..], false),
@@ -280,8 +295,17 @@ mod tests {
 
     #[test]
     fn every_status_that_is_in_use_has_a_reason_phrase() {
-        let registered =
-            [200..=206, 300..=304, 307..=308, 400..=406, 408..=417, 421..=422, 426..=426, 428..=429, 431..=431];
+        let registered = [
+            200..=206,
+            300..=304,
+            307..=308,
+            400..=406,
+            408..=417,
+            421..=422,
+            426..=426,
+            428..=429,
+            431..=431,
+        ];
         let registered = registered.into_iter().chain([500..=505, 511..=511]);
         let registered: Vec<u16> = registered.flatten().collect();
         for status in 200..=599 {
@@ -291,7 +315,8 @@ mod tests {
 
     #[test]
     fn a_header_cannot_split_the_answer() {
-        let header = |name: &'static str, value: &'static str| Response::new(200).header(name, value).err();
+        let header =
+            |name: &'static str, value: &'static str| Response::new(200).header(name, value).err();
         for value in ["a\r\nX: b", "a\nb", "a\rb", "a\0b", "\x7f"] {
             assert_eq!(header("X", value), Some(HeaderError::InvalidValue), "{value:?}");
         }

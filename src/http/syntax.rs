@@ -1,6 +1,7 @@
 //! What tokens and header values are made of (RFC 9110 §5.5 and §5.6.2).
 
-/// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are made of.
+/// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are
+/// made of.
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }

@@ -16,7 +16,8 @@ pub struct Attributes {
 }
 
 impl Drop for Attributes {
-    /// A value's destructor is user code, and runs in the middle of a turn: a panic of it stays here.
+    /// A value's destructor is user code, and runs in the middle of a turn: a panic of it stays
+    /// here.
     fn drop(&mut self) {
         let _ = self.discard();
     }
@@ -52,7 +53,10 @@ impl Attributes {
     #[must_use]
     pub fn string(&self, key: &str) -> Option<&str> {
         let value = self.value(key)?;
-        value.downcast_ref::<String>().map(String::as_str).or_else(|| value.downcast_ref::<&'static str>().copied())
+        value
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| value.downcast_ref::<&'static str>().copied())
     }
 
     /// The value of `key`, if it was set from any primitive integer type and fits an `i64`.

@@ -29,18 +29,28 @@ impl<'m> EncodedMessage<'m> {
         Self { opcode, payload, options: outgoing.options, plain, others: Vec::new() }
     }
 
-    fn get(&mut self, encoding: Encoding, stage: &mut Stage, common: &mut Common, work: &mut usize) -> &mut Shared {
+    fn get(
+        &mut self,
+        encoding: Encoding,
+        stage: &mut Stage,
+        common: &mut Common,
+        work: &mut usize,
+    ) -> &mut Shared {
         if encoding == Encoding::Plain {
             return &mut self.plain;
         }
         let at = self.others.iter().position(|(each, _)| *each == encoding).unwrap_or_else(|| {
             let shared = match encoding {
-                Encoding::Shared(kind) => common.deflate(kind, self.payload, work).map(|deflated| {
-                    let shared = stage.share(self.opcode.compressed(), &deflated);
-                    common.recycle(deflated);
-                    shared
-                }),
-                Encoding::Dedicated | Encoding::Plain => Some(stage.share(self.opcode.compressed(), self.payload)),
+                Encoding::Shared(kind) => {
+                    common.deflate(kind, self.payload, work).map(|deflated| {
+                        let shared = stage.share(self.opcode.compressed(), &deflated);
+                        common.recycle(deflated);
+                        shared
+                    })
+                }
+                Encoding::Dedicated | Encoding::Plain => {
+                    Some(stage.share(self.opcode.compressed(), self.payload))
+                }
             };
             self.others.push((encoding, shared));
             self.others.len() - 1
@@ -67,14 +77,23 @@ pub(crate) enum Audience<'a> {
 }
 
 impl Hub {
-    /// Encodes a message once and gives it to an audience, which has open connections only, but one; returns how many got it.
-    pub(crate) fn broadcast(&mut self, to: Audience<'_>, except: Option<Token>, outgoing: &Outgoing<'_>) -> usize {
+    /// Encodes a message once and gives it to an audience, which has open connections only, but
+    /// one; returns how many got it.
+    pub(crate) fn broadcast(
+        &mut self,
+        to: Audience<'_>,
+        except: Option<Token>,
+        outgoing: &Outgoing<'_>,
+    ) -> usize {
         let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
             // What clients send may end up here: the count tells of all, the log of the first only.
             if !std::mem::replace(&mut self.warned, true) {
-                log::warn!("a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes", payload.len());
+                log::warn!(
+                    "a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes",
+                    payload.len()
+                );
             }
             self.stats.emits_refused.too_large += 1;
             return 0;
@@ -94,9 +113,16 @@ impl Hub {
         reached
     }
 
-    /// Refers each open connection of an audience but one to a frame in the log; returns how many. Those for which that is not enough are
-    /// added to `rest`. This is what a broadcast costs for each connection, so nothing else is done here.
-    fn stage_for(&mut self, to: Audience<'_>, except: Option<Token>, shared: &Shared, rest: &mut Vec<Token>) -> usize {
+    /// Refers each open connection of an audience but one to a frame in the log; returns how many.
+    /// Those for which that is not enough are added to `rest`. This is what a broadcast costs for
+    /// each connection, so nothing else is done here.
+    fn stage_for(
+        &mut self,
+        to: Audience<'_>,
+        except: Option<Token>,
+        shared: &Shared,
+        rest: &mut Vec<Token>,
+    ) -> usize {
         let Self { connections, names, topics, stage, dirty, active, limits, stats, .. } = self;
         let mut reached = 0;
         let mut stage_one = |index: u32, connection: &mut Connection| {
@@ -104,7 +130,9 @@ impl Hub {
                 return;
             }
             let token = Token { index, generation: connection.generation };
-            if connection.compression.is_some() || !connection.outbox.stage_shared(stage, shared, limits.max_outbox) {
+            if connection.compression.is_some()
+                || !connection.outbox.stage_shared(stage, shared, limits.max_outbox)
+            {
                 rest.push(token);
                 return;
             }
@@ -112,7 +140,9 @@ impl Hub {
             schedule_flush(connection, token, dirty, *active);
         };
         match to {
-            Audience::Everybody => connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each)),
+            Audience::Everybody => {
+                connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each))
+            }
             Audience::Topic(topic) => {
                 for index in topics.members(topic) {
                     if let Some(connection) = connections.get_mut(index as usize) {
@@ -158,7 +188,10 @@ impl Hub {
         match key.filter(|_| connection.outbox.is_blocked()) {
             Some(key) => {
                 let replaced = connection.outbox.push_shared_latest(&mut self.stage, shared, key);
-                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+                self.count_dropped(
+                    token,
+                    Dropped { replaced: replaced.into(), ..Dropped::default() },
+                );
             }
             None => connection.outbox.push_shared(&mut self.stage, shared),
         }
@@ -201,14 +234,20 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_stands_twice_in_a_list_and_fails_at_the_first_message_is_counted_as_closed_at_the_second() {
+    fn a_connection_that_stands_twice_in_a_list_and_fails_at_the_first_message_is_counted_as_closed_at_the_second()
+     {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 0);
         let uuid = hub.get(token).unwrap().uuid;
-        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 900], &SendOptions::USUAL), Emitted::Queued);
+        assert_eq!(
+            hub.emit(token, Opcode::Binary, &[0; 900], &SendOptions::USUAL),
+            Emitted::Queued
+        );
         hub.flush_dirty();
-        let message =
-            Outgoing { message: crate::protocol::Message::Binary(vec![0; 200].into()), options: SendOptions::USUAL };
+        let message = Outgoing {
+            message: crate::protocol::Message::Binary(vec![0; 200].into()),
+            options: SendOptions::USUAL,
+        };
         assert_eq!(hub.broadcast(Audience::List(&[uuid, uuid]), None, &message), 0);
         let refused = hub.stats.emits_refused;
         assert_eq!((refused.full, refused.closed, hub.is_open(token)), (1, 1, false));
@@ -221,7 +260,11 @@ mod tests {
         let limit = hub.limits.max_outbox;
         for (len, reached) in [(limit, 1), (limit + 1, 0)] {
             let message = vec![1; len];
-            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&message[..])), reached, "{len} bytes");
+            assert_eq!(
+                hub.broadcast(Audience::Everybody, None, &Outgoing::from(&message[..])),
+                reached,
+                "{len} bytes"
+            );
             hub.flush_dirty();
         }
         assert_eq!(hub.stats.emits_refused.too_large, 1);

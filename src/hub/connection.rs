@@ -1,7 +1,8 @@
-//! One peer from its accept to its removal: its phase, its decoder, its outbox and what user code keeps with it.
+//! One peer from its accept to its removal: its phase, its decoder, its outbox and what user code
+//! keeps with it.
 //!
-//! It knows no poll, no clock and no listener. Which phase follows which is decided in `phase`; here
-//! is when a phase has lasted long enough.
+//! It knows no poll, no clock and no listener. Which phase follows which is decided in `phase`;
+//! here is when a phase has lasted long enough.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -59,8 +60,8 @@ pub(crate) enum ReadLater {
     ToTheEnd,
 }
 
-/// What a peer may have left unread without needing more time than the close timeout: a second's worth
-/// at the default closing rate, in bytes.
+/// What a peer may have left unread without needing more time than the close timeout: a second's
+/// worth at the default closing rate, in bytes.
 const SOON_READ: u64 = 32 * 1024;
 
 /// When something is to be done with a connection if nothing happens before, and what.
@@ -113,11 +114,11 @@ pub(crate) struct Connection {
     pub(crate) was_blocked: bool,
     /// The peer's FIN has come.
     pub(crate) finished: bool,
-    /// Bytes that its socket has taken: the kernel holds no more than that. It begins anew at 4 GiB,
-    /// which may cost a connection that closes just then some of its time to end.
+    /// Bytes that its socket has taken: the kernel holds no more than that. It begins anew at 4
+    /// GiB, which may cost a connection that closes just then some of its time to end.
     pub(crate) taken: u32,
-    /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was accepted;
-    /// while open, its last sign of life; afterwards, when its time to end is over.
+    /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was
+    /// accepted; while open, its last sign of life; afterwards, when its time to end is over.
     pub(crate) time: u64,
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Request>,
@@ -156,7 +157,10 @@ impl Connection {
     /// How a message of `len` bytes goes out.
     #[inline]
     pub(crate) fn encoding(&self, len: usize, compress: bool) -> Encoding {
-        self.compression.as_ref().filter(|_| compress).map_or(Encoding::Plain, |compression| compression.encoding(len))
+        self.compression
+            .as_ref()
+            .filter(|_| compress)
+            .map_or(Encoding::Plain, |compression| compression.encoding(len))
     }
 
     /// Whether messages that wait are compressed just before they are offered to the socket.
@@ -165,19 +169,22 @@ impl Connection {
         self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
     }
 
-    /// What it costs to compress a message of `len` bytes when it goes to the socket, in bytes of a turn's budget. It counts when the
-    /// message is queued, or when a socket that took nothing takes it.
+    /// What it costs to compress a message of `len` bytes when it goes to the socket, in bytes of a
+    /// turn's budget. It counts when the message is queued, or when a socket that took nothing
+    /// takes it.
     pub(crate) fn late_work(&self, len: usize) -> usize {
         self.compression.as_ref().map_or(0, |compression| compression.late_work(len))
     }
 
-    /// Offers the outbox to the socket. Inlined by force: called, it costs 38 instructions of an echo's 751.
+    /// Offers the outbox to the socket. Inlined by force: called, it costs 38 instructions of an
+    /// echo's 751.
     #[inline(always)]
     pub(crate) fn flush(&mut self, stage: &mut Stage, now: u64) -> io::Result<Flushed> {
         let written = stage.written;
         let result = match &mut self.compression {
             Some(compression) if compression.keeps_context() => {
-                let mut compress = |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
+                let mut compress =
+                    |payload: &[u8], out: &mut Vec<u8>| compression.deflate_next(payload, out);
                 self.outbox.flush_compressing(stage, &mut self.socket, now, &mut compress)
             }
             _ => self.outbox.flush(stage, &mut self.socket, now),
@@ -192,7 +199,8 @@ impl Connection {
     /// Takes note of what a flush that did not simply take everything says about the peer.
     #[cold]
     fn note(&mut self, result: &io::Result<Flushed>, now: u64) {
-        // What a socket takes at once is no sign of life: the kernel of a vanished host takes it too.
+        // What a socket takes at once is no sign of life: the kernel of a vanished host takes it
+        // too.
         if let Ok(Flushed::Emptied | Flushed::Progress) = result
             && self.is_open()
         {
@@ -217,7 +225,10 @@ impl Connection {
 
     /// Whether it is past being open: our close frame or our response is queued or sent.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } | Phase::Dead)
+        matches!(
+            self.phase,
+            Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } | Phase::Dead
+        )
     }
 
     /// What is to be done with it next if nothing happens, and when; nothing with a dead one.
@@ -235,7 +246,8 @@ impl Connection {
                     self.or_stalled(ping, Timeout::Ping, limits)
                 }
             }
-            // No progress moves this end: what slows it down to a crawl would hold it open for ever.
+            // No progress moves this end: what slows it down to a crawl would hold it open for
+            // ever.
             Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } => {
                 self.or_stalled(self.time, Timeout::Close, limits)
             }
@@ -252,19 +264,22 @@ impl Connection {
         }
     }
 
-    /// Sets when its time to end is over, as it stops being open or a response is queued: every byte
-    /// that waits is taken at the closing rate at least, and then the peer's answer comes in time.
+    /// Sets when its time to end is over, as it stops being open or a response is queued: every
+    /// byte that waits is taken at the closing rate at least, and then the peer's answer comes in
+    /// time.
     pub(crate) fn begin_end(&mut self, limits: &Limits, now: u64) {
         let unread = self.outbox.waiting() as u64 + self.unread(limits);
-        self.time = now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
+        self.time =
+            now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
     }
 
-    /// Its socket has taken everything: sets how long the peer's close frame is awaited from now on,
-    /// or its FIN. Nothing else that the peer sends gives it more time.
+    /// Its socket has taken everything: sets how long the peer's close frame is awaited from now
+    /// on, or its FIN. Nothing else that the peer sends gives it more time.
     pub(crate) fn await_peer(&mut self, limits: &Limits, now: u64) {
         let least = now.saturating_add(limits.close_timeout);
         let answer = least.saturating_add(limits.closing_time(self.unread(limits)));
-        let end = if matches!(self.phase, Phase::Closing(_)) { self.time } else { self.time.max(least) };
+        let end =
+            if matches!(self.phase, Phase::Closing(_)) { self.time } else { self.time.max(least) };
         self.time = answer.min(end);
     }
 
@@ -289,7 +304,9 @@ mod tests {
 
         let page = include_str!("../../ARCHITECTURE.md");
         let rows = page.lines().skip_while(|line| !line.starts_with("| bytes | field |")).skip(2);
-        let bytes = rows.take_while(|row| row.starts_with('|')).map(|row| row.split('|').nth(1).unwrap().trim());
+        let bytes = rows
+            .take_while(|row| row.starts_with('|'))
+            .map(|row| row.split('|').nth(1).unwrap().trim());
         let all: usize = bytes.map(|bytes| bytes.parse::<usize>().unwrap()).sum();
         // In a debug build mio's streams are larger, and with a stream in memory ours is.
         assert_eq!(all - size_of::<u64>(), size_of::<Connection>() - size_of::<Stream>());

@@ -64,5 +64,7 @@ pub(crate) fn discard_payload(payload: Box<dyn Any + Send>) {
 /// The text that a panic was raised with.
 pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a string)").to_owned()
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(not a string)")
+        .to_owned()
 }

@@ -1,5 +1,5 @@
-//! From the outbox to the socket: when a connection's outbox is offered, and what follows from what the
-//! socket has taken.
+//! From the outbox to the socket: when a connection's outbox is offered, and what follows from what
+//! the socket has taken.
 //!
 //! How frames wait and are written is the outbox's affair.
 
@@ -29,7 +29,8 @@ impl Hub {
         }
         match result {
             Ok(Flushed::All) => {}
-            // If that has ended an unanswered ping, the next may be due sooner than what was entered.
+            // If that has ended an unanswered ping, the next may be due sooner than what was
+            // entered.
             Ok(Flushed::Emptied) => self.arm(token.index),
             Ok(Flushed::Blocked | Flushed::Progress) => self.note_pressure(token),
             Err(error) => self.socket_failed(token, &error),
@@ -41,7 +42,8 @@ impl Hub {
     fn flush_ending(&mut self, token: Token) {
         let Some(connection) = alive(&mut self.connections, token) else { return };
         let waited = !connection.outbox.is_empty();
-        // The first offer since it stopped being open: the loop may have been turned late until here.
+        // The first offer since it stopped being open: the loop may have been turned late until
+        // here.
         if waited && !connection.outbox.is_blocked() {
             connection.begin_end(&self.limits, self.now);
         }
@@ -78,7 +80,10 @@ impl Hub {
         {
             self.flush(Token { index, generation: connection.generation });
         }
-        debug_assert!(!self.stage.is_full(), "somebody has something in the log and is not on the list");
+        debug_assert!(
+            !self.stage.is_full(),
+            "somebody has something in the log and is not on the list"
+        );
     }
 
     /// How many bytes sockets have taken.
@@ -89,10 +94,14 @@ impl Hub {
 
     /// The socket has room again.
     pub(crate) fn writable(&mut self, token: Token) {
-        let Some(connection) = self.get(token).filter(|connection| connection.outbox.is_blocked()) else { return };
+        let Some(connection) = self.get(token).filter(|connection| connection.outbox.is_blocked())
+        else {
+            return;
+        };
         let waiting = connection.outbox.waiting();
         self.flush(token);
-        if let Some(connection) = self.get(token).filter(|connection| connection.compresses_late()) {
+        if let Some(connection) = self.get(token).filter(|connection| connection.compresses_late())
+        {
             self.work += connection.late_work(waiting.saturating_sub(connection.outbox.waiting()));
         }
     }
@@ -117,7 +126,10 @@ mod tests {
         for _ in 0..2000 {
             assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
-                assert_eq!(hub.emit(token, Opcode::Binary, &[2; 10_000], &SendOptions::USUAL), Emitted::Queued);
+                assert_eq!(
+                    hub.emit(token, Opcode::Binary, &[2; 10_000], &SendOptions::USUAL),
+                    Emitted::Queued
+                );
             }
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }
@@ -133,7 +145,10 @@ mod tests {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
         for sent in 1..=3 {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL),
+                Emitted::Queued
+            );
             assert_eq!(hub.waiting_messages(token), sent);
         }
         hub.flush_dirty();
@@ -142,7 +157,11 @@ mod tests {
         far.make_room(usize::MAX);
         hub.writable(token);
         assert_eq!(hub.waiting_messages(token), 0);
-        assert_eq!(hub.written() - before, 3 * (100 + 2), "what a socket takes is work of the turn");
+        assert_eq!(
+            hub.written() - before,
+            3 * (100 + 2),
+            "what a socket takes is work of the turn"
+        );
     }
 
     #[test]
@@ -151,7 +170,10 @@ mod tests {
         hub.limits.max_outbox = 1024 * 1024;
         let peers: Vec<_> = (0..400).map(|_| open(&mut hub, usize::MAX)).collect();
         for (token, _) in &peers {
-            assert_eq!(hub.emit(*token, Opcode::Binary, &[1; 15_000], &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(*token, Opcode::Binary, &[1; 15_000], &SendOptions::USUAL),
+                Emitted::Queued
+            );
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }
     }

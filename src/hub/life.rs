@@ -1,7 +1,7 @@
 //! What happens in a connection's life, from its upgrade to its end.
 //!
-//! Only here does one phase follow another, and which one is decided by the table in `phase`. It does
-//! not look for connections whose time has come: that is `time`'s.
+//! Only here does one phase follow another, and which one is decided by the table in `phase`. It
+//! does not look for connections whose time has come: that is `time`'s.
 
 use std::io;
 use std::num::NonZeroU16;
@@ -101,7 +101,13 @@ impl Hub {
     }
 
     /// The request waits for its answer.
-    pub(crate) fn park(&mut self, token: Token, request: Request, attributes: Attributes, parked: Parked) {
+    pub(crate) fn park(
+        &mut self,
+        token: Token,
+        request: Request,
+        attributes: Attributes,
+        parked: Parked,
+    ) {
         let Some(connection) = self.get_mut(token) else { return };
         if step(connection.phase.state(), Happened::Deferred).next == State::Parked {
             connection.request = Some(request);
@@ -116,17 +122,22 @@ impl Hub {
         if step(connection.phase.state(), Happened::Resumed).next != State::Handshaking {
             return None;
         }
-        let Phase::Parked(parked) = std::mem::replace(&mut connection.phase, Phase::Handshaking(None)) else {
+        let Phase::Parked(parked) =
+            std::mem::replace(&mut connection.phase, Phase::Handshaking(None))
+        else {
             return None;
         };
-        let (request, attributes) = (connection.request.take()?, std::mem::take(&mut connection.attributes));
+        let (request, attributes) =
+            (connection.request.take()?, std::mem::take(&mut connection.attributes));
         Some(Resumed { parked: *parked, request, attributes, peer: connection.peer.get() })
     }
 
-    /// The peer does not get what it asked for, but this refusal; without the text if it asked by HEAD (RFC 9110 §9.3.2).
+    /// The peer does not get what it asked for, but this refusal; without the text if it asked by
+    /// HEAD (RFC 9110 §9.3.2).
     pub(crate) fn refuse(&mut self, token: Token, refusal: &Refusal, head_only: bool) {
         let Some(connection) = self.get(token) else { return };
-        let parked_head = matches!(&connection.phase, Phase::Parked(parked) if parked.destination.is_head_only());
+        let parked_head =
+            matches!(&connection.phase, Phase::Parked(parked) if parked.destination.is_head_only());
         log::debug!("refused {} with {}: {refusal}", connection.peer.get(), refusal.status());
         self.stats.requests_refused.count(refusal);
         self.respond(token, &refusal.response(), head_only || parked_head);
@@ -136,19 +147,32 @@ impl Hub {
     pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
-        self.happen(token, Happened::Responded, Cause { response: bytes.into(), ..Cause::default() });
+        self.happen(
+            token,
+            Happened::Responded,
+            Cause { response: bytes.into(), ..Cause::default() },
+        );
     }
 
     // What ends a connection.
 
     /// Closes from our side; on a connection that is not open it does nothing.
-    pub(crate) fn close(&mut self, token: Token, code: CloseCode, reason: &str) -> Result<(), CloseError> {
+    pub(crate) fn close(
+        &mut self,
+        token: Token,
+        code: CloseCode,
+        reason: &str,
+    ) -> Result<(), CloseError> {
         if !code.is_sendable() {
             return Err(CloseError::IllegalCode(code));
         }
         if self.is_open(token) {
             let reason = truncate_reason(reason).to_owned();
-            self.happen(token, Happened::Closed, Cause { code: Some(code), reason, ..Cause::default() });
+            self.happen(
+                token,
+                Happened::Closed,
+                Cause { code: Some(code), reason, ..Cause::default() },
+            );
         }
         Ok(())
     }
@@ -158,7 +182,8 @@ impl Hub {
         self.happen(token, Happened::Aborted, Cause::default());
     }
 
-    /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455 §5.5.1).
+    /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455
+    /// §5.5.1).
     #[cold]
     pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
         let Some(connection) = self.get_mut(token) else { return };
@@ -195,13 +220,16 @@ impl Hub {
         self.happen(token, Happened::SocketFailed, error.into());
     }
 
-    /// Ends a connection for a reason of its own making or of the network's: the peer is told if it can be.
+    /// Ends a connection for a reason of its own making or of the network's: the peer is told if it
+    /// can be.
     #[cold]
     pub(crate) fn fail(&mut self, token: Token, error: Error) {
         let mut dropped = 0;
         let close = match &error {
             Error::Protocol(violation) => Some((violation.close_code(), violation.to_string())),
-            Error::Panicked { .. } => Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned())),
+            Error::Panicked { .. } => {
+                Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned()))
+            }
             Error::SlowConsumer { .. } => {
                 let Some(connection) = named(&mut self.connections, token) else { return };
                 let waiting = connection.outbox.waiting();
@@ -209,13 +237,20 @@ impl Hub {
                 dropped = waiting - connection.outbox.waiting();
                 self.stats.bytes_dropped += dropped as u64;
                 let half_written = connection.outbox.is_mid_frame();
-                (!half_written).then(|| (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned()))
+                (!half_written).then(|| {
+                    (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned())
+                })
             }
             _ => None,
         };
         let happened = if close.is_some() { Happened::Failed } else { Happened::Unreachable };
-        let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
-        self.happen(token, happened, Cause { error: Some(error), code, reason, dropped, ..Cause::default() });
+        let (code, reason) =
+            close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
+        self.happen(
+            token,
+            happened,
+            Cause { error: Some(error), code, reason, dropped, ..Cause::default() },
+        );
     }
 
     /// The time for its request, or for its end, is over.
@@ -230,7 +265,8 @@ impl Hub {
         if !before.is_ending() {
             return;
         }
-        let happened = if connection.finished { Happened::EmptiedAfterFin } else { Happened::Emptied };
+        let happened =
+            if connection.finished { Happened::EmptiedAfterFin } else { Happened::Emptied };
         self.happen(token, happened, Cause::default());
         if let Some(connection) = alive(&mut self.connections, token) {
             if !matches!(before, State::HalfClosed { .. }) {
@@ -314,13 +350,24 @@ impl Hub {
     }
 
     /// Records the events that a step fires.
-    fn record(&mut self, token: Token, fires: Fires, happened: Happened, close: &CloseState, dropped: usize) {
+    fn record(
+        &mut self,
+        token: Token,
+        fires: Fires,
+        happened: Happened,
+        close: &CloseState,
+        dropped: usize,
+    ) {
         let CloseState { error, code, reason, .. } = close;
         if let (Fires::Close, Some(code)) = (fires, *code) {
-            self.notifications.push_back((token, Notification::Close { code, reason: reason.clone() }));
+            self.notifications
+                .push_back((token, Notification::Close { code, reason: reason.clone() }));
         }
         if let (Fires::Error | Fires::ErrorAndDisconnect, Some(error)) = (fires, error) {
-            self.notifications.push_back((token, Notification::Error { error: error.clone(), data: String::new() }));
+            self.notifications.push_back((
+                token,
+                Notification::Error { error: error.clone(), data: String::new() },
+            ));
         }
         let clean = match fires {
             Fires::Disconnect { clean } => clean,
@@ -333,7 +380,8 @@ impl Hub {
             self.stats.disconnects.count(error.as_ref(), clean);
         }
         let (error, code, reason) = (error.clone(), *code, reason.clone());
-        self.notifications.push_back((token, Notification::Disconnect { error, code, reason, clean, dropped }));
+        self.notifications
+            .push_back((token, Notification::Disconnect { error, code, reason, clean, dropped }));
     }
 
     /// An open connection stops being one: nobody finds, counts or reaches it any more.
@@ -343,8 +391,8 @@ impl Hub {
         self.open -= 1;
     }
 
-    /// The time of a connection to end is over. If the peer has not taken or read everything, as far
-    /// as that is known, it sees a reset.
+    /// The time of a connection to end is over. If the peer has not taken or read everything, as
+    /// far as that is known, it sees a reset.
     fn cut_short(&mut self, token: Token, before: State) {
         let connection = &self.connections[token.index as usize];
         let unanswered = matches!(before, State::Closing(_));
@@ -358,8 +406,8 @@ impl Hub {
         }
     }
 
-    /// Nothing more is read or written: the connection is removed at the end of the turn. Returns how
-    /// many bytes that were queued are dropped.
+    /// Nothing more is read or written: the connection is removed at the end of the turn. Returns
+    /// how many bytes that were queued are dropped.
     fn mark_dead(&mut self, token: Token) -> usize {
         let outbox = &mut self.connections[token.index as usize].outbox;
         let dropped = outbox.waiting();
@@ -369,10 +417,11 @@ impl Hub {
         dropped
     }
 
-    /// Records that a verb failed inside a callback of this connection. Nobody is told any more once its `disconnect` is
-    /// on its way, nor of what fails inside an `error` listener.
+    /// Records that a verb failed inside a callback of this connection. Nobody is told any more
+    /// once its `disconnect` is on its way, nor of what fails inside an `error` listener.
     pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
-        let listening = self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
+        let listening =
+            self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
         if listening && !self.in_error_listener {
             self.notifications.push_back((token, Notification::Error { error, data }));
         }
@@ -393,18 +442,29 @@ mod tests {
     #[test]
     fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
         let frame = encode_header(Opcode::Binary, 200).len() + 200;
-        for (room, cut) in [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)] {
+        for (room, cut) in
+            [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)]
+        {
             let mut hub = hub();
             let (token, far) = open(&mut hub, room);
-            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL) != Emitted::Refused(EmitError::Full) {
-            }
+            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL)
+                != Emitted::Refused(EmitError::Full)
+            {}
             far.make_room(1000);
             hub.flush_dirty();
             hub.writable(token);
-            assert_eq!(far.server_end(), Some(if cut { End::Reset } else { End::Fin }), "room for {room}");
-            let close: &[u8] = if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
+            assert_eq!(
+                far.server_end(),
+                Some(if cut { End::Reset } else { End::Fin }),
+                "room for {room}"
+            );
+            let close: &[u8] =
+                if cut { b"" } else { b"\x88\x21\x03\xF0too slow: messages were waiting" };
             let (received, _) = far.receive(usize::MAX);
-            assert_eq!(received[room..].escape_ascii().to_string(), close.escape_ascii().to_string());
+            assert_eq!(
+                received[room..].escape_ascii().to_string(),
+                close.escape_ascii().to_string()
+            );
             let told = notifications(&mut hub);
             assert!(told.len() == 2 && told[0].starts_with("error SlowConsumer"), "{told:?}");
             assert!(told[1].starts_with("disconnect Some(SlowConsumer"), "{told:?}");
@@ -418,7 +478,9 @@ mod tests {
             let mut hub = hub();
             let (token, _far) = open(&mut hub, room);
             let mut queued = 0;
-            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL) != Emitted::Refused(EmitError::Full) {
+            while hub.emit(token, Opcode::Binary, &[7; 200], &SendOptions::USUAL)
+                != Emitted::Refused(EmitError::Full)
+            {
                 queued += frame;
             }
             let told = std::iter::from_fn(|| hub.next_notification());
@@ -443,7 +505,9 @@ mod tests {
             State::Parked => park(&mut hub, token),
             State::Closing(peer) => {
                 hub.close(token, CloseCode::NORMAL, "").unwrap();
-                let Phase::Closing(close) = &mut hub.get_mut(token).unwrap().phase else { panic!("it closes") };
+                let Phase::Closing(close) = &mut hub.get_mut(token).unwrap().phase else {
+                    panic!("it closes")
+                };
                 close.peer = peer;
             }
             State::Draining | State::HalfClosed { .. } | State::Dead => {
@@ -467,9 +531,15 @@ mod tests {
     }
 
     fn park(hub: &mut Hub, token: Token) {
-        let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
+        let request =
+            Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
         let destination = Destination::Page { page: 0, head_only: false };
-        let parked = Parked { destination, filter: 0, early: Vec::new(), ticket: Ticket(Default::default()) };
+        let parked = Parked {
+            destination,
+            filter: 0,
+            early: Vec::new(),
+            ticket: Ticket(Default::default()),
+        };
         hub.park(token, request, Attributes::default(), parked);
     }
 
@@ -501,11 +571,20 @@ mod tests {
             let Step { next, sends, fires } = step(state, happened);
             let connection = hub.get(token).unwrap();
             assert_eq!(connection.phase.state(), next, "{cell}");
-            assert_eq!(connection.outbox.is_empty(), !matches!(sends, Sends::Response | Sends::Close), "{cell}");
-            let is_offered = matches!(next, State::Open | State::Closing(_) | State::Draining) && next != state;
+            assert_eq!(
+                connection.outbox.is_empty(),
+                !matches!(sends, Sends::Response | Sends::Close),
+                "{cell}"
+            );
+            let is_offered =
+                matches!(next, State::Open | State::Closing(_) | State::Draining) && next != state;
             assert_eq!(connection.dirty, is_offered, "{cell}: it is offered to its socket soon");
             if state == State::Open && next != State::Open {
-                assert_eq!((hub.open_len(), hub.find(connection.uuid)), (open_before - 1, None), "{cell}");
+                assert_eq!(
+                    (hub.open_len(), hub.find(connection.uuid)),
+                    (open_before - 1, None),
+                    "{cell}"
+                );
             }
             let end = match sends {
                 Sends::Reset => Some(End::Reset),
@@ -515,7 +594,8 @@ mod tests {
             };
             assert_eq!(far.server_end(), end, "{cell}");
             let clean = matches!(fires, Fires::Disconnect { clean: true });
-            let told: Vec<_> = std::iter::from_fn(|| hub.next_notification()).map(|(_, record)| record).collect();
+            let told: Vec<_> =
+                std::iter::from_fn(|| hub.next_notification()).map(|(_, record)| record).collect();
             let names: Vec<_> = told
                 .iter()
                 .map(|record| match record {

@@ -4,8 +4,8 @@
 //! (`tests/topics_memory.rs`). With a map of sets for each direction, a connection that is in one
 //! topic takes 209 bytes for that, and a topic with its only member 256.
 //!
-//! It knows no connection, no uuid and no message. A slot that closes leaves every topic at once; the names of what it was in
-//! are kept beside until its slot is removed.
+//! It knows no connection, no uuid and no message. A slot that closes leaves every topic at once;
+//! the names of what it was in are kept beside until its slot is removed.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,7 +18,8 @@ use crate::error::TopicError;
 /// The longest name of a topic, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 
-/// With more topics than these, their tables are not made smaller: that hashes each name, at about 0.1 µs.
+/// With more topics than these, their tables are not made smaller: that hashes each name, at about
+/// 0.1 µs.
 const MOST_REHASHED: usize = 16 * 1024;
 
 /// A list of up to so many entries is not made smaller before it is empty.
@@ -33,7 +34,8 @@ const SHRINK_SHARE: usize = 4;
 pub(crate) struct Topics {
     by_name: HashMap<Rc<str>, u32>,
     topics: Slab<Topic>,
-    /// Each slot's memberships: one word for a slot that has none, and nothing while no slot has any.
+    /// Each slot's memberships: one word for a slot that has none, and nothing while no slot has
+    /// any.
     #[expect(clippy::box_collection, reason = "a slot without topics costs one word")]
     by_slot: Vec<Option<Box<Vec<Membership>>>>,
     /// What slots were in when they closed.
@@ -89,9 +91,12 @@ impl Topics {
         Ok(true)
     }
 
-    /// Ends one membership; whether there was one. However many members the topic has, only the two lists' last entries move.
+    /// Ends one membership; whether there was one. However many members the topic has, only the two
+    /// lists' last entries move.
     pub(crate) fn leave(&mut self, slot: u32, name: &str) -> bool {
-        let Some(position) = self.find(name).and_then(|topic| self.position(slot, topic)) else { return false };
+        let Some(position) = self.find(name).and_then(|topic| self.position(slot, topic)) else {
+            return false;
+        };
         let entry = &mut self.by_slot[slot as usize];
         let Some(list) = entry else { return false };
         let membership = list.swap_remove(position);
@@ -107,11 +112,17 @@ impl Topics {
         true
     }
 
-    /// Ends every membership of a slot that has closed, and keeps the names until it is [forgotten](Self::forget); how many there were.
+    /// Ends every membership of a slot that has closed, and keeps the names until it is
+    /// [forgotten](Self::forget); how many there were.
     pub(crate) fn leave_all(&mut self, slot: u32) -> usize {
-        let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else { return 0 };
+        let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else {
+            return 0;
+        };
         let left = list.len();
-        let names = list.iter().map(|membership| self.topics[membership.topic as usize].name.clone()).collect();
+        let names = list
+            .iter()
+            .map(|membership| self.topics[membership.topic as usize].name.clone())
+            .collect();
         self.former.insert(slot, names);
         list.into_iter().for_each(|membership| self.remove_member(membership));
         self.shrink_if_few();
@@ -136,7 +147,8 @@ impl Topics {
         let used = self.by_slot.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.by_slot.truncate(used);
         self.by_slot.shrink_to_fit();
-        // Each name is hashed again, and each slot looked at: with many left that would take longer than a turn may.
+        // Each name is hashed again, and each slot looked at: with many left that would take longer
+        // than a turn may.
         if self.by_name.len() <= MOST_REHASHED {
             self.by_name.shrink_to_fit();
             self.topics.shrink_to_fit();
@@ -151,7 +163,11 @@ impl Topics {
 
     /// The slots of a topic's members.
     pub(crate) fn members(&self, topic: u32) -> impl ExactSizeIterator<Item = u32> {
-        self.topics.get(topic as usize).map_or(&[][..], |topic| &topic.members).iter().map(|member| member.slot)
+        self.topics
+            .get(topic as usize)
+            .map_or(&[][..], |topic| &topic.members)
+            .iter()
+            .map(|member| member.slot)
     }
 
     /// How many members a topic has.
@@ -168,7 +184,10 @@ impl Topics {
         if let Some(names) = self.former.get(&slot) {
             return names.iter().map(|name| (**name).to_owned()).collect();
         }
-        self.list(slot).iter().map(|membership| (*self.topics[membership.topic as usize].name).to_owned()).collect()
+        self.list(slot)
+            .iter()
+            .map(|membership| (*self.topics[membership.topic as usize].name).to_owned())
+            .collect()
     }
 
     /// Every topic with how many members it has.
@@ -258,12 +277,16 @@ impl Topics {
     fn position(&self, slot: u32, topic: u32) -> Option<usize> {
         let (list, members) = (self.list(slot), &self.topics[topic as usize].members);
         if members.len() < list.len() {
-            return members.iter().find(|member| member.slot == slot).map(|member| member.at as usize);
+            return members
+                .iter()
+                .find(|member| member.slot == slot)
+                .map(|member| member.at as usize);
         }
         list.iter().position(|membership| membership.topic == topic)
     }
 
-    /// Takes a member out of its topic, which ends with its last one; the slot's list has the membership no more.
+    /// Takes a member out of its topic, which ends with its last one; the slot's list has the
+    /// membership no more.
     fn remove_member(&mut self, Membership { topic, at }: Membership) {
         let members = &mut self.topics[topic as usize].members;
         members.swap_remove(at as usize);
@@ -301,7 +324,8 @@ fn push<E>(list: &mut Vec<E>, entry: E) {
     list.push(entry);
 }
 
-/// Gives memory back when most of a list is gone, so that a membership costs what it costs however many there were.
+/// Gives memory back when most of a list is gone, so that a membership costs what it costs however
+/// many there were.
 fn give_back<E>(list: &mut Vec<E>) {
     if list.capacity() > KEEP_ENTRIES && list.len() <= list.capacity() / 4 {
         list.shrink_to(list.capacity() / 2);
@@ -323,7 +347,8 @@ mod tests {
                 memberships += 1;
             }
         }
-        let of_slots: usize = (0..topics.by_slot.len()).map(|slot| topics.list(slot as u32).len()).sum();
+        let of_slots: usize =
+            (0..topics.by_slot.len()).map(|slot| topics.list(slot as u32).len()).sum();
         assert_eq!(
             (topics.memberships, of_slots, topics.by_name.len()),
             (memberships, memberships, topics.topics.len())
@@ -372,11 +397,14 @@ mod tests {
             for (first, step) in [(0, 1), (10_000 - stay, 1), (0, 97)] {
                 let mut topics = Topics::default();
                 let stays = |number: usize| {
-                    number >= first && (number - first).is_multiple_of(step) && (number - first) / step < stay
+                    number >= first
+                        && (number - first).is_multiple_of(step)
+                        && (number - first) / step < stay
                 };
                 for round in 0..2 {
                     for number in 0..10_000 {
-                        let joined = topics.join((number % 20) as u32, &number.to_string(), usize::MAX);
+                        let joined =
+                            topics.join((number % 20) as u32, &number.to_string(), usize::MAX);
                         assert_eq!(joined, Ok(round == 0 || !stays(number)));
                     }
                     check(&topics);
@@ -386,27 +414,40 @@ mod tests {
                     check(&topics);
                     assert_eq!(topics.len(), stay);
                     let most = KEEP_TOPICS.max(SHRINK_SHARE * stay);
-                    assert!(topics.topics.capacity() <= most, "{stay}: {} places", topics.topics.capacity());
-                    assert!(topics.by_name.capacity() <= 2 * most, "{stay}: {} names", topics.by_name.capacity());
+                    assert!(
+                        topics.topics.capacity() <= most,
+                        "{stay}: {} places",
+                        topics.topics.capacity()
+                    );
+                    assert!(
+                        topics.by_name.capacity() <= 2 * most,
+                        "{stay}: {} names",
+                        topics.by_name.capacity()
+                    );
                 }
             }
         }
     }
 
     #[test]
-    fn topics_with_many_members_stay_where_they_are_and_those_that_come_and_go_around_one_number_cost_nothing() {
+    fn topics_with_many_members_stay_where_they_are_and_those_that_come_and_go_around_one_number_cost_nothing()
+     {
         let mut topics = Topics::default();
         let name = |number: usize| format!("topic {number}");
-        (0..1000).for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
+        (0..1000)
+            .for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
         for slot in 1..100 {
-            (900..1000).for_each(|number| assert_eq!(topics.join(slot, &name(number), usize::MAX), Ok(true)));
+            (900..1000).for_each(|number| {
+                assert_eq!(topics.join(slot, &name(number), usize::MAX), Ok(true))
+            });
         }
         (0..900).for_each(|number| assert!(topics.leave(0, &name(number))));
         check(&topics);
         assert!(topics.topics.capacity() >= 1000, "to move them costs more than their places take");
         let (places, names) = (topics.topics.capacity(), topics.by_name.capacity());
         for round in 0..100 {
-            (0..100).for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
+            (0..100)
+                .for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
             (0..100).for_each(|number| assert!(topics.leave(0, &name(number))));
             // What a hash table says of its capacity varies with the traces of removed entries.
             assert_eq!(topics.topics.capacity(), places, "round {round}");
@@ -439,26 +480,34 @@ mod tests {
         assert!(topics.topics[0].members.capacity() <= KEEP_ENTRIES);
         topics.leave(0, "all");
         topics.shrink();
-        assert_eq!((topics.by_slot.capacity(), topics.topics.capacity(), topics.by_name.capacity()), (0, 0, 0));
+        assert_eq!(
+            (topics.by_slot.capacity(), topics.topics.capacity(), topics.by_name.capacity()),
+            (0, 0, 0)
+        );
     }
 
     /// One slot alone in `count` topics, each called by its number.
     fn alone_in(count: usize) -> Topics {
         let mut topics = Topics::default();
-        (0..count).for_each(|number| assert_eq!(topics.join(0, &number.to_string(), usize::MAX), Ok(true)));
+        (0..count).for_each(|number| {
+            assert_eq!(topics.join(0, &number.to_string(), usize::MAX), Ok(true))
+        });
         topics
     }
 
     /// Ends the first topics of `total`, from the lowest number on, until only `left` are there.
     fn leave_until(topics: &mut Topics, total: usize, left: usize) {
-        (total - topics.len()..total - left).for_each(|number| assert!(topics.leave(0, &number.to_string())));
+        (total - topics.len()..total - left)
+            .for_each(|number| assert!(topics.leave(0, &number.to_string())));
     }
 
     #[test]
     fn tables_are_cut_to_twice_what_is_left_when_a_quarter_is_and_not_before() {
         let mut topics = alone_in(1024);
         assert_eq!(topics.topics.capacity(), 1024);
-        for (left, places) in [(257, 1024), (256, 512), (129, 512), (128, 256), (65, 256), (64, 128)] {
+        for (left, places) in
+            [(257, 1024), (256, 512), (129, 512), (128, 256), (65, 256), (64, 128)]
+        {
             leave_until(&mut topics, 1024, left);
             assert_eq!(topics.topics.capacity(), places, "{left} topics are left");
             if places == 2 * left {
@@ -483,10 +532,16 @@ mod tests {
     fn after_a_try_to_shrink_the_next_one_waits_until_half_of_the_topics_ended() {
         let mut topics = alone_in(1024);
         for slot in 1..100 {
-            (1000..1024).for_each(|number| assert_eq!(topics.join(slot, &number.to_string(), usize::MAX), Ok(true)));
+            (1000..1024).for_each(|number| {
+                assert_eq!(topics.join(slot, &number.to_string(), usize::MAX), Ok(true))
+            });
         }
         leave_until(&mut topics, 1024, 256);
-        assert_eq!((topics.topics.capacity(), topics.shrink_at), (1024, 128), "a high place is taken");
+        assert_eq!(
+            (topics.topics.capacity(), topics.shrink_at),
+            (1024, 128),
+            "a high place is taken"
+        );
         // One that comes does not bring the next try nearer.
         assert_eq!(topics.join(0, "new", usize::MAX), Ok(true));
         assert_eq!(topics.shrink_at, 128);

@@ -1,13 +1,14 @@
-//! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to them has a file of its own:
-//! what comes in (`receiving`), what goes out (`sending`), to whom by topic (`topics`), what follows what (`life`), and what is due when
-//! (`time`).
+//! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to
+//! them has a file of its own: what comes in (`receiving`), what goes out (`sending`), to whom by
+//! topic (`topics`), what follows what (`life`), and what is due when (`time`).
 //!
-//! Bytes and the time come in as arguments; what listeners have to be called for goes out as notifications, in order. It holds no
-//! closure, knows no poll and reads no clock, so that a connection's whole life can be driven in memory.
+//! Bytes and the time come in as arguments; what listeners have to be called for goes out as
+//! notifications, in order. It holds no closure, knows no poll and reads no clock, so that a
+//! connection's whole life can be driven in memory.
 //!
-//! The server is generic over the user's state, so that it is compiled in the user's crate and the hub
-//! is not. What is called for each message is marked `#[inline]` for that: without, an echo costs 63
-//! instructions more, of 761.
+//! The server is generic over the user's state, so that it is compiled in the user's crate and the
+//! hub is not. What is called for each message is marked `#[inline]` for that: without, an echo
+//! costs 63 instructions more, of 761.
 
 mod attributes;
 mod broadcast;
@@ -62,16 +63,19 @@ pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations
 pub(crate) use stopping::Stopping;
 pub(crate) use timer::NEVER;
 
-/// What a list of those with something to do has from the beginning, and keeps: made when it is first needed, it would lie behind other
-/// connections' memory, and keep the allocator from giving that back.
+/// What a list of those with something to do has from the beginning, and keeps: made when it is
+/// first needed, it would lie behind other connections' memory, and keep the allocator from giving
+/// that back.
 const KEEP_ENTRIES: usize = 1024;
 const KEEP_NOTIFICATIONS: usize = 64;
 /// The usual length of a 101 response is a fourth of that.
 const KEEP_HEAD: usize = 512;
 
-/// The least part of the budget that is left for timeouts, and for removing what has ended: an eighth.
+/// The least part of the budget that is left for timeouts, and for removing what has ended: an
+/// eighth.
 const ENDING_PART: usize = 8;
-/// What the removal of a connection counts of a turn's work, in bytes: the system call that closes it, most of all.
+/// What the removal of a connection counts of a turn's work, in bytes: the system call that closes
+/// it, most of all.
 const REMOVED: usize = 8 * 1024;
 /// What forgetting a topic that it was in counts.
 const FORGET: usize = 256;
@@ -87,7 +91,8 @@ pub(crate) struct Hub {
     common: Common,
     /// Connections with something to write that nobody has offered to their sockets yet.
     dirty: Vec<Token>,
-    /// The connection whose input is being handled: it is flushed when that is done, and need not be on the list.
+    /// The connection whose input is being handled: it is flushed when that is done, and need not
+    /// be on the list.
     active: Option<u32>,
     /// Scratch of a broadcast: who cannot simply be referred to the log.
     rest: Vec<Token>,
@@ -100,7 +105,8 @@ pub(crate) struct Hub {
     timers: Timers,
     /// Who is in which topic; only open connections are in any.
     pub(crate) topics: Topics,
-    /// Messages that slow readers were not sent, by slot: few are slow, so that is not kept in each connection.
+    /// Messages that slow readers were not sent, by slot: few are slow, so that is not kept in each
+    /// connection.
     dropped_by: HashMap<u32, Dropped>,
     /// What is counted; how things stand is only found out when somebody asks.
     pub(crate) stats: Stats,
@@ -144,7 +150,8 @@ impl Uuids {
     }
 }
 
-/// The connection that a token names, if it is still there. It borrows the slots alone, so that the rest of the hub can be used beside it.
+/// The connection that a token names, if it is still there. It borrows the slots alone, so that the
+/// rest of the hub can be used beside it.
 #[inline]
 fn named(connections: &mut Slab<Connection>, token: Token) -> Option<&mut Connection> {
     connections.get_mut(token.index as usize).filter(|c| c.generation == token.generation)
@@ -285,13 +292,14 @@ impl Hub {
         Ok(())
     }
 
-    /// How much work this turn may have done when timeouts or removals are over, which come now. They have
-    /// a part of the budget even if it is spent.
+    /// How much work this turn may have done when timeouts or removals are over, which come now.
+    /// They have a part of the budget even if it is spent.
     pub(crate) fn ending_limit(&self) -> usize {
         self.work_per_turn.max(self.work.saturating_add(self.work_per_turn / ENDING_PART))
     }
 
-    /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the next turn.
+    /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the
+    /// next turn.
     #[inline]
     pub(crate) fn remove_dead(&mut self) -> usize {
         if self.dead.is_empty() { 0 } else { self.remove_each_dead() }
@@ -377,7 +385,10 @@ mod tests {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 1000);
         for _ in 0..10 {
-            assert_eq!(hub.emit(token, Opcode::Text, b"hello", &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(token, Opcode::Text, b"hello", &SendOptions::USUAL),
+                Emitted::Queued
+            );
         }
         assert_eq!(hub.dirty.len(), 1);
     }

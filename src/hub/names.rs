@@ -1,8 +1,8 @@
 //! Who has which uuid: slots by the uuid of their connection.
 //!
 //! The uuids themselves stand in the connections; here is only a table of slots. With a
-//! `HashMap<Uuid, u32>` instead, an idle connection takes 219 bytes instead of 193 (`tests/memory.rs`,
-//! with 5 000 of them).
+//! `HashMap<Uuid, u32>` instead, an idle connection takes 219 bytes instead of 193
+//! (`tests/memory.rs`, with 5 000 of them).
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -44,7 +44,9 @@ impl Names {
     /// Gives back what is not needed for so many.
     pub(super) fn shrink(&mut self, connections: &Slab<Connection>, len: usize) {
         let hasher = &self.hasher;
-        self.slots.shrink_to(len, |&slot| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default()));
+        self.slots.shrink_to(len, |&slot| {
+            hasher.hash_one(uuid_of(connections, slot).unwrap_or_default())
+        });
     }
 }
 
@@ -70,6 +72,8 @@ mod tests {
         hub.remove_dead();
         let room = hub.names.slots.capacity();
         assert!((100..400).contains(&room), "room for {room} uuids of 100");
-        assert!(all[..100].iter().all(|&token| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
+        assert!(
+            all[..100].iter().all(|&token| hub.find(hub.get(token).unwrap().uuid) == Some(token))
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! The state machine of a connection, from its accept to its removal.
 //!
 //! [`step`] is all of it, as one table: in which state, what happened, which state is next, what is
-//! sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares the two cell by
-//! cell. The hub carries a step out (`life`). Nothing here knows a socket, a byte or a clock.
+//! sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares the two cell
+//! by cell. The hub carries a step out (`life`). Nothing here knows a socket, a byte or a clock.
 
 use super::pending::{Head, Parked};
 use crate::error::Error;
@@ -124,8 +124,8 @@ pub(super) enum Happened {
     PeerClosed,
     /// The peer's FIN has come.
     PeerFinished,
-    /// It failed for a reason that a close frame tells the peer: a violation, a panic, a reader that
-    /// was too slow and has no part of a frame.
+    /// It failed for a reason that a close frame tells the peer: a violation, a panic, a reader
+    /// that was too slow and has no part of a frame.
     Failed,
     /// It failed for a reason that the peer cannot be told: it is silent, takes nothing, or was too
     /// slow and has a part of a frame.
@@ -199,8 +199,8 @@ pub(super) struct Step {
     pub(super) fires: Fires,
 }
 
-/// What follows when this happens in that state. What is not listed changes nothing: an end that has
-/// begun is not begun again.
+/// What follows when this happens in that state. What is not listed changes nothing: an end that
+/// has begun is not begun again.
 pub(super) fn step(state: State, happened: Happened) -> Step {
     use Happened::*;
     use PeerClose::{Answered, Awaited, Broken};
@@ -213,7 +213,9 @@ pub(super) fn step(state: State, happened: Happened) -> Step {
         (Handshaking, Deferred) => (Parked, Sends::Nothing, Fires::Nothing),
         (Parked, Resumed) => (Handshaking, Sends::Nothing, Fires::Nothing),
         (Handshaking | Parked, Responded) => (Draining, Sends::Response, Fires::Nothing),
-        (Handshaking | Parked, PeerFinished | SocketFailed | TimedOut) => (Dead, Sends::Nothing, Fires::Nothing),
+        (Handshaking | Parked, PeerFinished | SocketFailed | TimedOut) => {
+            (Dead, Sends::Nothing, Fires::Nothing)
+        }
         (Handshaking | Parked, Aborted) => (Dead, Sends::Reset, Fires::Nothing),
 
         (Open, Closed) => (Closing(Awaited), Sends::Close, Fires::Close),
@@ -226,7 +228,9 @@ pub(super) fn step(state: State, happened: Happened) -> Step {
 
         (Closing(Awaited), PeerClosed) => (Closing(Answered), Sends::Nothing, Fires::Nothing),
         // It takes nothing from the peer that was emitted before our close frame.
-        (Closing(Awaited), Failed | PeerFinished) => (Closing(Broken), Sends::Nothing, Fires::Nothing),
+        (Closing(Awaited), Failed | PeerFinished) => {
+            (Closing(Broken), Sends::Nothing, Fires::Nothing)
+        }
         (Closing(Answered), Emptied) => (HalfClosed { answered: true }, Sends::Fin, CLEAN),
         (Closing(Answered), EmptiedAfterFin) => (Dead, Sends::Fin, CLEAN),
         (Closing(Broken), Emptied) => (HalfClosed { answered: false }, Sends::Fin, UNCLEAN),
@@ -240,7 +244,9 @@ pub(super) fn step(state: State, happened: Happened) -> Step {
         (Draining, Emptied) => (HalfClosed { answered: false }, Sends::Fin, Fires::Nothing),
         (Draining, EmptiedAfterFin) => (Dead, Sends::Fin, Fires::Nothing),
         (HalfClosed { .. }, PeerFinished) => (Dead, Sends::Nothing, Fires::Nothing),
-        (Draining | HalfClosed { .. }, Unreachable | TimedOut) => (Dead, Sends::ResetIfShort, Fires::Nothing),
+        (Draining | HalfClosed { .. }, Unreachable | TimedOut) => {
+            (Dead, Sends::ResetIfShort, Fires::Nothing)
+        }
         (Draining | HalfClosed { .. }, SocketFailed) => (Dead, Sends::Nothing, Fires::Nothing),
         (Draining | HalfClosed { .. }, Aborted) => (Dead, Sends::Reset, Fires::Nothing),
 
@@ -285,7 +291,8 @@ mod tests {
     #[test]
     fn the_table_in_architecture_md_is_the_one_that_runs() {
         let page = include_str!("../../ARCHITECTURE.md");
-        let rows = page.lines().skip_while(|line| !line.starts_with("| phase | what happened |")).skip(2);
+        let rows =
+            page.lines().skip_while(|line| !line.starts_with("| phase | what happened |")).skip(2);
         let rows: Vec<Vec<&str>> = rows
             .take_while(|line| line.starts_with('|'))
             .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
@@ -296,19 +303,30 @@ mod tests {
                 let step = step(state, happened);
                 let (phase, what) = (state_name(state), format!("{happened:?}"));
                 let row = rows.iter().find(|row| {
-                    row[0].split(", ").any(|each| each == phase) && row[1].split(", ").any(|each| each == what)
+                    row[0].split(", ").any(|each| each == phase)
+                        && row[1].split(", ").any(|each| each == what)
                 });
                 match row {
                     Some(row) => assert_eq!(columns(step), row[2..], "{phase}: {what}"),
-                    None => assert_eq!(step, Step { next: state, sends: Sends::Nothing, fires: Fires::Nothing }),
+                    None => assert_eq!(
+                        step,
+                        Step { next: state, sends: Sends::Nothing, fires: Fires::Nothing }
+                    ),
                 }
                 seen += usize::from(row.is_some());
             }
         }
         let cells = |row: &Vec<&str>| row[0].split(", ").count() * row[1].split(", ").count();
-        let half_closed: usize =
-            rows.iter().filter(|row| row[0].contains("HalfClosed")).map(|row| row[1].split(", ").count()).sum();
-        assert_eq!(seen, rows.iter().map(cells).sum::<usize>() + half_closed, "each row names what there is, once");
+        let half_closed: usize = rows
+            .iter()
+            .filter(|row| row[0].contains("HalfClosed"))
+            .map(|row| row[1].split(", ").count())
+            .sum();
+        assert_eq!(
+            seen,
+            rows.iter().map(cells).sum::<usize>() + half_closed,
+            "each row names what there is, once"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What comes in from one peer: from the bytes that were read to what listeners have to hear of.
 //!
-//! It knows no listener, and what becomes of a connection is not decided here: a close frame, a violation and too much of anything are
-//! handed to `life`.
+//! It knows no listener, and what becomes of a connection is not decided here: a close frame, a
+//! violation and too much of anything are handed to `life`.
 
 use std::borrow::Cow;
 use std::io::{self, Read as _};
@@ -24,30 +24,42 @@ pub(crate) enum Received<'i> {
     Message(Message<'i>),
     /// A ping, which is answered, or a pong.
     Control(Event, Cow<'i, [u8]>),
-    /// A message was decompressed in part: [`inflate_on`](Hub::inflate_on) goes on with it before anything
-    /// behind it is handled.
+    /// A message was decompressed in part: [`inflate_on`](Hub::inflate_on) goes on with it before
+    /// anything behind it is handled.
     Unfinished,
 }
 
 impl Hub {
-    /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life. It is to be handed to
-    /// [`receive`](Self::receive), and up to [`end_input`](Self::end_input) the connection's own replies are collected.
+    /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life.
+    /// It is to be handed to [`receive`](Self::receive), and up to [`end_input`](Self::end_input)
+    /// the connection's own replies are collected.
     #[inline]
     pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         self.read_if::<false>(token, buffer)
     }
 
-    /// The same if the connection is in its usual state: open, not waiting to be read, and its socket takes what it is offered. `None` if it
-    /// is not.
+    /// The same if the connection is in its usual state: open, not waiting to be read, and its
+    /// socket takes what it is offered. `None` if it is not.
     #[inline]
-    pub(crate) fn read_usual(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+    pub(crate) fn read_usual(
+        &mut self,
+        token: Token,
+        buffer: &mut [u8],
+    ) -> Option<io::Result<usize>> {
         self.read_if::<true>(token, buffer)
     }
 
     #[inline(always)]
-    fn read_if<const USUAL: bool>(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+    fn read_if<const USUAL: bool>(
+        &mut self,
+        token: Token,
+        buffer: &mut [u8],
+    ) -> Option<io::Result<usize>> {
         let connection = named(&mut self.connections, token)?;
-        if USUAL && (!connection.is_open() || connection.read_later != ReadLater::No || connection.outbox.is_blocked())
+        if USUAL
+            && (!connection.is_open()
+                || connection.read_later != ReadLater::No
+                || connection.outbox.is_blocked())
         {
             return None;
         }
@@ -72,9 +84,14 @@ impl Hub {
         self.active = Some(token.index);
     }
 
-    /// Decodes from the front of `input` until there is something to tell; `None` when nothing more will come of it.
+    /// Decodes from the front of `input` until there is something to tell; `None` when nothing more
+    /// will come of it.
     #[inline]
-    pub(crate) fn receive<'i>(&mut self, token: Token, input: &mut &'i mut [u8]) -> Option<Received<'i>> {
+    pub(crate) fn receive<'i>(
+        &mut self,
+        token: Token,
+        input: &mut &'i mut [u8],
+    ) -> Option<Received<'i>> {
         while !input.is_empty() {
             let connection = named(&mut self.connections, token)?;
             let open = match &connection.phase {
@@ -97,14 +114,17 @@ impl Hub {
                 Ok(Some(Decoded::Compressed(compressed))) if open => {
                     let limit = self.limits.rules.max_message;
                     let compression = connection.compression.as_mut()?;
-                    let result = compression.inflate(&mut self.common, compressed, limit, &mut self.work);
+                    let result =
+                        compression.inflate(&mut self.common, compressed, limit, &mut self.work);
                     return self.inflated(token, result);
                 }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
                     return Some(Received::Control(Event::Ping, data));
                 }
-                Ok(Some(Decoded::Pong(data))) if open => return Some(Received::Control(Event::Pong, data)),
+                Ok(Some(Decoded::Pong(data))) if open => {
+                    return Some(Received::Control(Event::Pong, data));
+                }
                 Ok(Some(Decoded::Close(frame))) => {
                     self.peer_closed(token, frame);
                     return None;
@@ -120,12 +140,15 @@ impl Hub {
         None
     }
 
-    /// Goes on with a message that was decompressed in part. Meanwhile the peer's next sign of life waits behind it.
+    /// Goes on with a message that was decompressed in part. Meanwhile the peer's next sign of life
+    /// waits behind it.
     pub(crate) fn inflate_on(&mut self, token: Token) -> Option<Received<'static>> {
-        let connection = named(&mut self.connections, token).filter(|connection| connection.is_open())?;
+        let connection =
+            named(&mut self.connections, token).filter(|connection| connection.is_open())?;
         connection.time = self.now;
         let ping_sent = std::mem::take(&mut connection.ping_sent);
-        let (compression, limit) = (connection.compression.as_mut()?, self.limits.rules.max_message);
+        let (compression, limit) =
+            (connection.compression.as_mut()?, self.limits.rules.max_message);
         let result = compression.inflate_on(&mut self.common, limit, &mut self.work);
         if ping_sent {
             self.arm(token.index);
@@ -135,7 +158,9 @@ impl Hub {
 
     /// Forgets a message that was decompressed in part.
     pub(crate) fn forget_unfinished(&mut self, token: Token) {
-        if let Some(compression) = self.get_mut(token).and_then(|connection| connection.compression.as_mut()) {
+        if let Some(compression) =
+            self.get_mut(token).and_then(|connection| connection.compression.as_mut())
+        {
             compression.forget_unfinished();
         }
     }

@@ -20,7 +20,8 @@ use crate::token::Token;
 pub enum Emitted {
     /// It is queued, and will be offered to the socket before the loop waits again.
     Queued,
-    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for now.
+    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for
+    /// now.
     Pressure,
     /// It is not queued, for this reason.
     Refused(EmitError),
@@ -43,13 +44,20 @@ impl Emitted {
 /// The connection that a token names, if it is open.
 #[inline]
 pub(super) fn open(connections: &mut Slab<Connection>, token: Token) -> Option<&mut Connection> {
-    let is_open = |c: &&mut Connection| c.generation == token.generation && matches!(c.phase, Phase::Open);
+    let is_open =
+        |c: &&mut Connection| c.generation == token.generation && matches!(c.phase, Phase::Open);
     connections.get_mut(token.index as usize).filter(is_open)
 }
 
-/// Puts a connection on the list of those with something to write, unless it is on it or is flushed anyway.
+/// Puts a connection on the list of those with something to write, unless it is on it or is flushed
+/// anyway.
 #[inline]
-pub(super) fn schedule_flush(connection: &mut Connection, token: Token, dirty: &mut Vec<Token>, active: Option<u32>) {
+pub(super) fn schedule_flush(
+    connection: &mut Connection,
+    token: Token,
+    dirty: &mut Vec<Token>,
+    active: Option<u32>,
+) {
     if !connection.dirty && active != Some(token.index) {
         connection.dirty = true;
         dirty.push(token);
@@ -58,7 +66,13 @@ pub(super) fn schedule_flush(connection: &mut Connection, token: Token, dirty: &
 
 impl Hub {
     #[inline]
-    pub(crate) fn emit(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
+    pub(crate) fn emit(
+        &mut self,
+        token: Token,
+        opcode: Opcode,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Emitted {
         let Some(connection) = open(&mut self.connections, token) else {
             self.stats.emits_refused.closed += 1;
             return Emitted::Refused(EmitError::Closed);
@@ -77,7 +91,13 @@ impl Hub {
 
     /// An emit that cannot go the usual way.
     #[inline(never)]
-    fn emit_more(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
+    fn emit_more(
+        &mut self,
+        token: Token,
+        opcode: Opcode,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Emitted {
         let emitted = self.queue(token, opcode, payload, options);
         match emitted {
             Emitted::Queued | Emitted::Pressure => self.stats.messages_out += 1,
@@ -94,10 +114,16 @@ impl Hub {
         self.queue(token, Opcode::Ping, payload, &SendOptions::USUAL)
     }
 
-    /// A frame that is large, or of which there is more than the log takes, or to a socket that takes no more, or where compression was agreed
-    /// on; the connection is open.
+    /// A frame that is large, or of which there is more than the log takes, or to a socket that
+    /// takes no more, or where compression was agreed on; the connection is open.
     #[inline]
-    fn queue(&mut self, token: Token, opcode: Opcode, payload: &[u8], options: &SendOptions) -> Emitted {
+    fn queue(
+        &mut self,
+        token: Token,
+        opcode: Opcode,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Emitted {
         if self.stage.is_full() {
             self.flush_staged();
             if !self.is_open(token) {
@@ -113,7 +139,8 @@ impl Hub {
             Encoding::Plain => self.emit_frame(token, opcode.plain(), payload, options.key),
             Encoding::Shared(kind) => match self.common.deflate(kind, payload, &mut self.work) {
                 Some(deflated) => {
-                    let emitted = self.emit_frame(token, opcode.compressed(), &deflated, options.key);
+                    let emitted =
+                        self.emit_frame(token, opcode.compressed(), &deflated, options.key);
                     self.common.recycle(deflated);
                     emitted
                 }
@@ -128,7 +155,13 @@ impl Hub {
         }
     }
 
-    fn emit_frame(&mut self, token: Token, kind: FrameKind, payload: &[u8], key: Option<u64>) -> Emitted {
+    fn emit_frame(
+        &mut self,
+        token: Token,
+        kind: FrameKind,
+        payload: &[u8],
+        key: Option<u64>,
+    ) -> Emitted {
         let len = encode_header(kind, payload.len()).len() + payload.len();
         if let Err(error) = self.make_room(token, len, key) {
             return Emitted::Refused(error);
@@ -146,7 +179,8 @@ impl Hub {
         let mut offered = Ok(Flushed::All);
         if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
             let written = stage.written;
-            offered = connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
+            offered =
+                connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
             connection.count_taken(stage, written);
             connection.was_blocked |= connection.outbox.is_blocked();
         } else {
@@ -178,7 +212,10 @@ impl Hub {
             _ if kind == FrameKind::PING => outbox.push_control(&mut self.stage, kind, payload),
             Some(key) => {
                 let replaced = outbox.push_latest(&mut self.stage, kind, payload, key);
-                self.count_dropped(token, Dropped { replaced: replaced.into(), ..Dropped::default() });
+                self.count_dropped(
+                    token,
+                    Dropped { replaced: replaced.into(), ..Dropped::default() },
+                );
             }
             None => outbox.push_frame(&mut self.stage, kind, payload),
         }
@@ -186,13 +223,19 @@ impl Hub {
     }
 
     /// Makes room for a frame of `len` bytes, as the connection's policy has it.
-    pub(super) fn make_room(&mut self, token: Token, len: usize, key: Option<u64>) -> Result<(), EmitError> {
+    pub(super) fn make_room(
+        &mut self,
+        token: Token,
+        len: usize,
+        key: Option<u64>,
+    ) -> Result<(), EmitError> {
         let limit = self.limits.max_outbox;
         let connection = &mut self.connections[token.index as usize];
         if !connection.outbox.lacks_room(len, limit, key) {
             return Ok(());
         }
-        // A socket that was found full says when it is not. Only one that is to be given up is asked once more.
+        // A socket that was found full says when it is not. Only one that is to be given up is
+        // asked once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
             if let Err(error) = connection.flush(&mut self.stage, self.now) {
                 self.socket_failed(token, &error);
@@ -202,7 +245,9 @@ impl Hub {
         }
         let connection = &mut self.connections[token.index as usize];
         let mut dropped = Dropped::default();
-        if connection.slow_reader == SlowReader::DropOldest && connection.outbox.lacks_room(len, limit, key) {
+        if connection.slow_reader == SlowReader::DropOldest
+            && connection.outbox.lacks_room(len, limit, key)
+        {
             dropped.oldest = connection.outbox.drop_oldest(len, limit, key);
         }
         let has_room = !connection.outbox.lacks_room(len, limit, key);
@@ -259,7 +304,8 @@ impl Hub {
         if pressure && !connection.pressure_fired && connection.outbox.waiting() <= low {
             connection.over_high_water = false;
         }
-        let confirmed = connection.over_high_water == pressure && connection.pressure_fired != pressure;
+        let confirmed =
+            connection.over_high_water == pressure && connection.pressure_fired != pressure;
         connection.pressure_fired ^= confirmed;
         confirmed
     }
@@ -276,16 +322,25 @@ impl Hub {
     pub(super) fn push_close(&mut self, token: Token, close: Option<(CloseCode, &str)>) {
         let mut payload = Vec::new();
         encode_close(close, &mut payload);
-        self.connections[token.index as usize].outbox.push_frame(&mut self.stage, Opcode::Close, &payload);
+        self.connections[token.index as usize].outbox.push_frame(
+            &mut self.stage,
+            Opcode::Close,
+            &payload,
+        );
         self.schedule_flush(token);
     }
 
     pub(super) fn push_control(&mut self, token: Token, opcode: Opcode, payload: &[u8]) {
-        self.connections[token.index as usize].outbox.push_control(&mut self.stage, opcode, payload);
+        self.connections[token.index as usize].outbox.push_control(
+            &mut self.stage,
+            opcode,
+            payload,
+        );
         self.schedule_flush(token);
     }
 
-    /// A connection has something to write, and is offered to its socket soon, unless that takes nothing for now.
+    /// A connection has something to write, and is offered to its socket soon, unless that takes
+    /// nothing for now.
     pub(super) fn schedule_flush(&mut self, token: Token) {
         let connection = &mut self.connections[token.index as usize];
         if !connection.outbox.is_blocked() {
@@ -302,7 +357,8 @@ mod tests {
     use crate::outbox::Latest;
 
     #[test]
-    fn the_oldest_are_dropped_for_what_a_replaced_message_does_not_make_room_for_and_it_keeps_its_place() {
+    fn the_oldest_are_dropped_for_what_a_replaced_message_does_not_make_room_for_and_it_keeps_its_place()
+     {
         let mut hub = hub();
         hub.limits.max_outbox = 10_000;
         let (token, far) = open(&mut hub, 0);
@@ -313,7 +369,10 @@ mod tests {
         hub.flush_dirty();
         assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(5000)), 1);
         for _ in 0..4 {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[1; 1000], &SendOptions::USUAL), Emitted::Pressure);
+            assert_eq!(
+                hub.emit(token, Opcode::Binary, &[1; 1000], &SendOptions::USUAL),
+                Emitted::Pressure
+            );
         }
         assert_eq!(hub.broadcast(Audience::Everybody, None, &latest(6500)), 1);
         assert_eq!(hub.dropped_of(token), Dropped { newest: 0, oldest: 2, replaced: 1 });
@@ -325,7 +384,8 @@ mod tests {
     }
 
     #[test]
-    fn short_messages_with_ever_new_keys_are_refused_before_they_take_much_more_memory_than_the_limit() {
+    fn short_messages_with_ever_new_keys_are_refused_before_they_take_much_more_memory_than_the_limit()
+     {
         let mut hub = hub();
         hub.limits.max_outbox = 100_000;
         let (token, _) = open(&mut hub, 0);
@@ -333,7 +393,12 @@ mod tests {
         hub.emit(token, Opcode::Binary, b"x", &SendOptions::USUAL);
         hub.flush_dirty();
         let emit = |hub: &mut Hub, key| {
-            hub.emit(token, Opcode::Binary, b"x", &SendOptions { key: Some(key), ..SendOptions::USUAL })
+            hub.emit(
+                token,
+                Opcode::Binary,
+                b"x",
+                &SendOptions { key: Some(key), ..SendOptions::USUAL },
+            )
         };
         let kept = (0..).take_while(|&key| emit(&mut hub, key) == Emitted::Pressure).count();
         assert_eq!(kept, 100_000 / (128 + 3));
@@ -357,12 +422,16 @@ mod tests {
     }
 
     #[test]
-    fn pressure_that_has_passed_before_a_listener_could_be_called_is_not_told_and_neither_is_its_relief() {
+    fn pressure_that_has_passed_before_a_listener_could_be_called_is_not_told_and_neither_is_its_relief()
+     {
         let mut hub = hub();
         hub.limits.high_water = 500;
         let (token, far) = open(&mut hub, 0);
         let press = |hub: &mut Hub| {
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 600], &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(token, Opcode::Binary, &[0; 600], &SendOptions::USUAL),
+                Emitted::Queued
+            );
             hub.flush_dirty();
         };
         press(&mut hub);
@@ -389,26 +458,42 @@ mod tests {
         let (mut fired, mut passed) = (0, 0);
         for round in 0..300 {
             let mut hub = hub();
-            (hub.limits.max_outbox, hub.limits.high_water, hub.limits.low_water) = (4000, 1000, 250);
+            (hub.limits.max_outbox, hub.limits.high_water, hub.limits.low_water) =
+                (4000, 1000, 250);
             let (token, far) = open(&mut hub, 0);
             hub.get_mut(token).unwrap().slow_reader = policies[round % 3];
             let mut last = "relief";
             for _ in 0..100 {
                 let len = random(600);
                 match random(6) {
-                    0 | 1 => drop(hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL)),
+                    0 | 1 => {
+                        drop(hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL))
+                    }
                     2 => {
                         let key = Some(random(3) as u64);
-                        hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions { key, ..SendOptions::USUAL });
+                        hub.emit(
+                            token,
+                            Opcode::Binary,
+                            &vec![0; len],
+                            &SendOptions { key, ..SendOptions::USUAL },
+                        );
                     }
-                    3 => drop(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&vec![0; len][..]))),
+                    3 => drop(hub.broadcast(
+                        Audience::Everybody,
+                        None,
+                        &Outgoing::from(&vec![0; len][..]),
+                    )),
                     4 => {
                         far.make_room(random(2000));
                         hub.writable(token);
                     }
                     _ => hub.flush_dirty(),
                 }
-                passed += hub.notifications.iter().filter(|(_, record)| matches!(record, Notification::Relief)).count();
+                passed += hub
+                    .notifications
+                    .iter()
+                    .filter(|(_, record)| matches!(record, Notification::Relief))
+                    .count();
                 // Listeners are called now and then only.
                 while random(3) == 0
                     && let Some((_, record)) = hub.next_notification()
@@ -427,7 +512,10 @@ mod tests {
             // In the end listeners know how it is.
             let told = notifications(&mut hub);
             if let Some(connection) = hub.get(token).filter(|connection| connection.is_open()) {
-                let last = told.iter().rfind(|each| *each == "pressure" || *each == "relief").map_or(last, |each| each);
+                let last = told
+                    .iter()
+                    .rfind(|each| *each == "pressure" || *each == "relief")
+                    .map_or(last, |each| each);
                 assert_eq!(last == "pressure", connection.over_high_water);
             }
         }
@@ -446,7 +534,10 @@ mod tests {
             hub.flush_dirty();
         }
         far.make_room(usize::MAX); // and the event that says so is not handled yet
-        assert_eq!(hub.emit(token, Opcode::Binary, &[0; 190], &SendOptions::USUAL), Emitted::Queued);
+        assert_eq!(
+            hub.emit(token, Opcode::Binary, &[0; 190], &SendOptions::USUAL),
+            Emitted::Queued
+        );
         assert!(hub.is_open(token));
     }
 
@@ -475,7 +566,10 @@ mod tests {
         for (len, offered) in [(16 * 1024 - 1, false), (16 * 1024, true)] {
             hub.flush_dirty();
             far.receive(usize::MAX);
-            assert_eq!(hub.emit(token, Opcode::Binary, &vec![1; len], &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(token, Opcode::Binary, &vec![1; len], &SendOptions::USUAL),
+                Emitted::Queued
+            );
             assert_eq!(!far.receive(usize::MAX).0.is_empty(), offered, "{len} bytes");
         }
     }

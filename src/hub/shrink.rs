@@ -11,9 +11,11 @@
 use super::connection::Connection;
 use super::{Hub, KEEP_ENTRIES, KEEP_NOTIFICATIONS};
 
-/// Up to so many slots nothing is given back: a server whose few connections come and go does not ask the allocator each time.
+/// Up to so many slots nothing is given back: a server whose few connections come and go does not
+/// ask the allocator each time.
 const KEEP_SLOTS: usize = 128;
-/// Memory is given back when no more than this share of the slots is taken, so that whoever comes and goes around one number costs nothing.
+/// Memory is given back when no more than this share of the slots is taken, so that whoever comes
+/// and goes around one number costs nothing.
 const SHRINK_SHARE: usize = 4;
 
 impl Hub {
@@ -22,7 +24,8 @@ impl Hub {
         self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
     }
 
-    /// Gives back what so few connections do not need; `last` was the last one if there is none any more.
+    /// Gives back what so few connections do not need; `last` was the last one if there is none any
+    /// more.
     #[cold]
     pub(super) fn shrink(&mut self, last: Option<Connection>) {
         let slots = self.connections.capacity();
@@ -101,7 +104,9 @@ mod tests {
         leave(&mut hub, late);
         assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), None]);
         let more: Vec<_> = (0..3 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
-        assert!(more.iter().all(|&(token, _)| hub.find(hub.get(token).unwrap().uuid) == Some(token)));
+        assert!(
+            more.iter().all(|&(token, _)| hub.find(hub.get(token).unwrap().uuid) == Some(token))
+        );
         assert_eq!(hub.find(uuids[0]), Some(early));
     }
 
@@ -124,7 +129,11 @@ mod tests {
             }
         }
         assert_eq!(all.len(), KEEP_SLOTS);
-        assert!(hub.connections.capacity() <= 4 * KEEP_SLOTS, "{} slots", hub.connections.capacity());
+        assert!(
+            hub.connections.capacity() <= 4 * KEEP_SLOTS,
+            "{} slots",
+            hub.connections.capacity()
+        );
         assert!(all.iter().all(|&(token, _)| hub.is_open(token)));
     }
 
@@ -140,7 +149,8 @@ mod tests {
         }
     }
 
-    /// A hub whose slots are all taken, at least `slots`. The connection in the lowest slot comes first.
+    /// A hub whose slots are all taken, at least `slots`. The connection in the lowest slot comes
+    /// first.
     fn full(slots: usize) -> (Hub, Vec<Token>) {
         let mut hub = hub();
         let mut all = Vec::new();
@@ -189,7 +199,10 @@ mod tests {
                 tries.push(hub.connections.len());
                 // That another one comes and leaves does not bring the next try nearer.
                 let (token, _far) = open(&mut hub, 1000);
-                assert!(hub.connections.len() <= slots / 16 || !is_given_back_when_one_leaves(&mut hub, token));
+                assert!(
+                    hub.connections.len() <= slots / 16
+                        || !is_given_back_when_one_leaves(&mut hub, token)
+                );
             }
         }
         assert_eq!(tries, [slots / 4, slots / 8, slots / 16]);

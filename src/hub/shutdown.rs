@@ -14,8 +14,9 @@ const CLOSE: usize = 8 * 1024;
 const CUT_OFF: usize = 4 * 1024;
 
 impl Hub {
-    /// Lets nobody in any more and closes every connection, one after the other over a time; what is left a while after the last close is cut
-    /// off. Asked again, it closes at once whoever is left, with what it is asked for then.
+    /// Lets nobody in any more and closes every connection, one after the other over a time; what
+    /// is left a while after the last close is cut off. Asked again, it closes at once whoever is
+    /// left, with what it is asked for then.
     pub(crate) fn shutdown(
         &mut self,
         code: CloseCode,
@@ -27,7 +28,9 @@ impl Hub {
             return Err(CloseError::IllegalCode(code));
         }
         match &mut self.stopping {
-            Some(stopping) => (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into()),
+            Some(stopping) => {
+                (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into())
+            }
             None => {
                 log::info!("shutting down with {code}; open connections: {}", self.open);
                 let waiting = self.open_tokens();
@@ -56,7 +59,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others have the next turn.
+    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others
+    /// have the next turn.
     pub(crate) fn close_next(&mut self, until: usize) {
         while self.work < until
             && let Some(stopping) = &mut self.stopping
@@ -69,8 +73,8 @@ impl Hub {
         }
     }
 
-    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come, until the turn's work is so much. The
-    /// others have the next turn.
+    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come,
+    /// until the turn's work is so much. The others have the next turn.
     pub(crate) fn enforce_shutdown(&mut self, until: usize) {
         let Some(stopping) = &self.stopping else { return };
         let is_over = stopping.deadline <= self.now;
@@ -79,7 +83,9 @@ impl Hub {
             return;
         }
         // One that is open is closed first: in the next turn, if it is not now.
-        for token in self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead)) {
+        for token in
+            self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead))
+        {
             if self.work >= until {
                 return;
             }
@@ -88,8 +94,9 @@ impl Hub {
         }
     }
 
-    /// Whether all that is left is to wait for the FINs of peers that have answered our close frame. If
-    /// the process ended before other FINs, the kernel could drop what such a peer has not read.
+    /// Whether all that is left is to wait for the FINs of peers that have answered our close
+    /// frame. If the process ended before other FINs, the kernel could drop what such a peer has
+    /// not read.
     pub(crate) fn has_said_all(&self) -> bool {
         self.connections.iter().all(|(_, connection)| match connection.phase {
             Phase::HalfClosed { answered } => answered && !connection.was_blocked,

@@ -1,5 +1,5 @@
-//! What is going on: counts since the server was built, and how things stand when somebody asks. Whoever does something counts it here;
-//! nobody decides anything by it.
+//! What is going on: counts since the server was built, and how things stand when somebody asks.
+//! Whoever does something counts it here; nobody decides anything by it.
 
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
@@ -8,10 +8,11 @@ use crate::config::Dropped;
 use crate::error::{EmitError, Error};
 use crate::http::Refusal;
 
-/// A server's figures: [`Server::stats`](crate::Server::stats), [`Sockets::stats`](crate::Sockets::stats).
+/// A server's figures: [`Server::stats`](crate::Server::stats),
+/// [`Sockets::stats`](crate::Sockets::stats).
 ///
-/// The first part says how things stand at that moment, and costs a look at every connection. Everything else is counted since the
-/// server was built, never falls, and costs nothing to read.
+/// The first part says how things stand at that moment, and costs a look at every connection.
+/// Everything else is counted since the server was built, never falls, and costs nothing to read.
 ///
 /// ```
 /// use ikisocket::{Response, Server};
@@ -31,7 +32,8 @@ pub struct Stats {
     pub handshaking: usize,
     /// WebSocket connections that one side has closed, and the other has not answered yet.
     pub closing: usize,
-    /// Peers to which nothing more is said: what waits is written, and their end of the connection awaited.
+    /// Peers to which nothing more is said: what waits is written, and their end of the connection
+    /// awaited.
     pub draining: usize,
     /// Connections whose socket takes nothing for now.
     pub blocked: usize,
@@ -57,13 +59,14 @@ pub struct Stats {
     /// Connections of every kind that are gone, with their descriptors.
     pub closed: u64,
     /// Connections of every kind whose time to end was over before the peer had answered the close
-    /// frame, before the socket had taken everything, or, if it was ever full, before the peer's FIN
-    /// came: see [`Builder::closing_rate`](crate::Builder::closing_rate).
+    /// frame, before the socket had taken everything, or, if it was ever full, before the peer's
+    /// FIN came: see [`Builder::closing_rate`](crate::Builder::closing_rate).
     pub cut_short: u64,
 
     /// Messages that came in whole; no pings and pongs.
     pub messages_in: u64,
-    /// Messages that were queued, one for each connection that a broadcast or publish reached; no pings and pongs.
+    /// Messages that were queued, one for each connection that a broadcast or publish reached; no
+    /// pings and pongs.
     pub messages_out: u64,
     /// Bytes that were read, of requests and control frames too.
     pub bytes_in: u64,
@@ -81,7 +84,8 @@ pub struct Stats {
     pub panics: u64,
     /// Turns of the loop.
     pub turns: u64,
-    /// How long turns took, if [`Builder::measure_turns`](crate::Builder::measure_turns) says that they are measured.
+    /// How long turns took, if [`Builder::measure_turns`](crate::Builder::measure_turns) says that
+    /// they are measured.
     pub turn_durations: Option<TurnDurations>,
 }
 
@@ -117,7 +121,8 @@ by_cause! {
         closed,
         /// No open connection had this uuid.
         gone,
-        /// The message alone was larger than the outbox may be. A broadcast, publish or list counts once.
+        /// The message alone was larger than the outbox may be. A broadcast, publish or list counts
+        /// once.
         too_large,
         /// The outbox was full: see [`SlowReader`](crate::SlowReader).
         full,
@@ -259,7 +264,10 @@ impl TurnDurations {
 
     fn count(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        let bucket = micros.max(1).checked_next_power_of_two().map_or(usize::MAX, |bound| bound.ilog2() as usize);
+        let bucket = micros
+            .max(1)
+            .checked_next_power_of_two()
+            .map_or(usize::MAX, |bound| bound.ilog2() as usize);
         self.buckets[bucket.min(Self::BUCKETS - 1)] += 1;
         self.sum += took;
     }
@@ -296,11 +304,16 @@ impl Stopwatch {
 }
 
 impl Stats {
-    /// The figures in Prometheus' text format 0.0.4, for a page: every name begins with `ikisocket_`, sizes are in bytes, times in seconds.
+    /// The figures in Prometheus' text format 0.0.4, for a page: every name begins with
+    /// `ikisocket_`, sizes are in bytes, times in seconds.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut text = Text(String::with_capacity(8 * 1024));
-        text.head("connections", "gauge", "Connections by the part of their life that they are in.");
+        text.head(
+            "connections",
+            "gauge",
+            "Connections by the part of their life that they are in.",
+        );
         for (state, connections) in [
             ("open", self.open),
             ("handshaking", self.handshaking),
@@ -309,9 +322,19 @@ impl Stats {
         ] {
             text.line("connections", &[("state", state)], connections);
         }
-        text.one("connections_blocked", "gauge", "Connections whose socket takes nothing for now.", self.blocked);
+        text.one(
+            "connections_blocked",
+            "gauge",
+            "Connections whose socket takes nothing for now.",
+            self.blocked,
+        );
         text.one("waiting_bytes", "gauge", "Bytes that wait for sockets.", self.bytes_waiting);
-        text.one("most_waiting_bytes", "gauge", "Bytes that wait for the slowest reader.", self.most_waiting);
+        text.one(
+            "most_waiting_bytes",
+            "gauge",
+            "Bytes that wait for the slowest reader.",
+            self.most_waiting,
+        );
         text.one("topics", "gauge", "Topics with members.", self.topics);
         text.one("topic_memberships", "gauge", "Memberships in topics.", self.memberships);
 
@@ -323,27 +346,78 @@ impl Stats {
             self.upgraded,
         );
         text.one("pages_total", "counter", "Requests that a page answered.", self.pages);
-        text.causes("requests_refused_total", "Requests that were refused.", self.requests_refused.iter());
-        text.causes("disconnects_total", "WebSocket connections that ended.", self.disconnects.iter());
-        text.one("connections_closed_total", "counter", "Connections of every kind that are gone.", self.closed);
-        text.one("connections_cut_short_total", "counter", "Connections whose time to end was over.", self.cut_short);
+        text.causes(
+            "requests_refused_total",
+            "Requests that were refused.",
+            self.requests_refused.iter(),
+        );
+        text.causes(
+            "disconnects_total",
+            "WebSocket connections that ended.",
+            self.disconnects.iter(),
+        );
+        text.one(
+            "connections_closed_total",
+            "counter",
+            "Connections of every kind that are gone.",
+            self.closed,
+        );
+        text.one(
+            "connections_cut_short_total",
+            "counter",
+            "Connections whose time to end was over.",
+            self.cut_short,
+        );
 
         text.one("messages_received_total", "counter", "Messages that came in.", self.messages_in);
-        text.one("messages_sent_total", "counter", "Messages that were queued for a connection.", self.messages_out);
-        text.one("received_bytes_total", "counter", "Bytes that were read from sockets.", self.bytes_in);
-        text.one("sent_bytes_total", "counter", "Bytes that were written to sockets.", self.bytes_out);
-        text.one("dropped_bytes_total", "counter", "Bytes whose connection ended before them.", self.bytes_dropped);
-        text.causes("emits_refused_total", "Messages that were not queued.", self.emits_refused.iter());
-        text.causes("messages_dropped_total", "Messages that slow readers were not sent.", self.dropped.iter());
+        text.one(
+            "messages_sent_total",
+            "counter",
+            "Messages that were queued for a connection.",
+            self.messages_out,
+        );
+        text.one(
+            "received_bytes_total",
+            "counter",
+            "Bytes that were read from sockets.",
+            self.bytes_in,
+        );
+        text.one(
+            "sent_bytes_total",
+            "counter",
+            "Bytes that were written to sockets.",
+            self.bytes_out,
+        );
+        text.one(
+            "dropped_bytes_total",
+            "counter",
+            "Bytes whose connection ended before them.",
+            self.bytes_dropped,
+        );
+        text.causes(
+            "emits_refused_total",
+            "Messages that were not queued.",
+            self.emits_refused.iter(),
+        );
+        text.causes(
+            "messages_dropped_total",
+            "Messages that slow readers were not sent.",
+            self.dropped.iter(),
+        );
 
         text.one("panics_total", "counter", "Panics in callbacks and destructors.", self.panics);
         text.one("turns_total", "counter", "Turns of the loop.", self.turns);
         if let Some(durations) = &self.turn_durations {
-            text.head("turn_duration_seconds", "histogram", "How long turns of the loop took, without the wait.");
+            text.head(
+                "turn_duration_seconds",
+                "histogram",
+                "How long turns of the loop took, without the wait.",
+            );
             let mut turns = 0;
             for (i, count) in durations.buckets.iter().enumerate() {
                 turns += count;
-                let bound = TurnDurations::bound(i).map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
+                let bound = TurnDurations::bound(i)
+                    .map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
                 text.line("turn_duration_seconds_bucket", &[("le", &bound)], turns);
             }
             text.line("turn_duration_seconds_sum", &[], durations.sum.as_secs_f64());
@@ -358,7 +432,9 @@ struct Text(String);
 
 impl Text {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        self.write(format_args!("# HELP ikisocket_{name} {help}\n# TYPE ikisocket_{name} {kind}\n"));
+        self.write(format_args!(
+            "# HELP ikisocket_{name} {help}\n# TYPE ikisocket_{name} {kind}\n"
+        ));
     }
 
     fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
@@ -374,7 +450,12 @@ impl Text {
         self.line(name, &[], value);
     }
 
-    fn causes(&mut self, name: &str, help: &str, causes: impl Iterator<Item = (&'static str, u64)>) {
+    fn causes(
+        &mut self,
+        name: &str,
+        help: &str,
+        causes: impl Iterator<Item = (&'static str, u64)>,
+    ) {
         self.head(name, "counter", help);
         causes.for_each(|(cause, count)| self.line(name, &[("cause", cause)], count));
     }
@@ -390,16 +471,23 @@ mod tests {
 
     #[test]
     fn a_turn_is_counted_where_its_bound_is_the_first_that_is_not_shorter() {
-        let rows = [(0, 0), (1, 0), (1_000, 0), (1_001, 1), (2_000, 1), (2_001, 2), (1_000_000, 10)];
+        let rows =
+            [(0, 0), (1, 0), (1_000, 0), (1_001, 1), (2_000, 1), (2_001, 2), (1_000_000, 10)];
         for (nanos, bucket) in rows {
             let mut durations = TurnDurations::default();
             durations.count(Duration::from_nanos(nanos));
-            assert_eq!(durations.buckets.iter().position(|&count| count == 1), Some(bucket), "{nanos} ns");
+            assert_eq!(
+                durations.buckets.iter().position(|&count| count == 1),
+                Some(bucket),
+                "{nanos} ns"
+            );
             assert_eq!(durations.sum, Duration::from_nanos(nanos));
         }
-        for (took, bucket) in
-            [(Duration::from_micros(1 << 20), 20), (Duration::from_micros((1 << 20) + 1), 21), (Duration::MAX, 21)]
-        {
+        for (took, bucket) in [
+            (Duration::from_micros(1 << 20), 20),
+            (Duration::from_micros((1 << 20) + 1), 21),
+            (Duration::MAX, 21),
+        ] {
             let mut durations = TurnDurations::default();
             durations.count(took);
             assert_eq!(durations.buckets[bucket], 1, "{took:?}");

@@ -1,6 +1,7 @@
 //! What is due when, and what is done with those whose time has come.
 //!
-//! Time is a number that the hub was given: no clock is read here, and how long a phase may last is the connection's own knowledge.
+//! Time is a number that the hub was given: no clock is read here, and how long a phase may last is
+//! the connection's own knowledge.
 
 use super::connection::{Deadline, Timeout};
 use super::phase::Phase;
@@ -20,8 +21,9 @@ impl Hub {
         self.timers.next().into_iter().chain(stop).min()
     }
 
-    /// The next connection whose time has come, and for what. It looks at no more than `looks`, because many may have been heard from since
-    /// they were entered; those that are left over are still due.
+    /// The next connection whose time has come, and for what. It looks at no more than `looks`,
+    /// because many may have been heard from since they were entered; those that are left over are
+    /// still due.
     pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Timeout)> {
         while *looks > 0 {
             *looks -= 1;
@@ -37,8 +39,9 @@ impl Hub {
         None
     }
 
-    /// Whether the connection's time has come still, for the same thing, after its socket was offered what waits: that it has room
-    /// may be one of the events that did not fit into this turn.
+    /// Whether the connection's time has come still, for the same thing, after its socket was
+    /// offered what waits: that it has room may be one of the events that did not fit into this
+    /// turn.
     pub(crate) fn is_still_due(&mut self, token: Token, timeout: Timeout) -> bool {
         if self.is_blocked(token) {
             self.writable(token);
@@ -53,7 +56,10 @@ impl Hub {
     fn forgive_lateness(&mut self, token: Token) {
         let (now, limits) = (self.now, &self.limits);
         if let Some(connection) = named(&mut self.connections, token)
-            && matches!(connection.phase, Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. })
+            && matches!(
+                connection.phase,
+                Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. }
+            )
             && now.saturating_sub(connection.time) >= LATE
             && connection.outbox.blocked_since().is_none_or(|progress| progress == now)
         {
@@ -87,7 +93,8 @@ impl Hub {
         }
     }
 
-    /// Sees to it that the connection is looked at by its deadline. An entry that is too early is left: it costs one look.
+    /// Sees to it that the connection is looked at by its deadline. An entry that is too early is
+    /// left: it costs one look.
     #[inline]
     pub(super) fn arm(&mut self, index: u32) {
         if let Some(Deadline { at, .. }) = self.connections[index as usize].deadline(&self.limits)
@@ -134,7 +141,9 @@ mod tests {
             hub.end_input(*token);
         }
         hub.now = 1000;
-        let left = [3, 3].map(|mut looks| (hub.pop_due(&mut looks), hub.next_deadline().map(|next| next <= hub.now)));
+        let left = [3, 3].map(|mut looks| {
+            (hub.pop_due(&mut looks), hub.next_deadline().map(|next| next <= hub.now))
+        });
         assert_eq!(left, [(None, Some(true)), (None, Some(false))]);
     }
 
@@ -143,7 +152,10 @@ mod tests {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, 100);
-            assert_eq!(hub.emit(token, Opcode::Binary, &[0; 400], &SendOptions::USUAL), Emitted::Queued);
+            assert_eq!(
+                hub.emit(token, Opcode::Binary, &[0; 400], &SendOptions::USUAL),
+                Emitted::Queued
+            );
             hub.flush_dirty();
             hub.now = 2 * STALL;
             far.make_room(room);
@@ -235,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_a_full_socket_took_late_may_be_unread_so_that_the_end_is_a_reset() {
-        // The longer one is offered to the socket at once, the other when the callback has returned.
+        // The longer one is offered to the socket at once, the other when the callback has
+        // returned.
         for len in [100, 20_000] {
             let mut hub = hub();
             hub.limits.max_outbox = 100_000;

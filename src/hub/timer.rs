@@ -1,12 +1,13 @@
 //! Coarse timeouts: at most one entry for each connection, none moved by traffic.
 //!
-//! An entry says when a connection has to be looked at, not when something has to happen to it: a connection that was heard
-//! from meanwhile is simply entered again for later. So a message costs nothing here.
+//! An entry says when a connection has to be looked at, not when something has to happen to it: a
+//! connection that was heard from meanwhile is simply entered again for later. So a message costs
+//! nothing here.
 //!
-//! It is a heap in two lists. With a `BTreeSet` of times and slots an idle connection takes 214 bytes
-//! instead of 193 (`tests/memory.rs`), and its small nodes, freed among other connections' memory,
-//! keep the allocator from giving that back: 1.15 MB instead of 1.01 MB after 5 000 connections
-//! (`tests/rss.rs`).
+//! It is a heap in two lists. With a `BTreeSet` of times and slots an idle connection takes 214
+//! bytes instead of 193 (`tests/memory.rs`), and its small nodes, freed among other connections'
+//! memory, keep the allocator from giving that back: 1.15 MB instead of 1.01 MB after 5 000
+//! connections (`tests/rss.rs`).
 
 use super::growth;
 
@@ -78,14 +79,18 @@ impl Timers {
 
     /// Gives back what is not needed where there are so many slots.
     pub(crate) fn shrink(&mut self, slots: usize) {
-        let used = self.places.iter().rposition(|&place| place != NOWHERE).map_or(0, |last| last + 1);
+        let used =
+            self.places.iter().rposition(|&place| place != NOWHERE).map_or(0, |last| last + 1);
         self.places.truncate(used);
         give_back(&mut self.places, slots);
         give_back(&mut self.heap, slots);
     }
 
     fn place(&self, index: u32) -> Option<usize> {
-        self.places.get(index as usize).filter(|&&place| place != NOWHERE).map(|&place| place as usize)
+        self.places
+            .get(index as usize)
+            .filter(|&&place| place != NOWHERE)
+            .map(|&place| place as usize)
     }
 
     /// Moves an entry up to where none above it is due later.
@@ -103,7 +108,9 @@ impl Timers {
         let entry = self.heap[place];
         loop {
             let below = 2 * place + 1;
-            let Some(earlier) = (below..self.heap.len().min(below + 2)).min_by_key(|&each| self.heap[each]) else {
+            let Some(earlier) =
+                (below..self.heap.len().min(below + 2)).min_by_key(|&each| self.heap[each])
+            else {
                 break;
             };
             if entry <= self.heap[earlier] {
@@ -210,7 +217,9 @@ mod tests {
         for len in 1..=5000 {
             let before = [timers.heap.capacity(), timers.places.capacity()];
             timers.set(len as u32 - 1, 7);
-            for (before, after) in before.into_iter().zip([timers.heap.capacity(), timers.places.capacity()]) {
+            for (before, after) in
+                before.into_iter().zip([timers.heap.capacity(), timers.places.capacity()])
+            {
                 let expected = if len <= before { before } else { before + (before / 8).max(64) };
                 assert_eq!(after, expected, "for {len} entries");
             }

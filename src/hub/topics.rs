@@ -20,12 +20,18 @@ impl Hub {
 
     /// The uuids of a topic's members.
     pub(crate) fn members(&self, topic: &str) -> Vec<Uuid> {
-        let members = self.topics.find(topic).into_iter().flat_map(|topic| self.topics.members(topic));
+        let members =
+            self.topics.find(topic).into_iter().flat_map(|topic| self.topics.members(topic));
         members.filter_map(|index| Some(self.connections.get(index as usize)?.uuid)).collect()
     }
 
     /// Gives a message to the members of a topic but one; returns how many got it.
-    pub(crate) fn publish(&mut self, topic: &str, except: Option<Token>, message: &Outgoing<'_>) -> usize {
+    pub(crate) fn publish(
+        &mut self,
+        topic: &str,
+        except: Option<Token>,
+        message: &Outgoing<'_>,
+    ) -> usize {
         // This may close connections, and with its last member a topic ends.
         if self.stage.is_full() {
             self.flush_staged();
@@ -123,7 +129,9 @@ mod tests {
                     joined += usize::from(new);
                     assert_eq!(hub.join(token, &topic), Ok(new));
                 }
-                6..10 => assert_eq!(hub.topics.leave(token.index, &topic), model.leave(&topic, uuid)),
+                6..10 => {
+                    assert_eq!(hub.topics.leave(token.index, &topic), model.leave(&topic, uuid))
+                }
                 10..14 => {
                     let mut members = model.members(&topic);
                     let except = (random(2) == 0).then_some(token);
@@ -131,7 +139,10 @@ mod tests {
                         members.remove(&uuid);
                     }
                     let payload = step.to_be_bytes();
-                    assert_eq!(hub.publish(&topic, except, &Outgoing::from(&payload[..])), members.len());
+                    assert_eq!(
+                        hub.publish(&topic, except, &Outgoing::from(&payload[..])),
+                        members.len()
+                    );
                     for peer in peers.iter_mut().filter(|peer| members.contains(&peer.uuid)) {
                         encode_frame(Opcode::Binary, &payload, &mut peer.expected);
                         published += 1;
@@ -155,7 +166,10 @@ mod tests {
                     } else {
                         hub.peer_finished(token);
                     }
-                    assert_eq!(hub.topics.of(token.index).into_iter().collect::<BTreeSet<_>>(), was);
+                    assert_eq!(
+                        hub.topics.of(token.index).into_iter().collect::<BTreeSet<_>>(),
+                        was
+                    );
                     assert_eq!(hub.join(token, &topic), Err(TopicError::Closed));
                     hub.flush_dirty();
                     let expected = std::mem::take(&mut peer.expected);
@@ -169,16 +183,29 @@ mod tests {
                     closed += 1;
                 }
             }
-            let told: HashMap<_, _> = hub.topics.iter().map(|(name, members)| (name.to_owned(), members)).collect();
-            assert_eq!(told, model.topics.iter().map(|(name, members)| (name.clone(), members.len())).collect());
-            assert_eq!(hub.members(&topic).into_iter().collect::<BTreeSet<_>>(), model.members(&topic));
+            let told: HashMap<_, _> =
+                hub.topics.iter().map(|(name, members)| (name.to_owned(), members)).collect();
+            assert_eq!(
+                told,
+                model.topics.iter().map(|(name, members)| (name.clone(), members.len())).collect()
+            );
+            assert_eq!(
+                hub.members(&topic).into_iter().collect::<BTreeSet<_>>(),
+                model.members(&topic)
+            );
             for peer in &peers {
-                assert_eq!(hub.topics.is_member(peer.token.index, &topic), model.members(&topic).contains(&peer.uuid));
+                assert_eq!(
+                    hub.topics.is_member(peer.token.index, &topic),
+                    model.members(&topic).contains(&peer.uuid)
+                );
             }
             if step % 16 == 0 {
                 hub.flush_dirty();
                 for peer in &mut peers {
-                    assert!(peer.received().len() == peer.expected.len() && peer.received == peer.expected);
+                    assert!(
+                        peer.received().len() == peer.expected.len()
+                            && peer.received == peer.expected
+                    );
                     let topics: BTreeSet<_> = hub.topics.of(peer.token.index).into_iter().collect();
                     assert_eq!(topics, model.of(peer.uuid));
                 }

@@ -1,4 +1,5 @@
-//! Connections in memory, for the tests of the hub: how much the server may write is up to the test.
+//! Connections in memory, for the tests of the hub: how much the server may write is up to the
+//! test.
 
 use super::attributes::Attributes;
 use super::{Hub, Notification, Upgraded};
@@ -14,7 +15,8 @@ pub(super) const CLOSE: u64 = 100;
 
 pub(super) fn hub() -> Hub {
     let millis = std::time::Duration::from_millis;
-    let settings = Builder::default().max_outbox(1024).high_water(1024).ping_after(std::time::Duration::MAX);
+    let settings =
+        Builder::default().max_outbox(1024).high_water(1024).ping_after(std::time::Duration::MAX);
     Hub::new(settings.stall_timeout(millis(STALL)).close_timeout(millis(CLOSE)).limits())
 }
 

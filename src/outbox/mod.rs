@@ -1,13 +1,14 @@
 //! What waits for one connection's socket: the one way from an emit to the wire.
 //!
-//! It knows `io::Write`, frame boundaries and byte counts. It knows no connection, no listener and no clock but the time it is
-//! handed. Bytes leave in the order in which they came, with two exceptions: a control frame may pass whole frames
-//! that still wait, and of several pongs that came after the socket was found full only the latest goes out (RFC 6455 §5.5.3).
+//! It knows `io::Write`, frame boundaries and byte counts. It knows no connection, no listener and
+//! no clock but the time it is handed. Bytes leave in the order in which they came, with two
+//! exceptions: a control frame may pass whole frames that still wait, and of several pongs that
+//! came after the socket was found full only the latest goes out (RFC 6455 §5.5.3).
 //!
-//! While a socket takes what it is given, frames are appended to one log that the whole loop shares (the `Stage`), and
-//! each connection remembers only which part of it is its own: an echo needs no buffer, and a broadcast is encoded
-//! once and sent to each from the same bytes. Only what a socket would not take moves into a `Queue` of the
-//! connection's own.
+//! While a socket takes what it is given, frames are appended to one log that the whole loop shares
+//! (the `Stage`), and each connection remembers only which part of it is its own: an echo needs no
+//! buffer, and a broadcast is encoded once and sent to each from the same bytes. Only what a socket
+//! would not take moves into a `Queue` of the connection's own.
 
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
@@ -69,13 +70,16 @@ impl Outbox {
     pub(crate) fn messages(&self, stage: &Stage) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Staged { from, to } => queue::messages_of(&stage.log[*from as usize..*to as usize]),
+            Self::Staged { from, to } => {
+                queue::messages_of(&stage.log[*from as usize..*to as usize])
+            }
             Self::Queued(queue) => queue.messages(),
         }
     }
 
-    /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same key if it has one. A message as long as
-    /// the limit may always wait alone: its header is not counted then.
+    /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same
+    /// key if it has one. A message as long as the limit may always wait alone: its header is not
+    /// counted then.
     pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
         let Room { held, needed } = self.room(len, key);
         held > 0 && held + needed > limit
@@ -115,14 +119,15 @@ impl Outbox {
         matches!(self, Self::Queued(queue) if queue.is_mid_frame())
     }
 
-    /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else yet.
+    /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else
+    /// yet.
     pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Bytes) {
         self.queued(stage).begin(head);
     }
 
-    /// The usual way of a frame: into the log, behind what the connection has there, or with that into
-    /// a queue if others have written behind it. `false` if the connection has a queue already, if it
-    /// would have more than `most` bytes waiting, or if the log is full.
+    /// The usual way of a frame: into the log, behind what the connection has there, or with that
+    /// into a queue if others have written behind it. `false` if the connection has a queue
+    /// already, if it would have more than `most` bytes waiting, or if the log is full.
     #[inline]
     pub(crate) fn stage_frame(
         &mut self,
@@ -135,7 +140,9 @@ impl Outbox {
         let add = payload.len() + FrameHeader::MAX_LEN;
         match self {
             _ if end >= LONGEST_LOG => return false,
-            Self::Staged { from, to } if *to as usize == end && end - *from as usize + add <= most => {
+            Self::Staged { from, to }
+                if *to as usize == end && end - *from as usize + add <= most =>
+            {
                 encode_frame(kind, payload, &mut stage.log);
                 *to = place(stage.log.len());
             }
@@ -159,7 +166,12 @@ impl Outbox {
         self.queued(stage).append(|tail| encode_frame(kind, payload, tail));
     }
 
-    pub(crate) fn push_frame(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
+    pub(crate) fn push_frame(
+        &mut self,
+        stage: &mut Stage,
+        kind: impl Into<FrameKind>,
+        payload: &[u8],
+    ) {
         let kind = kind.into();
         if self.stage_frame(stage, kind, payload, usize::MAX) {
             return;
@@ -172,8 +184,8 @@ impl Outbox {
         }
     }
 
-    /// The usual way of a frame that goes to many: the outbox refers to it in the log. `false` if it cannot, or if the connection would have
-    /// more than `most` bytes there.
+    /// The usual way of a frame that goes to many: the outbox refers to it in the log. `false` if
+    /// it cannot, or if the connection would have more than `most` bytes there.
     #[inline]
     pub(crate) fn stage_shared(&mut self, stage: &mut Stage, shared: &Shared, most: usize) -> bool {
         let Range { start, end } = shared.place;
@@ -204,9 +216,15 @@ impl Outbox {
         }
     }
 
-    /// A ping or pong: it passes whole frames that wait for a blocked socket. Of the pongs that wait there only the latest is kept
-    /// (RFC 6455 §5.5.3 allows it), so that a peer that pings without reading costs one frame.
-    pub(crate) fn push_control(&mut self, stage: &mut Stage, kind: impl Into<FrameKind>, payload: &[u8]) {
+    /// A ping or pong: it passes whole frames that wait for a blocked socket. Of the pongs that
+    /// wait there only the latest is kept (RFC 6455 §5.5.3 allows it), so that a peer that pings
+    /// without reading costs one frame.
+    pub(crate) fn push_control(
+        &mut self,
+        stage: &mut Stage,
+        kind: impl Into<FrameKind>,
+        payload: &[u8],
+    ) {
         let kind = kind.into();
         let Self::Queued(queue) = self else { return self.push_frame(stage, kind, payload) };
         if !queue.is_blocked() {
@@ -215,10 +233,19 @@ impl Outbox {
         queue.push_control(kind, payload);
     }
 
-    /// A message that replaces the one with the same key, if that waits for a blocked socket; whether it did.
-    pub(crate) fn push_latest(&mut self, stage: &mut Stage, kind: FrameKind, payload: &[u8], key: u64) -> bool {
+    /// A message that replaces the one with the same key, if that waits for a blocked socket;
+    /// whether it did.
+    pub(crate) fn push_latest(
+        &mut self,
+        stage: &mut Stage,
+        kind: FrameKind,
+        payload: &[u8],
+        key: u64,
+    ) -> bool {
         match self {
-            Self::Queued(queue) if queue.is_blocked() => queue.push_latest(key, encoded(kind, payload)),
+            Self::Queued(queue) if queue.is_blocked() => {
+                queue.push_latest(key, encoded(kind, payload))
+            }
             _ => {
                 self.push_frame(stage, kind, payload);
                 false
@@ -227,9 +254,16 @@ impl Outbox {
     }
 
     /// As [`push_latest`](Self::push_latest), of a frame that was encoded once for many.
-    pub(crate) fn push_shared_latest(&mut self, stage: &mut Stage, shared: &mut Shared, key: u64) -> bool {
+    pub(crate) fn push_shared_latest(
+        &mut self,
+        stage: &mut Stage,
+        shared: &mut Shared,
+        key: u64,
+    ) -> bool {
         match self {
-            Self::Queued(queue) if queue.is_blocked() => queue.push_latest(key, shared.frame(&stage.log)),
+            Self::Queued(queue) if queue.is_blocked() => {
+                queue.push_latest(key, shared.frame(&stage.log))
+            }
             _ => {
                 self.push_shared(stage, shared);
                 false
@@ -237,15 +271,16 @@ impl Outbox {
         }
     }
 
-    /// Drops the messages that have waited longest, until a frame of `len` bytes has room, in the place of one with the same key if it has
-    /// one; returns how many. What is under way stays.
+    /// Drops the messages that have waited longest, until a frame of `len` bytes has room, in the
+    /// place of one with the same key if it has one; returns how many. What is under way stays.
     pub(crate) fn drop_oldest(&mut self, len: usize, limit: usize, key: Option<u64>) -> u64 {
         let Self::Queued(queue) = self else { return 0 };
         let (replaced, more) = key.map_or((0, 0), |key| (queue.held_by(key), queue::KEYED));
         queue.drop_oldest(limit.saturating_sub(len + more) + replaced, key)
     }
 
-    /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only the rest is copied.
+    /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only
+    /// the rest is copied.
     pub(crate) fn write_through(
         &mut self,
         stage: &mut Stage,
@@ -281,7 +316,12 @@ impl Outbox {
 
     /// Offers the socket all that waits, until all is taken or the socket takes no more.
     #[inline]
-    pub(crate) fn flush(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+    pub(crate) fn flush(
+        &mut self,
+        stage: &mut Stage,
+        out: &mut impl Write,
+        now: u64,
+    ) -> io::Result<Flushed> {
         match self {
             Self::Empty => Ok(Flushed::All),
             Self::Staged { .. } => self.flush_staged(stage, out, now),
@@ -289,8 +329,8 @@ impl Outbox {
         }
     }
 
-    /// As [`flush`](Self::flush), for a connection whose compressed messages refer to each other: frames that are marked as compressed are,
-    /// just before they are offered.
+    /// As [`flush`](Self::flush), for a connection whose compressed messages refer to each other:
+    /// frames that are marked as compressed are, just before they are offered.
     pub(crate) fn flush_compressing(
         &mut self,
         stage: &mut Stage,
@@ -305,7 +345,12 @@ impl Outbox {
     }
 
     #[inline(always)]
-    fn flush_staged(&mut self, stage: &mut Stage, out: &mut impl Write, now: u64) -> io::Result<Flushed> {
+    fn flush_staged(
+        &mut self,
+        stage: &mut Stage,
+        out: &mut impl Write,
+        now: u64,
+    ) -> io::Result<Flushed> {
         let Self::Staged { from, to } = self else { return Ok(Flushed::All) };
         let frames = &stage.log[*from as usize..*to as usize];
         let written = offer_one(out, frames)?;
@@ -362,8 +407,8 @@ impl Outbox {
         }
     }
 
-    /// Frames from here on wait in the connection's own queue until it is flushed. Those that are marked as compressed still have to be: see
-    /// [`flush_compressing`](Self::flush_compressing).
+    /// Frames from here on wait in the connection's own queue until it is flushed. Those that are
+    /// marked as compressed still have to be: see [`flush_compressing`](Self::flush_compressing).
     pub(crate) fn use_queue(&mut self, stage: &mut Stage) {
         self.queued(stage);
     }
@@ -463,7 +508,11 @@ mod tests {
     impl Pair {
         fn new(random: &mut Random) -> Self {
             let most = [0, 1, 2, 3, 7, 100, usize::MAX][random.below(7)];
-            let wire = Wire { random: Random(1 + random.below(1 << 30) as u64), most, received: Vec::new() };
+            let wire = Wire {
+                random: Random(1 + random.below(1 << 30) as u64),
+                most,
+                received: Vec::new(),
+            };
             Self {
                 outbox: Outbox::Empty,
                 wire,
@@ -475,7 +524,8 @@ mod tests {
             }
         }
 
-        /// The frame of which the socket has taken the beginning: that, and what the outbox keeps of it.
+        /// The frame of which the socket has taken the beginning: that, and what the outbox keeps
+        /// of it.
         fn begun(&self) -> Option<Vec<u8>> {
             let Outbox::Queued(queue) = &self.outbox else { return None };
             let begun = !self.wire.received.is_empty() && self.head.is_empty();
@@ -484,7 +534,9 @@ mod tests {
 
         fn push_control(&mut self, stage: &mut Stage, opcode: Opcode, payload: &[u8]) {
             if self.outbox.is_blocked() && opcode == Opcode::Pong {
-                if let Some(older) = self.latest.take().filter(|older| self.begun().as_ref() != Some(older)) {
+                if let Some(older) =
+                    self.latest.take().filter(|older| self.begun().as_ref() != Some(older))
+                {
                     self.controls.retain(|each| *each != older);
                 }
                 self.latest = Some(encoded(opcode, payload).to_vec());
@@ -502,22 +554,33 @@ mod tests {
             self.latest = self.latest.take().filter(|frame| Some(frame) == begun.as_ref());
         }
 
-        /// Takes whole frames off the wire and compares; then the outbox must hold exactly the rest.
+        /// Takes whole frames off the wire and compares; then the outbox must hold exactly the
+        /// rest.
         fn check(&mut self, was_blocked: bool, progress: bool, now: u64) {
             let wire = &mut self.wire.received;
             let len = self.head.len().min(wire.len());
-            assert_eq!(self.head.drain(..len).collect::<Vec<_>>(), wire.drain(..len).collect::<Vec<_>>());
+            assert_eq!(
+                self.head.drain(..len).collect::<Vec<_>>(),
+                wire.drain(..len).collect::<Vec<_>>()
+            );
             while let Some(len) = frame_len(wire).filter(|&len| len <= wire.len()) {
                 let frame: Vec<u8> = wire.drain(..len).collect();
                 if let Some(at) = self.controls.iter().position(|each| *each == frame) {
                     self.controls.remove(at);
                     self.latest = self.latest.take().filter(|latest| *latest != frame);
                 } else {
-                    assert_eq!(self.frames.pop_front(), Some(frame), "in their order, each once, uncut");
+                    assert_eq!(
+                        self.frames.pop_front(),
+                        Some(frame),
+                        "in their order, each once, uncut"
+                    );
                 }
             }
             if let Some(begun) = self.begun() {
-                assert!(self.frames.front() == Some(&begun) || self.controls.contains(&begun), "nothing cuts a frame");
+                assert!(
+                    self.frames.front() == Some(&begun) || self.controls.contains(&begun),
+                    "nothing cuts a frame"
+                );
             }
             assert_eq!(self.outbox.is_mid_frame(), self.begun().is_some() || !self.head.is_empty());
             let rest = self.frames.iter().chain(&self.controls).map(Vec::len).sum::<usize>();
@@ -559,7 +622,8 @@ mod tests {
             let length = 20 + random.below(200);
             for now in 0..length as u64 {
                 let at = random.below(pairs.len());
-                let before: Vec<_> = pairs.iter().map(|p| (p.outbox.is_blocked(), p.wire.received.len())).collect();
+                let before: Vec<_> =
+                    pairs.iter().map(|p| (p.outbox.is_blocked(), p.wire.received.len())).collect();
                 let all = number;
                 let opcode = [Opcode::Text, Opcode::Binary, Opcode::Close][random.below(3)];
                 let most = if opcode == Opcode::Close { 125 } else { 600 };
@@ -572,7 +636,11 @@ mod tests {
                     }
                     5..9 => {
                         let large = random.below(20) == 0;
-                        let payload = payload(&mut random, &mut number, if large { 2 * WRITE_THROUGH } else { 600 });
+                        let payload = payload(
+                            &mut random,
+                            &mut number,
+                            if large { 2 * WRITE_THROUGH } else { 600 },
+                        );
                         let mut shared = stage.share(Opcode::Binary, &payload);
                         assert_eq!(shared.len(), encoded(Opcode::Binary, &payload).len());
                         for pair in &mut pairs {
@@ -594,7 +662,9 @@ mod tests {
                     13 | 14 => {
                         let payload = payload(&mut random, &mut number, most);
                         pair.frames.push_back(encoded(opcode, &payload).to_vec());
-                        pair.outbox.write_through(&mut stage, opcode, &payload, &mut pair.wire, now).unwrap();
+                        pair.outbox
+                            .write_through(&mut stage, opcode, &payload, &mut pair.wire, now)
+                            .unwrap();
                     }
                     15 if random.below(5) == 0 => pair.drop_waiting(&mut stage),
                     16 if random.below(5) == 0 => {
@@ -623,7 +693,10 @@ mod tests {
                     begun += usize::from(number > all && pair.outbox.is_mid_frame());
                 }
                 steps += 1;
-                let staged = pairs.iter().filter(|pair| matches!(pair.outbox, Outbox::Staged { .. })).count();
+                let staged = pairs
+                    .iter()
+                    .filter(|pair| matches!(pair.outbox, Outbox::Staged { .. }))
+                    .count();
                 assert_eq!(stage.staged, staged);
                 assert!(staged > 0 || stage.log.is_empty(), "nobody points into the log");
             }
@@ -639,11 +712,15 @@ mod tests {
             }
             assert!(stage.log.is_empty() && stage.staged == 0);
         }
-        assert!(blocked > steps / 2 && begun > steps / 20, "{blocked} and {begun} in {steps} steps");
+        assert!(
+            blocked > steps / 2 && begun > steps / 20,
+            "{blocked} and {begun} in {steps} steps"
+        );
     }
 
     #[test]
-    fn of_the_pongs_that_wait_for_a_blocked_socket_only_the_latest_goes_out_and_it_passes_messages() {
+    fn of_the_pongs_that_wait_for_a_blocked_socket_only_the_latest_goes_out_and_it_passes_messages()
+    {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
         let mut out: &mut [u8] = &mut [0; 3];
@@ -672,7 +749,10 @@ mod tests {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
         outbox.push_frame(&mut stage, Opcode::Text, b"one");
-        assert_eq!(outbox.flush(&mut stage, &mut Broken, 0).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(
+            outbox.flush(&mut stage, &mut Broken, 0).unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
         assert_eq!(outbox.waiting(), 5, "what was not written still waits");
         outbox.clear(&mut stage);
         assert!(stage.log.is_empty() && stage.staged == 0 && outbox.is_empty());
@@ -691,7 +771,11 @@ mod tests {
         }
         stage.end_share(shared);
         let Outbox::Queued(queue) = &outbox else { panic!("it is blocked") };
-        assert!(queue.waiting.len() <= 1024 * 1024 / STAGE_SHARE + 1, "{} pieces", queue.waiting.len());
+        assert!(
+            queue.waiting.len() <= 1024 * 1024 / STAGE_SHARE + 1,
+            "{} pieces",
+            queue.waiting.len()
+        );
         let mut out = Vec::new();
         assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::Emptied);
         assert!(out[2..].chunks(6).all(|frames| b"\x81\x01y\x81\x01x".starts_with(frames)));
@@ -721,7 +805,12 @@ mod tests {
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         assert_eq!(stage.spare.len(), SPARE_QUEUES);
         for queue in &stage.spare {
-            assert!(queue.partial.is_empty() && queue.tail.is_empty() && queue.bytes() == 0 && !queue.is_blocked());
+            assert!(
+                queue.partial.is_empty()
+                    && queue.tail.is_empty()
+                    && queue.bytes() == 0
+                    && !queue.is_blocked()
+            );
         }
         outboxes[0].push_frame(&mut stage, Opcode::Binary, &vec![0; 2 * KEEP_CAPACITY]);
         outboxes[0].clear(&mut stage);
@@ -742,7 +831,9 @@ mod tests {
         for _ in 0..2 {
             let mut outboxes: Vec<Outbox> = (0..10).map(|_| Outbox::Empty).collect();
             outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
-            outboxes.iter_mut().for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 1000]));
+            outboxes
+                .iter_mut()
+                .for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 1000]));
             outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
             assert_eq!(stage.spare.len(), 10);
             stage.shrink();
@@ -768,7 +859,9 @@ mod tests {
         let mut stage = Stage::default();
         let mut outboxes: Vec<Outbox> = (0..200).map(|_| Outbox::Empty).collect();
         outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
-        outboxes.iter_mut().for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 50_000]));
+        outboxes
+            .iter_mut()
+            .for_each(|outbox| outbox.push_frame(&mut stage, Opcode::Binary, &[0; 50_000]));
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         let room: usize = stage.spare.iter().map(|queue| queue.tail.capacity()).sum();
         assert!((4_000_000..=4 * 1_048_576).contains(&room), "{room} bytes");
@@ -800,14 +893,19 @@ mod tests {
             assert!(!outbox.lacks_room(100, waiting + 100, None));
             assert!(outbox.lacks_room(101, waiting + 100, None));
         }
-        assert!(!Outbox::Empty.lacks_room(101, 100, None), "its header is not counted when it waits alone");
+        assert!(
+            !Outbox::Empty.lacks_room(101, 100, None),
+            "its header is not counted when it waits alone"
+        );
     }
 
     #[test]
     fn what_keys_take_leaves_less_room_for_messages_without_one() {
         let mut stage = Stage::default();
         let mut outbox = blocked(&mut stage);
-        (0..10).for_each(|key| assert!(!outbox.push_latest(&mut stage, Opcode::Binary.plain(), b"", key)));
+        (0..10).for_each(|key| {
+            assert!(!outbox.push_latest(&mut stage, Opcode::Binary.plain(), b"", key))
+        });
         let held = outbox.waiting() + 10 * queue::KEYED;
         assert!(outbox.lacks_room(100, held + 99, None));
         assert!(!outbox.lacks_room(100, held + 100, None));
@@ -833,21 +931,36 @@ mod tests {
             stage.end_share(shared);
         }
         assert!(matches!((&ann, &bob), (Outbox::Staged { .. }, Outbox::Staged { .. })));
-        assert_eq!((ann.waiting(), bob.waiting(), stage.log.len()), (126, 126, 126), "both refer to the same bytes");
+        assert_eq!(
+            (ann.waiting(), bob.waiting(), stage.log.len()),
+            (126, 126, 126),
+            "both refer to the same bytes"
+        );
     }
 
     #[test]
     fn a_connection_may_have_so_much_in_the_log_and_no_more_wherever_that_lies() {
         for len in [0, 1, 100] {
-            let (mut stage, mut before, mut outbox) = (Stage::default(), Outbox::Empty, Outbox::Empty);
+            let (mut stage, mut before, mut outbox) =
+                (Stage::default(), Outbox::Empty, Outbox::Empty);
             before.push_frame(&mut stage, Opcode::Binary, &[0; 3000]);
             let longest = len + FrameHeader::MAX_LEN;
             // How long the header will be is not known before.
             assert!(!outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest - 1));
             assert!(outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest));
             let waiting = outbox.waiting();
-            assert!(!outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], waiting + longest - 1));
-            assert!(outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], waiting + longest));
+            assert!(!outbox.stage_frame(
+                &mut stage,
+                Opcode::Binary,
+                &vec![0; len],
+                waiting + longest - 1
+            ));
+            assert!(outbox.stage_frame(
+                &mut stage,
+                Opcode::Binary,
+                &vec![0; len],
+                waiting + longest
+            ));
             assert_eq!(outbox.waiting(), 2 * waiting);
         }
     }
@@ -929,7 +1042,10 @@ mod tests {
     fn a_new_loop_has_room_for_the_first_messages_and_heads_and_little_more() {
         let mut stage = Stage::default();
         let (log, heads) = (stage.log.capacity(), stage.heads.capacity());
-        assert!((4000..=5000).contains(&log) && (4000..=5000).contains(&heads), "{log} and {heads} bytes");
+        assert!(
+            (4000..=5000).contains(&log) && (4000..=5000).contains(&heads),
+            "{log} and {heads} bytes"
+        );
         let place = stage.log.as_ptr();
         stage.log.extend_from_slice(&[0; 4000]);
         assert_eq!(stage.log.as_ptr(), place);

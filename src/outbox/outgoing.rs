@@ -29,8 +29,8 @@ impl<'m, M: Into<Message<'m>>> From<M> for Outgoing<'m> {
     }
 }
 
-/// A message that is sent as it is, also where compression was agreed on: what is compressed already, or secret beside what a stranger can
-/// choose (RFC 7692 §8).
+/// A message that is sent as it is, also where compression was agreed on: what is compressed
+/// already, or secret beside what a stranger can choose (RFC 7692 §8).
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>, jpeg: &[u8]) {
@@ -44,18 +44,23 @@ pub struct Uncompressed<M>(pub M);
 
 impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
     fn from(message: Uncompressed<M>) -> Self {
-        Self { message: message.0.into(), options: SendOptions { compress: false, ..SendOptions::USUAL } }
+        Self {
+            message: message.0.into(),
+            options: SendOptions { compress: false, ..SendOptions::USUAL },
+        }
     }
 }
 
-/// A message that makes the ones before it with the same key worthless, as a price or a position does: while a peer's socket takes nothing, a
-/// waiting message with this key is replaced, in its place. A slow reader gets fewer messages, but current ones, and each one whole.
+/// A message that makes the ones before it with the same key worthless, as a price or a position
+/// does: while a peer's socket takes nothing, a waiting message with this key is replaced, in its
+/// place. A slow reader gets fewer messages, but current ones, and each one whole.
 ///
-/// What the socket has taken, or was being offered when it was found full, is sent; so a reader that goes on gets older values first. Linux
-/// takes up to 4 MiB for a TCP socket: where that is too much, give it a smaller `SO_SNDBUF` ([`Socket::conn`](crate::Socket::conn)).
-/// Keys are numbers, so that none is copied: give each name a number once. They belong to one connection. What waits with a key takes
-/// more memory than its bytes, and counts 128 bytes more against [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices
-/// wait in 150 KiB.
+/// What the socket has taken, or was being offered when it was found full, is sent; so a reader
+/// that goes on gets older values first. Linux takes up to 4 MiB for a TCP socket: where that is
+/// too much, give it a smaller `SO_SNDBUF` ([`Socket::conn`](crate::Socket::conn)). Keys are
+/// numbers, so that none is copied: give each name a number once. They belong to one connection.
+/// What waits with a key takes more memory than its bytes, and counts 128 bytes more against
+/// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB.
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>) {

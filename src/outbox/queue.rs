@@ -1,7 +1,8 @@
-//! What waits for a socket that did not take all it was offered: whole frames in their order, the rest of the one that is under way, and
-//! what may pass the others.
+//! What waits for a socket that did not take all it was offered: whole frames in their order, the
+//! rest of the one that is under way, and what may pass the others.
 //!
-//! A frame is a message: so the oldest can be dropped, and one that has a key can be replaced where it stands.
+//! A frame is a message: so the oldest can be dropped, and one that has a key can be replaced where
+//! it stands.
 //!
 //! Small frames lie side by side in one list: a queue that is full of empty messages, 256 KiB with
 //! their headers, takes 279 KB of heap. With a `Bytes` for each frame it takes 6 552 KB
@@ -19,12 +20,14 @@ use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
 const SLICES: usize = 64;
 /// Pieces that a queue of the loop's may have room for.
 pub(super) const KEEP_PIECES: usize = 256;
-/// What a message with a key takes beside its frame, in bytes, at most: an allocation of its own, its piece, and where its key is found.
+/// What a message with a key takes beside its frame, in bytes, at most: an allocation of its own,
+/// its piece, and where its key is found.
 pub(super) const KEYED: usize = 128;
 
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or passed.
+    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or
+    /// passed.
     pub(super) partial: Bytes,
     /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no
     /// more memory than they count, and none is looked at when another comes.
@@ -38,11 +41,12 @@ pub(crate) struct Queue {
     first: u64,
     /// Which piece has the message of a key.
     latest: HashMap<u64, u64>,
-    /// Whole frames behind all others, still growing: small frames wait here side by side, because each by itself would take many
-    /// times its length.
+    /// Whole frames behind all others, still growing: small frames wait here side by side, because
+    /// each by itself would take many times its length.
     pub(super) tail: Vec<u8>,
     bytes: usize,
-    /// The socket took less than it was offered; it is asked again when the poll says that it is writable.
+    /// The socket took less than it was offered; it is asked again when the poll says that it is
+    /// writable.
     blocked: bool,
     /// Milliseconds on the loop's clock when the socket last took something.
     progress_at: u64,
@@ -61,8 +65,8 @@ impl Queue {
         self.bytes
     }
 
-    /// What is held against the limit, in bytes: what waits, and what each key takes beside it, or short messages with ever new keys would
-    /// take far more memory than the limit says.
+    /// What is held against the limit, in bytes: what waits, and what each key takes beside it, or
+    /// short messages with ever new keys would take far more memory than the limit says.
     pub(super) fn held(&self) -> usize {
         self.bytes + self.latest.len() * KEYED
     }
@@ -73,9 +77,11 @@ impl Queue {
         at.and_then(|at| self.waiting.get(at)).map_or(0, |piece| piece.frames.len() + KEYED)
     }
 
-    /// Messages that wait, of which the peer has received nothing. They are counted when that is asked.
+    /// Messages that wait, of which the peer has received nothing. They are counted when that is
+    /// asked.
     pub(super) fn messages(&self) -> usize {
-        let pieces = [&self.ready].into_iter().chain(self.waiting.iter().map(|piece| &piece.frames));
+        let pieces =
+            [&self.ready].into_iter().chain(self.waiting.iter().map(|piece| &piece.frames));
         let all = pieces.map(|piece| &piece[..]).chain([&self.tail[..]]);
         all.map(messages_of).sum()
     }
@@ -98,7 +104,8 @@ impl Queue {
         self.tail.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
     }
 
-    /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with their places.
+    /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with
+    /// their places.
     pub(super) fn capacity(&self) -> usize {
         let pieces = self.waiting.capacity() * size_of::<Piece>();
         self.tail.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
@@ -145,7 +152,8 @@ impl Queue {
         self.bytes += self.tail.len() - before;
     }
 
-    /// Puts a frame in the place of the one that waits with the same key, or else behind everything; whether it replaced one.
+    /// Puts a frame in the place of the one that waits with the same key, or else behind
+    /// everything; whether it replaced one.
     pub(super) fn push_latest(&mut self, key: u64, frame: Bytes) -> bool {
         self.bytes += frame.len();
         let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
@@ -178,8 +186,9 @@ impl Queue {
         self.partial.len() + self.urgent.len() + self.pong.len() + self.ready.len()
     }
 
-    /// Drops the messages that have waited longest until no more than `limit` bytes are [held](Self::held), or none is left that may be
-    /// dropped; returns how many. The one with the key `spared` stays in its place. Where what must stay is more, nothing is dropped.
+    /// Drops the messages that have waited longest until no more than `limit` bytes are
+    /// [held](Self::held), or none is left that may be dropped; returns how many. The one with the
+    /// key `spared` stays in its place. Where what must stay is more, nothing is dropped.
     pub(super) fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
         let mut dropped = 0;
         let mut aside = None;
@@ -271,7 +280,8 @@ impl Queue {
                 }
             };
             if written < front.len() {
-                // The frame that the write ended in is under way from here on; the frames behind it in the piece are not.
+                // The frame that the write ended in is under way from here on; the frames behind it
+                // in the piece are not.
                 let start = frame_start(front, written);
                 front.advance(start);
                 if start < written {
@@ -293,7 +303,8 @@ impl Queue {
     /// Takes up to `written` bytes off the pings and the pong; returns how many.
     fn consume_urgent(&mut self, written: usize) -> usize {
         let whole = written.min(self.urgent.len());
-        let start = if whole < self.urgent.len() { frame_start(&self.urgent, whole) } else { whole };
+        let start =
+            if whole < self.urgent.len() { frame_start(&self.urgent, whole) } else { whole };
         self.urgent.advance(start);
         let mut taken = whole;
         if start < whole {
@@ -337,8 +348,9 @@ impl Queue {
         Some(frame)
     }
 
-    /// Moves the first frames that wait to where they are offered next, compressed if they are marked so. From there on they must go out,
-    /// because what is compressed after them refers to them; so it is no more than a socket takes readily.
+    /// Moves the first frames that wait to where they are offered next, compressed if they are
+    /// marked so. From there on they must go out, because what is compressed after them refers to
+    /// them; so it is no more than a socket takes readily.
     fn compress_next(&mut self, compress: &mut Compress<'_>) {
         self.close_open();
         let (mut ready, mut payload) = (Vec::new(), Vec::new());
@@ -359,12 +371,17 @@ impl Queue {
         self.ready = Bytes::from(ready);
     }
 
-    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was offered and how much was taken.
+    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was
+    /// offered and how much was taken.
     fn offer(&self, out: &mut impl Write, all: bool) -> io::Result<(usize, usize)> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;
         let mut offered = 0;
-        let behind = self.waiting.iter().map(|piece| &piece.frames[..]).chain(std::iter::once(&self.tail[..]));
+        let behind = self
+            .waiting
+            .iter()
+            .map(|piece| &piece.frames[..])
+            .chain(std::iter::once(&self.tail[..]));
         let pieces = [&self.partial[..], &self.urgent[..], &self.pong[..], &self.ready[..]]
             .into_iter()
             .chain(behind.filter(|_| all));
@@ -429,7 +446,8 @@ mod tests {
         }
     }
 
-    /// What the queue does, done slowly: one message to an entry, the bytes of it that are written counted.
+    /// What the queue does, done slowly: one message to an entry, the bytes of it that are written
+    /// counted.
     #[derive(Default)]
     struct Model {
         frames: Vec<(Vec<u8>, Option<u64>)>,
@@ -462,13 +480,21 @@ mod tests {
         }
 
         fn held(&self) -> usize {
-            self.bytes() + KEYED * self.frames[self.untouched()..].iter().filter(|(_, key)| key.is_some()).count()
+            self.bytes()
+                + KEYED
+                    * self.frames[self.untouched()..]
+                        .iter()
+                        .filter(|(_, key)| key.is_some())
+                        .count()
         }
 
         fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
             let mut dropped = 0;
-            let partial =
-                self.frames.first().filter(|_| self.written > 0).map_or(0, |(frame, _)| frame.len() - self.written);
+            let partial = self
+                .frames
+                .first()
+                .filter(|_| self.written > 0)
+                .map_or(0, |(frame, _)| frame.len() - self.written);
             while partial <= limit && self.held() > limit {
                 let from = self.untouched();
                 let may_go = |(_, key): &(Vec<u8>, Option<u64>)| spared.is_none() || *key != spared;
@@ -505,7 +531,8 @@ mod tests {
         };
         let (mut replaced, mut dropped) = (0, 0);
         for _ in 0..300 {
-            let (mut queue, mut model, mut wire) = (Queue::default(), Model::default(), Wire::default());
+            let (mut queue, mut model, mut wire) =
+                (Queue::default(), Model::default(), Wire::default());
             queue.block(0);
             for step in 0..100 {
                 let payload = vec![step as u8; random(200)];
@@ -528,7 +555,8 @@ mod tests {
                         replaced += u64::from(was);
                     }
                     6 => {
-                        let (limit, spared) = (random(2000), [None, Some(random(5) as u64)][random(2)]);
+                        let (limit, spared) =
+                            (random(2000), [None, Some(random(5) as u64)][random(2)]);
                         let count = model.drop_oldest(limit, spared);
                         assert_eq!(queue.drop_oldest(limit, spared), count);
                         dropped += count;
@@ -539,7 +567,10 @@ mod tests {
                         let before = wire.received.len();
                         let flushed = queue.flush(&mut wire, step, None, &mut 0).unwrap();
                         model.write(room);
-                        assert_eq!(wire.received.len() - before, room.min(wire.received.len() - before));
+                        assert_eq!(
+                            wire.received.len() - before,
+                            room.min(wire.received.len() - before)
+                        );
                         assert_eq!(queue.is_blocked(), model.bytes() > 0);
                         let expected = match (model.bytes() > 0, wire.received.len() > before) {
                             (false, false) => Flushed::All,
@@ -612,14 +643,19 @@ mod tests {
             let counted = queue.capacity();
             assert!((least..=4 * least).contains(&counted), "{counted} bytes for {least}");
         };
-        for (bytes, pieces, keys) in [(10_000, 0, 0), (0, 200, 0), (0, 0, 112), (10_000, 200, 0), (10_000, 0, 112)] {
+        for (bytes, pieces, keys) in
+            [(10_000, 0, 0), (0, 200, 0), (0, 0, 112), (10_000, 200, 0), (10_000, 0, 112)]
+        {
             let mut queue = Queue::default();
             (0..pieces).for_each(|_| queue.push(encoded(Opcode::Text, b"piece")));
             for key in 0..keys {
                 queue.push_latest(key, encoded(Opcode::Text, b"key"));
             }
             queue.append(|open| open.resize(bytes, 0));
-            bounded(&queue, bytes + (pieces + keys as usize) * PIECE + keys as usize * size_of::<(u64, u64)>());
+            bounded(
+                &queue,
+                bytes + (pieces + keys as usize) * PIECE + keys as usize * size_of::<(u64, u64)>(),
+            );
         }
         assert_eq!(Queue::default().capacity(), 0);
     }
@@ -634,7 +670,10 @@ mod tests {
                 // What was compressed stays, because what is compressed later refers to it.
                 queue.push(encoded(Opcode::Text, b"ready to go"));
                 let full = &mut Wire::default();
-                assert_eq!(queue.flush(full, 0, Some(&mut plain), &mut 0).unwrap(), Flushed::Blocked);
+                assert_eq!(
+                    queue.flush(full, 0, Some(&mut plain), &mut 0).unwrap(),
+                    Flushed::Blocked
+                );
             }
             if partial > 0 {
                 queue.begin(Bytes::from_static(b"rest"));
@@ -674,11 +713,15 @@ mod tests {
         };
         queue.block(0);
         for n in 0..40 {
-            let kind = if n % 2 == 0 { Opcode::Binary.plain() } else { Opcode::Binary.compressed() };
+            let kind =
+                if n % 2 == 0 { Opcode::Binary.plain() } else { Opcode::Binary.compressed() };
             queue.push(encoded(kind, &[n; 1020]));
         }
         let all = queue.bytes();
-        assert_eq!(queue.flush(&mut full, 0, Some(&mut compress), &mut 0).unwrap(), Flushed::Blocked);
+        assert_eq!(
+            queue.flush(&mut full, 0, Some(&mut compress), &mut 0).unwrap(),
+            Flushed::Blocked
+        );
         assert_eq!((calls, queue.bytes(), queue.messages()), (8, all, 40));
         assert_eq!(queue.drop_oldest(16 * 1024, None), 24, "those behind may still be dropped");
     }

@@ -1,4 +1,5 @@
-//! What stands in the place of `compression` in a build without the feature `deflate`: no connection is compressed.
+//! What stands in the place of `compression` in a build without the feature `deflate`: no
+//! connection is compressed.
 
 use crate::protocol::{Compressed, Message, Violation};
 

@@ -4,11 +4,12 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 
 use crate::protocol::frame_len;
 
-/// A payload from this size on is written from where it lies instead of being copied: below, a copy is cheaper than
-/// the system call that it may save.
+/// A payload from this size on is written from where it lies instead of being copied: below, a copy
+/// is cheaper than the system call that it may save.
 pub(crate) const WRITE_THROUGH: usize = 16 * 1024;
 
-/// Staged bytes of one connection that are offered to its socket without waiting for the end of the callback.
+/// Staged bytes of one connection that are offered to its socket without waiting for the end of the
+/// callback.
 pub(crate) const STAGE_SHARE: usize = 64 * 1024;
 
 /// Appends the compressed form of a payload, to which that of the next one refers.
@@ -27,7 +28,8 @@ pub(crate) enum Flushed {
     Progress,
 }
 
-/// Where the frame that holds byte `at` of `frames` begins, or `at` itself if a frame ends just before it.
+/// Where the frame that holds byte `at` of `frames` begins, or `at` itself if a frame ends just
+/// before it.
 pub(super) fn frame_start(frames: &[u8], at: usize) -> usize {
     let mut start = 0;
     while let Some(len) = frame_len(&frames[start..]) {

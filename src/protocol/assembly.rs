@@ -1,5 +1,5 @@
-//! Puts together what arrives in pieces: a header, a frame, a fragmented message (RFC 6455 §5.4). It
-//! exists only while something is incomplete; what comes whole never passes here.
+//! Puts together what arrives in pieces: a header, a frame, a fragmented message (RFC 6455 §5.4).
+//! It exists only while something is incomplete; what comes whole never passes here.
 
 use super::frame::HeaderStart;
 use super::message::interpret;
@@ -113,9 +113,12 @@ impl Assembly {
             }
             Opcode::Text | Opcode::Binary if header.rsv1 => {
                 let is_text = header.opcode == Opcode::Text;
-                self.message = Some(OpenMessage::new(Body::Compressed { is_text, bytes: Vec::new() }));
+                self.message =
+                    Some(OpenMessage::new(Body::Compressed { is_text, bytes: Vec::new() }));
             }
-            Opcode::Text => self.message = Some(OpenMessage::new(Body::Text(TextBuffer::default()))),
+            Opcode::Text => {
+                self.message = Some(OpenMessage::new(Body::Text(TextBuffer::default())))
+            }
             Opcode::Binary => self.message = Some(OpenMessage::new(Body::Binary(Vec::new()))),
             Opcode::Continuation => {}
         }

@@ -67,7 +67,11 @@ impl Decoder {
     /// or the first byte that is not UTF-8, even if the frame is incomplete. Every later call
     /// returns the same violation. How much of `input` was then taken is not specified.
     #[inline]
-    pub fn decode<'i>(&mut self, input: &mut &'i mut [u8], rules: &Rules) -> Result<Option<Decoded<'i>>, Violation> {
+    pub fn decode<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        rules: &Rules,
+    ) -> Result<Option<Decoded<'i>>, Violation> {
         if self.state.is_none()
             && let Some((header, payload)) = take_whole_frame(input, rules)
         {
@@ -97,7 +101,8 @@ impl Decoder {
         if self.state.is_none() && input.is_empty() {
             return Ok(None);
         }
-        let state = self.state.get_or_insert_with(|| Box::new(State::Assembling(Assembly::default())));
+        let state =
+            self.state.get_or_insert_with(|| Box::new(State::Assembling(Assembly::default())));
         let assembly = match &mut **state {
             State::Assembling(assembly) => assembly,
             State::Failed(violation) => return Err(*violation),
@@ -142,7 +147,10 @@ impl Decoder {
 /// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full.
 /// Else `input` is left as it was; what is wrong or missing is found out by [`Assembly`].
 #[inline]
-fn take_whole_frame<'i>(input: &mut &'i mut [u8], rules: &Rules) -> Option<(FrameHeader, &'i mut [u8])> {
+fn take_whole_frame<'i>(
+    input: &mut &'i mut [u8],
+    rules: &Rules,
+) -> Option<(FrameHeader, &'i mut [u8])> {
     let start = HeaderStart::parse(input).ok()??;
     start.check(rules, false).ok()?;
     let (header, header_len) = start.parse_rest(input).ok()??;
@@ -211,9 +219,9 @@ mod tests {
             Decoded::Compressed(Compressed { is_text, payload }) => {
                 Decoded::Compressed(Compressed { is_text, payload: payload.into_owned().into() })
             }
-            Decoded::Close(close) => {
-                Decoded::Close(close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }))
-            }
+            Decoded::Close(close) => Decoded::Close(
+                close.map(|c| CloseFrame { code: c.code, reason: c.reason.into_owned().into() }),
+            ),
         }
     }
 
@@ -233,7 +241,11 @@ mod tests {
                     return (decoded, None);
                 }
                 Err(violation) => {
-                    assert_eq!(decoder.decode(&mut input, rules), Err(violation), "failed for good");
+                    assert_eq!(
+                        decoder.decode(&mut input, rules),
+                        Err(violation),
+                        "failed for good"
+                    );
                     return (decoded, Some(violation));
                 }
             }
@@ -331,7 +343,10 @@ mod tests {
         assert!(matches!(next(), Decoded::Message(Message::Text(Cow::Borrowed("hello")))));
         assert!(matches!(next(), Decoded::Ping(Cow::Borrowed(b"!"))));
         assert!(matches!(next(), Decoded::Pong(Cow::Borrowed(b"?"))));
-        assert!(matches!(next(), Decoded::Close(Some(CloseFrame { reason: Cow::Borrowed("bye"), .. }))));
+        assert!(matches!(
+            next(),
+            Decoded::Close(Some(CloseFrame { reason: Cow::Borrowed("bye"), .. }))
+        ));
     }
 
     #[test]
@@ -400,7 +415,8 @@ mod tests {
         assert_eq!(decoder.buffered(), 100);
         match decoder.state.as_deref() {
             Some(State::Assembling(Assembly {
-                message: Some(OpenMessage { body: Body::Binary(bytes), .. }), ..
+                message: Some(OpenMessage { body: Body::Binary(bytes), .. }),
+                ..
             })) => assert!(bytes.capacity() <= 200),
             other => panic!("{other:?}"),
         }

@@ -1,5 +1,5 @@
-//! Compressed messages (RFC 7692 §7.2): one message in, the DEFLATE stream of one message out, and back. Knows no frame and no
-//! negotiation.
+//! Compressed messages (RFC 7692 §7.2): one message in, the DEFLATE stream of one message out, and
+//! back. Knows no frame and no negotiation.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,30 +15,32 @@ const TAIL_AND_MORE: [u8; 5] = [0x00, 0x00, 0xff, 0xff, 0x00];
 const NOTHING: u8 = 0x00;
 /// Blocks that a message may have, whatever its length.
 const MAX_BLOCKS: usize = 1000;
-/// A message may have one more block for this many bytes, compressed and decompressed together. The smallest blocks of a real
-/// compressor hold 127 symbols (zlib at `memLevel` 1); of those that cannot be compressed, a block takes 259 bytes.
+/// A message may have one more block for this many bytes, compressed and decompressed together. The
+/// smallest blocks of a real compressor hold 127 symbols (zlib at `memLevel` 1); of those that
+/// cannot be compressed, a block takes 259 bytes.
 const BYTES_PER_BLOCK: usize = 128;
 /// The least room that is made for what comes out.
 const LEAST_ROOM: usize = 512;
 /// The most room that is made before anything has come out.
 const MOST_ROOM: usize = 32 * 1024;
-/// The most that the inflater takes, and gives, between two looks at what it has cost. Each piece costs a copy of the window.
+/// The most that the inflater takes, and gives, between two looks at what it has cost. Each piece
+/// costs a copy of the window.
 const PIECE_IN: usize = 64 * 1024;
 const PIECE_OUT: usize = 128 * 1024;
 /// A message of this many compressed bytes or fewer is decompressed without a look at the end of
 /// each block. It cannot have too many.
 const SHORT: usize = 256;
 
-// What work costs, in bytes of the budget of a turn, of which each stands for half a nanosecond. Measured with release builds, in CPU
-// time, the best of 15 runs, with messages of 1 MiB. No stream cost more than 1.2 times of what is estimated. Stored blocks and
-// long repetitions cost much less.
-/// A byte that is decompressed: 4 ns. All of a message of literals cost 2.2 ns for each byte if they are equally likely,
-/// and 8 ns if codes of 1 and 11 bits alternate at random.
+// What work costs, in bytes of the budget of a turn, of which each stands for half a nanosecond.
+// Measured with release builds, in CPU time, the best of 15 runs, with messages of 1 MiB. No stream
+// cost more than 1.2 times of what is estimated. Stored blocks and long repetitions cost much less.
+/// A byte that is decompressed: 4 ns. All of a message of literals cost 2.2 ns for each byte if
+/// they are equally likely, and 8 ns if codes of 1 and 11 bits alternate at random.
 const WORK_IN: usize = 8;
 /// A byte that comes out: 2 ns. Matches of three bytes cost that.
 const WORK_OUT: usize = 4;
-/// Each of the first bytes of a block: 100 ns. Blocks of little but code lengths cost 32 to 105 ns for each byte, and up to
-/// 5 µs for each block.
+/// Each of the first bytes of a block: 100 ns. Blocks of little but code lengths cost 32 to 105 ns
+/// for each byte, and up to 5 µs for each block.
 const WORK_HEADER: usize = 200;
 const HEADER: usize = 48;
 /// A message that is compressed: 4 µs. At level 1 a message of 200 bytes cost 3 µs.
@@ -63,15 +65,16 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// A compressor of a level, 1 (fast) to 9 (small), with a window of 2 to the power of `window_bits`, 9 to 15; what is
-    /// outside is taken to the nearest. It allocates about 245 KiB for the smallest window and 370 KiB for the largest, whatever the level.
+    /// A compressor of a level, 1 (fast) to 9 (small), with a window of 2 to the power of
+    /// `window_bits`, 9 to 15; what is outside is taken to the nearest. It allocates about 245 KiB
+    /// for the smallest window and 370 KiB for the largest, whatever the level.
     #[must_use]
     pub fn new(level: u8, window_bits: u8) -> Self {
         Self { stream: Deflate::new(level.clamp(1, 9).into(), false, window_bits.clamp(9, 15)) }
     }
 
-    /// Appends the compressed `payload` to `out`. With `keep` the next message may refer to this one (context takeover), else it
-    /// will begin anew.
+    /// Appends the compressed `payload` to `out`. With `keep` the next message may refer to this
+    /// one (context takeover), else it will begin anew.
     pub fn deflate(&mut self, payload: &[u8], keep: bool, out: &mut Vec<u8>) {
         match payload {
             [] => out.push(NOTHING),
@@ -102,9 +105,9 @@ impl Deflater {
         out.truncate(out.len() - TAIL.len());
     }
 
-    /// What it costs to compress a message of `len` bytes at a level, in bytes of a turn's budget: 4 µs, and for each byte
-    /// 10 ns (level 1), 20 ns or 40 ns (from level 6 on). Quotes in JSON of 1 KiB cost 6, 13 and 16 µs, or up to twice
-    /// that with a context.
+    /// What it costs to compress a message of `len` bytes at a level, in bytes of a turn's budget:
+    /// 4 µs, and for each byte 10 ns (level 1), 20 ns or 40 ns (from level 6 on). Quotes in JSON of
+    /// 1 KiB cost 6, 13 and 16 µs, or up to twice that with a context.
     pub(crate) fn work(level: u8, len: usize) -> usize {
         let each = match level {
             ..=1 => 20,
@@ -124,7 +127,8 @@ impl fmt::Debug for Deflater {
 /// Decompresses messages one after the other.
 pub struct Inflater {
     stream: Inflate,
-    /// The bytes that the next message may refer to. The stream has them too, but forgets them when it ends (BFINAL).
+    /// The bytes that the next message may refer to. The stream has them too, but forgets them when
+    /// it ends (BFINAL).
     window: VecDeque<u8>,
     window_size: usize,
     /// The stream has not begun.
@@ -132,12 +136,18 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15; what is outside is taken to the nearest. It allocates about
-    /// 46 KiB, whatever the window, and as much more as has come out, up to the window's size.
+    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15; what is outside is
+    /// taken to the nearest. It allocates about 46 KiB, whatever the window, and as much more as
+    /// has come out, up to the window's size.
     #[must_use]
     pub fn new(window_bits: u8) -> Self {
         let bits = window_bits.clamp(9, 15);
-        Self { stream: Inflate::new(false, bits), window: VecDeque::new(), window_size: 1 << bits, is_new: true }
+        Self {
+            stream: Inflate::new(false, bits),
+            window: VecDeque::new(),
+            window_size: 1 << bits,
+            is_new: true,
+        }
     }
 
     /// Forgets the messages so far: the next one must not refer to them.
@@ -147,8 +157,8 @@ impl Inflater {
         self.is_new = true;
     }
 
-    /// Takes some of `input` and fills some of `room`; what the stream says, and how much of each. With [`InflateFlush::Block`] it stops at
-    /// the end of a block.
+    /// Takes some of `input` and fills some of `room`; what the stream says, and how much of each.
+    /// With [`InflateFlush::Block`] it stops at the end of a block.
     fn step(
         &mut self,
         input: &[u8],
@@ -166,19 +176,27 @@ impl Inflater {
         (status, taken as usize, given as usize)
     }
 
-    /// Appends what `payload`, a compressed message, holds to `out`, at most `limit` bytes. Memory is taken only for what comes
-    /// out.
+    /// Appends what `payload`, a compressed message, holds to `out`, at most `limit` bytes. Memory
+    /// is taken only for what comes out.
     ///
-    /// With the four bytes that its sender left out, the message must be a whole number of blocks (RFC 7692 §7.2.2), and nothing may
-    /// come out of these four. A message that ends with a block that is marked as the last (BFINAL) is accepted without the byte
-    /// that should follow it (§7.2.3.4), and so is a payload of no bytes.
+    /// With the four bytes that its sender left out, the message must be a whole number of blocks
+    /// (RFC 7692 §7.2.2), and nothing may come out of these four. A message that ends with a block
+    /// that is marked as the last (BFINAL) is accepted without the byte that should follow it
+    /// (§7.2.3.4), and so is a payload of no bytes.
     ///
     /// # Errors
     ///
-    /// [`Violation::MessageTooBig`] as soon as more than `limit` bytes come out, [`Violation::TooManyBlocks`] if there are more blocks than 1000
-    /// and one for every 128 bytes, compressed and decompressed together, [`Violation::InvalidDeflate`] if `payload` is no DEFLATE
-    /// stream or does not end where it may. Then this decompressor is of no more use for its connection.
-    pub fn inflate(&mut self, payload: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Violation> {
+    /// [`Violation::MessageTooBig`] as soon as more than `limit` bytes come out,
+    /// [`Violation::TooManyBlocks`] if there are more blocks than 1000 and one for every 128 bytes,
+    /// compressed and decompressed together, [`Violation::InvalidDeflate`] if `payload` is no
+    /// DEFLATE stream or does not end where it may. Then this decompressor is of no more use for
+    /// its connection.
+    pub fn inflate(
+        &mut self,
+        payload: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Violation> {
         let mut inflation = Inflation { start: out.len(), ..Inflation::default() };
         let is_done = self.inflate_some(payload, limit, out, &mut inflation, usize::MAX)?;
         debug_assert!(is_done);
@@ -186,8 +204,8 @@ impl Inflater {
         Ok(())
     }
 
-    /// Goes on with a message until it is done or has cost `most` more; whether it is done. Up to then `out` ends with bytes that mean
-    /// nothing. It is not [remembered](Self::remember).
+    /// Goes on with a message until it is done or has cost `most` more; whether it is done. Up to
+    /// then `out` ends with bytes that mean nothing. It is not [remembered](Self::remember).
     pub(crate) fn inflate_some(
         &mut self,
         payload: &[u8],
@@ -196,7 +214,8 @@ impl Inflater {
         inflation: &mut Inflation,
         most: usize,
     ) -> Result<bool, Violation> {
-        let result = self.advance(payload, limit, out, inflation, inflation.work.saturating_add(most));
+        let result =
+            self.advance(payload, limit, out, inflation, inflation.work.saturating_add(most));
         if result != Ok(false) {
             out.truncate(inflation.start + inflation.given);
         }
@@ -218,8 +237,11 @@ impl Inflater {
             let (input, has_more) = (&rest[..rest.len().min(PIECE_IN)], rest.len() > PIECE_IN);
             let room = &mut out[filled..];
             let room_len = room.len();
-            let (flush, header) =
-                if payload.len() <= SHORT { (InflateFlush::SyncFlush, SHORT) } else { (InflateFlush::Block, HEADER) };
+            let (flush, header) = if payload.len() <= SHORT {
+                (InflateFlush::SyncFlush, SHORT)
+            } else {
+                (InflateFlush::Block, HEADER)
+            };
             let (status, taken, given) = self.step(input, room, flush);
             so_far.taken += taken;
             so_far.given += given;
@@ -259,7 +281,8 @@ impl Inflater {
         Ok(true)
     }
 
-    /// What follows a whole message is taken as the rest of an empty block, and nothing comes of it (RFC 7692 §7.2.2).
+    /// What follows a whole message is taken as the rest of an empty block, and nothing comes of it
+    /// (RFC 7692 §7.2.2).
     fn end(&mut self, message: &[u8]) -> Result<(), Violation> {
         match self.step(&TAIL_AND_MORE, &mut [0; 8], InflateFlush::Block) {
             (Ok(Status::StreamEnd), 0, 0) => self.restart(message),
@@ -269,7 +292,8 @@ impl Inflater {
         Ok(())
     }
 
-    /// Begins a stream behind one that has ended. It may refer to what came before, of this message and of earlier ones.
+    /// Begins a stream behind one that has ended. It may refer to what came before, of this message
+    /// and of earlier ones.
     fn restart(&mut self, message: &[u8]) {
         self.stream.reset(false);
         let message = &message[message.len().saturating_sub(self.window_size)..];
@@ -313,8 +337,9 @@ pub(crate) struct Inflation {
     pub(crate) work: usize,
 }
 
-/// Room for at least one byte behind the first `filled`. Memory is made at first for some of what so short a message may hold, then for
-/// as much again as there is, but never for more than one byte beyond `end`.
+/// Room for at least one byte behind the first `filled`. Memory is made at first for some of what
+/// so short a message may hold, then for as much again as there is, but never for more than one
+/// byte beyond `end`.
 fn make_room(out: &mut Vec<u8>, filled: usize, so_far: &Inflation, compressed: usize, end: usize) {
     if filled < out.len() {
         return;
@@ -377,11 +402,16 @@ mod tests {
         for bits in 9..=15 {
             for level in [1, 6, 9] {
                 for keep in [true, false] {
-                    let (mut deflater, mut inflater) = (Deflater::new(level, bits), Inflater::new(bits));
+                    let (mut deflater, mut inflater) =
+                        (Deflater::new(level, bits), Inflater::new(bits));
                     for size in [0, 1, 5, 100, 512, 513, 4096, 40_000] {
                         for message in [text(size), noise(size), vec![0; size], text(size)] {
                             let wire = deflated(&mut deflater, &message, keep);
-                            assert_eq!(inflated(&mut inflater, &wire), Ok(message), "{bits} {level} {keep} {size}");
+                            assert_eq!(
+                                inflated(&mut inflater, &wire),
+                                Ok(message),
+                                "{bits} {level} {keep} {size}"
+                            );
                             if !keep {
                                 inflater.reset();
                             }
@@ -399,7 +429,11 @@ mod tests {
         let second = deflated(&mut deflater, &text(300), true);
         assert!(second.len() * 4 < first.len(), "{} {}", first.len(), second.len());
         let mut alone = Inflater::new(15);
-        assert_eq!(inflated(&mut alone, &second), Err(Violation::InvalidDeflate), "it refers to the first");
+        assert_eq!(
+            inflated(&mut alone, &second),
+            Err(Violation::InvalidDeflate),
+            "it refers to the first"
+        );
         let mut forgetful = Inflater::new(15);
         assert_eq!(inflated(&mut forgetful, &first), Ok(text(300)));
         forgetful.reset();
@@ -429,7 +463,11 @@ mod tests {
         let hello = Ok(b"Hello".to_vec());
         let mut inflater = Inflater::new(15);
         assert_eq!(inflated(&mut inflater, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]), hello);
-        assert_eq!(inflated(&mut inflater, &[0xf2, 0x00, 0x11, 0x00, 0x00]), hello, "it refers to the one before");
+        assert_eq!(
+            inflated(&mut inflater, &[0xf2, 0x00, 0x11, 0x00, 0x00]),
+            hello,
+            "it refers to the one before"
+        );
         let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
         assert_eq!(inflated(&mut inflater, &stored), hello, "not compressed");
         let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
@@ -437,7 +475,10 @@ mod tests {
         let two = [0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00];
         assert_eq!(inflated(&mut inflater, &two), hello, "in two blocks");
         assert_eq!(inflated(&mut inflater, &[0x00]), Ok(vec![]), "of nothing");
-        assert_eq!(deflated(&mut Deflater::new(6, 15), b"Hello", false), [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]);
+        assert_eq!(
+            deflated(&mut Deflater::new(6, 15), b"Hello", false),
+            [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]
+        );
     }
 
     #[test]
@@ -462,9 +503,11 @@ mod tests {
         }
     }
 
-    /// A level that is fast, with these blocks: at most so many symbols in each, and a flush of a kind after every so many bytes.
+    /// A level that is fast, with these blocks: at most so many symbols in each, and a flush of a
+    /// kind after every so many bytes.
     fn in_blocks(message: &[u8], mem_level: i32, flush: DeflateFlush, every: usize) -> Vec<u8> {
-        let config = DeflateConfig { level: 1, window_bits: -15, mem_level, ..DeflateConfig::default() };
+        let config =
+            DeflateConfig { level: 1, window_bits: -15, mem_level, ..DeflateConfig::default() };
         let mut stream = Deflate::new_with_config(config);
         let mut out = vec![0; message.len() * 3 + 1000];
         let mut len = 0;
@@ -491,7 +534,8 @@ mod tests {
         let dynamic = deflated(&mut Deflater::new(6, 15), &text(3000), false);
         let noise = deflated(&mut Deflater::new(6, 15), &noise(300), false);
         let two = [&fixed[..], &TAIL, &dynamic].concat();
-        // Without the empty block behind it, one of no bytes is a message of nothing; so is the first byte of a stored one.
+        // Without the empty block behind it, one of no bytes is a message of nothing; so is the
+        // first byte of a stored one.
         for (name, wire, whole) in [
             ("stored", &stored[..], &[0, 1][..]),
             ("stored, with bytes like those that are added", &zeros, &[0, 1]),
@@ -505,11 +549,18 @@ mod tests {
             for cut in 0..wire.len() {
                 let result = inflated(&mut Inflater::new(15), &wire[..cut]);
                 assert_eq!(result.is_ok(), whole.contains(&cut), "{name}, {cut} bytes: {result:?}");
-                assert!(result.is_ok() || result == Err(Violation::InvalidDeflate), "{name}, {cut} bytes");
+                assert!(
+                    result.is_ok() || result == Err(Violation::InvalidDeflate),
+                    "{name}, {cut} bytes"
+                );
             }
             let more = [wire, &TAIL].concat();
             let result = inflated(&mut Inflater::new(15), &more);
-            assert_eq!(result, Err(Violation::InvalidDeflate), "{name}, with what should be left out");
+            assert_eq!(
+                result,
+                Err(Violation::InvalidDeflate),
+                "{name}, with what should be left out"
+            );
         }
     }
 
@@ -523,15 +574,23 @@ mod tests {
             let mut inflater = Inflater::new(9);
             assert_eq!(inflated(&mut inflater, &[&last, end].concat()), hello());
             assert_eq!(inflated(&mut inflater, &again), hello());
-            // A stream of nothing that ends at once, before what refers to earlier messages, and behind it.
+            // A stream of nothing that ends at once, before what refers to earlier messages, and
+            // behind it.
             assert_eq!(inflated(&mut inflater, &[&[0x03, 0x00], &again[..]].concat()), hello());
             assert_eq!(
-                inflated(&mut inflater, &[&again[..], &[0x00, 0x00, 0xff, 0xff, 0x03, 0x00], end].concat()),
+                inflated(
+                    &mut inflater,
+                    &[&again[..], &[0x00, 0x00, 0xff, 0xff, 0x03, 0x00], end].concat()
+                ),
                 hello()
             );
             assert_eq!(inflated(&mut inflater, &again), hello());
             inflater.reset();
-            assert_eq!(inflated(&mut inflater, &again), Err(Violation::InvalidDeflate), "it was told to forget");
+            assert_eq!(
+                inflated(&mut inflater, &again),
+                Err(Violation::InvalidDeflate),
+                "it was told to forget"
+            );
         }
     }
 
@@ -550,16 +609,25 @@ mod tests {
                 if round % 3 == 0 {
                     wire.splice(0..0, [0x03, 0x00]);
                 }
-                assert!(inflated(&mut inflater, &wire) == Ok(message), "window {bits}, round {round}");
-                assert!(inflater.window.len() <= 1 << bits && inflater.window.capacity() <= 1 << bits);
+                assert!(
+                    inflated(&mut inflater, &wire) == Ok(message),
+                    "window {bits}, round {round}"
+                );
+                assert!(
+                    inflater.window.len() <= 1 << bits && inflater.window.capacity() <= 1 << bits
+                );
             }
         }
     }
 
     #[test]
     fn a_message_of_many_blocks_that_hold_little_is_refused() {
-        // A block of dynamic codes that holds nothing: the code lengths 18 and 1, the end of the block has one bit.
-        let dynamic = [0x04, 0xc0, 0x81, 0x00, 0x00, 0x00, 0x00, 0x00, 0x90, 0xff, 0x6b, 0x00, 0x00, 0x00, 0xff, 0xff];
+        // A block of dynamic codes that holds nothing: the code lengths 18 and 1, the end of the
+        // block has one bit.
+        let dynamic = [
+            0x04, 0xc0, 0x81, 0x00, 0x00, 0x00, 0x00, 0x00, 0x90, 0xff, 0x6b, 0x00, 0x00, 0x00,
+            0xff, 0xff,
+        ];
         for (name, unit, blocks) in [
             ("empty stored", &[0x00, 0x00, 0x00, 0xff, 0xff][..], 1),
             ("stored with a byte", &[0x00, 0x01, 0x00, 0xfe, 0xff, 0x07], 1),
@@ -571,14 +639,19 @@ mod tests {
             let most = 1000 / blocks;
             assert!(inflated(&mut Inflater::new(15), &message(most)).is_ok(), "{name}");
             let result = inflated(&mut Inflater::new(15), &message(most * 2));
-            assert!(matches!(result, Err(Violation::TooManyBlocks { limit: 1000.. })), "{name}: {result:?}");
+            assert!(
+                matches!(result, Err(Violation::TooManyBlocks { limit: 1000.. })),
+                "{name}: {result:?}"
+            );
         }
     }
 
     #[test]
     fn the_blocks_of_compressors_are_no_reason_to_refuse_a_message() {
         use DeflateFlush::{FullFlush, NoFlush, SyncFlush};
-        for message in [noise(500_000), text(500_000), [noise(100), text(100)].concat().repeat(1000)] {
+        for message in
+            [noise(500_000), text(500_000), [noise(100), text(100)].concat().repeat(1000)]
+        {
             for (mem_level, flush, every) in [
                 (1, NoFlush, 500_000),
                 (5, NoFlush, 500_000),
@@ -588,7 +661,11 @@ mod tests {
             ] {
                 let wire = in_blocks(&message, mem_level, flush, every);
                 let result = inflated(&mut Inflater::new(15), &wire);
-                assert!(result.as_ref() == Ok(&message), "{mem_level} {flush:?} {every}: {:?}", result.err());
+                assert!(
+                    result.as_ref() == Ok(&message),
+                    "{mem_level} {flush:?} {every}: {:?}",
+                    result.err()
+                );
             }
         }
     }
@@ -596,7 +673,8 @@ mod tests {
     #[test]
     fn a_message_is_the_same_however_often_its_decompression_is_put_off() {
         let message = [noise(50_000), text(200_000), vec![0; 300_000]].concat();
-        let wire = [&[0x03, 0x00][..], &in_blocks(&message, 1, DeflateFlush::SyncFlush, 5000)].concat();
+        let wire =
+            [&[0x03, 0x00][..], &in_blocks(&message, 1, DeflateFlush::SyncFlush, 5000)].concat();
         for most in [0, 1, 100_000, 10_000_000] {
             let (mut inflater, mut inflation) = (Inflater::new(15), Inflation::default());
             let (mut out, mut pieces, limit) = (Vec::new(), 1, message.len());

@@ -179,7 +179,11 @@ impl FrameHeader {
             | flag(self.rsv2, RSV2)
             | flag(self.rsv3, RSV3)
             | self.opcode as u8;
-        out.extend_from_slice(&EncodedHeader::new(first, flag(self.mask.is_some(), MASK), self.len));
+        out.extend_from_slice(&EncodedHeader::new(
+            first,
+            flag(self.mask.is_some(), MASK),
+            self.len,
+        ));
         if let Some(key) = self.mask {
             out.extend_from_slice(&key);
         }
@@ -254,7 +258,9 @@ impl HeaderStart {
     /// RSV1 is legal on the first frame of a message once that was agreed on (RFC 7692 §6).
     #[cold]
     fn may_be_compressed(self, rules: &Rules) -> bool {
-        rules.compression && self.has_only_rsv1() && matches!(self.opcode, Opcode::Text | Opcode::Binary)
+        rules.compression
+            && self.has_only_rsv1()
+            && matches!(self.opcode, Opcode::Text | Opcode::Binary)
     }
 
     /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes
@@ -279,7 +285,10 @@ impl HeaderStart {
     /// Reads the length and the masking key of the header of which this is the start, and which
     /// `bytes` begin with.
     #[inline]
-    pub(super) fn parse_rest(self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Violation> {
+    pub(super) fn parse_rest(
+        self,
+        bytes: &[u8],
+    ) -> Result<Option<(FrameHeader, usize)>, Violation> {
         let rest = bytes.get(2..).unwrap_or_default();
         let (len, rest) = match self.short_len() {
             LEN_16 => {
@@ -390,7 +399,8 @@ pub fn encode_header(kind: impl Into<FrameKind>, len: usize) -> EncodedHeader {
 pub fn encode_frame(kind: impl Into<FrameKind>, payload: &[u8], out: &mut Vec<u8>) {
     let header = encode_header(kind, payload.len());
     out.reserve(header.bytes.len() + payload.len());
-    // All ten bytes and then fewer: a copy of fixed length is a few moves, one of unknown length is a call.
+    // All ten bytes and then fewer: a copy of fixed length is a few moves, one of unknown length is
+    // a call.
     let start = out.len();
     out.extend_from_slice(&header.bytes);
     out.truncate(start + header.len());
@@ -467,8 +477,14 @@ fn xor_chunks<const N: usize>(payload: &mut [u8], key: u32) -> &mut [u8] {
 mod tests {
     use super::*;
 
-    const OPCODES: [Opcode; 6] =
-        [Opcode::Continuation, Opcode::Text, Opcode::Binary, Opcode::Close, Opcode::Ping, Opcode::Pong];
+    const OPCODES: [Opcode; 6] = [
+        Opcode::Continuation,
+        Opcode::Text,
+        Opcode::Binary,
+        Opcode::Close,
+        Opcode::Ping,
+        Opcode::Pong,
+    ];
 
     /// `bytes` is refused with `violation` once `decisive` bytes are there, and asks for more
     /// before.
@@ -526,7 +542,11 @@ mod tests {
             assert_refused(&[0x82, 127, 0, 0, 0, 0, 0, 0, 0, len], 10, Violation::LengthNotMinimal);
         }
         assert_refused(&[0x82, 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff], 10, Violation::LengthNotMinimal);
-        assert_refused(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 9, 9], 10, Violation::LengthOverflow);
+        assert_refused(
+            &[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 9, 9],
+            10,
+            Violation::LengthOverflow,
+        );
     }
 
     #[test]
@@ -573,7 +593,11 @@ mod tests {
                 let mut masked = plain.clone();
                 apply_mask(&mut masked, key, offset);
                 for (i, (plain, masked)) in plain.iter().zip(&masked).enumerate() {
-                    assert_eq!(*masked, plain ^ key[(offset % 4 + i) % 4], "len {len} offset {offset} at {i}");
+                    assert_eq!(
+                        *masked,
+                        plain ^ key[(offset % 4 + i) % 4],
+                        "len {len} offset {offset} at {i}"
+                    );
                 }
             }
         }

@@ -239,7 +239,8 @@ impl<'a> From<&'a Message<'_>> for Payload<'a> {
 pub enum Decoded<'i> {
     /// A whole message, its fragments put together.
     Message(Message<'i>),
-    /// A whole message that is still compressed; only if [`Rules::compression`](super::Rules::compression) allows it.
+    /// A whole message that is still compressed; only if
+    /// [`Rules::compression`](super::Rules::compression) allows it.
     Compressed(Compressed<'i>),
     /// A Ping, to be answered with a Pong of the same bytes (§5.5.2).
     Ping(Cow<'i, [u8]>),
@@ -249,7 +250,8 @@ pub enum Decoded<'i> {
     Close(Option<CloseFrame<'i>>),
 }
 
-/// A whole message as permessage-deflate compressed it (RFC 7692 §7.2.1): without the last four bytes of its stream.
+/// A whole message as permessage-deflate compressed it (RFC 7692 §7.2.1): without the last four
+/// bytes of its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compressed<'i> {
     /// What comes out of it must be text.

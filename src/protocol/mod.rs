@@ -30,7 +30,10 @@ pub use decoder::Decoder;
 pub(crate) use deflate::Inflation;
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
-pub use frame::{EncodedHeader, FrameHeader, FrameKind, Opcode, apply_mask, encode_frame, encode_header, frame_len};
+pub use frame::{
+    EncodedHeader, FrameHeader, FrameKind, Opcode, apply_mask, encode_frame, encode_header,
+    frame_len,
+};
 pub use message::{Compressed, Decoded, Message, Payload};
 pub use rules::{Role, Rules};
 pub use violation::Violation;

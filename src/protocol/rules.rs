@@ -30,13 +30,19 @@ pub struct Rules {
     /// How many fragments of one message may be empty. They cost work and count for nothing in
     /// [`max_message`](Self::max_message). Default: 1000.
     pub max_empty_fragments: u32,
-    /// permessage-deflate was agreed on: messages may be [compressed](super::Decoded::Compressed) (RFC 7692 §6). Default: no.
+    /// permessage-deflate was agreed on: messages may be [compressed](super::Decoded::Compressed)
+    /// (RFC 7692 §6). Default: no.
     pub compression: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { role: Role::Server, max_message: 1024 * 1024, max_empty_fragments: 1000, compression: false }
+        Self {
+            role: Role::Server,
+            max_message: 1024 * 1024,
+            max_empty_fragments: 1000,
+            compression: false,
+        }
     }
 }
 
@@ -65,8 +71,9 @@ impl Rules {
         Self { compression, ..self }
     }
 
-    /// The longest compressed message in bytes. What cannot be compressed grows a little (RFC 1951 §3.2.4), the more so in fragments that are
-    /// compressed one by one; what comes out of it is held to `max_message`.
+    /// The longest compressed message in bytes. What cannot be compressed grows a little (RFC 1951
+    /// §3.2.4), the more so in fragments that are compressed one by one; what comes out of it is
+    /// held to `max_message`.
     pub(super) fn max_compressed(&self) -> usize {
         self.max_message.saturating_add(self.max_message / 8).saturating_add(1024)
     }

@@ -97,7 +97,9 @@ fn begun_character(bytes: &[u8]) -> usize {
 pub(super) fn check_all(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
     Ok(match bytes {
         Cow::Borrowed(bytes) => Cow::Borrowed(check(bytes)?),
-        Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?),
+        Cow::Owned(bytes) => {
+            Cow::Owned(String::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?)
+        }
     })
 }
 
@@ -175,7 +177,11 @@ mod tests {
                 for cut in 0..=text.len() {
                     let mut buffer = TextBuffer::default();
                     let before = buffer.push(&text[..cut]);
-                    assert_eq!(before.is_err(), cut >= decisive, "{bytes:x?} after {padding}, cut at {cut}");
+                    assert_eq!(
+                        before.is_err(),
+                        cut >= decisive,
+                        "{bytes:x?} after {padding}, cut at {cut}"
+                    );
                     if before.is_ok() {
                         assert_eq!(buffer.push(&text[cut..]), Err(Violation::InvalidUtf8));
                     }

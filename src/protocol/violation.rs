@@ -10,7 +10,8 @@ use super::CloseCode;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// RSV1, RSV2 or RSV3 is set and no extension that was agreed on gives it a meaning there (§5.2).
+    /// RSV1, RSV2 or RSV3 is set and no extension that was agreed on gives it a meaning there
+    /// (§5.2).
     #[error("a reserved header bit is set that no agreed extension gives a meaning")]
     ReservedBits,
     /// The opcode is one of 3–7 or 11–15 (§5.2).
@@ -49,13 +50,17 @@ pub enum Violation {
     /// A Close frame with a payload of one byte, where a code needs two (§5.5.1).
     #[error("a close frame is too short for its code")]
     CloseFrameTooShort,
-    /// A compressed message is no DEFLATE stream, or not a whole number of its blocks (RFC 7692 §7.2.2, RFC 1951).
+    /// A compressed message is no DEFLATE stream, or not a whole number of its blocks (RFC 7692
+    /// §7.2.2, RFC 1951).
     #[error("a compressed message is no DEFLATE stream, or was cut inside a block")]
     InvalidDeflate,
-    /// A compressed message has more DEFLATE blocks than 1000 and one for every 128 bytes, compressed and decompressed together. Legal
-    /// by the RFC, but each block can cost as much as a kilobyte of data. Compressors that are not flushed after every
-    /// few bytes stay below it, also with the smallest blocks that zlib can be set to (`memLevel` 1).
-    #[error("a compressed message has more than {limit} blocks for its length: flush the compressor less often")]
+    /// A compressed message has more DEFLATE blocks than 1000 and one for every 128 bytes,
+    /// compressed and decompressed together. Legal by the RFC, but each block can cost as much as a
+    /// kilobyte of data. Compressors that are not flushed after every few bytes stay below it, also
+    /// with the smallest blocks that zlib can be set to (`memLevel` 1).
+    #[error(
+        "a compressed message has more than {limit} blocks for its length: flush the compressor less often"
+    )]
     TooManyBlocks {
         /// The limit, in blocks of this message.
         limit: usize,
@@ -91,7 +96,9 @@ impl Violation {
             Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             // Legal by the RFC, so not a protocol error: it is our patience that ends.
-            Self::TooManyEmptyFragments { .. } | Self::TooManyBlocks { .. } => CloseCode::POLICY_VIOLATION,
+            Self::TooManyEmptyFragments { .. } | Self::TooManyBlocks { .. } => {
+                CloseCode::POLICY_VIOLATION
+            }
             _ => CloseCode::PROTOCOL_ERROR,
         }
     }

@@ -13,19 +13,23 @@ use crate::transport::{Accepted, Listener, ListeningSocket};
 const ACCEPTS_PER_TURN: usize = 64;
 
 impl<S> Server<S> {
-    /// Listens on one more address and returns it, with the port that the system chose if it was 0. Of a name with several addresses
-    /// it is the first that can be listened on.
+    /// Listens on one more address and returns it, with the port that the system chose if it was 0.
+    /// Of a name with several addresses it is the first that can be listened on.
     ///
     /// # Errors
     ///
-    /// [`BindError::Listen`] names the address and what the operating system said; [`BindError::Resolve`] and
-    /// [`BindError::NoAddress`] if there is no address to try; [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::Listen`] names the address and what the operating system said;
+    /// [`BindError::Resolve`] and [`BindError::NoAddress`] if there is no address to try;
+    /// [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
         let mut last = BindError::NoAddress;
-        for address in address.to_socket_addrs().map_err(|error| BindError::Resolve { reason: error.to_string() })? {
+        for address in address
+            .to_socket_addrs()
+            .map_err(|error| BindError::Resolve { reason: error.to_string() })?
+        {
             let listening = Listener::bind(address, self.options).and_then(|listener| {
                 let address = listener.address().unwrap_or(address);
                 self.reactor.listen(listener).map(|()| address)
@@ -38,11 +42,12 @@ impl<S> Server<S> {
         Err(last)
     }
 
-    /// Listens on a Unix socket at `path` too. The socket's file is made here, and removed when the server stops listening or is dropped, unless
-    /// another file has taken its place.
+    /// Listens on a Unix socket at `path` too. The socket's file is made here, and removed when the
+    /// server stops listening or is dropped, unless another file has taken its place.
     ///
-    /// A file that is there already is never removed, because another server may be listening on it: after a crash, remove it
-    /// before. Who may connect is decided by the permissions of its directory, and by those of the file, which are up to the process's umask.
+    /// A file that is there already is never removed, because another server may be listening on
+    /// it: after a crash, remove it before. Who may connect is decided by the permissions of its
+    /// directory, and by those of the file, which are up to the process's umask.
     ///
     /// Two things differ from TCP. A connection that fails in the middle of a message ends without
     /// a reset: the message is not whole, but only its length tells so. And a Unix socket is read
@@ -52,7 +57,8 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenUnix`] names the path and what the operating system said; [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::ListenUnix`] names the path and what the operating system said;
+    /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(unix)]
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
@@ -64,11 +70,12 @@ impl<S> Server<S> {
             .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
     }
 
-    /// Listens on a socket that was made elsewhere too: a [`std::net::TcpListener`] or a [`std::os::unix::net::UnixListener`]. A Unix socket's
-    /// file stays when the server stops.
+    /// Listens on a socket that was made elsewhere too: a [`std::net::TcpListener`] or a
+    /// [`std::os::unix::net::UnixListener`]. A Unix socket's file stays when the server stops.
     ///
-    /// If several processes hold a socket, whoever comes first accepts a connection, and none is refused while one of them lives: so a
-    /// server can be replaced by its successor without losing an attempt to connect.
+    /// If several processes hold a socket, whoever comes first accepts a connection, and none is
+    /// refused while one of them lives: so a server can be replaced by its successor without losing
+    /// an attempt to connect.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -87,8 +94,9 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the system tells (Linux, Android and FreeBSD do);
-    /// [`BindError::HandedOver`] if the operating system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the
+    /// system tells (Linux, Android and FreeBSD do); [`BindError::HandedOver`] if the operating
+    /// system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
@@ -103,9 +111,10 @@ impl<S> Server<S> {
             .map_err(handed_over)
     }
 
-    /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`, descriptors from 3 on; see
-    /// sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0 if the process was started in another way or `LISTEN_PID` is missing,
-    /// and from the second call on. With the feature `listenfd`.
+    /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`,
+    /// descriptors from 3 on; see sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0
+    /// if the process was started in another way or `LISTEN_PID` is missing, and from the second
+    /// call on. With the feature `listenfd`.
     ///
     /// It removes both variables from the environment: call it before other threads are started.
     ///
@@ -119,9 +128,11 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as far as the system tells (see [`listen_on`](Self::listen_on)).
-    /// Then none is listened on, and every stream socket among them is closed. [`BindError::HandedOver`] if the operating system cannot use one of
-    /// them; those before it are listened on. [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as
+    /// far as the system tells (see [`listen_on`](Self::listen_on)). Then none is listened on, and
+    /// every stream socket among them is closed. [`BindError::HandedOver`] if the operating system
+    /// cannot use one of them; those before it are listened on. [`BindError::ShutDown`] after a
+    /// shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
         let passed = ListeningSocket::take_passed()?;
@@ -132,14 +143,17 @@ impl<S> Server<S> {
         Ok(count)
     }
 
-    /// Stops listening, on every socket; the connections that are here go on, and requests that have come in by them are answered. Afterwards it may
-    /// listen again. Without a listening socket it does nothing.
+    /// Stops listening, on every socket; the connections that are here go on, and requests that
+    /// have come in by them are answered. Afterwards it may listen again. Without a listening
+    /// socket it does nothing.
     ///
-    /// Its own copies of the sockets are closed, and the files of those that [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket,
-    /// whoever waits there to be accepted is refused by the operating system. If a successor does ([`listen_on`](Self::listen_on),
-    /// `listen_fds`), nobody is refused: start it, wait until it listens, then stop here. From then on every new
-    /// connection is the successor's, and this server serves those that it has for as long as they need. A [`shutdown`](crate::Sockets::shutdown) stops
-    /// listening too, and closes them.
+    /// Its own copies of the sockets are closed, and the files of those that
+    /// [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket, whoever
+    /// waits there to be accepted is refused by the operating system. If a successor does
+    /// ([`listen_on`](Self::listen_on), `listen_fds`), nobody is refused: start it, wait until it
+    /// listens, then stop here. From then on every new connection is the successor's, and this
+    /// server serves those that it has for as long as they need. A
+    /// [`shutdown`](crate::Sockets::shutdown) stops listening too, and closes them.
     pub fn stop_listening(&mut self) {
         self.reactor.stop_listening();
         self.backlog.take_listeners();
@@ -173,7 +187,9 @@ impl<S> Server<S> {
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
                         self.hub.socket_failed(token, &error);
                         if self.shortage.begins(listener, now) {
-                            log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
+                            log::warn!(
+                                "cannot watch the connection from {peer}: {error}; it is closed"
+                            );
                         }
                     }
                 }

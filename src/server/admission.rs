@@ -1,5 +1,5 @@
-//! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks the
-//! filters, answers.
+//! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks
+//! the filters, answers.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::user::{Answer, Context, Incoming, Policy};
 const REQUEST: usize = 4 * 1024;
 /// What a complete head counts beside that: its answer, with an upgrade's allocations.
 const HEAD: usize = 12 * 1024;
-/// What each byte of a complete head counts: by what the worst head costs, in which every byte needs a thought.
+/// What each byte of a complete head counts: by what the worst head costs, in which every byte
+/// needs a thought.
 const HEAD_BYTE: usize = 8;
 
 /// A request on its way through the filters.
@@ -26,14 +27,19 @@ struct Admission {
     filter: usize,
 }
 
-/// Takes the request head off the front of `input`, as far as it is there, and answers it when it is whole.
+/// Takes the request head off the front of `input`, as far as it is there, and answers it when it
+/// is whole.
 pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut &mut [u8]) {
     let hub = &mut *context.hub;
     hub.work += REQUEST;
     let limits = hub.limits.head;
     let Some(connection) = hub.get_mut(token) else { return };
-    let Phase::Handshaking(partial) = &mut connection.phase else { return keep_early(hub, token, input) };
-    let Some(Whole { request, head_only, work }) = take_head(partial, input, &limits) else { return };
+    let Phase::Handshaking(partial) = &mut connection.phase else {
+        return keep_early(hub, token, input);
+    };
+    let Some(Whole { request, head_only, work }) = take_head(partial, input, &limits) else {
+        return;
+    };
     hub.work += work;
     match request {
         Ok(request) => answer(context, token, request),
@@ -61,7 +67,11 @@ impl Whole {
 }
 
 /// Takes a head off the front of `input`. What is not complete is kept in `partial`.
-fn take_head(partial: &mut Option<Box<Head>>, input: &mut &mut [u8], limits: &HeadLimits) -> Option<Whole> {
+fn take_head(
+    partial: &mut Option<Box<Head>>,
+    input: &mut &mut [u8],
+    limits: &HeadLimits,
+) -> Option<Whole> {
     let Some(head) = partial else {
         // Most heads come whole: they are not copied.
         let mut head = Head::default();
@@ -104,13 +114,20 @@ fn asks_head(head: &[u8]) -> bool {
     head[begins..].starts_with(b"HEAD ")
 }
 
-/// Keeps what comes while a request waits for its answer. A client may not send anything before the upgrade (RFC 6455 §4.1), so a head's worth
-/// of bytes is enough for those that do.
+/// Keeps what comes while a request waits for its answer. A client may not send anything before the
+/// upgrade (RFC 6455 §4.1), so a head's worth of bytes is enough for those that do.
 fn keep_early(hub: &mut Hub, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
-    let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase) else { return };
+    let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase)
+    else {
+        return;
+    };
     if parked.early.len() + input.len() > limit {
-        return hub.refuse(token, &Refusal::Malformed("too much was sent before it was answered"), false);
+        return hub.refuse(
+            token,
+            &Refusal::Malformed("too much was sent before it was answered"),
+            false,
+        );
     }
     parked.early.extend_from_slice(input);
     advance(input, input.len());
@@ -130,7 +147,9 @@ pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<
         return Vec::new();
     };
     context.hub.work += REQUEST;
-    let Some(Resumed { parked, request, attributes, peer }) = context.hub.resume(token) else { return Vec::new() };
+    let Some(Resumed { parked, request, attributes, peer }) = context.hub.resume(token) else {
+        return Vec::new();
+    };
     let Parked { destination, filter, early, ticket } = parked;
     drop(ticket);
     let mut incoming = Incoming { request, peer, attributes, token, ticket: None };
@@ -144,7 +163,8 @@ pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<
     early
 }
 
-/// Answers a request whose head did not come in time, or to which no answer did; if nothing came at all, there is nothing to answer.
+/// Answers a request whose head did not come in time, or to which no answer did; if nothing came at
+/// all, there is nothing to answer.
 pub(super) fn late(hub: &mut Hub, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.timed_out(token),
@@ -191,8 +211,8 @@ fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
     context.drain_notifications();
 }
 
-/// Goes on with what a filter has said, asks the others, and if none objects opens the connection or calls the page; or parks the request, if a
-/// filter has put its answer off.
+/// Goes on with what a filter has said, asks the others, and if none objects opens the connection
+/// or calls the page; or parks the request, if a filter has put its answer off.
 fn admit<S>(context: &mut Context<'_, S>, admission: Admission, mut verdict: Result<(), Response>) {
     let Admission { mut incoming, destination, mut filter } = admission;
     let token = incoming.token;
@@ -201,7 +221,11 @@ fn admit<S>(context: &mut Context<'_, S>, admission: Admission, mut verdict: Res
         filter += 1;
     }
     if let (Ok(()), Some(ticket)) = (&verdict, incoming.ticket.take()) {
-        return park(context.hub, incoming, Parked { destination, filter, early: Vec::new(), ticket });
+        return park(
+            context.hub,
+            incoming,
+            Parked { destination, filter, early: Vec::new(), ticket },
+        );
     }
     match (destination, verdict) {
         (Destination::Connection { .. }, Err(response)) => {
@@ -287,11 +311,16 @@ fn switch_protocols<S>(context: &mut Context<'_, S>, route: u32, key: &Key, inco
     http::write_switching_protocols(key, subprotocol, extensions.as_deref(), &mut head);
     let subprotocol = chosen.and_then(|chosen| NonZeroU16::new(u16::try_from(chosen + 1).ok()?));
     let slow_reader = policy.slow_reader;
-    let upgraded = Upgraded { head, route, subprotocol, request, attributes, compression, slow_reader };
+    let upgraded =
+        Upgraded { head, route, subprotocol, request, attributes, compression, slow_reader };
     context.hub.open(token, upgraded);
 }
 
-fn ask_filter<S>(context: &mut Context<'_, S>, filter: usize, incoming: &mut Incoming) -> Result<(), Response> {
+fn ask_filter<S>(
+    context: &mut Context<'_, S>,
+    filter: usize,
+    incoming: &mut Incoming,
+) -> Result<(), Response> {
     let filter = &context.registry.filters[filter];
     let verdict = context.guard("filter", None, |context| {
         let (state, mut sockets) = context.lend();

@@ -1,8 +1,8 @@
 //! The backlog: what is left to do without waiting for an event.
 //!
-//! Most of it are connections that wait to be read, and the input of theirs that was read and is not
-//! handled yet. It knows no budget and no socket: what is put off, and how much of it is done at a
-//! time, is decided by the server.
+//! Most of it are connections that wait to be read, and the input of theirs that was read and is
+//! not handled yet. It knows no budget and no socket: what is put off, and how much of it is done
+//! at a time, is decided by the server.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -93,7 +93,8 @@ impl Backlog {
 
     // Listeners, other threads, the poll.
 
-    /// Has a listener accept. It has one share of a turn, also if it was left over from the last one.
+    /// Has a listener accept. It has one share of a turn, also if it was left over from the last
+    /// one.
     pub(crate) fn push_listener(&mut self, listener: usize) {
         if !self.accepting.contains(&listener) {
             self.accepting.push(listener);

@@ -25,7 +25,10 @@ impl<S> Server<S> {
     }
 
     pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {
-        self.hub.get(token).filter(|connection| connection.is_open()).map(|connection| connection.uuid)
+        self.hub
+            .get(token)
+            .filter(|connection| connection.is_open())
+            .map(|connection| connection.uuid)
     }
 
     pub(crate) fn advance_clock(&mut self, by: Duration) {

@@ -1,12 +1,12 @@
-//! Reading: which connection has its turn when, how much of it is read and handled, and what is kept for
-//! later.
+//! Reading: which connection has its turn when, how much of it is read and handled, and what is
+//! kept for later.
 
 use std::io::ErrorKind;
 
 use super::backlog::Rest;
 use super::budget::{
-    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, MESSAGE, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
-    SHORTEST_FRAME,
+    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, MESSAGE, READ, READS_PER_SHARE,
+    REST_AT_ONCE, SHARE, SHORTEST_FRAME,
 };
 use super::{Server, admission};
 use crate::hub::{Phase, ReadLater, Received};
@@ -44,11 +44,12 @@ impl<S> Server<S> {
     /// event says.
     #[inline]
     pub(super) fn short_may_hide(&self, token: Token) -> bool {
-        self.reactor.short_may_hide && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
+        self.reactor.short_may_hide
+            && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
     }
 
-    /// Sets the share of each of the `ready` connections: half of what each could have, because what is
-    /// read counts too.
+    /// Sets the share of each of the `ready` connections: half of what each could have, because
+    /// what is read counts too.
     #[inline]
     pub(super) fn begin_shares(&mut self, ready: usize) {
         let (waiting, all) = (self.backlog.waiting(), self.hub.work_per_turn);
@@ -60,10 +61,12 @@ impl<S> Server<S> {
         };
     }
 
-    /// Serves a connection that is ready: to be read, to be written, and to be read to the end of its stream.
+    /// Serves a connection that is ready: to be read, to be written, and to be read to the end of
+    /// its stream.
     ///
-    /// An open one that does not wait for its turn already, and did not take much of the last one, comes before all others: one that sends
-    /// little is served in the same turn, whatever they send. Requests and ends come behind it.
+    /// An open one that does not wait for its turn already, and did not take much of the last one,
+    /// comes before all others: one that sends little is served in the same turn, whatever they
+    /// send. Requests and ends come behind it.
     #[inline]
     pub(super) fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8]) {
         if wakeup.readable && !wakeup.read_closed && self.hub.work < self.usual_limit {
@@ -87,22 +90,27 @@ impl<S> Server<S> {
             self.offer(token);
         }
         let Some(connection) = self.hub.get(token) else { return };
-        if readable && !read_closed && connection.is_open() && connection.read_later == ReadLater::No {
+        if readable
+            && !read_closed
+            && connection.is_open()
+            && connection.read_later == ReadLater::No
+        {
             self.read(token, hides_more, buffer);
         } else if readable {
             self.put_off(token, to_the_end);
         }
     }
 
-    /// Offers a connection's socket what it did not take before. What it takes counts as what is read does.
+    /// Offers a connection's socket what it did not take before. What it takes counts as what is
+    /// read does.
     pub(super) fn offer(&mut self, token: Token) {
         let before = self.hub.written();
         self.hub.writable(token);
         self.hub.work += (self.hub.written() - before) as usize;
     }
 
-    /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short read is not the last: the end of the
-    /// stream, or what follows urgent data, may be behind it.
+    /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short
+    /// read is not the last: the end of the stream, or what follows urgent data, may be behind it.
     #[cold]
     pub(super) fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
         debug_assert!(!self.hub.is_inflating(token), "what comes next would overtake its message");
@@ -110,9 +118,16 @@ impl<S> Server<S> {
         self.read_on(token, progress, to_the_end, buffer);
     }
 
-    /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it for later.
+    /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it
+    /// for later.
     #[cold]
-    pub(super) fn read_on(&mut self, token: Token, mut progress: Progress, to_the_end: bool, buffer: &mut [u8]) {
+    pub(super) fn read_on(
+        &mut self,
+        token: Token,
+        mut progress: Progress,
+        to_the_end: bool,
+        buffer: &mut [u8],
+    ) {
         let until = self.hub.work.saturating_add(self.share.saturating_sub(buffer.len()));
         for reads in 1.. {
             match progress {
@@ -146,8 +161,8 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there are none it reads them, if the
-    /// connection is in its usual state.
+    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there
+    /// are none it reads them, if the connection is in its usual state.
     #[inline(never)]
     pub(super) fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8]) -> Progress {
         if read == 0 {
@@ -169,7 +184,11 @@ impl<S> Server<S> {
     }
 
     #[cold]
-    pub(super) fn stop_reading(&mut self, token: Token, end: Option<std::io::Result<usize>>) -> Progress {
+    pub(super) fn stop_reading(
+        &mut self,
+        token: Token,
+        end: Option<std::io::Result<usize>>,
+    ) -> Progress {
         match end {
             None => return Progress::Over,
             Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Progress::Over,
@@ -220,8 +239,8 @@ impl<S> Server<S> {
         self.hub.work >= self.limit
     }
 
-    /// Reads from the connections that wait, the first first and each its share, as often as the budget allows; then from those that are
-    /// closing, for an eighth of it.
+    /// Reads from the connections that wait, the first first and each its share, as often as the
+    /// budget allows; then from those that are closing, for an eighth of it.
     #[inline]
     pub(super) fn serve_backlog(&mut self, buffer: &mut [u8]) {
         if self.backlog.has_connections() {
@@ -243,7 +262,9 @@ impl<S> Server<S> {
                 self.backlog.push(token, true);
                 continue;
             }
-            self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1)).max(SHARE).min(self.limit);
+            self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1))
+                .max(SHARE)
+                .min(self.limit);
             self.read_waiting(token, buffer);
         }
         self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
@@ -299,9 +320,15 @@ impl<S> Server<S> {
         true
     }
 
-    /// Handles what was read from one connection, and writes its replies once. If its share is used up, the error is how many bytes are left.
+    /// Handles what was read from one connection, and writes its replies once. If its share is used
+    /// up, the error is how many bytes are left.
     #[inline(always)]
-    pub(super) fn handle_input(&mut self, token: Token, until: usize, mut input: &mut [u8]) -> Result<(), usize> {
+    pub(super) fn handle_input(
+        &mut self,
+        token: Token,
+        until: usize,
+        mut input: &mut [u8],
+    ) -> Result<(), usize> {
         let mut used_up = false;
         let Self { state, hub, registry, turn, .. } = self;
         let mut context = Context { state, hub, registry };
@@ -319,8 +346,9 @@ impl<S> Server<S> {
                     context.control(token, event, &data);
                 }
                 Some(Received::Unfinished) => used_up = true,
-                // What comes behind a close frame or a refusal is read and discarded until the peer's
-                // FIN: closing earlier would send a reset, which can overtake what was said last.
+                // What comes behind a close frame or a refusal is read and discarded until the
+                // peer's FIN: closing earlier would send a reset, which can overtake what was said
+                // last.
                 None => input = &mut [],
             }
             context.drain_notifications();
@@ -335,7 +363,8 @@ impl<S> Server<S> {
         if used_up { Err(input.len()) } else { Ok(()) }
     }
 
-    /// Reads a connection, after what was read of it before: a message that was decompressed in part, then what was kept.
+    /// Reads a connection, after what was read of it before: a message that was decompressed in
+    /// part, then what was kept.
     pub(super) fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
         if self.inflate_on(token) && self.handle_rest(token, buffer) {
             self.read(token, to_the_end, buffer);

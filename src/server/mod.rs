@@ -33,7 +33,8 @@ use crate::transport::Options;
 #[cfg(feature = "testing")]
 use crate::transport::memory;
 use crate::user::{
-    Command, Context, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route, Socket, Sockets, TimerId,
+    Command, Context, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route,
+    Socket, Sockets, TimerId,
 };
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
@@ -46,14 +47,16 @@ use shortage::Shortage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finished {
-    /// WebSocket connections that were cut off because their goodbye had not come when the close timeout or the deadline did.
+    /// WebSocket connections that were cut off because their goodbye had not come when the close
+    /// timeout or the deadline did.
     pub remained: usize,
 }
 
-/// A WebSocket server with the user's state `S` in it, on one loop that its owner turns: [`run`](Self::run) or [`poll`](Self::poll).
+/// A WebSocket server with the user's state `S` in it, on one loop that its owner turns:
+/// [`run`](Self::run) or [`poll`](Self::poll).
 ///
-/// It stays on the thread that built it, starts no other, and does nothing between calls. Dropping it closes every connection at once;
-/// [`Sockets::shutdown`] closes them in good order.
+/// It stays on the thread that built it, starts no other, and does nothing between calls. Dropping
+/// it closes every connection at once; [`Sockets::shutdown`] closes them in good order.
 pub struct Server<S> {
     state: S,
     hub: Hub,
@@ -68,14 +71,17 @@ pub struct Server<S> {
     work_per_turn: usize,
     /// How much of it may be done in this part of the turn.
     limit: usize,
-    /// The same for connections that are read in the usual way: none is while something is kept of others' input.
+    /// The same for connections that are read in the usual way: none is while something is kept of
+    /// others' input.
     usual_limit: usize,
-    /// What one connection may have done now before the others have their turn, like all work in bytes.
+    /// What one connection may have done now before the others have their turn, like all work in
+    /// bytes.
     share: usize,
     backlog: Backlog,
     /// What of the buffer the last read has left, if it has left anything.
     left: Range<usize>,
-    /// How much is read at once: what is kept of others' input is not longer than the buffer altogether.
+    /// How much is read at once: what is kept of others' input is not longer than the buffer
+    /// altogether.
     most_read: usize,
     shortage: Shortage,
     /// What this turn has done so far.
@@ -99,7 +105,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the operating system gives no poll.
+    /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the
+    /// operating system gives no poll.
     pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
         self.check()?;
         Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
@@ -136,7 +143,8 @@ impl<S> Server<S> {
         })
     }
 
-    /// A server with default settings that owns `state` and listens on `address`; port 0 lets the system choose one.
+    /// A server with default settings that owns `state` and listens on `address`; port 0 lets the
+    /// system choose one.
     ///
     /// # Errors
     ///
@@ -149,8 +157,9 @@ impl<S> Server<S> {
 
     // What user code registers.
 
-    /// Calls `listener` on an event of any connection: an [`Event`](crate::Event), or a name of your own that `fire` calls. Several listeners run in the
-    /// order of registration. A listener returns nothing: what `emit` says is ignored with a semicolon.
+    /// Calls `listener` on an event of any connection: an [`Event`](crate::Event), or a name of
+    /// your own that `fire` calls. Several listeners run in the order of registration. A listener
+    /// returns nothing: what `emit` says is ignored with a semicolon.
     pub fn on<F>(&mut self, event: impl AsRef<str>, listener: F) -> &mut Self
     where
         F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
@@ -159,18 +168,22 @@ impl<S> Server<S> {
         self
     }
 
-    /// Removes all listeners of an event, those of routes too; returns how many there were. A misspelt name has none.
+    /// Removes all listeners of an event, those of routes too; returns how many there were. A
+    /// misspelt name has none.
     pub fn off(&mut self, event: impl AsRef<str>) -> usize {
         self.registry.off(event.as_ref())
     }
 
-    /// Accepts WebSocket connections at a path; `callback` runs once for each, right after the upgrade, before `connect`.
+    /// Accepts WebSocket connections at a path; `callback` runs once for each, right after the
+    /// upgrade, before `connect`.
     ///
-    /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for all that follows; a static segment beats a parameter.
+    /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for all that follows; a static
+    /// segment beats a parameter.
     ///
     /// # Errors
     ///
-    /// [`RouteError::Pattern`] if the pattern cannot be understood, [`RouteError::Duplicate`] if its paths are taken.
+    /// [`RouteError::Pattern`] if the pattern cannot be understood, [`RouteError::Duplicate`] if
+    /// its paths are taken.
     pub fn route<F>(&mut self, pattern: &str, callback: F) -> Result<Route<'_, S>, RouteError>
     where
         F: Fn(&mut S, &mut Socket<'_, S>) + 'static,
@@ -178,8 +191,8 @@ impl<S> Server<S> {
         self.registry.add_route(pattern, Box::new(callback))
     }
 
-    /// Answers plain GET and HEAD requests at a path. It may be a route's path too: the upgrade decides. The connection is closed after the
-    /// response (`Connection: close`).
+    /// Answers plain GET and HEAD requests at a path. It may be a route's path too: the upgrade
+    /// decides. The connection is closed after the response (`Connection: close`).
     ///
     /// # Errors
     ///
@@ -191,9 +204,10 @@ impl<S> Server<S> {
         self.registry.add_page(pattern, Box::new(page))
     }
 
-    /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is the answer that the client gets
-    /// instead. Several filters are asked in the order of registration, until one refuses. One that has to ask somebody else first
-    /// [puts the answer off](Sockets::defer).
+    /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is
+    /// the answer that the client gets instead. Several filters are asked in the order of
+    /// registration, until one refuses. One that has to ask somebody else first [puts the answer
+    /// off](Sockets::defer).
     pub fn filter<F>(&mut self, filter: F) -> &mut Self
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
@@ -202,8 +216,10 @@ impl<S> Server<S> {
         self
     }
 
-    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the connection that it happened on is closed with 1011 if
-    /// it is open, unless it was in an `error` listener; a request whose filter or page panics gets 500. Whether the state can still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
+    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the
+    /// connection that it happened on is closed with 1011 if it is open, unless it was in an
+    /// `error` listener; a request whose filter or page panics gets 500. Whether the state can
+    /// still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
     pub fn recover<F>(&mut self, handler: F) -> &mut Self
     where
         F: Fn(&mut S, &Recovered) + 'static,
@@ -236,12 +252,18 @@ impl<S> Server<S> {
         self.lend().1.cancel(timer)
     }
 
-    /// Watches a source of your own, and calls `callback` when it is ready: [`Sockets::add_source`].
+    /// Watches a source of your own, and calls `callback` when it is ready:
+    /// [`Sockets::add_source`].
     ///
     /// # Errors
     ///
     /// What the operating system said; the source is dropped.
-    pub fn add_source<E, F>(&mut self, source: E, interest: Interest, callback: F) -> Result<SourceId, IoError>
+    pub fn add_source<E, F>(
+        &mut self,
+        source: E,
+        interest: Interest,
+        callback: F,
+    ) -> Result<SourceId, IoError>
     where
         E: Source + 'static,
         F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
@@ -274,7 +296,8 @@ impl<S> Server<S> {
         Context { state: &mut self.state, hub: &mut self.hub, registry: &self.registry }
     }
 
-    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look
+    /// at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.registry.add_panics(self.hub.stats())
@@ -296,8 +319,9 @@ impl<S> Server<S> {
     }
 }
 
-/// The descriptor of the poll, for another loop to watch: it is readable when something has happened here. Take nothing from it; call
-/// [`poll`](Server::poll) with [`Duration::ZERO`]. See the manual's section "In another loop".
+/// The descriptor of the poll, for another loop to watch: it is readable when something has
+/// happened here. Take nothing from it; call [`poll`](Server::poll) with [`Duration::ZERO`]. See
+/// the manual's section "In another loop".
 #[cfg(unix)]
 impl<S> AsFd for Server<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -47,7 +47,8 @@ impl Reactor {
         !self.listeners.is_empty()
     }
 
-    /// Stops listening; those that wait to be accepted are refused by the operating system, unless somebody else holds the socket too.
+    /// Stops listening; those that wait to be accepted are refused by the operating system, unless
+    /// somebody else holds the socket too.
     pub(crate) fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..) {
             // The poll watches a socket until the last duplicate is closed.

@@ -2,9 +2,11 @@
 
 use crate::hub::NEVER;
 
-/// When there is no descriptor for another connection, accepting is tried again after this time, in milliseconds, or when a connection ends.
+/// When there is no descriptor for another connection, accepting is tried again after this time, in
+/// milliseconds, or when a connection ends.
 pub(super) const ACCEPT_PAUSE: u64 = 250;
-/// A listener that cannot accept is in the log once, and again when it could for so long, in milliseconds.
+/// A listener that cannot accept is in the log once, and again when it could for so long, in
+/// milliseconds.
 const ACCEPT_QUIET: u64 = 60_000;
 
 /// Listeners that could not accept, most often because there are no descriptors left.
@@ -38,8 +40,9 @@ impl Shortage {
         std::mem::take(&mut self.paused)
     }
 
-    /// Notes that a connection could not be taken in by this listener; whether that is the first one for a while. While descriptors are short, each
-    /// connection that ends makes room for one that comes: a line in the log for each helps no reader.
+    /// Notes that a connection could not be taken in by this listener; whether that is the first
+    /// one for a while. While descriptors are short, each connection that ends makes room for one
+    /// that comes: a line in the log for each helps no reader.
     #[cold]
     pub(super) fn begins(&mut self, listener: usize, now: u64) -> bool {
         match self.failing.iter_mut().find(|(each, _)| *each == listener) {

@@ -6,7 +6,8 @@ use mio::Events;
 use mio::event::Event;
 
 use super::budget::{
-    ANSWER, COMMANDS_AT_ONCE, COMMANDS_PART, COMMANDS_PER_TURN, SHARE, TIMEOUT, TIMEOUTS_PER_TURN, TIMERS_PER_TURN,
+    ANSWER, COMMANDS_AT_ONCE, COMMANDS_PART, COMMANDS_PER_TURN, SHARE, TIMEOUT, TIMEOUTS_PER_TURN,
+    TIMERS_PER_TURN,
 };
 use super::input::{Progress, Wakeup};
 use super::report::Turn;
@@ -43,9 +44,10 @@ impl<S> Server<S> {
         }
     }
 
-    /// Turns the loop until a shutdown has finished, and never sleeps: an event is seen as soon as it is there, without the time that the
-    /// operating system takes to wake a thread. It keeps one core busy all the time, also when nothing happens; on a machine where others need that core it is
-    /// slower than [`run`](Self::run), not faster.
+    /// Turns the loop until a shutdown has finished, and never sleeps: an event is seen as soon as
+    /// it is there, without the time that the operating system takes to wake a thread. It keeps one
+    /// core busy all the time, also when nothing happens; on a machine where others need that core
+    /// it is slower than [`run`](Self::run), not faster.
     ///
     /// # Errors
     ///
@@ -59,11 +61,12 @@ impl<S> Server<S> {
         }
     }
 
-    /// Turns the loop once: writes what was emitted since the last turn, waits for something to happen, at most for `timeout` (`None`: as long
-    /// as it takes), and handles it. Listeners run inside. `Some(Duration::ZERO)` never blocks.
+    /// Turns the loop once: writes what was emitted since the last turn, waits for something to
+    /// happen, at most for `timeout` (`None`: as long as it takes), and handles it. Listeners run
+    /// inside. `Some(Duration::ZERO)` never blocks.
     ///
-    /// It may return early with nothing done, for instance after a signal. With `None` it returns at once when a shutdown
-    /// [is finished](Self::is_finished).
+    /// It may return early with nothing done, for instance after a signal. With `None` it returns
+    /// at once when a shutdown [is finished](Self::is_finished).
     ///
     /// # Errors
     ///
@@ -100,8 +103,8 @@ impl<S> Server<S> {
         self.hub.flush_dirty();
     }
 
-    /// How long [`poll`](Self::poll) may be put off if nothing happens on a socket; `None`: as long as you like. Asking is harmless; polling
-    /// later makes timeouts late.
+    /// How long [`poll`](Self::poll) may be put off if nothing happens on a socket; `None`: as long
+    /// as you like. Asking is harmless; polling later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
         if !self.hub.is_settled() || self.is_behind() || self.is_stopping_anew() {
@@ -110,8 +113,8 @@ impl<S> Server<S> {
         self.until_next(None)
     }
 
-    /// Whether a [`shutdown`](crate::Sockets::shutdown) has run its course: every `disconnect` is told, and nothing more is to be said to
-    /// anybody.
+    /// Whether a [`shutdown`](crate::Sockets::shutdown) has run its course: every `disconnect` is
+    /// told, and nothing more is to be said to anybody.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished().is_some()
@@ -121,7 +124,8 @@ impl<S> Server<S> {
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
-        (self.hub.is_settled() && self.hub.has_said_all()).then_some(Finished { remained: stopping.remained })
+        (self.hub.is_settled() && self.hub.has_said_all())
+            .then_some(Finished { remained: stopping.remained })
     }
 
     // The phases of a turn, in their order.
@@ -138,9 +142,15 @@ impl<S> Server<S> {
         }
     }
 
-    /// Waits for events. It does not wait if there is something to do; `settled` says that something was done already.
+    /// Waits for events. It does not wait if there is something to do; `settled` says that
+    /// something was done already.
     #[inline]
-    fn wait(&mut self, timeout: Option<Duration>, settled: bool, began: &mut Began) -> Result<(), IoError> {
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        settled: bool,
+        began: &mut Began,
+    ) -> Result<(), IoError> {
         // Without an end to the wait nobody would learn that there is nothing left to wait for.
         let at_once = settled || self.is_behind() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
@@ -185,7 +195,11 @@ impl<S> Server<S> {
     /// The sources that are called in this turn though no event says so.
     #[inline]
     fn take_woken(&mut self) -> Vec<SourceId> {
-        if self.registry.sources.has_woken() { self.registry.sources.take_woken() } else { Vec::new() }
+        if self.registry.sources.has_woken() {
+            self.registry.sources.take_woken()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Serves listeners, other threads, and the sources that are called without an event.
@@ -234,15 +248,16 @@ impl<S> Server<S> {
         Some(limit.map_or(until, |limit| limit.min(until)))
     }
 
-    /// Tells what was recorded and writes what was emitted, until there is nothing left of either, and begins a shutdown that was asked for; whether
-    /// there was anything to tell or to begin.
+    /// Tells what was recorded and writes what was emitted, until there is nothing left of either,
+    /// and begins a shutdown that was asked for; whether there was anything to tell or to begin.
     pub(super) fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
             self.stop_listening();
         }
         if !self.hub.is_settled() {
-            // What goes out now is answered from now on, however long user code has run since the clock was read last.
+            // What goes out now is answered from now on, however long user code has run since the
+            // clock was read last.
             self.hub.now = self.clock();
         }
         while !self.hub.is_settled() {
@@ -349,12 +364,15 @@ impl<S> Server<S> {
 
     #[cold]
     fn call_timers(&mut self, newest: TimerId) {
-        while self.turn.timers < TIMERS_PER_TURN.min(self.work_per_turn) && self.context().timer(newest) {
+        while self.turn.timers < TIMERS_PER_TURN.min(self.work_per_turn)
+            && self.context().timer(newest)
+        {
             self.turn.timers += 1;
         }
     }
 
-    /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once more.
+    /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once
+    /// more.
     fn expire(&mut self, buffer: &mut [u8]) {
         let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
         if self.hub.next_deadline().is_none_or(|next| next > self.hub.now) {

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::transport::PeerAddress;
 use crate::transport::faults::Faults;
 
-/// The upgrade request of a client, for [`Harness::connect`](super::Harness::connect). A path alone, as `&str`, will often do.
+/// The upgrade request of a client, for [`Harness::connect`](super::Harness::connect). A path
+/// alone, as `&str`, will often do.
 ///
 /// ```
 /// use ikisocket::testing::{Faults, Upgrade};
@@ -26,7 +27,13 @@ pub struct Upgrade {
 impl Upgrade {
     /// A request for a path, with its query if it has one. It is sent as it is.
     pub fn to(path: impl Into<String>) -> Self {
-        Self { path: path.into(), headers: String::new(), faults: Faults::none(), peer: None, answers: true }
+        Self {
+            path: path.into(),
+            headers: String::new(),
+            faults: Faults::none(),
+            peer: None,
+            answers: true,
+        }
     }
 
     /// One more header. It is sent as it is.
@@ -52,7 +59,8 @@ impl Upgrade {
         self
     }
 
-    /// The client answers nothing by itself: no ping, no close frame, no FIN. By default it answers them at once, as every proper client does.
+    /// The client answers nothing by itself: no ping, no close frame, no FIN. By default it answers
+    /// them at once, as every proper client does.
     pub fn unresponsive(mut self) -> Self {
         self.answers = false;
         self
@@ -82,7 +90,8 @@ impl From<String> for Upgrade {
     }
 }
 
-/// An HTTP response: to an upgrade request ([`Harness::answer`](super::Harness::answer)), or to [`Harness::get`](super::Harness::get).
+/// An HTTP response: to an upgrade request ([`Harness::answer`](super::Harness::answer)), or to
+/// [`Harness::get`](super::Harness::get).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
@@ -102,14 +111,22 @@ impl Answer {
         let mut response = httparse::Response::new(&mut headers);
         let httparse::Status::Complete(len) = response.parse(bytes).ok()? else { return None };
         let headers = response.headers.iter();
-        let headers = headers.map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()));
-        Some(Self { status: response.code?, headers: headers.collect(), body: bytes[len..].to_vec() })
+        let headers =
+            headers.map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()));
+        Some(Self {
+            status: response.code?,
+            headers: headers.collect(),
+            body: bytes[len..].to_vec(),
+        })
     }
 
     /// The first header of this name, in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(each, _)| each.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+        self.headers
+            .iter()
+            .find(|(each, _)| each.eq_ignore_ascii_case(name))
+            .map(|(_, value)| &**value)
     }
 
     /// The body as text, with replacement characters for what is none.
@@ -124,7 +141,11 @@ impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, headers, .. } = self;
         let body = self.text();
-        f.debug_struct("Answer").field("status", status).field("headers", headers).field("body", &body).finish()
+        f.debug_struct("Answer")
+            .field("status", status)
+            .field("headers", headers)
+            .field("body", &body)
+            .finish()
     }
 }
 
@@ -134,8 +155,9 @@ impl fmt::Debug for Answer {
 pub enum NotConnected {
     /// The server, a filter or a page answered otherwise.
     Refused(Answer),
-    /// There was no whole response: the faults are in its way, it is [deferred](crate::Sockets::defer) (then [`ask`](super::Harness::ask) for it),
-    /// or the server takes nobody in any more.
+    /// There was no whole response: the faults are in its way, it is
+    /// [deferred](crate::Sockets::defer) (then [`ask`](super::Harness::ask) for it), or the server
+    /// takes nobody in any more.
     Unanswered,
 }
 
@@ -153,10 +175,12 @@ impl NotConnected {
 impl fmt::Display for NotConnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(answer) => write!(f, "refused with {}: {}", answer.status, answer.text().trim_end()),
-            Self::Unanswered => {
-                f.write_str("there was no whole response: deferred, cut by faults, or of a server that stops")
+            Self::Refused(answer) => {
+                write!(f, "refused with {}: {}", answer.status, answer.text().trim_end())
             }
+            Self::Unanswered => f.write_str(
+                "there was no whole response: deferred, cut by faults, or of a server that stops",
+            ),
         }
     }
 }

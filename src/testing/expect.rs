@@ -8,8 +8,8 @@ use crate::protocol::CloseCode;
 use crate::user::Recovered;
 
 impl<S> Harness<S> {
-    /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and `String` are texts, everything else is a
-    /// [`Received`].
+    /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and
+    /// `String` are texts, everything else is a [`Received`].
     ///
     /// ```
     /// # use ikisocket::testing::{Harness, Received};
@@ -26,7 +26,8 @@ impl<S> Harness<S> {
     ///
     /// # Panics
     ///
-    /// If it got something else, or bytes that were not [read](Self::read). The message says which client it is, what it got and where the difference begins:
+    /// If it got something else, or bytes that were not [read](Self::read). The message says which
+    /// client it is, what it got and where the difference begins:
     ///
     /// ```text
     /// Client(1) of /ws/bob got something else, first at 1:
@@ -35,15 +36,21 @@ impl<S> Harness<S> {
     /// a callback of `message` has panicked: index out of bounds: the len is 0 but the index is 0
     /// ```
     #[track_caller]
-    pub fn expect<R: Into<Received>>(&mut self, client: Client, expected: impl IntoIterator<Item = R>) {
+    pub fn expect<R: Into<Received>>(
+        &mut self,
+        client: Client,
+        expected: impl IntoIterator<Item = R>,
+    ) {
         let expected: Vec<Received> = expected.into_iter().map(Into::into).collect();
         let got = self.received(client);
         if let Some(unread) = self.peers[client.0].unread() {
             panic!("{client:?} speaks bytes, and nobody has read these: {unread}");
         }
         if got != expected {
-            let at = got.iter().zip(&expected).take_while(|(got, expected)| got == expected).count();
-            let byte = got.get(at).zip(expected.get(at)).map(|(got, expected)| got.differs_at(expected));
+            let at =
+                got.iter().zip(&expected).take_while(|(got, expected)| got == expected).count();
+            let byte =
+                got.get(at).zip(expected.get(at)).map(|(got, expected)| got.differs_at(expected));
             let byte = byte.flatten().map_or_else(String::new, |byte| format!(", in byte {byte}"));
             let (name, hint) = (&self.peers[client.0].name, self.panics.hint());
             panic!(
@@ -62,8 +69,9 @@ impl<S> Harness<S> {
         self.expect::<Received>(client, []);
     }
 
-    /// Asserts that the server has said goodbye to a client and nothing else since it was last asked: a close frame with this code and reason,
-    /// then FIN. To a client that closes first the server answers with the client's code and an empty reason.
+    /// Asserts that the server has said goodbye to a client and nothing else since it was last
+    /// asked: a close frame with this code and reason, then FIN. To a client that closes first the
+    /// server answers with the client's code and an empty reason.
     ///
     /// # Panics
     ///
@@ -73,8 +81,9 @@ impl<S> Harness<S> {
         self.expect(client, [Received::close(code, reason), Received::Fin]);
     }
 
-    /// The panics of callbacks that were caught since this was last asked. Those that nobody asks for fail the test when the harness is dropped, because
-    /// an assertion in a callback would come to nothing otherwise.
+    /// The panics of callbacks that were caught since this was last asked. Those that nobody asks
+    /// for fail the test when the harness is dropped, because an assertion in a callback would come
+    /// to nothing otherwise.
     ///
     /// ```
     /// # use ikisocket::testing::Harness;

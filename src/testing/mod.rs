@@ -1,4 +1,5 @@
-//! Tests without sockets: your routes and listeners, driven in memory, with a clock that moves when you say so.
+//! Tests without sockets: your routes and listeners, driven in memory, with a clock that moves when
+//! you say so.
 //!
 //! With the feature `testing`, which is for a test's own dependency:
 //!
@@ -7,9 +8,9 @@
 //! ikisocket = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no sockets and no waiting: a
-//! small test takes a millisecond in a debug build and a tenth of it in a release build, and does the same each time, to the byte and to the
-//! millisecond.
+//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no
+//! sockets and no waiting: a small test takes a millisecond in a debug build and a tenth of it in a
+//! release build, and does the same each time, to the byte and to the millisecond.
 //!
 //! ```
 //! use std::time::Duration;
@@ -44,22 +45,28 @@
 //!
 //! # The rules
 //!
-//! - **What a client does, it does now; the server comes to it when you look.** [`send`](Harness::send) and its kin put bytes on the wire.
-//!   [`expect`](Harness::expect), [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and
-//!   [`advance`](Harness::advance) first turn the loop until nothing is left to do. Who wants every turn for himself takes [`Harness::by_hand`].
-//! - **Time stands still** until [`advance`](Harness::advance) moves it, from one timeout to the next, so that each happens at its time and in its order.
-//!   It begins where the server's clock stood when the harness took it.
-//! - **The loop is the real one**, with its limits and its order, and the connections behave like TCP: edge-triggered events, short
-//!   reads and writes, a window that fills up, FIN behind the bytes. [`Faults`] make them worse.
-//! - **Clients are proper ones**: they read what comes, answer pings, close frames and FINs. [`Upgrade::unresponsive`] and
-//!   [`stop_reading`](Harness::stop_reading) make them less so, and [`dial`](Harness::dial) gives one that speaks bytes alone.
-//! - **No panic is lost.** The server catches those of callbacks, an assertion's too. Those that the test does not ask for
-//!   ([`panics`](Harness::panics)) fail it when the harness is dropped.
-//! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your own code takes from a clock, from chance or from a
-//!   `HashMap`'s order does not.
+//! - **What a client does, it does now; the server comes to it when you look.**
+//!   [`send`](Harness::send) and its kin put bytes on the wire. [`expect`](Harness::expect),
+//!   [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and
+//!   [`advance`](Harness::advance) first turn the loop until nothing is left to do. Who wants every
+//!   turn for himself takes [`Harness::by_hand`].
+//! - **Time stands still** until [`advance`](Harness::advance) moves it, from one timeout to the
+//!   next, so that each happens at its time and in its order. It begins where the server's clock
+//!   stood when the harness took it.
+//! - **The loop is the real one**, with its limits and its order, and the connections behave like
+//!   TCP: edge-triggered events, short reads and writes, a window that fills up, FIN behind the
+//!   bytes. [`Faults`] make them worse.
+//! - **Clients are proper ones**: they read what comes, answer pings, close frames and FINs.
+//!   [`Upgrade::unresponsive`] and [`stop_reading`](Harness::stop_reading) make them less so, and
+//!   [`dial`](Harness::dial) gives one that speaks bytes alone.
+//! - **No panic is lost.** The server catches those of callbacks, an assertion's too. Those that
+//!   the test does not ask for ([`panics`](Harness::panics)) fail it when the harness is dropped.
+//! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your
+//!   own code takes from a clock, from chance or from a `HashMap`'s order does not.
 //!
-//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`), and accepting
-//! ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the server listens on work as ever, and are asked in each turn.
+//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`),
+//! and accepting ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the
+//! server listens on work as ever, and are asked in each turn.
 
 mod connect;
 mod expect;
@@ -105,13 +112,15 @@ pub struct Harness<S> {
 }
 
 impl<S> Harness<S> {
-    /// Takes a server, stops its clock, and turns its loop whenever you look at what has become of something.
+    /// Takes a server, stops its clock, and turns its loop whenever you look at what has become of
+    /// something.
     pub fn new(server: Server<S>) -> Self {
         Self::with(server, false)
     }
 
-    /// Takes a server and stops its clock. Its loop is turned by [`turn`](Self::turn), [`settle`](Self::settle), [`advance`](Self::advance),
-    /// [`connect`](Self::connect) and [`get`](Self::get) alone.
+    /// Takes a server and stops its clock. Its loop is turned by [`turn`](Self::turn),
+    /// [`settle`](Self::settle), [`advance`](Self::advance), [`connect`](Self::connect) and
+    /// [`get`](Self::get) alone.
     pub fn by_hand(server: Server<S>) -> Self {
         Self::with(server, true)
     }
@@ -142,9 +151,9 @@ impl<S> Harness<S> {
         Err(refused)
     }
 
-    /// As [`connect`](Self::connect), without waiting for the [answer](Self::answer): for requests that are
-    /// [deferred](crate::Sockets::defer), and for clients that send before they are answered. `None` if the server takes nobody in any more,
-    /// because it shuts down.
+    /// As [`connect`](Self::connect), without waiting for the [answer](Self::answer): for requests
+    /// that are [deferred](crate::Sockets::defer), and for clients that send before they are
+    /// answered. `None` if the server takes nobody in any more, because it shuts down.
     ///
     /// ```
     /// # use ikisocket::testing::Harness;
@@ -184,13 +193,18 @@ impl<S> Harness<S> {
         Answer::parse(&self.peers[client.0].bytes)
     }
 
-    /// A client that speaks bytes alone, and has said nothing yet: for everything that a proper client would not do. `None` if the server takes
-    /// nobody in any more, because it shuts down.
+    /// A client that speaks bytes alone, and has said nothing yet: for everything that a proper
+    /// client would not do. `None` if the server takes nobody in any more, because it shuts down.
     pub fn dial(&mut self, faults: Faults) -> Option<Client> {
         self.take_in(faults, None, "bytes".to_owned())
     }
 
-    fn take_in(&mut self, faults: Faults, peer: Option<PeerAddress>, name: String) -> Option<Client> {
+    fn take_in(
+        &mut self,
+        faults: Faults,
+        peer: Option<PeerAddress>,
+        name: String,
+    ) -> Option<Client> {
         let index = self.peers.len();
         let port = 1024 + (index % 60_000) as u16;
         let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
@@ -235,7 +249,8 @@ impl<S> Harness<S> {
         self.peer(client).send_close(None);
     }
 
-    /// Sends bytes as they are: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes frames of every kind.
+    /// Sends bytes as they are: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes
+    /// frames of every kind.
     #[track_caller]
     pub fn write(&mut self, client: Client, bytes: &[u8]) {
         self.peer(client).far.send(bytes);
@@ -253,7 +268,8 @@ impl<S> Harness<S> {
         self.peer(client).far.end(End::Reset);
     }
 
-    /// The client reads nothing from now on; what the server writes waits, as far as the [window](Faults::window) goes.
+    /// The client reads nothing from now on; what the server writes waits, as far as the
+    /// [window](Faults::window) goes.
     #[track_caller]
     pub fn stop_reading(&mut self, client: Client) {
         self.peer(client).allowance = 0;
@@ -280,15 +296,16 @@ impl<S> Harness<S> {
 
     // What came of it.
 
-    /// What a client got since this was last asked. [`expect`](Self::expect) says more when it is not what it should be.
+    /// What a client got since this was last asked. [`expect`](Self::expect) says more when it is
+    /// not what it should be.
     #[track_caller]
     pub fn received(&mut self, client: Client) -> Vec<Received> {
         self.look();
         std::mem::take(&mut self.peer(client).received)
     }
 
-    /// The response to a client's request, as far as it has come; `None` while there is none, and when it was [read](Self::read). What was agreed on in
-    /// an upgrade is there:
+    /// The response to a client's request, as far as it has come; `None` while there is none, and
+    /// when it was [read](Self::read). What was agreed on in an upgrade is there:
     ///
     /// ```
     /// # use ikisocket::testing::{Harness, Upgrade};
@@ -306,7 +323,8 @@ impl<S> Harness<S> {
         self.peer(client).answer()
     }
 
-    /// The uuid of a client's connection, for [`Sockets::get`](crate::Sockets::get) and the like; `None` if it is not open.
+    /// The uuid of a client's connection, for [`Sockets::get`](crate::Sockets::get) and the like;
+    /// `None` if it is not open.
     #[track_caller]
     pub fn uuid(&mut self, client: Client) -> Option<Uuid> {
         self.look();
@@ -315,8 +333,8 @@ impl<S> Harness<S> {
         self.server.uuid_of(*token)
     }
 
-    /// The bytes that a client of [`dial`](Self::dial) got since this was last asked. How its connection ended is in
-    /// [`received`](Self::received).
+    /// The bytes that a client of [`dial`](Self::dial) got since this was last asked. How its
+    /// connection ended is in [`received`](Self::received).
     #[track_caller]
     pub fn read(&mut self, client: Client) -> Vec<u8> {
         self.look();
@@ -352,12 +370,14 @@ impl<S> Harness<S> {
                 self.server.tell_ready(token, readiness);
             }
         }
-        let turn = self.server.poll(Some(Duration::ZERO)).expect("the operating system's poll works");
+        let turn =
+            self.server.poll(Some(Duration::ZERO)).expect("the operating system's poll works");
         self.receive();
         turn
     }
 
-    /// Turns the loop until neither the server nor a client has anything left to do without time going on; once at least.
+    /// Turns the loop until neither the server nor a client has anything left to do without time
+    /// going on; once at least.
     ///
     /// # Panics
     ///
@@ -390,7 +410,8 @@ impl<S> Harness<S> {
         }
     }
 
-    /// Lets time go on all at once, and turns nothing: the owner of the loop is busy with something else. What was due meanwhile is late.
+    /// Lets time go on all at once, and turns nothing: the owner of the loop is busy with something
+    /// else. What was due meanwhile is late.
     pub fn skip(&mut self, by: Duration) {
         self.server.advance_clock(by);
     }

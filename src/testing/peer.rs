@@ -1,4 +1,5 @@
-//! The client's side of a connection in memory: frames out, with masks, and from the server's bytes to what a test compares.
+//! The client's side of a connection in memory: frames out, with masks, and from the server's bytes
+//! to what a test compares.
 //!
 //! It knows the protocol in the client's role. It knows no server and no clock.
 
@@ -7,13 +8,14 @@ use std::time::Duration;
 
 use super::connect::Answer;
 use crate::protocol::{
-    CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation, apply_mask,
-    encode_close,
+    CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation,
+    apply_mask, encode_close,
 };
 use crate::transport::faults::End;
 use crate::transport::memory::FarEnd;
 
-/// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the beginning of what is long.
+/// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the
+/// beginning of what is long.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
@@ -21,14 +23,16 @@ pub enum Received {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
-    /// A message that is still compressed: only for a client whose request offered permessage-deflate. See `protocol::Inflater`.
+    /// A message that is still compressed: only for a client whose request offered
+    /// permessage-deflate. See `protocol::Inflater`.
     Compressed {
         /// What comes out of it is text.
         is_text: bool,
         /// The DEFLATE stream.
         payload: Vec<u8>,
     },
-    /// A ping. A client that was not made [unresponsive](super::Upgrade::unresponsive) has answered it.
+    /// A ping. A client that was not made [unresponsive](super::Upgrade::unresponsive) has answered
+    /// it.
     Ping(Vec<u8>),
     /// A pong.
     Pong(Vec<u8>),
@@ -143,7 +147,9 @@ impl From<Decoded<'_>> for Received {
             Decoded::Ping(data) => Self::Ping(data.into_owned()),
             Decoded::Pong(data) => Self::Pong(data.into_owned()),
             Decoded::Close(None) => Self::Close { code: None, reason: String::new() },
-            Decoded::Close(Some(frame)) => Self::Close { code: Some(frame.code), reason: frame.reason.into_owned() },
+            Decoded::Close(Some(frame)) => {
+                Self::Close { code: Some(frame.code), reason: frame.reason.into_owned() }
+            }
         }
     }
 }
@@ -222,7 +228,8 @@ impl Peer {
         }
     }
 
-    /// From here on it waits for the answer to an upgrade request, and speaks WebSocket when that is a 101.
+    /// From here on it waits for the answer to an upgrade request, and speaks WebSocket when that
+    /// is a 101.
     pub(super) fn ask(&mut self, answers: bool) {
         self.speaks = Speaks::Http { answers };
         self.allowance = usize::MAX;
@@ -238,14 +245,19 @@ impl Peer {
 
     /// The bytes that a client got which speaks nothing else, if there are some.
     pub(super) fn unread(&self) -> Option<String> {
-        (matches!(self.speaks, Speaks::Bytes) && !self.bytes.is_empty()).then(|| brief_bytes(&self.bytes))
+        (matches!(self.speaks, Speaks::Bytes) && !self.bytes.is_empty())
+            .then(|| brief_bytes(&self.bytes))
     }
 
-    /// Takes what came of the response; whether it is whole, and a 101. What follows it is put back into `bytes`.
+    /// Takes what came of the response; whether it is whole, and a 101. What follows it is put back
+    /// into `bytes`.
     fn is_upgraded(&mut self, bytes: &mut Vec<u8>) -> bool {
         let Speaks::Http { answers } = self.speaks else { return false };
         self.bytes.append(bytes);
-        let Some(mut answer) = Answer::parse(&self.bytes).filter(|answer| answer.status == 101) else { return false };
+        let Some(mut answer) = Answer::parse(&self.bytes).filter(|answer| answer.status == 101)
+        else {
+            return false;
+        };
         self.bytes.clear();
         *bytes = std::mem::take(&mut answer.body);
         if self.rate.is_some() {
@@ -253,12 +265,20 @@ impl Peer {
         }
         let rules = Rules::default().role(Role::Client).max_message(usize::MAX).compression(true);
         let decoder = Decoder::new();
-        self.speaks =
-            Speaks::WebSocket(WebSocket { answer, decoder, rules, answers, closed: false, broken: false, keys: 0 });
+        self.speaks = Speaks::WebSocket(WebSocket {
+            answer,
+            decoder,
+            rules,
+            answers,
+            closed: false,
+            broken: false,
+            keys: 0,
+        });
         true
     }
 
-    /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client that speaks nothing yet does too.
+    /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client
+    /// that speaks nothing yet does too.
     pub(super) fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut key = [0x1F, 0x2E, 0x3D, 0x4C];
         if let Speaks::WebSocket(speaks) = &mut self.speaks {
@@ -266,7 +286,8 @@ impl Peer {
             key = speaks.keys.to_be_bytes();
             speaks.closed |= opcode == Opcode::Close;
         }
-        let header = FrameHeader { mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
+        let header =
+            FrameHeader { mask: Some(key), ..FrameHeader::new(opcode, payload.len() as u64) };
         let mut frame = Vec::with_capacity(header.encoded_len() + payload.len());
         header.encode(&mut frame);
         frame.extend_from_slice(payload);
@@ -280,7 +301,8 @@ impl Peer {
         self.send_frame(Opcode::Close, &payload);
     }
 
-    /// Reads what is there for it, as far as it wants to, and answers; whether anything may come later.
+    /// Reads what is there for it, as far as it wants to, and answers; whether anything may come
+    /// later.
     pub(super) fn receive(&mut self) -> bool {
         let (bytes, end) = self.far.receive(self.allowance);
         if self.allowance != usize::MAX {
@@ -325,12 +347,15 @@ impl Peer {
 
     /// Answers the server's end with its own.
     fn answer_end(&self) {
-        if let Speaks::Http { answers: true } | Speaks::WebSocket(WebSocket { answers: true, .. }) = self.speaks {
+        if let Speaks::Http { answers: true } | Speaks::WebSocket(WebSocket { answers: true, .. }) =
+            self.speaks
+        {
             self.far.end(End::Fin);
         }
     }
 
-    /// Answers what was received from `first` on: pings with pongs, and a close frame in kind (RFC 6455 §5.5).
+    /// Answers what was received from `first` on: pings with pongs, and a close frame in kind (RFC
+    /// 6455 §5.5).
     fn reply(&mut self, first: usize) {
         for at in first..self.received.len() {
             match &self.received[at] {

@@ -7,7 +7,8 @@ pub(crate) enum End {
     Reset,
 }
 
-/// What the network does to one connection of a [`Harness`](crate::testing::Harness). Sending and receiving are meant as the peer sees them.
+/// What the network does to one connection of a [`Harness`](crate::testing::Harness). Sending and
+/// receiving are meant as the peer sees them.
 ///
 /// ```
 /// use ikisocket::testing::Faults;
@@ -67,36 +68,40 @@ impl Faults {
         self
     }
 
-    /// Each read and write of the server that would get somewhere would block before, and an event follows.
+    /// Each read and write of the server that would get somewhere would block before, and an event
+    /// follows.
     pub fn would_block(mut self) -> Self {
         self.would_block = true;
         self
     }
 
-    /// So many bytes wait between the server and a peer that does not read; then the server's writes would block. Default:
-    /// 256 KiB. With 0 the peer never gets anything.
+    /// So many bytes wait between the server and a peer that does not read; then the server's
+    /// writes would block. Default: 256 KiB. With 0 the peer never gets anything.
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
         self
     }
 
-    /// The peer reads this number of bytes in each second that the harness [advances](crate::testing::Harness::advance),
-    /// once its upgrade was answered. The kernel holds back what it has taken and the peer has not read,
-    /// up to the [window](Self::window), and a full socket is writable again when less than half of
-    /// that is left, as with `TCP_NOTSENT_LOWAT` on Linux. [`Harness::resume_reading`](crate::testing::Harness::resume_reading)
-    /// ends it.
+    /// The peer reads this number of bytes in each second that the harness
+    /// [advances](crate::testing::Harness::advance), once its upgrade was answered. The kernel
+    /// holds back what it has taken and the peer has not read, up to the [window](Self::window),
+    /// and a full socket is writable again when less than half of that is left, as with
+    /// `TCP_NOTSENT_LOWAT` on Linux.
+    /// [`Harness::resume_reading`](crate::testing::Harness::resume_reading) ends it.
     pub fn reads_per_second(mut self, bytes: u32) -> Self {
         self.reads_per_second = Some(bytes);
         self
     }
 
-    /// The peer's FIN comes when it has sent so many bytes, its upgrade request included; what it sends after them is lost.
+    /// The peer's FIN comes when it has sent so many bytes, its upgrade request included; what it
+    /// sends after them is lost.
     pub fn fin_after_sending(mut self, bytes: usize) -> Self {
         self.end_after_sending = Some((bytes, End::Fin));
         self
     }
 
-    /// The peer's reset comes when it has sent so many bytes, its upgrade request included; what it sends after them is lost.
+    /// The peer's reset comes when it has sent so many bytes, its upgrade request included; what it
+    /// sends after them is lost.
     pub fn reset_after_sending(mut self, bytes: usize) -> Self {
         self.end_after_sending = Some((bytes, End::Reset));
         self

@@ -1,6 +1,7 @@
 //! Listening sockets: made here or handed over, TCP or Unix, and what comes in by them.
 //!
-//! It knows sockets, their files and what can go wrong with both. It knows no poll's events and no connection.
+//! It knows sockets, their files and what can go wrong with both. It knows no poll's events and no
+//! connection.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -19,11 +20,12 @@ use super::stream::{SHORT_MEANS_EMPTY, Stream};
 use crate::error::BindError;
 use crate::transport::{PeerAddress, canonical};
 
-/// Peers in a row that fail while they are accepted, before the listening socket itself is suspected.
+/// Peers in a row that fail while they are accepted, before the listening socket itself is
+/// suspected.
 const FAILURES: u32 = 64;
 
-/// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on): from a [`std::net::TcpListener`], or on Unix
-/// from a [`std::os::unix::net::UnixListener`].
+/// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on):
+/// from a [`std::net::TcpListener`], or on Unix from a [`std::os::unix::net::UnixListener`].
 ///
 /// It is made non-blocking, which also concerns whoever holds a duplicate of it.
 #[derive(Debug)]
@@ -50,7 +52,8 @@ impl From<std::os::unix::net::UnixListener> for ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Whether somebody has called listen(2) on it. The types that it was made from do not tell: they may stand for any descriptor.
+    /// Whether somebody has called listen(2) on it. The types that it was made from do not tell:
+    /// they may stand for any descriptor.
     pub(crate) fn is_listening(&self) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
         return match &self.0 {
@@ -64,7 +67,8 @@ impl ListeningSocket {
     /// Takes the sockets that systemd has passed: all of them, or none.
     #[cfg(all(unix, feature = "listenfd"))]
     pub(crate) fn take_passed() -> Result<Vec<Self>, BindError> {
-        // Without it they may be meant for another process, and what stands behind the numbers here may be anything.
+        // Without it they may be meant for another process, and what stands behind the numbers here
+        // may be anything.
         if std::env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
             return Ok(Vec::new());
         }
@@ -77,7 +81,9 @@ impl ListeningSocket {
             })
             .collect();
         let listening = |(index, socket): (usize, Option<Self>)| {
-            socket.filter(|socket| socket.is_listening().unwrap_or(false)).ok_or(BindError::ListenFd { index })
+            socket
+                .filter(|socket| socket.is_listening().unwrap_or(false))
+                .ok_or(BindError::ListenFd { index })
         };
         taken.into_iter().enumerate().map(listening).collect()
     }
@@ -96,7 +102,8 @@ impl Options {
     where
         SockRef<'s>: From<&'s S>,
     {
-        // 0 is the system's default, as before: an earlier server may have set it on a shared socket.
+        // 0 is the system's default, as before: an earlier server may have set it on a shared
+        // socket.
         let bytes = i32::try_from(self.notsent_lowat).unwrap_or(0);
         SockRef::from(socket).set_tcp_notsent_lowat(bytes.unsigned_abs())
     }
@@ -111,7 +118,8 @@ pub(crate) enum Listener {
     },
     #[cfg(unix)]
     Unix {
-        /// The socket's file, if it was made here: then it is removed here, before the socket is closed.
+        /// The socket's file, if it was made here: then it is removed here, before the socket is
+        /// closed.
         _file: Option<SocketFile>,
         socket: UnixListener,
     },
@@ -199,8 +207,11 @@ impl Listener {
             match self.accept_one() {
                 Ok((stream, peer)) => return Accepted::Stream(stream, peer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Accepted::None,
-                Err(error) if is_exhaustion(&error) || failures == FAILURES => return Accepted::Exhausted(error),
-                // An error of the peer that was to be accepted, not of the listener: it has gone again (accept(2)).
+                Err(error) if is_exhaustion(&error) || failures == FAILURES => {
+                    return Accepted::Exhausted(error);
+                }
+                // An error of the peer that was to be accepted, not of the listener: it has gone
+                // again (accept(2)).
                 Err(_) => failures += 1,
             }
         }
@@ -232,15 +243,18 @@ impl fmt::Display for Listener {
         match self {
             Self::Tcp { address, .. } => address.fmt(f),
             #[cfg(unix)]
-            Self::Unix { socket, .. } => match socket.local_addr().ok().as_ref().and_then(|a| a.as_pathname()) {
-                Some(path) => path.display().fmt(f),
-                None => f.write_str("a Unix socket without a path"),
-            },
+            Self::Unix { socket, .. } => {
+                match socket.local_addr().ok().as_ref().and_then(|a| a.as_pathname()) {
+                    Some(path) => path.display().fmt(f),
+                    None => f.write_str("a Unix socket without a path"),
+                }
+            }
         }
     }
 }
 
-/// The file of a Unix socket, removed when nobody listens there any more. If somebody else has put another file in its place, that stays.
+/// The file of a Unix socket, removed when nobody listens there any more. If somebody else has put
+/// another file in its place, that stays.
 #[cfg(unix)]
 pub(crate) struct SocketFile {
     path: PathBuf,

@@ -1,7 +1,9 @@
-//! A connection in memory: the server's end of it is a transport, the peer's end is moved by the harness.
+//! A connection in memory: the server's end of it is a transport, the peer's end is moved by the
+//! harness.
 //!
-//! It behaves like a TCP socket under an edge-triggered poll: an event is due once when there is something new, and not again until the
-//! server has met "would block" or a short read or write. It knows bytes, ends and faults, and nothing of what the bytes mean.
+//! It behaves like a TCP socket under an edge-triggered poll: an event is due once when there is
+//! something new, and not again until the server has met "would block" or a short read or write. It
+//! knows bytes, ends and faults, and nothing of what the bytes mean.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -51,7 +53,8 @@ enum Mood {
 }
 
 impl Mood {
-    /// The fault that comes before a call that would get somewhere, if there is one: first the one kind, then the other, then none.
+    /// The fault that comes before a call that would get somewhere, if there is one: first the one
+    /// kind, then the other, then none.
     fn fault(&mut self, faults: &Faults) -> Option<ErrorKind> {
         if matches!(self, Self::Interrupted) {
             *self = Self::WouldBlock;
@@ -165,8 +168,9 @@ impl FarEnd {
             pipe.full = false;
             pipe.writable = true;
         }
-        let end =
-            pipe.server_end.filter(|_| pipe.to_peer.is_empty() && len < most && pipe.peer_end != Some(End::Reset));
+        let end = pipe
+            .server_end
+            .filter(|_| pipe.to_peer.is_empty() && len < most && pipe.peer_end != Some(End::Reset));
         (bytes, end)
     }
 
@@ -216,7 +220,11 @@ impl Pipe {
             return Err(fault.into());
         }
         if self.to_server.is_empty() {
-            return if self.peer_end == Some(End::Fin) { Ok(0) } else { Err(ErrorKind::ConnectionReset.into()) };
+            return if self.peer_end == Some(End::Fin) {
+                Ok(0)
+            } else {
+                Err(ErrorKind::ConnectionReset.into())
+            };
         }
         let len = into.len().min(self.to_server.len()).min(self.faults.read_at_most);
         for (byte, sent) in into.iter_mut().zip(self.to_server.drain(..len)) {
@@ -240,7 +248,8 @@ impl Pipe {
             return Err(fault.into());
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        let until_reset = self.faults.reset_after_receiving.map_or(usize::MAX, |at| at - self.received);
+        let until_reset =
+            self.faults.reset_after_receiving.map_or(usize::MAX, |at| at - self.received);
         let len = offered.min(room).min(self.faults.write_at_most).min(until_reset);
         let end = self.to_peer.len() + len;
         for slice in slices {

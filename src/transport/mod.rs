@@ -22,7 +22,8 @@ pub enum PeerAddress {
     /// where a socket listens for both (`[::]:80`) and the system writes it as `::ffff:192.0.2.1`:
     /// so `is_loopback` and lists of allowed IPv4 addresses mean what they say.
     Tcp(SocketAddr),
-    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever may open the socket's file is there.
+    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever
+    /// may open the socket's file is there.
     Unix,
 }
 

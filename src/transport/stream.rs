@@ -1,8 +1,8 @@
 //! Streams: what carries a connection's bytes.
 //!
-//! A write that takes less than it is offered says that nothing more is taken for now, and that an event follows when there is room: an
-//! outbox does not offer the rest before. A read that gives less than there is room for says the same of input, where
-//! `short_means_empty` says so.
+//! A write that takes less than it is offered says that nothing more is taken for now, and that an
+//! event follows when there is room: an outbox does not offer the rest before. A read that gives
+//! less than there is room for says the same of input, where `short_means_empty` says so.
 //!
 //! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
 
@@ -22,9 +22,9 @@ use super::memory::Wire;
 /// Whether a short write to a TCP socket says by itself that it is full and that an event follows
 /// (epoll(7), question 9). Elsewhere the event may come only after a write that would block.
 ///
-/// With `TCP_NOTSENT_LOWAT` (see `listen`) a socket is full when that number of bytes is unsent, and the
-/// event says that less than half of it is. A test over TCP holds that a short write is still
-/// followed by it.
+/// With `TCP_NOTSENT_LOWAT` (see `listen`) a socket is full when that number of bytes is unsent,
+/// and the event says that less than half of it is. A test over TCP holds that a short write is
+/// still followed by it.
 const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Whether a short read from a TCP socket says by itself that it is empty, but for two cases that
@@ -130,10 +130,12 @@ impl Stream {
         }
     }
 
-    /// Makes the coming drop a reset, where the stream has one, so that the peer cannot take half a message for a whole one.
+    /// Makes the coming drop a reset, where the stream has one, so that the peer cannot take half a
+    /// message for a whole one.
     pub(crate) fn reset_on_drop(&self) {
         match self {
-            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees FIN, which is no worse than before.
+            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees
+            // FIN, which is no worse than before.
             Self::Tcp(stream) => {
                 let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
             }

@@ -1,14 +1,16 @@
 //! Calling user code: which listeners run, with what, and what happens when one panics.
 //!
 //! Each callback is called on its own under `catch_unwind`. Only `fire` gets here from inside a
-//! callback. Everything else that happens there is recorded by the hub, and fires when the outermost
-//! callback has returned (`drain_notifications`).
+//! callback. Everything else that happens there is recorded by the hub, and fires when the
+//! outermost callback has returned (`drain_notifications`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
-use super::registry::{Callback, EventPayload, Listener, Recovered, Registry, Socket, Sockets, Task};
+use super::registry::{
+    Callback, EventPayload, Listener, Recovered, Registry, Socket, Sockets, Task,
+};
 use super::tables::schedule::TimerId;
 use super::tables::sources::Readiness;
 use crate::error::{Error, Escaped};
@@ -49,16 +51,22 @@ impl<S> Context<'_, S> {
         let too_deep = self.hub.depth >= MAX_DEPTH;
         if too_deep || is_reserved(event) {
             let depth = too_deep.then_some(MAX_DEPTH);
-            self.hub.verb_failed(token, Error::FireRefused { event: event.to_owned(), depth }, String::new());
+            self.hub.verb_failed(
+                token,
+                Error::FireRefused { event: event.to_owned(), depth },
+                String::new(),
+            );
             return 0;
         }
         let Some(connection) = self.hub.get(token) else { return 0 };
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
-        let listeners = [self.registry.listeners.of_custom(event), route.listeners.of_custom(event)];
+        let listeners =
+            [self.registry.listeners.of_custom(event), route.listeners.of_custom(event)];
         self.call(token, uuid, event, listeners, Details { data, ..Details::default() })
     }
 
-    /// Calls the callback of a connection's route, and fires `connect` unless it closed the connection.
+    /// Calls the callback of a connection's route, and fires `connect` unless it closed the
+    /// connection.
     pub(crate) fn opened(&mut self, token: Token) {
         let Some(connection) = self.hub.get(token) else { return };
         let (uuid, entry) = (connection.uuid, &self.registry.routes[connection.route as usize]);
@@ -84,7 +92,11 @@ impl<S> Context<'_, S> {
 
     /// Fires `message`.
     pub(crate) fn message(&mut self, token: Token, message: &Message<'_>) {
-        self.notify(token, Event::Message, Details { data: message.payload(), ..Details::default() });
+        self.notify(
+            token,
+            Event::Message,
+            Details { data: message.payload(), ..Details::default() },
+        );
     }
 
     /// Fires `ping` or `pong`.
@@ -93,9 +105,12 @@ impl<S> Context<'_, S> {
         self.notify(token, event, Details { data: Payload::Binary(data), ..Details::default() });
     }
 
-    /// Calls what the next timer that is due calls, unless it was set after `newest`; whether there was one.
+    /// Calls what the next timer that is due calls, unless it was set after `newest`; whether there
+    /// was one.
     pub(crate) fn timer(&mut self, newest: TimerId) -> bool {
-        let Some((id, callback)) = self.registry.schedule.take_due(self.hub.now, newest) else { return false };
+        let Some((id, callback)) = self.registry.schedule.take_due(self.hub.now, newest) else {
+            return false;
+        };
         match callback {
             Callback::Once(callback) => {
                 let _ = self.guard("timer", None, |context| {
@@ -110,7 +125,11 @@ impl<S> Context<'_, S> {
                 });
                 // If it has cancelled itself it is dropped here, which is user code too.
                 let _ = self.guard("timer", None, |context| {
-                    context.registry.schedule.put_back(id, context.hub.now, Callback::Repeated(callback));
+                    context.registry.schedule.put_back(
+                        id,
+                        context.hub.now,
+                        Callback::Repeated(callback),
+                    );
                 });
             }
         }
@@ -127,7 +146,11 @@ impl<S> Context<'_, S> {
         });
         // If it was removed meanwhile it is dropped here, which is user code too.
         let _ = self.guard("source", None, |context| {
-            context.registry.sources.put_back(readiness.id, watched).raise(&context.registry.panics);
+            context
+                .registry
+                .sources
+                .put_back(readiness.id, watched)
+                .raise(&context.registry.panics);
         });
         self.drain_notifications();
         true
@@ -142,7 +165,8 @@ impl<S> Context<'_, S> {
         self.drain_notifications();
     }
 
-    /// Fires what was recorded, in order, and what is recorded meanwhile; whether there was anything.
+    /// Fires what was recorded, in order, and what is recorded meanwhile; whether there was
+    /// anything.
     #[inline]
     pub(crate) fn drain_notifications(&mut self) -> bool {
         let mut any = false;
@@ -159,7 +183,9 @@ impl<S> Context<'_, S> {
         let (event, details) = match notification {
             Notification::Pressure => (Event::Pressure, usual),
             Notification::Relief => (Event::Relief, usual),
-            Notification::Close { code, reason } => (Event::Close, Details { code: Some(*code), reason, ..usual }),
+            Notification::Close { code, reason } => {
+                (Event::Close, Details { code: Some(*code), reason, ..usual })
+            }
             Notification::Error { error, data } => {
                 (Event::Error, Details { error: Some(error), data: Payload::Text(data), ..usual })
             }
@@ -195,8 +221,17 @@ impl<S> Context<'_, S> {
             let result = self.guard(name, Some(socket_uuid), |context| {
                 let Context { state, hub, registry } = context;
                 let kws = Socket { hub, registry, token };
-                let mut payload =
-                    EventPayload { kws, name, socket_uuid, error, data, code, reason, clean, bytes_dropped };
+                let mut payload = EventPayload {
+                    kws,
+                    name,
+                    socket_uuid,
+                    error,
+                    data,
+                    code,
+                    reason,
+                    clean,
+                    bytes_dropped,
+                };
                 listener(state, &mut payload);
             });
             if let Err(error) = result {
@@ -212,7 +247,8 @@ impl<S> Context<'_, S> {
         servers.len() + routes.len()
     }
 
-    /// Runs one piece of user code, one level deeper than what runs already. A panic is caught, handed to the recover handler, and returned.
+    /// Runs one piece of user code, one level deeper than what runs already. A panic is caught,
+    /// handed to the recover handler, and returned.
     #[inline]
     pub(crate) fn guard<R>(
         &mut self,
@@ -221,11 +257,13 @@ impl<S> Context<'_, S> {
         code: impl FnOnce(&mut Self) -> R,
     ) -> Result<R, Error> {
         self.hub.depth += 1;
-        // The state may be left half-changed, as after any panic that is caught; that is for its owner to judge, in the recover handler.
+        // The state may be left half-changed, as after any panic that is caught; that is for its
+        // owner to judge, in the recover handler.
         let result = catch_unwind(AssertUnwindSafe(|| code(self)));
         self.hub.depth -= 1;
         result.map_err(|payload| {
-            let recovered = Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
+            let recovered =
+                Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
             self.recover(&recovered);
             discard_payload(payload);
             Error::Panicked { event: recovered.event, message: recovered.message }
@@ -239,7 +277,11 @@ impl<S> Context<'_, S> {
         registry.panics.set(registry.panics.get() + 1);
         #[cfg(feature = "testing")]
         registry.hand_over(recovered);
-        log::error!("a callback of `{}` panicked: {}", Escaped(&recovered.event), Escaped(&recovered.message));
+        log::error!(
+            "a callback of `{}` panicked: {}",
+            Escaped(&recovered.event),
+            Escaped(&recovered.message)
+        );
         let Some(recover) = &registry.recover else { return };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| recover(self.state, recovered))) {
             log::error!("the recover handler panicked too");

@@ -1,6 +1,7 @@
 //! Deferred requests: the answer to a filter's question comes later, from any thread.
 //!
-//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and how it goes on that of `server::admission`.
+//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and
+//! how it goes on that of `server::admission`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use crate::http::Response;
 use crate::hub::Attributes;
 use crate::token::Token;
 
-/// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once, from any thread.
+/// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once,
+/// from any thread.
 ///
-/// Dropped without an answer (by a thread that panicked, say) it is answered with 503. The client waits no longer than
-/// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout), which counts from when it connected: then it gets 503, too. If it goes away before, or the
-/// server shuts down, there is nobody to answer any more, and [`is_waiting`](Self::is_waiting) says so.
+/// Dropped without an answer (by a thread that panicked, say) it is answered with 503. The client
+/// waits no longer than [`Builder::handshake_timeout`](crate::Builder::handshake_timeout), which
+/// counts from when it connected: then it gets 503, too. If it goes away before, or the server
+/// shuts down, there is nobody to answer any more, and [`is_waiting`](Self::is_waiting) says so.
 ///
 /// ```
 /// use ikisocket::{Response, Server};
@@ -49,8 +52,9 @@ pub struct Deferred<S> {
 }
 
 impl<S> Deferred<S> {
-    /// Lets the request go on: the filters behind the one that deferred it are asked, and if they agree, a WebSocket connection opens with the attributes
-    /// that were set before and here, or the page is called.
+    /// Lets the request go on: the filters behind the one that deferred it are asked, and if they
+    /// agree, a WebSocket connection opens with the attributes that were set before and here, or
+    /// the page is called.
     ///
     /// # Errors
     ///
@@ -74,16 +78,19 @@ impl<S> Deferred<S> {
         self.answer(|_, _, _| Err(response))
     }
 
-    /// The general form of both: `go_on` runs on the loop as the rest of the filter would, with the state and the sockets lent. It may even defer
-    /// the request again.
+    /// The general form of both: `go_on` runs on the loop as the rest of the filter would, with the
+    /// state and the sockets lent. It may even defer the request again.
     ///
     /// # Errors
     ///
-    /// [`AnswerError::Late`] if the request waits no more, [`AnswerError::Gone`] if the server was dropped. `Ok` says that it waited just now: if it has gone when
-    /// the loop comes to it, `go_on` is dropped.
+    /// [`AnswerError::Late`] if the request waits no more, [`AnswerError::Gone`] if the server was
+    /// dropped. `Ok` says that it waited just now: if it has gone when the loop comes to it,
+    /// `go_on` is dropped.
     pub fn answer<F>(mut self, go_on: F) -> Result<(), AnswerError>
     where
-        F: FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send + 'static,
+        F: FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>
+            + Send
+            + 'static,
     {
         self.send(Some(Box::new(go_on)))
     }

@@ -13,11 +13,13 @@ use crate::error::{CloseError, SendError};
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
 
-/// Has things done on a server's loop, from any thread: clone it for each that needs one. Its one primitive is [`send`](Self::send); the verbs beside
-/// it are short forms. It is [`Send`] and [`Sync`] whatever the state is, because only closures cross the threads.
+/// Has things done on a server's loop, from any thread: clone it for each that needs one. Its one
+/// primitive is [`send`](Self::send); the verbs beside it are short forms. It is [`Send`] and
+/// [`Sync`] whatever the state is, because only closures cross the threads.
 ///
-/// A command waits in a queue ([`Builder::handle_queue`](crate::Builder::handle_queue)) until the loop turns. The commands of one thread run in the order
-/// in which it sent them, each of them once. Many commands wake the loop once. A handle that nobody uses costs the loop nothing.
+/// A command waits in a queue ([`Builder::handle_queue`](crate::Builder::handle_queue)) until the
+/// loop turns. The commands of one thread run in the order in which it sent them, each of them
+/// once. Many commands wake the loop once. A handle that nobody uses costs the loop nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,16 +50,20 @@ impl<S> Handle<S> {
         Self { sender: registry.inbox.sender() }
     }
 
-    /// Has `command` run on the loop, with the state and the sockets, in one of its next turns; never inside this call, also not on the loop's own
-    /// thread. It does not wait for that. If something must come back, let the closure send it, over a channel for instance.
+    /// Has `command` run on the loop, with the state and the sockets, in one of its next turns;
+    /// never inside this call, also not on the loop's own thread. It does not wait for that. If
+    /// something must come back, let the closure send it, over a channel for instance.
     ///
-    /// A panic in the closure is caught like any other ([`Server::recover`](crate::Server::recover)). What has not run when the server is dropped never does: the closure is
-    /// dropped. After a [`shutdown`](Sockets::shutdown) the loop takes commands for as long as it is turned.
+    /// A panic in the closure is caught like any other
+    /// ([`Server::recover`](crate::Server::recover)). What has not run when the server is dropped
+    /// never does: the closure is dropped. After a [`shutdown`](Sockets::shutdown) the loop takes
+    /// commands for as long as it is turned.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if [`handle_queue`](crate::Builder::handle_queue) commands wait already: try again later, or do without.
-    /// [`SendError::Gone`] if the server was dropped. In both cases the closure is dropped here.
+    /// [`SendError::Full`] if [`handle_queue`](crate::Builder::handle_queue) commands wait already:
+    /// try again later, or do without. [`SendError::Gone`] if the server was dropped. In both cases
+    /// the closure is dropped here.
     pub fn send<F>(&self, command: F) -> Result<(), SendError>
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>) + Send + 'static,
@@ -74,12 +80,17 @@ impl<S> Handle<S> {
         self.sender.send(Command::Answer(answer), false)
     }
 
-    /// Sends a message to one connection: [`Sockets::emit_to`]. If it is gone by then, nothing happens.
+    /// Sends a message to one connection: [`Sockets::emit_to`]. If it is gone by then, nothing
+    /// happens.
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn emit_to(&self, to: Uuid, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
+    pub fn emit_to(
+        &self,
+        to: Uuid,
+        message: impl Into<Outgoing<'static>>,
+    ) -> Result<(), SendError> {
         let message = message.into();
         self.send(move |_, sockets| {
             let _ = sockets.emit_to(to, message);
@@ -119,19 +130,28 @@ impl<S> Handle<S> {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn publish(&self, topic: impl Into<String>, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
+    pub fn publish(
+        &self,
+        topic: impl Into<String>,
+        message: impl Into<Outgoing<'static>>,
+    ) -> Result<(), SendError> {
         let (topic, message) = (topic.into(), message.into());
         self.send(move |_, sockets| {
             sockets.publish(&topic, message);
         })
     }
 
-    /// Calls the listeners of an event of your own on every connection that is open by then: [`Sockets::fire`].
+    /// Calls the listeners of an event of your own on every connection that is open by then:
+    /// [`Sockets::fire`].
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn fire(&self, event: impl Into<String>, data: impl Into<Message<'static>>) -> Result<(), SendError> {
+    pub fn fire(
+        &self,
+        event: impl Into<String>,
+        data: impl Into<Message<'static>>,
+    ) -> Result<(), SendError> {
         let (event, data) = (event.into(), data.into());
         self.send(move |state, sockets| {
             sockets.fire(state, &event, data.payload());

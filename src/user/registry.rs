@@ -33,7 +33,8 @@ pub struct Sockets<'a, S> {
 
 /// One connection.
 ///
-/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are refused.
+/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are
+/// refused.
 pub struct Socket<'a, S> {
     pub(crate) hub: &'a mut Hub,
     pub(crate) registry: &'a Registry<S>,
@@ -51,18 +52,19 @@ pub struct EventPayload<'a, S> {
     pub socket_uuid: Uuid,
     /// What failed, in `error` and perhaps in `disconnect`.
     pub error: Option<&'a Error>,
-    /// The message, with its kind; the payload of a ping, pong or custom event. Empty where there is none.
+    /// The message, with its kind; the payload of a ping, pong or custom event. Empty where there
+    /// is none.
     pub data: Payload<'a>,
-    /// The close code, in `close` and `disconnect`: that of whoever closed first. If a failure ended the connection, the one that the
-    /// peer was told.
+    /// The close code, in `close` and `disconnect`: that of whoever closed first. If a failure
+    /// ended the connection, the one that the peer was told.
     pub code: Option<CloseCode>,
     /// The reason that came with `code`.
     pub reason: &'a str,
     /// In `disconnect`: whether both sides sent a close frame.
     pub clean: bool,
     /// In `disconnect`: how many bytes were queued for the peer and dropped by then, frame headers
-    /// included; 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has read
-    /// it. After a failure that a close frame tells the peer, what waits is still written; if
+    /// included; 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has
+    /// read it. After a failure that a close frame tells the peer, what waits is still written; if
     /// that is cut short, [`Stats::bytes_dropped`](crate::Stats::bytes_dropped) alone counts it.
     pub bytes_dropped: usize,
 }
@@ -124,7 +126,8 @@ pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off), `page`, `timer`, `source` or `command`.
+    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off),
+    /// `page`, `timer`, `source` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
@@ -136,7 +139,8 @@ pub(crate) type RouteCallback<S> = Box<dyn Fn(&mut S, &mut Socket<'_, S>)>;
 
 pub(crate) type Page<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> Response>;
 
-pub(crate) type Filter<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>>;
+pub(crate) type Filter<S> =
+    Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>>;
 
 pub(crate) type RecoverHandler<S> = Box<dyn Fn(&mut S, &Recovered)>;
 
@@ -148,8 +152,8 @@ pub(crate) struct RouteEntry<S> {
     pub(crate) forget_request: bool,
 }
 
-/// Whom a route takes, and how it treats them. Each route has a copy of the server's, in which it may
-/// change something.
+/// Whom a route takes, and how it treats them. Each route has a copy of the server's, in which it
+/// may change something.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) subprotocols: Vec<String>,

@@ -10,7 +10,11 @@ use crate::outbox::Agreed;
 use crate::outbox::Deflate;
 
 impl<S> Registry<S> {
-    pub(crate) fn add_route(&mut self, pattern: &str, callback: RouteCallback<S>) -> Result<Route<'_, S>, RouteError> {
+    pub(crate) fn add_route(
+        &mut self,
+        pattern: &str,
+        callback: RouteCallback<S>,
+    ) -> Result<Route<'_, S>, RouteError> {
         let index = self.routes.len();
         let (place, names) = self.places.slot(pattern)?;
         if place.route.is_some() {
@@ -82,7 +86,8 @@ pub struct Route<'r, S> {
 }
 
 impl<S> Route<'_, S> {
-    /// Calls `listener` on an event of this route's connections, after the server's own listeners of that event.
+    /// Calls `listener` on an event of this route's connections, after the server's own listeners
+    /// of that event.
     pub fn on<F>(self, event: impl AsRef<str>, listener: F) -> Self
     where
         F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
@@ -92,12 +97,17 @@ impl<S> Route<'_, S> {
         self
     }
 
-    /// The subprotocols of this route, the best first, instead of the server's: [`Builder::subprotocols`](crate::Builder::subprotocols).
+    /// The subprotocols of this route, the best first, instead of the server's:
+    /// [`Builder::subprotocols`](crate::Builder::subprotocols).
     ///
     /// # Errors
     ///
-    /// [`RouteError::Subprotocol`] if a name cannot stand in a header; then the route keeps what it had.
-    pub fn subprotocols<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Result<Self, RouteError> {
+    /// [`RouteError::Subprotocol`] if a name cannot stand in a header; then the route keeps what it
+    /// had.
+    pub fn subprotocols<N: Into<String>>(
+        self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<Self, RouteError> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         if let Some(name) = names.iter().find(|name| !is_token(name)) {
             return Err(RouteError::Subprotocol { name: name.clone() });
@@ -106,21 +116,28 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// The web pages that may connect to this route, instead of the server's: [`Builder::origins`](crate::Builder::origins).
+    /// The web pages that may connect to this route, instead of the server's:
+    /// [`Builder::origins`](crate::Builder::origins).
     ///
     /// # Errors
     ///
-    /// [`RouteError::Origin`] if one is written as no browser would; then the route keeps what it had.
-    pub fn origins<N: Into<String>>(self, origins: impl IntoIterator<Item = N>) -> Result<Self, RouteError> {
+    /// [`RouteError::Origin`] if one is written as no browser would; then the route keeps what it
+    /// had.
+    pub fn origins<N: Into<String>>(
+        self,
+        origins: impl IntoIterator<Item = N>,
+    ) -> Result<Self, RouteError> {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
         for origin in &origins {
-            check_origin(origin).map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
+            check_origin(origin)
+                .map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
         }
         self.entry.policy.origins = origins;
         Ok(self)
     }
 
-    /// Compression on this route, instead of the server's: [`Builder::deflate`](crate::Builder::deflate). `None` is none.
+    /// Compression on this route, instead of the server's:
+    /// [`Builder::deflate`](crate::Builder::deflate). `None` is none.
     ///
     /// # Errors
     ///
@@ -135,11 +152,14 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// What happens to slow readers on this route, instead of the server's policy: [`Builder::slow_reader`](crate::Builder::slow_reader).
+    /// What happens to slow readers on this route, instead of the server's policy:
+    /// [`Builder::slow_reader`](crate::Builder::slow_reader).
     ///
     /// # Errors
     ///
-    /// [`RouteError::Setting`] if the policy needs a limit and [`Builder::max_outbox`](crate::Builder::max_outbox) is none; then the route keeps what it had.
+    /// [`RouteError::Setting`] if the policy needs a limit and
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox) is none; then the route keeps what it
+    /// had.
     pub fn slow_reader(self, policy: SlowReader) -> Result<Self, RouteError> {
         if !policy.can_act_at(self.max_outbox) {
             let expected = "a limit that slow_reader can act at";
@@ -149,8 +169,8 @@ impl<S> Route<'_, S> {
         Ok(self)
     }
 
-    /// Drops each connection's request when the route callback has returned, to save its memory: from then on `request`, `param`,
-    /// `query`, `header` and `cookie` answer `None`.
+    /// Drops each connection's request when the route callback has returned, to save its memory:
+    /// from then on `request`, `param`, `query`, `header` and `cookie` answer `None`.
     pub fn forget_request(self) -> Self {
         self.entry.forget_request = true;
         self

@@ -19,7 +19,9 @@ use crate::transport::{PeerAddress, Stream, canonical};
 
 impl<S> Socket<'_, S> {
     fn connection(&self) -> &Connection {
-        self.hub.get(self.token).expect("a connection that is lent stays in its slot until the turn ends")
+        self.hub
+            .get(self.token)
+            .expect("a connection that is lent stays in its slot until the turn ends")
     }
 
     /// All open connections.
@@ -30,12 +32,13 @@ impl<S> Socket<'_, S> {
 
     // What it sends.
 
-    /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. Never blocks: it is queued, and
-    /// leaves when the connection's input is handled, or when the turn ends; between turns, when the next begins. A large one is
-    /// offered to the socket at once.
+    /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. Never
+    /// blocks: it is queued, and leaves when the connection's input is handled, or when the turn
+    /// ends; between turns, when the next begins. A large one is offered to the socket at once.
     ///
     /// It is [refused](EmitError) if the connection is closed, if the message is longer than
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too much.
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too
+    /// much.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
         let Outgoing { message, options } = message.into();
         self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &options)
@@ -51,13 +54,14 @@ impl<S> Socket<'_, S> {
         self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &SendOptions::USUAL)
     }
 
-    /// Sends a message that replaces the one before it with the same key, if that still waits: as `emit(Latest(key, message))`. See
-    /// [`Latest`].
+    /// Sends a message that replaces the one before it with the same key, if that still waits: as
+    /// `emit(Latest(key, message))`. See [`Latest`].
     pub fn emit_latest<'m>(&mut self, key: u64, message: impl Into<Outgoing<'m>>) -> Emitted {
         self.emit(Latest(key, message))
     }
 
-    /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent peers by itself.
+    /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent
+    /// peers by itself.
     ///
     /// While the socket takes nothing, pings wait in front of the messages. All of them are sent,
     /// in their order, and they count against [`Builder::max_outbox`](crate::Builder::max_outbox).
@@ -71,13 +75,18 @@ impl<S> Socket<'_, S> {
         self.hub.ping(self.token, data)
     }
 
-    /// Sends a message to another connection. If there is none with this uuid, an `error` event follows on this connection, whose data
-    /// is that uuid. What became of the message there is in the [`Emitted`]: it may be refused.
+    /// Sends a message to another connection. If there is none with this uuid, an `error` event
+    /// follows on this connection, whose data is that uuid. What became of the message there is in
+    /// the [`Emitted`]: it may be refused.
     ///
     /// # Errors
     ///
     /// [`Gone`] if no open connection has this uuid.
-    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
+    pub fn emit_to<'m>(
+        &mut self,
+        to: Uuid,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<Emitted, Gone> {
         let result = self.hub.emit_to(to, &message.into());
         if result.is_err() {
             self.is_gone(to);
@@ -85,8 +94,9 @@ impl<S> Socket<'_, S> {
         result
     }
 
-    /// Sends a message to each connection of a list, as often as it stands there; returns how many took it. It is encoded once. For each uuid that
-    /// is unknown an `error` event follows on this connection.
+    /// Sends a message to each connection of a list, as often as it stands there; returns how many
+    /// took it. It is encoded once. For each uuid that is unknown an `error` event follows on this
+    /// connection.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         for &uuid in to {
             if self.hub.find(uuid).is_none() {
@@ -110,46 +120,62 @@ impl<S> Socket<'_, S> {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
     }
 
-    /// Sends a message to every member of a topic but this connection, which need not be one; returns how many took it.
+    /// Sends a message to every member of a topic but this connection, which need not be one;
+    /// returns how many took it.
     ///
-    /// It is encoded once, and what it costs is the number of members. To a topic that has none it does nothing. Each member gets what is
-    /// emitted, broadcast and published to it in the order in which that was done; which member is served first is not guaranteed.
+    /// It is encoded once, and what it costs is the number of members. To a topic that has none it
+    /// does nothing. Each member gets what is emitted, broadcast and published to it in the order
+    /// in which that was done; which member is served first is not guaranteed.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, Some(self.token), &message.into())
     }
 
-    /// Sends a message to every member of a topic, this connection included if it is one; returns how many took it.
+    /// Sends a message to every member of a topic, this connection included if it is one; returns
+    /// how many took it.
     pub fn publish_all<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, None, &message.into())
     }
 
-    /// Calls the listeners of an event of your own on this connection, here and now; returns how many ran. Nothing is sent.
+    /// Calls the listeners of an event of your own on this connection, here and now; returns how
+    /// many ran. Nothing is sent.
     ///
-    /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an `error` event follows.
+    /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an
+    /// `error` event follows.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
-        Context { state, hub: self.hub, registry: self.registry }.fire(self.token, event, data.into())
+        Context { state, hub: self.hub, registry: self.registry }.fire(
+            self.token,
+            event,
+            data.into(),
+        )
     }
 
-    /// Closes the connection with code 1000 and "Connection closed"; see [`close_with`](Self::close_with).
+    /// Closes the connection with code 1000 and "Connection closed"; see
+    /// [`close_with`](Self::close_with).
     pub fn close(&mut self) {
         let _ = self.close_with(CloseCode::NORMAL, "Connection closed");
     }
 
-    /// Closes the connection, behind everything that was emitted before. A `close` event follows, and `disconnect` when the peer
-    /// has answered or the close timeout is over. On a connection that is closed already it does nothing.
+    /// Closes the connection, behind everything that was emitted before. A `close` event follows,
+    /// and `disconnect` when the peer has answered or the close timeout is over. On a connection
+    /// that is closed already it does nothing.
     ///
     /// The reason is cut to 123 bytes at a character's boundary (RFC 6455 §5.5).
     ///
     /// # Errors
     ///
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
-    pub fn close_with(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), CloseError> {
+    pub fn close_with(
+        &mut self,
+        code: impl Into<CloseCode>,
+        reason: &str,
+    ) -> Result<(), CloseError> {
         self.hub.close(self.token, code.into(), reason)
     }
 
-    /// Cuts the connection off, for whoever does not deserve a goodbye: what waits is dropped, the peer sees a reset (TCP) or an end without a
-    /// close frame, and the descriptor is free at the end of the turn. `disconnect` follows, not clean, and without a code unless the connection was closing
-    /// already. What was emitted earlier in the same turn may not have been sent.
+    /// Cuts the connection off, for whoever does not deserve a goodbye: what waits is dropped, the
+    /// peer sees a reset (TCP) or an end without a close frame, and the descriptor is free at the
+    /// end of the turn. `disconnect` follows, not clean, and without a code unless the connection
+    /// was closing already. What was emitted earlier in the same turn may not have been sent.
     ///
     /// ```
     /// use ikisocket::{Event, Server};
@@ -164,14 +190,16 @@ impl<S> Socket<'_, S> {
 
     // What it is told of beside.
 
-    /// Makes the connection a member of a topic, which comes to be with its first member; `false` if it is one already. Joining twice is
-    /// one membership. It ends with [`leave`](Self::leave), or by itself as soon as the connection closes.
+    /// Makes the connection a member of a topic, which comes to be with its first member; `false`
+    /// if it is one already. Joining twice is one membership. It ends with [`leave`](Self::leave),
+    /// or by itself as soon as the connection closes.
     ///
     /// # Errors
     ///
-    /// [`TopicError::Empty`] and [`TopicError::TooLong`] if the name is empty or has more than 256 bytes, [`TopicError::TooMany`] if the connection
-    /// is in [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection) topics, [`TopicError::Closed`] if it is closed; then
-    /// nothing changes.
+    /// [`TopicError::Empty`] and [`TopicError::TooLong`] if the name is empty or has more than 256
+    /// bytes, [`TopicError::TooMany`] if the connection is in
+    /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection) topics,
+    /// [`TopicError::Closed`] if it is closed; then nothing changes.
     pub fn join(&mut self, topic: &str) -> Result<bool, TopicError> {
         self.hub.join(self.token, topic)
     }
@@ -181,14 +209,16 @@ impl<S> Socket<'_, S> {
         self.hub.topics.leave(self.token.index, topic)
     }
 
-    /// Whether it is a member of a topic: it gets what is published there. A closed connection is in none.
+    /// Whether it is a member of a topic: it gets what is published there. A closed connection is
+    /// in none.
     #[must_use]
     pub fn is_member(&self, topic: &str) -> bool {
         self.hub.topics.is_member(self.token.index, topic)
     }
 
-    /// The names of the topics that it is in, in no particular order. On a closed connection, those that it was in when it closed, so
-    /// that a `close` or `disconnect` listener can tell the others.
+    /// The names of the topics that it is in, in no particular order. On a closed connection, those
+    /// that it was in when it closed, so that a `close` or `disconnect` listener can tell the
+    /// others.
     #[must_use]
     pub fn topics(&self) -> Vec<String> {
         self.hub.topics.of(self.token.index)
@@ -206,7 +236,8 @@ impl<S> Socket<'_, S> {
     ///
     /// # Errors
     ///
-    /// [`UuidError::Duplicate`] if another open connection has it, [`UuidError::Closed`] if this one is closed; then nothing changes.
+    /// [`UuidError::Duplicate`] if another open connection has it, [`UuidError::Closed`] if this
+    /// one is closed; then nothing changes.
     pub fn set_uuid(&mut self, uuid: Uuid) -> Result<(), UuidError> {
         self.hub.set_uuid(self.token, uuid)
     }
@@ -223,7 +254,8 @@ impl<S> Socket<'_, S> {
         self.connection().outbox.waiting()
     }
 
-    /// Messages that wait for the socket and of which it has taken nothing. They are counted when you ask, so it costs time for each.
+    /// Messages that wait for the socket and of which it has taken nothing. They are counted when
+    /// you ask, so it costs time for each.
     #[must_use]
     pub fn waiting_messages(&self) -> usize {
         self.hub.waiting_messages(self.token)
@@ -235,8 +267,9 @@ impl<S> Socket<'_, S> {
         self.hub.dropped_of(self.token)
     }
 
-    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox) would wait for this connection. With a
-    /// `max_outbox` of [`usize::MAX`] that never happens, and the policy has no effect.
+    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox)
+    /// would wait for this connection. With a `max_outbox` of [`usize::MAX`] that never happens,
+    /// and the policy has no effect.
     pub fn set_slow_reader(&mut self, policy: SlowReader) {
         if let Some(connection) = self.hub.get_mut(self.token) {
             connection.slow_reader = policy;
@@ -248,12 +281,17 @@ impl<S> Socket<'_, S> {
     pub fn subprotocol(&self) -> Option<&str> {
         let connection = self.connection();
         let number = usize::from(connection.subprotocol?.get());
-        self.registry.routes[connection.route as usize].policy.subprotocols.get(number - 1).map(String::as_str)
+        self.registry.routes[connection.route as usize]
+            .policy
+            .subprotocols
+            .get(number - 1)
+            .map(String::as_str)
     }
 
     /// Where the peer is.
     ///
-    /// Behind a reverse proxy this is the proxy; what it says of the client is in a header of the request.
+    /// Behind a reverse proxy this is the proxy; what it says of the client is in a header of the
+    /// request.
     #[must_use]
     pub fn peer_address(&self) -> PeerAddress {
         self.connection().peer.get()
@@ -341,7 +379,10 @@ impl<S> Socket<'_, S> {
 
 impl<S> fmt::Debug for Socket<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("uuid", &self.uuid()).field("alive", &self.is_alive()).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("uuid", &self.uuid())
+            .field("alive", &self.is_alive())
+            .finish_non_exhaustive()
     }
 }
 
@@ -366,8 +407,9 @@ impl<'a> Conn<'a> {
         self.stream.tcp()?.peer_addr().ok().map(canonical)
     }
 
-    /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none, which is so in tests
-    /// without sockets alone. What is read from or written to it is missing in the WebSocket stream.
+    /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none,
+    /// which is so in tests without sockets alone. What is read from or written to it is missing in
+    /// the WebSocket stream.
     #[cfg(unix)]
     #[must_use]
     pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'a>> {

@@ -31,7 +31,8 @@ impl<S> Sockets<'_, S> {
         self.hub.open_len()
     }
 
-    /// Messages that slow readers were not sent, all connections together, since the server was built.
+    /// Messages that slow readers were not sent, all connections together, since the server was
+    /// built.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
         self.hub.stats.dropped
@@ -46,7 +47,11 @@ impl<S> Sockets<'_, S> {
     /// The uuids of the connections that are open now.
     #[must_use]
     pub fn uuids(&self) -> Vec<Uuid> {
-        self.hub.open_tokens().into_iter().filter_map(|token| Some(self.hub.get(token)?.uuid)).collect()
+        self.hub
+            .open_tokens()
+            .into_iter()
+            .filter_map(|token| Some(self.hub.get(token)?.uuid))
+            .collect()
     }
 
     /// The open connection with this uuid.
@@ -65,29 +70,35 @@ impl<S> Sockets<'_, S> {
         }
     }
 
-    /// Sends a message to one connection. What became of it there is in the [`Emitted`]: it may be refused.
+    /// Sends a message to one connection. What became of it there is in the [`Emitted`]: it may be
+    /// refused.
     ///
     /// # Errors
     ///
     /// [`Gone`] if no open connection has this uuid.
-    pub fn emit_to<'m>(&mut self, to: Uuid, message: impl Into<Outgoing<'m>>) -> Result<Emitted, Gone> {
+    pub fn emit_to<'m>(
+        &mut self,
+        to: Uuid,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<Emitted, Gone> {
         self.hub.emit_to(to, &message.into())
     }
 
-    /// Sends a message to each connection of a list, as often as it stands there; returns how many took it. It is encoded once. The unknown are
-    /// passed over.
+    /// Sends a message to each connection of a list, as often as it stands there; returns how many
+    /// took it. It is encoded once. The unknown are passed over.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::List(to), None, &message.into())
     }
 
-    /// Sends a message to every open connection; returns how many took it, which is nobody if it is longer than
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no reader delays another.
+    /// Sends a message to every open connection; returns how many took it, which is nobody if it is
+    /// longer than [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no
+    /// reader delays another.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
     }
 
-    /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and what it costs is the number of members.
-    /// To a topic that has none it does nothing.
+    /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and
+    /// what it costs is the number of members. To a topic that has none it does nothing.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, None, &message.into())
     }
@@ -109,13 +120,15 @@ impl<S> Sockets<'_, S> {
         self.hub.topics.iter()
     }
 
-    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look at every connection.
+    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look
+    /// at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.registry.add_panics(self.hub.stats())
     }
 
-    /// Calls the listeners of an event of your own on every connection that is open now; returns how many listeners ran. Nothing is sent.
+    /// Calls the listeners of an event of your own on every connection that is open now; returns
+    /// how many listeners ran. Nothing is sent.
     ///
     /// A built-in event's name calls nobody, and an `error` event follows on each connection.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
@@ -123,17 +136,21 @@ impl<S> Sockets<'_, S> {
         let mut ran = 0;
         for token in self.hub.open_tokens() {
             if self.hub.is_open(token) {
-                let mut context = Context { state: &mut *state, hub: &mut *self.hub, registry: self.registry };
+                let mut context =
+                    Context { state: &mut *state, hub: &mut *self.hub, registry: self.registry };
                 ran += context.fire(token, event, data);
             }
         }
         ran
     }
 
-    /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a reason, behind all that was emitted before, and waits
-    /// for their goodbyes. It goes on being polled until [`Server::is_finished`](crate::Server::is_finished); [`Server::run`](crate::Server::run) then returns.
+    /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a
+    /// reason, behind all that was emitted before, and waits for their goodbyes. It goes on being
+    /// polled until [`Server::is_finished`](crate::Server::is_finished);
+    /// [`Server::run`](crate::Server::run) then returns.
     ///
-    /// A second call closes at once whoever was not closed yet, with its own code and reason, and changes nothing about the deadline.
+    /// A second call closes at once whoever was not closed yet, with its own code and reason, and
+    /// changes nothing about the deadline.
     ///
     /// # Errors
     ///
@@ -149,18 +166,22 @@ impl<S> Sockets<'_, S> {
         self.hub.refusing = refuse;
     }
 
-    /// Whether new WebSocket connections get 503: because of [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
+    /// Whether new WebSocket connections get 503: because of
+    /// [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
     #[must_use]
     pub fn is_refusing(&self) -> bool {
         self.hub.refusing || self.hub.stopping.is_some()
     }
 
-    /// Calls `callback` once, in the first turn of the loop that begins at least `after` from now; with [`Duration::ZERO`] that is the next
-    /// turn, never this call. Timers that are due together run in the order of their times, then of their setting.
+    /// Calls `callback` once, in the first turn of the loop that begins at least `after` from now;
+    /// with [`Duration::ZERO`] that is the next turn, never this call. Timers that are due together
+    /// run in the order of their times, then of their setting.
     ///
-    /// "Now" is when the loop has last read its clock: in a callback, when the turn's wait ended or later. That clock and the poll have whole
-    /// milliseconds, and `after` is rounded up to them: by a finer clock a timer may come up to 1 ms early. How late it comes is up to who turns the
-    /// loop; on a loop that has nothing else to do it is 1 ms at most, and what the operating system adds. [`Duration::MAX`] never comes.
+    /// "Now" is when the loop has last read its clock: in a callback, when the turn's wait ended or
+    /// later. That clock and the poll have whole milliseconds, and `after` is rounded up to them:
+    /// by a finer clock a timer may come up to 1 ms early. How late it comes is up to who turns the
+    /// loop; on a loop that has nothing else to do it is 1 ms at most, and what the operating
+    /// system adds. [`Duration::MAX`] never comes.
     ///
     /// ```
     /// use std::time::Duration;
@@ -183,11 +204,12 @@ impl<S> Sockets<'_, S> {
         self.registry.schedule.set(at, None, Callback::Once(Box::new(callback)))
     }
 
-    /// Calls `callback` each time that `every` is over, from now on, until it is cancelled. The times do not drift: each is reckoned from the one
-    /// before, not from when the callback ran.
+    /// Calls `callback` each time that `every` is over, from now on, until it is cancelled. The
+    /// times do not drift: each is reckoned from the one before, not from when the callback ran.
     ///
-    /// If the loop was away for several of them, the callback runs once, and the next time is the first that lies ahead. It goes on after a panic
-    /// in the callback. `every` is rounded up to whole milliseconds, to one at least; for the rest see [`set_timer`](Self::set_timer).
+    /// If the loop was away for several of them, the callback runs once, and the next time is the
+    /// first that lies ahead. It goes on after a panic in the callback. `every` is rounded up to
+    /// whole milliseconds, to one at least; for the rest see [`set_timer`](Self::set_timer).
     pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
@@ -197,22 +219,26 @@ impl<S> Sockets<'_, S> {
         self.registry.schedule.set(at, Some(every), Callback::Repeated(Box::new(callback)))
     }
 
-    /// Cancels a timer or an interval, which may be an interval that is just running; whether there was one. From now on it is not called, also
-    /// if it is due in this turn.
+    /// Cancels a timer or an interval, which may be an interval that is just running; whether there
+    /// was one. From now on it is not called, also if it is due in this turn.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         let Some(Removed(callback)) = self.registry.schedule.remove(timer) else { return false };
         self.registry.discard(callback);
         true
     }
 
-    /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, a pipe, a descriptor in [`mio::unix::SourceFd`]. Whenever it is ready for what `interest` says,
-    /// `callback` runs on the loop with the state, the sockets and the source lent. The mio to make sources with is [`ikisocket::mio`](crate::mio).
+    /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, a pipe, a descriptor
+    /// in [`mio::unix::SourceFd`]. Whenever it is ready for what `interest` says, `callback` runs
+    /// on the loop with the state, the sockets and the source lent. The mio to make sources with is
+    /// [`ikisocket::mio`](crate::mio).
     ///
-    /// Readiness is edge-triggered: it is told once, when it begins. Read, or write, until it would block, or nobody tells of the rest; a callback that wants to stop
-    /// before asks to be called again with [`wake_source`](Self::wake_source). There may be calls for nothing.
+    /// Readiness is edge-triggered: it is told once, when it begins. Read, or write, until it would
+    /// block, or nobody tells of the rest; a callback that wants to stop before asks to be called
+    /// again with [`wake_source`](Self::wake_source). There may be calls for nothing.
     ///
-    /// The source belongs to the server until it is [removed](Self::remove_source) or the server is dropped; then it is deregistered and dropped. A panic in the callback is
-    /// caught, and the source stays.
+    /// The source belongs to the server until it is [removed](Self::remove_source) or the server is
+    /// dropped; then it is deregistered and dropped. A panic in the callback is caught, and the
+    /// source stays.
     ///
     /// ```
     /// use std::io::ErrorKind;
@@ -239,30 +265,42 @@ impl<S> Sockets<'_, S> {
     ///
     /// # Errors
     ///
-    /// What the operating system said; the source is dropped. It may be of a kind that cannot be watched (a regular file), or it is watched
-    /// already.
-    pub fn add_source<E, F>(&mut self, source: E, interest: Interest, callback: F) -> Result<SourceId, IoError>
+    /// What the operating system said; the source is dropped. It may be of a kind that cannot be
+    /// watched (a regular file), or it is watched already.
+    pub fn add_source<E, F>(
+        &mut self,
+        source: E,
+        interest: Interest,
+        callback: F,
+    ) -> Result<SourceId, IoError>
     where
         E: Source + 'static,
         F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
     {
-        self.registry.sources.add(Box::new(SourceWithCallback { source, callback }), interest).map_err(
-            |(error, watched)| {
+        self.registry
+            .sources
+            .add(Box::new(SourceWithCallback { source, callback }), interest)
+            .map_err(|(error, watched)| {
                 let mut discarded = Discarded::default();
                 watched.discard(&mut discarded);
                 self.registry.count_panics(discarded);
                 error.into()
-            },
-        )
+            })
     }
 
-    /// Stops watching a source and drops it; whether there was one. Its own callback may do so too: then it is dropped when that has returned.
+    /// Stops watching a source and drops it; whether there was one. Its own callback may do so too:
+    /// then it is dropped when that has returned.
     pub fn remove_source(&mut self, source: SourceId) -> bool {
-        self.registry.sources.remove(source).map(|discarded| self.registry.count_panics(discarded)).is_some()
+        self.registry
+            .sources
+            .remove(source)
+            .map(|discarded| self.registry.count_panics(discarded))
+            .is_some()
     }
 
-    /// Has a source's callback called in the next turn, as if all that it waits for were there; whether there is such a source. It is for a callback that stops
-    /// before it would block, so that others come between, and for whoever has something for it to write.
+    /// Has a source's callback called in the next turn, as if all that it waits for were there;
+    /// whether there is such a source. It is for a callback that stops before it would block, so
+    /// that others come between, and for whoever has something for it to write.
     pub fn wake_source(&mut self, source: SourceId) -> bool {
         self.registry.sources.wake(source)
     }
@@ -273,11 +311,14 @@ impl<S> Sockets<'_, S> {
         Handle::new(self.registry)
     }
 
-    /// Puts the answer to a request off, for a [filter](crate::Server::filter) that has to ask somebody else first. The filter then returns `Ok(())`, and the
-    /// request waits for the [`Deferred`], which may go to another thread. What the client sends meanwhile is kept, up to
-    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handled after the upgrade; more than that is answered with 400.
+    /// Puts the answer to a request off, for a [filter](crate::Server::filter) that has to ask
+    /// somebody else first. The filter then returns `Ok(())`, and the request waits for the
+    /// [`Deferred`], which may go to another thread. What the client sends meanwhile is kept, up to
+    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handled after the upgrade; more
+    /// than that is answered with 400.
     ///
-    /// If the filter returns `Err` after all, that is the answer. If it defers twice, only the last [`Deferred`] counts.
+    /// If the filter returns `Err` after all, that is the answer. If it defers twice, only the last
+    /// [`Deferred`] counts.
     pub fn defer(&mut self, incoming: &mut Incoming) -> Deferred<S> {
         let waits = Arc::new(AtomicBool::new(true));
         incoming.ticket = Some(Ticket(waits.clone()));

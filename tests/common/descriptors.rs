@@ -11,7 +11,8 @@ fn skipped(why: &str) -> bool {
 /// Runs this test again in a process that may open so many descriptors, if this one may not.
 pub fn with_descriptors(needed: usize) -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+    let files =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
     let mut limits = files.split_whitespace().map(|limit| limit.parse().unwrap_or(usize::MAX));
     let (Some(soft), Some(hard)) = (limits.next(), limits.next()) else {
         return skipped("this system does not say how many files may be open");

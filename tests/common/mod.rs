@@ -1,7 +1,8 @@
-//! The test kit: a server that is turned by hand, and clients on the same thread that turn it while they wait.
+//! The test kit: a server that is turned by hand, and clients on the same thread that turn it while
+//! they wait.
 //!
-//! Nothing here sleeps. Whoever waits turns the loop until what it waits for is there, and panics at the caller's line when it
-//! has not come in [`PATIENCE`].
+//! Nothing here sleeps. Whoever waits turns the loop until what it waits for is there, and panics
+//! at the caller's line when it has not come in [`PATIENCE`].
 #![allow(dead_code)] // No test file needs all of it.
 
 use std::collections::HashMap;
@@ -33,7 +34,10 @@ pub fn turn_until<S>(server: &mut Server<S>, mut done: impl FnMut(&mut Server<S>
 
 /// Turns the server until `look` finds something.
 #[track_caller]
-pub fn turn_for<S, R>(server: &mut Server<S>, mut look: impl FnMut(&mut Server<S>) -> Option<R>) -> R {
+pub fn turn_for<S, R>(
+    server: &mut Server<S>,
+    mut look: impl FnMut(&mut Server<S>) -> Option<R>,
+) -> R {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look(server) {
@@ -67,8 +71,8 @@ pub struct Diary {
     pub ids: HashMap<String, Uuid>,
     /// What a test writes down itself.
     pub notes: Vec<String>,
-    /// Panics in callbacks that were not on purpose: an `assert!` in a listener, say. The server catches them, so the end of the
-    /// diary is where they fail the test.
+    /// Panics in callbacks that were not on purpose: an `assert!` in a listener, say. The server
+    /// catches them, so the end of the diary is where they fail the test.
     panics: Vec<Recovered>,
 }
 
@@ -91,7 +95,11 @@ impl Diary {
 
     /// The names of the events of one connection, in order.
     pub fn events(&self, who: &str) -> Vec<&str> {
-        self.entries.iter().filter(|entry| entry.who == who).map(|entry| entry.event.as_str()).collect()
+        self.entries
+            .iter()
+            .filter(|entry| entry.who == who)
+            .map(|entry| entry.event.as_str())
+            .collect()
     }
 
     /// All entries of one event of one connection.
@@ -146,9 +154,15 @@ pub fn memory_server() -> Server<Diary> {
 /// The same as [`server_with`], without a port: for a harness.
 pub fn memory_server_with(settings: Builder) -> Server<Diary> {
     let mut server = settings.build(Diary::default()).unwrap();
-    for event in
-        [Event::Connect, Event::Message, Event::Ping, Event::Pong, Event::Close, Event::Error, Event::Disconnect]
-    {
+    for event in [
+        Event::Connect,
+        Event::Message,
+        Event::Ping,
+        Event::Pong,
+        Event::Close,
+        Event::Error,
+        Event::Disconnect,
+    ] {
         server.on(event, write_down);
     }
     server.recover(note_panic);
@@ -185,7 +199,11 @@ fn write_down(diary: &mut Diary, ep: &mut EventPayload<'_, Diary>) {
 }
 
 /// Runs `act` on one connection, between turns.
-pub fn with_socket<R>(server: &mut Server<Diary>, who: &str, act: impl FnOnce(&mut Socket<'_, Diary>) -> R) -> R {
+pub fn with_socket<R>(
+    server: &mut Server<Diary>,
+    who: &str,
+    act: impl FnOnce(&mut Socket<'_, Diary>) -> R,
+) -> R {
     let (diary, mut sockets) = server.lend();
     act(&mut sockets.get(diary.id(who)).expect("this connection is open"))
 }
@@ -193,7 +211,8 @@ pub fn with_socket<R>(server: &mut Server<Diary>, who: &str, act: impl FnOnce(&m
 /// The panic message of tests that panic in callbacks: see [`quiet_panics`].
 pub const ON_PURPOSE: &str = "on purpose";
 
-/// Keeps panics with the message [`ON_PURPOSE`] out of the test's output; all others are printed as ever.
+/// Keeps panics with the message [`ON_PURPOSE`] out of the test's output; all others are printed as
+/// ever.
 pub fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -201,7 +220,9 @@ pub fn quiet_panics() {
         std::panic::set_hook(Box::new(move |info| {
             let payload = info.payload();
             let text = payload.downcast_ref::<&str>().copied();
-            if text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)) != Some(ON_PURPOSE) {
+            if text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                != Some(ON_PURPOSE)
+            {
                 loud(info);
             }
         }));
@@ -402,7 +423,12 @@ pub struct Frames {
 
 impl Frames {
     /// The next thing that is complete, as `take` makes it of that, if it is there.
-    pub fn next<R>(&mut self, raw: &Raw, rules: &Rules, take: impl FnOnce(Decoded<'_>) -> R) -> Option<R> {
+    pub fn next<R>(
+        &mut self,
+        raw: &Raw,
+        rules: &Rules,
+        take: impl FnOnce(Decoded<'_>) -> R,
+    ) -> Option<R> {
         let mut buffer = [0; 16 * 1024];
         loop {
             let mut input = &mut self.received[..];
@@ -432,7 +458,11 @@ enum Available {
 }
 
 /// Reads what is there, until `into` is `limit` bytes long.
-fn read_available(mut stream: &TcpStream, into: &mut Vec<u8>, limit: usize) -> std::io::Result<Available> {
+fn read_available(
+    mut stream: &TcpStream,
+    into: &mut Vec<u8>,
+    limit: usize,
+) -> std::io::Result<Available> {
     let mut buffer = [0; 64 * 1024];
     while into.len() < limit {
         let room = buffer.len().min(limit - into.len());
@@ -461,7 +491,8 @@ pub fn upgrade_request(path: &str) -> String {
     )
 }
 
-/// A frame as a client sends it, for payloads up to 65535 bytes. The masking key is zero, so the payload stands there as it is.
+/// A frame as a client sends it, for payloads up to 65535 bytes. The masking key is zero, so the
+/// payload stands there as it is.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {

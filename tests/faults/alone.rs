@@ -1,4 +1,5 @@
-//! Tests that need a process of their own: with its own limit of open files, or because they count what the whole process holds.
+//! Tests that need a process of their own: with its own limit of open files, or because they count
+//! what the whole process holds.
 
 use std::io::Write;
 use std::process::Command;
@@ -6,7 +7,8 @@ use std::process::Command;
 /// Set in the process that runs one test alone.
 const INSIDE: &str = "IKISOCKET_TEST_INSIDE";
 
-/// Runs `test`, the body of the test of this name (`module::function`), in a process of its own that may open so many files.
+/// Runs `test`, the body of the test of this name (`module::function`), in a process of its own
+/// that may open so many files.
 pub fn alone(name: &str, files: u32, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return test();
@@ -27,7 +29,8 @@ pub fn alone(name: &str, files: u32, test: impl FnOnce()) {
         .env(INSIDE, name)
         .output()
         .unwrap();
-    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
     assert!(output.status.success() && said[0].contains("1 passed"), "{}\n{}", said[0], said[1]);
 }
 

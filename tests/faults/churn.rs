@@ -8,7 +8,8 @@ use crate::stages::{STAGES, assert_served, obliging, turn_until_let_go};
 
 /// How often each stage is gone through: with all stages, more than 10 000 connections.
 const ROUNDS: usize = 600;
-/// What may be there once the buffers that are kept for reuse are, in bytes. One byte for each connection would be more.
+/// What may be there once the buffers that are kept for reuse are, in bytes. One byte for each
+/// connection would be more.
 const GROWTH: isize = 4096;
 
 #[test]

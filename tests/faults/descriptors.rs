@@ -13,7 +13,11 @@ use crate::kit::*;
 
 #[test]
 fn without_descriptors_accepting_pauses_and_resumes_and_never_spins() {
-    alone("descriptors::without_descriptors_accepting_pauses_and_resumes_and_never_spins", 40, exhaustion);
+    alone(
+        "descriptors::without_descriptors_accepting_pauses_and_resumes_and_never_spins",
+        40,
+        exhaustion,
+    );
 }
 
 fn exhaustion() {
@@ -33,7 +37,11 @@ fn exhaustion() {
     for _ in 0..6 {
         assert_eq!(server.poll(Some(Duration::from_secs(5))).unwrap().accepted, 0);
     }
-    assert!(started.elapsed() >= Duration::from_millis(500), "six turns in {:?}", started.elapsed());
+    assert!(
+        started.elapsed() >= Duration::from_millis(500),
+        "six turns in {:?}",
+        started.elapsed()
+    );
 
     // Those who are there are served meanwhile.
     for _ in 0..20 {
@@ -62,7 +70,11 @@ fn exhaustion() {
 
 #[test]
 fn a_flood_of_half_open_requests_does_not_disturb_an_open_connection() {
-    alone("descriptors::a_flood_of_half_open_requests_does_not_disturb_an_open_connection", 2000, flood);
+    alone(
+        "descriptors::a_flood_of_half_open_requests_does_not_disturb_an_open_connection",
+        2000,
+        flood,
+    );
 }
 
 fn flood() {
@@ -99,7 +111,11 @@ fn flood() {
 
 #[test]
 fn without_descriptors_the_log_says_so_once_however_many_come_and_go() {
-    alone("descriptors::without_descriptors_the_log_says_so_once_however_many_come_and_go", 40, one_line);
+    alone(
+        "descriptors::without_descriptors_the_log_says_so_once_however_many_come_and_go",
+        40,
+        one_line,
+    );
 }
 
 /// Counts warnings.

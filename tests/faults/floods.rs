@@ -9,7 +9,11 @@ use crate::kit::*;
 fn quiet_echo(settings: Builder) -> Server<()> {
     let mut server = settings.build(()).unwrap();
     server.listen("127.0.0.1:0").unwrap();
-    server.route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()).unwrap();
+    server
+        .route("/ws", |_, kws| {
+            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()
+        })
+        .unwrap();
     server.on("message", |_, ep| _ = ep.kws.emit(ep.data));
     server
 }
@@ -64,7 +68,10 @@ fn empty_fragments_without_end_are_1008_after_a_thousand() {
     let mut peer = Peer::open(&mut server, "/ws");
     let empty = fragment(CONTINUATION, "");
     // The ping's answer shows that all before it was borne with.
-    peer.send(&mut server, [fragment(TEXT, "a"), empty.repeat(1000), frame(PING, "alive")].concat());
+    peer.send(
+        &mut server,
+        [fragment(TEXT, "a"), empty.repeat(1000), frame(PING, "alive")].concat(),
+    );
     assert_eq!(peer.frame(&mut server), Frame::new(PONG, "alive"));
     let mut more = 0;
     turn_until(&mut server, "the end", |server| {

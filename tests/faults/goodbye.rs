@@ -15,7 +15,10 @@ fn a_close_frame_in_the_middle_of_a_message_ends_the_connection_and_the_message_
         ("a text", fragment(TEXT, "half")),
         ("a binary", fragment(BINARY, [7; 200])),
         ("half a character", fragment(TEXT, [0xF0, 0x9F])),
-        ("several fragments", [fragment(TEXT, "a"), fragment(CONTINUATION, "b"), fragment(CONTINUATION, "")].concat()),
+        (
+            "several fragments",
+            [fragment(TEXT, "a"), fragment(CONTINUATION, "b"), fragment(CONTINUATION, "")].concat(),
+        ),
     ] {
         let rest = frame(CONTINUATION, "the rest");
         for together in [true, false] {
@@ -69,7 +72,11 @@ fn whatever_comes_behind_our_own_close_frame_but_the_peers_is_ignored() {
         turn_until_let_go(&mut server, None, || {});
         assert_eq!(
             *server.state(),
-            ["connect", "close 1000 \"Connection closed\"", "disconnect 1000 \"Connection closed\" clean"]
+            [
+                "connect",
+                "close 1000 \"Connection closed\"",
+                "disconnect 1000 \"Connection closed\" clean"
+            ]
         );
     }
 }

@@ -24,7 +24,8 @@ fn every_test_that_the_security_page_names_is_there() {
     assert!(names.len() > 30, "{names:?}");
     for name in names {
         assert!(
-            code.contains(&format!("#[test]\nfn {name}()")) || code.contains(&format!("#[test]\n    fn {name}()")),
+            code.contains(&format!("#[test]\nfn {name}()"))
+                || code.contains(&format!("#[test]\n    fn {name}()")),
             "there is no test `{name}`"
         );
     }

@@ -1,4 +1,5 @@
-//! FIN, RST and silence at every stage of a connection: it ends once, is told once and with the right reason, and disturbs nobody.
+//! FIN, RST and silence at every stage of a connection: it ends once, is told once and with the
+//! right reason, and disturbs nobody.
 
 use std::time::{Duration, Instant};
 
@@ -34,17 +35,26 @@ const NOTHING: &[&str] = &[];
 const CONNECT: &[&str] = &["connect"];
 const TALKED: &[&str] = &["connect", "message \"before\""];
 const LOST: &[&str] = &["error Lost", "disconnect Lost"];
-const RESET: &[&str] = &["error Io(IoError { kind: ConnectionReset", "disconnect Io(IoError { kind: ConnectionReset"];
+const RESET: &[&str] =
+    &["error Io(IoError { kind: ConnectionReset", "disconnect Io(IoError { kind: ConnectionReset"];
 const SILENT: &[&str] = &["error Silent(50ms)", "disconnect Silent(50ms)"];
 const UNCLEAN: &[&str] = &["disconnect 1000 \"Connection closed\""];
 
 impl Stage {
     /// Nobody has heard of the connection yet, or everything is told already.
-    const fn untold(name: &'static str, so_far: &'static [&'static str], enter: fn(&mut Server<Log>) -> Peer) -> Self {
+    const fn untold(
+        name: &'static str,
+        so_far: &'static [&'static str],
+        enter: fn(&mut Server<Log>) -> Peer,
+    ) -> Self {
         Self { name, enter, so_far, fin: NOTHING, reset: NOTHING, silence: NOTHING, stuck: false }
     }
 
-    const fn open(name: &'static str, so_far: &'static [&'static str], enter: fn(&mut Server<Log>) -> Peer) -> Self {
+    const fn open(
+        name: &'static str,
+        so_far: &'static [&'static str],
+        enter: fn(&mut Server<Log>) -> Peer,
+    ) -> Self {
         Self { name, enter, so_far, fin: LOST, reset: RESET, silence: SILENT, stuck: false }
     }
 }
@@ -57,7 +67,9 @@ pub const STAGES: [Stage; 17] = [
         let head = upgrade("/ws", "");
         begun(server, &head[..head.len() - 1])
     }),
-    Stage::untold("refused, before the refusal is read", NOTHING, |server| begun(server, &upgrade("/nothing", ""))),
+    Stage::untold("refused, before the refusal is read", NOTHING, |server| {
+        begun(server, &upgrade("/nothing", ""))
+    }),
     Stage::open("behind the head, before the 101 is read", CONNECT, |server| {
         let mut peer = Peer::connect(server);
         peer.send(server, upgrade("/ws", ""));
@@ -66,8 +78,12 @@ pub const STAGES: [Stage; 17] = [
     }),
     Stage::open("open", CONNECT, |server| Peer::open(server, "/ws")),
     Stage::open("in a frame's header", TALKED, |server| talking(server, &[0x81])),
-    Stage::open("in a frame's payload", TALKED, |server| talking(server, &raw(FIN | TEXT, 100, b"half"))),
-    Stage::open("in a control frame", TALKED, |server| talking(server, &raw(FIN | PING, 9, b"half"))),
+    Stage::open("in a frame's payload", TALKED, |server| {
+        talking(server, &raw(FIN | TEXT, 100, b"half"))
+    }),
+    Stage::open("in a control frame", TALKED, |server| {
+        talking(server, &raw(FIN | PING, 9, b"half"))
+    }),
     Stage::open("between two fragments", TALKED, |server| talking(server, &fragment(TEXT, "half"))),
     Stage::open("in the second fragment", TALKED, |server| {
         talking(server, &[fragment(TEXT, "half"), raw(CONTINUATION, 100, b"of it")].concat())
@@ -87,9 +103,11 @@ pub const STAGES: [Stage; 17] = [
         fin: UNCLEAN,
         reset: UNCLEAN,
         silence: UNCLEAN,
-        ..Stage::untold("closing", &["connect", "message \"close\"", "close 1000 \"Connection closed\""], |server| {
-            asking(server, "close")
-        })
+        ..Stage::untold(
+            "closing",
+            &["connect", "message \"close\"", "close 1000 \"Connection closed\""],
+            |server| asking(server, "close"),
+        )
     },
     Stage {
         fin: UNCLEAN,
@@ -102,12 +120,16 @@ pub const STAGES: [Stage; 17] = [
             |server| asking(server, "much, and close"),
         )
     },
-    Stage::untold("draining behind its own close", &["connect", "disconnect 1000 \"\" clean"], |server| {
-        let mut peer = Peer::open(server, "/ws");
-        peer.send(server, close(1000, ""));
-        turn_until_logged(server, "disconnect", 1);
-        peer
-    }),
+    Stage::untold(
+        "draining behind its own close",
+        &["connect", "disconnect 1000 \"\" clean"],
+        |server| {
+            let mut peer = Peer::open(server, "/ws");
+            peer.send(server, close(1000, ""));
+            turn_until_logged(server, "disconnect", 1);
+            peer
+        },
+    ),
     Stage::untold(
         "draining behind a violation",
         &["connect", "error Protocol(Unmasked)", "disconnect Protocol(Unmasked) 1002"],
@@ -128,7 +150,8 @@ fn begun(server: &mut Server<Log>, bytes: &str) -> Peer {
     peer
 }
 
-/// An open connection that has sent a message and then this, in one piece: when the message has come back, so has the rest come in.
+/// An open connection that has sent a message and then this, in one piece: when the message has
+/// come back, so has the rest come in.
 fn talking(server: &mut Server<Log>, bytes: &[u8]) -> Peer {
     let mut peer = Peer::open(server, "/ws");
     peer.send_at_once(&[&frame(TEXT, "before"), bytes].concat());
@@ -167,7 +190,11 @@ pub fn obliging(settings: Builder) -> Server<Log> {
 }
 
 /// Turns the loop until it has let go of one connection, of which `peer` reads all that comes.
-pub fn turn_until_let_go(server: &mut Server<Log>, mut peer: Option<&mut Peer>, mut meanwhile: impl FnMut()) {
+pub fn turn_until_let_go(
+    server: &mut Server<Log>,
+    mut peer: Option<&mut Peer>,
+    mut meanwhile: impl FnMut(),
+) {
     let (mut closed, started) = (0, Instant::now());
     while closed == 0 {
         assert!(started.elapsed() < PATIENCE, "waited in vain for the end of one connection");
@@ -194,9 +221,13 @@ fn assert_told(server: &mut Server<Log>, name: &str, expected: &[&[&str]]) {
     let expected = expected.concat();
     server.state_mut().retain(|line| line != "pong");
     let told = server.state();
-    let same = told.len() == expected.len() && told.iter().zip(&expected).all(|(told, line)| told.starts_with(line));
+    let same = told.len() == expected.len()
+        && told.iter().zip(&expected).all(|(told, line)| told.starts_with(line));
     assert!(same, "{name}: {told:#?} was told instead of {expected:#?}");
-    let clean = told.iter().zip(&expected).all(|(told, line)| told.ends_with("clean") == line.ends_with("clean"));
+    let clean = told
+        .iter()
+        .zip(&expected)
+        .all(|(told, line)| told.ends_with("clean") == line.ends_with("clean"));
     assert!(clean, "{name}: {told:#?}");
 }
 
@@ -235,7 +266,10 @@ fn a_reset_at_any_stage_is_told_once_and_disturbs_nobody() {
 #[test]
 fn a_peer_that_vanishes_at_any_stage_is_let_go_of_when_that_stages_time_is_up() {
     for stage in STAGES {
-        let settings = Server::builder().handshake_timeout(TIMEOUT).close_timeout(TIMEOUT).stall_timeout(TIMEOUT);
+        let settings = Server::builder()
+            .handshake_timeout(TIMEOUT)
+            .close_timeout(TIMEOUT)
+            .stall_timeout(TIMEOUT);
         let settings = match stage.stuck {
             true => settings.ping_after(Duration::MAX),
             false => settings.ping_after(PING_AFTER).dead_after(DEAD_AFTER),
@@ -251,6 +285,11 @@ fn a_peer_that_vanishes_at_any_stage_is_let_go_of_when_that_stages_time_is_up() 
         // Who has only begun to ask is told what was wrong.
         peer.read_some(usize::MAX);
         let late = peer.received().starts_with(b"HTTP/1.1 408 ");
-        assert_eq!(late, ["in the head", "at the last byte of the head"].contains(&stage.name), "{}", stage.name);
+        assert_eq!(
+            late,
+            ["in the head", "at the last byte of the head"].contains(&stage.name),
+            "{}",
+            stage.name
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A storm of broadcasts beside peers that never read, and the most that one peer can make the server hold.
+//! A storm of broadcasts beside peers that never read, and the most that one peer can make the
+//! server hold.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -26,18 +27,26 @@ struct Seen {
 
 /// The path tells who they are; the slow ones have little room in the system's buffers.
 fn stormy() -> Server<Seen> {
-    let mut server = Server::builder().max_outbox(OUTBOX).ping_after(Duration::MAX).build(Seen::default()).unwrap();
+    let mut server = Server::builder()
+        .max_outbox(OUTBOX)
+        .ping_after(Duration::MAX)
+        .build(Seen::default())
+        .unwrap();
     server.listen("127.0.0.1:0").unwrap();
     server.route("/reads", |_, _| {}).unwrap();
     let never_reads = |_: &mut Seen, kws: &mut ikisocket::Socket<'_, Seen>| {
         SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap();
     };
-    server.route("/never-reads", never_reads).unwrap().on(Event::Connect, |seen, _| seen.connects += 1).on(
-        Event::Disconnect,
-        |seen, ep| {
-            seen.slow += usize::from(matches!(ep.error, Some(ikisocket::Error::SlowConsumer { limit: OUTBOX, .. })));
-        },
-    );
+    server
+        .route("/never-reads", never_reads)
+        .unwrap()
+        .on(Event::Connect, |seen, _| seen.connects += 1)
+        .on(Event::Disconnect, |seen, ep| {
+            seen.slow += usize::from(matches!(
+                ep.error,
+                Some(ikisocket::Error::SlowConsumer { limit: OUTBOX, .. })
+            ));
+        });
     server.on(Event::Error, |seen, ep| {
         if !matches!(ep.error, Some(ikisocket::Error::SlowConsumer { .. })) {
             seen.others.push(format!("{:?}", ep.error));
@@ -66,7 +75,12 @@ impl Reader {
                 Ok(0) => panic!("the server has hung up"),
                 Ok(read) => {
                     let piece = &self.buffer[..read];
-                    assert!(frame[self.come..].starts_with(piece), "{} bytes of {} came well", self.come, frame.len());
+                    assert!(
+                        frame[self.come..].starts_with(piece),
+                        "{} bytes of {} came well",
+                        self.come,
+                        frame.len()
+                    );
                     self.come += read;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -96,7 +110,8 @@ fn frame_of(payload: &[u8], frame: &mut Vec<u8>) {
 }
 
 #[test]
-fn a_storm_of_a_gibibyte_beside_peers_that_never_read_takes_an_outbox_of_memory_and_reaches_all_others() {
+fn a_storm_of_a_gibibyte_beside_peers_that_never_read_takes_an_outbox_of_memory_and_reaches_all_others()
+ {
     alone(
         "storm::a_storm_of_a_gibibyte_beside_peers_that_never_read_takes_an_outbox_of_memory_and_reaches_all_others",
         200,
@@ -117,7 +132,8 @@ fn gibibyte() {
     while sent < 1 << 30 {
         // Whenever one has been given up, the next one takes its place: there is no moment without.
         if server.lend().1.len() == READERS {
-            never_reads = Some(Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads"));
+            never_reads =
+                Some(Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads"));
         }
         payload[..8].copy_from_slice(&(number as u64).to_be_bytes());
         let message = &payload[..LENGTHS[number % LENGTHS.len()]];
@@ -140,18 +156,30 @@ fn gibibyte() {
     println!("{number} broadcasts, {looks} looks, {most} bytes of live heap at most");
     assert!(looks < 2 * READERS * number, "{looks} looks for {number} messages");
     // What may wait for the one, the message on its way to the others, and little more.
-    assert!(most > (OUTBOX / 2) as isize && most < (OUTBOX + 512 * KIB) as isize, "{most} bytes of live heap");
+    assert!(
+        most > (OUTBOX / 2) as isize && most < (OUTBOX + 512 * KIB) as isize,
+        "{most} bytes of live heap"
+    );
     drop(never_reads);
     turn_until(&mut server, "the end of the last", |server| server.lend().1.len() == READERS);
     let seen = server.state();
     assert!(seen.connects > 500, "{} did not read", seen.connects);
-    assert!(seen.slow >= seen.connects - 1, "{} of {} were told of as slow", seen.slow, seen.connects);
+    assert!(
+        seen.slow >= seen.connects - 1,
+        "{} of {} were told of as slow",
+        seen.slow,
+        seen.connects
+    );
     assert!(seen.others.len() <= 1, "only the last one went by itself: {:?}", seen.others);
 }
 
 #[test]
 fn the_most_that_one_peer_can_make_the_server_hold_is_a_message_and_an_outbox() {
-    alone("storm::the_most_that_one_peer_can_make_the_server_hold_is_a_message_and_an_outbox", 200, the_most);
+    alone(
+        "storm::the_most_that_one_peer_can_make_the_server_hold_is_a_message_and_an_outbox",
+        200,
+        the_most,
+    );
 }
 
 fn the_most() {
@@ -182,7 +210,10 @@ fn the_most() {
     assert!(server.lend().1.get(uuid).is_some(), "{:?}", server.state().others);
     let held = (heap() - before) as usize;
     // A buffer that has grown may be twice as long as what is in it.
-    assert!(waiting > OUTBOX - 10 * KIB && held > MIB + waiting, "{held} bytes held, {waiting} wait");
+    assert!(
+        waiting > OUTBOX - 10 * KIB && held > MIB + waiting,
+        "{held} bytes held, {waiting} wait"
+    );
     assert!(held < 2 * (MIB + OUTBOX), "{held} bytes held, {waiting} wait");
     peer.reset();
     turn_until(&mut server, "its end", |server| server.lend().1.is_empty());

@@ -21,10 +21,13 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
     let mut server = server(Server::builder());
     let collect = ends.clone();
     let keep = move |_: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| {
-        collect.borrow_mut().push(SockRef::from(&kws.conn().fd().unwrap()).try_clone().unwrap().into());
+        collect
+            .borrow_mut()
+            .push(SockRef::from(&kws.conn().fd().unwrap()).try_clone().unwrap().into());
     };
     server.route("/ws", keep).unwrap();
-    // Whoever is told first takes away what has come for everybody else; the poll has already said that it is there.
+    // Whoever is told first takes away what has come for everybody else; the poll has already said
+    // that it is there.
     let steal = ends.clone();
     server.on(Event::Message, move |log, ep| {
         for mut end in steal.borrow().iter() {
@@ -42,7 +45,10 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
     bob.send_at_once(&message);
     let turn = server.poll(Some(Duration::ZERO)).unwrap();
     assert_eq!(turn.messages, 1);
-    assert_eq!(*server.state(), ["message \"hello\"".to_owned(), format!("{} bytes taken away", message.len())]);
+    assert_eq!(
+        *server.state(),
+        ["message \"hello\"".to_owned(), format!("{} bytes taken away", message.len())]
+    );
     // Nobody is worse off for it.
     ends.borrow_mut().clear();
     assert_served(&mut server, &mut ann, "after");

@@ -12,7 +12,8 @@ const KIB: usize = 1024;
 /// Less than this is not kept in the kernel: the rest waits in the outbox.
 const NARROW: usize = 16 * KIB;
 
-/// What was emitted to one peer and must arrive: messages in their order, pings somewhere between them.
+/// What was emitted to one peer and must arrive: messages in their order, pings somewhere between
+/// them.
 #[derive(Default)]
 struct Expected {
     messages: VecDeque<Frame>,
@@ -41,7 +42,8 @@ impl Source {
         (0..len).map(|at| number.wrapping_add(at as u8)).collect()
     }
 
-    /// Emits a few messages on the slow connection, some of them to everybody, as far as there is room.
+    /// Emits a few messages on the slow connection, some of them to everybody, as far as there is
+    /// room.
     fn emit(&mut self, kws: &mut Socket<'_, Source>) {
         for _ in 0..1 + self.random.below(30) {
             if self.left == 0 || kws.waiting() > 700 * KIB {
@@ -83,7 +85,8 @@ impl Expected {
         for frame in frames {
             if frame.opcode == PING {
                 let at = self.pings.iter().position(|ping| *ping == frame);
-                self.pings.remove(at.unwrap_or_else(|| panic!("{frame:?} came, which is not to come")));
+                self.pings
+                    .remove(at.unwrap_or_else(|| panic!("{frame:?} came, which is not to come")));
             } else {
                 let next = self.messages.pop_front();
                 assert!(next.as_ref() == Some(&frame), "{frame:?} came, {next:?} was to come");
@@ -99,11 +102,19 @@ impl Expected {
 #[test]
 fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
     let random = Random(0xDEFA_CE0F_F1CE);
-    let source = Source { random, left: 1500, slow: Expected::default(), quick: Expected::default(), pressure: 0 };
+    let source = Source {
+        random,
+        left: 1500,
+        slow: Expected::default(),
+        quick: Expected::default(),
+        pressure: 0,
+    };
     let mut server = Server::builder().build(source).unwrap();
     server.listen("127.0.0.1:0").unwrap();
     server
-        .route("/slow", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(NARROW).unwrap())
+        .route("/slow", |_, kws| {
+            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(NARROW).unwrap()
+        })
         .unwrap();
     server.route("/quick", |_, _| {}).unwrap();
     server.on(Event::Message, |source, ep| source.emit(&mut ep.kws));
@@ -159,7 +170,11 @@ fn a_short_write_is_followed_by_an_event_at_any_unsent_limit() {
         SockRef::from(&listener).set_tcp_notsent_lowat(lowat as u32).unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = accept(&listener);
-        assert_eq!(SockRef::from(&server).tcp_notsent_lowat().unwrap(), lowat as u32, "it is inherited");
+        assert_eq!(
+            SockRef::from(&server).tcp_notsent_lowat().unwrap(),
+            lowat as u32,
+            "it is inherited"
+        );
         poll.registry().register(&mut server, Token(0), Interest::WRITABLE).unwrap();
         let (chunk, mut buffer) = (vec![0; 256 * KIB], vec![0; 64 * KIB]);
         for _ in 0..200 {
@@ -205,7 +220,9 @@ fn a_short_write_is_followed_by_an_event_at_any_unsent_limit() {
 fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
     let mut server = server(settings);
     server
-        .route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap())
+        .route("/ws", |_, kws| {
+            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap()
+        })
         .unwrap();
     let peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/ws");
     (server, peer)
@@ -214,9 +231,15 @@ fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
 #[test]
 fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
     let (mut closed, mut reset) = (0, 0);
-    for (len, everybody) in
-        [(0, false), (1, false), (1000, false), (20 * KIB, false), (0, true), (1000, true), (20 * KIB, true)]
-    {
+    for (len, everybody) in [
+        (0, false),
+        (1, false),
+        (1000, false),
+        (20 * KIB, false),
+        (0, true),
+        (1000, true),
+        (20 * KIB, true),
+    ] {
         let (mut server, mut peer) = stuck(Server::builder().max_outbox(64 * KIB));
         let mut witness = Peer::open(&mut server, "/ws");
         let uuid = server.lend().1.uuids()[0];
@@ -261,7 +284,10 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
                 reset += 1;
             }
         }
-        assert!(frames.len() < taken && frames.iter().all(|frame| frame.payload == message), "{name}");
+        assert!(
+            frames.len() < taken && frames.iter().all(|frame| frame.payload == message),
+            "{name}"
+        );
 
         // The other one has everything and lives on.
         witness.send(&mut server, frame(PING, "there"));
@@ -310,7 +336,8 @@ fn before_an_outbox_counts_as_full_the_socket_is_offered_what_waits() {
 fn a_peer_that_takes_nothing_is_given_up_after_the_stall_timeout() {
     let timeout = Duration::from_millis(30);
     for everybody in [false, true] {
-        let (mut server, mut peer) = stuck(Server::builder().stall_timeout(timeout).ping_after(Duration::MAX));
+        let (mut server, mut peer) =
+            stuck(Server::builder().stall_timeout(timeout).ping_after(Duration::MAX));
         let mut sockets = server.lend().1;
         let uuid = sockets.uuids()[0];
         // Far more than the sockets keep, and less than the outbox.
@@ -342,11 +369,17 @@ fn a_close_comes_behind_everything_that_was_emitted_before() {
     for number in 0..80 {
         assert!(peer.frame(&mut server) == Frame::new(BINARY, [number; 10_000]));
     }
-    assert_eq!(peer.frame(&mut server), Frame::new(CLOSE, [&4000_u16.to_be_bytes()[..], b"enough"].concat()));
+    assert_eq!(
+        peer.frame(&mut server),
+        Frame::new(CLOSE, [&4000_u16.to_be_bytes()[..], b"enough"].concat())
+    );
     peer.send(&mut server, close(4000, ""));
     assert_eq!(peer.end(&mut server), End::Fin);
     peer.part(&mut server);
-    assert_eq!(*server.state(), ["connect", "close 4000 \"enough\"", "disconnect 4000 \"enough\" clean"]);
+    assert_eq!(
+        *server.state(),
+        ["connect", "close 4000 \"enough\"", "disconnect 4000 \"enough\" clean"]
+    );
 }
 
 #[test]
@@ -382,7 +415,10 @@ fn a_reset_while_messages_wait_ends_the_connection_once() {
         turn(&mut server);
         peer.reset();
         turn_until_closed(&mut server, 1);
-        let ends = server.state().iter().filter(|line| line.starts_with("disconnect") && !line.ends_with("clean"));
+        let ends = server
+            .state()
+            .iter()
+            .filter(|line| line.starts_with("disconnect") && !line.ends_with("clean"));
         assert_eq!(ends.count(), 1, "{:?}", server.state());
         assert!(server.state().last().unwrap().starts_with("disconnect"), "{:?}", server.state());
     }

@@ -74,7 +74,13 @@ fn fragments_are_one_message_and_control_frames_may_stand_between_them() {
         peer.expect_text(&mut server, "🦀!");
         assert_eq!(peer.frame(&mut server), Frame::new(PONG, ""));
         assert_eq!(peer.frame(&mut server), Frame::new(BINARY, [1, 2, 3]));
-        let told = ["ping [111, 110, 101]", "pong [116, 119, 111]", "message \"🦀!\"", "ping", "message [1, 2, 3]"];
+        let told = [
+            "ping [111, 110, 101]",
+            "pong [116, 119, 111]",
+            "message \"🦀!\"",
+            "ping",
+            "message [1, 2, 3]",
+        ];
         assert_eq!(server.state()[..], told);
     }
 }
@@ -111,16 +117,36 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("2^64 - 1 bytes", long(u64::MAX), 1002, "LengthOverflow"),
         ("2^63 - 1 bytes", long((1 << 63) - 1), 1009, "MessageTooBig { limit: 1000 }"),
         ("one byte too long", long(1001), 1009, "MessageTooBig { limit: 1000 }"),
-        ("a length in too many bytes", vec![0x82, 0xFE, 0, 5, 0, 0, 0, 0], 1002, "LengthNotMinimal"),
-        ("a length in far too many bytes", [&[0x82, 0xFF][..], &[0; 12]].concat(), 1002, "LengthNotMinimal"),
+        (
+            "a length in too many bytes",
+            vec![0x82, 0xFE, 0, 5, 0, 0, 0, 0],
+            1002,
+            "LengthNotMinimal",
+        ),
+        (
+            "a length in far too many bytes",
+            [&[0x82, 0xFF][..], &[0; 12]].concat(),
+            1002,
+            "LengthNotMinimal",
+        ),
         ("a long ping", control(FIN | PING), 1002, "ControlTooLong"),
         ("a long pong", control(FIN | PONG), 1002, "ControlTooLong"),
         ("a long close", control(FIN | CLOSE), 1002, "ControlTooLong"),
         ("a fragmented ping", fragment(PING, "x"), 1002, "FragmentedControl"),
         ("a fragmented close", fragment(CLOSE, ""), 1002, "FragmentedControl"),
         ("nothing to continue", frame(CONTINUATION, "x"), 1002, "UnexpectedContinuation"),
-        ("nothing to continue, not the last", fragment(CONTINUATION, "x"), 1002, "UnexpectedContinuation"),
-        ("text inside a message", [fragment(TEXT, "a"), frame(TEXT, "b")].concat(), 1002, "ExpectedContinuation"),
+        (
+            "nothing to continue, not the last",
+            fragment(CONTINUATION, "x"),
+            1002,
+            "UnexpectedContinuation",
+        ),
+        (
+            "text inside a message",
+            [fragment(TEXT, "a"), frame(TEXT, "b")].concat(),
+            1002,
+            "ExpectedContinuation",
+        ),
         (
             "binary inside a message",
             [fragment(BINARY, "a"), fragment(BINARY, "b")].concat(),
@@ -206,14 +232,19 @@ fn codes_that_may_not_be_sent_are_refused_and_the_others_echoed() {
         assert_eq!(server.state()[1], format!("error Protocol(InvalidCloseCode({code}))"));
         server.state_mut().clear();
     }
-    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999] {
+    for code in [
+        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000,
+        4999,
+    ] {
         let mut peer = Peer::open(&mut server, "/ws");
         peer.send(&mut server, close(code, "because"));
         peer.expect_close(&mut server, code);
         peer.part(&mut server);
         let error = format!("ClosedByPeer {{ code: CloseCode({code}), reason: \"because\" }}");
         let told = match code {
-            1000 | 1001 => vec!["connect".to_owned(), format!("disconnect {code} \"because\" clean")],
+            1000 | 1001 => {
+                vec!["connect".to_owned(), format!("disconnect {code} \"because\" clean")]
+            }
             _ => vec![
                 "connect".to_owned(),
                 format!("error {error}"),
@@ -239,7 +270,13 @@ fn a_close_without_a_code_is_answered_without_one() {
 #[test]
 fn what_follows_a_close_frame_is_ignored() {
     let mut server = echo(Server::builder());
-    for behind in [frame(TEXT, "late"), frame(PING, "late"), close(1001, "again"), vec![0xFF; 1000], vec![0; 150_000]] {
+    for behind in [
+        frame(TEXT, "late"),
+        frame(PING, "late"),
+        close(1001, "again"),
+        vec![0xFF; 1000],
+        vec![0; 150_000],
+    ] {
         let mut peer = Peer::open(&mut server, "/ws");
         peer.send(&mut server, [close(1000, ""), behind.clone()].concat());
         peer.try_send(&mut server, &behind);
@@ -255,15 +292,20 @@ fn a_thousand_empty_fragments_are_a_message_and_one_more_is_too_many() {
     let mut server = echo(Server::builder());
     for (empty, code) in [(1000, None), (1001, Some(1008))] {
         let mut peer = Peer::open(&mut server, "/ws");
-        let fragments =
-            [fragment(TEXT, "a"), fragment(CONTINUATION, "").repeat(empty), frame(CONTINUATION, "b")].concat();
+        let fragments = [
+            fragment(TEXT, "a"),
+            fragment(CONTINUATION, "").repeat(empty),
+            frame(CONTINUATION, "b"),
+        ]
+        .concat();
         peer.send(&mut server, fragments);
         match code {
             None => peer.expect_text(&mut server, "ab"),
             Some(code) => peer.expect_close(&mut server, code),
         }
     }
-    let told = server.state().iter().filter(|line| line.contains("TooManyEmptyFragments { limit: 1000 }"));
+    let told =
+        server.state().iter().filter(|line| line.contains("TooManyEmptyFragments { limit: 1000 }"));
     assert_eq!(told.count(), 2, "error and disconnect");
 }
 
@@ -272,8 +314,11 @@ fn text_fails_at_its_first_bad_byte_and_not_at_its_end() {
     let mut server = echo(Server::builder());
     for fragmented in [false, true] {
         let mut peer = Peer::open(&mut server, "/ws");
-        let begun =
-            raw(if fragmented { TEXT } else { FIN | TEXT }, 500_000, b"good so far \xFF and then nothing for now");
+        let begun = raw(
+            if fragmented { TEXT } else { FIN | TEXT },
+            500_000,
+            b"good so far \xFF and then nothing for now",
+        );
         peer.send(&mut server, begun);
         peer.expect_close(&mut server, 1007);
     }
@@ -289,7 +334,10 @@ fn a_message_that_is_too_long_is_refused_by_its_header_alone() {
     peer.expect_close(&mut server, 1009);
     // And by the first header with which its fragments become too long.
     let mut peer = Peer::open(&mut server, "/ws");
-    peer.send(&mut server, [fragment(BINARY, vec![0; 60_000]), raw(CONTINUATION, 40_001, b"")].concat());
+    peer.send(
+        &mut server,
+        [fragment(BINARY, vec![0; 60_000]), raw(CONTINUATION, 40_001, b"")].concat(),
+    );
     peer.expect_close(&mut server, 1009);
 }
 

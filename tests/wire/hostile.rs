@@ -1,4 +1,5 @@
-//! Peers that vanish, flood or stop half-way: nobody else notices, and the loop neither grows nor spins.
+//! Peers that vanish, flood or stop half-way: nobody else notices, and the loop neither grows nor
+//! spins.
 
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ fn assert_serves(server: &mut Server<Log>) {
     peer.part(server);
 }
 
-/// Turns until there is nothing to do at once, or fails: a loop that always has something to do spins.
+/// Turns until there is nothing to do at once, or fails: a loop that always has something to do
+/// spins.
 fn turn_until_quiet<S>(server: &mut Server<S>) {
     for _ in 0..100 {
         server.poll(Some(Duration::ZERO)).unwrap();
@@ -55,8 +57,10 @@ fn a_reset_at_any_moment_ends_one_connection_and_disturbs_nobody() {
             }
             peer.reset();
             turn_until_closed(&mut server, 1);
-            let disconnects = server.state().iter().filter(|line| line.starts_with("disconnect")).count();
-            // A reset may overtake what was sent before it: without a turn in between the connection may never have opened.
+            let disconnects =
+                server.state().iter().filter(|line| line.starts_with("disconnect")).count();
+            // A reset may overtake what was sent before it: without a turn in between the
+            // connection may never have opened.
             assert!(!turned || disconnects == usize::from(opens), "{name}: {:?}", server.state());
             witness.send(&mut server, frame(TEXT, name));
             witness.expect_text(&mut server, name);
@@ -75,7 +79,10 @@ fn a_fin_without_a_close_frame_is_an_error_and_what_was_sent_before_it_counts() 
     peer.expect_text(&mut server, "last words");
     assert_eq!(peer.end(&mut server), End::Fin);
     turn_until_logged(&mut server, "disconnect", 1);
-    assert_eq!(*server.state(), ["connect", "message \"last words\"", "error Lost", "disconnect Lost"]);
+    assert_eq!(
+        *server.state(),
+        ["connect", "message \"last words\"", "error Lost", "disconnect Lost"]
+    );
 }
 
 #[test]
@@ -84,7 +91,11 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     const PINGS: u32 = 30_000;
     let mut server = Server::builder().receive_buffer(BUFFER).build(()).unwrap();
     server.listen("127.0.0.1:0").unwrap();
-    server.route("/ws", |_, kws| SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()).unwrap();
+    server
+        .route("/ws", |_, kws| {
+            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()
+        })
+        .unwrap();
     let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
     let uuid = server.lend().1.uuids()[0];
     let mut most = 0;
@@ -157,7 +168,11 @@ fn a_client_that_is_still_sending_learns_why_it_was_closed() {
     let faults: [(&str, Vec<u8>, u16); 5] = [
         ("not UTF-8", frame(TEXT, [0xFF]), 1007),
         ("a reserved opcode", vec![0x83, 0x80, 0, 0, 0, 0], 1002),
-        ("fragments of nothing", [fragment(TEXT, ""), fragment(CONTINUATION, "").repeat(1001)].concat(), 1008),
+        (
+            "fragments of nothing",
+            [fragment(TEXT, ""), fragment(CONTINUATION, "").repeat(1001)].concat(),
+            1008,
+        ),
         ("too large", [&[0x82, 0xFF][..], &3_000_000_u64.to_be_bytes(), &[0; 4]].concat(), 1009),
         ("a panic", frame(TEXT, "panic"), 1011),
     ];

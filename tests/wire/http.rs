@@ -48,7 +48,11 @@ fn a_page_is_answered_and_the_connection_closed() {
     ] {
         let page = ask(&mut server, get(path));
         page.assert_whole();
-        assert_eq!((page.status(), page.text(), page.header("Content-Type")), (200, body, Some(kind)), "{path}");
+        assert_eq!(
+            (page.status(), page.text(), page.header("Content-Type")),
+            (200, body, Some(kind)),
+            "{path}"
+        );
         assert_eq!(page.header("Connection"), Some("close"));
     }
 }
@@ -74,7 +78,9 @@ fn a_head_request_that_waited_is_refused_without_a_body_whatever_the_cause() {
             match cause {
                 "nobody decides" => waiting = None,
                 "a shutdown" => server.lend().1.shutdown(Shutdown::default()).unwrap(),
-                "a filter" => waiting.take().unwrap().reject(Response::new(503).with_body("no")).unwrap(),
+                "a filter" => {
+                    waiting.take().unwrap().reject(Response::new(503).with_body("no")).unwrap()
+                }
                 _ => {}
             }
             let page = peer.response(&mut server);
@@ -122,7 +128,10 @@ fn old_and_busy_clients_are_served_too() {
         ("Connection: close", get("/about").replace("Host", "Connection: close\r\nHost")),
         ("Connection: keep-alive", get("/about").replace("Host", "Connection: keep-alive\r\nHost")),
         ("a second request behind it", two),
-        ("a body that nobody reads", get("/about").replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello")),
+        (
+            "a body that nobody reads",
+            get("/about").replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"),
+        ),
         ("empty lines before", format!("\r\n\r\n{}", get("/about"))),
     ] {
         let page = ask(&mut server, request);

@@ -65,7 +65,11 @@ fn line<S>(ep: &EventPayload<'_, S>) -> String {
 }
 
 /// Turns the loop until `done`, or fails saying what was waited for.
-pub fn turn_until<S>(server: &mut Server<S>, what: &str, mut done: impl FnMut(&mut Server<S>) -> bool) {
+pub fn turn_until<S>(
+    server: &mut Server<S>,
+    what: &str,
+    mut done: impl FnMut(&mut Server<S>) -> bool,
+) {
     let started = Instant::now();
     while !done(server) {
         assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -84,7 +88,10 @@ pub fn turn_until_logged(server: &mut Server<Log>, beginning: &str, times: usize
 pub fn turn_until_closed<S>(server: &mut Server<S>, gone: usize) {
     let (mut closed, started) = (0, Instant::now());
     while closed < gone {
-        assert!(started.elapsed() < PATIENCE, "waited in vain for the end of {gone} connections, saw {closed}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "waited in vain for the end of {gone} connections, saw {closed}"
+        );
         closed += server.poll(Some(Duration::from_millis(1))).unwrap().closed;
     }
 }
@@ -119,7 +126,8 @@ impl Peer {
 
     /// A client that takes little at a time.
     pub fn connect_narrow<S>(server: &Server<S>, receive_buffer: usize) -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(receive_buffer).unwrap();
         socket.connect(&server.local_addr().unwrap().into()).unwrap();
         Self::new(socket.into())
@@ -212,13 +220,24 @@ impl Peer {
         &self.received
     }
 
-    /// Turns the loop until `whole` finds the length of something at the beginning of what has arrived.
-    fn wait<S>(&mut self, server: &mut Server<S>, what: &str, whole: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
+    /// Turns the loop until `whole` finds the length of something at the beginning of what has
+    /// arrived.
+    fn wait<S>(
+        &mut self,
+        server: &mut Server<S>,
+        what: &str,
+        whole: impl Fn(&[u8]) -> Option<usize>,
+    ) -> Vec<u8> {
         let mut len = None;
         turn_until(server, what, |_| {
             self.read();
             len = whole(&self.received);
-            assert!(len.is_some() || self.end.is_none(), "{:?} instead of {what}: {:?}", self.end, self.received());
+            assert!(
+                len.is_some() || self.end.is_none(),
+                "{:?} instead of {what}: {:?}",
+                self.end,
+                self.received()
+            );
             len.is_some()
         });
         self.received.drain(..len.unwrap()).collect()
@@ -237,13 +256,18 @@ impl Peer {
         let head = self.head(server);
         let end = self.end(server);
         let response = Response { head, body: std::mem::take(&mut self.received), end };
-        assert!(response.header("Connection").is_some_and(|value| value.starts_with("close")), "{}", response.head);
+        assert!(
+            response.header("Connection").is_some_and(|value| value.starts_with("close")),
+            "{}",
+            response.head
+        );
         response
     }
 
     /// The next frame.
     pub fn frame<S>(&mut self, server: &mut Server<S>) -> Frame {
-        let frame = self.wait(server, "a frame", |received| Frame::parse(received).map(|(_, len)| len));
+        let frame =
+            self.wait(server, "a frame", |received| Frame::parse(received).map(|(_, len)| len));
         Frame::parse(&frame).unwrap().0
     }
 
@@ -285,7 +309,8 @@ impl Peer {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// After a FIN from the server: answers it, and makes sure that no reset follows until the server has let go.
+    /// After a FIN from the server: answers it, and makes sure that no reset follows until the
+    /// server has let go.
     pub fn part<S>(&mut self, server: &mut Server<S>) {
         assert_eq!(self.end, Some(End::Fin));
         self.finish();
@@ -353,7 +378,8 @@ pub fn request(method: &str, path: &str) -> String {
 
 // Frames.
 
-/// A frame that the server sent; its header is in the shortest form, without mask and reserved bits.
+/// A frame that the server sent; its header is in the shortest form, without mask and reserved
+/// bits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,

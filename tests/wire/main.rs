@@ -1,4 +1,5 @@
-//! What the server promises on the wire: every test talks to it through a raw TCP socket, byte by byte where that matters.
+//! What the server promises on the wire: every test talks to it through a raw TCP socket, byte by
+//! byte where that matters.
 
 mod backpressure;
 mod elements;

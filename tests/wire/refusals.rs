@@ -77,7 +77,10 @@ fn faulty(faults: &[Fault]) -> String {
         "Host: localhost".to_owned(),
         "Connection: Upgrade".to_owned(),
         format!("Sec-WebSocket-Version: {}", if has(Version) { 8 } else { 13 }),
-        format!("Origin: {}", if has(Origin) { "https://evil.example" } else { "https://good.example" }),
+        format!(
+            "Origin: {}",
+            if has(Origin) { "https://evil.example" } else { "https://good.example" }
+        ),
     ];
     let mut add = |fault, line: &str| {
         if has(fault) {
@@ -106,7 +109,9 @@ fn strict(handshake_timeout: u64) -> Server<Log> {
     let settings = Server::builder().origins(["https://good.example"]);
     let mut server = echo(settings.handshake_timeout(Duration::from_millis(handshake_timeout)));
     server.filter(|_, _, incoming| match incoming.header("X-Filter") {
-        Some(_) => Err(Response::text("filtered").with_status(418).header("X-Filter", "no").unwrap()),
+        Some(_) => {
+            Err(Response::text("filtered").with_status(418).header("X-Filter", "no").unwrap())
+        }
         None => Ok(()),
     });
     server
@@ -140,7 +145,8 @@ fn assert_refused(response: &Response_, fault: Fault, name: &str) {
     }
 }
 
-/// A head that breaks no line's form but two rules at once is only judged when it is there, so what is too large for that is not.
+/// A head that breaks no line's form but two rules at once is only judged when it is there, so what
+/// is too large for that is not.
 fn cannot_meet(former: Fault, latter: Fault) -> bool {
     let one_of = |a, b| former == a && latter == b;
     one_of(TwoHosts, TooLarge)
@@ -289,7 +295,11 @@ fn head_is_refused_like_get_at_every_path_and_without_a_body() {
                 assert_eq!(header(&head.0, "Upgrade"), Some("websocket"), "{name}");
             } else {
                 assert_eq!(head.0, get.0, "{name}");
-                assert_eq!(header(&head.0, "Content-Length"), Some(&*get.1.len().to_string()), "{name}");
+                assert_eq!(
+                    header(&head.0, "Content-Length"),
+                    Some(&*get.1.len().to_string()),
+                    "{name}"
+                );
             }
         }
     }

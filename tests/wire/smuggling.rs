@@ -1,4 +1,5 @@
-//! Requests that two servers could read differently, and values that would end a header: nothing is smuggled in, nothing split.
+//! Requests that two servers could read differently, and values that would end a header: nothing is
+//! smuggled in, nothing split.
 
 use ikisocket::{HeaderError, Response, RouteError, Server};
 
@@ -58,12 +59,28 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a path in the Host", good.replace("Host: localhost", "Host: localhost/secret"), 400),
         // Where does it end?
         ("both lengths", with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + body, 400),
-        ("both lengths, the other way round", with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + body, 400),
-        ("both lengths on a page", plain("/page", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + body, 400),
-        ("both lengths, in other cases", plain("/page", "content-length: 5\r\ntransfer-ENCODING: x\r\n") + body, 400),
+        (
+            "both lengths, the other way round",
+            with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + body,
+            400,
+        ),
+        (
+            "both lengths on a page",
+            plain("/page", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + body,
+            400,
+        ),
+        (
+            "both lengths, in other cases",
+            plain("/page", "content-length: 5\r\ntransfer-ENCODING: x\r\n") + body,
+            400,
+        ),
         ("Content-Length on an upgrade", with("Content-Length: 5\r\n") + "hello", 400),
         ("Transfer-Encoding on an upgrade", with("Transfer-Encoding: chunked\r\n") + body, 400),
-        ("an unknown Transfer-Encoding on an upgrade", with("Transfer-Encoding: xchunked\r\n"), 400),
+        (
+            "an unknown Transfer-Encoding on an upgrade",
+            with("Transfer-Encoding: xchunked\r\n"),
+            400,
+        ),
         (
             "Transfer-Encoding in HTTP/1.0",
             "GET /page HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned() + body,
@@ -75,7 +92,11 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a negative Content-Length", plain("/page", "Content-Length: -1\r\n"), 400),
         ("a hexadecimal Content-Length", plain("/page", "Content-Length: 0x5\r\n"), 400),
         ("a Content-Length with a space inside", plain("/page", "Content-Length: 1 0\r\n"), 400),
-        ("an endless Content-Length", plain("/page", "Content-Length: 18446744073709551616\r\n"), 400),
+        (
+            "an endless Content-Length",
+            plain("/page", "Content-Length: 18446744073709551616\r\n"),
+            400,
+        ),
         ("an empty Content-Length", plain("/page", "Content-Length:\r\n"), 400),
         // Where does a line end?
         ("obs-fold", with("X: a\r\n b\r\n"), 400),
@@ -118,7 +139,11 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("an encoded slash", line("GET /page%2F..%2Fwatched HTTP/1.1"), 404),
         ("two slashes", line("GET //watched HTTP/1.1"), 404),
         ("an over-long target", line(&format!("GET /{} HTTP/1.1", "a".repeat(16 * 1024))), 431),
-        ("an over-long query", line(&format!("GET /watched?{} HTTP/1.1", "a".repeat(16 * 1024))), 431),
+        (
+            "an over-long query",
+            line(&format!("GET /watched?{} HTTP/1.1", "a".repeat(16 * 1024))),
+            431,
+        ),
         ("a target outside ASCII", line("GET /wätched HTTP/1.1"), 404),
         // In which way?
         ("HTTP/1.0", line("GET /watched HTTP/1.0"), 426),
@@ -156,9 +181,18 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a key of 17 bytes", good.replace(KEY, "dGhlIHNhbXBsZSBub25jZSE="), 400),
         ("a key that is no base64", good.replace(KEY, "dGhlIHNhbXBsZSBub25j!Q=="), 400),
     ];
-    let mut rows: Vec<_> = text.into_iter().map(|(name, text, status)| (name, text.into_bytes(), status)).collect();
-    rows.push(("a target that is no UTF-8", [b"GET /\xFF\xFE HTTP/1.1\r\n", good.as_bytes()].concat(), 400));
-    rows.push(("a Host that is no UTF-8", b"GET /page HTTP/1.1\r\nHost: \xFF\r\n\r\n".to_vec(), 400));
+    let mut rows: Vec<_> =
+        text.into_iter().map(|(name, text, status)| (name, text.into_bytes(), status)).collect();
+    rows.push((
+        "a target that is no UTF-8",
+        [b"GET /\xFF\xFE HTTP/1.1\r\n", good.as_bytes()].concat(),
+        400,
+    ));
+    rows.push((
+        "a Host that is no UTF-8",
+        b"GET /page HTTP/1.1\r\nHost: \xFF\r\n\r\n".to_vec(),
+        400,
+    ));
     // Is it HTTP at all?
     rows.push(("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03".to_vec(), 400));
     rows.push(("an SSH greeting", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), 400));
@@ -169,7 +203,8 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[test]
-fn every_shape_of_a_smuggled_request_has_its_status_runs_no_callback_and_nothing_behind_it_is_answered() {
+fn every_shape_of_a_smuggled_request_has_its_status_runs_no_callback_and_nothing_behind_it_is_answered()
+ {
     let mut server = watched();
     for (name, request, status) in refused() {
         for behind in [String::new(), plain("/secret", ""), good()] {
@@ -189,7 +224,9 @@ fn every_shape_of_a_smuggled_request_has_its_status_runs_no_callback_and_nothing
 #[test]
 fn a_smuggled_request_has_the_same_status_in_whatever_pieces_it_comes() {
     let mut server = watched();
-    for (name, request, status) in refused().into_iter().filter(|(_, request, _)| request.len() < 1000) {
+    for (name, request, status) in
+        refused().into_iter().filter(|(_, request, _)| request.len() < 1000)
+    {
         for pieces in [request.len(), 2] {
             let mut peer = Peer::connect(&server);
             for piece in request.chunks(request.len().div_ceil(pieces)) {
@@ -215,7 +252,11 @@ fn what_looks_odd_and_can_be_read_in_one_way_only_is_accepted() {
         ("absolute form of ws", line("GET ws://localhost:80/watched HTTP/1.1"), "/watched"),
         ("empty lines before it", format!("\r\n\r\n{good}"), "/watched"),
         ("a length of nothing", with("Content-Length: 0\r\n"), "/watched"),
-        ("a length of nothing, twice", with("Content-Length: 0\r\nContent-Length: 0\r\n"), "/watched"),
+        (
+            "a length of nothing, twice",
+            with("Content-Length: 0\r\nContent-Length: 0\r\n"),
+            "/watched",
+        ),
         ("letters outside ASCII in a value", with("X: Grüße\r\n"), "/watched"),
         ("an empty value", with("X:\r\n"), "/watched"),
         ("an encoded letter", line("GET /%77atched HTTP/1.1"), "/%77atched"),
@@ -240,7 +281,12 @@ fn a_second_request_behind_an_upgrade_is_read_as_frames_and_never_answered() {
         assert!(peer.head(&mut server).starts_with("HTTP/1.1 101 "));
         peer.expect_close(&mut server, 1002);
         peer.part(&mut server);
-        assert!(!server.state().iter().any(|line| line.contains("secret") || line.starts_with("message")));
+        assert!(
+            !server
+                .state()
+                .iter()
+                .any(|line| line.contains("secret") || line.starts_with("message"))
+        );
         assert_eq!(server.state().iter().filter(|line| *line == "route").count(), 1);
     }
 }
@@ -251,7 +297,10 @@ fn what_follows_a_request_for_a_page_is_no_second_one() {
     let body = "GET /secret HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (name, request) in [
         ("a pipelined request", plain("/page", "Connection: keep-alive\r\n") + body),
-        ("a body by its length", plain("/page", &format!("Content-Length: {}\r\n", body.len())) + body),
+        (
+            "a body by its length",
+            plain("/page", &format!("Content-Length: {}\r\n", body.len())) + body,
+        ),
         ("a body by a length that is too short", plain("/page", "Content-Length: 1\r\n") + body),
         ("a body in chunks", plain("/page", "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + body),
     ] {
@@ -287,7 +336,9 @@ fn encoded(value: &str) -> String {
 fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it() {
     let mut server = watched();
     server.filter(|_, _, incoming| {
-        let Some(value) = incoming.query("value").map(|value| value.into_owned()) else { return Ok(()) };
+        let Some(value) = incoming.query("value").map(|value| value.into_owned()) else {
+            return Ok(());
+        };
         // Kept as it is: attributes never reach the wire by themselves.
         incoming.attributes.set("value", value.clone());
         match incoming.query("as").as_deref() {
@@ -305,13 +356,20 @@ fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it
                 peer.send(&mut server, upgrade(&path, ""));
                 let response = peer.response(&mut server);
                 response.assert_whole();
-                assert_eq!((response.status(), response.header("Set-Cookie")), (status, None), "{response:?}");
+                assert_eq!(
+                    (response.status(), response.header("Set-Cookie")),
+                    (status, None),
+                    "{response:?}"
+                );
                 assert_eq!(response.text() == value, how == "body", "{response:?}");
                 peer.part(&mut server);
             }
         }
         let mut peer = Peer::connect(&server);
-        peer.send(&mut server, upgrade(&format!("/watched?as=attribute&value={}", encoded(value)), ""));
+        peer.send(
+            &mut server,
+            upgrade(&format!("/watched?as=attribute&value={}", encoded(value)), ""),
+        );
         let head = peer.head(&mut server);
         assert_eq!(head.lines().count(), 5, "the 101 has its four lines and the blank one: {head}");
         let (_, mut sockets) = server.lend();
@@ -326,7 +384,10 @@ fn no_value_of_the_program_splits_a_response_either() {
     for value in SPLITTING {
         assert_eq!(Response::new(200).header("X", value).unwrap_err(), HeaderError::InvalidValue);
         assert_eq!(Response::new(200).header(value, "x").unwrap_err(), HeaderError::InvalidName);
-        assert_eq!(Response::new(200).header("Set-Cookie", value).unwrap_err(), HeaderError::InvalidValue);
+        assert_eq!(
+            Response::new(200).header("Set-Cookie", value).unwrap_err(),
+            HeaderError::InvalidValue
+        );
         assert!(Server::builder().subprotocols([value]).build(()).is_err());
         let mut server = watched();
         let refused = server.route("/own", |_, _| {}).unwrap().subprotocols([value]).unwrap_err();

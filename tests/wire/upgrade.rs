@@ -12,7 +12,9 @@ use crate::kit::*;
 fn witness(pattern: &str) -> Server<Log> {
     let mut server = server(Server::builder());
     server
-        .route(pattern, |log, kws| log.push(format!("{:?}", kws.request().unwrap().params().collect::<Vec<_>>())))
+        .route(pattern, |log, kws| {
+            log.push(format!("{:?}", kws.request().unwrap().params().collect::<Vec<_>>()))
+        })
         .unwrap();
     server
 }
@@ -21,13 +23,18 @@ fn witness(pattern: &str) -> Server<Log> {
 fn a_request_may_come_in_two_pieces_split_anywhere_and_the_frames_behind_it_are_not_lost() {
     let mut server = echo(Server::builder());
     let head = upgrade("/ws", "Cookie: a=b\r\n");
-    let all = [head.as_bytes(), &frame(TEXT, "one"), &frame(PING, "two"), &frame(BINARY, "three")].concat();
+    let all = [head.as_bytes(), &frame(TEXT, "one"), &frame(PING, "two"), &frame(BINARY, "three")]
+        .concat();
     for split in 1..all.len() {
         let mut peer = Peer::connect(&server);
         peer.send(&mut server, &all[..split]);
         turn(&mut server);
         peer.send(&mut server, &all[split..]);
-        assert_eq!(header(&peer.head(&mut server), "Sec-WebSocket-Accept"), Some(ACCEPT), "split at {split}");
+        assert_eq!(
+            header(&peer.head(&mut server), "Sec-WebSocket-Accept"),
+            Some(ACCEPT),
+            "split at {split}"
+        );
         assert_eq!(peer.frame(&mut server), Frame::text("one"), "split at {split}");
         assert_eq!(peer.frame(&mut server), Frame::new(PONG, "two"), "split at {split}");
         assert_eq!(peer.frame(&mut server), Frame::new(BINARY, "three"), "split at {split}");
@@ -64,7 +71,11 @@ fn the_101_and_the_welcome_arrive_in_one_write() {
     let mut server = Server::builder().build(None::<TcpStream>).unwrap();
     server.listen("127.0.0.1:0").unwrap();
     fn nothing_came(client: &Option<TcpStream>) -> bool {
-        client.as_ref().unwrap().peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        client
+            .as_ref()
+            .unwrap()
+            .peek(&mut [0])
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
     server
         .route("/ws", |client, kws| {
@@ -83,7 +94,11 @@ fn the_101_and_the_welcome_arrive_in_one_write() {
     turn_until(&mut server, "the first bytes", |_| peer.read_some(usize::MAX) > 0);
     let received = peer.received();
     assert!(received.starts_with(b"HTTP/1.1 101 "));
-    assert!(received.ends_with(b"\r\n\r\n\x81\x07welcome\x81\x09and hello"), "{}", received.escape_ascii());
+    assert!(
+        received.ends_with(b"\r\n\r\n\x81\x07welcome\x81\x09and hello"),
+        "{}",
+        received.escape_ascii()
+    );
 }
 
 #[test]
@@ -107,7 +122,10 @@ fn what_clients_really_send_is_accepted() {
     let mut server = echo(Server::builder());
     let usual = upgrade("/ws", "");
     for (name, request) in [
-        ("lower case", usual.replace("Upgrade: ", "upgrade: ").replace("Sec-WebSocket-", "sec-websocket-")),
+        (
+            "lower case",
+            usual.replace("Upgrade: ", "upgrade: ").replace("Sec-WebSocket-", "sec-websocket-"),
+        ),
         (
             "upper case",
             usual
@@ -117,10 +135,15 @@ fn what_clients_really_send_is_accepted() {
         ),
         (
             "values in any case",
-            usual.replace("Upgrade: websocket", "Upgrade: WebSocket").replace("n: Upgrade", "n: uPGRADE"),
+            usual
+                .replace("Upgrade: websocket", "Upgrade: WebSocket")
+                .replace("n: Upgrade", "n: uPGRADE"),
         ),
         ("Firefox", usual.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade")),
-        ("two Connection lines", usual.replace("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade")),
+        (
+            "two Connection lines",
+            usual.replace("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade"),
+        ),
         ("several protocols", usual.replace("Upgrade: websocket", "Upgrade: h2c, websocket")),
         ("no space", usual.replace(": ", ":")),
         ("absolute form", upgrade("http://localhost:80/ws", "")),
@@ -141,13 +164,19 @@ fn what_clients_really_send_is_accepted() {
 #[test]
 fn the_servers_order_of_subprotocols_wins_and_a_route_may_have_its_own() {
     let mut server = server(Server::builder().subprotocols(["v2", "v1"]));
-    let note = |log: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| log.push(format!("{:?}", kws.subprotocol()));
+    let note = |log: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| {
+        log.push(format!("{:?}", kws.subprotocol()))
+    };
     server.route("/ws", note).unwrap();
     server.route("/own", note).unwrap().subprotocols(["own"]).unwrap();
     server.route("/none", note).unwrap().subprotocols([""; 0]).unwrap();
     for (path, offers, chosen) in [
         ("/ws", "Sec-WebSocket-Protocol: v1, v2\r\n", Some("v2")),
-        ("/ws", "Sec-WebSocket-Protocol: x\r\nSec-WebSocket-Protocol: v1\r\nSec-WebSocket-Protocol: y\r\n", Some("v1")),
+        (
+            "/ws",
+            "Sec-WebSocket-Protocol: x\r\nSec-WebSocket-Protocol: v1\r\nSec-WebSocket-Protocol: y\r\n",
+            Some("v1"),
+        ),
         ("/ws", "Sec-WebSocket-Protocol: v1\r\nsec-websocket-protocol: v2\r\n", Some("v2")),
         ("/ws", "Sec-WebSocket-Protocol: V1, v3\r\n", None),
         ("/ws", "", None),
@@ -191,7 +220,12 @@ fn origins_are_checked_and_a_route_may_have_its_own() {
 #[test]
 fn the_request_answers_in_the_route_callback_and_still_in_disconnect() {
     fn seen(kws: &ikisocket::Socket<'_, Log>) -> String {
-        let pairs: Vec<_> = kws.request().unwrap().query_pairs().map(|(key, value)| format!("{key}={value}")).collect();
+        let pairs: Vec<_> = kws
+            .request()
+            .unwrap()
+            .query_pairs()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {pairs:?}",
             kws.param("id"),
@@ -207,7 +241,10 @@ fn the_request_answers_in_the_route_callback_and_still_in_disconnect() {
     server.on(Event::Disconnect, |log, ep| log.push(seen(&ep.kws)));
     let mut peer = Peer::connect(&server);
     let lines = "Cookie: a=1; name=J%C3%BCrgen%3B; b=2\r\nX-Real-IP: 10.0.0.1\r\n";
-    peer.send(&mut server, upgrade("/ws/caf%C3%A9%2F%20?q=first&x=a%26b&q=two+words%21&empty=", lines));
+    peer.send(
+        &mut server,
+        upgrade("/ws/caf%C3%A9%2F%20?q=first&x=a%26b&q=two+words%21&empty=", lines),
+    );
     peer.head(&mut server);
     peer.send(&mut server, close(1000, ""));
     peer.expect_close(&mut server, 1000);
@@ -220,13 +257,22 @@ fn the_request_answers_in_the_route_callback_and_still_in_disconnect() {
 fn a_route_may_forget_the_request_when_its_callback_has_returned() {
     let mut server = server(Server::builder());
     let seen = |kws: &ikisocket::Socket<'_, Log>| {
-        format!("{:?} {:?} {:?} {}", kws.param("id"), kws.query("q"), kws.header("host"), kws.request().is_some())
+        format!(
+            "{:?} {:?} {:?} {}",
+            kws.param("id"),
+            kws.query("q"),
+            kws.header("host"),
+            kws.request().is_some()
+        )
     };
     server.route("/ws/:id", move |log, kws| log.push(seen(kws))).unwrap().forget_request();
     server.on(Event::Connect, move |log, ep| log.push(seen(&ep.kws)));
     Peer::open(&mut server, "/ws/7?q=1");
     let forgotten = "None None None false";
-    assert_eq!(*server.state(), [r#"Some("7") Some("1") Some("localhost") true"#, "connect", forgotten]);
+    assert_eq!(
+        *server.state(),
+        [r#"Some("7") Some("1") Some("localhost") true"#, "connect", forgotten]
+    );
 }
 
 #[test]
@@ -234,8 +280,12 @@ fn a_path_leads_to_the_most_literal_route() {
     let mut server = server(Server::builder());
     for pattern in ["/ws/:id", "/ws/all", "/files/*rest", "/ws/:id/of/:room", "/"] {
         let routed = move |log: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| {
-            let params: Vec<_> =
-                kws.request().unwrap().params().map(|(name, value)| format!("{name}={value}")).collect();
+            let params: Vec<_> = kws
+                .request()
+                .unwrap()
+                .params()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             log.push(format!("{pattern} {}", params.join(" ")));
         };
         server.route(pattern, routed).unwrap();
@@ -265,7 +315,11 @@ fn a_path_leads_to_the_most_literal_route() {
 #[test]
 fn get_and_route_may_share_a_path_and_the_upgrade_decides() {
     let mut server = witness("/both/:id");
-    server.get("/both/:name", |_, _, incoming| Response::text(format!("page {:?}", incoming.param("name")))).unwrap();
+    server
+        .get("/both/:name", |_, _, incoming| {
+            Response::text(format!("page {:?}", incoming.param("name")))
+        })
+        .unwrap();
     Peer::open(&mut server, "/both/1");
     assert_eq!(server.state()[0], r#"[("id", "1")]"#);
     let mut peer = Peer::connect(&server);
@@ -287,17 +341,26 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
         log.push(format!("first {} {} of {}", incoming.method(), incoming.path(), sockets.len()));
         let token = incoming.query("token").map(|token| token.into_owned());
         let Some(token) = token else {
-            return Err(Response::text("No token.").with_status(401).header("WWW-Authenticate", "Bearer").unwrap());
+            return Err(Response::text("No token.")
+                .with_status(401)
+                .header("WWW-Authenticate", "Bearer")
+                .unwrap());
         };
         incoming.attributes.set("user", token);
         Ok(())
     });
     server.filter(|log, _, incoming| {
-        log.push(format!("second {:?} {:?}", incoming.attributes.string("user"), incoming.param("id")));
+        log.push(format!(
+            "second {:?} {:?}",
+            incoming.attributes.string("user"),
+            incoming.param("id")
+        ));
         incoming.attributes.set("from", incoming.peer.to_string());
         if incoming.header("x-bad").is_some() { Err(Response::new(418)) } else { Ok(()) }
     });
-    server.route("/ws/:id", |log, kws| log.push(format!("route {:?}", kws.string_attribute("user")))).unwrap();
+    server
+        .route("/ws/:id", |log, kws| log.push(format!("route {:?}", kws.string_attribute("user"))))
+        .unwrap();
     server
         .get("/page", |log, _, incoming| {
             log.push("page".to_owned());
@@ -307,10 +370,16 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
     server.off(Event::Connect);
 
     let peer = Peer::open(&mut server, "/ws/7?token=ada");
-    assert_eq!(server.state()[..], ["first GET /ws/7 of 0", r#"second Some("ada") Some("7")"#, r#"route Some("ada")"#]);
+    assert_eq!(
+        server.state()[..],
+        ["first GET /ws/7 of 0", r#"second Some("ada") Some("7")"#, r#"route Some("ada")"#]
+    );
     let (_, mut sockets) = server.lend();
     let uuid = sockets.uuids()[0];
-    assert_eq!(sockets.get(uuid).unwrap().string_attribute("from").unwrap(), peer.address().to_string());
+    assert_eq!(
+        sockets.get(uuid).unwrap().string_attribute("from").unwrap(),
+        peer.address().to_string()
+    );
     server.state_mut().clear();
 
     let mut peer = Peer::connect(&server);
@@ -322,9 +391,10 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
     assert_eq!(server.state()[..], ["first GET /ws/7 of 1"], "the second is not asked");
     server.state_mut().clear();
 
-    for request in
-        [upgrade("/ws/7?token=ada", "X-Bad: 1\r\n"), get("/page?token=ada").replace("Host", "X-Bad: 1\r\nHost")]
-    {
+    for request in [
+        upgrade("/ws/7?token=ada", "X-Bad: 1\r\n"),
+        get("/page?token=ada").replace("Host", "X-Bad: 1\r\nHost"),
+    ] {
         let mut peer = Peer::connect(&server);
         peer.send(&mut server, request);
         let refused = peer.response(&mut server);
@@ -370,7 +440,10 @@ fn a_filter_that_panics_refuses_with_500() {
     let refused = peer.response(&mut server);
     refused.assert_whole();
     assert_eq!(refused.status(), 500);
-    assert_eq!(*server.state(), [r#"Recovered { event: "filter", message: "on purpose", uuid: None }"#]);
+    assert_eq!(
+        *server.state(),
+        [r#"Recovered { event: "filter", message: "on purpose", uuid: None }"#]
+    );
 }
 
 #[test]

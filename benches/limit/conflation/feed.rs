@@ -1,7 +1,9 @@
-//! A feed as a server: updates of many keys at a steady pace, made in the loop's own thread and broadcast.
+//! A feed as a server: updates of many keys at a steady pace, made in the loop's own thread and
+//! broadcast.
 //!
-//! Between turns of the loop, every few milliseconds, the updates that have become due since are broadcast. An update says when it was due,
-//! not when it was broadcast, so a server that falls behind makes its updates old.
+//! Between turns of the loop, every few milliseconds, the updates that have become due since are
+//! broadcast. An update says when it was due, not when it was broadcast, so a server that falls
+//! behind makes its updates old.
 
 use std::error::Error;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -18,7 +20,8 @@ pub const PACE: u64 = 100_000;
 pub const STEP: u64 = 1_000_000_000 / PACE;
 /// How often those that are due are broadcast.
 const EVERY: Duration = Duration::from_millis(10);
-/// No more are broadcast in one go, twice what is due each time: a feed that has fallen behind must not fill every socket at once.
+/// No more are broadcast in one go, twice what is due each time: a feed that has fallen behind must
+/// not fill every socket at once.
 const MOST: u64 = 2 * EVERY.as_nanos() as u64 / STEP;
 const LARGE: usize = 1024 * 1024 * 1024;
 /// What is asked for; the kernel doubles it.
@@ -50,7 +53,9 @@ impl Update {
     fn write(self) -> [u8; Self::LEN] {
         let mut payload = [0; Self::LEN];
         payload[..4].copy_from_slice(&(self.key() as u32).to_be_bytes());
-        for (place, part) in payload[4..].chunks_exact_mut(8).zip([self.number, self.due, self.value()]) {
+        for (place, part) in
+            payload[4..].chunks_exact_mut(8).zip([self.number, self.due, self.value()])
+        {
             place.copy_from_slice(&part.to_be_bytes());
         }
         payload
@@ -101,10 +106,11 @@ impl Feed {
     }
 }
 
-/// Serves `/feed`, `/slow` for the one that stalls, and the page `/figures`, until the process is ended.
+/// Serves `/feed`, `/slow` for the one that stalls, and the page `/figures`, until the process is
+/// ended.
 ///
-/// What `keeping` does for a slow reader: nothing (`default`), let all wait (`large`), conflate (`latest`), or conflate and give the one that
-/// stalls a small send buffer (`latest-small`).
+/// What `keeping` does for a slow reader: nothing (`default`), let all wait (`large`), conflate
+/// (`latest`), or conflate and give the one that stalls a small send buffer (`latest-small`).
 pub fn serve(keeping: &str, readers: usize, address: &str) -> Result<(), Box<dyn Error>> {
     let (latest, small) = (keeping.starts_with("latest"), keeping == "latest-small");
     let builder = Server::builder().ping_after(Duration::MAX);
@@ -131,7 +137,8 @@ pub fn serve(keeping: &str, readers: usize, address: &str) -> Result<(), Box<dyn
     loop {
         let (feed, mut sockets) = server.lend();
         let next = Instant::now() + feed.broadcast_due(&mut sockets);
-        // A turn ends early when a socket is ready. The feed does not: small batches would take more system calls.
+        // A turn ends early when a socket is ready. The feed does not: small batches would take
+        // more system calls.
         loop {
             server.poll(Some(next.saturating_duration_since(Instant::now())))?;
             if Instant::now() >= next {

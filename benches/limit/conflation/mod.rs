@@ -1,5 +1,6 @@
-//! What one stalled reader among many costs, with conflation and without: a feed of updates (`feed`), readers of which one stalls for some
-//! seconds and then reads on (`readers`), and what became of it, of the server's memory and of the others. The table is ready for the README.
+//! What one stalled reader among many costs, with conflation and without: a feed of updates
+//! (`feed`), readers of which one stalls for some seconds and then reads on (`readers`), and what
+//! became of it, of the server's memory and of the others. The table is ready for the README.
 
 use std::error::Error;
 use std::process::Stdio;
@@ -25,7 +26,8 @@ const ROWS: [(&str, &str, bool); 5] = [
 ];
 
 pub fn table() -> Result<(), Box<dyn Error>> {
-    let stalls = [WARM_UP, WARM_UP + STALL, WARM_UP + STALL + RECOVERY, TOTAL].map(|updates| updates / PACE);
+    let stalls =
+        [WARM_UP, WARM_UP + STALL, WARM_UP + STALL + RECOVERY, TOTAL].map(|updates| updates / PACE);
     println!(
         "{PACE} updates/s of {} bytes over {KEYS} keys, to {HEALTHY} readers and to one that reads nothing between seconds {stalls:?}",
         Update::FRAME,
@@ -38,9 +40,18 @@ pub fn table() -> Result<(), Box<dyn Error>> {
     let this = std::env::current_exe()?;
     for (name, keeping, stalls) in ROWS {
         let connections = HEALTHY + usize::from(stalls);
-        let server = Running::start(&this, &["feed".to_owned(), keeping.to_owned(), connections.to_string()])?;
+        let server = Running::start(
+            &this,
+            &["feed".to_owned(), keeping.to_owned(), connections.to_string()],
+        )?;
         let mut readers = pinned(CORES[1], &this);
-        readers.args(["readers", server.address(), &server.pid(), &HEALTHY.to_string(), &stalls.to_string()]);
+        readers.args([
+            "readers",
+            server.address(),
+            &server.pid(),
+            &HEALTHY.to_string(),
+            &stalls.to_string(),
+        ]);
         let cells = readers.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         if !cells.status.success() {
             return Err(format!("{name}: see above").into());

@@ -1,8 +1,10 @@
-//! The readers of a feed, on one thread: many that read everything as it comes, and one that stalls and then reads on.
+//! The readers of a feed, on one thread: many that read everything as it comes, and one that stalls
+//! and then reads on.
 //!
-//! A few of the many are decoded; of the others bytes are counted, which says as much, because all updates are of one length. What the one that
-//! stalls gets is decoded to the last byte. Whole updates only, of each key none after a newer one, and in the end the newest of all keys:
-//! what breaks that is an error.
+//! A few of the many are decoded; of the others bytes are counted, which says as much, because all
+//! updates are of one length. What the one that stalls gets is decoded to the last byte. Whole
+//! updates only, of each key none after a newer one, and in the end the newest of all keys: what
+//! breaks that is an error.
 
 use std::error::Error;
 use std::fs;
@@ -17,8 +19,8 @@ use serde_json::Value;
 
 use super::feed::{KEYS, PACE, STEP, Update, now};
 
-/// Updates before the stall, during it, and after it. The one that stalls does so again until the feed is over, so that the newest must have
-/// waited for it.
+/// Updates before the stall, during it, and after it. The one that stalls does so again until the
+/// feed is over, so that the newest must have waited for it.
 pub const WARM_UP: u64 = PACE;
 pub const STALL: u64 = 5 * PACE;
 pub const RECOVERY: u64 = PACE;
@@ -48,8 +50,16 @@ struct Reader {
 }
 
 impl Reader {
-    fn connect(address: SocketAddr, path: &str, receive_buffer: Option<usize>) -> Result<Self, Box<dyn Error>> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    fn connect(
+        address: SocketAddr,
+        path: &str,
+        receive_buffer: Option<usize>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
         if let Some(bytes) = receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
@@ -77,8 +87,13 @@ impl Reader {
         self
     }
 
-    /// Reads all there is, and gives each update to `each` with the time; `false` if the connection is over.
-    fn read(&mut self, buffer: &mut [u8], mut each: impl FnMut(Update, u64)) -> Result<bool, Box<dyn Error>> {
+    /// Reads all there is, and gives each update to `each` with the time; `false` if the connection
+    /// is over.
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        mut each: impl FnMut(Update, u64),
+    ) -> Result<bool, Box<dyn Error>> {
         loop {
             let read = match self.stream.read(buffer) {
                 Ok(0) => return Ok(false),
@@ -94,7 +109,11 @@ impl Reader {
         }
     }
 
-    fn decode(&mut self, mut input: &mut [u8], mut each: impl FnMut(Update, u64)) -> Result<(), Box<dyn Error>> {
+    fn decode(
+        &mut self,
+        mut input: &mut [u8],
+        mut each: impl FnMut(Update, u64),
+    ) -> Result<(), Box<dyn Error>> {
         let (now, rules) = (now(), Rules::default().role(Role::Client));
         while let Some(decoded) = self.decoder.decode(&mut input, &rules)? {
             let update = match &decoded {
@@ -134,7 +153,8 @@ struct Seen {
     ages: Histogram<u64>,
     /// The one that stalled was given up.
     lost: bool,
-    /// When it read on, how many updates came before the first that was current, and the age of the oldest.
+    /// When it read on, how many updates came before the first that was current, and the age of the
+    /// oldest.
     resumed: u64,
     old: u64,
     oldest: u64,
@@ -179,8 +199,15 @@ impl Seen {
     }
 
     /// Prints the cells of a row.
-    fn print(&self, server: &str, healthy: &[Reader], slow: Option<&Reader>) -> Result<(), Box<dyn Error>> {
-        let (Some(from), Some(to)) = (&self.from, &self.to) else { return Err("there was no stall".into()) };
+    fn print(
+        &self,
+        server: &str,
+        healthy: &[Reader],
+        slow: Option<&Reader>,
+    ) -> Result<(), Box<dyn Error>> {
+        let (Some(from), Some(to)) = (&self.from, &self.to) else {
+            return Err("there was no stall".into());
+        };
         let lost = to.page["lost"].as_u64().map(|at| at.saturating_sub(from.at) as f64 / SECOND);
         print!(
             "| {} |",
@@ -190,7 +217,8 @@ impl Seen {
                 (Some(slow), None) => format!("{} of {TOTAL}", slow.updates()),
             }
         );
-        let [before, most, end] = [from.resident, self.most, resident(server)?].map(|bytes| bytes as f64 / MIB);
+        let [before, most, end] =
+            [from.resident, self.most, resident(server)?].map(|bytes| bytes as f64 / MIB);
         print!(" {before:.1}, {most:.1}, {end:.1} MiB |");
         if slow.is_none() || self.lost {
             print!(" – | – | – | – |");
@@ -200,10 +228,13 @@ impl Seen {
             print!(" {waiting:.2} MiB | {old:.2} MiB, to {:.1} s |", self.oldest as f64 / SECOND);
             match self.current {
                 None => print!(" never | – |"),
-                Some(current) => print!(" {:.0} ms | {} |", current as f64 / MILLI, quantiles(&self.then, 1.0)),
+                Some(current) => {
+                    print!(" {:.0} ms | {} |", current as f64 / MILLI, quantiles(&self.then, 1.0))
+                }
             }
         }
-        let (deliveries, seconds) = ((to.deliveries - from.deliveries) as f64, (to.at - from.at) as f64 / SECOND);
+        let (deliveries, seconds) =
+            ((to.deliveries - from.deliveries) as f64, (to.at - from.at) as f64 / SECOND);
         let reached = deliveries / healthy.len() as f64 / seconds;
         print!(" {reached:.0}");
         if reached < HELD * PACE as f64 {
@@ -213,14 +244,19 @@ impl Seen {
         if missed > 0 {
             print!(", and {missed} were replaced");
         }
-        println!(" | {} | {:.1} ns |", quantiles(&self.ages, 0.99), (to.cpu - from.cpu) as f64 / deliveries);
+        println!(
+            " | {} | {:.1} ns |",
+            quantiles(&self.ages, 0.99),
+            (to.cpu - from.cpu) as f64 / deliveries
+        );
         Ok(())
     }
 }
 
 /// The median of ages and another of their quantiles.
 fn quantiles(ages: &Histogram<u64>, other: f64) -> String {
-    let [median, other] = [0.5, other].map(|quantile| ages.value_at_quantile(quantile) as f64 / MILLI);
+    let [median, other] =
+        [0.5, other].map(|quantile| ages.value_at_quantile(quantile) as f64 / MILLI);
     format!("{median:.0}, {other:.0} ms")
 }
 
@@ -259,8 +295,14 @@ fn page(address: SocketAddr) -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_str(response.split("\r\n\r\n").nth(1).unwrap_or_default())?)
 }
 
-/// Reads the feed at `address` until every update has come or was replaced, and prints the cells of a row. `server` is the process's id.
-pub fn read(address: &str, server: &str, healthy: usize, stalls: bool) -> Result<(), Box<dyn Error>> {
+/// Reads the feed at `address` until every update has come or was replaced, and prints the cells of
+/// a row. `server` is the process's id.
+pub fn read(
+    address: &str,
+    server: &str,
+    healthy: usize,
+    stalls: bool,
+) -> Result<(), Box<dyn Error>> {
     let address = address.parse()?;
     let mut poll = Poll::new()?;
     let mut slow = None;

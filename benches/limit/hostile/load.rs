@@ -1,4 +1,5 @@
-//! The hostile clients, and beside them one that asks for an echo again and again and notes how long that takes.
+//! The hostile clients, and beside them one that asks for an echo again and again and notes how
+//! long that takes.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -33,7 +34,8 @@ const BURST: usize = 40_000;
 /// What is sent in one go, at least, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// Makes the load of this name on the server at `address`, which is the process `server`, and prints what there was to see.
+/// Makes the load of this name on the server at `address`, which is the process `server`, and
+/// prints what there was to see.
 pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error>> {
     let quiet = Quiet::begin(address, server.to_owned())?;
     match name {
@@ -44,9 +46,18 @@ pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error
         "bursts" => bursts(&quiet, address)?,
         "bombs" => flood(&quiet, address, 100, &frame(Opcode::Binary, true, &bomb()?))?,
         "blocks" => flood(&quiet, address, 20, &frame(Opcode::Binary, true, &empty_blocks()))?,
-        "commas" => heads(&quiet, address, "/echo", &[&b"Connection: "[..], &b",".repeat(HEAD - 256)[..]].concat())?,
-        "headers" => heads(&quiet, address, "/echo", &[&b"a:\r\n".repeat(4000)[..], b"b:"].concat())?,
-        "escapes" => heads(&quiet, address, &format!("/{}", "%41".repeat((HEAD - 256) / 3)), b"a:")?,
+        "commas" => heads(
+            &quiet,
+            address,
+            "/echo",
+            &[&b"Connection: "[..], &b",".repeat(HEAD - 256)[..]].concat(),
+        )?,
+        "headers" => {
+            heads(&quiet, address, "/echo", &[&b"a:\r\n".repeat(4000)[..], b"b:"].concat())?
+        }
+        "escapes" => {
+            heads(&quiet, address, &format!("/{}", "%41".repeat((HEAD - 256) / 3)), b"a:")?
+        }
         "leavers" => leavers(&quiet, address)?,
         "closed" => closed(&quiet, address)?,
         _ => return Err(format!("there is no load {name}").into()),
@@ -56,7 +67,10 @@ pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error
     let ms = |nanos: u64| nanos as f64 / 1e6;
     let (p50, p99) = (waits.value_at_quantile(0.5), waits.value_at_quantile(0.99));
     let most = ms(waits.max());
-    println!("{}", json!({ "p50": ms(p50), "p99": ms(p99), "most": most, "turn": turn, "echoes": waits.len() }));
+    println!(
+        "{}",
+        json!({ "p50": ms(p50), "p99": ms(p99), "most": most, "turn": turn, "echoes": waits.len() })
+    );
     Ok(())
 }
 
@@ -77,16 +91,20 @@ impl Quiet {
         let state = Arc::new(AtomicU8::new(IDLE));
         let shared = state.clone();
         let thread = thread::spawn(move || {
-            let mut waits = Histogram::new_with_bounds(1, PATIENCE.as_nanos() as u64, 3).map_err(|e| e.to_string())?;
+            let mut waits = Histogram::new_with_bounds(1, PATIENCE.as_nanos() as u64, 3)
+                .map_err(|e| e.to_string())?;
             let question = frame(Opcode::Binary, false, &[7; 20]);
-            // That it waits for its own core is the load's doing, and that the server does is another process's.
+            // That it waits for its own core is the load's doing, and that the server does is
+            // another process's.
             let (own, servers) = (Delays::of("thread-self"), Delays::of(&server));
             let delays = || own.total() + servers.total();
             while shared.load(Ordering::Relaxed) != OVER {
                 let counts = shared.load(Ordering::Relaxed) == MEASURING;
                 let (before, asked) = (delays(), Instant::now());
                 stream.write_all(&question).map_err(|e| format!("the quiet client: {e}"))?;
-                stream.read_exact(&mut [0; 2 + 20]).map_err(|e| format!("the quiet client: {e}"))?;
+                stream
+                    .read_exact(&mut [0; 2 + 20])
+                    .map_err(|e| format!("the quiet client: {e}"))?;
                 if counts {
                     let waited = asked.elapsed().saturating_sub(delays() - before);
                     waits.saturating_record(waited.as_nanos() as u64);
@@ -99,7 +117,10 @@ impl Quiet {
     }
 
     /// What happens in `load` counts.
-    fn measure(&self, load: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    fn measure(
+        &self,
+        load: impl FnOnce() -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
         self.state.store(MEASURING, Ordering::Relaxed);
         load()?;
         self.state.store(IDLE, Ordering::Relaxed);
@@ -125,7 +146,8 @@ impl Quiet {
 /// Connections that send the same message without end and drop what they get. Those that the server
 /// closes for it come again.
 fn flood(quiet: &Quiet, address: &str, count: usize, message: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut flooders = (0..count).map(|_| Flooder::connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
+    let mut flooders =
+        (0..count).map(|_| Flooder::connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
     let chunk = message.repeat(CHUNK.div_ceil(message.len().max(1)));
     quiet.ready()?;
     quiet.measure(|| flood_on(&mut flooders, &chunk, || Flooder::connect(address, "/hostile")))
@@ -133,7 +155,8 @@ fn flood(quiet: &Quiet, address: &str, count: usize, message: &[u8]) -> Result<(
 
 /// Connections that have nothing to send for a while, and then all a lot at once.
 fn bursts(quiet: &Quiet, address: &str) -> Result<(), Box<dyn Error>> {
-    let mut peers = (0..100).map(|_| connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
+    let mut peers =
+        (0..100).map(|_| connect(address, "/hostile")).collect::<Result<Vec<_>, _>>()?;
     let burst = frame(Opcode::Text, false, b"").repeat(BURST);
     quiet.ready()?;
     quiet.measure(|| {
@@ -171,12 +194,15 @@ fn heads(quiet: &Quiet, address: &str, path: &str, headers: &[u8]) -> Result<(),
 /// Connections that are in many topics and end together.
 fn leavers(quiet: &Quiet, address: &str) -> Result<(), Box<dyn Error>> {
     for round in 0..ROUNDS {
-        let peers = (0..LEAVERS).map(|_| connect(address, "/topics")).collect::<Result<Vec<_>, _>>()?;
+        let peers =
+            (0..LEAVERS).map(|_| connect(address, "/topics")).collect::<Result<Vec<_>, _>>()?;
         quiet.ready()?;
         quiet.measure(|| {
             if round % 2 == 1 {
                 // Reset, the others by FIN.
-                peers.iter().try_for_each(|peer| SockRef::from(peer).set_linger(Some(Duration::ZERO)))?;
+                peers
+                    .iter()
+                    .try_for_each(|peer| SockRef::from(peer).set_linger(Some(Duration::ZERO)))?;
             }
             drop(peers);
             let gone = (round + 1) * LEAVERS;
@@ -272,7 +298,8 @@ impl Flooder {
 /// One masked frame.
 fn frame(opcode: Opcode, compressed: bool, payload: &[u8]) -> Vec<u8> {
     // A key of zeros masks nothing.
-    let mut header = FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
+    let mut header =
+        FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
     header.rsv1 = compressed;
     let mut frame = Vec::new();
     header.encode(&mut frame);
@@ -296,8 +323,8 @@ fn bomb() -> Result<Vec<u8>, Box<dyn Error>> {
     Err("this load needs the feature deflate".into())
 }
 
-/// As many dynamic blocks as fit into a compressed message at the default `max_message`. Each says at length how it is coded, and is empty
-/// (RFC 1951 §3.2.7).
+/// As many dynamic blocks as fit into a compressed message at the default `max_message`. Each says
+/// at length how it is coded, and is empty (RFC 1951 §3.2.7).
 fn empty_blocks() -> Vec<u8> {
     const LIMIT: usize = 1024 * 1024 / 8;
     let mut bits = Bits::default();

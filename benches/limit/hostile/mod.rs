@@ -1,5 +1,6 @@
-//! What another client has to wait beside hostile ones, and how long the server's turns take: for each hostile load one server (`server`),
-//! one process that makes the load and asks for an echo meanwhile (`load`), and one line of a table. A goal that is missed is an error.
+//! What another client has to wait beside hostile ones, and how long the server's turns take: for
+//! each hostile load one server (`server`), one process that makes the load and asks for an echo
+//! meanwhile (`load`), and one line of a table. A goal that is missed is an error.
 
 use std::error::Error;
 use std::process::Stdio;
@@ -15,7 +16,8 @@ pub mod server;
 /// Another client's 99th percentile, and the longest turn's CPU time, in milliseconds.
 const GOAL: f64 = 20.0;
 
-/// The names of the loads, as `load` knows them, with what the table says of each, and whether compression is needed.
+/// The names of the loads, as `load` knows them, with what the table says of each, and whether
+/// compression is needed.
 const ROWS: [(&str, &str, bool); 12] = [
     ("nothing", "nothing", false),
     ("texts", "100 × empty texts without end", false),
@@ -32,13 +34,20 @@ const ROWS: [(&str, &str, bool); 12] = [
 ];
 
 pub fn table() -> Result<(), Box<dyn Error>> {
-    println!("another client's round trip beside a hostile load, and the longest turn of the server, in ms\n");
-    println!("{:52} {:>7} {:>7} {:>7} {:>7} {:>9}", "load", "p50", "p99", "most", "turn", "at most");
+    println!(
+        "another client's round trip beside a hostile load, and the longest turn of the server, in ms\n"
+    );
+    println!(
+        "{:52} {:>7} {:>7} {:>7} {:>7} {:>9}",
+        "load", "p50", "p99", "most", "turn", "at most"
+    );
     let this = std::env::current_exe()?;
     let mut missed = 0;
     for (name, text, compressed) in ROWS {
         if compressed && !cfg!(feature = "deflate") {
-            println!("{text:52} needs compression: cargo bench --bench limit --features deflate -- --hostile");
+            println!(
+                "{text:52} needs compression: cargo bench --bench limit --features deflate -- --hostile"
+            );
             continue;
         }
         let server = Running::start(&this, &["hostile-server".to_owned()])?;

@@ -26,8 +26,9 @@ struct Figures {
     left: usize,
 }
 
-/// Serves until the process is ended: `/echo`; `/hostile`, where nothing is done with messages; `/close`, where the first message is answered with the
-/// close code 1008; `/topics`, which is in many; and the pages `/begin`, from which on turns count, `/end` and `/figures`.
+/// Serves until the process is ended: `/echo`; `/hostile`, where nothing is done with messages;
+/// `/close`, where the first message is answered with the close code 1008; `/topics`, which is in
+/// many; and the pages `/begin`, from which on turns count, `/end` and `/figures`.
 pub fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let builder = Server::builder();
     #[cfg(feature = "deflate")]
@@ -89,6 +90,8 @@ impl Delays {
         let mut text = [0; 128];
         let read = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
         let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
-        Duration::from_nanos(text.split(' ').nth(1).and_then(|delay| delay.parse().ok()).unwrap_or(0))
+        Duration::from_nanos(
+            text.split(' ').nth(1).and_then(|delay| delay.parse().ok()).unwrap_or(0),
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! What the servers on tokio share: one thread, one listener, one room. How each library is set up stands in its `src/bin`.
+//! What the servers on tokio share: one thread, one listener, one room. How each library is set up
+//! stands in its `src/bin`.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -22,13 +23,17 @@ pub fn address() -> String {
 }
 
 /// Accepts at [`address`] for ever, all on this thread; `connection` is spawned for each socket.
-pub fn serve<F: Future<Output = ()> + Send + 'static>(connection: impl Fn(TcpStream) -> F) -> io::Result<()> {
+pub fn serve<F: Future<Output = ()> + Send + 'static>(
+    connection: impl Fn(TcpStream) -> F,
+) -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind(address()).await?;
         println!("listening on {}", listener.local_addr()?);
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if stream.set_nodelay(true).is_ok() => drop(tokio::spawn(connection(stream))),
+                Ok((stream, _)) if stream.set_nodelay(true).is_ok() => {
+                    drop(tokio::spawn(connection(stream)))
+                }
                 // Gone again, or out of file descriptors: neither ends a server.
                 _ => tokio::task::yield_now().await,
             }
@@ -36,7 +41,8 @@ pub fn serve<F: Future<Output = ()> + Send + 'static>(connection: impl Fn(TcpStr
     })
 }
 
-/// The future's output if it is there already. Where it is not, the task is woken once it is worth polling again.
+/// The future's output if it is there already. Where it is not, the task is woken once it is worth
+/// polling again.
 pub async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -45,7 +51,8 @@ pub async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> 
     .await
 }
 
-/// Those that a broadcast goes to: an unbounded channel each, as in tokio-tungstenite's `examples/server.rs`.
+/// Those that a broadcast goes to: an unbounded channel each, as in tokio-tungstenite's
+/// `examples/server.rs`.
 pub struct Room<T: 'static>(Mutex<Slab<UnboundedSender<T>>>);
 
 impl<T: Clone> Room<T> {

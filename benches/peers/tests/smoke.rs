@@ -75,7 +75,8 @@ fn echo(server: &Server) {
     }
 
     // Many at once, of several sizes: all come back, in order.
-    let burst: Vec<_> = (0..400).map(|i| Message::binary(vec![i as u8; [20, 200, 1500][i % 3]])).collect();
+    let burst: Vec<_> =
+        (0..400).map(|i| Message::binary(vec![i as u8; [20, 200, 1500][i % 3]])).collect();
     for message in &burst {
         client.write(message.clone()).unwrap();
     }

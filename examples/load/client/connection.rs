@@ -1,4 +1,5 @@
-//! One connection: the upgrade, what is to be sent, what was received. Knows no poll and no other connection.
+//! One connection: the upgrade, what is to be sent, what was received. Knows no poll and no other
+//! connection.
 
 use super::deflate::Unpacker;
 use super::handshake::{Upgrade, new_key};
@@ -6,7 +7,9 @@ use super::tape::{Cursor, Tape, encode_masked};
 use super::{Failure, Listener, Target};
 use crate::clock::Nanos;
 use crate::sample::Received;
-use ikisocket::protocol::{CloseFrame, Compressed, Decoded, Decoder, Message, Opcode, Payload, Rules, Violation};
+use ikisocket::protocol::{
+    CloseFrame, Compressed, Decoded, Decoder, Message, Opcode, Payload, Rules, Violation,
+};
 use mio::net::TcpStream;
 use std::io::{self, Write};
 
@@ -21,7 +24,8 @@ pub struct Connection<T> {
     /// Received since the message before, in bytes.
     wire_len: usize,
     was_compressed: bool,
-    /// The server's compressed messages refer to each other; its own unpacker is made for the first one.
+    /// The server's compressed messages refer to each other; its own unpacker is made for the first
+    /// one.
     refers_back: bool,
     unpacker: Option<Box<Unpacker>>,
     /// Frames that are not on the tape: they go out as soon as no other frame is begun.
@@ -138,8 +142,8 @@ impl<T> Connection<T> {
         Received { payload: payload.len(), wire: self.wire_len, compressed: self.was_compressed }
     }
 
-    /// A Close frame is to be sent (an empty one: each server has an answer to it), and nothing more. The server's Close
-    /// frame ends the connection.
+    /// A Close frame is to be sent (an empty one: each server has an answer to it), and nothing
+    /// more. The server's Close frame ends the connection.
     pub fn close(&mut self) {
         if self.is_open() {
             self.cursor.forget_unbegun();
@@ -169,7 +173,14 @@ impl<T> Connection<T> {
             let written = match self.stream.write(bytes) {
                 Ok(written) => written,
                 // Not connected: the upgrade request waits for the connection.
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => return Ok(()),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
+                    ) =>
+                {
+                    return Ok(());
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
@@ -231,7 +242,9 @@ impl<T> Connection<T> {
                 }
                 Ok(Some(Decoded::Pong(_))) => continue,
                 Ok(Some(Decoded::Close(_))) if !self.is_open() => return Err(End::Closed),
-                Ok(Some(Decoded::Close(close))) => return Err(Failure::Closed(describe(close)).into()),
+                Ok(Some(Decoded::Close(close))) => {
+                    return Err(Failure::Closed(describe(close)).into());
+                }
                 Err(violation) => return Err(violation.into()),
             };
             listener.message(self, message.payload(), now);

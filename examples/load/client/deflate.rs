@@ -1,5 +1,5 @@
-//! permessage-deflate's messages (RFC 7692 §7.2) at the client: ours compressed each by itself, the server's decompressed. Knows no frame
-//! and nothing of what was agreed.
+//! permessage-deflate's messages (RFC 7692 §7.2) at the client: ours compressed each by itself, the
+//! server's decompressed. Knows no frame and nothing of what was agreed.
 
 use ikisocket::protocol::{Compressed, Deflater, Inflater, Message, Violation};
 
@@ -39,7 +39,11 @@ impl Unpacker {
     }
 
     /// The message that was compressed, of at most `limit` bytes.
-    pub fn unpack(&mut self, compressed: Compressed<'_>, limit: usize) -> Result<Message<'static>, Violation> {
+    pub fn unpack(
+        &mut self,
+        compressed: Compressed<'_>,
+        limit: usize,
+    ) -> Result<Message<'static>, Violation> {
         let mut message = Vec::new();
         self.0.inflate(&compressed.payload, limit, &mut message)?;
         compressed.into_message(message)

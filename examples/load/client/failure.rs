@@ -12,13 +12,17 @@ pub enum Failure {
     Connect(SocketAddr, String),
     #[error("too many open files: raise the limit (`ulimit -n`) or use fewer --connections")]
     TooManyFiles,
-    #[error("no free local port for another connection to {0}: use fewer --connections, or wait a minute")]
+    #[error(
+        "no free local port for another connection to {0}: use fewer --connections, or wait a minute"
+    )]
     NoLocalPort(SocketAddr),
     #[error("the server did not upgrade the connection; it answered: {line}")]
     Status { code: u16, line: String },
     #[error("the server's answer to the upgrade is wrong: {0}")]
     BadUpgrade(&'static str),
-    #[error("the server declined permessage-deflate: turn its compression on, or leave out --deflate")]
+    #[error(
+        "the server declined permessage-deflate: turn its compression on, or leave out --deflate"
+    )]
     NoDeflate,
     #[error("no answer to the upgrade within {0} s")]
     HandshakeTimeout(u64),
@@ -36,7 +40,9 @@ impl Failure {
     /// The same failure with the path that was asked for, where that is what to look at.
     pub fn of_path(self, path: &str) -> Failure {
         match self {
-            Failure::Status { code: 404, line } => Failure::Status { code: 404, line: format!("{line}, for {path}") },
+            Failure::Status { code: 404, line } => {
+                Failure::Status { code: 404, line: format!("{line}, for {path}") }
+            }
             other => other,
         }
     }

@@ -1,4 +1,5 @@
-//! The opening handshake from the client's side (RFC 6455 §4.1): the request, and whether the answer agrees to it.
+//! The opening handshake from the client's side (RFC 6455 §4.1): the request, and whether the
+//! answer agrees to it.
 
 use super::{Failure, Url};
 use base64::Engine;
@@ -58,16 +59,20 @@ impl Upgrade {
         let length = match response.parse(received) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if received.len() < MAX_HEAD => return Ok(None),
-            Ok(httparse::Status::Partial) => return Err(Failure::BadUpgrade("its head is longer than 16 KiB")),
+            Ok(httparse::Status::Partial) => {
+                return Err(Failure::BadUpgrade("its head is longer than 16 KiB"));
+            }
             Err(_) => return Err(Failure::BadUpgrade("it is not HTTP/1.1")),
         };
         let header = |name: &str| {
-            let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+            let found =
+                response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
             std::str::from_utf8(found.value).ok().map(str::trim)
         };
         let code = response.code.unwrap_or_default();
         if code != 101 {
-            let line = received.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
+            let line =
+                received.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
             let mut line = String::from_utf8_lossy(line).into_owned();
             if let (300..=399, Some(location)) = (code, header("Location")) {
                 line += &format!(", Location: {location}");
@@ -77,24 +82,34 @@ impl Upgrade {
         if !header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
             return Err(Failure::BadUpgrade("no `Upgrade: websocket`"));
         }
-        let is_upgrade = |value: &str| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+        let is_upgrade = |value: &str| {
+            value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        };
         if !header("Connection").is_some_and(is_upgrade) {
             return Err(Failure::BadUpgrade("no `Connection: Upgrade`"));
         }
         if header("Sec-WebSocket-Accept").map(str::as_bytes) != Some(&accept_key(key)) {
             return Err(Failure::BadUpgrade("Sec-WebSocket-Accept does not belong to the key"));
         }
-        let refers_back = match header("Sec-WebSocket-Extensions").filter(|value| !value.is_empty()) {
+        let refers_back = match header("Sec-WebSocket-Extensions").filter(|value| !value.is_empty())
+        {
             None if self.deflate => return Err(Failure::NoDeflate),
             None => false,
             Some(extensions) if self.deflate => check_deflate(extensions)?,
-            Some(_) => return Err(Failure::BadUpgrade("it names an extension that was not offered")),
+            Some(_) => {
+                return Err(Failure::BadUpgrade("it names an extension that was not offered"));
+            }
         };
         match (header("Sec-WebSocket-Protocol"), &self.subprotocol) {
             (None, None) => {}
-            (None, Some(_)) => return Err(Failure::BadUpgrade("it does not take the --subprotocol")),
-            (Some(chosen), Some(offered)) if offered.split(',').any(|one| one.trim() == chosen) => {}
-            (Some(_), _) => return Err(Failure::BadUpgrade("it chose a subprotocol that was not offered")),
+            (None, Some(_)) => {
+                return Err(Failure::BadUpgrade("it does not take the --subprotocol"));
+            }
+            (Some(chosen), Some(offered)) if offered.split(',').any(|one| one.trim() == chosen) => {
+            }
+            (Some(_), _) => {
+                return Err(Failure::BadUpgrade("it chose a subprotocol that was not offered"));
+            }
         }
         Ok(Some(Answer { length, refers_back }))
     }
@@ -108,10 +123,19 @@ fn check_deflate(extensions: &str) -> Result<bool, Failure> {
     }
     let mut refers_back = true;
     for part in parts {
-        match part.split_once('=').map_or(part, |(name, _)| name.trim_end()).to_ascii_lowercase().as_str() {
+        match part
+            .split_once('=')
+            .map_or(part, |(name, _)| name.trim_end())
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "server_no_context_takeover" => refers_back = false,
             "client_no_context_takeover" | "server_max_window_bits" => {}
-            _ => return Err(Failure::BadUpgrade("it has a parameter of permessage-deflate that was not offered")),
+            _ => {
+                return Err(Failure::BadUpgrade(
+                    "it has a parameter of permessage-deflate that was not offered",
+                ));
+            }
         }
     }
     Ok(refers_back)
@@ -145,14 +169,20 @@ mod tests {
     fn another_status_is_told_as_the_server_wrote_it() {
         let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
         let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err().of_path("/nowhere");
-        assert!(failure.to_string().ends_with("it answered: HTTP/1.1 404 Not Found, for /nowhere"), "{failure}");
+        assert!(
+            failure.to_string().ends_with("it answered: HTTP/1.1 404 Not Found, for /nowhere"),
+            "{failure}"
+        );
     }
 
     #[test]
     fn a_redirection_says_where_to() {
         let answer = b"HTTP/1.1 302 Found\r\nlocation: /login?next=%2Fws\r\n\r\n";
         let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err().of_path("/ws");
-        assert!(failure.to_string().ends_with("HTTP/1.1 302 Found, Location: /login?next=%2Fws"), "{failure}");
+        assert!(
+            failure.to_string().ends_with("HTTP/1.1 302 Found, Location: /login?next=%2Fws"),
+            "{failure}"
+        );
     }
 
     #[test]
@@ -161,7 +191,9 @@ mod tests {
         let chat = Upgrade { subprotocol: Some("chat, talk".to_owned()), ..Upgrade::default() };
         let with = |line: &str| format!("{ANSWER}{line}\r\n\r\n").into_bytes();
         assert!(plain.check_answer(&with("Sec-WebSocket-Protocol: chat"), KEY).is_err());
-        assert!(plain.check_answer(&with("Sec-WebSocket-Extensions: permessage-deflate"), KEY).is_err());
+        assert!(
+            plain.check_answer(&with("Sec-WebSocket-Extensions: permessage-deflate"), KEY).is_err()
+        );
         assert!(plain.check_answer(&with("X: y"), "AAAAAAAAAAAAAAAAAAAAAA==").is_err());
         assert!(chat.check_answer(&with("X: y"), KEY).is_err());
         assert!(chat.check_answer(&with("Sec-WebSocket-Protocol: talk"), KEY).is_ok());
@@ -179,15 +211,21 @@ mod tests {
         assert_eq!(agreed("permessage-deflate; server_max_window_bits=9"), Ok(true));
         assert_eq!(agreed("Permessage-Deflate;server_no_context_takeover"), Ok(false));
         assert_eq!(agreed(""), Err(Failure::NoDeflate));
-        assert!(agreed("permessage-deflate; client_max_window_bits=9").is_err(), "it was not offered");
+        assert!(
+            agreed("permessage-deflate; client_max_window_bits=9").is_err(),
+            "it was not offered"
+        );
         assert!(agreed("permessage-deflate, permessage-deflate").is_err());
         assert!(agreed("x-webkit-deflate-frame").is_err());
     }
 
     #[test]
     fn the_request_says_what_was_asked_for() {
-        let upgrade =
-            Upgrade { subprotocol: Some("chat".into()), headers: vec![("X-Id".into(), "7".into())], deflate: true };
+        let upgrade = Upgrade {
+            subprotocol: Some("chat".into()),
+            headers: vec![("X-Id".into(), "7".into())],
+            deflate: true,
+        };
         let request = upgrade.request(&Url::parse("ws://[::1]:9/a?b").unwrap(), KEY);
         let request = String::from_utf8(request).unwrap();
         assert!(request.starts_with("GET /a?b HTTP/1.1\r\nHost: [::1]:9\r\n"), "{request}");

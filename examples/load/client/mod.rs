@@ -1,5 +1,5 @@
-//! The client: many connections to one server, on one mio poll, without a thread of its own. It says what happens to a
-//! [`Listener`]; what to send, and when, is the scenario's.
+//! The client: many connections to one server, on one mio poll, without a thread of its own. It
+//! says what happens to a [`Listener`]; what to send, and when, is the scenario's.
 //!
 //! A message costs one `recv`; what a turn gave a connection to send costs one `send`.
 
@@ -46,7 +46,12 @@ pub trait Listener {
     /// The server upgraded the connection.
     fn opened(&mut self, connection: &mut Connection<Self::Data>, now: Nanos);
     /// A message was received at `now`. What the connection is given to send goes out right after.
-    fn message(&mut self, connection: &mut Connection<Self::Data>, payload: Payload<'_>, now: Nanos);
+    fn message(
+        &mut self,
+        connection: &mut Connection<Self::Data>,
+        payload: Payload<'_>,
+        now: Nanos,
+    );
     /// The connection is no more.
     fn gone(&mut self, token: usize, data: Self::Data, end: End, now: Nanos);
 }
@@ -73,7 +78,10 @@ impl<T> Fleet<T> {
     pub const EVENTS: usize = 1024;
 
     pub fn new(target: Target, upgrade: Upgrade, tape: Arc<Tape>) -> io::Result<Fleet<T>> {
-        let rules = Rules::default().role(Role::Client).max_message(MAX_MESSAGE).compression(upgrade.deflate);
+        let rules = Rules::default()
+            .role(Role::Client)
+            .max_message(MAX_MESSAGE)
+            .compression(upgrade.deflate);
         Ok(Fleet {
             target,
             upgrade,
@@ -104,11 +112,16 @@ impl<T> Fleet<T> {
     /// Begins one more connection; returns its token.
     pub fn connect(&mut self, data: T, now: Nanos) -> Result<usize, Failure> {
         let address = self.target.address;
-        let mut stream = TcpStream::connect(address).map_err(|error| Failure::of_connect(&error, address))?;
+        let mut stream =
+            TcpStream::connect(address).map_err(|error| Failure::of_connect(&error, address))?;
         stream.set_nodelay(true)?;
         let entry = self.connections.vacant_entry();
         let token = entry.key();
-        self.poll.registry().register(&mut stream, Token(token), Interest::READABLE | Interest::WRITABLE)?;
+        self.poll.registry().register(
+            &mut stream,
+            Token(token),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
         entry.insert(Connection::new(stream, token, &self.target, &self.upgrade, data, now));
         Ok(token)
     }
@@ -170,8 +183,13 @@ impl<T> Fleet<T> {
         }
     }
 
-    /// Waits for something to happen, at most for `timeout`, and takes what did. Returns whether anything did.
-    pub fn turn(&mut self, timeout: Duration, listener: &mut impl Listener<Data = T>) -> io::Result<bool> {
+    /// Waits for something to happen, at most for `timeout`, and takes what did. Returns whether
+    /// anything did.
+    pub fn turn(
+        &mut self,
+        timeout: Duration,
+        listener: &mut impl Listener<Data = T>,
+    ) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
             result => result?,
@@ -203,7 +221,8 @@ impl<T> Fleet<T> {
         }
     }
 
-    /// Receives, and sends what came of it. Only a full buffer, or a stream that ends, asks for another `recv`.
+    /// Receives, and sends what came of it. Only a full buffer, or a stream that ends, asks for
+    /// another `recv`.
     fn read(&mut self, token: usize, to_the_end: bool, listener: &mut impl Listener<Data = T>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.is_stalled {
@@ -255,7 +274,8 @@ impl<T> Fleet<T> {
     /// Gives up the connections that have waited too long for the upgrade.
     pub fn expire(&mut self, now: Nanos, listener: &mut impl Listener<Data = T>) {
         let is_late = |c: &Connection<T>| {
-            c.opening_since().is_some_and(|since| now.saturating_sub(since) > HANDSHAKE_TIMEOUT * SECOND)
+            c.opening_since()
+                .is_some_and(|since| now.saturating_sub(since) > HANDSHAKE_TIMEOUT * SECOND)
         };
         let late: Vec<usize> = self.iter().filter(|c| is_late(c)).map(|c| c.token).collect();
         for token in late {
@@ -271,7 +291,8 @@ impl<T> Fleet<T> {
     }
 }
 
-/// Reset instead of FIN: else each connection that ends would hold a local port for a minute (TIME_WAIT).
+/// Reset instead of FIN: else each connection that ends would hold a local port for a minute
+/// (TIME_WAIT).
 fn reset_on_drop(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -1,20 +1,23 @@
-//! The messages that connections send, as frames ready for the wire, one behind the other: sending the next `n` is one `write`
-//! of a slice, with nothing to format, mask or copy.
+//! The messages that connections send, as frames ready for the wire, one behind the other: sending
+//! the next `n` is one `write` of a slice, with nothing to format, mask or copy.
 
 use super::Packer;
 use ikisocket::protocol::{FrameHeader, Opcode, Payload, apply_mask};
 use std::ops::{Range, RangeInclusive};
 
-/// The masking key of every frame. A client that stands for browsers must use unpredictable ones (RFC 6455 §5.3); for the
-/// server's work it makes no difference. Each byte is below 0x80: so ASCII stays ASCII under the mask, and a server that sends
-/// payloads back still masked (such as a measuring dummy) sends valid text.
+/// The masking key of every frame. A client that stands for browsers must use unpredictable ones
+/// (RFC 6455 §5.3); for the server's work it makes no difference. Each byte is below 0x80: so ASCII
+/// stays ASCII under the mask, and a server that sends payloads back still masked (such as a
+/// measuring dummy) sends valid text.
 pub const KEY: [u8; 4] = [0x25, 0x4b, 0x1e, 0x33];
 
-/// How long a tape grows for the sake of coalescing and variety; a longer message is alone on its tape.
+/// How long a tape grows for the sake of coalescing and variety; a longer message is alone on its
+/// tape.
 const MAX_TAPE: usize = 4 * 1024 * 1024;
 /// How many messages differ from each other where sizes are random or payloads verified.
 const VARIETY: usize = 256;
-/// No message comes again before so many bytes of others: a compressor that remembers 32 KiB must not meet it twice.
+/// No message comes again before so many bytes of others: a compressor that remembers 32 KiB must
+/// not meet it twice.
 const FORGOTTEN: usize = 128 * 1024;
 
 /// What messages look like.
@@ -24,7 +27,8 @@ pub struct Shape {
     pub sizes: RangeInclusive<usize>,
     /// The messages differ, so that one taken for another is noticed.
     pub distinct: bool,
-    /// Quotes in JSON, which can be compressed as such texts can; else random letters, which cannot.
+    /// Quotes in JSON, which can be compressed as such texts can; else random letters, which
+    /// cannot.
     pub quotes: bool,
 }
 
@@ -54,13 +58,16 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// A tape from which up to `in_flight` messages are sent at once, `compressed` each by itself if so wanted.
+    /// A tape from which up to `in_flight` messages are sent at once, `compressed` each by itself
+    /// if so wanted.
     pub fn new(shape: &Shape, in_flight: usize, compressed: bool) -> Tape {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let (smallest, largest) = (*shape.sizes.start(), *shape.sizes.end());
         let room = (MAX_TAPE / (largest + FrameHeader::MAX_LEN)).max(1);
         let period = match shape {
-            Shape { quotes: true, .. } => (FORGOTTEN / largest.max(1)).max(VARIETY).min(room).max(2),
+            Shape { quotes: true, .. } => {
+                (FORGOTTEN / largest.max(1)).max(VARIETY).min(room).max(2)
+            }
             Shape { distinct: true, .. } => VARIETY.min(room).max(2),
             _ if smallest != largest => VARIETY.min(room).max(2),
             _ => 1,
@@ -85,7 +92,8 @@ impl Tape {
                 tape.payloads.extend((0..size).map(|_| b'!' + random.within(0, 93) as u8)); // printable: text or not
             }
             if shape.distinct {
-                // Two messages differ whatever the dice say, if they have room for these two letters.
+                // Two messages differ whatever the dice say, if they have room for these two
+                // letters.
                 let letters = [b'0' + (index % 16) as u8, b'0' + (index / 16 % 16) as u8];
                 for (byte, letter) in tape.payloads[start..].iter_mut().zip(letters) {
                     *byte = letter;
@@ -126,7 +134,8 @@ impl Tape {
             return payload == sent;
         }
         let (head, sent) = (&payload[..payload.len().min(HEAD)], &sent[..sent.len().min(HEAD)]);
-        let is_still_masked = || head.iter().zip(sent).zip(KEY.iter().cycle()).all(|((a, b), key)| *a == b ^ key);
+        let is_still_masked =
+            || head.iter().zip(sent).zip(KEY.iter().cycle()).all(|((a, b), key)| *a == b ^ key);
         head == sent || is_still_masked()
     }
 
@@ -208,7 +217,8 @@ impl Cursor {
 
 /// Appends a frame as a client sends it; `rsv1`: its payload is compressed.
 pub fn encode_masked(opcode: Opcode, rsv1: bool, payload: &[u8], out: &mut Vec<u8>) {
-    let header = FrameHeader { rsv1, mask: Some(KEY), ..FrameHeader::new(opcode, payload.len() as u64) };
+    let header =
+        FrameHeader { rsv1, mask: Some(KEY), ..FrameHeader::new(opcode, payload.len() as u64) };
     header.encode(out);
     let start = out.len();
     out.extend_from_slice(payload);
@@ -230,8 +240,10 @@ impl Random {
 
     /// Appends the quotes of a market in JSON, up to a length of `end`.
     fn quotes(&mut self, end: usize, out: &mut Vec<u8>) {
-        const SYMBOLS: [&str; 12] =
-            ["AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL", "TSLA"];
+        const SYMBOLS: [&str; 12] = [
+            "AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL",
+            "TSLA",
+        ];
         out.push(b'[');
         while out.len() < end {
             let symbol = SYMBOLS[self.within(0, SYMBOLS.len() - 1)];
@@ -287,7 +299,9 @@ mod tests {
                 let mut input = &mut stream[..];
                 let (mut decoder, mut expected) = (Decoder::new(), start);
                 for _ in 0..40 {
-                    let Ok(Some(Decoded::Message(message))) = decoder.decode(&mut input, &Rules::default()) else {
+                    let Ok(Some(Decoded::Message(message))) =
+                        decoder.decode(&mut input, &Rules::default())
+                    else {
                         panic!("a message is missing");
                     };
                     assert_eq!(message.as_bytes(), tape.payload(expected));
@@ -301,14 +315,21 @@ mod tests {
 
     #[test]
     fn a_huge_message_makes_no_huge_tape() {
-        let tape =
-            Tape::new(&Shape { text: false, sizes: 1 << 20..=1 << 20, distinct: false, quotes: true }, 1000, false);
+        let tape = Tape::new(
+            &Shape { text: false, sizes: 1 << 20..=1 << 20, distinct: false, quotes: true },
+            1000,
+            false,
+        );
         assert!(tape.frames.len() < 3 * MAX_TAPE);
     }
 
     #[test]
     fn an_echo_has_the_length_and_the_beginning_of_what_was_sent() {
-        let tape = Tape::new(&Shape { text: false, sizes: 100..=100, distinct: false, quotes: false }, 1, false);
+        let tape = Tape::new(
+            &Shape { text: false, sizes: 100..=100, distinct: false, quotes: false },
+            1,
+            false,
+        );
         let sent = tape.payload(0).to_vec();
         let mut masked = sent.clone();
         apply_mask(&mut masked, KEY, 0);
@@ -325,7 +346,8 @@ mod tests {
 
     #[test]
     fn distinct_messages_differ() {
-        let tape = Tape::new(&Shape { text: true, sizes: 2..=2, distinct: true, quotes: false }, 1, false);
+        let tape =
+            Tape::new(&Shape { text: true, sizes: 2..=2, distinct: true, quotes: false }, 1, false);
         let mut payloads: Vec<_> = (0..VARIETY).map(|frame| tape.payload(frame)).collect();
         payloads.sort();
         payloads.dedup();
@@ -334,7 +356,11 @@ mod tests {
 
     #[test]
     fn quotes_do_not_come_again_while_a_compressor_remembers_them() {
-        let tape = Tape::new(&Shape { text: true, sizes: 100..=100, distinct: false, quotes: true }, 1, false);
+        let tape = Tape::new(
+            &Shape { text: true, sizes: 100..=100, distinct: false, quotes: true },
+            1,
+            false,
+        );
         let mut payloads: Vec<_> = (0..tape.period).map(|frame| tape.payload(frame)).collect();
         payloads.sort();
         payloads.dedup();
@@ -354,7 +380,8 @@ mod tests {
         let mut sent = 0;
         for frame in 0..tape.period {
             let before = input.len();
-            let Ok(Some(Decoded::Compressed(compressed))) = decoder.decode(&mut input, &rules) else {
+            let Ok(Some(Decoded::Compressed(compressed))) = decoder.decode(&mut input, &rules)
+            else {
                 panic!("a compressed message is missing");
             };
             sent += before - input.len();

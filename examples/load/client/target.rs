@@ -18,7 +18,9 @@ pub enum TargetError {
     Invalid(String, &'static str),
     #[error("cannot resolve {0:?}: {1}")]
     Resolve(String, String),
-    #[error("{0} is not a loopback address: load that you are not asked for is an attack; --allow-remote if you are")]
+    #[error(
+        "{0} is not a loopback address: load that you are not asked for is an attack; --allow-remote if you are"
+    )]
     Remote(SocketAddr),
     #[error(transparent)]
     Unreachable(#[from] Failure),
@@ -38,7 +40,9 @@ impl Url {
         let invalid = |why| TargetError::Invalid(text.to_owned(), why);
         let rest = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => return Err(TargetError::Tls(text.to_owned())),
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => {
+                return Err(TargetError::Tls(text.to_owned()));
+            }
             _ => return Err(TargetError::Scheme(text.to_owned())),
         };
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -55,11 +59,15 @@ impl Url {
             return Err(invalid("user and password go into a --header"));
         }
         let (host, port) = match authority.strip_prefix('[') {
-            Some(v6) => v6.split_once(']').ok_or_else(|| invalid("an IPv6 address is missing its ]"))?,
+            Some(v6) => {
+                v6.split_once(']').ok_or_else(|| invalid("an IPv6 address is missing its ]"))?
+            }
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| invalid("the port is not a number up to 65535"))?,
+            Some(port) => {
+                port.parse().map_err(|_| invalid("the port is not a number up to 65535"))?
+            }
             None if port.is_empty() => 80,
             None => return Err(invalid("what follows the ] is no port")),
         };
@@ -132,7 +140,16 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_used_is_refused_with_a_reason() {
-        for text in ["", "localhost", "http://a", "ws://", "ws://:80/", "ws://a:x", "ws://a:99999", "ws://[::1"] {
+        for text in [
+            "",
+            "localhost",
+            "http://a",
+            "ws://",
+            "ws://:80/",
+            "ws://a:x",
+            "ws://a:99999",
+            "ws://[::1",
+        ] {
             assert!(Url::parse(text).is_err(), "{text}");
         }
         for text in ["ws://a/#b", "ws://u:p@a/", "ws://a/ b", "ws://[::1]80/"] {

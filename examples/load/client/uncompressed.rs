@@ -1,4 +1,5 @@
-//! In the place of `deflate`, in a build without the feature of that name: the command line refuses `--deflate`, so none of this ever is.
+//! In the place of `deflate`, in a build without the feature of that name: the command line refuses
+//! `--deflate`, so none of this ever is.
 
 use ikisocket::protocol::{Compressed, Message, Violation};
 

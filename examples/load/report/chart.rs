@@ -1,4 +1,5 @@
-//! Charts as SVG: an axis, ticks, lines. Knows nothing of what they show. Colours come from the page's style sheet.
+//! Charts as SVG: an axis, ticks, lines. Knows nothing of what they show. Colours come from the
+//! page's style sheet.
 
 use std::fmt::Write;
 
@@ -29,10 +30,16 @@ pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) ->
     let x = |at: f64| LEFT + at * (WIDTH - LEFT - RIGHT);
     let y = |at: f64| TOP + (1.0 - at) * (HEIGHT - TOP - BOTTOM);
     let (bottom, right) = (y(0.0), x(1.0));
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+        escape(title)
+    );
     for Tick { at, label } in y_ticks {
         let at = y(*at);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\"/>");
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\"/>"
+        );
         let _ = write!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
@@ -43,7 +50,10 @@ pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) ->
     }
     for Tick { at, label } in x_ticks {
         let at = x(*at);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\"/>");
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\"/>"
+        );
         let _ = write!(
             svg,
             "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
@@ -51,13 +61,19 @@ pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) ->
             escape(label)
         );
     }
-    let _ = write!(svg, "<line class=\"axis\" x1=\"{LEFT}\" y1=\"{bottom}\" x2=\"{right}\" y2=\"{bottom}\"/>");
+    let _ = write!(
+        svg,
+        "<line class=\"axis\" x1=\"{LEFT}\" y1=\"{bottom}\" x2=\"{right}\" y2=\"{bottom}\"/>"
+    );
     for line in lines {
         let mut path = String::new();
         for (index, &(px, py)) in line.points.iter().enumerate() {
-            let _ = write!(path, "{}{:.1} {:.1}", if index == 0 { "M" } else { " L" }, x(px), y(py));
+            let _ =
+                write!(path, "{}{:.1} {:.1}", if index == 0 { "M" } else { " L" }, x(px), y(py));
         }
-        if let (true, Some(first), Some(last)) = (line.is_filled, line.points.first(), line.points.last()) {
+        if let (true, Some(first), Some(last)) =
+            (line.is_filled, line.points.first(), line.points.last())
+        {
             let _ = write!(
                 svg,
                 "<path class=\"fill s{}\" d=\"{path} L{:.1} {bottom} L{:.1} {bottom} Z\"/>",
@@ -76,17 +92,24 @@ pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) ->
 pub fn linear_ticks(most: f64, label: impl Fn(f64) -> String) -> (Vec<Tick>, f64) {
     let most = if most > 0.0 { most } else { 1.0 };
     let magnitude = 10f64.powf((most / 5.0).log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| step * 5.5 >= most);
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|factor| factor * magnitude)
+        .into_iter()
+        .find(|step| step * 5.5 >= most);
     let step = step.unwrap_or(magnitude);
     let steps = (most / step).ceil().max(1.0);
-    let ticks = (0..=steps as usize).map(|n| Tick { at: n as f64 / steps, label: label(n as f64 * step) });
+    let ticks =
+        (0..=steps as usize).map(|n| Tick { at: n as f64 / steps, label: label(n as f64 * step) });
     (ticks.collect(), steps * step)
 }
 
-/// 1, 2, 5, 10, 20, … around the range from `least` to `most`; and the logarithms of the first and the last.
+/// 1, 2, 5, 10, 20, … around the range from `least` to `most`; and the logarithms of the first and
+/// the last.
 pub fn log_ticks(least: f64, most: f64, label: impl Fn(f64) -> String) -> (Vec<Tick>, f64, f64) {
     let decades = -3..13;
-    let all: Vec<f64> = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(decade))).collect();
+    let all: Vec<f64> = decades
+        .flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(decade)))
+        .collect();
     let first = all.iter().rposition(|&tick| tick <= least).unwrap_or(0);
     let last = all.iter().position(|&tick| tick >= most).unwrap_or(all.len() - 1).max(first + 1);
     let (low, high) = (all[first].log10(), all[last].log10());

@@ -1,4 +1,5 @@
-//! The report for a browser: one page that needs nothing else, with the curves, light or dark as the reader likes.
+//! The report for a browser: one page that needs nothing else, with the curves, light or dark as
+//! the reader likes.
 
 use super::chart::{Line, Tick, chart, escape, linear_ticks, log_ticks};
 use super::text::{grouped, interval, percentile, step_time, time, value};
@@ -16,10 +17,16 @@ const MOST_NINES: f64 = 6.0;
 pub fn to_html(report: &Report) -> String {
     let title = format!("load: {}", report.scenario);
     let settings: Vec<String> = report.settings.iter().map(|(_, value)| escape(value)).collect();
-    let mut body = format!("<header><h1>{}</h1><p>{}</p></header>\n", escape(report.scenario), settings.join(" · "));
+    let mut body = format!(
+        "<header><h1>{}</h1><p>{}</p></header>\n",
+        escape(report.scenario),
+        settings.join(" · ")
+    );
     let notes = report.remarks.iter().map(|remark| (None, remark));
-    let its_notes =
-        report.measured.iter().flat_map(|one| one.remarks.iter().map(move |remark| (Some(&one.name), remark)));
+    let its_notes = report
+        .measured
+        .iter()
+        .flat_map(|one| one.remarks.iter().map(move |remark| (Some(&one.name), remark)));
     write_notes(notes.chain(its_notes), report, &mut body);
     if let Some(comparison) = &report.comparison {
         write_comparison(comparison, &mut body);
@@ -42,16 +49,27 @@ pub fn to_html(report: &Report) -> String {
     )
 }
 
-fn write_notes<'r>(notes: impl Iterator<Item = (Option<&'r String>, &'r String)>, report: &Report, body: &mut String) {
+fn write_notes<'r>(
+    notes: impl Iterator<Item = (Option<&'r String>, &'r String)>,
+    report: &Report,
+    body: &mut String,
+) {
     for (whose, note) in notes {
-        let whose = whose.filter(|_| report.measured.len() > 1).map(|name| format!("<b>{}</b>: ", escape(name)));
-        let _ = writeln!(body, "<p class=\"note\">{}{}</p>", whose.unwrap_or_default(), escape(note));
+        let whose = whose
+            .filter(|_| report.measured.len() > 1)
+            .map(|name| format!("<b>{}</b>: ", escape(name)));
+        let _ =
+            writeln!(body, "<p class=\"note\">{}{}</p>", whose.unwrap_or_default(), escape(note));
     }
     for measured in &report.measured {
         for (fault, times) in &measured.faults {
             let times = grouped(*times as f64);
-            let _ =
-                writeln!(body, "<p class=\"note fault\">{}: {times} × {}</p>", escape(&measured.name), escape(fault));
+            let _ = writeln!(
+                body,
+                "<p class=\"note fault\">{}: {times} × {}</p>",
+                escape(&measured.name),
+                escape(fault)
+            );
         }
     }
     if report.was_interrupted {
@@ -64,7 +82,8 @@ fn card(fact: &Fact, unit: &str) -> String {
     let of = if fact.unit == Unit::PerSecond { unit } else { "" };
     // The number large, its unit small.
     let text = value(fact, of);
-    let split = text.find(|c: char| !(c.is_ascii_digit() || " .-".contains(c))).unwrap_or(text.len());
+    let split =
+        text.find(|c: char| !(c.is_ascii_digit() || " .-".contains(c))).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     format!(
         "<div class=\"card\"><span>{}</span><strong>{}<small> {}</small></strong></div>",
@@ -75,7 +94,11 @@ fn card(fact: &Fact, unit: &str) -> String {
 }
 
 fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut String) {
-    let _ = writeln!(body, "<section><h2><i class=\"key s{series}\"></i>{}</h2>", escape(&measured.name));
+    let _ = writeln!(
+        body,
+        "<section><h2><i class=\"key s{series}\"></i>{}</h2>",
+        escape(&measured.name)
+    );
     let shown = [
         "per_second",
         "bytes_per_second",
@@ -86,7 +109,11 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
         "tool_busy",
     ];
     let facts = measured.facts.iter().filter(|fact| shown.contains(&fact.key));
-    let _ = writeln!(body, "<div class=\"cards\">{}</div>", facts.map(|fact| card(fact, unit)).collect::<String>());
+    let _ = writeln!(
+        body,
+        "<div class=\"cards\">{}</div>",
+        facts.map(|fact| card(fact, unit)).collect::<String>()
+    );
     if !measured.distributions.is_empty() {
         let heads: String = PERCENTILES.iter().map(|p| format!("<th>p{p}</th>")).collect();
         let rows: String = measured.distributions.iter().map(row).collect();
@@ -97,7 +124,8 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
 
 fn row(distribution: &Distribution) -> String {
     let latency = &distribution.latency;
-    let times = PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
+    let times =
+        PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
     let cells: String = times.map(|time| format!("<td>{time}</td>")).collect();
     format!("<tr><th>{}</th>{cells}</tr>", escape(distribution.label))
 }
@@ -117,23 +145,31 @@ fn curves(report: &Report) -> Vec<Curve> {
     for (series, measured) in report.measured.iter().enumerate() {
         for one in &measured.distributions {
             if ["latency", "latency_uncorrected"].contains(&one.key) {
-                curves.push(Curve { series, is_uncorrected: one.key != "latency", points: one.latency.curve() });
+                curves.push(Curve {
+                    series,
+                    is_uncorrected: one.key != "latency",
+                    points: one.latency.curve(),
+                });
             }
         }
     }
     curves
 }
 
-/// The curve of the percentiles: 90 %, 99 %, 99.9 % … at equal distances, so that the rare cases have room.
+/// The curve of the percentiles: 90 %, 99 %, 99.9 % … at equal distances, so that the rare cases
+/// have room.
 fn write_latency(report: &Report, body: &mut String) {
     let curves = curves(report);
-    let times = || curves.iter().flat_map(|curve| curve.points.iter().map(|&(_, time)| time as f64));
+    let times =
+        || curves.iter().flat_map(|curve| curve.points.iter().map(|&(_, time)| time as f64));
     let (least, most) = (times().fold(f64::INFINITY, f64::min), times().fold(0.0, f64::max));
     if most == 0.0 {
         return;
     }
     let nines = |percentile: f64| -(1.0 - percentile / 100.0).max(10f64.powf(-MOST_NINES)).log10();
-    let all = curves.iter().flat_map(|curve| curve.points.iter().map(|&(percentile, _)| nines(percentile)));
+    let all = curves
+        .iter()
+        .flat_map(|curve| curve.points.iter().map(|&(percentile, _)| nines(percentile)));
     let widest = all.fold(1.0, f64::max);
     let x_ticks: Vec<Tick> = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999]
         .into_iter()
@@ -160,15 +196,19 @@ fn write_latency(report: &Report, body: &mut String) {
 }
 
 fn write_throughput(report: &Report, body: &mut String) {
-    let rates = || report.measured.iter().flat_map(|measured| measured.over_time.rates.iter().copied());
+    let rates =
+        || report.measured.iter().flat_map(|measured| measured.over_time.rates.iter().copied());
     let most = rates().fold(0.0, f64::max);
     if most == 0.0 {
         return;
     }
-    let length = |measured: &Measured| measured.over_time.rates.len() as f64 * seconds(measured.over_time.step);
+    let length = |measured: &Measured| {
+        measured.over_time.rates.len() as f64 * seconds(measured.over_time.step)
+    };
     let longest = report.measured.iter().map(length).fold(0.0, f64::max);
     let (y_ticks, top) = linear_ticks(most, |rate| grouped(rate.round()));
-    let (mut x_ticks, end) = linear_ticks(longest, |at| format!("{} s", (at * 100.0).round() / 100.0));
+    let (mut x_ticks, end) =
+        linear_ticks(longest, |at| format!("{} s", (at * 100.0).round() / 100.0));
     x_ticks.iter_mut().for_each(|tick| tick.at *= end / longest);
     x_ticks.retain(|tick| tick.at <= 1.0 + 1e-9);
     let lines: Vec<Line> = (report.measured.iter().enumerate())
@@ -177,11 +217,17 @@ fn write_throughput(report: &Report, body: &mut String) {
             is_dashed: false,
             is_filled: report.measured.len() == 1,
             points: (measured.over_time.rates.iter().enumerate())
-                .map(|(index, rate)| ((index as f64 + 0.5) * seconds(measured.over_time.step) / longest, rate / top))
+                .map(|(index, rate)| {
+                    ((index as f64 + 0.5) * seconds(measured.over_time.step) / longest, rate / top)
+                })
                 .collect(),
         })
         .collect();
-    let each = if report.comparison.is_some() { " Each server's own slices, one behind the other." } else { "" };
+    let each = if report.comparison.is_some() {
+        " Each server's own slices, one behind the other."
+    } else {
+        ""
+    };
     let _ = writeln!(
         body,
         "<section><h2>Throughput over time</h2><p>In {}/s.{each} {}</p>{}</section>",
@@ -196,8 +242,11 @@ fn legend(report: &Report, has_uncorrected: bool) -> String {
     let mut out = String::new();
     if report.measured.len() > 1 {
         for (series, measured) in report.measured.iter().enumerate() {
-            let _ =
-                write!(out, "<span class=\"legend\"><i class=\"key s{series}\"></i>{}</span>", escape(&measured.name));
+            let _ = write!(
+                out,
+                "<span class=\"legend\"><i class=\"key s{series}\"></i>{}</span>",
+                escape(&measured.name)
+            );
         }
     }
     if has_uncorrected {
@@ -210,8 +259,11 @@ fn legend(report: &Report, has_uncorrected: bool) -> String {
 
 /// For each figure a row: a dot for each pair, the median, and its interval, around 1.
 fn write_comparison(comparison: &Comparison, body: &mut String) {
-    let ratios: Vec<(&str, &Ratio)> =
-        comparison.ratios().into_iter().filter_map(|(_, label, ratio)| Some((label, ratio?))).collect();
+    let ratios: Vec<(&str, &Ratio)> = comparison
+        .ratios()
+        .into_iter()
+        .filter_map(|(_, label, ratio)| Some((label, ratio?)))
+        .collect();
     // Wide enough for the intervals; pairs farther out stand at the edge.
     let ends = ratios.iter().flat_map(|(_, ratio)| {
         let (low, high) = ratio.interval.unwrap_or((ratio.median, ratio.median));
@@ -223,8 +275,11 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     body.push_str("<div class=\"ratios\">");
     for (label, ratio) in ratios {
         let (low, high) = ratio.interval.unwrap_or((ratio.median, ratio.median));
-        let dots: String =
-            ratio.pairs.iter().map(|&pair| format!("<circle cx=\"{:.2}%\" cy=\"50%\" r=\"3\"/>", x(pair))).collect();
+        let dots: String = ratio
+            .pairs
+            .iter()
+            .map(|&pair| format!("<circle cx=\"{:.2}%\" cy=\"50%\" r=\"3\"/>", x(pair)))
+            .collect();
         let _ = write!(
             body,
             "<b>{}</b><svg class=\"strip\" height=\"26\"><line class=\"one\" x1=\"50%\" x2=\"50%\" y1=\"0\" y2=\"100%\"/>\
@@ -248,9 +303,14 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     );
     if let Some(limit) = comparison.at_most {
         let (what, _) = comparison.limited();
-        let (class, verdict) =
-            (if comparison.is_exceeded() { "note fault" } else { "note good" }, comparison.verdict());
-        let _ = write!(body, "<p class=\"{class}\">At most {limit} ({what} for each): <b>{verdict}</b></p>");
+        let (class, verdict) = (
+            if comparison.is_exceeded() { "note fault" } else { "note good" },
+            comparison.verdict(),
+        );
+        let _ = write!(
+            body,
+            "<p class=\"{class}\">At most {limit} ({what} for each): <b>{verdict}</b></p>"
+        );
     }
     body.push_str("</section>\n");
 }

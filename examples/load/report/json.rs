@@ -1,4 +1,5 @@
-//! The report for programs. Keys stay; times are in nanoseconds, sizes in bytes, shares between 0 and 1.
+//! The report for programs. Keys stay; times are in nanoseconds, sizes in bytes, shares between 0
+//! and 1.
 
 use super::{Distribution, Fact, Measured, Report, Step, Unit};
 use crate::compare::{Comparison, Ratio};

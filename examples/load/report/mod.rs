@@ -162,7 +162,8 @@ impl Report {
         if faults.is_empty() {
             return;
         }
-        let own = if self.comparison.is_some() { server } else { self.measured.len().saturating_sub(1) };
+        let own =
+            if self.comparison.is_some() { server } else { self.measured.len().saturating_sub(1) };
         match self.measured.get_mut(own) {
             Some(measured) => measured.faults.extend(faults),
             None => self.measured.push(Measured::without_figures(name.to_owned(), faults)),
@@ -188,7 +189,11 @@ impl ServerTime {
 
     /// This, and what it did later.
     pub fn and(self, later: ServerTime) -> ServerTime {
-        ServerTime { cpu: self.cpu + later.cpu, wall: self.wall + later.wall, resident: later.resident }
+        ServerTime {
+            cpu: self.cpu + later.cpu,
+            wall: self.wall + later.wall,
+            resident: later.resident,
+        }
     }
 }
 
@@ -200,7 +205,12 @@ impl Measured {
     }
 
     /// All that a sample says; `distribution` names what its main one is.
-    pub fn new(name: String, distribution: &'static str, sample: &Sample, server: Option<ServerTime>) -> Measured {
+    pub fn new(
+        name: String,
+        distribution: &'static str,
+        sample: &Sample,
+        server: Option<ServerTime>,
+    ) -> Measured {
         let fact = |key, label, value, unit| Fact { key, label, value, unit };
         let mut facts = vec![
             fact("per_second", "throughput", sample.rate(), Unit::PerSecond),
@@ -210,8 +220,18 @@ impl Measured {
             facts.clear(); // Connections were only held, or all came too late for a throughput.
         }
         if sample.bytes > 0 {
-            facts.push(fact("bytes_per_second", "payload received", sample.bandwidth(), Unit::BytesPerSecond));
-            facts.push(fact("wire_bytes_per_second", "… on the wire", sample.wire_bandwidth(), Unit::BytesPerSecond));
+            facts.push(fact(
+                "bytes_per_second",
+                "payload received",
+                sample.bandwidth(),
+                Unit::BytesPerSecond,
+            ));
+            facts.push(fact(
+                "wire_bytes_per_second",
+                "… on the wire",
+                sample.wire_bandwidth(),
+                Unit::BytesPerSecond,
+            ));
         }
         for (&count, &times) in &sample.counts {
             let (key, label) = count.names();
@@ -223,14 +243,23 @@ impl Measured {
                 facts.push(fact("server_cpu_each_ns", "server CPU for each", each, Unit::Nanos));
             }
             facts.push(fact("server_cores", "server, cores in use", server.cores(), Unit::Times));
-            facts.push(fact("server_resident_bytes", "server memory", server.resident as f64, Unit::Bytes));
+            facts.push(fact(
+                "server_resident_bytes",
+                "server memory",
+                server.resident as f64,
+                Unit::Bytes,
+            ));
         }
         facts.push(fact("tool_busy", "this tool at work", sample.tool.busy(), Unit::Share));
         facts.push(fact("tool_waited", "… kept from a core", sample.tool.waited(), Unit::Share));
 
         let mut distributions = Vec::new();
         if !sample.latency.is_empty() {
-            distributions.push(Distribution { key: "latency", label: distribution, latency: sample.latency.clone() });
+            distributions.push(Distribution {
+                key: "latency",
+                label: distribution,
+                latency: sample.latency.clone(),
+            });
         }
         for (&extra, latency) in sample.extras.iter().filter(|(_, latency)| !latency.is_empty()) {
             let (key, label) = extra.names();
@@ -240,7 +269,10 @@ impl Measured {
             name,
             facts,
             distributions,
-            over_time: OverTime { step: Timeline::BIN, rates: sample.timeline.rates(sample.elapsed) },
+            over_time: OverTime {
+                step: Timeline::BIN,
+                rates: sample.timeline.rates(sample.elapsed),
+            },
             faults: sample.wrongs().collect(),
             remarks: sample.remarks.clone(),
         };
@@ -257,7 +289,9 @@ pub const KEPT_WAITING: f64 = 0.1;
 fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
     let mut remarks = Vec::new();
     if sample.finished_at_all > 0 && sample.finished == 0 {
-        remarks.push("nothing came back in time: there is no throughput. Use a longer time".to_owned());
+        remarks.push(
+            "nothing came back in time: there is no throughput. Use a longer time".to_owned(),
+        );
     }
     if sample.finished_at_all > 0 && server.is_some_and(|server| server.cpu == 0) {
         remarks
@@ -332,7 +366,9 @@ impl Fault {
             Fault::Stuck => "connections were still not closed in the end",
             Fault::Overloaded => "times the server was so far behind that the run was ended early",
             Fault::WrongKind => "text messages came back as binary ones, or the other way round",
-            Fault::SlowReaderGone => "slow reader ended before it had stopped reading: it was not measured",
+            Fault::SlowReaderGone => {
+                "slow reader ended before it had stopped reading: it was not measured"
+            }
             Fault::NoSample => "measurement without a single sample: nothing came back in its time",
         }
     }
@@ -380,7 +416,10 @@ mod tests {
         let has = |key| measured.facts.iter().any(|fact| fact.key == key);
         assert!(!has("per_second") && !has("finished") && !has("server_cpu_each_ns"));
         let remarks = measured.remarks.join("\n");
-        assert!(remarks.contains("there is no throughput") && remarks.contains("used no CPU time"), "{remarks}");
+        assert!(
+            remarks.contains("there is no throughput") && remarks.contains("used no CPU time"),
+            "{remarks}"
+        );
     }
 
     #[test]

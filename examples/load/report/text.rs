@@ -36,9 +36,13 @@ fn write_measured(measured: &Measured, unit: &str, out: &mut String) {
     line(out, format!("\n{}", measured.name));
     measured.facts.iter().for_each(|fact| write_fact(fact, unit, out));
     if !measured.distributions.is_empty() {
-        let heads: String = PERCENTILES.iter().map(|p| format!("{:>10}", format!("p{p}"))).collect();
+        let heads: String =
+            PERCENTILES.iter().map(|p| format!("{:>10}", format!("p{p}"))).collect();
         line(out, format!("\n  {:LABEL$}{heads}{:>10}", "", "max"));
-        measured.distributions.iter().for_each(|distribution| write_distribution(distribution, out));
+        measured
+            .distributions
+            .iter()
+            .for_each(|distribution| write_distribution(distribution, out));
     }
     if !measured.faults.is_empty() || !measured.remarks.is_empty() {
         out.push('\n');
@@ -53,7 +57,10 @@ fn write_measured(measured: &Measured, unit: &str, out: &mut String) {
 
 fn write_steps(steps: &[Step], unit: &str, out: &mut String) {
     if !steps.is_empty() {
-        line(out, format!("\n  {:>14}{:>14}{:>10}{:>10}", format!("{unit}/s"), "achieved", "p50", "p99"));
+        line(
+            out,
+            format!("\n  {:>14}{:>14}{:>10}{:>10}", format!("{unit}/s"), "achieved", "p50", "p99"),
+        );
     }
     for step in steps {
         let (rate, achieved) = (grouped(step.rate.round()), grouped(step.achieved.round()));
@@ -71,7 +78,8 @@ fn write_fact(fact: &Fact, unit: &str, out: &mut String) {
 
 fn write_distribution(distribution: &Distribution, out: &mut String) {
     let latency = &distribution.latency;
-    let figures = PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
+    let figures =
+        PERCENTILES.iter().map(|&p| percentile(latency, p)).chain([time(latency.max() as f64)]);
     let figures: String = figures.map(|figure| format!("{figure:>10}")).collect();
     line(out, format!("  {:LABEL$}{figures}", distribution.label));
 }
@@ -83,7 +91,11 @@ pub fn step_time(step: &Step, nanos: Nanos, enough: u64) -> String {
 
 /// A percentile, or a dash if there are too few samples for it.
 pub fn percentile(latency: &Latency, percentile: f64) -> String {
-    if latency.knows(percentile) { time(latency.percentile(percentile) as f64) } else { "–".to_owned() }
+    if latency.knows(percentile) {
+        time(latency.percentile(percentile) as f64)
+    } else {
+        "–".to_owned()
+    }
 }
 
 fn write_comparison(comparison: &Comparison, out: &mut String) {

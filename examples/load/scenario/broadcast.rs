@@ -1,5 +1,6 @@
-//! `broadcast`: what one connection sends, all receive, the sender included. When all have a message, the next one is sent.
-//! `slow-reader` adds one more connection, which at some time stops reading.
+//! `broadcast`: what one connection sends, all receive, the sender included. When all have a
+//! message, the next one is sent. `slow-reader` adds one more connection, which at some time stops
+//! reading.
 
 use super::stamp::{STAMP_LEN, Stamp};
 use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, close_all, drain};
@@ -61,7 +62,8 @@ struct Room {
     slow_received: u64,
     stalled_at: u64,
     deadline: Nanos,
-    /// The broadcasts from number `first` on. Those in front that all have received are no longer kept.
+    /// The broadcasts from number `first` on. Those in front that all have received are no longer
+    /// kept.
     flights: VecDeque<Flight>,
     first: u64,
     /// Those of them that somebody has yet to receive.
@@ -252,7 +254,8 @@ impl Room {
     fn publish(&mut self, fleet: &mut Fleet<Seat>) -> bool {
         let number = self.next_number();
         let publisher = (number % self.publishers.len().max(1) as u64) as usize;
-        let Some(connection) = self.publishers.get(publisher).and_then(|&token| fleet.get(token)) else {
+        let Some(connection) = self.publishers.get(publisher).and_then(|&token| fleet.get(token))
+        else {
             return false;
         };
         self.scratch.clear();
@@ -266,7 +269,12 @@ impl Room {
                 connection.send_compressed(self.opcode, &self.packed);
             }
         }
-        self.flights.push_back(Flight { publisher, sent: clock::now(), first_received: 0, missing: self.members });
+        self.flights.push_back(Flight {
+            publisher,
+            sent: clock::now(),
+            first_received: 0,
+            missing: self.members,
+        });
         self.unfinished += 1;
         *self.sample.counts.entry(Count::Broadcasts).or_default() += 1;
         true
@@ -322,7 +330,8 @@ impl Listener for Room {
             self.sample.fault(Fault::WrongKind, 1);
         }
         let sent = self.tape.payload(self.tape.frame_of(stamp.number));
-        if payload.len() != sent.len() || (self.verify && payload[STAMP_LEN..] != sent[STAMP_LEN..]) {
+        if payload.len() != sent.len() || (self.verify && payload[STAMP_LEN..] != sent[STAMP_LEN..])
+        {
             self.sample.fault(Fault::WrongPayload, 1);
         }
         if self.slow == Some(connection.token) {
@@ -360,7 +369,10 @@ impl Listener for Room {
         self.publishers.retain(|&publisher| publisher != token);
         let first = self.first;
         let not_received = |(index, flight): (usize, &Flight)| {
-            seat.newest.get(flight.publisher).is_some_and(|&newest| first + index as u64 >= newest).then_some(index)
+            seat.newest
+                .get(flight.publisher)
+                .is_some_and(|&newest| first + index as u64 >= newest)
+                .then_some(index)
         };
         // From the back: settling the front moves the others.
         let lost: Vec<usize> = self.flights.iter().enumerate().filter_map(not_received).collect();

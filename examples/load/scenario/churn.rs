@@ -1,7 +1,10 @@
-//! `churn`: connect, exchange messages, close, again; and `connect`, an upgrade storm: connect, upgrade, and a reset in place of all the
-//! rest, so that nothing but the upgrade is measured. As many visits as there are connections are always under way.
+//! `churn`: connect, exchange messages, close, again; and `connect`, an upgrade storm: connect,
+//! upgrade, and a reset in place of all the rest, so that nothing but the upgrade is measured. As
+//! many visits as there are connections are always under way.
 
-use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain};
+use super::{
+    Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain,
+};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, MILLISECOND, Nanos};
 use crate::latency::Latency;
@@ -70,7 +73,10 @@ impl Churn {
             }
             while self.door.vacant > 0 {
                 let begin = clock::now();
-                self.fleet.connect(Visit { begin, left: self.door.messages, ..Visit::default() }, begin)?;
+                self.fleet.connect(
+                    Visit { begin, left: self.door.messages, ..Visit::default() },
+                    begin,
+                )?;
                 self.door.vacant -= 1;
             }
             watch.turn(&mut self.fleet, &mut self.door, now, Nanos::MAX, shared)?;

@@ -1,7 +1,10 @@
-//! `echo`: each message comes back to its sender. In a closed loop the echo releases the next message; in an open loop messages
-//! are sent at their time, whether or not the server keeps up.
+//! `echo`: each message comes back to its sender. In a closed loop the echo releases the next
+//! message; in an open loop messages are sent at their time, whether or not the server keeps up.
 
-use super::{Crowd, DRAIN, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain};
+use super::{
+    Crowd, DRAIN, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all,
+    drain,
+};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::latency::Latency;
@@ -43,7 +46,8 @@ struct Flight {
 /// Counts what comes back, and answers it with the next message.
 struct Exchange {
     tape: Arc<Tape>,
-    /// Messages under way on one connection. Closed loop: always so many. Open loop: at most; what is due beyond them waits.
+    /// Messages under way on one connection. Closed loop: always so many. Open loop: at most; what
+    /// is due beyond them waits.
     in_flight: usize,
     verify: bool,
     open_loop: bool,
@@ -78,8 +82,13 @@ impl Echo {
         loop {
             let before = self.exchange.outstanding;
             let until = clock::now() + DRAIN / 2;
-            drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0 || clock::now() >= until)?;
-            if self.exchange.outstanding == 0 || self.exchange.outstanding >= before || clock::now() >= end {
+            drain(&mut self.fleet, &mut self.exchange, |exchange| {
+                exchange.outstanding == 0 || clock::now() >= until
+            })?;
+            if self.exchange.outstanding == 0
+                || self.exchange.outstanding >= before
+                || clock::now() >= end
+            {
                 return Ok(());
             }
         }
@@ -102,8 +111,14 @@ impl Echo {
         }
     }
 
-    /// Message `i` is due at `i / rate`, on one connection after the other, however the server fares.
-    fn open_loop(&mut self, rate: f64, watch: &mut Stopwatch, shared: &Shared) -> io::Result<Latency> {
+    /// Message `i` is due at `i / rate`, on one connection after the other, however the server
+    /// fares.
+    fn open_loop(
+        &mut self,
+        rate: f64,
+        watch: &mut Stopwatch,
+        shared: &Shared,
+    ) -> io::Result<Latency> {
         let mut lag = Latency::new();
         let tokens: Vec<usize> = self.fleet.iter().map(|connection| connection.token).collect();
         let begin = watch.begin;
@@ -129,7 +144,8 @@ impl Echo {
                 return Ok(lag);
             }
             // In whole milliseconds, as epoll rounds them up.
-            let sleep = due.saturating_sub(now).saturating_sub(SLEEP_PRECISION) / MILLISECOND * MILLISECOND;
+            let sleep =
+                due.saturating_sub(now).saturating_sub(SLEEP_PRECISION) / MILLISECOND * MILLISECOND;
             watch.turn(&mut self.fleet, &mut self.exchange, now, sleep, shared)?;
         }
     }
@@ -172,7 +188,8 @@ impl Scenario for Echo {
         watch.stop_traffic(&mut self.exchange.sample);
         self.exchange.is_running = false;
         self.exchange.deadline = watch.deadline;
-        let drained = drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0);
+        let drained =
+            drain(&mut self.fleet, &mut self.exchange, |exchange| exchange.outstanding == 0);
         watch.note(clock::now(), &mut self.exchange.sample, shared);
 
         let mut sample = std::mem::replace(&mut self.exchange.sample, Sample::new());
@@ -193,7 +210,9 @@ impl Scenario for Echo {
     fn close(&mut self) -> Sample {
         // Echoes that were missing at the end of the slice were counted there.
         let is_late = |lane: &mut Lane| lane.flying.pop_front().is_some();
-        close_all(&mut self.fleet, |connection, _| (!is_late(&mut connection.data)).then_some(Fault::Unexpected))
+        close_all(&mut self.fleet, |connection, _| {
+            (!is_late(&mut connection.data)).then_some(Fault::Unexpected)
+        })
     }
 }
 

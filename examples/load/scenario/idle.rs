@@ -1,7 +1,9 @@
-//! `idle`: connections that say nothing, or nothing more after a few messages and their echoes. Pings are answered, so that the server
-//! keeps them.
+//! `idle`: connections that say nothing, or nothing more after a few messages and their echoes.
+//! Pings are answered, so that the server keeps them.
 
-use super::{Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain};
+use super::{
+    Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain,
+};
 use crate::client::{Connection, End, Failure, Fleet, Listener, Tape};
 use crate::clock::{self, Nanos};
 use crate::sample::{Count, Fault, Sample};
@@ -55,7 +57,10 @@ impl Idle {
         drain(&mut self.fleet, &mut self.watch, |watch| watch.awaited == 0)?;
         // What is late is counted here, and no longer awaited.
         for token in tokens {
-            let left = self.fleet.get(token).map_or(0, |connection| std::mem::take(&mut connection.data.left));
+            let left = self
+                .fleet
+                .get(token)
+                .map_or(0, |connection| std::mem::take(&mut connection.data.left));
             self.watch.give_up(left);
         }
         Ok(())
@@ -77,7 +82,9 @@ impl Scenario for Idle {
             if now >= watch.deadline || shared.is_interrupted() {
                 break;
             }
-            if let Err(error) = watch.turn(&mut self.fleet, &mut self.watch, now, Nanos::MAX, shared) {
+            if let Err(error) =
+                watch.turn(&mut self.fleet, &mut self.watch, now, Nanos::MAX, shared)
+            {
                 self.watch.sample.failure(&error);
                 break;
             }

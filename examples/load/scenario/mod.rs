@@ -28,9 +28,11 @@ pub const DRAIN: Nanos = 2 * SECOND;
 /// that it answered; and to answer all.
 const CLOSE_PAUSE: Nanos = 2 * SECOND;
 const CLOSE_TIMEOUT: Nanos = 30 * SECOND;
-/// Upgrades under way at the same time while connections are set up: fewer than any listen queue holds.
+/// Upgrades under way at the same time while connections are set up: fewer than any listen queue
+/// holds.
 const OPENING_AT_ONCE: usize = 64;
-/// To look for events and find none takes no longer; if it did, the thread was kept from its core meanwhile.
+/// To look for events and find none takes no longer; if it did, the thread was kept from its core
+/// meanwhile.
 const LONGEST_LOOK: Nanos = 5 * MICROSECOND;
 /// The longest wait: so soon Ctrl-C is noticed.
 const LONGEST_WAIT: Nanos = 50 * MILLISECOND;
@@ -122,7 +124,8 @@ impl Crowd {
     }
 }
 
-/// Listens while connections are set up: whatever is received then, such as a greeting, is of no interest.
+/// Listens while connections are set up: whatever is received then, such as a greeting, is of no
+/// interest.
 struct Opening<T> {
     failure: Option<Failure>,
     data: std::marker::PhantomData<T>,
@@ -140,7 +143,11 @@ impl<T> Listener for Opening<T> {
 }
 
 /// Waits until what is in flight has come back.
-fn drain<L: Listener>(fleet: &mut Fleet<L::Data>, listener: &mut L, is_done: impl Fn(&L) -> bool) -> io::Result<()> {
+fn drain<L: Listener>(
+    fleet: &mut Fleet<L::Data>,
+    listener: &mut L,
+    is_done: impl Fn(&L) -> bool,
+) -> io::Result<()> {
     let end = clock::now() + DRAIN;
     while !is_done(listener) && !fleet.is_empty() && clock::now() < end {
         fleet.turn(Duration::from_millis(10), listener)?;
@@ -150,7 +157,10 @@ fn drain<L: Listener>(fleet: &mut Fleet<L::Data>, listener: &mut L, is_done: imp
 
 /// Closes all connections, waits for the server to agree, and ends those that it does not close.
 /// `judge` says what is wrong with a message that comes so late.
-fn close_all<T>(fleet: &mut Fleet<T>, judge: impl FnMut(&mut Connection<T>, Payload<'_>) -> Option<Fault>) -> Sample {
+fn close_all<T>(
+    fleet: &mut Fleet<T>,
+    judge: impl FnMut(&mut Connection<T>, Payload<'_>) -> Option<Fault>,
+) -> Sample {
     let mut closing = Closing { judge, sample: Sample::new(), data: std::marker::PhantomData };
     let closed = try_close_all(fleet, &mut closing);
     let mut sample = closing.sample;
@@ -250,7 +260,8 @@ impl Stopwatch {
         }
     }
 
-    /// One turn of the fleet, which begins at `now`, waits no longer than `at_most`, and is noted in the timeline.
+    /// One turn of the fleet, which begins at `now`, waits no longer than `at_most`, and is noted
+    /// in the timeline.
     fn turn<L: Listener + Measuring>(
         &mut self,
         fleet: &mut Fleet<L::Data>,

@@ -1,4 +1,5 @@
-//! The first bytes of a broadcast message: which one it is, and whose. They are seven-bit, so they are text as well as binary.
+//! The first bytes of a broadcast message: which one it is, and whose. They are seven-bit, so they
+//! are text as well as binary.
 
 use crate::client::KEY;
 use crate::sample::Fault;
@@ -43,8 +44,8 @@ impl Stamp {
         }
     }
 
-    /// The stamp at the beginning of a message. It is also found if the server did not unmask what it passed on, as a
-    /// measuring dummy may do.
+    /// The stamp at the beginning of a message. It is also found if the server did not unmask what
+    /// it passed on, as a measuring dummy may do.
     #[inline]
     pub fn read(payload: &[u8]) -> Option<Stamp> {
         let mut bytes: [u8; STAMP_LEN] = *payload.first_chunk()?;

@@ -95,7 +95,8 @@ impl<C> Inbox<C> {
         Sender { shared: self.shared.clone() }
     }
 
-    /// Moves up to `most` commands to `taken`; whether some are left. The loop is not woken for those again.
+    /// Moves up to `most` commands to `taken`; whether some are left. The loop is not woken for
+    /// those again.
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<C>) -> bool {
         self.shared.lock().take(most, taken)
     }
@@ -123,7 +124,8 @@ impl<C> Drop for Inbox<C> {
 }
 
 impl<C> Sender<C> {
-    /// Sends a command to the loop. If it is not `limited`, the capacity of the queue does not count.
+    /// Sends a command to the loop. If it is not `limited`, the capacity of the queue does not
+    /// count.
     ///
     /// # Errors
     ///
@@ -156,7 +158,8 @@ mod tests {
     #[test]
     fn of_many_commands_only_the_first_wakes_the_loop() {
         let mut queue = Queue::new(100);
-        let woken = |queue: &mut Queue<()>, commands| (0..commands).filter(|_| queue.push(())).count();
+        let woken =
+            |queue: &mut Queue<()>, commands| (0..commands).filter(|_| queue.push(())).count();
         assert_eq!(woken(&mut queue, 60), 1);
         let mut taken = Vec::new();
         assert!(queue.take(50, &mut taken));

@@ -47,7 +47,8 @@ impl<L> IntoIterator for Listeners<L> {
 
     /// All of them, in no particular order.
     fn into_iter(self) -> Self::IntoIter {
-        let all: Vec<_> = self.builtin.into_iter().chain(self.custom.into_values()).flatten().collect();
+        let all: Vec<_> =
+            self.builtin.into_iter().chain(self.custom.into_values()).flatten().collect();
         all.into_iter()
     }
 }
@@ -64,6 +65,9 @@ mod tests {
         listeners.add("mine", ());
         assert_eq!(listeners.of(Event::Message).len(), 2);
         assert_eq!(listeners.of_custom("mine").len(), 1);
-        assert_eq!(["message", "message", "mine"].map(|event| listeners.remove(event).len()), [2, 0, 1]);
+        assert_eq!(
+            ["message", "message", "mine"].map(|event| listeners.remove(event).len()),
+            [2, 0, 1]
+        );
     }
 }

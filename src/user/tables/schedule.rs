@@ -1,7 +1,8 @@
 //! The schedule: the user's own timers, when each is due and what it calls.
 //!
-//! It knows no connection's timeouts (those are in `hub::timer`) and reads no clock. Nothing of it is borrowed while user code runs: a callback is
-//! taken out, called by the loop and put back, so that it can set and cancel timers itself.
+//! It knows no connection's timeouts (those are in `hub::timer`) and reads no clock. Nothing of it
+//! is borrowed while user code runs: a callback is taken out, called by the loop and put back, so
+//! that it can set and cancel timers itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -65,7 +66,8 @@ impl<C> Schedule<C> {
         id
     }
 
-    /// Takes a timer out; what it would have called is dropped by the caller, when nothing is borrowed any more.
+    /// Takes a timer out; what it would have called is dropped by the caller, when nothing is
+    /// borrowed any more.
     #[must_use = "it is user data"]
     pub(crate) fn remove(&self, id: TimerId) -> Option<Removed<C>> {
         let mut table = self.table.borrow_mut();
@@ -92,10 +94,12 @@ impl<C> Schedule<C> {
         Some((id, callback))
     }
 
-    /// Enters an interval that has run again, unless it was cancelled meanwhile. Times that it missed are passed over.
+    /// Enters an interval that has run again, unless it was cancelled meanwhile. Times that it
+    /// missed are passed over.
     pub(crate) fn put_back(&self, id: TimerId, now: u64, callback: C) {
         let mut table = self.table.borrow_mut();
-        let Some((timer, every)) = table.timers.get_mut(&id).and_then(|timer| timer.every.map(|every| (timer, every)))
+        let Some((timer, every)) =
+            table.timers.get_mut(&id).and_then(|timer| timer.every.map(|every| (timer, every)))
         else {
             drop(table);
             return drop(callback);

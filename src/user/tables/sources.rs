@@ -1,7 +1,9 @@
-//! The user's own sources: what else the loop watches, and what it calls when something happens there.
+//! The user's own sources: what else the loop watches, and what it calls when something happens
+//! there.
 //!
-//! It knows the poll only as the place where sources are registered, and no connection. Nothing of it is borrowed while user code runs: a source is
-//! taken out with its callback, called by the loop and put back, so that it can add and remove sources, itself included.
+//! It knows the poll only as the place where sources are registered, and no connection. Nothing of
+//! it is borrowed while user code runs: a source is taken out with its callback, called by the loop
+//! and put back, so that it can add and remove sources, itself included.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,8 +14,9 @@ use mio::event::{Event, Source};
 use crate::hub::Discarded;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
 
-/// What a source is ready for, as far as the operating system says so; it may be wrong, so what would block must not be an error. The meaning of each flag,
-/// and on which systems it is there, is that of [`mio::event::Event`].
+/// What a source is ready for, as far as the operating system says so; it may be wrong, so what
+/// would block must not be an error. The meaning of each flag, and on which systems it is there, is
+/// that of [`mio::event::Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Readiness {
@@ -73,7 +76,11 @@ impl<W: Watch + ?Sized> Sources<W> {
     }
 
     /// Watches a source; with an error it comes back.
-    pub(crate) fn add(&self, mut watched: Box<W>, interest: Interest) -> Result<SourceId, (std::io::Error, Box<W>)> {
+    pub(crate) fn add(
+        &self,
+        mut watched: Box<W>,
+        interest: Interest,
+    ) -> Result<SourceId, (std::io::Error, Box<W>)> {
         let mut entries = self.entries.borrow_mut();
         let free = |id: &SourceId| !entries.contains_key(id);
         // Where a word is short, names come round some day.
@@ -121,7 +128,8 @@ impl<W: Watch + ?Sized> Sources<W> {
         !self.woken.borrow().is_empty()
     }
 
-    /// Those that are to be called without an event. A source that is woken from now on is called in the next turn.
+    /// Those that are to be called without an event. A source that is woken from now on is called
+    /// in the next turn.
     pub(crate) fn take_woken(&self) -> Vec<SourceId> {
         let mut entries = self.entries.borrow_mut();
         let woken = self.woken.take();
@@ -137,7 +145,14 @@ impl<W: Watch + ?Sized> Sources<W> {
     pub(crate) fn may_be_ready(&self, id: SourceId) -> Option<Readiness> {
         let interest = self.entries.borrow().get(&id)?.interest;
         let (readable, writable) = (interest.is_readable(), interest.is_writable());
-        Some(Readiness { id, readable, writable, read_closed: false, write_closed: false, error: false })
+        Some(Readiness {
+            id,
+            readable,
+            writable,
+            read_closed: false,
+            write_closed: false,
+            error: false,
+        })
     }
 
     pub(crate) fn take(&self, id: SourceId) -> Option<Box<W>> {

@@ -1,14 +1,20 @@
-//! Echo and broadcast on fastwebsockets 0.10. README: <https://docs.rs/crate/fastwebsockets/0.10.0>.
+//! Echo and broadcast on fastwebsockets 0.10. README:
+//! <https://docs.rs/crate/fastwebsockets/0.10.0>.
 //!
-//! - `FragmentCollector`, hyper's upgrade, a current-thread runtime and `unconstrained` tasks: as in
-//!   <https://docs.rs/crate/fastwebsockets/0.10.0/source/examples/echo_server.rs>. Vectored writes and their threshold, automatic pong and
-//!   close: the defaults (<https://docs.rs/fastwebsockets/0.10.0/fastwebsockets/struct.WebSocket.html>).
-//! - The bare `TcpStream` is taken out of hyper's `Upgraded` (README's first example has it bare too): no dynamic dispatch, up to 1 %.
-//! - Every frame is written at once by the library, so 16 messages in flight cost 7–11 times the CPU that they need. `flush`
-//!   (<https://docs.rs/fastwebsockets/0.10.0/fastwebsockets/struct.WebSocket.html#method.flush>) is for a buffered
-//!   stream underneath, so there is one: [`Corked`], which writes out when the library would wait for input.
-//! - Broadcast: `read_frame` must not be dropped halfway, hence split halves (feature `unstable-split`, examples/echo_server_split.rs),
-//!   a channel for each peer, shared `Bytes` as borrowed payloads; a `BufWriter` is flushed when the channel is empty.
+//! - `FragmentCollector`, hyper's upgrade, a current-thread runtime and `unconstrained` tasks: as
+//!   in <https://docs.rs/crate/fastwebsockets/0.10.0/source/examples/echo_server.rs>. Vectored
+//!   writes and their threshold, automatic pong and close: the defaults
+//!   (<https://docs.rs/fastwebsockets/0.10.0/fastwebsockets/struct.WebSocket.html>).
+//! - The bare `TcpStream` is taken out of hyper's `Upgraded` (README's first example has it bare
+//!   too): no dynamic dispatch, up to 1 %.
+//! - Every frame is written at once by the library, so 16 messages in flight cost 7–11 times the
+//!   CPU that they need. `flush`
+//!   (<https://docs.rs/fastwebsockets/0.10.0/fastwebsockets/struct.WebSocket.html#method.flush>) is
+//!   for a buffered stream underneath, so there is one: [`Corked`], which writes out when the
+//!   library would wait for input.
+//! - Broadcast: `read_frame` must not be dropped halfway, hence split halves (feature
+//!   `unstable-split`, examples/echo_server_split.rs), a channel for each peer, shared `Bytes` as
+//!   borrowed payloads; a `BufWriter` is flushed when the channel is empty.
 //! - `max_message_size`: 64 MiB by default, which excludes 64 MiB itself.
 
 use std::future::{pending, ready};
@@ -19,8 +25,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
 use fastwebsockets::{
-    FragmentCollector, FragmentCollectorRead, Frame, OpCode, Payload, Role, WebSocket, WebSocketError,
-    after_handshake_split,
+    FragmentCollector, FragmentCollectorRead, Frame, OpCode, Payload, Role, WebSocket,
+    WebSocketError, after_handshake_split,
 };
 use hyper::Request;
 use hyper::body::Incoming;
@@ -50,15 +56,23 @@ fn main() -> io::Result<()> {
             }));
             Ok::<_, WebSocketError>(response)
         });
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
     })
 }
 
 async fn socket(upgraded: UpgradeFut) -> Result<TcpStream> {
     let upgraded = upgraded.await?.into_inner().into_inner();
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| WebSocketError::ConnectionClosed)?;
+    let parts =
+        upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| WebSocketError::ConnectionClosed)?;
     // A client may not send frames before it has read the response.
-    if parts.read_buf.is_empty() { Ok(parts.io.into_inner()) } else { Err(WebSocketError::ConnectionClosed) }
+    if parts.read_buf.is_empty() {
+        Ok(parts.io.into_inner())
+    } else {
+        Err(WebSocketError::ConnectionClosed)
+    }
 }
 
 async fn echo(upgraded: UpgradeFut) -> Result {
@@ -77,7 +91,8 @@ async fn echo(upgraded: UpgradeFut) -> Result {
 
 async fn broadcast(upgraded: UpgradeFut) -> Result {
     let (input, output) = socket(upgraded).await?.into_split();
-    let (mut input, mut output) = after_handshake_split(input, BufWriter::with_capacity(BUFFER, output), Role::Server);
+    let (mut input, mut output) =
+        after_handshake_split(input, BufWriter::with_capacity(BUFFER, output), Role::Server);
     input.set_max_message_size(MAX_MESSAGE + 1);
     let mut input = FragmentCollectorRead::new(input);
     let mut member = ROOM.join();
@@ -101,7 +116,9 @@ async fn broadcast(upgraded: UpgradeFut) -> Result {
         while let Some(first) = member.inbox.recv().await {
             let mut next = Some(first);
             while let Some((opcode, payload)) = next {
-                output.write_frame(Frame::new(true, opcode, None, Payload::Borrowed(&payload))).await?;
+                output
+                    .write_frame(Frame::new(true, opcode, None, Payload::Borrowed(&payload)))
+                    .await?;
                 next = member.inbox.try_recv().ok();
             }
             output.flush().await?;
@@ -135,10 +152,11 @@ impl Corked {
 
     fn poll_drain(&mut self, cx: &mut Context) -> Poll<io::Result<()>> {
         while self.sent < self.out.len() {
-            self.sent += match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => n,
-            };
+            self.sent +=
+                match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.sent..]))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    n => n,
+                };
         }
         self.out.clear();
         self.sent = 0;
@@ -147,7 +165,11 @@ impl Corked {
 }
 
 impl AsyncRead for Corked {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context,
+        buffer: &mut ReadBuf,
+    ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
         if read.is_pending()
             && let Poll::Ready(Err(error)) = self.poll_drain(cx)
@@ -163,7 +185,11 @@ impl AsyncWrite for Corked {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context,
+        bytes: &[IoSlice],
+    ) -> Poll<io::Result<usize>> {
         let len = bytes.iter().map(|slice| slice.len()).sum::<usize>();
         if self.out.len() + len > BUFFER {
             ready!(self.poll_drain(cx))?;

@@ -1,17 +1,21 @@
 //! Echo and broadcast on sockudo-ws 3.1. README: <https://docs.rs/crate/sockudo-ws/3.1.0>.
 //!
-//! - Echo: replies are queued with `feed`; `next` writes them out before it waits for input (README, "Queued-write backpressure",
-//!   which gives this loop). `send` instead: the same with one message in flight, 8–10 times the CPU with 16.
-//! - Broadcast: its own `PubSub` (README, "Pub/Sub System", and examples/pubsub_echo.rs). The outbox is drained with `feed`, then
-//!   flushed once ("use `feed()` and then `flush()` at each batch boundary"), on the unified stream, because the writer of
-//!   `split()` has `send` only: 13 times the CPU with 20 messages at a time. A plain channel for each peer instead of `PubSub` costs
-//!   the same within 2 %.
+//! - Echo: replies are queued with `feed`; `next` writes them out before it waits for input
+//!   (README, "Queued-write backpressure", which gives this loop). `send` instead: the same with
+//!   one message in flight, 8–10 times the CPU with 16.
+//! - Broadcast: its own `PubSub` (README, "Pub/Sub System", and examples/pubsub_echo.rs). The
+//!   outbox is drained with `feed`, then flushed once ("use `feed()` and then `flush()` at each
+//!   batch boundary"), on the unified stream, because the writer of `split()` has `send` only: 13
+//!   times the CPU with 20 messages at a time. A plain channel for each peer instead of `PubSub`
+//!   costs the same within 2 %.
 //! - `init_clock` before the runtime (README, "Connection Clock").
-//! - `auto_ping(false)`, `idle_timeout(0)` (README, "Configuration Options"): no other server here watches idle connections,
-//!   and it saves up to 4 %.
-//! - `max_frame_size`: 16 MiB by default; raised, because a message of 64 MiB may come in one frame.
-//! - Default features (`simd`, chosen at run time), write coalescing on (default). The feature `mimalloc`, which the README recommends
-//!   for production, was tried and made no difference (0.97–1.04 of the CPU), so the allocator is the system's, as everywhere here.
+//! - `auto_ping(false)`, `idle_timeout(0)` (README, "Configuration Options"): no other server here
+//!   watches idle connections, and it saves up to 4 %.
+//! - `max_frame_size`: 16 MiB by default; raised, because a message of 64 MiB may come in one
+//!   frame.
+//! - Default features (`simd`, chosen at run time), write coalescing on (default). The feature
+//!   `mimalloc`, which the README recommends for production, was tried and made no difference
+//!   (0.97–1.04 of the CPU), so the allocator is the system's, as everywhere here.
 
 use std::sync::LazyLock;
 
@@ -36,7 +40,8 @@ fn main() -> std::io::Result<()> {
             .idle_timeout(0)
             .build();
         let Ok(request) = server_handshake(&mut stream).await else { return };
-        let mut ws = WebSocketStream::from_raw_with_leftover(stream, Role::Server, config, request.leftover);
+        let mut ws =
+            WebSocketStream::from_raw_with_leftover(stream, Role::Server, config, request.leftover);
         if request.path == "/bcast" {
             let (sender, mut inbox) = unbounded_channel();
             let subscriber = PUBSUB.create_subscriber(sender);
@@ -60,7 +65,10 @@ async fn echo(ws: &mut WebSocketStream<TcpStream>) -> Result<()> {
     Ok(())
 }
 
-async fn broadcast(ws: &mut WebSocketStream<TcpStream>, inbox: &mut UnboundedReceiver<Message>) -> Result<()> {
+async fn broadcast(
+    ws: &mut WebSocketStream<TcpStream>,
+    inbox: &mut UnboundedReceiver<Message>,
+) -> Result<()> {
     loop {
         tokio::select! {
             biased;

@@ -1,16 +1,22 @@
 //! Echo and broadcast on tokio-websockets 0.13.
 //!
-//! - `frame_size(usize::MAX)`, `Limits::unlimited()`, a current-thread runtime and `unconstrained` tasks: as in the echo server that
-//!   its authors measure with, <https://docs.rs/crate/tokio-websockets/0.13.3/source/examples/echo_server.rs>.
-//! - Features `server` and `sha1_smol`: <https://docs.rs/crate/tokio-websockets/0.13.3> ("if no TLS is needed"). SIMD is always on,
-//!   chosen at run time (same page, "SIMD").
-//! - Echo: that example sends and flushes every message by itself, which costs up to ten times the CPU with 16 messages in flight. Here
-//!   what has arrived is collected, fed and flushed once. (`feed` alone does nothing: reading flushes what is queued.) The same
-//!   within 2 % with one message in flight. A message of [`LARGE`] bytes ends a batch: to hold it while more is read costs 10 %.
-//! - `flush_threshold`: <https://docs.rs/tokio-websockets/0.13.3/tokio_websockets/proto/struct.Config.html#method.flush_threshold>,
-//!   raised from 8 KiB to 64 KiB so that a batch is one system call (16 × 1 KiB in flight: 0.7 of the CPU).
-//! - Broadcast: a channel for each peer and cloned messages ("cheaply clonable messages due to `Bytes`", README); the
-//!   channel is drained with `feed`, then flushed once. One task and the unsplit stream: split halves cost 4–10 % more.
+//! - `frame_size(usize::MAX)`, `Limits::unlimited()`, a current-thread runtime and `unconstrained`
+//!   tasks: as in the echo server that its authors measure with,
+//!   <https://docs.rs/crate/tokio-websockets/0.13.3/source/examples/echo_server.rs>.
+//! - Features `server` and `sha1_smol`: <https://docs.rs/crate/tokio-websockets/0.13.3> ("if no TLS
+//!   is needed"). SIMD is always on, chosen at run time (same page, "SIMD").
+//! - Echo: that example sends and flushes every message by itself, which costs up to ten times the
+//!   CPU with 16 messages in flight. Here what has arrived is collected, fed and flushed once.
+//!   (`feed` alone does nothing: reading flushes what is queued.) The same within 2 % with one
+//!   message in flight. A message of [`LARGE`] bytes ends a batch: to hold it while more is read
+//!   costs 10 %.
+//! - `flush_threshold`:
+//!   <https://docs.rs/tokio-websockets/0.13.3/tokio_websockets/proto/struct.Config.html#method.flush_threshold>,
+//!   raised from 8 KiB to 64 KiB so that a batch is one system call (16 × 1 KiB in flight: 0.7 of
+//!   the CPU).
+//! - Broadcast: a channel for each peer and cloned messages ("cheaply clonable messages due to
+//!   `Bytes`", README); the channel is drained with `feed`, then flushed once. One task and the
+//!   unsplit stream: split halves cost 4–10 % more.
 
 use std::pin::pin;
 
@@ -34,7 +40,8 @@ fn main() -> std::io::Result<()> {
                 .accept(stream)
                 .await;
             let Ok((request, ws)) = accepted else { return };
-            let _ = if request.uri().path() == "/bcast" { broadcast(ws).await } else { echo(ws).await };
+            let _ =
+                if request.uri().path() == "/bcast" { broadcast(ws).await } else { echo(ws).await };
         })
     })
 }

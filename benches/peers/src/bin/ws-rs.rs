@@ -1,14 +1,18 @@
 //! Echo and broadcast on ws 0.9 (ws-rs), one mio loop on the main thread.
 //!
 //! - Echo: `out.send(message)` in the handler, broadcast: `out.broadcast(message)`
-//!   (<https://docs.rs/ws/0.9.2/ws/struct.Sender.html#method.broadcast>), which reaches every connection of the server, `/echo` too.
-//!   Routes: `Handler::on_request`, as in examples/router.rs.
+//!   (<https://docs.rs/ws/0.9.2/ws/struct.Sender.html#method.broadcast>), which reaches every
+//!   connection of the server, `/echo` too. Routes: `Handler::on_request`, as in
+//!   examples/router.rs.
 //! - `max_connections`: "the default setting is low and should be increased when expecting more"
-//!   (<https://docs.rs/ws/0.9.2/ws/struct.Settings.html>, as every setting below; examples/bench-server.rs raises this one and no other).
-//! - `in_buffer_capacity`, `out_buffer_capacity`: "a larger buffer uses more memory but will allow for fewer reallocations". Tried 2,
-//!   16 and 64 KiB: 64 saves 5–10 % on echoes from 1 KiB. It costs up to 5 % on broadcasts, and 4 KiB of resident memory for each idle
-//!   connection (9 KB instead of 5).
-//! - `fragment_size`: 64 KiB by default; raised, because splitting a large message copies it once more.
+//!   (<https://docs.rs/ws/0.9.2/ws/struct.Settings.html>, as every setting below;
+//!   examples/bench-server.rs raises this one and no other).
+//! - `in_buffer_capacity`, `out_buffer_capacity`: "a larger buffer uses more memory but will allow
+//!   for fewer reallocations". Tried 2, 16 and 64 KiB: 64 saves 5–10 % on echoes from 1 KiB. It
+//!   costs up to 5 % on broadcasts, and 4 KiB of resident memory for each idle connection (9 KB
+//!   instead of 5).
+//! - `fragment_size`: 64 KiB by default; raised, because splitting a large message copies it once
+//!   more.
 //! - `max_fragment_size`: unlimited by default; the same limit as everywhere here.
 //! - `panic_on_internal(false)`: "production applications should consider setting it to false".
 //! - `tcp_nodelay`: off by default.
@@ -45,7 +49,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         tcp_nodelay: true,
         ..Settings::default()
     };
-    let server = Builder::new().with_settings(settings).build(|out| Connection { out, broadcasts: false })?;
+    let server = Builder::new()
+        .with_settings(settings)
+        .build(|out| Connection { out, broadcasts: false })?;
     let server = server.bind(address())?;
     println!("listening on {}", server.local_addr()?);
     server.run()?;
