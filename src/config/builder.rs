@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::pressure::SlowReader;
+use super::slow_reader::SlowReader;
 use crate::error::BuildError;
 use crate::http::{HeadLimits, check_origin, is_token};
 #[cfg(feature = "deflate")]
@@ -223,7 +223,7 @@ impl Builder {
         self
     }
 
-    /// When no more than that waits after `pressure`, in bytes,
+    /// When no more than that waits after `slow_reader`, in bytes,
     /// [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
     /// [`high_water`](Self::high_water); it must be less than that.
     pub fn low_water(mut self, bytes: usize) -> Self {

@@ -3,8 +3,8 @@
 
 mod builder;
 mod limits;
-mod pressure;
+mod slow_reader;
 
 pub use builder::Builder;
 pub(crate) use limits::{Limits, RETRY_AFTER};
-pub use pressure::{Dropped, SlowReader};
+pub use slow_reader::{Dropped, SlowReader};

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::list::{elements, trim};
+use super::header_list::{elements, trim};
 use super::syntax::is_tchar;
 
 /// What was read last of a value.

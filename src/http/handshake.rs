@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest as _, Sha1};
 
-use super::list::elements;
+use super::header_list::elements;
 use super::refusal::Refusal;
 use super::request::Request;
 use super::syntax::{is_field_value, is_token};

@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use percent_encoding::{percent_decode, percent_decode_str};
 
 use super::extensions::is_well_formed;
+use super::header_list::{elements, trim};
 use super::limits::HeadLimits;
-use super::list::{elements, trim};
 use super::refusal::{Refusal, malformed};
 
 /// Header lines for which parsing needs no heap: as many as are allowed by default. Browsers send

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::discard::Discarded;
+use super::destructors::Discarded;
 
 type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 

@@ -208,7 +208,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::hub::Emitted;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
 
     #[test]
     fn whoever_gets_a_message_it_is_encoded_once() {

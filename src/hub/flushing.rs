@@ -110,7 +110,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
 
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
     use crate::hub::{Audience, Emitted};
     use crate::outbox::{Outgoing, SendOptions};
     use crate::protocol::Opcode;

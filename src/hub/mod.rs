@@ -1,6 +1,6 @@
 //! The hub: every connection by slot and by uuid. Here is who is there; each thing that happens to
 //! them has a file of its own: what comes in (`receiving`), what goes out (`sending`), to whom by
-//! topic (`topics`), what follows what (`life`), and what is due when (`time`).
+//! topic (`topics`), what follows what (`transitions`), and what is due when (`timeouts`).
 //!
 //! Bytes and the time come in as arguments; what listeners have to be called for goes out as
 //! notifications, in order. It holds no closure, knows no poll and reads no clock, so that a
@@ -13,26 +13,26 @@
 mod attributes;
 mod broadcast;
 mod connection;
-mod discard;
+mod deadlines;
+mod destructors;
 mod flushing;
 mod growth;
-mod life;
 mod membership;
-mod names;
 mod notification;
-mod pending;
+mod pending_request;
 mod phase;
 mod receiving;
 mod sending;
 mod shrink;
 mod shutdown;
+mod shutdown_state;
 mod stats;
-mod stopping;
-mod time;
-mod timer;
-mod topics;
 #[cfg(test)]
-mod wire;
+mod test_kit;
+mod timeouts;
+mod topics;
+mod transitions;
+mod uuids;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -44,24 +44,24 @@ use crate::error::UuidError;
 use crate::outbox::{Common, Stage};
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
 use crate::transport::{PeerAddress, Stream};
+use deadlines::Timers;
 use membership::Topics;
-use names::Names;
-use timer::Timers;
+use uuids::Names;
 
 pub use attributes::Attributes;
 pub(crate) use broadcast::Audience;
 pub(crate) use connection::{Connection, ReadLater, Timeout};
-pub(crate) use discard::{Discarded, discard_payload, message_of};
-pub(crate) use life::{Resumed, Upgraded};
+pub(crate) use deadlines::NEVER;
+pub(crate) use destructors::{Discarded, discard_payload, message_of};
 pub(crate) use notification::Notification;
-pub(crate) use pending::{Destination, Head, Parked, Ticket};
+pub(crate) use pending_request::{Destination, Head, Parked, Ticket};
 pub(crate) use phase::Phase;
 pub(crate) use receiving::Received;
 pub use sending::Emitted;
+pub(crate) use shutdown_state::Stopping;
 pub(crate) use stats::Stopwatch;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
-pub(crate) use stopping::Stopping;
-pub(crate) use timer::NEVER;
+pub(crate) use transitions::{Resumed, Upgraded};
 
 /// What a list of those with something to do has from the beginning, and keeps: made when it is
 /// first needed, it would lie behind other connections' memory, and keep the allocator from giving
@@ -376,7 +376,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, insert, open};
+    use crate::hub::test_kit::{hub, insert, open};
     use crate::outbox::SendOptions;
     use crate::protocol::Opcode;
 

@@ -2,9 +2,9 @@
 //!
 //! [`step`] is all of it, as one table: in which state, what happened, which state is next, what is
 //! sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares the two cell
-//! by cell. The hub carries a step out (`life`). Nothing here knows a socket, a byte or a clock.
+//! by cell. The hub carries a step out (`transitions`). Nothing here knows a socket, a byte or a clock.
 
-use super::pending::{Head, Parked};
+use super::pending_request::{Head, Parked};
 use crate::error::Error;
 use crate::protocol::CloseCode;
 

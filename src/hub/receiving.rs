@@ -1,7 +1,7 @@
 //! What comes in from one peer: from the bytes that were read to what listeners have to hear of.
 //!
 //! It knows no listener, and what becomes of a connection is not decided here: a close frame, a
-//! violation and too much of anything are handed to `life`.
+//! violation and too much of anything are handed to `transitions`.
 
 use std::borrow::Cow;
 use std::io::{self, Read as _};
@@ -191,7 +191,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
     use crate::outbox::SendOptions;
 
     #[test]

@@ -353,7 +353,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::hub::Audience;
-    use crate::hub::wire::{hub, notifications, open};
+    use crate::hub::test_kit::{hub, notifications, open};
     use crate::outbox::Latest;
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
                 let len = random(600);
                 match random(6) {
                     0 | 1 => {
-                        drop(hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL))
+                        let _ = hub.emit(token, Opcode::Binary, &vec![0; len], &SendOptions::USUAL);
                     }
                     2 => {
                         let key = Some(random(3) as u64);

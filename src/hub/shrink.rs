@@ -62,7 +62,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, insert, open};
+    use crate::hub::test_kit::{hub, insert, open};
     use crate::token::Token;
 
     /// Gives up a connection.

@@ -2,7 +2,7 @@
 
 use super::Hub;
 use super::phase::Phase;
-use super::stopping::Stopping;
+use super::shutdown_state::Stopping;
 use crate::config::RETRY_AFTER;
 use crate::error::CloseError;
 use crate::http::Refusal;
@@ -109,7 +109,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
 
     #[test]
     fn all_is_said_when_the_close_was_answered_and_the_socket_was_never_full() {

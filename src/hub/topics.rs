@@ -1,6 +1,6 @@
 //! Topics as connections have them: open ones may join, and members are found by what is published.
 //!
-//! Who is a member is the table's knowledge; that a connection leaves when it closes is `life`'s.
+//! Who is a member is the table's knowledge; that a connection leaves when it closes is `transitions`'s.
 
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ mod tests {
     use std::collections::{BTreeSet, HashMap};
 
     use super::*;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
     use crate::protocol::{CloseCode, Opcode, encode_frame};
     use crate::transport::memory::FarEnd;
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-#[cfg_attr(not(feature = "deflate"), path = "uncompressed.rs")]
+#[cfg_attr(not(feature = "deflate"), path = "no_compression.rs")]
 mod compression;
 mod outgoing;
 mod queue;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use super::Server;
-use super::shortage::{ACCEPT_PAUSE, Shortage};
+use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
 use crate::error::BindError;
 use crate::transport::{Accepted, Listener, ListeningSocket};
 

@@ -8,10 +8,10 @@ mod clock;
 #[cfg(feature = "testing")]
 mod harness;
 mod input;
+mod paused_listeners;
 mod reactor;
-mod report;
-mod shortage;
 mod turn;
+mod turn_report;
 
 use std::net::ToSocketAddrs;
 use std::ops::Range;
@@ -39,9 +39,9 @@ use crate::user::{
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
 use clock::Clock;
+use paused_listeners::Shortage;
 use reactor::Reactor;
-pub use report::Turn;
-use shortage::Shortage;
+pub use turn_report::Turn;
 
 /// What a shutdown left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::budget::{
     TIMERS_PER_TURN,
 };
 use super::input::{Progress, Wakeup};
-use super::report::Turn;
+use super::turn_report::Turn;
 use super::{Finished, Server, admission};
 use crate::error::IoError;
 use crate::hub::{NEVER, Stopwatch, Timeout};

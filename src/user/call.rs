@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::registry::{
     Callback, EventPayload, Listener, Recovered, Registry, Socket, Sockets, Task,
 };
-use super::tables::schedule::TimerId;
 use super::tables::sources::Readiness;
+use super::tables::timers::TimerId;
 use crate::error::{Error, Escaped};
 use crate::event::{Event, is_reserved};
 use crate::hub::{Hub, Notification, discard_payload, message_of};

@@ -20,5 +20,5 @@ pub use registry::{EventPayload, Incoming, Recovered, Socket, Sockets};
 pub use route::Route;
 pub use shutdown::Shutdown;
 pub use socket::Conn;
-pub use tables::schedule::TimerId;
 pub use tables::sources::Readiness;
+pub use tables::timers::TimerId;

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::tables::inbox::Inbox;
 use super::tables::listeners::Listeners;
-use super::tables::schedule::Schedule;
 use super::tables::sources::{Readiness, Sources, Watch};
+use super::tables::timers::Schedule;
 use crate::config::{Builder, SlowReader};
 use crate::error::Error;
 use crate::http::{ParamNames, Request, Response, Routes};

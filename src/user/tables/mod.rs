@@ -3,5 +3,5 @@
 
 pub(super) mod inbox;
 pub(super) mod listeners;
-pub(super) mod schedule;
 pub(super) mod sources;
+pub(super) mod timers;

@@ -1,7 +1,7 @@
 //! What happens in a connection's life, from its upgrade to its end.
 //!
 //! Only here does one phase follow another, and which one is decided by the table in `phase`. It
-//! does not look for connections whose time has come: that is `time`'s.
+//! does not look for connections whose time has come: that is `timeouts`'s.
 
 use std::io;
 use std::num::NonZeroU16;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::attributes::Attributes;
 use super::notification::Notification;
-use super::pending::Parked;
+use super::pending_request::Parked;
 use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, step};
 use super::{Hub, alive, named};
 use crate::config::SlowReader;
@@ -432,7 +432,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::error::EmitError;
-    use crate::hub::wire::{hub, insert, notifications, open};
+    use crate::hub::test_kit::{hub, insert, notifications, open};
     use crate::hub::{Destination, Emitted, Ticket};
     use crate::outbox::SendOptions;
     use crate::protocol::{Opcode, encode_header};

@@ -109,7 +109,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::http::Response;
-    use crate::hub::wire::{CLOSE, STALL, hub, insert, open};
+    use crate::hub::test_kit::{CLOSE, STALL, hub, insert, open};
     use crate::hub::{Audience, Emitted};
     use crate::outbox::{Outgoing, SendOptions};
     use crate::protocol::CloseCode;

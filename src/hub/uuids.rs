@@ -57,7 +57,7 @@ fn uuid_of(connections: &Slab<Connection>, slot: u32) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use crate::error::Error;
-    use crate::hub::wire::{hub, open};
+    use crate::hub::test_kit::{hub, open};
 
     #[test]
     fn the_table_of_uuids_is_as_large_as_those_who_are_left_need_it() {
