@@ -29,6 +29,7 @@ struct Admission {
 
 /// Takes the request head off the front of `input`, as far as it is there, and answers it when it
 /// is whole.
+#[cold]
 pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut &mut [u8]) {
     let hub = &mut *context.hub;
     hub.work += REQUEST;

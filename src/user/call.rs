@@ -62,7 +62,7 @@ impl<S> Context<'_, S> {
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
         let listeners =
             [self.registry.listeners.of_custom(event), route.listeners.of_custom(event)];
-        self.call(token, uuid, event, listeners, Details { data, ..Details::default() })
+        self.call((token, uuid), event, listeners, Details { data, ..Details::default() })
     }
 
     /// Calls the callback of a connection's route, and fires `connect` unless it closed the
@@ -204,14 +204,13 @@ impl<S> Context<'_, S> {
         let Some(connection) = self.hub.get(token) else { return };
         let (uuid, route) = (connection.uuid, &self.registry.routes[connection.route as usize]);
         let listeners = [self.registry.listeners.of(event), route.listeners.of(event)];
-        self.call(token, uuid, Event::NAMES[event as usize], listeners, details);
+        self.call((token, uuid), Event::NAMES[event as usize], listeners, details);
     }
 
     /// Calls the server's listeners, then the route's; returns how many ran.
     fn call(
         &mut self,
-        token: Token,
-        socket_uuid: Uuid,
+        (token, socket_uuid): (Token, Uuid),
         name: &str,
         [servers, routes]: [&[Listener<S>]; 2],
         Details { data, error, code, reason, clean, bytes_dropped }: Details<'_>,
