@@ -416,15 +416,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Faults of the network are said beforehand (`testing::Faults`): segments of one byte, calls that would block, a peer that does not read,
-//! FIN or reset after so many bytes.
+//! Faults of the network are said beforehand (`testing::Faults`): segments of one byte, calls that
+//! would block, a peer that does not read, FIN or reset after so many bytes.
 //!
 //! # What is not guaranteed
 //!
-//! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late. An emit's `Queued` says that the message will be
-//! offered to the socket, not that the peer has read it. A listener that takes long delays everybody: the thread is yours.
-//! Memory that is given back goes to the allocator; what of it goes back to the operating system, and when, is the allocator's affair.
-//! There is no TLS: put a reverse proxy in front.
+//! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late.
+//! An emit's `Queued` says that the message will be offered to the socket, not that the peer has
+//! read it. A listener that takes long delays everybody: the thread is yours. Memory that is given
+//! back goes to the allocator; what of it goes back to the operating system, and when, is the
+//! allocator's affair. There is no TLS: put a reverse proxy in front.
 //!
 //! # The Go names
 //!
@@ -459,7 +460,8 @@
 //!
 //! # The parts without I/O
 //!
-//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and [`protocol`] speaks both roles.
+//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
+//! [`protocol`] speaks both roles.
 
 mod config;
 mod error;
