@@ -124,7 +124,7 @@ fn broadcast(criterion: &mut Criterion) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
                     let start = Instant::now();
-                    let reached = server.lend().1.broadcast(&*message);
+                    let reached = server.sockets().broadcast(&*message);
                     server.flush();
                     spent += start.elapsed();
                     assert_eq!(reached, connections);
@@ -146,7 +146,7 @@ fn publish(criterion: &mut Criterion) {
     for members in [1, 10, 200] {
         let mut server = server();
         let mut clients: Vec<_> = (0..200).map(|_| connect(&mut server)).collect();
-        let mut sockets = server.lend().1;
+        let mut sockets = server.sockets();
         for &uuid in &sockets.uuids()[..members] {
             sockets.get(uuid).unwrap().join("prices").unwrap();
         }
@@ -156,7 +156,7 @@ fn publish(criterion: &mut Criterion) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
                     let start = Instant::now();
-                    let reached = server.lend().1.publish("prices", &*message);
+                    let reached = server.sockets().publish("prices", &*message);
                     server.flush();
                     spent += start.elapsed();
                     assert_eq!(reached, members);
@@ -207,7 +207,7 @@ fn timers(criterion: &mut Criterion) {
         server.set_timer(Duration::from_secs(3600 + seconds), |_, _| {});
     }
     criterion.bench_function("set and cancel a timer beside 1000 others", |b| {
-        let (_, mut sockets) = server.lend();
+        let mut sockets = server.sockets();
         b.iter(|| {
             let id =
                 sockets.set_timer(black_box(Duration::from_secs(4000)), |count, _| *count += 1);
@@ -260,8 +260,8 @@ fn connect(server: &mut Server<usize>) -> TcpStream {
     );
     client.write_all(request.as_bytes()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    let open = server.lend().1.len();
-    while server.lend().1.len() == open {
+    let open = server.sockets().len();
+    while server.sockets().len() == open {
         assert!(Instant::now() < deadline, "no answer to the upgrade");
         server.poll(Some(Duration::from_millis(1))).unwrap();
     }

@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         server.poll(Some(next.saturating_duration_since(Instant::now())))?;
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
-            server.lend().1.shutdown(Shutdown::default())?;
+            server.sockets().shutdown(Shutdown::default())?;
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
-            server.lend().1.shutdown(Shutdown::default())?;
+            server.sockets().shutdown(Shutdown::default())?;
         }
     }
     Ok(())
@@ -79,7 +79,7 @@ fn take_datagrams(
     loop {
         match control.recv_from(&mut datagram) {
             Ok((len, from)) => {
-                server.lend().1.broadcast(String::from_utf8_lossy(&datagram[..len]));
+                server.sockets().broadcast(String::from_utf8_lossy(&datagram[..len]));
                 asker = Some(from);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(asker),

@@ -199,7 +199,7 @@
 //!
 //! // One turn for the example's sake, then goodbye to everybody.
 //! server.poll(Some(Duration::ZERO))?;
-//! server.lend().1.shutdown(Shutdown { reason: "maintenance".to_owned(), ..Shutdown::default() })?;
+//! server.sockets().shutdown(Shutdown { reason: "maintenance".to_owned(), ..Shutdown::default() })?;
 //! assert_eq!(server.run()?.remained, 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -234,7 +234,7 @@
 //!         ep.kws.publish(&topic, "somebody left");
 //!     }
 //! });
-//! let sockets = server.lend().1;
+//! let sockets = server.sockets();
 //! assert_eq!((sockets.member_count("rust"), sockets.topics().count()), (0, 0));
 //! # Ok::<(), ikisocket::BindError>(())
 //! ```
@@ -321,7 +321,7 @@
 //! let mut server = Server::builder().max_outbox(256 * 1024).slow_reader(SlowReader::DropOldest).build(())?;
 //! server.route("/prices", |_, _| {})?;
 //! server.on(Event::Pressure, |_, ep| eprintln!("{}: {} bytes wait", ep.socket_uuid, ep.kws.waiting()));
-//! let (_, mut sockets) = server.lend();
+//! let mut sockets = server.sockets();
 //! for (symbol, price) in [(7, "1.0857"), (8, "0.8432")] {
 //!     sockets.broadcast(Latest(symbol, price));
 //! }

@@ -46,7 +46,7 @@ fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
     // 20 KiB are on their way to it and 256 KiB wait: 34 frames of 8 KiB and 4 bytes fit.
     for number in 0..40 {
         let text = format!("{number:05}{}", "x".repeat(8 * KIB - 5));
-        let reached = test.server().lend().1.broadcast(&text);
+        let reached = test.server().sockets().broadcast(&text);
         assert_eq!(reached, if number < 34 { 3 } else { 2 }, "{number}");
         for reader in [early, late] {
             test.expect(reader, [&*text]);
@@ -58,7 +58,7 @@ fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
         [Error::SlowConsumer { frame: 8 * KIB + 4, waiting, limit: 256 * KIB }]
     );
     assert_eq!(test.state().events("stopped"), ["connect", "error", "disconnect"]);
-    assert_eq!(test.server().lend().1.len(), 2);
+    assert_eq!(test.server().sockets().len(), 2);
 }
 
 #[test]

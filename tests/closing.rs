@@ -188,7 +188,7 @@ fn a_closed_connection_is_not_counted_found_or_reached_but_still_answers() {
     test.expect(bob, ["to the living", "to the new owner"]);
     test.expect_goodbye(ann, 1000, "Connection closed"); // and nothing before it
     assert!(test.state().is_gone("ann"));
-    test.server().lend().1.emit_to(ann_id, "whose end takes nothing from the new owner").unwrap();
+    test.server().sockets().emit_to(ann_id, "whose end takes nothing from the new owner").unwrap();
     test.expect(bob, ["whose end takes nothing from the new owner"]);
 }
 
@@ -349,7 +349,7 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
     test.close(closed, 1000, "");
     test.send(silent, "close me");
 
-    test.server().lend().1.shutdown(Shutdown::default()).unwrap();
+    test.server().sockets().shutdown(Shutdown::default()).unwrap();
     test.settle();
     assert!(!test.server().is_finished(), "one of them says nothing");
     test.advance(CLOSE_TIMEOUT);

@@ -157,7 +157,7 @@ fn a_peer_that_goes_away_meanwhile_is_told_to_whoever_answers() {
         let (bob, deferred) = ask(&mut test, "/bob");
         deferred.accept(|_| {}).unwrap();
         leave(&mut test, bob);
-        assert_eq!((test.server().stats().closed, test.server().lend().1.len()), (2, 0));
+        assert_eq!((test.server().stats().closed, test.server().sockets().len()), (2, 0));
     }
 }
 
@@ -300,7 +300,7 @@ fn a_full_queue_of_commands_delays_no_answer() {
 fn a_shutdown_answers_whoever_waits() {
     let mut test = desk(Server::builder());
     let (ann, deferred) = ask(&mut test, "/ann");
-    test.server().lend().1.shutdown(Shutdown::default()).unwrap();
+    test.server().sockets().shutdown(Shutdown::default()).unwrap();
     assert_eq!(status(&mut test, ann), 503);
     assert!(test.server().is_finished());
     assert_eq!(deferred.accept(|_| {}), Err(AnswerError::Late));

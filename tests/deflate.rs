@@ -254,8 +254,8 @@ fn a_broadcast_reaches_everybody_in_the_form_that_was_agreed_on_and_in_order() {
         for name in names {
             with_socket(&mut server, name, |kws| kws.emit(format!("for {name}")));
         }
-        assert_eq!(server.lend().1.broadcast(text), 6);
-        assert_eq!(server.lend().1.broadcast(Uncompressed("plain for all")), 6);
+        assert_eq!(server.sockets().broadcast(text), 6);
+        assert_eq!(server.sockets().broadcast(Uncompressed("plain for all")), 6);
     }
     for text in &texts {
         for expected in ["for plain", text, "plain for all"] {
@@ -294,7 +294,7 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
         }
         for (number, text) in texts.iter().enumerate() {
             match number % 3 {
-                0 => assert_eq!(server.lend().1.broadcast(text), 1),
+                0 => assert_eq!(server.sockets().broadcast(text), 1),
                 _ => assert_ne!(
                     with_socket(&mut server, "ann", |ann| ann.emit(text)).ok(),
                     Err(ikisocket::EmitError::Full)
@@ -335,7 +335,7 @@ fn a_message_for_which_room_had_to_be_made_is_compressed_too() {
     for _ in 0..3 {
         assert_eq!(ann.next(&mut server), (true, text.clone()));
     }
-    assert!((0..3).all(|_| server.lend().1.broadcast(&text) == 1));
+    assert!((0..3).all(|_| server.sockets().broadcast(&text) == 1));
     for _ in 0..3 {
         assert_eq!(ann.next(&mut server), (true, text.clone()));
     }
@@ -664,12 +664,12 @@ fn a_connection_that_ends_while_a_message_is_decompressed_ends_as_any_other() {
             match who_ends {
                 "peer" => test.finish(mallory),
                 "server" => {
-                    let (_, mut sockets) = test.server().lend();
+                    let mut sockets = test.server().sockets();
                     sockets.get(uuid.unwrap()).unwrap().close();
                 }
                 "reset" => test.reset(mallory),
                 "shutdown" => {
-                    test.server().lend().1.shutdown(ikisocket::Shutdown::default()).unwrap()
+                    test.server().sockets().shutdown(ikisocket::Shutdown::default()).unwrap()
                 }
                 _ => {}
             }

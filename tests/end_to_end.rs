@@ -108,7 +108,7 @@ fn what_is_known_of_a_connection_comes_from_its_request_and_stays_with_it() {
     let mut ann = Client::request(&mut server, request).unwrap();
     ann.send("who am I?");
     assert_eq!(ann.text(&mut server), "ann a b ada v1");
-    server.lend().1.emit_to(Uuid::from_u128(1), "by the new uuid").unwrap();
+    server.sockets().emit_to(Uuid::from_u128(1), "by the new uuid").unwrap();
     assert_eq!(ann.text(&mut server), "by the new uuid");
     assert_eq!(Client::refused(&mut server, "/no/where"), 404);
 }

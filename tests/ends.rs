@@ -163,7 +163,7 @@ fn a_shutdown_leaves_the_same_time_and_its_deadline_wins() {
             })
         });
         let shutdown = Shutdown { deadline: Duration::from_secs(deadline), ..Shutdown::default() };
-        test.server().lend().1.shutdown(shutdown).unwrap();
+        test.server().sockets().shutdown(shutdown).unwrap();
         test.advance(Duration::from_secs(deadline.min(110)));
         assert_eq!(test.state().only("ann", "disconnect").clean, whole);
         assert_eq!(messages_and_rest(&mut test, ann).0 == 40, whole);
@@ -184,7 +184,7 @@ fn a_shutdown_awaits_the_fin_of_a_peer_for_which_the_kernel_still_holds_somethin
     test.advance(2 * SECOND);
     assert!(test.state().is_gone("ann"));
     let shutdown = Shutdown { deadline: 60 * SECOND, ..Shutdown::default() };
-    test.server().lend().1.shutdown(shutdown).unwrap();
+    test.server().sockets().shutdown(shutdown).unwrap();
     while !test.server().is_finished() {
         test.advance(SECOND / 10);
     }
@@ -230,7 +230,7 @@ fn a_shutdown_awaits_the_fin_of_a_peer_that_is_still_sending() {
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     test.write(ann, &frame(1, &[0xff]));
     test.settle();
-    test.server().lend().1.shutdown(Shutdown::default()).unwrap();
+    test.server().sockets().shutdown(Shutdown::default()).unwrap();
     test.write(ann, &[0; 1000]);
     test.settle();
     assert!(!test.server().is_finished());

@@ -25,9 +25,9 @@ fn messages_with_keys_take_hardly_more_memory_than_the_limit_however_short_they_
         let reader = test.connect(Upgrade::to("/").faults(Faults::none().window(512))).unwrap();
         test.stop_reading(reader);
         let uuid = test.uuid(reader).unwrap();
-        test.server().lend().1.emit_to(uuid, &[0; 2000]).unwrap(); // more than it takes
+        test.server().sockets().emit_to(uuid, &[0; 2000]).unwrap(); // more than it takes
         test.server().flush();
-        let mut sockets = test.server().lend().1;
+        let mut sockets = test.server().sockets();
         let mut kws = sockets.get(uuid).unwrap();
         let payload = vec![b'x'; len];
 

@@ -169,7 +169,7 @@ fn a_sockets_file_is_there_while_the_server_listens_and_another_in_its_place_sta
     let place = Place::new("file");
     let mut server = server_at(&place);
     assert!(place.0.exists());
-    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.sockets().shutdown(Shutdown::default()).unwrap();
     server.run().unwrap();
     assert!(!place.0.exists(), "the server listens no more");
     assert_eq!(server.listen_unix(&place.0), Err(BindError::ShutDown));
@@ -236,7 +236,7 @@ fn while_a_server_hands_over_to_its_successor_no_attempt_to_connect_is_refused()
 
     // In between, an attempt that nobody has accepted yet.
     let waiting = TcpStream::connect(address).unwrap();
-    old.lend().1.shutdown(Shutdown::default()).unwrap();
+    old.sockets().shutdown(Shutdown::default()).unwrap();
     new.listen_on(socket).unwrap();
     for _ in 0..20 {
         attempt(&mut || {
@@ -304,7 +304,7 @@ fn a_server_that_stops_listening_goes_on_with_whom_it_has_and_can_listen_again()
     assert_eq!(ann.text(&mut server), "still here");
     early.send(&upgrade_request("/bob").as_bytes()[20..]);
     assert_eq!(early.read(&mut server, 12), b"HTTP/1.1 101");
-    assert_eq!(server.lend().1.len(), 3);
+    assert_eq!(server.sockets().len(), 3);
 
     server.listen(address).unwrap();
     let mut cid = Client::connect(&mut server, "/cid");
@@ -327,7 +327,7 @@ fn a_successor_gets_every_new_connection_while_the_old_server_serves_its_own() {
     let clients = [(); 5].map(|()| Client::connect(&mut new, "/bob"));
     old.poll(Some(std::time::Duration::ZERO)).unwrap();
     assert_eq!((old.stats().accepted, new.stats().accepted), (1, clients.len() as u64));
-    old.lend().1.broadcast("still here");
+    old.sockets().broadcast("still here");
     assert_eq!(ann.text(&mut old), "still here");
 }
 
@@ -478,7 +478,7 @@ fn connections_of_all_kinds_reach_each_other() {
     let mut server = server_at(&place);
     let mut unix = connect(&mut server, &place.0);
     let mut tcp = Client::connect(&mut server, "/bob");
-    assert_eq!(server.lend().1.broadcast("to all"), 2);
+    assert_eq!(server.sockets().broadcast("to all"), 2);
     assert_eq!(tcp.text(&mut server), "to all");
     let mut frame = [0; 8];
     turn_until(&mut server, |_| unix.read(&mut frame).is_ok());

@@ -70,8 +70,8 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     with_socket(&mut server, "ann", |kws| kws.join("a").unwrap());
     for _ in 0..100 {
         ann.send("hello");
-        server.lend().1.broadcast("to all");
-        server.lend().1.publish("a", "to ann");
+        server.sockets().broadcast("to all");
+        server.sockets().publish("a", "to ann");
         with_socket(&mut server, "ann", |kws| _ = kws.ping("are you there?"));
         (0..4).for_each(|_| _ = ann.next(&mut server));
     }
@@ -79,7 +79,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
 
     // What nobody got is said once, and counted each time.
     for _ in 0..100 {
-        assert_eq!(server.lend().1.broadcast(vec![0; 2000]), 0);
+        assert_eq!(server.sockets().broadcast(vec![0; 2000]), 0);
     }
     assert_logged([(Level::Warn, "a broadcast of 2000 bytes reached nobody")]);
     assert_eq!(server.stats().emits_refused.too_large, 100);
@@ -97,7 +97,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
         (Level::Error, "a callback of `message` panicked: on purpose"),
         (Level::Debug, "connection 127.0.0.1:"),
     ]);
-    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.sockets().shutdown(Shutdown::default()).unwrap();
     assert_logged([(Level::Info, "shutting down with 1001; open connections: 1")]);
     ann.end(&mut server);
     turn_until(&mut server, |server| server.is_finished());

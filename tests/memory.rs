@@ -60,7 +60,7 @@ fn cost(forget_request: bool) -> usize {
         assert!(client.read(&mut response).unwrap() > 0);
         clients.push(client);
     }
-    assert_eq!(server.lend().1.len(), CONNECTIONS);
+    assert_eq!(server.sockets().len(), CONNECTIONS);
     let idle = live(&region);
 
     let mut message = vec![0x82, 0xfe, 0x40, 0x00, 0, 0, 0, 0];

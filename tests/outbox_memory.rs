@@ -25,7 +25,7 @@ fn blocked(policy: SlowReader) -> (Harness<()>, Client) {
     let reader = test.connect(Upgrade::to("/").faults(Faults::none().window(512))).unwrap();
     test.stop_reading(reader);
     let uuid = test.uuid(reader).unwrap();
-    test.server().lend().1.emit_to(uuid, &[0; 2000]).unwrap(); // more than it takes
+    test.server().sockets().emit_to(uuid, &[0; 2000]).unwrap(); // more than it takes
     test.server().flush();
     (test, reader)
 }
@@ -37,7 +37,7 @@ fn taken(
     mut emit: impl FnMut(&mut Socket<'_, ()>, u64) -> bool,
 ) -> usize {
     let uuid = test.uuid(reader).unwrap();
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     let mut kws = sockets.get(uuid).unwrap();
     let region = Region::new(ALLOCATOR);
     let mut times = 0;

@@ -158,7 +158,7 @@ fn a_panic_in_the_route_callback_closes_with_1011_and_there_is_no_connect() {
     assert_eq!(test.state().notes, ["route on purpose"]);
     assert_eq!(test.state().events("ann"), ["error", "disconnect"]);
     assert_eq!(test.state().errors("ann"), [panicked("route")]);
-    assert_eq!(test.server().lend().1.len(), 1, "no zombie");
+    assert_eq!(test.server().sockets().len(), 1, "no zombie");
     assert_unharmed(&mut test, bob);
     assert_eq!(panicked_in(&mut test), ["route"]);
 }
@@ -364,7 +364,7 @@ fn a_panic_when_a_source_is_dropped_that_was_removed_in_its_own_callback_is_caug
             assert!(sockets.remove_source(readiness.id));
         })
         .unwrap();
-    assert!(server.lend().1.wake_source(source));
+    assert!(server.sockets().wake_source(source));
     let mut test = Harness::new(server);
     assert_eq!(test.state().notes, ["once", "source on purpose"]);
     assert!(!test.server().remove_source(source), "it is gone");
@@ -473,7 +473,7 @@ fn two_attributes_whose_destructors_panic_harm_nobody_wherever_they_are_dropped_
     assert!(
         matches!(test.connect("/full"), Err(NotConnected::Refused(answer)) if answer.status == 503)
     );
-    test.server().lend().1.refuse_upgrades(false);
+    test.server().sockets().refuse_upgrades(false);
     assert_eq!(panics(&mut test), 6, "a request for which there is no room after all");
     assert_eq!(test.get("/page").unwrap().status, 200);
     assert_eq!(panics(&mut test), 8, "a page");
@@ -562,7 +562,7 @@ fn a_source_its_callback_and_its_deregistration_may_all_panic() {
     assert_eq!((server.remove_source(source), server.stats().panics), (true, 3));
     // In its own callback; the handler is called with the first.
     let source = add(&mut server, true);
-    assert!(server.lend().1.wake_source(source));
+    assert!(server.sockets().wake_source(source));
     let mut test = Harness::new(server);
     assert_eq!(test.state().notes, ["source on purpose"]);
     assert_eq!(test.server().stats().panics, 6);

@@ -34,7 +34,7 @@ fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_s
         (0..10).map(|i| Client::connect(&mut server, &format!("/{i}"))).collect();
     assert_eq!((server.is_finished(), server.finished()), (false, None));
 
-    let (_, mut sockets) = server.lend();
+    let mut sockets = server.sockets();
     sockets.broadcast("the last message");
     sockets.shutdown(Shutdown::default()).unwrap();
     assert!(sockets.is_empty() && sockets.is_refusing());
@@ -67,7 +67,7 @@ fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
         reason: "é".repeat(100),
         ..Shutdown::default()
     };
-    test.server().lend().1.shutdown(how).unwrap();
+    test.server().sockets().shutdown(how).unwrap();
     test.expect_goodbye(ann, 1012, &"é".repeat(61));
 }
 
@@ -76,11 +76,11 @@ fn a_shutdown_with_an_illegal_code_does_nothing() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let how = Shutdown { code: 1006.into(), ..Shutdown::default() };
-    assert_eq!(test.server().lend().1.shutdown(how), Err(CloseError::IllegalCode(1006.into())));
-    assert!(!test.server().lend().1.is_refusing());
+    assert_eq!(test.server().sockets().shutdown(how), Err(CloseError::IllegalCode(1006.into())));
+    assert!(!test.server().sockets().is_refusing());
     connect(&mut test, ["bob"]);
     test.expect_nothing(ann);
-    assert_eq!(test.server().lend().1.len(), 2);
+    assert_eq!(test.server().sockets().len(), 2);
     assert_eq!(test.server().finished(), None);
 }
 
@@ -88,7 +88,7 @@ fn a_shutdown_with_an_illegal_code_does_nothing() {
 fn a_shutdown_of_an_empty_server_is_finished_after_one_turn() {
     let mut server = server();
     let address = server.local_addr().unwrap();
-    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.sockets().shutdown(Shutdown::default()).unwrap();
     assert_eq!(server.next_timeout(), Some(Duration::ZERO));
     let started = Instant::now();
     server.poll(Some(PATIENCE)).unwrap();
@@ -107,7 +107,7 @@ fn the_deadline_cuts_off_who_never_answers_and_counts_them() {
         test.connect(Upgrade::to(path).unresponsive()).unwrap();
     }
     let [polite] = connect(&mut test, ["polite"]);
-    test.server().lend().1.shutdown(within(deadline)).unwrap();
+    test.server().sockets().shutdown(within(deadline)).unwrap();
     test.expect_goodbye(polite, 1001, "Server shutdown");
     test.advance(deadline - moment);
     assert!(!test.server().is_finished());
@@ -124,7 +124,7 @@ fn the_deadline_cuts_off_who_never_answers_and_counts_them() {
 fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
     let mut server = server();
     let _deaf = Raw::upgrade(&mut server, "/deaf");
-    server.lend().1.shutdown(within(Duration::from_millis(50))).unwrap();
+    server.sockets().shutdown(within(Duration::from_millis(50))).unwrap();
     assert_eq!(server.run().unwrap().remained, 1);
 }
 
@@ -132,7 +132,7 @@ fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
 fn with_no_time_at_all_everybody_still_gets_the_close_frame() {
     let mut test = Harness::by_hand(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
-    test.server().lend().1.shutdown(within(Duration::ZERO)).unwrap();
+    test.server().sockets().shutdown(within(Duration::ZERO)).unwrap();
     test.turn();
     assert_eq!(test.server().finished().unwrap().remained, 1);
     test.expect_goodbye(ann, 1001, "Server shutdown");
@@ -143,9 +143,9 @@ fn a_second_shutdown_changes_nothing_about_the_deadline() {
     let deadline = Duration::from_secs(1);
     let mut test = Harness::new(memory_server());
     let deaf = test.connect(Upgrade::to("/deaf").unresponsive()).unwrap();
-    test.server().lend().1.shutdown(within(deadline)).unwrap();
+    test.server().sockets().shutdown(within(deadline)).unwrap();
     let later = Shutdown { code: CloseCode::SERVICE_RESTART, ..within(Duration::from_secs(3600)) };
-    test.server().lend().1.shutdown(later).unwrap();
+    test.server().sockets().shutdown(later).unwrap();
     test.advance(deadline);
     assert!(test.server().is_finished());
     assert_eq!(test.state().events("deaf"), ["connect", "close", "disconnect"]);
@@ -207,7 +207,7 @@ fn a_shutdown_waits_for_nobody_who_has_not_upgraded() {
     let visitor = test.dial(Faults::none()).unwrap();
     test.write(visitor, b"GET /visitor HTTP/1.1\r\n");
     test.settle();
-    test.server().lend().1.shutdown(within(Duration::from_secs(3600))).unwrap();
+    test.server().sockets().shutdown(within(Duration::from_secs(3600))).unwrap();
     assert_eq!(test.server().finished().unwrap().remained, 0);
     assert_eq!(test.state().entries, []);
 }
@@ -244,17 +244,17 @@ fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
     server.get("/page", |_, _, _| Response::text("hello")).unwrap();
     let mut test = Harness::new(server);
     let [ann] = connect(&mut test, ["ann"]);
-    test.server().lend().1.refuse_upgrades(true);
-    assert!(test.server().lend().1.is_refusing());
+    test.server().sockets().refuse_upgrades(true);
+    assert!(test.server().sockets().is_refusing());
     assert_eq!(test.connect("/bob").unwrap_err().status(), Some(503));
     assert_eq!(test.get("/page").unwrap().status, 200);
     with_socket(test.server(), "ann", |kws| kws.emit("you stay"));
     test.expect(ann, ["you stay"]);
 
-    test.server().lend().1.refuse_upgrades(false);
-    assert!(!test.server().lend().1.is_refusing());
+    test.server().sockets().refuse_upgrades(false);
+    assert!(!test.server().sockets().is_refusing());
     connect(&mut test, ["bob"]);
-    assert_eq!(test.server().lend().1.len(), 2);
+    assert_eq!(test.server().sockets().len(), 2);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn whoever_is_cut_off_by_the_close_timeout_is_counted_too() {
     server.route("/:name", enter).unwrap();
     let mut test = Harness::new(server);
     test.connect(Upgrade::to("/silent").unresponsive()).unwrap();
-    test.server().lend().1.shutdown(within(2 * timeout)).unwrap();
+    test.server().sockets().shutdown(within(2 * timeout)).unwrap();
     test.advance(timeout);
     assert_eq!(test.server().finished().unwrap().remained, 1);
 }
@@ -288,7 +288,7 @@ fn whoever_is_cut_off_by_the_close_timeout_is_counted_too() {
 #[test]
 fn a_server_that_is_shut_down_listens_no_more() {
     let mut server = server();
-    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.sockets().shutdown(Shutdown::default()).unwrap();
     assert_eq!(server.listen("127.0.0.1:0"), Err(BindError::ShutDown));
 }
 
@@ -303,13 +303,13 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
     let clients: Vec<_> = (0..10).map(|_| test.connect("/ws").unwrap()).collect();
     let spread = Duration::from_secs(10);
     let how = Shutdown { code: CloseCode::SERVICE_RESTART, spread, ..Shutdown::default() };
-    test.server().lend().1.shutdown(how).unwrap();
+    test.server().sockets().shutdown(how).unwrap();
     test.settle();
     let mut open = clients;
     for left in (1..10).rev() {
         open.retain(|&client| !is_told(&mut test, client, 1012));
         assert_eq!(
-            (open.len(), test.server().lend().1.len()),
+            (open.len(), test.server().sockets().len()),
             (left, left),
             "one a second, the first at once"
         );
@@ -339,11 +339,11 @@ fn a_second_shutdown_closes_at_once_whoever_is_left() {
     let mut test = Harness::new(server);
     let clients = [(); 3].map(|()| test.connect("/ws").unwrap());
     let how = Shutdown { spread: Duration::from_secs(3600), ..Shutdown::default() };
-    test.server().lend().1.shutdown(how.clone()).unwrap();
-    assert_eq!(test.server().lend().1.len(), 2);
+    test.server().sockets().shutdown(how.clone()).unwrap();
+    assert_eq!(test.server().sockets().len(), 2);
     assert!(clients.into_iter().any(|client| is_told(&mut test, client, 1001)));
     // They get what is asked for then.
-    test.server().lend().1.shutdown(Shutdown { code: CloseCode::SERVICE_RESTART, ..how }).unwrap();
+    test.server().sockets().shutdown(Shutdown { code: CloseCode::SERVICE_RESTART, ..how }).unwrap();
     test.settle();
     assert!(test.server().is_finished());
     assert_eq!(clients.into_iter().filter(|&client| is_told(&mut test, client, 1012)).count(), 2);

@@ -107,7 +107,7 @@ fn drop_newest_refuses_what_has_no_room_and_keeps_what_waits() {
     );
     let dropped = with_socket(&mut server, "ann", |ann| ann.dropped());
     assert_eq!((dropped.oldest, dropped.replaced), (0, 0));
-    assert_eq!(server.lend().1.dropped(), dropped);
+    assert_eq!(server.sockets().dropped(), dropped);
 
     let kept = emitted + 1 - dropped.newest as usize;
     let numbers: Vec<_> = (0..kept)
@@ -165,7 +165,7 @@ fn a_slow_reader_of_latest_values_gets_fewer_but_current_ones() {
             for key in 0..keys {
                 let message = Latest(key, value(key, round));
                 if broadcast {
-                    assert_eq!(server.lend().1.broadcast(message), 2);
+                    assert_eq!(server.sockets().broadcast(message), 2);
                 } else {
                     with_socket(&mut server, "ann", |ann| ann.emit(message.clone()));
                     with_socket(&mut server, "bob", |bob| bob.emit(message));

@@ -156,7 +156,7 @@ fn a_source_that_is_removed_is_dropped_and_not_called_any_more() {
     assert!(server.remove_source(id));
     assert_eq!(Rc::strong_count(&alive), 1);
     assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().sources, 0);
-    assert!(!server.remove_source(id) && !server.lend().1.wake_source(id));
+    assert!(!server.remove_source(id) && !server.sockets().wake_source(id));
 }
 
 #[test]

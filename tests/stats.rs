@@ -206,7 +206,7 @@ fn requests_are_counted_as_pages_upgrades_or_refusals_by_cause() {
     test.connect(Upgrade::to("/ws/ann").header("Origin", "https://example.org")).unwrap();
     ask(&mut test, &upgrade);
     assert_eq!(test.server().stats().requests_refused.full, 1);
-    test.server().lend().1.refuse_upgrades(true);
+    test.server().sockets().refuse_upgrades(true);
     ask(&mut test, &upgrade);
     assert_eq!(test.server().stats().requests_refused.refusing, 1);
     assert!(ask(&mut test, "GET /page HTTP/1.1\r\nHost: a\r\n\r\n").ends_with("here"));
@@ -317,7 +317,7 @@ fn whom_a_broadcast_did_not_reach_is_counted_as_refused() {
     let mut test = harness(Server::builder().max_outbox(64 * 1024));
     connect_stuck(&mut test, "stuck", 1000);
     let mut broadcasts = 0;
-    while test.server().lend().1.broadcast(vec![7; 10_000]) == 1 {
+    while test.server().sockets().broadcast(vec![7; 10_000]) == 1 {
         broadcasts += 1;
     }
     let stats = test.server().stats();
@@ -333,7 +333,7 @@ fn refused_emits_are_counted_by_cause() {
     connect(&mut test, ["ann"]);
     let refused = |test: &mut Harness<Diary>| causes(test.server().stats().emits_refused.iter());
     assert_eq!(refused(&mut test), []);
-    assert!(test.server().lend().1.emit_to(Uuid::nil(), "to nobody").is_err());
+    assert!(test.server().sockets().emit_to(Uuid::nil(), "to nobody").is_err());
     assert_eq!(refused(&mut test), [("gone", 1)]);
     with_socket(test.server(), "ann", |kws| {
         assert!(kws.emit("x".repeat(2000)).ok().is_err());

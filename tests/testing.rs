@@ -46,7 +46,7 @@ fn what_one_client_sends_another_gets_with_its_kind() {
 #[test]
 fn what_is_emitted_between_looks_arrives() {
     let (mut test, ann, bob) = chat();
-    assert_eq!(test.server().lend().1.broadcast("from the server"), 2);
+    assert_eq!(test.server().sockets().broadcast("from the server"), 2);
     assert_eq!(test.received(ann), ["from the server"]);
     assert_eq!(test.received(bob), ["from the server"]);
 }
@@ -68,7 +68,7 @@ fn both_sides_of_a_goodbye_are_seen() {
     let gone = test.state().only("ann", "disconnect").clone();
     assert_eq!((gone.code, gone.reason.as_str(), gone.clean), (Some(4000), "enough", true));
 
-    test.server().lend().1.for_each(|kws| kws.close());
+    test.server().sockets().for_each(|kws| kws.close());
     assert_eq!(test.received(bob), [Received::close(1000, "Connection closed"), Received::Fin]);
     assert!(test.state().only("bob", "disconnect").clean, "the client has answered");
     assert_eq!(test.turn(), Turn::default(), "nothing is left of it");
@@ -175,7 +175,7 @@ fn a_failure_says_which_client_got_what_instead_and_where_the_difference_begins(
     let (mut test, ann, bob) = chat();
     test.send(ann, "hello");
     test.send(ann, b"\0\xFF");
-    test.server().lend().1.for_each(|kws| kws.close());
+    test.server().sockets().for_each(|kws| kws.close());
     assert_eq!(
         failure(|| test.expect(bob, ["hello", "goodbye"])),
         r#"Client(1) of /bob got something else, first at 1:
@@ -322,7 +322,7 @@ fn what_comes_right_behind_the_upgrade_is_seen_in_its_order() {
     let goodbye = Received::close(1000, "Connection closed");
     assert_eq!(test.received(ann), [Received::text("hello"), goodbye, Received::Fin]);
     assert!(test.state().only("ann", "disconnect").clean);
-    assert_eq!(test.server().lend().1.len(), 0);
+    assert_eq!(test.server().sockets().len(), 0);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn a_filter_sees_the_request_and_its_refusal_is_seen() {
         Upgrade::to("/ann?room=1").header("Cookie", "user=ada").subprotocols("a, c").peer(from);
     test.connect(ann).unwrap();
     assert_eq!(test.state().notes, [r#"ada Some("1") Some("a") 203.0.113.7:7"#]);
-    assert_eq!(test.server().lend().1.len(), 1, "the refused one is gone");
+    assert_eq!(test.server().sockets().len(), 1, "the refused one is gone");
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn a_client_that_speaks_bytes_alone_sees_every_byte() {
 #[test]
 fn a_server_that_shuts_down_takes_nobody_in() {
     let (mut test, ann, _) = chat();
-    test.server().lend().1.shutdown(Shutdown::default()).unwrap();
+    test.server().sockets().shutdown(Shutdown::default()).unwrap();
     assert_eq!(test.connect("/cid").unwrap_err(), NotConnected::Unanswered);
     assert_eq!(test.dial(Faults::none()), None);
     assert_eq!(test.received(ann), [Received::close(1001, "Server shutdown"), Received::Fin]);
@@ -478,7 +478,7 @@ fn an_unresponsive_client_is_given_up_at_its_time_and_others_stay() {
     assert_eq!(test.state().errors("cid"), [Error::Silent(45 * SECOND)]);
     assert_eq!(test.received(cid), [Received::Ping(vec![]), Received::Reset]);
     test.advance(1000 * SECOND);
-    assert_eq!(test.server().lend().1.len(), 2);
+    assert_eq!(test.server().sockets().len(), 2);
 }
 
 #[test]
@@ -599,7 +599,7 @@ fn a_stalled_peer_is_given_up_in_virtual_time() {
     let (mut test, _, _) = chat();
     let slow = test.connect(Upgrade::to("/slow").faults(Faults::none().window(10))).unwrap();
     test.stop_reading(slow);
-    test.server().lend().1.broadcast("more than ten bytes");
+    test.server().sockets().broadcast("more than ten bytes");
     test.settle();
     test.advance(30 * SECOND - MILLISECOND);
     assert!(!test.state().is_gone("slow"));
@@ -666,7 +666,7 @@ fn by_hand_nothing_happens_but_in_a_turn() {
     test.send(ann, "two");
     assert!(!test.state().has("ann", "message"));
     assert_eq!(test.turn().messages, 2);
-    test.server().lend().1.broadcast("answer");
+    test.server().sockets().broadcast("answer");
     assert!(test.received(ann).is_empty());
     test.turn();
     assert_eq!(test.received(ann), ["answer"]);
@@ -692,7 +692,7 @@ fn sockets_and_clients_in_memory_are_beside_each_other() {
     let mut tcp = common::Client::connect(&mut server, "/tcp");
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
-    assert_eq!(test.server().lend().1.broadcast("to both"), 2);
+    assert_eq!(test.server().sockets().broadcast("to both"), 2);
     assert_eq!(test.received(ann), ["to both"]);
     assert_eq!(tcp.text(test.server()), "to both");
 }

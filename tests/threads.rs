@@ -25,7 +25,7 @@ fn building_and_running_a_server_starts_no_thread() {
     ann.send("how many?");
     assert_eq!(ann.text(&mut server), before);
     server.poll(Some(Duration::ZERO)).unwrap();
-    server.lend().1.shutdown(Shutdown::default()).unwrap();
+    server.sockets().shutdown(Shutdown::default()).unwrap();
     ann.end(&mut server);
     turn_until(&mut server, |server| server.is_finished());
     assert_eq!(threads(), before);

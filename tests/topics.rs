@@ -44,7 +44,7 @@ fn a_publish_reaches_all_members_but_oneself_and_publish_all_oneself_too() {
     });
     // Who publishes need not be a member.
     assert_eq!(with_socket(test.server(), "cid", |kws| kws.publish("prices", "from cid")), 2);
-    assert_eq!(test.server().lend().1.publish("prices", "from the server"), 2);
+    assert_eq!(test.server().sockets().publish("prices", "from the server"), 2);
     let to_both =
         [Received::binary("from ann to both"), "from cid".into(), "from the server".into()];
     test.expect(bob, [&["from ann to bob".into()], &to_both[..]].concat());
@@ -104,7 +104,7 @@ fn a_topic_is_there_while_it_has_members() {
     for (who, topic) in [("ann", "a"), ("ann", "b"), ("bob", "b")] {
         join(&mut test, who, topic);
     }
-    let sockets = test.server().lend().1;
+    let sockets = test.server().sockets();
     let mut topics: Vec<_> = sockets.topics().collect();
     topics.sort();
     assert_eq!(topics, [("a", 1), ("b", 2)]);
@@ -113,7 +113,7 @@ fn a_topic_is_there_while_it_has_members() {
         (1, 2, 0)
     );
     assert!(with_socket(test.server(), "ann", |kws| kws.leave("a")));
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     assert_eq!(sockets.topics().collect::<Vec<_>>(), [("b", 2)]);
     assert_eq!(sockets.members("a"), Vec::<Uuid>::new());
     assert_eq!(sockets.publish("a", "nobody"), 0);
@@ -221,7 +221,7 @@ fn in_disconnect_a_connection_says_what_it_was_in_and_can_tell_the_others() {
     test.reset(cid);
     assert_eq!(test.state().notes, ["ann: a b own", "cid: b"]);
     test.expect(bob, ["ann left b", "cid left b"]);
-    assert_eq!(test.server().lend().1.topics().collect::<Vec<_>>(), [("b", 1)]);
+    assert_eq!(test.server().sockets().topics().collect::<Vec<_>>(), [("b", 1)]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_shutdown_ends_every_topic() {
     let clients = connect(&mut test, ["ann", "bob"]);
     join(&mut test, "ann", "a");
     join(&mut test, "bob", "b");
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     sockets.shutdown(Shutdown::default()).unwrap();
     assert_eq!(sockets.topics().count(), 0);
     clients.into_iter().for_each(|client| test.expect_goodbye(client, 1001, "Server shutdown"));
@@ -264,7 +264,7 @@ fn a_member_that_reads_too_slowly_is_given_up_and_the_others_miss_nothing() {
     // Three of these are more than one kilobyte that is on its way and 64 that wait.
     for reached in [3, 3, 3, 2, 2] {
         let text = "x".repeat(20_000);
-        assert_eq!(test.server().lend().1.publish("a", &text), reached);
+        assert_eq!(test.server().sockets().publish("a", &text), reached);
         readers.into_iter().for_each(|reader| test.expect(reader, [&*text]));
     }
     assert!(matches!(test.state().errors("stuck")[..], [Error::SlowConsumer { .. }]));
@@ -278,8 +278,8 @@ fn a_new_uuid_changes_no_membership() {
     let [ann] = connect(&mut test, ["ann"]);
     join(&mut test, "ann", "a");
     with_socket(test.server(), "ann", |kws| kws.set_uuid(NEW).unwrap());
-    assert_eq!(test.server().lend().1.members("a"), [NEW]);
-    test.server().lend().1.publish("a", "still there");
+    assert_eq!(test.server().sockets().members("a"), [NEW]);
+    test.server().sockets().publish("a", "still there");
     test.expect(ann, ["still there"]);
 }
 

@@ -28,7 +28,7 @@ fn server(connections: usize) -> (Server<Diary>, Vec<Client>) {
 /// Bytes that are live after `topics` joins of each connection and were not before; the names begin
 /// with what `prefix` says of the connection's number.
 fn cost(server: &mut Server<Diary>, topics: usize, prefix: impl Fn(usize) -> usize) -> usize {
-    let mut sockets = server.lend().1;
+    let mut sockets = server.sockets();
     let uuids = sockets.uuids();
     let mut names: Vec<Vec<String>> = Vec::new();
     for connection in 0..uuids.len() {
@@ -81,7 +81,7 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
     );
 
     let (mut server, _clients) = self::server(257);
-    let mut sockets = server.lend().1;
+    let mut sockets = server.sockets();
     let last = sockets.uuids()[256];
     let region = Region::new(ALLOCATOR);
     sockets.get(last).unwrap().join("alone").unwrap();
@@ -101,7 +101,7 @@ fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() 
 /// Not a test of its own: the allocator counts all that runs.
 fn connections_that_stay_and_have_left_their_topics_keep_hardly_anything() {
     let (mut server, _clients) = server(20);
-    let uuids = server.lend().1.uuids();
+    let uuids = server.sockets().uuids();
     let name = |connection: usize, topic: usize| format!("{connection:08}{topic:08}");
     let region = Region::new(ALLOCATOR);
     let live = || {
@@ -110,14 +110,14 @@ fn connections_that_stay_and_have_left_their_topics_keep_hardly_anything() {
     };
     for _ in 0..2 {
         for (connection, &uuid) in uuids.iter().enumerate() {
-            let mut sockets = server.lend().1;
+            let mut sockets = server.sockets();
             let mut kws = sockets.get(uuid).unwrap();
             (0..5000).for_each(|topic| assert_eq!(kws.join(&name(connection, topic)), Ok(true)));
         }
         let peak = live();
         // Of 100 000 topics 20 are left, and those in the highest places.
         for (connection, &uuid) in uuids.iter().enumerate() {
-            let mut sockets = server.lend().1;
+            let mut sockets = server.sockets();
             let mut kws = sockets.get(uuid).unwrap();
             (0..4999).for_each(|topic| assert!(kws.leave(&name(connection, topic))));
         }
@@ -125,7 +125,7 @@ fn connections_that_stay_and_have_left_their_topics_keep_hardly_anything() {
         println!("of {peak} bytes for 100 000 topics {left} are left for 20");
         assert!(left < 32 * 1024, "{left} of {peak} bytes are left");
         for (connection, &uuid) in uuids.iter().enumerate() {
-            let mut sockets = server.lend().1;
+            let mut sockets = server.sockets();
             assert!(sockets.get(uuid).unwrap().leave(&name(connection, 4999)));
         }
     }

@@ -110,7 +110,7 @@ fn what_is_emitted_between_turns_is_on_the_wire_before_the_next_wait() {
         ann.ws.send(heard).unwrap();
         ann
     });
-    server.lend().1.broadcast("hello");
+    server.sockets().broadcast("hello");
     // If it were written after the wait, this would wait for an answer to what was never said.
     turns(&mut server, |turn| turn.messages == 1);
     assert_eq!(server.state().only("ann", "message").data, "hello");
@@ -360,7 +360,7 @@ fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_sl
         test.write(gone, &frame(TEXT, b"").repeat(100));
         test.turn();
         let uuid = test.uuid(gone).unwrap();
-        test.server().lend().1.get(uuid).unwrap().abort();
+        test.server().sockets().get(uuid).unwrap().abort();
         test.turn();
         let heir = test.connect(format!("/heir{round}").as_str()).unwrap();
         test.send(heir, "mine");
@@ -421,7 +421,7 @@ fn the_closes_of_a_shutdown_are_spread_over_turns_and_so_is_its_deadline() {
             })
             .collect();
         let shutdown = Shutdown { deadline: Duration::from_secs(1), ..Shutdown::default() };
-        test.server().lend().1.shutdown(shutdown).unwrap();
+        test.server().sockets().shutdown(shutdown).unwrap();
         let mut left = test.server().stats().memberships;
         assert!((100 * PEERS - left) <= 1100, "{left} are left at once");
         while left > 0 {
@@ -553,7 +553,7 @@ fn readiness_left_over_from_a_connection_that_is_gone_harms_nobody_in_its_slot()
         let mut heir = Client::connect(&mut server, &format!("/heir{round}"));
         turn_until(&mut server, |server| server.state().is_gone(&format!("gone{round}")));
         let mut next = Client::connect(&mut server, &format!("/next{round}"));
-        server.lend().1.broadcast("you are yourself");
+        server.sockets().broadcast("you are yourself");
         for client in [&mut heir, &mut next] {
             assert_eq!(client.text(&mut server), "you are yourself");
         }

@@ -73,7 +73,7 @@ fn emit_to_reaches_the_one_that_is_named() {
     let mut test = Harness::new(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     assert_eq!(sockets.emit_to(bob_id, "from outside"), Ok(Emitted::Queued));
     assert_eq!(sockets.get(bob_id).unwrap().emit_to(ann_id, "from bob"), Ok(Emitted::Queued));
     test.expect(bob, ["from outside"]);
@@ -85,12 +85,12 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let id = test.uuid(ann).unwrap();
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     assert_eq!(sockets.emit_to(Uuid::nil(), "").unwrap_err().uuid, Uuid::nil());
     sockets.get(id).unwrap().close();
     assert_eq!(sockets.emit_to(id, "").unwrap_err().uuid, id, "closed but not gone yet");
     assert!(test.state().is_gone("ann"));
-    assert_eq!(test.server().lend().1.emit_to(id, "").unwrap_err().uuid, id);
+    assert_eq!(test.server().sockets().emit_to(id, "").unwrap_err().uuid, id);
     assert!(!test.state().has("ann", "error"), "the global form records nothing");
     test.expect_goodbye(ann, 1000, "Connection closed");
 }
@@ -113,7 +113,7 @@ fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
     assert_eq!(error.error, Some(Error::Gone(NEW)));
     assert_eq!(test.state().events("bob"), ["connect"], "nobody else is told");
 
-    test.server().lend().1.broadcast("both are open still");
+    test.server().sockets().broadcast("both are open still");
     test.expect(ann, ["both are open still"]);
     test.expect(bob, ["both are open still"]);
 }
@@ -126,8 +126,8 @@ fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_
     let ids = clients.map(|client| test.uuid(client).unwrap());
     let list = [ids[0], missing[0], ids[1], missing[1]];
 
-    assert_eq!(test.server().lend().1.emit_to_list(&list, "global"), 2);
-    assert_eq!(test.server().lend().1.emit_to_list(&[], "nobody"), 0);
+    assert_eq!(test.server().sockets().emit_to_list(&list, "global"), 2);
+    assert_eq!(test.server().sockets().emit_to_list(&[], "nobody"), 0);
     clients.into_iter().for_each(|client| test.expect(client, ["global"]));
     assert!(!test.state().has("ann", "error"));
 
@@ -143,8 +143,8 @@ fn whoever_stands_in_a_list_twice_gets_it_twice() {
     let clients = connect(&mut test, ["ann", "bob"]);
     let [ann, bob] = clients.map(|client| test.uuid(client).unwrap());
     for message in small_and_large() {
-        assert_eq!(test.server().lend().1.emit_to_list(&[ann, bob, ann], &message), 3);
-        test.server().lend().1.broadcast("next");
+        assert_eq!(test.server().sockets().emit_to_list(&[ann, bob, ann], &message), 3);
+        test.server().sockets().broadcast("next");
         test.expect(clients[0], [&*message, &message, "next"]);
         test.expect(clients[1], [&*message, "next"]);
     }
@@ -157,8 +157,8 @@ fn a_global_broadcast_reaches_everybody_exactly_once() {
     let mut test = Harness::new(memory_server());
     let clients: Vec<_> = (0..50).map(|i| test.connect(format!("/{i}")).unwrap()).collect();
     for message in small_and_large() {
-        assert_eq!(test.server().lend().1.broadcast(&message), 50);
-        assert_eq!(test.server().lend().1.broadcast("next"), 50);
+        assert_eq!(test.server().sockets().broadcast(&message), 50);
+        assert_eq!(test.server().sockets().broadcast("next"), 50);
         for &client in &clients {
             test.expect(client, [&*message, "next"]);
         }
@@ -187,8 +187,8 @@ fn who_has_not_upgraded_yet_is_not_counted_and_gets_no_broadcast() {
     let visitor = test.dial(Faults::none()).unwrap();
     connect(&mut test, ["ann"]);
     assert_eq!(test.uuid(visitor), None);
-    assert_eq!(test.server().lend().1.len(), 1);
-    assert_eq!(test.server().lend().1.broadcast("to the open ones"), 1);
+    assert_eq!(test.server().sockets().len(), 1);
+    assert_eq!(test.server().sockets().broadcast("to the open ones"), 1);
     test.write(visitor, b"nonsense\r\n\r\n");
     assert_eq!(test.answer(visitor).unwrap().status, 400);
 }
@@ -266,7 +266,7 @@ fn set_uuid_moves_the_connection_and_the_old_uuid_finds_nobody_at_once() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let old = test.uuid(ann).unwrap();
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     let mut kws = sockets.get(old).unwrap();
     assert_eq!(kws.set_uuid(NEW), Ok(()));
     assert_eq!(kws.uuid(), NEW);
@@ -282,7 +282,7 @@ fn set_uuid_moves_the_connection_and_the_old_uuid_finds_nobody_at_once() {
 fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
     let mut test = Harness::new(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     let mut kws = sockets.get(ann).unwrap();
     assert_eq!(kws.set_uuid(bob), Err(UuidError::Duplicate(bob)));
     assert_eq!(kws.set_uuid(ann), Ok(()));
@@ -296,7 +296,7 @@ fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
 fn a_uuid_that_was_given_up_is_free_for_others() {
     let mut test = Harness::new(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
-    let mut sockets = test.server().lend().1;
+    let mut sockets = test.server().sockets();
     sockets.get(ann).unwrap().set_uuid(NEW).unwrap();
     assert_eq!(sockets.get(bob).unwrap().set_uuid(ann), Ok(()));
     assert_eq!(name_of(&sockets.get(ann).unwrap()), "bob");
@@ -322,7 +322,7 @@ fn every_connection_has_a_random_uuid_of_its_own() {
     let mut server = common::server();
     let _clients: Vec<_> =
         (0..20).map(|i| common::Client::connect(&mut server, &format!("/{i}"))).collect();
-    let mut uuids = server.lend().1.uuids();
+    let mut uuids = server.sockets().uuids();
     assert!(uuids.iter().all(|uuid| uuid.get_version_num() == 4));
     uuids.sort();
     uuids.dedup();
@@ -353,16 +353,16 @@ fn for_each_visits_everybody_who_is_open_and_nobody_whom_it_closed() {
     let mut test = Harness::new(memory_server());
     connect(&mut test, ["ann", "bob", "cid"]);
     let mut visited = Vec::new();
-    test.server().lend().1.for_each(|kws| visited.push(name_of(kws)));
+    test.server().sockets().for_each(|kws| visited.push(name_of(kws)));
     visited.sort();
     assert_eq!(visited, ["ann", "bob", "cid"]);
 
     let mut visits = 0;
-    test.server().lend().1.for_each(|kws| {
+    test.server().sockets().for_each(|kws| {
         visits += 1;
         kws.sockets().for_each(|other| other.close());
     });
-    assert_eq!((visits, test.server().lend().1.len()), (1, 0));
+    assert_eq!((visits, test.server().sockets().len()), (1, 0));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn turn_until_interrupted<S>(
         server.poll(Some(timeout))?;
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
-            server.lend().1.shutdown(Shutdown::default())?;
+            server.sockets().shutdown(Shutdown::default())?;
         }
     }
     Ok(())

@@ -662,7 +662,7 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
     }
     harness.settle();
     check(harness, fars);
-    let open = clients(&mut harness.server().lend().1);
+    let open = clients(&mut harness.server().sockets());
     for (at, far) in fars.iter().enumerate() {
         let side = &harness.state().sides[at];
         let is_open = open.contains(&at);
@@ -690,7 +690,7 @@ fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
     for (at, side) in harness.state().sides.iter().enumerate() {
         assert_eq!(side.opened, side.disconnected, "client {at}");
     }
-    assert!(harness.server().lend().1.is_empty());
+    assert!(harness.server().sockets().is_empty());
 }
 
 /// A server, a client, and things to do.

@@ -88,7 +88,7 @@ impl<S> Server<S> {
     /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
     /// new.listen_on(socket)?;
     /// old.stop_listening(); // all new connections go to the successor, those that are here go on
-    /// old.lend().1.shutdown(Shutdown::default())?; // whenever they have had the time that they need
+    /// old.sockets().shutdown(Shutdown::default())?; // whenever they have had the time that they need
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

@@ -236,7 +236,7 @@ impl<S> Server<S> {
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>) + 'static,
     {
-        self.lend().1.set_timer(after, callback)
+        self.sockets().set_timer(after, callback)
     }
 
     /// Calls `callback` each time that `every` is over: [`Sockets::set_interval`].
@@ -244,12 +244,12 @@ impl<S> Server<S> {
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
     {
-        self.lend().1.set_interval(every, callback)
+        self.sockets().set_interval(every, callback)
     }
 
     /// Cancels a timer or an interval; whether there was one: [`Sockets::cancel`].
     pub fn cancel(&mut self, timer: TimerId) -> bool {
-        self.lend().1.cancel(timer)
+        self.sockets().cancel(timer)
     }
 
     /// Watches a source of your own, and calls `callback` when it is ready:
@@ -268,12 +268,12 @@ impl<S> Server<S> {
         E: Source + 'static,
         F: FnMut(&mut S, &mut Sockets<'_, S>, &mut E, Readiness) + 'static,
     {
-        self.lend().1.add_source(source, interest, callback)
+        self.sockets().add_source(source, interest, callback)
     }
 
     /// Stops watching a source and drops it; whether there was one: [`Sockets::remove_source`].
     pub fn remove_source(&mut self, source: SourceId) -> bool {
-        self.lend().1.remove_source(source)
+        self.sockets().remove_source(source)
     }
 
     /// A handle for other threads, to have something done on the loop. Make as many as you like.
@@ -284,10 +284,24 @@ impl<S> Server<S> {
 
     // The state and the connections, between turns.
 
-    /// The state and the open connections, both to use at once.
+    /// The state and the open connections, both to use at once. For one of them alone there are
+    /// [`state_mut`](Self::state_mut) and [`sockets`](Self::sockets).
     pub fn lend(&mut self) -> (&mut S, Sockets<'_, S>) {
         self.hub.now = self.clock();
         (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
+    }
+
+    /// The open connections, as callbacks have them.
+    ///
+    /// ```
+    /// use ikisocket::Server;
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.sockets().broadcast("tick"); // written when the next `poll` begins, or at `flush`
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    pub fn sockets(&mut self) -> Sockets<'_, S> {
+        self.lend().1
     }
 
     /// What callbacks are called with.

@@ -34,7 +34,7 @@ fn ping_floods_from_all_sides_cost_one_pong_for_each_peer_and_delay_nobody() {
         let mut turns = 0;
         turn_until(&mut server, "the answer", |server| {
             turns += 1;
-            server.lend().1.for_each(|kws| waited = waited.max(kws.waiting()));
+            server.sockets().for_each(|kws| waited = waited.max(kws.waiting()));
             witness.read_some(usize::MAX) > 0
         });
         witness.expect_text(&mut server, &round.to_string());
@@ -43,7 +43,7 @@ fn ping_floods_from_all_sides_cost_one_pong_for_each_peer_and_delay_nobody() {
     assert!(waited > 0, "nobody was blocked");
     // The pongs of the one read that filled the socket, and the latest.
     assert!(waited <= BUFFER + 127, "{waited} bytes waited");
-    assert_eq!(server.lend().1.len(), 6, "it is no reason to be disconnected");
+    assert_eq!(server.sockets().len(), 6, "it is no reason to be disconnected");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn whatever_comes_behind_our_own_close_frame_but_the_peers_is_ignored() {
     for behind in [frame(TEXT, "late"), frame(PING, "late"), fragment(TEXT, "half of it")] {
         let mut server = echo(Server::builder());
         let mut peer = Peer::open(&mut server, "/ws");
-        server.lend().1.for_each(|kws| kws.close());
+        server.sockets().for_each(|kws| kws.close());
         peer.send(&mut server, [&behind[..], &close(1000, "")].concat());
         peer.expect_close(&mut server, 1000);
         peer.finish();

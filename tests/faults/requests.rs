@@ -60,7 +60,7 @@ fn a_thousand_slow_requests() {
         assert_eq!(response.status(), 408);
     }
     drop(slow);
-    turn_until(&mut server, "nobody but the witness", |server| server.lend().1.len() == 1);
+    turn_until(&mut server, "nobody but the witness", |server| server.sockets().len() == 1);
     println!("{rounds} rounds, {} bytes of live heap for each slow request", most / SLOW as isize);
     assert!(most / (SLOW as isize) < 1024, "{most} bytes of live heap");
 }

@@ -94,7 +94,7 @@ pub const STAGES: [Stage; 17] = [
         ..Stage::open("open, while messages wait", &["connect", "message \"much\""], |server| {
             let peer = asking(server, "much");
             let mut waiting = 0;
-            server.lend().1.for_each(|kws| waiting += kws.waiting());
+            server.sockets().for_each(|kws| waiting += kws.waiting());
             assert!(waiting > 0, "nothing waits");
             peer
         })
@@ -242,7 +242,7 @@ fn a_fin_at_any_stage_is_told_once_and_all_that_was_said_before_arrives() {
         turn_until_let_go(&mut server, Some(&mut peer), || {});
         assert_eq!(peer.end(&mut server), End::Fin, "{}", stage.name);
         assert_told(&mut server, stage.name, &[stage.so_far, stage.fin]);
-        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
     }
 }
@@ -257,7 +257,7 @@ fn a_reset_at_any_stage_is_told_once_and_disturbs_nobody() {
         peer.reset();
         turn_until_let_go(&mut server, None, || {});
         assert_told(&mut server, stage.name, &[stage.so_far, stage.reset]);
-        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
     }
 }
@@ -280,7 +280,7 @@ fn a_peer_that_vanishes_at_any_stage_is_let_go_of_when_that_stages_time_is_up() 
         let mut peer = (stage.enter)(&mut server);
         turn_until_let_go(&mut server, None, || witness.send_at_once(&frame(PONG, "")));
         assert_told(&mut server, stage.name, &[stage.so_far, stage.silence]);
-        assert_eq!(server.lend().1.len(), 1, "{}", stage.name);
+        assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
         // Who has only begun to ask is told what was wrong.
         peer.read_some(usize::MAX);

@@ -131,14 +131,14 @@ fn gibibyte() {
     let (mut sent, mut most, mut number, mut looks) = (0, 0, 0, 0);
     while sent < 1 << 30 {
         // Whenever one has been given up, the next one takes its place: there is no moment without.
-        if server.lend().1.len() == READERS {
+        if server.sockets().len() == READERS {
             never_reads =
                 Some(Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads"));
         }
         payload[..8].copy_from_slice(&(number as u64).to_be_bytes());
         let message = &payload[..LENGTHS[number % LENGTHS.len()]];
         frame_of(message, &mut frame);
-        assert!(server.lend().1.broadcast(message) >= READERS);
+        assert!(server.sockets().broadcast(message) >= READERS);
         most = most.max(heap() - before);
         // Nobody is waited for: what was offered to the sockets once is there.
         server.poll(Some(Duration::ZERO)).unwrap();
@@ -161,7 +161,7 @@ fn gibibyte() {
         "{most} bytes of live heap"
     );
     drop(never_reads);
-    turn_until(&mut server, "the end of the last", |server| server.lend().1.len() == READERS);
+    turn_until(&mut server, "the end of the last", |server| server.sockets().len() == READERS);
     let seen = server.state();
     assert!(seen.connects > 500, "{} did not read", seen.connects);
     assert!(
@@ -186,7 +186,7 @@ fn the_most() {
     const PIECE: usize = 1000;
     let mut server = stormy();
     let mut peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads");
-    let uuid = server.lend().1.uuids()[0];
+    let uuid = server.sockets().uuids()[0];
     let before = heap();
     // All but the last byte of the longest message, in many fragments.
     let pieces = MIB / PIECE;
@@ -198,7 +198,7 @@ fn the_most() {
     // Pings that it reads no answers to, and messages for it of every length up to the limit.
     peer.send(&mut server, frame(PING, [7; 125]).repeat(1000));
     turn(&mut server);
-    let mut sockets = server.lend().1;
+    let mut sockets = server.sockets();
     let mut kws = sockets.get(uuid).unwrap();
     let mut len = 1;
     while kws.waiting() + len < OUTBOX - 200 {
@@ -207,7 +207,7 @@ fn the_most() {
     }
     let waiting = kws.waiting();
     turn(&mut server);
-    assert!(server.lend().1.get(uuid).is_some(), "{:?}", server.state().others);
+    assert!(server.sockets().get(uuid).is_some(), "{:?}", server.state().others);
     let held = (heap() - before) as usize;
     // A buffer that has grown may be twice as long as what is in it.
     assert!(
@@ -216,7 +216,7 @@ fn the_most() {
     );
     assert!(held < 2 * (MIB + OUTBOX), "{held} bytes held, {waiting} wait");
     peer.reset();
-    turn_until(&mut server, "its end", |server| server.lend().1.is_empty());
+    turn_until(&mut server, "its end", |server| server.sockets().is_empty());
     turn(&mut server);
     let rest = heap() - before;
     assert!(rest < 256 * KIB as isize, "{rest} bytes are left");

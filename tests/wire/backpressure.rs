@@ -120,7 +120,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
     server.on(Event::Message, |source, ep| source.emit(&mut ep.kws));
     server.on(Event::Error, |_, ep| panic!("{:?}", ep.error));
     let mut slow = Peer::connect_narrow(&server, NARROW).upgrade(&mut server, "/slow");
-    let uuid = server.lend().1.uuids()[0];
+    let uuid = server.sockets().uuids()[0];
     let mut quick = Peer::open(&mut server, "/quick");
     let mut random = Random(77);
     turn_until(&mut server, "everything", |server| {
@@ -149,7 +149,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
         source.left == 0 && source.slow.is_met() && source.quick.is_met()
     });
     assert!(server.state().pressure > 100, "it was slow: {}", server.state().pressure);
-    assert_eq!(server.lend().1.get(uuid).unwrap().waiting(), 0);
+    assert_eq!(server.sockets().get(uuid).unwrap().waiting(), 0);
     assert_eq!((slow.received(), quick.received()), (&b""[..], &b""[..]));
 }
 
@@ -242,11 +242,11 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
     ] {
         let (mut server, mut peer) = stuck(Server::builder().max_outbox(64 * KIB));
         let mut witness = Peer::open(&mut server, "/ws");
-        let uuid = server.lend().1.uuids()[0];
+        let uuid = server.sockets().uuids()[0];
         let message = vec![b'x'; len];
         let mut taken = 0;
         loop {
-            let mut sockets = server.lend().1;
+            let mut sockets = server.sockets();
             let Some(mut kws) = sockets.get(uuid) else { break };
             match everybody {
                 false => match kws.emit(&message) {
@@ -302,7 +302,7 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
 #[test]
 fn a_message_larger_than_the_outbox_is_refused_and_the_connection_lives_on() {
     let (mut server, mut peer) = stuck(Server::builder().max_outbox(2000));
-    let mut sockets = server.lend().1;
+    let mut sockets = server.sockets();
     let uuid = sockets.uuids()[0];
     let mut kws = sockets.get(uuid).unwrap();
     let refused = Emitted::Refused(EmitError::TooLarge { len: 2001, limit: 2000 });
@@ -338,7 +338,7 @@ fn a_peer_that_takes_nothing_is_given_up_after_the_stall_timeout() {
     for everybody in [false, true] {
         let (mut server, mut peer) =
             stuck(Server::builder().stall_timeout(timeout).ping_after(Duration::MAX));
-        let mut sockets = server.lend().1;
+        let mut sockets = server.sockets();
         let uuid = sockets.uuids()[0];
         // Far more than the sockets keep, and less than the outbox.
         for _ in 0..100 {
@@ -358,7 +358,7 @@ fn a_peer_that_takes_nothing_is_given_up_after_the_stall_timeout() {
 #[test]
 fn a_close_comes_behind_everything_that_was_emitted_before() {
     let (mut server, mut peer) = stuck(Server::builder());
-    let mut sockets = server.lend().1;
+    let mut sockets = server.sockets();
     let uuid = sockets.uuids()[0];
     let mut kws = sockets.get(uuid).unwrap();
     for number in 0..80 {
@@ -386,7 +386,7 @@ fn a_close_comes_behind_everything_that_was_emitted_before() {
 fn what_follows_a_peers_close_is_ignored_also_while_its_answer_waits() {
     let (mut server, mut peer) = stuck(Server::builder());
     for number in 0..80 {
-        server.lend().1.broadcast(vec![number; 10_000]);
+        server.sockets().broadcast(vec![number; 10_000]);
     }
     peer.send(&mut server, [close(4001, "bye"), frame(TEXT, "late")].concat());
     turn(&mut server);
@@ -405,7 +405,7 @@ fn what_follows_a_peers_close_is_ignored_also_while_its_answer_waits() {
 fn a_reset_while_messages_wait_ends_the_connection_once() {
     for closing in [false, true] {
         let (mut server, peer) = stuck(Server::builder());
-        let mut sockets = server.lend().1;
+        let mut sockets = server.sockets();
         for number in 0..80 {
             sockets.broadcast(vec![number; 10_000]);
         }
@@ -429,7 +429,7 @@ fn one_stuck_reader_delays_nobody() {
     let (mut server, _stuck) = stuck(Server::builder());
     let mut quick = Peer::open(&mut server, "/ws");
     for number in 0..60 {
-        assert_eq!(server.lend().1.broadcast(vec![number; 10_000]), 2);
+        assert_eq!(server.sockets().broadcast(vec![number; 10_000]), 2);
         assert!(quick.frame(&mut server) == Frame::new(BINARY, [number; 10_000]));
     }
 }

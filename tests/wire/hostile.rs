@@ -66,7 +66,7 @@ fn a_reset_at_any_moment_ends_one_connection_and_disturbs_nobody() {
             witness.expect_text(&mut server, name);
         }
     }
-    turn_until(&mut server, "nobody but the witness", |server| server.lend().1.len() == 1);
+    turn_until(&mut server, "nobody but the witness", |server| server.sockets().len() == 1);
     assert_serves(&mut server);
 }
 
@@ -97,13 +97,13 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
         })
         .unwrap();
     let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
-    let uuid = server.lend().1.uuids()[0];
+    let uuid = server.sockets().uuids()[0];
     let mut most = 0;
     let ping = |number: u32| frame(PING, [&number.to_be_bytes()[..], &[7; 121]].concat());
     for number in (0..PINGS).step_by(100) {
         peer.send(&mut server, (number..number + 100).flat_map(ping).collect::<Vec<u8>>());
         turn(&mut server);
-        most = most.max(server.lend().1.get(uuid).unwrap().waiting());
+        most = most.max(server.sockets().get(uuid).unwrap().waiting());
     }
     assert!(most > 0, "it was blocked");
     assert!(most <= BUFFER + 127, "{most} bytes waited");
@@ -137,14 +137,14 @@ fn a_peer_that_sends_fin_and_then_reads_slowly_does_not_make_the_loop_spin() {
     // With and without a close frame.
     for (bytes, frames) in [(vec![], 1), (close(1000, ""), 2)] {
         let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
-        let (_, mut sockets) = server.lend();
+        let mut sockets = server.sockets();
         sockets.broadcast(vec![b'x'; 8 << 20]);
         peer.send(&mut server, bytes);
         peer.finish();
         turn_until_quiet(&mut server);
         assert_eq!(peer.end(&mut server), End::Fin);
         assert_eq!(peer.frames().len(), frames);
-        turn_until(&mut server, "the end", |server| server.lend().1.is_empty());
+        turn_until(&mut server, "the end", |server| server.sockets().is_empty());
     }
 }
 
@@ -223,7 +223,7 @@ fn garbage_of_any_kind_ends_one_connection_and_never_the_loop() {
         peer.try_send(&mut server, &bytes);
         peer.reset();
     }
-    turn_until(&mut server, "the end of all", |server| server.lend().1.is_empty());
+    turn_until(&mut server, "the end of all", |server| server.sockets().is_empty());
     let count = |what: &str| server.state().iter().filter(|line| line.starts_with(what)).count();
     assert_eq!((count("connect"), count("disconnect")), (200, 200));
     assert_serves(&mut server);

@@ -77,7 +77,7 @@ fn a_head_request_that_waited_is_refused_without_a_body_whatever_the_cause() {
             });
             match cause {
                 "nobody decides" => waiting = None,
-                "a shutdown" => server.lend().1.shutdown(Shutdown::default()).unwrap(),
+                "a shutdown" => server.sockets().shutdown(Shutdown::default()).unwrap(),
                 "a filter" => {
                     waiting.take().unwrap().reject(Response::new(503).with_body("no")).unwrap()
                 }

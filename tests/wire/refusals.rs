@@ -119,7 +119,7 @@ fn strict(handshake_timeout: u64) -> Server<Log> {
 
 /// Sends a faulty handshake, and then `more` that nobody asked for; reads the whole answer.
 fn refuse(server: &mut Server<Log>, faults: &[Fault], more: usize) -> Response_ {
-    server.lend().1.refuse_upgrades(faults.contains(&Refusing));
+    server.sockets().refuse_upgrades(faults.contains(&Refusing));
     let mut peer = Peer::connect(server);
     peer.send(server, faulty(faults));
     for _ in 0..more / 1000 {
@@ -166,7 +166,7 @@ fn every_refusal_has_its_status_and_its_header_and_nothing_is_opened() {
     }
     assert_eq!(*server.state(), [""; 0]);
     let response = {
-        server.lend().1.refuse_upgrades(false);
+        server.sockets().refuse_upgrades(false);
         let mut peer = Peer::connect(&server);
         peer.send(&mut server, faulty(&[]));
         peer.head(&mut server)
@@ -254,7 +254,7 @@ fn a_head_of_a_mebibyte_is_refused_before_its_end() {
     assert_eq!(response.status(), 431);
     // Past what is discarded for the sake of the last word the connection is cut off.
     assert_eq!(response.header("Content-Length").unwrap(), response.body.len().to_string());
-    assert_eq!(server.lend().1.len(), 0);
+    assert_eq!(server.sockets().len(), 0);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn head_is_refused_like_get_at_every_path_and_without_a_body() {
             }) else {
                 continue;
             };
-            server.lend().1.refuse_upgrades(fault == Some(Refusing));
+            server.sockets().refuse_upgrades(fault == Some(Refusing));
             let [get, head] = ["GET ", "HEAD "].map(|method| {
                 let mut peer = Peer::connect(&server);
                 peer.send(&mut server, handshake.replacen("GET ", method, 1));

@@ -218,7 +218,7 @@ fn every_shape_of_a_smuggled_request_has_its_status_runs_no_callback_and_nothing
             assert_eq!(*server.state(), [""; 0], "{name}");
         }
     }
-    assert_eq!(server.lend().1.len(), 0);
+    assert_eq!(server.sockets().len(), 0);
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it
         );
         let head = peer.head(&mut server);
         assert_eq!(head.lines().count(), 5, "the 101 has its four lines and the blank one: {head}");
-        let (_, mut sockets) = server.lend();
+        let mut sockets = server.sockets();
         sockets.for_each(|kws| assert_eq!(kws.string_attribute("value"), Some(value)));
         peer.reset();
         turn_until_closed(&mut server, 1);

@@ -374,7 +374,7 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
         server.state()[..],
         ["first GET /ws/7 of 0", r#"second Some("ada") Some("7")"#, r#"route Some("ada")"#]
     );
-    let (_, mut sockets) = server.lend();
+    let mut sockets = server.sockets();
     let uuid = sockets.uuids()[0];
     assert_eq!(
         sockets.get(uuid).unwrap().string_attribute("from").unwrap(),
