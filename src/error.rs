@@ -115,15 +115,6 @@ pub enum Error {
     },
 }
 
-/// No open connection has this uuid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("no open connection has the uuid {uuid}")]
-#[non_exhaustive]
-pub struct Gone {
-    /// The uuid that was named.
-    pub uuid: Uuid,
-}
-
 /// Why a message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -131,6 +122,12 @@ pub enum EmitError {
     /// The connection is closing or closed.
     #[error("the connection is closed")]
     Closed,
+    /// `emit_to` named a connection that is not open, or never was.
+    #[error("no open connection has the uuid {uuid}")]
+    Gone {
+        /// The uuid that was named.
+        uuid: Uuid,
+    },
     /// The message alone is larger than the outbox may be. The connection stays open.
     #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]
     TooLarge {

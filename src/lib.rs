@@ -194,7 +194,7 @@
 //! });
 //! server.on("odd", |_, ep| ep.kws.close());
 //! server.on(Event::Disconnect, |users, ep| users.by_name.retain(|_, uuid| *uuid != ep.socket_uuid));
-//! server.recover(|_, panic| eprintln!("{} panicked: {}", panic.event, panic.message));
+//! server.on_panic(|_, panic| eprintln!("{} panicked: {}", panic.event, panic.message));
 //! server.listen("127.0.0.1:0")?;
 //!
 //! // One turn for the example's sake, then goodbye to everybody.
@@ -296,7 +296,7 @@
 //! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn
 //!   have limits; see [`Builder`].
 //! - **A panic stays where it was.** Each value that was left with the server is dropped under a
-//!   guard of its own. A panic is caught, [`Server::recover`] is told, and the connection it
+//!   guard of its own. A panic is caught, [`Server::on_panic`] is told, and the connection it
 //!   happened on is closed with 1011 if it is open, but for one in an `error` listener, which
 //!   closes nothing. A request whose filter or page panics gets 500.
 //!
@@ -438,7 +438,7 @@
 //! | `IP` | [`Socket::peer_address`] |
 //! | `Config.Origins`, `Subprotocols` | [`Builder::origins`], [`Builder::subprotocols`], or a route's own ([`Route`]) |
 //! | `Config.HandshakeTimeout`, buffer sizes | [`Builder::handshake_timeout`], [`Builder::receive_buffer`], [`Builder::max_outbox`] |
-//! | `Config.RecoverHandler` | [`Server::recover`] |
+//! | `Config.RecoverHandler` | [`Server::on_panic`] |
 //! | `Config.EnableCompression` | `Builder::deflate`, or a route's own, with the cargo feature `deflate` |
 //! | `On(event, cb)` | [`Server::on`], [`Route::on`], [`Server::off`] |
 //! | `Fire`, `kws.Fire` | [`Sockets::fire`], [`Socket::fire`] |
@@ -455,7 +455,7 @@
 //! | `EventMessage` … `EventError` | [`Event`] |
 //! | `TextMessage`, `BinaryMessage` | [`Message`], [`Payload`] |
 //! | `PingMessage`, `PongMessage`, `CloseMessage` as a message's type | [`Socket::ping`]; pongs are sent by themselves; [`Socket::close_with`] |
-//! | `ErrorUUIDDuplication`, `ErrorInvalidConnection` | [`UuidError::Duplicate`], [`Gone`] |
+//! | `ErrorUUIDDuplication`, `ErrorInvalidConnection` | [`UuidError::Duplicate`], [`EmitError::Gone`] |
 //! | nothing (an emit has no result) | [`Emitted`], [`EmitError`] |
 //!
 //! # The parts without I/O
@@ -479,7 +479,7 @@ mod user;
 
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{
-    AnswerError, BindError, BuildError, CloseError, EmitError, Error, Gone, IoError, RouteError,
+    AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, RouteError,
     SendError, TopicError, UuidError,
 };
 pub use event::Event;
@@ -498,8 +498,8 @@ pub use server::{Finished, Server, Turn};
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
 pub use user::{
-    Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Recovered, Route, Shutdown, Socket,
-    Sockets, TimerId,
+    CaughtPanic, Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Route, Shutdown,
+    Socket, Sockets, TimerId,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -266,7 +266,7 @@ fn a_filter_that_refuses_after_all_has_the_last_word() {
 fn a_panic_in_an_answer_is_a_500() {
     quiet_panics();
     let mut test = desk(Server::builder());
-    test.server().recover(|desk, panic| desk.notes.push(panic.event.clone()));
+    test.server().on_panic(|desk, panic| desk.notes.push(panic.event.clone()));
     let (ann, deferred) = ask(&mut test, "/ann");
     deferred.answer(|_, _, _| panic!("{ON_PURPOSE}")).unwrap();
     assert_eq!(status(&mut test, ann), 500);

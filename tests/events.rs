@@ -331,7 +331,7 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
         ep.kws.close();
         panic!("{}", common::ON_PURPOSE);
     });
-    server.recover(|watch, _| watch.inside = false);
+    server.on_panic(|watch, _| watch.inside = false);
     server.route("/:name", |_, _| {}).unwrap();
 
     let mut test = Harness::new(server);

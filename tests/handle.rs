@@ -182,10 +182,10 @@ fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
 }
 
 #[test]
-fn a_panic_in_a_command_is_told_to_the_recover_handler_and_the_others_run() {
+fn a_panic_in_a_command_is_told_to_the_panic_handler_and_the_others_run() {
     quiet_panics();
     let mut server = memory_server();
-    server.recover(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
+    server.on_panic(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
     let mut test = Harness::new(server);
     let [ann] = connect(&mut test, ["ann"]);
     let handle = test.server().handle();

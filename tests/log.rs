@@ -125,7 +125,7 @@ fn nothing_that_a_peer_chooses_forges_a_line() {
         None => Ok(()),
     });
     server.route("/:name", enter).unwrap();
-    server.recover(|_, _| {});
+    server.on_panic(|_, _| {});
     server.on(Event::Message, |_, ep| panic!("no such thing: {}", ep.data.as_str().unwrap()));
     logged();
 

@@ -16,13 +16,11 @@ use ikisocket::{
     Sockets,
 };
 
-/// A server that notes what its recover handler is told.
+/// A server that notes what its panic handler is told.
 fn server() -> Server<Diary> {
     quiet_panics();
     let mut server = memory_server_with(Server::builder());
-    server.recover(|diary, recovered| {
-        diary.note(format!("{} {}", recovered.event, recovered.message))
-    });
+    server.on_panic(|diary, caught| diary.note(format!("{} {}", caught.event, caught.message)));
     server
 }
 
@@ -197,7 +195,7 @@ fn a_panic_in_a_filter_or_a_page_is_answered_with_500() {
 }
 
 #[test]
-fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_recover_handler_only() {
+fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_panic_handler_only() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     for event in [Event::Close, Event::Error, Event::Disconnect] {
@@ -222,12 +220,12 @@ fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_recover_handle
 }
 
 #[test]
-fn a_panic_in_the_recover_handler_is_caught_too() {
+fn a_panic_in_the_panic_handler_is_caught_too() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, panic_on_purpose);
-    server.recover(|diary, recovered| {
-        diary.note(recovered.event.clone());
+    server.on_panic(|diary, caught| {
+        diary.note(caught.event.clone());
         panic!("{ON_PURPOSE}");
     });
     let mut test = Harness::new(server);
@@ -238,11 +236,11 @@ fn a_panic_in_the_recover_handler_is_caught_too() {
     assert_eq!(test.state().notes, ["message"]);
     assert_eq!(test.state().events("ann"), ["connect", "message", "error", "disconnect"]);
     assert_unharmed(&mut test, bob);
-    assert_eq!(panicked_in(&mut test), ["message", "recover"]);
+    assert_eq!(panicked_in(&mut test), ["message", "on_panic"]);
 }
 
 #[test]
-fn a_panic_without_a_recover_handler_and_without_a_message_is_caught_as_well() {
+fn a_panic_without_a_panic_handler_and_without_a_message_is_caught_as_well() {
     let mut server = Server::builder().build(Vec::new()).unwrap();
     server.route("/", |_, _| {}).unwrap();
     server.on(Event::Message, |_, _| std::panic::resume_unwind(Box::new(7)));
@@ -304,10 +302,10 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
 }
 
 #[test]
-fn a_recover_handler_whose_panic_panics_when_it_is_dropped_harms_nobody() {
+fn a_panic_handler_whose_panic_panics_when_it_is_dropped_harms_nobody() {
     let mut server = memory_server_with(Server::builder());
     quiet_panics();
-    server.recover(|_, _| std::panic::panic_any(Spiteful));
+    server.on_panic(|_, _| std::panic::panic_any(Spiteful));
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, panic_on_purpose);
     let mut test = Harness::new(server);
@@ -315,7 +313,7 @@ fn a_recover_handler_whose_panic_panics_when_it_is_dropped_harms_nobody() {
     let bob = test.connect("/bob").unwrap();
     test.send(ann, "go");
     assert_unharmed(&mut test, bob);
-    assert_eq!(panicked_in(&mut test), ["message", "recover"]);
+    assert_eq!(panicked_in(&mut test), ["message", "on_panic"]);
 }
 
 // Destructors.
@@ -380,7 +378,7 @@ fn a_panic_when_a_late_answer_is_dropped_is_caught() {
     }
     quiet_panics();
     let mut server = Server::builder().build(State::default()).unwrap();
-    server.recover(|state, recovered| state.panics.push(recovered.event.clone()));
+    server.on_panic(|state, caught| state.panics.push(caught.event.clone()));
     server.route("/", |_, _| {}).unwrap();
     server.filter(|state, sockets, incoming| {
         state.deferred = Some(sockets.defer(incoming));
@@ -587,7 +585,7 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
         let path = format!("/{number}");
         server.route(&path, |_, _| {}).unwrap().on("mine", move |_, _| spiteful.keep());
         let all: [Spiteful; 10] = std::array::from_fn(|_| Spiteful);
-        let [route, page, listener, custom, filter, recover, timer, interval, callback, command] =
+        let [route, page, listener, custom, filter, on_panic, timer, interval, callback, command] =
             all;
         server.route(&format!("/route{path}"), move |_, _| route.keep()).unwrap();
         server
@@ -602,7 +600,7 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
             filter.keep();
             Ok(())
         });
-        server.recover(move |_, _| recover.keep());
+        server.on_panic(move |_, _| on_panic.keep());
         server.set_timer(Duration::from_secs(1), move |_, _| timer.keep());
         server.set_interval(Duration::from_secs(1), move |_, _| interval.keep());
         server
@@ -612,7 +610,7 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
             .unwrap();
         handle.send(move |_, _| command.keep()).unwrap();
     }
-    assert_eq!(server.stats().panics, 1, "the recover handler that was replaced");
+    assert_eq!(server.stats().panics, 1, "the panic handler that was replaced");
     server
 }
 

@@ -30,8 +30,8 @@ fn the_sketch_compiles_and_turns() -> Result<(), Box<dyn std::error::Error>> {
         ep.kws.emit(&chat.motto);
         ep.kws.fire(chat, "CUSTOM_EVENT", ep.data);
         if let Some(&to) = chat.users.get("bob") {
-            if let Err(gone) = ep.kws.emit_to(to, ep.data) {
-                println!("{gone}");
+            if let Err(error) = ep.kws.emit_to(to, ep.data) {
+                println!("{error}");
             }
         }
         for &id in chat.users.values() {

@@ -248,10 +248,10 @@ fn sources_connections_and_listeners_are_never_taken_for_each_other() {
 }
 
 #[test]
-fn a_panic_in_a_source_is_told_to_the_recover_handler_and_the_source_stays() {
+fn a_panic_in_a_source_is_told_to_the_panic_handler_and_the_source_stays() {
     quiet_panics();
     let mut server = server();
-    server.recover(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
+    server.on_panic(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
     let (feed, address, _) = Feed::bind();
     server
         .add_source(feed, Interest::READABLE, |diary: &mut Diary, _, feed, _| {

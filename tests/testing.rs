@@ -291,7 +291,7 @@ fn a_panic_says_where_it_was_and_of_which_connection() {
     let mut server = memory_server();
     server.on(Event::Message, |_, _| panic!("{ON_PURPOSE}"));
     server.set_timer(SECOND, |_, _| panic!("{ON_PURPOSE}"));
-    server.recover(|_, _| panic!("{ON_PURPOSE}"));
+    server.on_panic(|_, _| panic!("{ON_PURPOSE}"));
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
     let uuid = test.uuid(ann);
@@ -299,7 +299,7 @@ fn a_panic_says_where_it_was_and_of_which_connection() {
     test.advance(SECOND);
     let panics: Vec<_> =
         test.panics().into_iter().map(|panic| (panic.event, panic.message, panic.uuid)).collect();
-    let expected = [("message", uuid), ("recover", uuid), ("timer", None), ("recover", None)];
+    let expected = [("message", uuid), ("on_panic", uuid), ("timer", None), ("on_panic", None)];
     assert_eq!(
         panics,
         expected.map(|(event, uuid)| (event.to_owned(), ON_PURPOSE.to_owned(), uuid))

@@ -151,10 +151,10 @@ fn a_timer_that_another_one_cancels_in_the_same_turn_is_not_called() {
 }
 
 #[test]
-fn a_panic_in_a_timer_is_told_to_the_recover_handler_and_the_interval_goes_on() {
+fn a_panic_in_a_timer_is_told_to_the_panic_handler_and_the_interval_goes_on() {
     quiet_panics();
     let mut server = memory_server();
-    server.recover(|diary, panic| {
+    server.on_panic(|diary, panic| {
         diary.note(format!("{} {} {:?}", panic.event, panic.message, panic.uuid))
     });
     server.set_interval(SOON, |_, _| panic!("{ON_PURPOSE}"));

@@ -86,11 +86,15 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
     let [ann] = connect(&mut test, ["ann"]);
     let id = test.uuid(ann).unwrap();
     let mut sockets = test.server().sockets();
-    assert_eq!(sockets.emit_to(Uuid::nil(), "").unwrap_err().uuid, Uuid::nil());
+    assert_eq!(sockets.emit_to(Uuid::nil(), ""), Err(EmitError::Gone { uuid: Uuid::nil() }));
     sockets.get(id).unwrap().close();
-    assert_eq!(sockets.emit_to(id, "").unwrap_err().uuid, id, "closed but not gone yet");
+    assert_eq!(
+        sockets.emit_to(id, ""),
+        Err(EmitError::Gone { uuid: id }),
+        "closed but not gone yet"
+    );
     assert!(test.state().is_gone("ann"));
-    assert_eq!(test.server().sockets().emit_to(id, "").unwrap_err().uuid, id);
+    assert_eq!(test.server().sockets().emit_to(id, ""), Err(EmitError::Gone { uuid: id }));
     assert!(!test.state().has("ann", "error"), "the global form records nothing");
     test.expect_goodbye(ann, 1000, "Connection closed");
 }
@@ -99,7 +103,7 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
 fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
     let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
-        assert_eq!(ep.kws.emit_to(NEW, "hello?").unwrap_err().uuid, NEW);
+        assert_eq!(ep.kws.emit_to(NEW, "hello?"), Err(EmitError::Gone { uuid: NEW }));
         assert!(!diary.has("ann", "error"));
         diary.note("callback over");
     });

@@ -135,10 +135,10 @@ fn on_message(chat: &mut Chat, ep: &mut EventPayload<'_, Chat>) {
         message.from = name(&ep.kws).to_owned();
         text = message.to_json().into();
     }
-    match send(&mut ep.kws, to, &text) {
+    match ep.kws.emit_to(to, &*text) {
         // What comes back to a page was delivered.
-        Ok(()) if from_page && to != ep.socket_uuid => _ = ep.kws.emit(&*text),
-        Ok(()) => {}
+        Ok(_) if from_page && to != ep.socket_uuid => _ = ep.kws.emit(&*text),
+        Ok(_) => {}
         Err(error) => {
             say(error.to_string());
             if from_page {
@@ -146,11 +146,6 @@ fn on_message(chat: &mut Chat, ep: &mut EventPayload<'_, Chat>) {
             }
         }
     }
-}
-
-/// Fails if there is nobody, or if the message is too large for whoever there is.
-fn send(kws: &mut Socket<'_, Chat>, to: Uuid, text: &str) -> Result<(), Box<dyn Error>> {
-    Ok(kws.emit_to(to, text)?.ok()?)
 }
 
 /// A page's message to all: one text for the pages, an ordinary message for each plain client.

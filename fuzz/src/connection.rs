@@ -179,7 +179,7 @@ fn server(input: &mut Input<'_>) -> Server<State> {
         }
     };
     server.route("/:name", opened).expect("it is a pattern");
-    server.recover(|state, panic| {
+    server.on_panic(|state, panic| {
         state.failures.push(format!("in {}: {}", panic.event, panic.message))
     });
     for event in EVENTS {

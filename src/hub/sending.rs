@@ -9,12 +9,15 @@ use super::connection::Connection;
 use super::phase::Phase;
 use super::{Hub, Notification, named};
 use crate::config::{Dropped, SlowReader};
-use crate::error::{EmitError, Error, Gone};
+use crate::error::{EmitError, Error};
 use crate::outbox::{Encoding, Flushed, Outgoing, Room, STAGE_SHARE, SendOptions, WRITE_THROUGH};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::Token;
 
-/// What became of an emit; may be ignored.
+/// What became of a message.
+///
+/// That of [`Socket::emit`](crate::Socket::emit) may be ignored. `emit_to` gives the same as a
+/// [`Result`], which is never `Ok(Refused)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Emitted {
@@ -33,9 +36,9 @@ impl Emitted {
     /// # Errors
     ///
     /// Why the message was refused.
-    pub fn ok(self) -> Result<(), EmitError> {
+    pub fn ok(self) -> Result<Self, EmitError> {
         match self {
-            Self::Queued | Self::Pressure => Ok(()),
+            Self::Queued | Self::Pressure => Ok(self),
             Self::Refused(error) => Err(error),
         }
     }
@@ -310,13 +313,18 @@ impl Hub {
         confirmed
     }
 
-    pub(crate) fn emit_to(&mut self, uuid: Uuid, message: &Outgoing<'_>) -> Result<Emitted, Gone> {
+    pub(crate) fn emit_to(
+        &mut self,
+        uuid: Uuid,
+        message: &Outgoing<'_>,
+    ) -> Result<Emitted, EmitError> {
         let Some(token) = self.find(uuid) else {
-            self.stats.emits_refused.gone += 1;
-            return Err(Gone { uuid });
+            let error = EmitError::Gone { uuid };
+            self.stats.emits_refused.count(error);
+            return Err(error);
         };
         let Outgoing { message, options } = message;
-        Ok(self.emit(token, message.payload().opcode(), message.as_bytes(), options))
+        self.emit(token, message.payload().opcode(), message.as_bytes(), options).ok()
     }
 
     pub(super) fn push_close(&mut self, token: Token, close: Option<(CloseCode, &str)>) {

@@ -115,7 +115,7 @@ macro_rules! by_cause {
 }
 
 by_cause! {
-    /// Messages that were not queued, by cause: see [`EmitError`] and [`Gone`](crate::Gone).
+    /// Messages that were not queued, by cause: see [`EmitError`].
     EmitsRefused {
         /// The connection was closed.
         closed,
@@ -196,6 +196,7 @@ impl EmitsRefused {
     pub(crate) fn count(&mut self, error: EmitError) {
         match error {
             EmitError::Closed => self.closed += 1,
+            EmitError::Gone { .. } => self.gone += 1,
             EmitError::TooLarge { .. } => self.too_large += 1,
             EmitError::Full => self.full += 1,
             EmitError::PingTooLong { .. } => {} // no message

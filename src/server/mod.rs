@@ -33,7 +33,7 @@ use crate::transport::Options;
 #[cfg(feature = "testing")]
 use crate::transport::memory;
 use crate::user::{
-    Command, Context, EventPayload, Handle, Incoming, Readiness, Recovered, Registry, Route,
+    CaughtPanic, Command, Context, EventPayload, Handle, Incoming, Readiness, Registry, Route,
     Socket, Sockets, TimerId,
 };
 use backlog::Backlog;
@@ -220,11 +220,11 @@ impl<S> Server<S> {
     /// connection that it happened on is closed with 1011 if it is open, unless it was in an
     /// `error` listener; a request whose filter or page panics gets 500. Whether the state can
     /// still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
-    pub fn recover<F>(&mut self, handler: F) -> &mut Self
+    pub fn on_panic<F>(&mut self, handler: F) -> &mut Self
     where
-        F: Fn(&mut S, &Recovered) + 'static,
+        F: Fn(&mut S, &CaughtPanic) + 'static,
     {
-        let replaced = self.registry.recover.replace(Box::new(handler));
+        let replaced = self.registry.on_panic.replace(Box::new(handler));
         self.registry.discard(replaced);
         self
     }

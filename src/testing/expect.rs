@@ -5,7 +5,7 @@
 use super::peer::Received;
 use super::{Client, Harness};
 use crate::protocol::CloseCode;
-use crate::user::Recovered;
+use crate::user::CaughtPanic;
 
 impl<S> Harness<S> {
     /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and
@@ -99,7 +99,7 @@ impl<S> Harness<S> {
     /// assert_eq!((panics.len(), &*panics[0].event, &*panics[0].message), (1, "message", "say something"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn panics(&mut self) -> Vec<Recovered> {
+    pub fn panics(&mut self) -> Vec<CaughtPanic> {
         self.look();
         self.panics.0.take()
     }

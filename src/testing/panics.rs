@@ -1,6 +1,6 @@
 //! The panics of callbacks that a test has not asked for: they fail it.
 
-use crate::user::{Caught, Recovered};
+use crate::user::{Caught, CaughtPanic};
 
 /// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ impl Panics {
     /// The first of them, as a sentence; empty if there is none.
     pub(super) fn hint(&self) -> String {
         let caught = self.0.borrow();
-        caught.first().map_or_else(String::new, |Recovered { event, message, .. }| {
+        caught.first().map_or_else(String::new, |CaughtPanic { event, message, .. }| {
             format!("\na callback of `{event}` has panicked: {message}")
         })
     }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use super::registry::{
-    Callback, EventPayload, Listener, Recovered, Registry, Socket, Sockets, Task,
+    Callback, CaughtPanic, EventPayload, Listener, Registry, Socket, Sockets, Task,
 };
 use super::tables::sources::Readiness;
 use super::tables::timers::TimerId;
@@ -247,7 +247,7 @@ impl<S> Context<'_, S> {
     }
 
     /// Runs one piece of user code, one level deeper than what runs already. A panic is caught,
-    /// handed to the recover handler, and returned.
+    /// handed to the panic handler, and returned.
     #[inline]
     pub(crate) fn guard<R>(
         &mut self,
@@ -257,38 +257,38 @@ impl<S> Context<'_, S> {
     ) -> Result<R, Error> {
         self.hub.depth += 1;
         // The state may be left half-changed, as after any panic that is caught; that is for its
-        // owner to judge, in the recover handler.
+        // owner to judge, in the panic handler.
         let result = catch_unwind(AssertUnwindSafe(|| code(self)));
         self.hub.depth -= 1;
         result.map_err(|payload| {
-            let recovered =
-                Recovered { event: event.to_owned(), message: message_of(&*payload), uuid };
-            self.recover(&recovered);
+            let caught =
+                CaughtPanic { event: event.to_owned(), message: message_of(&*payload), uuid };
+            self.report_panic(&caught);
             discard_payload(payload);
-            Error::Panicked { event: recovered.event, message: recovered.message }
+            Error::Panicked { event: caught.event, message: caught.message }
         })
     }
 
-    /// Calls the recover handler.
+    /// Calls the panic handler.
     #[cold]
-    fn recover(&mut self, recovered: &Recovered) {
+    fn report_panic(&mut self, caught: &CaughtPanic) {
         let registry = self.registry;
         registry.panics.set(registry.panics.get() + 1);
         #[cfg(feature = "testing")]
-        registry.hand_over(recovered);
+        registry.hand_over(caught);
         log::error!(
             "a callback of `{}` panicked: {}",
-            Escaped(&recovered.event),
-            Escaped(&recovered.message)
+            Escaped(&caught.event),
+            Escaped(&caught.message)
         );
-        let Some(recover) = &registry.recover else { return };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| recover(self.state, recovered))) {
-            log::error!("the recover handler panicked too");
+        let Some(handler) = &registry.on_panic else { return };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler(self.state, caught))) {
+            log::error!("the panic handler panicked too");
             #[cfg(feature = "testing")]
-            registry.hand_over(&Recovered {
-                event: "recover".to_owned(),
+            registry.hand_over(&CaughtPanic {
+                event: "on_panic".to_owned(),
                 message: message_of(&*payload),
-                ..*recovered
+                ..*caught
             });
             discard_payload(payload);
         }

@@ -55,7 +55,7 @@ impl<S> Handle<S> {
     /// something must come back, let the closure send it, over a channel for instance.
     ///
     /// A panic in the closure is caught like any other
-    /// ([`Server::recover`](crate::Server::recover)). What has not run when the server is dropped
+    /// ([`Server::on_panic`](crate::Server::on_panic)). What has not run when the server is dropped
     /// never does: the closure is dropped. After a [`shutdown`](Sockets::shutdown) the loop takes
     /// commands for as long as it is turned.
     ///

@@ -16,7 +16,7 @@ pub use handle::Handle;
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
 pub(crate) use registry::{Answer, Command, Policy, Registry};
-pub use registry::{EventPayload, Incoming, Recovered, Socket, Sockets};
+pub use registry::{CaughtPanic, EventPayload, Incoming, Socket, Sockets};
 pub use route::Route;
 pub use shutdown::Shutdown;
 pub use socket::Conn;

@@ -120,12 +120,12 @@ impl std::ops::Deref for Incoming {
 
 /// The panics that a harness has not been asked for yet.
 #[cfg(feature = "testing")]
-pub(crate) type Caught = Rc<RefCell<Vec<Recovered>>>;
+pub(crate) type Caught = Rc<RefCell<Vec<CaughtPanic>>>;
 
-/// What the recover handler is told of a panic that was caught.
+/// What the panic handler is told of a panic that was caught.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Recovered {
+pub struct CaughtPanic {
     /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off),
     /// `page`, `timer`, `source` or `command`.
     pub event: String,
@@ -142,7 +142,7 @@ pub(crate) type Page<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> 
 pub(crate) type Filter<S> =
     Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>>;
 
-pub(crate) type RecoverHandler<S> = Box<dyn Fn(&mut S, &Recovered)>;
+pub(crate) type PanicHandler<S> = Box<dyn Fn(&mut S, &CaughtPanic)>;
 
 /// One WebSocket route.
 pub(crate) struct RouteEntry<S> {
@@ -241,7 +241,7 @@ pub(crate) struct Registry<S> {
     pub(crate) routes: Vec<RouteEntry<S>>,
     pub(crate) pages: Vec<Page<S>>,
     pub(crate) filters: Vec<Filter<S>>,
-    pub(crate) recover: Option<RecoverHandler<S>>,
+    pub(crate) on_panic: Option<PanicHandler<S>>,
     pub(crate) schedule: Schedule<Callback<S>>,
     pub(crate) inbox: Inbox<Command<S>>,
     pub(crate) sources: Sources<dyn Watched<S>>,
@@ -265,7 +265,7 @@ impl<S> Registry<S> {
             routes: Vec::new(),
             pages: Vec::new(),
             filters: Vec::new(),
-            recover: None,
+            on_panic: None,
             schedule: Schedule::default(),
             inbox: Inbox::new(waker, settings.handle_queue),
             sources: Sources::new(poll),
@@ -301,7 +301,7 @@ impl<S> Registry<S> {
 
     /// Hands a panic over to the harness, if there is one.
     #[cfg(feature = "testing")]
-    pub(crate) fn hand_over(&self, panic: &Recovered) {
+    pub(crate) fn hand_over(&self, panic: &CaughtPanic) {
         if let Some(caught) = &self.caught {
             caught.borrow_mut().push(panic.clone());
         }
@@ -320,7 +320,7 @@ impl<S> Drop for Registry<S> {
         discarded.drop_all(std::mem::take(&mut self.listeners));
         discarded.drop_all(self.pages.drain(..));
         discarded.drop_all(self.filters.drain(..));
-        discarded.drop_all(self.recover.take());
+        discarded.drop_all(self.on_panic.take());
         discarded.count(); // No server is left that counts them.
     }
 }

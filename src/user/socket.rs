@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::call::Context;
 use super::registry::{Socket, Sockets};
 use crate::config::{Dropped, SlowReader};
-use crate::error::{CloseError, EmitError, Error, Gone, TopicError, UuidError};
+use crate::error::{CloseError, EmitError, Error, TopicError, UuidError};
 use crate::http::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted};
 use crate::outbox::{Latest, Outgoing, SendOptions};
@@ -75,21 +75,21 @@ impl<S> Socket<'_, S> {
         self.hub.ping(self.token, data)
     }
 
-    /// Sends a message to another connection. If there is none with this uuid, an `error` event
-    /// follows on this connection, whose data is that uuid. What became of the message there is in
-    /// the [`Emitted`]: it may be refused.
+    /// Sends a message to another connection. If no open connection has this uuid, an `error` event
+    /// follows on this connection, whose data is that uuid.
     ///
     /// # Errors
     ///
-    /// [`Gone`] if no open connection has this uuid.
+    /// [`EmitError::Gone`] if no open connection has this uuid; otherwise why the message was
+    /// refused there.
     pub fn emit_to<'m>(
         &mut self,
         to: Uuid,
         message: impl Into<Outgoing<'m>>,
-    ) -> Result<Emitted, Gone> {
+    ) -> Result<Emitted, EmitError> {
         let result = self.hub.emit_to(to, &message.into());
-        if result.is_err() {
-            self.is_gone(to);
+        if let Err(EmitError::Gone { uuid }) = result {
+            self.is_gone(uuid);
         }
         result
     }
@@ -110,12 +110,14 @@ impl<S> Socket<'_, S> {
         self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
     }
 
-    /// Sends a message to every open connection but this one; returns how many took it.
+    /// Sends a message to every open connection but this one; returns how many took it. With this
+    /// one it is [`broadcast_all`](Self::broadcast_all), as is [`Sockets::broadcast`].
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, Some(self.token), &message.into())
     }
 
     /// Sends a message to every open connection, this one included; returns how many took it.
+    /// Without this one it is [`broadcast`](Self::broadcast).
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
     }

@@ -18,7 +18,7 @@ use super::shutdown::Shutdown;
 use super::tables::sources::Readiness;
 use super::tables::timers::{Removed, TimerId};
 use crate::config::Dropped;
-use crate::error::{CloseError, Gone, IoError};
+use crate::error::{CloseError, EmitError, IoError};
 use crate::hub::{Audience, Discarded, Emitted, NEVER, Stats, Ticket};
 use crate::outbox::Outgoing;
 use crate::protocol::Payload;
@@ -70,17 +70,26 @@ impl<S> Sockets<'_, S> {
         }
     }
 
-    /// Sends a message to one connection. What became of it there is in the [`Emitted`]: it may be
-    /// refused.
+    /// Sends a message to one connection.
+    ///
+    /// ```
+    /// use ikisocket::{EmitError, Server, Uuid};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// let uuid = Uuid::new_v4();
+    /// assert_eq!(server.sockets().emit_to(uuid, "hello"), Err(EmitError::Gone { uuid }));
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Gone`] if no open connection has this uuid.
+    /// [`EmitError::Gone`] if no open connection has this uuid; otherwise why the message was
+    /// refused there.
     pub fn emit_to<'m>(
         &mut self,
         to: Uuid,
         message: impl Into<Outgoing<'m>>,
-    ) -> Result<Emitted, Gone> {
+    ) -> Result<Emitted, EmitError> {
         self.hub.emit_to(to, &message.into())
     }
 
@@ -90,11 +99,21 @@ impl<S> Sockets<'_, S> {
         self.hub.broadcast(Audience::List(to), None, &message.into())
     }
 
-    /// Sends a message to every open connection; returns how many took it, which is nobody if it is
-    /// longer than [`Builder::max_outbox`](crate::Builder::max_outbox). It is encoded once, and no
-    /// reader delays another.
+    /// Sends a message to every open connection; returns how many took it. On one connection the
+    /// verb of this name leaves that connection out ([`Socket::broadcast`]);
+    /// [`broadcast_all`](Self::broadcast_all) means the same on both.
+    ///
+    /// The message is encoded once, and no reader delays another. One that is longer than
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox) reaches none.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
+    }
+
+    /// Sends a message to every open connection; returns how many took it. It is the same as
+    /// [`broadcast`](Self::broadcast) here, under the name that means the same on one connection
+    /// ([`Socket::broadcast_all`]).
+    pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
+        self.broadcast(message)
     }
 
     /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and

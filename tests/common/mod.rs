@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ikisocket::protocol::{Decoded, Decoder, Rules};
 use ikisocket::testing::{self, Harness};
-use ikisocket::{Builder, Error, Event, EventPayload, Recovered, Server, Socket, Uuid};
+use ikisocket::{Builder, CaughtPanic, Error, Event, EventPayload, Server, Socket, Uuid};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::CloseFrame;
@@ -73,7 +73,7 @@ pub struct Diary {
     pub notes: Vec<String>,
     /// Panics in callbacks that were not on purpose: an `assert!` in a listener, say. The server
     /// catches them, so the end of the diary is where they fail the test.
-    panics: Vec<Recovered>,
+    panics: Vec<CaughtPanic>,
 }
 
 impl Drop for Diary {
@@ -165,13 +165,13 @@ pub fn memory_server_with(settings: Builder) -> Server<Diary> {
     ] {
         server.on(event, write_down);
     }
-    server.recover(note_panic);
+    server.on_panic(note_panic);
     server
 }
 
-fn note_panic(diary: &mut Diary, recovered: &Recovered) {
-    if recovered.message != ON_PURPOSE {
-        diary.panics.push(recovered.clone());
+fn note_panic(diary: &mut Diary, caught: &CaughtPanic) {
+    if caught.message != ON_PURPOSE {
+        diary.panics.push(caught.clone());
     }
 }
 

@@ -434,7 +434,7 @@ fn a_filter_is_not_asked_about_a_request_that_is_refused_anyway() {
 fn a_filter_that_panics_refuses_with_500() {
     let mut server = echo(Server::builder());
     server.filter(|_, _, _| panic!("on purpose"));
-    server.recover(|log, recovered| log.push(format!("{recovered:?}")));
+    server.on_panic(|log, caught| log.push(format!("{caught:?}")));
     let mut peer = Peer::connect(&server);
     peer.send(&mut server, upgrade("/ws", ""));
     let refused = peer.response(&mut server);
@@ -442,7 +442,7 @@ fn a_filter_that_panics_refuses_with_500() {
     assert_eq!(refused.status(), 500);
     assert_eq!(
         *server.state(),
-        [r#"Recovered { event: "filter", message: "on purpose", uuid: None }"#]
+        [r#"CaughtPanic { event: "filter", message: "on purpose", uuid: None }"#]
     );
 }
 
