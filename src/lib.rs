@@ -311,7 +311,7 @@
 //! kernel and the peer's receive buffer hold comes before: see [`Builder::notsent_lowat`]. A
 //! message under way is never cut; pings and pongs pass what waits; the close frame goes last.
 //! [`Event::Pressure`] and [`Event::Relief`] fire at high and low water, by turns and beginning
-//! with `pressure`; [`Socket::waiting`], [`waiting_messages`](Socket::waiting_messages) and
+//! with `pressure`; [`Socket::waiting_bytes`], [`waiting_messages`](Socket::waiting_messages) and
 //! [`dropped`](Socket::dropped) say what waits and what was not sent, [`Sockets::dropped`] for all.
 //!
 //! ```no_run
@@ -320,7 +320,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut server = Server::builder().max_outbox(256 * 1024).slow_reader(SlowReader::DropOldest).build(())?;
 //! server.route("/prices", |_, _| {})?;
-//! server.on(Event::Pressure, |_, ep| eprintln!("{}: {} bytes wait", ep.socket_uuid, ep.kws.waiting()));
+//! server.on(Event::Pressure, |_, ep| eprintln!("{}: {} bytes wait", ep.socket_uuid, ep.kws.waiting_bytes()));
 //! let mut sockets = server.sockets();
 //! for (symbol, price) in [(7, "1.0857"), (8, "0.8432")] {
 //!     sockets.broadcast(Latest(symbol, price));
@@ -450,7 +450,7 @@
 //! | `SetAttribute`, `GetAttribute`, `GetStringAttribute`, `GetIntAttribute` | [`Socket::set_attribute`], [`attribute`](Socket::attribute), [`string_attribute`](Socket::string_attribute), [`int_attribute`](Socket::int_attribute) |
 //! | `Close` | [`Socket::close`], [`close_with`](Socket::close_with); without a goodbye [`abort`](Socket::abort) |
 //! | `CloseAll`, `Drain`, `IsDraining` | [`Sockets::shutdown`], [`refuse_upgrades`](Sockets::refuse_upgrades), [`is_refusing`](Sockets::is_refusing) |
-//! | `kws.Conn` | [`Socket::conn`] |
+//! | `kws.Conn` | [`Socket::transport`] |
 //! | `EventPayload{Kws, Name, SocketUUID, SocketAttributes, Error, Data}` | [`EventPayload`], with `code`, `reason` and `clean` beside |
 //! | `EventMessage` … `EventError` | [`Event`] |
 //! | `TextMessage`, `BinaryMessage` | [`Message`], [`Payload`] |
@@ -498,8 +498,8 @@ pub use server::{Finished, Server, Turn};
 pub use token::SourceId;
 pub use transport::{ListeningSocket, PeerAddress};
 pub use user::{
-    CaughtPanic, Conn, Deferred, EventPayload, Handle, Incoming, Readiness, Route, Shutdown,
-    Socket, Sockets, TimerId,
+    CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, Shutdown, Socket,
+    Sockets, TimerId, Transport,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -72,7 +72,7 @@ fn a_slow_consumer_is_told_so_in_the_callback_and_reads_whole_frames_then_1008_o
             loop {
                 match kws.emit(vec![7; 1000]) {
                     Emitted::Refused(refusal) => break refusal,
-                    _ => assert!(kws.waiting() <= 64 * KIB),
+                    _ => assert!(kws.waiting_bytes() <= 64 * KIB),
                 }
             }
         });
@@ -97,11 +97,11 @@ fn emit_says_when_there_is_pressure_and_everything_arrives_all_the_same() {
         for _ in 0..20 {
             assert_eq!(emit(0), Emitted::Pressure);
         }
-        assert!(kws.waiting() > 0);
+        assert!(kws.waiting_bytes() > 0);
     });
     test.resume_reading(ann);
     test.expect(ann, sent);
-    assert_eq!(with_socket(test.server(), "ann", |kws| kws.waiting()), 0);
+    assert_eq!(with_socket(test.server(), "ann", |kws| kws.waiting_bytes()), 0);
     assert_eq!(with_socket(test.server(), "ann", |kws| kws.emit("room again")), Emitted::Queued);
 }
 
@@ -127,7 +127,7 @@ fn a_large_message_passes_a_narrow_socket_whole_and_in_order() {
     server
         .route("/:name", |diary, kws| {
             // Little room in the system's buffers, so that they are full soon.
-            socket2::SockRef::from(&kws.conn().fd().unwrap())
+            socket2::SockRef::from(&kws.transport().fd().unwrap())
                 .set_send_buffer_size(16 * KIB)
                 .unwrap();
             enter(diary, kws);

@@ -100,7 +100,7 @@ fn a_close_with_a_full_queue_delivers_everything_first() {
     test.stop_reading(ann);
     let mut expected = Vec::new();
     with_socket(test.server(), "ann", |kws| {
-        while kws.waiting() < 900 * 1024 {
+        while kws.waiting_bytes() < 900 * 1024 {
             let message = format!("{:04} {}", expected.len(), "x".repeat(10_000));
             assert!(kws.emit(&message).ok().is_ok());
             expected.push(Received::text(message));

@@ -274,7 +274,7 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
     for deflate in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = server_with(with(deflate.minimum(10)).max_outbox(64 * MIB));
         let narrow = |diary: &mut Diary, kws: &mut Socket<'_, Diary>| {
-            socket2::SockRef::from(&kws.conn().fd().unwrap())
+            socket2::SockRef::from(&kws.transport().fd().unwrap())
                 .set_send_buffer_size(8 * 1024)
                 .unwrap();
             enter(diary, kws);
@@ -304,7 +304,7 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
                 server.flush();
             }
         }
-        let waiting = with_socket(&mut server, "ann", |ann| ann.waiting());
+        let waiting = with_socket(&mut server, "ann", |ann| ann.waiting_bytes());
         assert!(waiting > MIB / 2, "{waiting}");
         ann.raw.send(&frame(PING, b"?"));
         let mut pong_at = None;
@@ -320,7 +320,7 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
             pong_at.is_some_and(|at| at < texts.len() - 100),
             "it passes what waits: {pong_at:?}"
         );
-        assert_eq!(with_socket(&mut server, "ann", |ann| ann.waiting()), 0);
+        assert_eq!(with_socket(&mut server, "ann", |ann| ann.waiting_bytes()), 0);
     }
 }
 
@@ -436,7 +436,7 @@ fn with_takeover_what_waits_is_counted_uncompressed() {
     with_socket(&mut server, "ann", |ann| {
         ann.emit("x".repeat(1000));
         ann.emit("x".repeat(1000));
-        assert_eq!(ann.waiting(), 2 * (1000 + 4));
+        assert_eq!(ann.waiting_bytes(), 2 * (1000 + 4));
     });
 }
 

@@ -274,7 +274,7 @@ fn a_close_ends_in_time_whatever_the_peer_reads_and_sends() {
             let mut test = harness(Server::builder());
             let ann = reader(&mut test, "ann", 256 * KIB, rate);
             with_socket(test.server(), "ann", |kws| {
-                while kws.waiting() < MIB - 10 * KIB {
+                while kws.waiting_bytes() < MIB - 10 * KIB {
                     assert!(kws.emit(vec![0; 8 * KIB]).ok().is_ok());
                 }
                 kws.close_with(1008, "too much").unwrap();

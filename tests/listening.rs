@@ -99,8 +99,10 @@ fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
     let _ann = connect(&mut server, &place.0);
     common::with_socket(&mut server, "ann", |kws| {
         assert_eq!((kws.peer_address(), kws.peer_address().ip()), (PeerAddress::Unix, None));
-        assert_eq!((kws.conn().local_address(), kws.conn().peer_address()), (None, None));
-        assert!(socket2::SockRef::from(&kws.conn().fd().unwrap()).send_buffer_size().unwrap() > 0);
+        assert_eq!((kws.transport().local_address(), kws.transport().peer_address()), (None, None));
+        assert!(
+            socket2::SockRef::from(&kws.transport().fd().unwrap()).send_buffer_size().unwrap() > 0
+        );
     });
     assert_eq!(server.local_addrs().len(), 1, "only the TCP address that the kit listens on");
 }
@@ -136,7 +138,7 @@ fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both
             assert!(peer.ip().unwrap().is_loopback(), "{peer}");
             assert_eq!(peer.ip().unwrap().is_ipv4(), ip == "127.0.0.1");
             assert_eq!(
-                (kws.conn().peer_address(), kws.conn().local_address()),
+                (kws.transport().peer_address(), kws.transport().local_address()),
                 (Some(here), Some(there))
             );
         });

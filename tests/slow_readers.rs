@@ -18,7 +18,7 @@ const LIMIT: usize = 64 * KIB;
 /// A route callback that leaves the connection little room in the system's buffers, so that it is
 /// full soon.
 fn enter_narrow(diary: &mut Diary, kws: &mut Socket<'_, Diary>) {
-    socket2::SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(8 * KIB).unwrap();
+    socket2::SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(8 * KIB).unwrap();
     enter(diary, kws);
 }
 
@@ -87,7 +87,7 @@ fn overwhelm(server: &mut Server<Diary>, who: &str) -> usize {
         let result = with_socket(server, who, |kws| kws.emit(numbered(emitted)));
         emitted += 1;
         since_pressure += usize::from(result != Emitted::Queued);
-        let waiting = with_socket(server, who, |kws| kws.waiting());
+        let waiting = with_socket(server, who, |kws| kws.waiting_bytes());
         assert!(waiting <= LIMIT, "{waiting}");
         if emitted % 16 == 0 {
             server.flush();
@@ -207,9 +207,9 @@ fn a_latest_value_keeps_its_place_among_the_others() {
     // Room for what follows: it reads until something was taken, and then no more.
     turn_until(&mut server, |server| {
         ann.try_next();
-        with_socket(server, "ann", |ann| ann.waiting()) < LIMIT / 2
+        with_socket(server, "ann", |ann| ann.waiting_bytes()) < LIMIT / 2
     });
-    assert!(with_socket(&mut server, "ann", |ann| ann.waiting()) > 0);
+    assert!(with_socket(&mut server, "ann", |ann| ann.waiting_bytes()) > 0);
     with_socket(&mut server, "ann", |ann| {
         for message in ["first", "second"] {
             assert_eq!(ann.emit_latest(7, format!("{message} of 7")), Emitted::Pressure);
@@ -255,7 +255,7 @@ fn pressure_and_relief_are_told_in_turn_at_their_marks() {
     for event in [Event::Pressure, Event::Relief] {
         let told = told.clone();
         server.on(event, move |_, ep| {
-            let waiting = ep.kws.waiting();
+            let waiting = ep.kws.waiting_bytes();
             match event {
                 Event::Pressure => assert!(waiting >= 40_000, "{waiting}"),
                 _ => assert!(waiting <= 10_000, "{waiting}"),

@@ -564,7 +564,7 @@ fn a_client_that_does_not_read_fills_its_window_and_gets_what_waited_when_it_rea
     }
     assert_eq!(test.received(bob).len(), 100, "nobody else waits");
     let waiting =
-        |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting());
+        |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting_bytes());
     assert_eq!(waiting(&mut test), 100 * 100 - 1000);
     test.read_more(slow, 150);
     assert_eq!(test.received(slow).len(), 1, "one and a half");

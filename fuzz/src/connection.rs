@@ -645,7 +645,7 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
     assert_eq!(state.failures, [""; 0]);
     let most = state.max_outbox + BESIDE;
     sockets.for_each(|kws| {
-        assert!(kws.waiting() <= most, "{} bytes wait", kws.waiting());
+        assert!(kws.waiting_bytes() <= most, "{} bytes wait", kws.waiting_bytes());
         state.sides[client_of(kws)].dropped = kws.dropped();
     });
     let open = clients(&mut sockets);

@@ -19,6 +19,6 @@ pub(crate) use registry::{Answer, Command, Policy, Registry};
 pub use registry::{CaughtPanic, EventPayload, Incoming, Socket, Sockets};
 pub use route::Route;
 pub use shutdown::Shutdown;
-pub use socket::Conn;
+pub use socket::Transport;
 pub use tables::sources::Readiness;
 pub use tables::timers::TimerId;

@@ -1,4 +1,4 @@
-//! The verbs of `Socket`, one connection (the `kws` of the Go library), and of `Conn`.
+//! The verbs of `Socket`, one connection (the `kws` of the Go library), and of `Transport`.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -252,7 +252,7 @@ impl<S> Socket<'_, S> {
 
     /// Bytes that wait for the socket, frame headers included.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub fn waiting_bytes(&self) -> usize {
         self.connection().outbox.waiting()
     }
 
@@ -301,8 +301,8 @@ impl<S> Socket<'_, S> {
 
     /// The underlying connection.
     #[must_use]
-    pub fn conn(&self) -> Conn<'_> {
-        Conn { stream: &self.connection().socket }
+    pub fn transport(&self) -> Transport<'_> {
+        Transport { stream: &self.connection().socket }
     }
 
     // What it asked for.
@@ -390,11 +390,11 @@ impl<S> fmt::Debug for Socket<'_, S> {
 
 /// The socket under a [`Socket`]: for its addresses and options, not for writing past the framing.
 #[derive(Debug)]
-pub struct Conn<'a> {
+pub struct Transport<'a> {
     stream: &'a Stream,
 }
 
-impl<'a> Conn<'a> {
+impl<'a> Transport<'a> {
     /// Our side's address; `None` once the connection is gone, and if it is not TCP. What comes by
     /// IPv4 has an IPv4 address here, also on a socket that listens for both.
     #[must_use]

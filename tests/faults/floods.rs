@@ -11,7 +11,7 @@ fn quiet_echo(settings: Builder) -> Server<()> {
     server.listen("127.0.0.1:0").unwrap();
     server
         .route("/ws", |_, kws| {
-            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()
+            SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4096).unwrap()
         })
         .unwrap();
     server.on("message", |_, ep| _ = ep.kws.emit(ep.data));
@@ -34,7 +34,7 @@ fn ping_floods_from_all_sides_cost_one_pong_for_each_peer_and_delay_nobody() {
         let mut turns = 0;
         turn_until(&mut server, "the answer", |server| {
             turns += 1;
-            server.sockets().for_each(|kws| waited = waited.max(kws.waiting()));
+            server.sockets().for_each(|kws| waited = waited.max(kws.waiting_bytes()));
             witness.read_some(usize::MAX) > 0
         });
         witness.expect_text(&mut server, &round.to_string());

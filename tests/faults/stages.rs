@@ -94,7 +94,7 @@ pub const STAGES: [Stage; 17] = [
         ..Stage::open("open, while messages wait", &["connect", "message \"much\""], |server| {
             let peer = asking(server, "much");
             let mut waiting = 0;
-            server.sockets().for_each(|kws| waiting += kws.waiting());
+            server.sockets().for_each(|kws| waiting += kws.waiting_bytes());
             assert!(waiting > 0, "nothing waits");
             peer
         })
@@ -174,7 +174,7 @@ pub fn obliging(settings: Builder) -> Server<Log> {
     server.on(Event::Message, |_, ep| {
         let text = ep.data.as_str().unwrap_or_default();
         if ["much", "much, and close"].contains(&text) {
-            SockRef::from(&ep.kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap();
+            SockRef::from(&ep.kws.transport().fd().unwrap()).set_send_buffer_size(4096).unwrap();
             for number in 0..60 {
                 ep.kws.emit(vec![number; 10_000]);
             }

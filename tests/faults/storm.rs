@@ -35,7 +35,7 @@ fn stormy() -> Server<Seen> {
     server.listen("127.0.0.1:0").unwrap();
     server.route("/reads", |_, _| {}).unwrap();
     let never_reads = |_: &mut Seen, kws: &mut ikisocket::Socket<'_, Seen>| {
-        SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap();
+        SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap();
     };
     server
         .route("/never-reads", never_reads)
@@ -201,11 +201,11 @@ fn the_most() {
     let mut sockets = server.sockets();
     let mut kws = sockets.get(uuid).unwrap();
     let mut len = 1;
-    while kws.waiting() + len < OUTBOX - 200 {
+    while kws.waiting_bytes() + len < OUTBOX - 200 {
         kws.emit(vec![7; len]);
         len = len % 5000 + 1;
     }
-    let waiting = kws.waiting();
+    let waiting = kws.waiting_bytes();
     turn(&mut server);
     assert!(server.sockets().get(uuid).is_some(), "{:?}", server.state().others);
     let held = (heap() - before) as usize;

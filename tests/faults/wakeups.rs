@@ -23,7 +23,7 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
     let keep = move |_: &mut Log, kws: &mut ikisocket::Socket<'_, Log>| {
         collect
             .borrow_mut()
-            .push(SockRef::from(&kws.conn().fd().unwrap()).try_clone().unwrap().into());
+            .push(SockRef::from(&kws.transport().fd().unwrap()).try_clone().unwrap().into());
     };
     server.route("/ws", keep).unwrap();
     // Whoever is told first takes away what has come for everybody else; the poll has already said

@@ -46,7 +46,7 @@ impl Source {
     /// room.
     fn emit(&mut self, kws: &mut Socket<'_, Source>) {
         for _ in 0..1 + self.random.below(30) {
-            if self.left == 0 || kws.waiting() > 700 * KIB {
+            if self.left == 0 || kws.waiting_bytes() > 700 * KIB {
                 return;
             }
             self.left -= 1;
@@ -113,7 +113,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
     server.listen("127.0.0.1:0").unwrap();
     server
         .route("/slow", |_, kws| {
-            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(NARROW).unwrap()
+            SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(NARROW).unwrap()
         })
         .unwrap();
     server.route("/quick", |_, _| {}).unwrap();
@@ -149,7 +149,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
         source.left == 0 && source.slow.is_met() && source.quick.is_met()
     });
     assert!(server.state().pressure > 100, "it was slow: {}", server.state().pressure);
-    assert_eq!(server.sockets().get(uuid).unwrap().waiting(), 0);
+    assert_eq!(server.sockets().get(uuid).unwrap().waiting_bytes(), 0);
     assert_eq!((slow.received(), quick.received()), (&b""[..], &b""[..]));
 }
 
@@ -221,7 +221,7 @@ fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
     let mut server = server(settings);
     server
         .route("/ws", |_, kws| {
-            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap()
+            SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap()
         })
         .unwrap();
     let peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/ws");

@@ -93,7 +93,7 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     server.listen("127.0.0.1:0").unwrap();
     server
         .route("/ws", |_, kws| {
-            SockRef::from(&kws.conn().fd().unwrap()).set_send_buffer_size(4096).unwrap()
+            SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4096).unwrap()
         })
         .unwrap();
     let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
@@ -103,7 +103,7 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     for number in (0..PINGS).step_by(100) {
         peer.send(&mut server, (number..number + 100).flat_map(ping).collect::<Vec<u8>>());
         turn(&mut server);
-        most = most.max(server.sockets().get(uuid).unwrap().waiting());
+        most = most.max(server.sockets().get(uuid).unwrap().waiting_bytes());
     }
     assert!(most > 0, "it was blocked");
     assert!(most <= BUFFER + 127, "{most} bytes waited");

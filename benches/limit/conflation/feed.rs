@@ -118,7 +118,7 @@ pub fn serve(keeping: &str, readers: usize, address: &str) -> Result<(), Box<dyn
     let mut server = builder.build(Feed { latest, readers, began: None, done: 0, lost: None })?;
     server.route("/feed", |_, _| {})?;
     server.route("/slow", move |_, kws| {
-        if small && let Some(fd) = kws.conn().fd() {
+        if small && let Some(fd) = kws.transport().fd() {
             socket2::SockRef::from(&fd).set_send_buffer_size(SMALL).expect("a send buffer");
         }
     })?;
