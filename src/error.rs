@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -12,29 +13,41 @@ use uuid::Uuid;
 use crate::http::OriginError;
 use crate::protocol::{CloseCode, Violation};
 
-/// An error of the operating system, in a form that can be compared and kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{}", self.describe())]
+/// An error of the operating system, in a form that can be compared and kept. Two are equal if kind
+/// and code are. Its [`source`](std::error::Error::source) is the [`io::Error`] itself.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct IoError {
     /// What kind of error it was.
     pub kind: io::ErrorKind,
     /// The operating system's own code (`errno`), if it gave one.
     pub os_code: Option<i32>,
+    cause: Arc<io::Error>,
 }
 
-impl IoError {
-    fn describe(&self) -> String {
-        match self.os_code {
-            Some(code) => io::Error::from_raw_os_error(code).to_string(),
-            None => self.kind.to_string(),
-        }
+impl PartialEq for IoError {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, self.os_code) == (other.kind, other.os_code)
+    }
+}
+
+impl Eq for IoError {}
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for IoError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
     }
 }
 
 impl From<io::Error> for IoError {
     fn from(error: io::Error) -> Self {
-        Self { kind: error.kind(), os_code: error.raw_os_error() }
+        Self { kind: error.kind(), os_code: error.raw_os_error(), cause: Arc::new(error) }
     }
 }
 
@@ -42,10 +55,35 @@ impl From<IoError> for io::Error {
     fn from(error: IoError) -> Self {
         match error.os_code {
             Some(code) => Self::from_raw_os_error(code),
-            None => Self::from(error.kind),
+            None => Self::new(error.kind, error),
         }
     }
 }
+
+/// What `main` returns is printed with [`Debug`](fmt::Debug). These errors print their text there,
+/// which says what to do, and not the names of their fields.
+macro_rules! debug_is_text {
+    ($($error:ty),* $(,)?) => {$(
+        impl fmt::Debug for $error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+debug_is_text!(
+    AnswerError,
+    BindError,
+    BuildError,
+    CloseError,
+    EmitError,
+    IoError,
+    RouteError,
+    SendError,
+    TopicError,
+    UuidError,
+);
 
 /// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or
 /// `disconnect` event.
@@ -57,7 +95,7 @@ impl From<IoError> for io::Error {
 pub enum Error {
     /// The peer broke the protocol or a limit; it was told so with the violation's close code.
     #[error("protocol violation: {0}")]
-    Protocol(Violation),
+    Protocol(#[source] Violation),
     /// The peer closed with a code other than 1000 (normal) and 1001 (going away).
     #[error("closed by the peer with code {code}{}{}", if reason.is_empty() { "" } else { ": " }, Escaped(reason))]
     ClosedByPeer {
@@ -72,7 +110,7 @@ pub enum Error {
     Lost,
     /// Reading from or writing to the socket failed.
     #[error("socket: {0}")]
-    Io(IoError),
+    Io(#[source] IoError),
     /// More bytes would have waited for this peer than the outbox limit allows.
     #[error(
         "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting"
@@ -116,7 +154,7 @@ pub enum Error {
 }
 
 /// Why a message was not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EmitError {
     /// The connection is closing or closed.
@@ -150,7 +188,7 @@ pub enum EmitError {
 }
 
 /// Why `set_uuid` changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UuidError {
     /// Another open connection has this uuid.
@@ -162,7 +200,7 @@ pub enum UuidError {
 }
 
 /// Why a [`Handle`](crate::Handle) did not take a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// The loop is behind: so many commands wait already.
@@ -182,7 +220,7 @@ pub enum SendError {
 }
 
 /// Why an answer to a [`Deferred`](crate::Deferred) request reached nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AnswerError {
     /// The client has gone, or its time was over, or it was answered otherwise.
@@ -194,7 +232,7 @@ pub enum AnswerError {
 }
 
 /// Why `join` changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TopicError {
     /// A topic's name has at least one byte.
@@ -219,7 +257,7 @@ pub enum TopicError {
 }
 
 /// Why a close was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CloseError {
     /// The code may not be sent in a close frame (RFC 6455 §7.4): use 1000–1003, 1007–1014 or
@@ -229,7 +267,7 @@ pub enum CloseError {
 }
 
 /// Why a server could not be built.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A setting is out of its range.
@@ -246,15 +284,16 @@ pub enum BuildError {
         /// What was given.
         origin: String,
         /// What is wrong with it, and what to do.
+        #[source]
         error: OriginError,
     },
     /// The operating system gave no poll.
     #[error("cannot create the poll: {0}")]
-    Io(IoError),
+    Io(#[source] IoError),
 }
 
 /// Why an address could not be listened on.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The server could not be built.
@@ -279,6 +318,7 @@ pub enum BindError {
         /// The address.
         address: SocketAddr,
         /// What the operating system said.
+        #[source]
         error: IoError,
     },
     /// The operating system refused the path of a Unix socket, for instance because there is a file
@@ -288,12 +328,14 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
         /// What the operating system said.
+        #[source]
         error: IoError,
     },
     /// A listening socket that was handed over cannot be used.
     #[error("cannot listen on the socket that was handed over: {error}")]
     HandedOver {
         /// What the operating system said.
+        #[source]
         error: IoError,
     },
     /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a
@@ -345,7 +387,7 @@ impl From<BuildError> for io::Error {
 }
 
 /// Why a route or page was not added.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RouteError {
     /// The pattern cannot be understood.
@@ -363,6 +405,7 @@ pub enum RouteError {
         /// What was given.
         origin: String,
         /// What is wrong with it, and what to do.
+        #[source]
         error: OriginError,
     },
     /// A subprotocol's name is not a token (RFC 6455 §4.1): letters, digits and `-` are safe.

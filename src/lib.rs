@@ -199,7 +199,7 @@
 //!
 //! // One turn for the example's sake, then goodbye to everybody.
 //! server.poll(Some(Duration::ZERO))?;
-//! server.sockets().shutdown(Shutdown { reason: "maintenance".to_owned(), ..Shutdown::default() })?;
+//! server.sockets().shutdown(Shutdown::default().reason("maintenance"))?;
 //! assert_eq!(server.run()?.remained, 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -162,7 +162,7 @@ fn a_shutdown_leaves_the_same_time_and_its_deadline_wins() {
                 kws.emit(vec![7; 100_000]);
             })
         });
-        let shutdown = Shutdown { deadline: Duration::from_secs(deadline), ..Shutdown::default() };
+        let shutdown = Shutdown::default().deadline(Duration::from_secs(deadline));
         test.server().sockets().shutdown(shutdown).unwrap();
         test.advance(Duration::from_secs(deadline.min(110)));
         assert_eq!(test.state().only("ann", "disconnect").clean, whole);
@@ -183,7 +183,7 @@ fn a_shutdown_awaits_the_fin_of_a_peer_for_which_the_kernel_still_holds_somethin
     test.write(ann, &frame(1, &[0xff]));
     test.advance(2 * SECOND);
     assert!(test.state().is_gone("ann"));
-    let shutdown = Shutdown { deadline: 60 * SECOND, ..Shutdown::default() };
+    let shutdown = Shutdown::default().deadline(60 * SECOND);
     test.server().sockets().shutdown(shutdown).unwrap();
     while !test.server().is_finished() {
         test.advance(SECOND / 10);

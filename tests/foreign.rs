@@ -117,7 +117,7 @@ fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smalle
     });
     let waiter = thread::spawn(move || {
         clients.into_iter().for_each(|client| client.join().unwrap());
-        handle.shutdown(Shutdown { deadline: Duration::ZERO, ..Shutdown::default() }).unwrap();
+        handle.shutdown(Shutdown::default().deadline(Duration::ZERO)).unwrap();
     });
     let started = Instant::now();
     while !server.is_finished() {

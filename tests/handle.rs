@@ -152,7 +152,7 @@ fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
     test.expect(bob, ["to both", "to all", "to bobs"]);
     assert_eq!(test.state().notes, ["own data", "own data"]);
 
-    let illegal = Shutdown { code: CloseCode::from(1005), ..Shutdown::default() };
+    let illegal = Shutdown::default().code(CloseCode::from(1005));
     let error = CloseError::IllegalCode(illegal.code);
     assert_eq!(handle.shutdown(illegal), Err(SendError::Close(error)));
     handle.shutdown(Shutdown::default()).unwrap();

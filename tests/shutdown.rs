@@ -19,7 +19,7 @@ use ikisocket::{BindError, CloseCode, CloseError, Event, Response, Server, Shutd
 use tungstenite::Message;
 
 fn within(deadline: Duration) -> Shutdown {
-    Shutdown { deadline, ..Shutdown::default() }
+    Shutdown::default().deadline(deadline)
 }
 
 fn is_refused_at(address: std::net::SocketAddr) -> bool {
@@ -62,11 +62,7 @@ fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_s
 fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
-    let how = Shutdown {
-        code: CloseCode::SERVICE_RESTART,
-        reason: "é".repeat(100),
-        ..Shutdown::default()
-    };
+    let how = Shutdown::default().code(CloseCode::SERVICE_RESTART).reason("é".repeat(100));
     test.server().sockets().shutdown(how).unwrap();
     test.expect_goodbye(ann, 1012, &"é".repeat(61));
 }
@@ -75,7 +71,7 @@ fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
 fn a_shutdown_with_an_illegal_code_does_nothing() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
-    let how = Shutdown { code: 1006.into(), ..Shutdown::default() };
+    let how = Shutdown::default().code(1006);
     assert_eq!(test.server().sockets().shutdown(how), Err(CloseError::IllegalCode(1006.into())));
     assert!(!test.server().sockets().is_refusing());
     connect(&mut test, ["bob"]);
@@ -144,7 +140,7 @@ fn a_second_shutdown_changes_nothing_about_the_deadline() {
     let mut test = Harness::new(memory_server());
     let deaf = test.connect(Upgrade::to("/deaf").unresponsive()).unwrap();
     test.server().sockets().shutdown(within(deadline)).unwrap();
-    let later = Shutdown { code: CloseCode::SERVICE_RESTART, ..within(Duration::from_secs(3600)) };
+    let later = within(Duration::from_secs(3600)).code(CloseCode::SERVICE_RESTART);
     test.server().sockets().shutdown(later).unwrap();
     test.advance(deadline);
     assert!(test.server().is_finished());
@@ -302,7 +298,7 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
     let mut test = Harness::new(server);
     let clients: Vec<_> = (0..10).map(|_| test.connect("/ws").unwrap()).collect();
     let spread = Duration::from_secs(10);
-    let how = Shutdown { code: CloseCode::SERVICE_RESTART, spread, ..Shutdown::default() };
+    let how = Shutdown::default().code(CloseCode::SERVICE_RESTART).spread(spread);
     test.server().sockets().shutdown(how).unwrap();
     test.settle();
     let mut open = clients;
@@ -338,12 +334,12 @@ fn a_second_shutdown_closes_at_once_whoever_is_left() {
     server.route("/ws", |_, _| {}).unwrap();
     let mut test = Harness::new(server);
     let clients = [(); 3].map(|()| test.connect("/ws").unwrap());
-    let how = Shutdown { spread: Duration::from_secs(3600), ..Shutdown::default() };
+    let how = Shutdown::default().spread(Duration::from_secs(3600));
     test.server().sockets().shutdown(how.clone()).unwrap();
     assert_eq!(test.server().sockets().len(), 2);
     assert!(clients.into_iter().any(|client| is_told(&mut test, client, 1001)));
     // They get what is asked for then.
-    test.server().sockets().shutdown(Shutdown { code: CloseCode::SERVICE_RESTART, ..how }).unwrap();
+    test.server().sockets().shutdown(how.code(CloseCode::SERVICE_RESTART)).unwrap();
     test.settle();
     assert!(test.server().is_finished());
     assert_eq!(clients.into_iter().filter(|&client| is_told(&mut test, client, 1012)).count(), 2);

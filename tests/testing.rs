@@ -92,7 +92,7 @@ fn fin_and_reset_are_told_apart_on_both_sides() {
     assert!(test.received(bob).is_empty());
     let errors = test.state().errors("bob");
     assert!(
-        matches!(errors[..], [Error::Io(error)] if error.kind == std::io::ErrorKind::ConnectionReset),
+        matches!(&errors[..], [Error::Io(error)] if error.kind == std::io::ErrorKind::ConnectionReset),
         "{errors:?}"
     );
 }

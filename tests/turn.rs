@@ -8,6 +8,7 @@
 mod common;
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -420,7 +421,7 @@ fn the_closes_of_a_shutdown_are_spread_over_turns_and_so_is_its_deadline() {
                 test.connect(if answers { upgrade } else { upgrade.unresponsive() }).unwrap()
             })
             .collect();
-        let shutdown = Shutdown { deadline: Duration::from_secs(1), ..Shutdown::default() };
+        let shutdown = Shutdown::default().deadline(Duration::from_secs(1));
         test.server().sockets().shutdown(shutdown).unwrap();
         let mut left = test.server().stats().memberships;
         assert!((100 * PEERS - left) <= 1100, "{left} are left at once");
@@ -592,6 +593,9 @@ fn a_port_in_use_is_an_error_that_names_the_address() {
     let BindError::Listen { address, error: cause } = &error else { panic!("{error:?}") };
     assert_eq!((*address, cause.kind), (taken, ErrorKind::AddrInUse));
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    assert_eq!(format!("{error:?}"), error.to_string(), "`main` prints it with Debug");
+    let cause = error.source().and_then(|cause| cause.source()).unwrap();
+    assert_eq!(cause.downcast_ref::<std::io::Error>().unwrap().kind(), ErrorKind::AddrInUse);
     assert_eq!(std::io::Error::from(error).kind(), ErrorKind::AddrInUse);
 }
 

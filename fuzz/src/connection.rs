@@ -137,9 +137,7 @@ pub fn run(data: &[u8]) {
             let deadline = Duration::from_millis(u64::from(input.byte()) * 100);
             let (state, mut sockets) = harness.server().lend();
             let open = clients(&mut sockets);
-            sockets
-                .shutdown(Shutdown { deadline, ..Shutdown::default() })
-                .expect("the code may be sent");
+            sockets.shutdown(Shutdown::default().deadline(deadline)).expect("the code may be sent");
             open.into_iter().for_each(|client| state.sides[client].closed = true);
         } else {
             let at = usize::from(what) % fars.len();

@@ -33,7 +33,7 @@ impl Hub {
             // entered.
             Ok(Flushed::Emptied) => self.arm(token.index),
             Ok(Flushed::Blocked | Flushed::Progress) => self.note_pressure(token),
-            Err(error) => self.socket_failed(token, &error),
+            Err(error) => self.socket_failed(token, error),
         }
     }
 
@@ -50,7 +50,7 @@ impl Hub {
         match connection.flush(&mut self.stage, self.now) {
             Ok(Flushed::All | Flushed::Emptied) => self.emptied(token),
             Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
-            Err(error) => self.socket_failed(token, &error),
+            Err(error) => self.socket_failed(token, error),
         }
     }
 

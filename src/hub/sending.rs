@@ -202,7 +202,7 @@ impl Hub {
                 Emitted::Queued
             }
             Err(error) => {
-                self.socket_failed(token, &error);
+                self.socket_failed(token, error);
                 Emitted::Refused(EmitError::Closed)
             }
         }
@@ -241,7 +241,7 @@ impl Hub {
         // asked once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
             if let Err(error) = connection.flush(&mut self.stage, self.now) {
-                self.socket_failed(token, &error);
+                self.socket_failed(token, error);
                 return Err(EmitError::Closed);
             }
             self.arm(token.index);

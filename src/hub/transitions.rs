@@ -14,7 +14,7 @@ use super::pending_request::Parked;
 use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, step};
 use super::{Hub, alive, named};
 use crate::config::SlowReader;
-use crate::error::{CloseError, Error, IoError};
+use crate::error::{CloseError, Error};
 use crate::http::{Refusal, Request, Response};
 use crate::outbox::Agreed;
 use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
@@ -215,9 +215,8 @@ impl Hub {
 
     /// Reading from or writing to the socket failed.
     #[cold]
-    pub(crate) fn socket_failed(&mut self, token: Token, error: &io::Error) {
-        let error = Error::Io(IoError { kind: error.kind(), os_code: error.raw_os_error() });
-        self.happen(token, Happened::SocketFailed, error.into());
+    pub(crate) fn socket_failed(&mut self, token: Token, error: io::Error) {
+        self.happen(token, Happened::SocketFailed, Error::Io(error.into()).into());
     }
 
     /// Ends a connection for a reason of its own making or of the network's: the peer is told if it

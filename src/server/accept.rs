@@ -185,12 +185,12 @@ impl<S> Server<S> {
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
                     if let Err(error) = self.reactor.register(&mut connection.socket, token) {
-                        self.hub.socket_failed(token, &error);
                         if self.shortage.begins(listener, now) {
                             log::warn!(
                                 "cannot watch the connection from {peer}: {error}; it is closed"
                             );
                         }
+                        self.hub.socket_failed(token, error);
                     }
                 }
                 Accepted::Exhausted(error) => {

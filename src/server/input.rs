@@ -194,7 +194,7 @@ impl<S> Server<S> {
             Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Progress::Over,
             Some(Err(error)) if error.kind() == ErrorKind::Interrupted => return Progress::Full,
             Some(Ok(_)) => self.hub.peer_finished(token),
-            Some(Err(error)) => self.hub.socket_failed(token, &error),
+            Some(Err(error)) => self.hub.socket_failed(token, error),
         }
         self.hub.work += END;
         self.context().drain_notifications();

@@ -11,13 +11,15 @@ use crate::protocol::CloseCode;
 /// use std::time::Duration;
 /// use ikisocket::Shutdown;
 ///
-/// let at_once = Shutdown { deadline: Duration::from_millis(100), ..Shutdown::default() };
+/// let at_once = Shutdown::default().deadline(Duration::from_millis(100));
 /// assert_eq!(at_once.code.to_string(), "1001");
 ///
-/// let restart = Shutdown { code: 1012.into(), spread: Duration::from_secs(30), ..Shutdown::default() };
+/// let restart = Shutdown::default().code(1012).reason("back soon").spread(Duration::from_secs(30));
 /// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "it is handed to `shutdown`"]
 pub struct Shutdown {
     /// The close code for everybody. Default: 1001, going away.
     pub code: CloseCode,
@@ -29,6 +31,28 @@ pub struct Shutdown {
     pub spread: Duration,
     /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
     pub deadline: Duration,
+}
+
+impl Shutdown {
+    /// Sets [`code`](Self::code).
+    pub fn code(self, code: impl Into<CloseCode>) -> Self {
+        Self { code: code.into(), ..self }
+    }
+
+    /// Sets [`reason`](Self::reason).
+    pub fn reason(self, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..self }
+    }
+
+    /// Sets [`spread`](Self::spread).
+    pub fn spread(self, spread: Duration) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// Sets [`deadline`](Self::deadline).
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
 }
 
 impl Default for Shutdown {

@@ -36,7 +36,7 @@ const CONNECT: &[&str] = &["connect"];
 const TALKED: &[&str] = &["connect", "message \"before\""];
 const LOST: &[&str] = &["error Lost", "disconnect Lost"];
 const RESET: &[&str] =
-    &["error Io(IoError { kind: ConnectionReset", "disconnect Io(IoError { kind: ConnectionReset"];
+    &["error Io(Connection reset by peer", "disconnect Io(Connection reset by peer"];
 const SILENT: &[&str] = &["error Silent(50ms)", "disconnect Silent(50ms)"];
 const UNCLEAN: &[&str] = &["disconnect 1000 \"Connection closed\""];
 
