@@ -786,3 +786,36 @@ fn an_answer_that_a_filter_puts_off_and_gives_at_once_has_come_when_one_looks() 
     let mut test = Harness::new(server);
     assert!(test.connect("/ann").is_ok());
 }
+
+#[test]
+fn a_rate_limit_on_the_clock_of_the_loop_and_an_attribute_can_be_tested() {
+    let mut server = memory_server();
+    server.on(Event::Connect, |_, ep| {
+        let now = ep.kws.sockets().now();
+        ep.kws.set_attribute("since", now);
+        ep.kws.set_attribute("messages", 0_u32);
+    });
+    server.on(Event::Message, |_, ep| {
+        let now = ep.kws.sockets().now();
+        let since = ep.kws.attribute_mut::<Duration>("since").unwrap();
+        let is_new = now.saturating_sub(*since) >= SECOND;
+        if is_new {
+            *since = now;
+        }
+        let messages = ep.kws.attribute_mut::<u32>("messages").unwrap();
+        *messages = if is_new { 1 } else { *messages + 1 };
+        if *messages > 2 {
+            ep.kws.close();
+        }
+    });
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    for _ in 0..3 {
+        test.send(ann, "one");
+        test.send(ann, "two");
+        test.expect_nothing(ann);
+        test.advance(SECOND);
+    }
+    (0..3).for_each(|_| test.send(ann, "too fast"));
+    test.expect_goodbye(ann, 1000, "Connection closed");
+}

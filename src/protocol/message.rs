@@ -2,7 +2,11 @@
 //! nothing of frames.
 
 use super::{CloseCode, CloseFrame, Opcode, Violation, text};
-use std::{borrow::Cow, ops::Deref};
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use bytes::Bytes;
 
 /// A whole text or binary message, borrowed where that is possible (RFC 6455 §5.6).
 ///
@@ -24,6 +28,16 @@ pub enum Message<'a> {
 }
 
 impl Message<'_> {
+    /// The same message, which owns its content: to keep it, or to send it to another thread. It
+    /// copies only what was borrowed.
+    #[must_use]
+    pub fn into_owned(self) -> Message<'static> {
+        match self {
+            Self::Text(text) => Message::Text(Cow::Owned(text.into_owned())),
+            Self::Binary(bytes) => Message::Binary(Cow::Owned(bytes.into_owned())),
+        }
+    }
+
     /// A copyable view of this message.
     #[must_use]
     pub fn payload(&self) -> Payload<'_> {
@@ -79,6 +93,19 @@ impl<'a> From<&'a String> for Message<'a> {
 impl<'a> From<Cow<'a, str>> for Message<'a> {
     fn from(text: Cow<'a, str>) -> Self {
         Self::Text(text)
+    }
+}
+
+/// Without a copy if nothing else refers to the bytes.
+impl From<Bytes> for Message<'_> {
+    fn from(bytes: Bytes) -> Self {
+        Self::Binary(Cow::Owned(bytes.into()))
+    }
+}
+
+impl<'a> From<&'a Bytes> for Message<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Self::Binary(Cow::Borrowed(bytes))
     }
 }
 
@@ -178,6 +205,23 @@ impl<'a> Payload<'a> {
         match self {
             Self::Text(_) => Opcode::Text,
             Self::Binary(_) => Opcode::Binary,
+        }
+    }
+}
+
+/// Text as it is; of binary data its length.
+///
+/// ```
+/// use ikisocket::Payload;
+///
+/// assert_eq!(Payload::from("hello").to_string(), "hello");
+/// assert_eq!(Payload::from(b"hello").to_string(), "[5 bytes]");
+/// ```
+impl fmt::Display for Payload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.pad(text),
+            Self::Binary(bytes) => write!(f, "[{} bytes]", bytes.len()),
         }
     }
 }
@@ -356,6 +400,24 @@ mod tests {
         assert_eq!((text.payload().is_text(), text.payload().is_binary()), (true, false));
         assert_eq!((binary.payload().is_text(), binary.payload().is_binary()), (false, true));
         assert_eq!(&*binary.payload(), b"hi!");
+    }
+
+    #[test]
+    fn a_message_that_owns_its_content_is_the_same_message() {
+        let (text, bytes) = (String::from("hi"), b"hi".to_vec());
+        for message in [Message::from(&text), Message::from(&bytes), Message::from("hi".to_owned())]
+        {
+            let owned: Message<'static> = message.clone().into_owned();
+            assert_eq!(owned, message);
+        }
+    }
+
+    #[test]
+    fn bytes_become_binary_and_are_not_copied_if_nothing_else_refers_to_them() {
+        let bytes = Bytes::from(vec![1, 2, 3]);
+        let place = bytes.as_ptr();
+        assert_eq!(Message::from(&bytes), Message::Binary([1, 2, 3][..].into()));
+        assert_eq!(Message::from(bytes).as_bytes().as_ptr(), place);
     }
 
     #[test]

@@ -350,6 +350,25 @@ impl<S> Socket<'_, S> {
         self.attributes().get(key)
     }
 
+    /// The value under a name to change in place, if there is one and it is a `T`.
+    ///
+    /// ```
+    /// use ikisocket::{Event, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.route("/ws", |_, kws| kws.set_attribute("messages", 0_u64))?;
+    /// server.on(Event::Message, |_, ep| {
+    ///     if let Some(messages) = ep.kws.attribute_mut::<u64>("messages") {
+    ///         *messages += 1;
+    ///     }
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn attribute_mut<T: Any>(&mut self, key: &str) -> Option<&mut T> {
+        self.attributes_mut().get_mut(key)
+    }
+
     /// The value under a name, if it was set from a `String` or a `&'static str`.
     #[must_use]
     pub fn string_attribute(&self, key: &str) -> Option<&str> {

@@ -31,6 +31,31 @@ impl<S> Sockets<'_, S> {
         self.hub.open_len()
     }
 
+    /// The time on the loop's clock, since the server was built. In a callback it is when the turn's
+    /// wait ended, or a little later: the clock is not read for each callback. It has whole
+    /// milliseconds and never goes back. A test moves it
+    /// (`testing::Harness::advance`), so that a rate limit that uses it can be tested.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ikisocket::{Event, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.on(Event::Message, |_, ep| {
+    ///     let now = ep.kws.sockets().now();
+    ///     let last = ep.kws.attribute::<Duration>("last").copied();
+    ///     if last.is_some_and(|last| now - last < Duration::from_millis(100)) {
+    ///         return ep.kws.close(); // more than ten messages in a second
+    ///     }
+    ///     ep.kws.set_attribute("last", now);
+    /// });
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.hub.now)
+    }
+
     /// Messages that slow readers were not sent, all connections together, since the server was
     /// built.
     #[must_use]
