@@ -13,6 +13,7 @@ mod reactor;
 mod turn;
 mod turn_report;
 
+use std::marker::PhantomData;
 use std::net::ToSocketAddrs;
 use std::ops::Range;
 #[cfg(unix)]
@@ -52,12 +53,42 @@ pub struct Finished {
     pub remained: usize,
 }
 
+/// An object of this trait cannot be sent to another thread. The compiler's first line names it.
+trait StaysOnTheThreadThatBuiltIt {}
+
 /// A WebSocket server with the user's state `S` in it, on one loop that its owner turns:
 /// [`run`](Self::run) or [`poll`](Self::poll).
 ///
-/// It stays on the thread that built it, starts no other, and does nothing between calls. Dropping
-/// it closes every connection at once; [`Sockets::shutdown`] closes them in good order.
+/// It stays on the thread that built it, starts no other, and does nothing between calls. To run one
+/// on a thread of its own, build it there, and send a [`Handle`] back. Dropping it closes every
+/// connection at once; [`Sockets::shutdown`] closes them in good order.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::thread;
+/// use ikisocket::{Handle, Server, Shutdown};
+///
+/// let (sender, handles) = mpsc::channel::<Handle<()>>();
+/// let server = thread::spawn(move || {
+///     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
+///     sender.send(server.handle()).unwrap();
+///     server.run()
+/// });
+/// handles.recv()?.shutdown(Shutdown::default())?;
+/// server.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A server cannot be moved there afterwards: its callbacks need not be `Send`.
+///
+/// ```compile_fail,E0277
+/// let mut server = ikisocket::Server::bind("127.0.0.1:0", ())?;
+/// std::thread::spawn(move || server.run());
+/// # Ok::<(), ikisocket::BindError>(())
+/// ```
 pub struct Server<S> {
+    /// The first field, so that the compiler names this one when a server is sent elsewhere.
+    _stays: PhantomData<dyn StaysOnTheThreadThatBuiltIt>,
     state: S,
     hub: Hub,
     registry: Registry<S>,
@@ -120,6 +151,7 @@ impl<S> Server<S> {
         hub.work_per_turn = settings.work_per_turn.saturating_mul(MESSAGE).min(MOST_WORK);
         let reactor = Reactor::new(settings.work_per_turn)?;
         Ok(Self {
+            _stays: PhantomData,
             state,
             hub,
             registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),

@@ -22,3 +22,10 @@ pub use shutdown::Shutdown;
 pub use socket::Transport;
 pub use tables::sources::Readiness;
 pub use tables::timers::TimerId;
+
+/// Whatever the state is.
+const _: () = {
+    const fn may_go_to_any_thread<T: Send + Sync>() {}
+    may_go_to_any_thread::<Handle<*const ()>>();
+    may_go_to_any_thread::<Deferred<*const ()>>();
+};
