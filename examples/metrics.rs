@@ -13,7 +13,7 @@
 
 use std::error::Error;
 
-use ikisocket::{Event, Response, Server};
+use ikisocket::{Event, Server};
 
 mod common;
 
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         text.push_str(&format!(
             "# TYPE echo_longest_message_bytes gauge\necho_longest_message_bytes {longest}\n"
         ));
-        Response::text(text)
+        text
     })?;
     let address = server.listen(common::address("127.0.0.1:3000"))?;
     println!("listening on {address}");

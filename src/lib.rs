@@ -172,7 +172,7 @@
 //!         return Ok(());
 //!     }
 //!     let Some(name) = incoming.cookie("user").map(|name| name.into_owned()) else {
-//!         return Err(Response::text("Log in first.").with_status(401).header("WWW-Authenticate", "Cookie")?);
+//!         return Err(Response::text("Log in first.").with_status(401).with_header("WWW-Authenticate", "Cookie")?);
 //!     };
 //!     incoming.attributes.set("user", name);
 //!     Ok(())

@@ -117,7 +117,7 @@ fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both
     }
     let port = server.local_addr().unwrap().port();
     server.filter(|diary: &mut Diary, _, incoming| {
-        diary.note(format!("filter {}", incoming.peer));
+        diary.note(format!("filter {}", incoming.peer_address()));
         Ok(())
     });
     server.route("/:name", enter).unwrap();

@@ -176,7 +176,7 @@ fn a_panic_in_a_connect_listener_closes_with_1011() {
 fn a_panic_in_a_filter_or_a_page_is_answered_with_500() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
-    server.get("/page", |_, _, _| panic!("{ON_PURPOSE}")).unwrap();
+    server.get("/page", |_, _, _| -> Response { panic!("{ON_PURPOSE}") }).unwrap();
     server.get("/good", |_, _, _| Response::text("fine")).unwrap();
     server.filter(|_, _, incoming| {
         assert!(incoming.query("panic").is_none(), "{ON_PURPOSE}");

@@ -336,7 +336,7 @@ fn a_filter_sees_the_request_and_its_refusal_is_seen() {
         }
         None => Err(Response::text("Log in first.")
             .with_status(401)
-            .header("WWW-Authenticate", "Cookie")
+            .with_header("WWW-Authenticate", "Cookie")
             .unwrap()),
     });
     server

@@ -75,8 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     server.on(Event::Error, |_, ep| say(format!("Error event - User: {}", name(&ep.kws))));
     server.route("/ws/:id", join)?.subprotocols([PAGE_PROTOCOL])?;
-    server.get("/", |_, _, _| page().expect("no header here depends on a request"))?;
-    server.get("/healthz", |_, _, _| Response::text("ok"))?;
+    server.get("/", |_, _, _| page())?;
+    server.get("/healthz", |_, _, _| "ok")?;
     let address = server.listen(common::address("127.0.0.1:3000"))?;
     println!("listening on {address}");
     common::run_until_interrupted(&mut server)
@@ -191,8 +191,8 @@ fn page() -> Result<Response, HeaderError> {
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     Response::html(PAGE.replace("NONCE", &nonce.to_string()))
-        .header("Content-Security-Policy", policy)?
-        .header("X-Content-Type-Options", "nosniff")?
-        .header("Referrer-Policy", "no-referrer")?
-        .header("Cache-Control", "no-store")
+        .with_header("Content-Security-Policy", policy)?
+        .with_header("X-Content-Type-Options", "nosniff")?
+        .with_header("Referrer-Policy", "no-referrer")?
+        .with_header("Cache-Control", "no-store")
 }

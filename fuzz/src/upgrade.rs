@@ -351,7 +351,7 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
     }
     assert_is_one_answer(
         Response::text(slow.target)
-            .header("X", slow.target.to_owned())
+            .with_header("X", slow.target.to_owned())
             .unwrap_or_else(Response::from),
         200,
     );

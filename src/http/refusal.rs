@@ -13,7 +13,7 @@ use super::response::Response;
 ///
 /// let refusal = Refusal::MethodNotAllowed { allow: "GET, HEAD" };
 /// assert_eq!(refusal.status(), 405);
-/// assert_eq!(refusal.response().header_value("allow"), Some("GET, HEAD"));
+/// assert_eq!(refusal.response().header("allow"), Some("GET, HEAD"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -104,16 +104,16 @@ impl Refusal {
     pub fn response(&self) -> Response {
         let response = Response::text(format!("{self}\n")).with_status(self.status());
         match self {
-            Refusal::MethodNotAllowed { allow } => response.with_header("Allow", *allow),
+            Refusal::MethodNotAllowed { allow } => response.with_own_header("Allow", *allow),
             // RFC 9110 §15.5.22: every 426 names the protocol to upgrade to.
-            Refusal::UpgradeRequired => response.with_header("Upgrade", "websocket"),
+            Refusal::UpgradeRequired => response.with_own_header("Upgrade", "websocket"),
             Refusal::UnsupportedVersion => response
-                .with_header("Upgrade", "websocket")
-                .with_header("Sec-WebSocket-Version", "13"),
+                .with_own_header("Upgrade", "websocket")
+                .with_own_header("Sec-WebSocket-Version", "13"),
             Refusal::Full { retry_after }
             | Refusal::Refusing { retry_after }
             | Refusal::Undecided { retry_after } => {
-                response.with_header("Retry-After", retry_after.to_string())
+                response.with_own_header("Retry-After", retry_after.to_string())
             }
             _ => response,
         }

@@ -19,8 +19,8 @@ const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connecti
 /// use ikisocket::http::Response;
 ///
 /// let response = Response::html("<p>Hello")
-///     .header("Set-Cookie", "seen=1")?
-///     .header("Cache-Control", "no-store")?;
+///     .with_header("Set-Cookie", "seen=1")?
+///     .with_header("Cache-Control", "no-store")?;
 /// let mut out = Vec::new();
 /// response.encode(false, &mut out);
 /// assert!(out.starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -33,7 +33,7 @@ pub struct Response {
     body: Vec<u8>,
 }
 
-/// Why [`Response::header`] refused a header.
+/// Why [`Response::with_header`] refused a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
@@ -49,12 +49,33 @@ pub enum HeaderError {
     Reserved,
 }
 
-/// So that `?` may stand behind [`Response::header`] in a filter: a header that cannot be sent is
+/// So that `?` may stand behind [`Response::with_header`] in a filter: a header that cannot be sent is
 /// the server's own fault.
 impl From<HeaderError> for Response {
     fn from(error: HeaderError) -> Response {
         log::error!("a response is replaced by 500: {error}");
         Response::text("Internal server error.\n").with_status(500)
+    }
+}
+
+/// 200 with plain text, as [`Response::text`].
+impl From<String> for Response {
+    fn from(text: String) -> Response {
+        Response::text(text)
+    }
+}
+
+/// 200 with plain text, as [`Response::text`].
+impl From<&str> for Response {
+    fn from(text: &str) -> Response {
+        Response::text(text)
+    }
+}
+
+/// Whichever of the two there is: so that a page may use `?`.
+impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
+    fn from(result: Result<T, E>) -> Response {
+        result.map_or_else(Into::into, Into::into)
     }
 }
 
@@ -70,21 +91,41 @@ impl Response {
     /// 200 with plain text in UTF-8.
     pub fn text(body: impl Into<String>) -> Response {
         Response::new(200)
-            .with_header("Content-Type", "text/plain; charset=utf-8")
+            .with_own_header("Content-Type", "text/plain; charset=utf-8")
             .with_body(body.into())
     }
 
     /// 200 with an HTML page in UTF-8.
     pub fn html(body: impl Into<String>) -> Response {
         Response::new(200)
-            .with_header("Content-Type", "text/html; charset=utf-8")
+            .with_own_header("Content-Type", "text/html; charset=utf-8")
             .with_body(body.into())
     }
 
     /// 200 with JSON that is already text. (JSON is always UTF-8 and its media type has no
     /// `charset`, RFC 8259 §11.)
     pub fn json(body: impl Into<String>) -> Response {
-        Response::new(200).with_header("Content-Type", "application/json").with_body(body.into())
+        Response::new(200)
+            .with_own_header("Content-Type", "application/json")
+            .with_body(body.into())
+    }
+
+    /// 200 with bytes of this type (`image/png`, say). A type that cannot stand in a header becomes
+    /// `application/octet-stream`.
+    ///
+    /// ```
+    /// use ikisocket::Response;
+    ///
+    /// let response = Response::bytes("text/csv; charset=utf-8", "a,b\n1,2\n");
+    /// assert_eq!(response.header("Content-Type"), Some("text/csv; charset=utf-8"));
+    /// let response = Response::bytes("no\ntype", vec![0, 1]);
+    /// assert_eq!(response.header("Content-Type"), Some("application/octet-stream"));
+    /// ```
+    pub fn bytes(content_type: impl Into<Cow<'static, str>>, body: impl Into<Vec<u8>>) -> Response {
+        let content_type = content_type.into();
+        let is_type = !content_type.is_empty() && is_field_value(&content_type);
+        let known = if is_type { content_type } else { "application/octet-stream".into() };
+        Response::new(200).with_own_header("Content-Type", known).with_body(body)
     }
 
     /// The same answer with another status; see [`Response::new`] for those that cannot be.
@@ -106,7 +147,7 @@ impl Response {
     ///
     /// [`HeaderError`] if the name or the value cannot stand in a header, or the server sets it
     /// itself.
-    pub fn header(
+    pub fn with_header(
         mut self,
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
@@ -129,7 +170,7 @@ impl Response {
     }
 
     /// A header of this room's own making, known to be well-formed.
-    pub(super) fn with_header(
+    pub(super) fn with_own_header(
         mut self,
         name: &'static str,
         value: impl Into<Cow<'static, str>>,
@@ -151,7 +192,7 @@ impl Response {
     }
 
     /// The first header of this name, in any case. Not those that are only added when encoding.
-    pub fn header_value(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         let (_, value) = headers.find(|(each, _)| each.eq_ignore_ascii_case(name))?;
         Some(value)
@@ -181,7 +222,7 @@ impl Response {
             line(&["Content-Length: ", &body.len().to_string()]);
         }
         // RFC 9110 §7.8: whoever sends Upgrade also names it in Connection.
-        let connection = match self.header_value("Upgrade") {
+        let connection = match self.header("Upgrade") {
             Some(_) => "close, Upgrade",
             None => "close",
         };
@@ -315,8 +356,9 @@ mod tests {
 
     #[test]
     fn a_header_cannot_split_the_answer() {
-        let header =
-            |name: &'static str, value: &'static str| Response::new(200).header(name, value).err();
+        let header = |name: &'static str, value: &'static str| {
+            Response::new(200).with_header(name, value).err()
+        };
         for value in ["a\r\nX: b", "a\nb", "a\rb", "a\0b", "\x7f"] {
             assert_eq!(header("X", value), Some(HeaderError::InvalidValue), "{value:?}");
         }
@@ -332,13 +374,23 @@ mod tests {
     #[test]
     fn cookies_add_up_and_the_content_type_is_replaced() {
         let response = Response::text("a,b")
-            .header("content-type", "text/csv")
-            .and_then(|r| r.header("Set-Cookie", "a=1"))
-            .and_then(|r| r.header("Set-Cookie", String::from("b=2")))
+            .with_header("content-type", "text/csv")
+            .and_then(|r| r.with_header("Set-Cookie", "a=1"))
+            .and_then(|r| r.with_header("Set-Cookie", String::from("b=2")))
             .unwrap();
         let text = encoded(&response, false);
         assert!(!text.contains("text/plain"), "{text}");
         assert!(text.contains("\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"), "{text}");
-        assert_eq!(response.header_value("CONTENT-TYPE"), Some("text/csv"));
+        assert_eq!(response.header("CONTENT-TYPE"), Some("text/csv"));
+    }
+
+    #[test]
+    fn a_result_of_what_can_be_a_response_is_one_whatever_it_is() {
+        let ok: Result<&str, HeaderError> = Ok("fine");
+        let err: Result<String, HeaderError> = Err(HeaderError::InvalidName);
+        assert_eq!(Response::from(ok), Response::text("fine"));
+        assert_eq!(Response::from(err).status(), 500);
+        let nested: Result<Response, Result<&str, String>> = Err(Ok("inner"));
+        assert_eq!(Response::from(nested), Response::text("inner"));
     }
 }

@@ -223,16 +223,34 @@ impl<S> Server<S> {
         self.registry.add_route(pattern, Box::new(callback))
     }
 
-    /// Answers plain GET and HEAD requests at a path. It may be a route's path too: the upgrade
-    /// decides. The connection is closed after the response (`Connection: close`).
+    /// Answers plain GET and HEAD requests at a path with what `page` returns: a [`Response`], a
+    /// text, or a [`Result`] of two such things. The path may be a route's too: the upgrade decides.
+    /// The connection is closed after the response (`Connection: close`).
+    ///
+    /// ```
+    /// use ikisocket::{Response, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", 0_u64)?;
+    /// server.get("/health", |_, _, _| "fine")?;
+    /// server.get("/visits", |visits, _, incoming| {
+    ///     let key = incoming.query("key").ok_or(Response::new(401))?;
+    ///     *visits += u64::from(key == "secret");
+    ///     Ok::<_, Response>(visits.to_string())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// As [`route`](Self::route).
-    pub fn get<F>(&mut self, pattern: &str, page: F) -> Result<(), RouteError>
+    pub fn get<F, R>(&mut self, pattern: &str, page: F) -> Result<(), RouteError>
     where
-        F: Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> Response + 'static,
+        F: Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> R + 'static,
+        R: Into<Response>,
     {
+        let page = move |state: &mut S, sockets: &mut Sockets<'_, S>, incoming: &Incoming| {
+            page(state, sockets, incoming).into()
+        };
         self.registry.add_page(pattern, Box::new(page))
     }
 

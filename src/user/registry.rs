@@ -1,6 +1,7 @@
 //! The types that refer to each other: what callbacks are lent, the callbacks themselves, and the
 //! registry of a server. Most of their methods stand in files of their own.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -95,26 +96,66 @@ impl<S> fmt::Debug for EventPayload<'_, S> {
 /// A listener: the state is lent to it, and it may not keep anything of its own that changes.
 pub(crate) type Listener<S> = Box<dyn Fn(&mut S, &mut EventPayload<'_, S>)>;
 
-/// A request before it is answered: what filters and pages see. It derefs to [`Request`].
+/// A request before it is answered: what filters and pages see.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Incoming {
-    /// The request.
-    pub request: Request,
-    /// Where the peer is. Behind a reverse proxy this is the proxy.
-    pub peer: PeerAddress,
     /// What filters have found out; the connection has these attributes from the start.
     pub attributes: Attributes,
+    pub(crate) request: Request,
+    pub(crate) peer: PeerAddress,
     pub(crate) token: Token,
     /// A filter has put the answer off.
     pub(crate) ticket: Option<Ticket>,
 }
 
-impl std::ops::Deref for Incoming {
-    type Target = Request;
-
-    fn deref(&self) -> &Request {
+impl Incoming {
+    /// The request, with all that it says.
+    #[must_use]
+    pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// Where the peer is. Behind a reverse proxy this is the proxy.
+    #[must_use]
+    pub fn peer_address(&self) -> PeerAddress {
+        self.peer
+    }
+
+    /// The method: GET or HEAD for a page, GET for an upgrade.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.request.method()
+    }
+
+    /// The path as it was sent: [`Request::path`].
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.request.path()
+    }
+
+    /// The value of a `:name` or `*name` of the pattern, percent-decoded: [`Request::param`].
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.request.param(name)
+    }
+
+    /// The last value of a query parameter, decoded: [`Request::query`].
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.query(name)
+    }
+
+    /// The first value of a header, its name in any case: [`Request::header`].
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.request.header(name)
+    }
+
+    /// The value of a cookie, percent-decoded: [`Request::cookie`].
+    #[must_use]
+    pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.cookie(name)
     }
 }
 

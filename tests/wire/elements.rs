@@ -269,7 +269,9 @@ fn an_offer_is_read_as_its_quoted_strings_say() {
 fn a_path_that_is_no_text_is_refused_and_no_two_paths_give_the_same_parameter() {
     let mut server =
         probe(Server::builder(), |kws| format!("{:?} {:?}", kws.param("id"), kws.param("rest")));
-    server.get("/page/:id", |_, _, _| unreachable!("it is refused")).unwrap();
+    server
+        .get("/page/:id", |_, _, _| -> ikisocket::Response { unreachable!("it is refused") })
+        .unwrap();
     for path in [
         "/ws/%FF",
         "/ws/%FE",

@@ -21,7 +21,7 @@ fn site() -> Server<Log> {
     }
     server.get("/count", |_, sockets, _| Response::json(sockets.len().to_string())).unwrap();
     server.get("/big", |_, _, _| Response::new(200).with_body(big())).unwrap();
-    server.get("/panic", |_, _, _| panic!("on purpose")).unwrap();
+    server.get("/panic", |_, _, _| -> Response { panic!("on purpose") }).unwrap();
     server.on_panic(|log, caught| log.push(format!("{} panicked", caught.event)));
     server
 }

@@ -110,7 +110,7 @@ fn strict(handshake_timeout: u64) -> Server<Log> {
     let mut server = echo(settings.handshake_timeout(Duration::from_millis(handshake_timeout)));
     server.filter(|_, _, incoming| match incoming.header("X-Filter") {
         Some(_) => {
-            Err(Response::text("filtered").with_status(418).header("X-Filter", "no").unwrap())
+            Err(Response::text("filtered").with_status(418).with_header("X-Filter", "no").unwrap())
         }
         None => Ok(()),
     });

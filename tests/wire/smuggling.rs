@@ -342,8 +342,10 @@ fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it
         // Kept as it is: attributes never reach the wire by themselves.
         incoming.attributes.set("value", value.clone());
         match incoming.query("as").as_deref() {
-            Some("value") => Err(Response::text("no").with_status(403).header("X-Value", value)?),
-            Some("name") => Err(Response::text("no").with_status(403).header(value, "x")?),
+            Some("value") => {
+                Err(Response::text("no").with_status(403).with_header("X-Value", value)?)
+            }
+            Some("name") => Err(Response::text("no").with_status(403).with_header(value, "x")?),
             Some("body") => Err(Response::text(value).with_status(403)),
             _ => Ok(()),
         }
@@ -382,10 +384,16 @@ fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it
 #[test]
 fn no_value_of_the_program_splits_a_response_either() {
     for value in SPLITTING {
-        assert_eq!(Response::new(200).header("X", value).unwrap_err(), HeaderError::InvalidValue);
-        assert_eq!(Response::new(200).header(value, "x").unwrap_err(), HeaderError::InvalidName);
         assert_eq!(
-            Response::new(200).header("Set-Cookie", value).unwrap_err(),
+            Response::new(200).with_header("X", value).unwrap_err(),
+            HeaderError::InvalidValue
+        );
+        assert_eq!(
+            Response::new(200).with_header(value, "x").unwrap_err(),
+            HeaderError::InvalidName
+        );
+        assert_eq!(
+            Response::new(200).with_header("Set-Cookie", value).unwrap_err(),
             HeaderError::InvalidValue
         );
         assert!(Server::builder().subprotocols([value]).build(()).is_err());
@@ -395,7 +403,7 @@ fn no_value_of_the_program_splits_a_response_either() {
     }
     // A second length, a second end: what the server writes itself cannot be contradicted.
     for name in ["Content-Length", "transfer-encoding", "CONNECTION"] {
-        assert_eq!(Response::new(200).header(name, "0").unwrap_err(), HeaderError::Reserved);
+        assert_eq!(Response::new(200).with_header(name, "0").unwrap_err(), HeaderError::Reserved);
     }
     // Nor can a response be one that another has to follow.
     for status in [100, 101, 103, 199] {

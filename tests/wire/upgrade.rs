@@ -343,7 +343,7 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
         let Some(token) = token else {
             return Err(Response::text("No token.")
                 .with_status(401)
-                .header("WWW-Authenticate", "Bearer")
+                .with_header("WWW-Authenticate", "Bearer")
                 .unwrap());
         };
         incoming.attributes.set("user", token);
@@ -355,7 +355,7 @@ fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_co
             incoming.attributes.string("user"),
             incoming.param("id")
         ));
-        incoming.attributes.set("from", incoming.peer.to_string());
+        incoming.attributes.set("from", incoming.peer_address().to_string());
         if incoming.header("x-bad").is_some() { Err(Response::new(418)) } else { Ok(()) }
     });
     server
