@@ -157,11 +157,11 @@
 //! ```
 //! use std::collections::HashMap;
 //! use std::time::Duration;
-//! use ikisocket::{Event, Response, Server, Shutdown, Uuid};
+//! use ikisocket::{ConnectionId, Event, Response, Server, Shutdown};
 //!
 //! #[derive(Default)]
 //! struct Users {
-//!     by_name: HashMap<String, Uuid>,
+//!     by_name: HashMap<String, ConnectionId>,
 //! }
 //!
 //! let mut server = Server::builder().max_message(64 * 1024).build(Users::default())?;
@@ -180,7 +180,7 @@
 //! server.get("/healthz", |users, sockets, _| Response::text(format!("{} users, {} sockets", users.by_name.len(), sockets.len())))?;
 //! server.route("/ws/:room", |users, kws| {
 //!     let name = kws.string_attribute("user").unwrap_or_default().to_owned();
-//!     users.by_name.insert(name, kws.uuid());
+//!     users.by_name.insert(name, kws.id());
 //! })?;
 //! server.on(Event::Message, |users, ep| {
 //!     // "bob hello": to bob alone. Everything else is an event of our own, for whoever listens to it.
@@ -188,12 +188,13 @@
 //!         ep.kws.fire(users, "odd", ep.data);
 //!         return;
 //!     };
-//!     if let Some(&to) = users.by_name.get(to) {
-//!         let _ = ep.kws.emit_to(to, text); // if bob has just gone, an `error` event follows
+//!     let Some(&to) = users.by_name.get(to) else { return };
+//!     if let Some(mut to) = ep.kws.sockets().by_id(to) {
+//!         to.emit(text);
 //!     }
 //! });
 //! server.on("odd", |_, ep| ep.kws.close());
-//! server.on(Event::Disconnect, |users, ep| users.by_name.retain(|_, uuid| *uuid != ep.socket_uuid));
+//! server.on(Event::Disconnect, |users, ep| users.by_name.retain(|_, id| *id != ep.id));
 //! server.on_panic(|_, panic| eprintln!("{} panicked: {}", panic.event, panic.message));
 //! server.listen("127.0.0.1:0")?;
 //!
@@ -495,7 +496,7 @@ pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use server::{Finished, Server, Turn};
-pub use token::SourceId;
+pub use token::{ConnectionId, SourceId};
 pub use transport::{ListeningSocket, PeerAddress};
 pub use user::{
     CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, Shutdown, Socket,

@@ -5,11 +5,31 @@
 //! slot finds nobody.
 
 /// Names one connection for as long as its slot is not reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token {
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
+
+/// Which connection of a server it is: [`Socket::id`](crate::Socket::id). Unlike its uuid it never
+/// changes, and no later connection has the same one. It means nothing to another server.
+///
+/// Two connections of a server could have the same id if more than 2³² others (on 32-bit systems
+/// 2¹¹) had come between them.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use ikisocket::{ConnectionId, Event, Server};
+///
+/// let mut server = Server::bind("127.0.0.1:0", HashMap::<ConnectionId, String>::new())?;
+/// server.route("/ws/:name", |names, kws| {
+///     names.insert(kws.id(), kws.param("name").unwrap_or_default().to_owned());
+/// })?;
+/// server.on(Event::Disconnect, |names, ep| _ = names.remove(&ep.id));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub(crate) Token);
 
 /// Names one source of a server, for as long as it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,9 @@
 
 mod common;
 
-use common::{connect, enter, memory_server, memory_server_with, name_of, with_socket};
+use std::collections::HashSet;
+
+use common::{ON_PURPOSE, connect, enter, memory_server, memory_server_with, name_of, with_socket};
 use ikisocket::testing::{Faults, Harness, Received};
 use ikisocket::{EmitError, Emitted, Error, Event, Server, Uuid, UuidError};
 
@@ -390,4 +392,62 @@ fn a_listener_reaches_another_connection_and_the_state_at_once() {
         with_socket(test.server(), "bob", |kws| kws.attribute("greeted").copied()),
         Some(true)
     );
+}
+
+#[test]
+fn an_id_stays_and_no_later_connection_has_the_same_one() {
+    let mut test = Harness::new(memory_server());
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        let ann = test.connect("/ann").unwrap();
+        let uuid = test.uuid(ann).unwrap();
+        let mut sockets = test.server().sockets();
+        let mut kws = sockets.get(uuid).unwrap();
+        let id = kws.id();
+        kws.set_uuid(NEW).unwrap();
+        assert_eq!(kws.id(), id);
+        assert_eq!(sockets.by_id(id).unwrap().uuid(), NEW);
+        test.close(ann, 1000, "");
+        assert!(test.server().sockets().by_id(id).is_none());
+        ids.push(id);
+    }
+    let different: HashSet<_> = ids.iter().collect();
+    assert_eq!(different.len(), ids.len(), "they all had the same slot");
+}
+
+#[test]
+fn each_listener_sees_the_uuid_that_the_connection_has_when_it_is_called() {
+    let mut server = memory_server();
+    server.on(Event::Message, |_, ep| ep.kws.set_uuid(NEW).unwrap());
+    server.on(Event::Message, |diary, ep| {
+        assert_eq!(ep.socket_uuid, NEW);
+        diary.notes.push("seen".to_owned());
+        panic!("{ON_PURPOSE}");
+    });
+    server.on_panic(|diary, caught| diary.notes.push(format!("{:?}", caught.uuid)));
+    let mut test = Harness::new(server);
+    let ann = test.connect("/ann").unwrap();
+    test.send(ann, "hello");
+    assert_eq!(test.state().notes, ["seen".to_owned(), format!("{:?}", Some(NEW))]);
+    test.panics();
+}
+
+#[test]
+fn the_disconnect_of_a_connection_whose_uuid_another_one_has_by_then_carries_its_own_id() {
+    let mut server = memory_server();
+    server.on(Event::Disconnect, |diary, ep| {
+        diary.notes.push(format!("{:?} {}", ep.id, ep.socket_uuid == NEW));
+    });
+    let mut test = Harness::new(server);
+    let [old, new] = ["/old", "/new"].map(|path| test.connect(path).unwrap());
+    let [old_uuid, new_uuid] = [old, new].map(|client| test.uuid(client).unwrap());
+    let mut sockets = test.server().sockets();
+    let mut kws = sockets.get(old_uuid).unwrap();
+    kws.set_uuid(NEW).unwrap();
+    let id = kws.id();
+    kws.close();
+    sockets.get(new_uuid).unwrap().set_uuid(NEW).unwrap();
+    test.expect_goodbye(old, 1000, "Connection closed");
+    assert_eq!(test.state().notes, [format!("{id:?} true")]);
+    assert_eq!(test.uuid(new), Some(NEW));
 }

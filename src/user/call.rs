@@ -17,7 +17,7 @@ use crate::error::{Error, Escaped};
 use crate::event::{Event, is_reserved};
 use crate::hub::{Hub, Notification, discard_payload, message_of};
 use crate::protocol::{CloseCode, Message, Payload};
-use crate::token::Token;
+use crate::token::{ConnectionId, Token};
 
 /// Listeners that fire events whose listeners fire events, at most.
 const MAX_DEPTH: u32 = 64;
@@ -210,19 +210,22 @@ impl<S> Context<'_, S> {
     /// Calls the server's listeners, then the route's; returns how many ran.
     fn call(
         &mut self,
-        (token, socket_uuid): (Token, Uuid),
+        (token, mut socket_uuid): (Token, Uuid),
         name: &str,
         [servers, routes]: [&[Listener<S>]; 2],
         Details { data, error, code, reason, clean, bytes_dropped }: Details<'_>,
     ) -> usize {
         let mut panicked = None;
-        for listener in servers.iter().chain(routes) {
+        let mut listeners = servers.iter().chain(routes);
+        let mut next = listeners.next();
+        while let Some(listener) = next {
             let result = self.guard(name, Some(socket_uuid), |context| {
                 let Context { state, hub, registry } = context;
-                let kws = Socket { hub, registry, token };
+                let (kws, id) = (Socket { hub, registry, token }, ConnectionId(token));
                 let mut payload = EventPayload {
                     kws,
                     name,
+                    id,
                     socket_uuid,
                     error,
                     data,
@@ -235,6 +238,11 @@ impl<S> Context<'_, S> {
             });
             if let Err(error) = result {
                 panicked.get_or_insert(error);
+            }
+            next = listeners.next();
+            if next.is_some() {
+                // The last one may have changed it.
+                socket_uuid = self.hub.get(token).map_or(socket_uuid, |connection| connection.uuid);
             }
         }
         if let Some(error) = panicked {

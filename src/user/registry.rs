@@ -23,7 +23,7 @@ use crate::hub::{Attributes, Discarded, Hub, Stats, Ticket};
 #[cfg(feature = "deflate")]
 use crate::outbox::Deflate;
 use crate::protocol::{CloseCode, Payload};
-use crate::token::Token;
+use crate::token::{ConnectionId, Token};
 use crate::transport::PeerAddress;
 
 /// The open connections of a server.
@@ -49,7 +49,10 @@ pub struct EventPayload<'a, S> {
     pub kws: Socket<'a, S>,
     /// The event's name.
     pub name: &'a str,
-    /// The connection's uuid; it answers in `disconnect` too.
+    /// Which connection it is: see [`ConnectionId`].
+    pub id: ConnectionId,
+    /// The connection's uuid when this listener was called; it answers in `disconnect` too. Another
+    /// connection may have the same one by then: a uuid is free as soon as its connection closes.
     pub socket_uuid: Uuid,
     /// What failed, in `error` and perhaps in `disconnect`.
     pub error: Option<&'a Error>,
@@ -82,6 +85,7 @@ impl<S> fmt::Debug for EventPayload<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventPayload")
             .field("name", &self.name)
+            .field("id", &self.id)
             .field("socket_uuid", &self.socket_uuid)
             .field("error", &self.error)
             .field("data", &self.data)

@@ -15,6 +15,7 @@ use crate::http::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted};
 use crate::outbox::{Latest, Outgoing, SendOptions};
 use crate::protocol::{CloseCode, Opcode, Payload};
+use crate::token::ConnectionId;
 use crate::transport::{PeerAddress, Stream, canonical};
 
 impl<S> Socket<'_, S> {
@@ -228,7 +229,15 @@ impl<S> Socket<'_, S> {
 
     // Who it is.
 
-    /// The uuid under which it is found; it answers after the end too.
+    /// Which connection it is: it never changes, and no later connection has the same id. It is for
+    /// maps of your own; to be found by others a connection has its [`uuid`](Self::uuid).
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        ConnectionId(self.token)
+    }
+
+    /// The uuid under which it is found; it answers after the end too. It is free for others as soon
+    /// as the connection closes.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         self.connection().uuid
@@ -401,6 +410,7 @@ impl<S> Socket<'_, S> {
 impl<S> fmt::Debug for Socket<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket")
+            .field("id", &self.id())
             .field("uuid", &self.uuid())
             .field("alive", &self.is_alive())
             .finish_non_exhaustive()

@@ -22,7 +22,7 @@ use crate::error::{CloseError, EmitError, IoError};
 use crate::hub::{Audience, Discarded, Emitted, NEVER, Stats, Ticket};
 use crate::outbox::Outgoing;
 use crate::protocol::Payload;
-use crate::token::SourceId;
+use crate::token::{ConnectionId, SourceId};
 
 impl<S> Sockets<'_, S> {
     /// How many connections are open.
@@ -84,6 +84,13 @@ impl<S> Sockets<'_, S> {
     pub fn get(&mut self, uuid: Uuid) -> Option<Socket<'_, S>> {
         let token = self.hub.find(uuid)?;
         Some(Socket { hub: self.hub, registry: self.registry, token })
+    }
+
+    /// The open connection with this id.
+    #[must_use]
+    pub fn by_id(&mut self, id: ConnectionId) -> Option<Socket<'_, S>> {
+        let is_open = self.hub.is_open(id.0);
+        is_open.then_some(Socket { hub: self.hub, registry: self.registry, token: id.0 })
     }
 
     /// Calls `visit` with each connection that is open now, except those that it closes meanwhile.
