@@ -359,9 +359,10 @@ impl BindError {
     fn advice(error: &IoError) -> &'static str {
         match error.kind {
             io::ErrorKind::AddrInUse => {
-                "; the file is there already: if no server listens there any more, remove it"
+                "; the file is there already: if no server listens there any more, remove it, or let listen_unix_replacing_stale do that"
             }
             io::ErrorKind::NotFound => "; make its directory first",
+            io::ErrorKind::InvalidInput => "; the path of a Unix socket has at most 107 bytes",
             _ => "",
         }
     }

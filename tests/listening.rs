@@ -9,6 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::thread;
 
 use common::{Client, Diary, Entry, enter, server_with, turn_until, upgrade_request};
 use ikisocket::protocol::{Decoded, Decoder, Message, Opcode, Role, Rules};
@@ -21,6 +23,11 @@ impl Place {
     fn new(test: &str) -> Self {
         Self(std::env::temp_dir().join(format!("ikisocket-{test}-{}.sock", std::process::id())))
     }
+}
+
+/// The file that `listen_unix_replacing_stale` locks.
+fn lock_of(place: &Place) -> PathBuf {
+    place.0.with_extension("sock.lock")
 }
 
 impl Drop for Place {
@@ -192,7 +199,7 @@ fn a_path_where_a_file_is_already_is_an_error_that_says_what_to_do() {
     let BindError::ListenUnix { path, error: cause } = &error else { panic!("{error:?}") };
     assert_eq!((path, cause.kind), (&place.0, ErrorKind::AddrInUse));
     assert!(
-        error.to_string().ends_with("if no server listens there any more, remove it"),
+        error.to_string().contains("if no server listens there any more, remove it"),
         "{error}"
     );
     std::fs::remove_file(&place.0).unwrap();
@@ -200,6 +207,74 @@ fn a_path_where_a_file_is_already_is_an_error_that_says_what_to_do() {
 
     let error = server.listen_unix(place.0.join("no/such/directory")).unwrap_err();
     assert!(error.to_string().starts_with("cannot listen on /"), "{error}");
+}
+
+#[test]
+fn a_path_that_is_too_long_is_an_error_that_says_so() {
+    let mut server = Server::builder().build(()).unwrap();
+    let error = server.listen_unix("/tmp/".to_owned() + &"x".repeat(200)).unwrap_err();
+    assert!(error.to_string().ends_with("has at most 107 bytes"), "{error}");
+}
+
+#[test]
+fn a_socket_at_which_no_process_answers_is_replaced_and_no_other_file_is() {
+    let place = Place::new("replaced");
+    let [mut first, mut second] = [(); 2].map(|()| Server::builder().build(()).unwrap());
+    drop(UnixListener::bind(&place.0).unwrap()); // as a crash leaves it
+    first.listen_unix_replacing_stale(&place.0).unwrap();
+    // Now there is one that answers, though it has not accepted.
+    let taken = second.listen_unix_replacing_stale(&place.0).unwrap_err();
+    assert!(
+        matches!(&taken, BindError::ListenUnix { error, .. } if error.kind == ErrorKind::AddrInUse)
+    );
+    assert!(UnixStream::connect(&place.0).is_ok(), "the first server still listens there");
+    drop(first);
+    assert!(!place.0.exists());
+    std::fs::write(&place.0, "not a socket").unwrap();
+    second.listen_unix_replacing_stale(&place.0).unwrap_err();
+    assert_eq!(std::fs::read_to_string(&place.0).unwrap(), "not a socket");
+    std::fs::remove_file(lock_of(&place)).unwrap();
+}
+
+#[test]
+fn of_servers_that_replace_a_stale_socket_at_the_same_time_one_listens() {
+    let place = Place::new("race");
+    for _ in 0..20 {
+        drop(UnixListener::bind(&place.0).unwrap());
+        let start = Barrier::new(4);
+        let listening = thread::scope(|scope| {
+            let attempt = || {
+                let mut server = Server::builder().build(()).unwrap();
+                start.wait();
+                let listens = server.listen_unix_replacing_stale(&place.0).is_ok();
+                start.wait(); // No one stops before all have tried.
+                listens
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(attempt)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|&yes| yes).count()
+        });
+        assert_eq!(listening, 1);
+    }
+    std::fs::remove_file(lock_of(&place)).unwrap();
+}
+
+#[test]
+fn the_descriptors_that_a_server_listens_on_can_be_passed_on() {
+    let place = Place::new("fds");
+    let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
+    server.listen_unix(&place.0).unwrap();
+    server.listen_on(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let passed: Vec<_> =
+        server.listening_fds().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+    assert_eq!(passed.len(), 3);
+    let addresses = server.local_addrs();
+    let mut passed = passed.into_iter();
+    let mut next = || passed.next().unwrap();
+    let first = TcpListener::from(next());
+    let unix = UnixListener::from(next());
+    let third = TcpListener::from(next());
+    assert_eq!([first, third].map(|socket| socket.local_addr().unwrap()), addresses[..]);
+    assert_eq!(unix.local_addr().unwrap().as_pathname(), Some(&*place.0));
 }
 
 // Sockets that were handed over.

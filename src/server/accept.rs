@@ -2,6 +2,8 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
+use std::os::fd::BorrowedFd;
+#[cfg(unix)]
 use std::path::Path;
 
 use super::Server;
@@ -61,11 +63,35 @@ impl<S> Server<S> {
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(unix)]
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
+        self.listen_at(path.as_ref(), Listener::bind_unix)
+    }
+
+    /// As [`listen_unix`](Self::listen_unix), but if there is the file of a socket at which no process
+    /// answers, left by a server that has crashed, it is removed first.
+    ///
+    /// Of several servers that do this at one path, one comes after the other: a file beside it with
+    /// `.lock` behind its name is locked meanwhile, and stays. A file that is no socket is never
+    /// removed. What is not guaranteed: a program that binds the path in another way, and has not
+    /// called listen(2) yet, does not answer either.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen_unix`](Self::listen_unix), and what the operating system says of the lock's file.
+    #[cfg(unix)]
+    pub fn listen_unix_replacing_stale(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
+        self.listen_at(path.as_ref(), Listener::bind_unix_replacing_stale)
+    }
+
+    #[cfg(unix)]
+    fn listen_at(
+        &mut self,
+        path: &Path,
+        bind: impl FnOnce(&Path) -> std::io::Result<Listener>,
+    ) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        let path = path.as_ref();
-        Listener::bind_unix(path)
+        bind(path)
             .and_then(|listener| self.reactor.listen(listener))
             .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
     }
@@ -158,6 +184,26 @@ impl<S> Server<S> {
         self.reactor.stop_listening();
         self.backlog.take_listeners();
         self.shortage = Shortage::default();
+    }
+
+    /// The descriptors of all sockets that are listened on, also of those that were handed over, to
+    /// pass them on to a successor: [`try_clone_to_owned`](BorrowedFd::try_clone_to_owned) makes one
+    /// that may outlive the server.
+    ///
+    /// ```
+    /// use ikisocket::Server;
+    ///
+    /// let mut old = Server::bind("127.0.0.1:0", ())?;
+    /// let socket = old.listening_fds().next().unwrap().try_clone_to_owned()?;
+    /// let mut new = Server::builder().build(())?; // the successor
+    /// new.listen_on(std::net::TcpListener::from(socket))?;
+    /// assert_eq!(new.local_addr(), old.local_addr());
+    /// old.stop_listening();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(unix)]
+    pub fn listening_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.reactor.listening_fds()
     }
 
     /// The first TCP address that is listened on.

@@ -43,6 +43,12 @@ impl Reactor {
         self.listeners.iter().filter_map(Listener::address)
     }
 
+    /// The descriptors that are listened on.
+    #[cfg(unix)]
+    pub(crate) fn listening_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().map(Listener::fd)
+    }
+
     pub(crate) fn is_listening(&self) -> bool {
         !self.listeners.is_empty()
     }

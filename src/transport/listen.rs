@@ -4,8 +4,14 @@
 //! connection.
 
 use std::fmt;
+#[cfg(unix)]
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(unix)]
+use std::os::unix::fs::FileTypeExt;
 #[cfg(unix)]
 use std::path::{Path, PathBuf};
 
@@ -14,6 +20,8 @@ use mio::net::TcpListener;
 #[cfg(unix)]
 use mio::net::UnixListener;
 use socket2::SockRef;
+#[cfg(unix)]
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::stream::{SHORT_MEANS_EMPTY, Stream};
 #[cfg(all(unix, feature = "listenfd"))]
@@ -89,6 +97,19 @@ impl ListeningSocket {
     }
 }
 
+/// Whether this is the file of a socket at which no process answers.
+#[cfg(unix)]
+fn is_stale(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A process that has many connections to accept would have us wait: it is there.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    is_socket && refused().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
 /// What TCP connections are set to.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
@@ -146,6 +167,26 @@ impl Listener {
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
 
+    /// As [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers is removed
+    /// first.
+    #[cfg(unix)]
+    pub(crate) fn bind_unix_replacing_stale(path: &Path) -> io::Result<Self> {
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
+        // Of servers that do this at the same time, one comes after the other: none removes what
+        // another has just made. It is unlocked when it is closed.
+        lock.lock()?;
+        match Self::bind_unix(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
+                log::info!("no process answers at {}: it is replaced", path.display());
+                std::fs::remove_file(path)?;
+                Self::bind_unix(path)
+            }
+            result => result,
+        }
+    }
+
     pub(crate) fn from_made(socket: ListeningSocket, options: Options) -> io::Result<Self> {
         match socket.0 {
             Made::Tcp(socket) => {
@@ -189,6 +230,15 @@ impl Listener {
             Self::Tcp { .. } => SHORT_MEANS_EMPTY,
             #[cfg(unix)]
             Self::Unix { .. } => false,
+        }
+    }
+
+    /// Its descriptor.
+    #[cfg(unix)]
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp { socket, .. } => socket.as_fd(),
+            Self::Unix { socket, .. } => socket.as_fd(),
         }
     }
 
