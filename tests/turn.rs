@@ -373,6 +373,24 @@ fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_sl
 }
 
 #[test]
+fn while_connections_that_have_ended_are_left_to_be_removed_the_next_turn_does_not_wait() {
+    let mut test = counting(Server::builder().work_per_turn(10));
+    for number in 0..40 {
+        test.connect(format!("/{number}").as_str()).unwrap();
+    }
+    test.settle();
+    assert_ne!(test.server().next_timeout(), Some(Duration::ZERO));
+    test.server().sockets().for_each(|kws| kws.abort());
+    let (mut closed, mut turns) = (0, 0);
+    while closed < 40 {
+        assert_eq!(test.server().next_timeout(), Some(Duration::ZERO), "{closed} are removed");
+        closed += test.turn().closed;
+        turns += 1;
+    }
+    assert!(turns > 10, "{turns} turns");
+}
+
+#[test]
 fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
     const PEERS: usize = 60;
     let mut test = counting(Server::builder().work_per_turn(1000));

@@ -1,4 +1,4 @@
-//! A message for many: who gets it, and the forms in which it is encoded once each.
+//! A message for many: which connections get it, and the forms in which it is encoded, once each.
 //!
 //! How one connection is sent something is `sending`'s.
 

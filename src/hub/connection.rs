@@ -231,7 +231,7 @@ impl Connection {
         )
     }
 
-    /// What is to be done with it next if nothing happens, and when; nothing with a dead one.
+    /// What is to be done with it next if nothing happens, and when; `None` if it is dead.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Deadline> {
         let deadline = match &self.phase {
             Phase::Handshaking(_) | Phase::Parked(_) => {
@@ -256,7 +256,7 @@ impl Connection {
         Some(deadline)
     }
 
-    /// This deadline, unless the socket has stalled by then.
+    /// This deadline, or that of the stall timeout if it comes first.
     fn or_stalled(&self, at: u64, timeout: Timeout, limits: &Limits) -> Deadline {
         match self.outbox.blocked_since().map(|since| since.saturating_add(limits.stall_timeout)) {
             Some(stall) if stall < at => Deadline { at: stall, timeout: Timeout::Stalled },

@@ -1,7 +1,7 @@
 //! From the outbox to the socket: when a connection's outbox is offered, and what follows from what
 //! the socket has taken.
 //!
-//! How frames wait and are written is the outbox's affair.
+//! The outbox decides how frames wait and are written.
 
 use super::{Hub, Notification, alive, named};
 use crate::outbox::Flushed;

@@ -1,8 +1,9 @@
 //! The state machine of a connection, from its accept to its removal.
 //!
-//! [`step`] is all of it, as one table: in which state, what happened, which state is next, what is
+//! `step` is all of it, as one table: in which state, what happened, which state is next, what is
 //! sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares the two cell
-//! by cell. The hub carries a step out (`transitions`). Nothing here knows a socket, a byte or a clock.
+//! by cell. The hub carries a step out (`transitions`). Nothing here knows a socket, a byte or a
+//! clock.
 
 use super::pending_request::{Head, Parked};
 use crate::error::Error;
@@ -22,7 +23,7 @@ pub(crate) enum Phase {
     Draining,
     /// Our FIN is sent, and the peer's is awaited. What the peer sends is discarded.
     HalfClosed {
-        /// The peer has answered our close frame.
+        /// Both close frames have been sent.
         answered: bool,
     },
     /// To be removed at the end of the turn.
@@ -89,16 +90,17 @@ impl State {
         Self::Dead,
     ];
 
-    /// The phase of this state. Requests that wait have verbs of their own.
-    pub(super) fn with(self, close: CloseState) -> Phase {
-        match self {
-            Self::Handshaking | Self::Parked => Phase::Handshaking(None),
+    /// The phase of this state; `None` of a request that is not answered, which keeps something of
+    /// its own.
+    pub(super) fn with(self, close: CloseState) -> Option<Phase> {
+        Some(match self {
+            Self::Handshaking | Self::Parked => return None,
             Self::Open => Phase::Open,
             Self::Closing(_) => Phase::Closing(Box::new(close)),
             Self::Draining => Phase::Draining,
             Self::HalfClosed { answered } => Phase::HalfClosed { answered },
             Self::Dead => Phase::Dead,
-        }
+        })
     }
 
     /// Whether the connection says nothing more but what is queued.
@@ -125,10 +127,10 @@ pub(super) enum Happened {
     /// The peer's FIN has come.
     PeerFinished,
     /// It failed for a reason that a close frame tells the peer: a violation, a panic, a reader
-    /// that was too slow and has no part of a frame.
+    /// that was too slow and has received no part of a frame.
     Failed,
     /// It failed for a reason that the peer cannot be told: it is silent, takes nothing, or was too
-    /// slow and has a part of a frame.
+    /// slow and has received a part of a frame.
     Unreachable,
     /// Reading from or writing to its socket failed.
     SocketFailed,
@@ -136,7 +138,7 @@ pub(super) enum Happened {
     Emptied,
     /// Its socket has taken all that was queued, and the peer's FIN came before that.
     EmptiedAfterFin,
-    /// The time for the request, or for the end, is over.
+    /// The time for the request, or for the end, is over, or a shutdown ends it.
     TimedOut,
     /// `abort`.
     Aborted,
@@ -173,8 +175,8 @@ pub(super) enum Sends {
     Fin,
     /// Instead of what is queued.
     Reset,
-    /// A reset, unless the socket has taken everything and was never full: then nothing. The peer
-    /// cannot take what it has for the whole, and the kernel does not keep the rest.
+    /// A reset, unless the socket has taken everything and was never full: then nothing. So
+    /// the peer cannot take a part for the whole, and the kernel does not keep the rest.
     ResetIfShort,
 }
 
@@ -199,9 +201,15 @@ pub(super) struct Step {
     pub(super) fires: Fires,
 }
 
-/// What follows when this happens in that state. What is not listed changes nothing: an end that
-/// has begun is not begun again.
-pub(super) fn step(state: State, happened: Happened) -> Step {
+/// What follows when this happens in that state; `None` if it changes nothing.
+#[inline]
+pub(super) fn follows(state: State, happened: Happened) -> Option<Step> {
+    let step = step(state, happened);
+    (step.next != state).then_some(step)
+}
+
+/// The table. What is not listed changes nothing: an end that has begun is not begun again.
+fn step(state: State, happened: Happened) -> Step {
     use Happened::*;
     use PeerClose::{Answered, Awaited, Broken};
     use State::*;

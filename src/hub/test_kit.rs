@@ -30,6 +30,15 @@ pub(super) fn insert(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
 /// A connection that is open and has written its 101; then its socket takes `room` bytes.
 pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     let (token, far) = insert(hub, 1000);
+    upgrade(hub, token);
+    hub.flush_dirty();
+    assert_eq!(far.receive(usize::MAX), (b"101".to_vec(), None));
+    far.make_room(room);
+    (token, far)
+}
+
+/// No filter objects to the request of this connection.
+pub(super) fn upgrade(hub: &mut Hub, token: Token) {
     let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
     let head = b"101".to_vec();
     hub.open(
@@ -44,10 +53,6 @@ pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
             slow_reader: SlowReader::Disconnect,
         },
     );
-    hub.flush_dirty();
-    assert_eq!(far.receive(usize::MAX), (b"101".to_vec(), None));
-    far.make_room(room);
-    (token, far)
 }
 
 pub(super) fn notifications(hub: &mut Hub) -> Vec<String> {

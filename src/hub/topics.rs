@@ -1,6 +1,6 @@
 //! Topics as connections have them: open ones may join, and members are found by what is published.
 //!
-//! Who is a member is the table's knowledge; that a connection leaves when it closes is `transitions`'s.
+//! The table of members is `membership`; a connection that closes leaves in `transitions`.
 
 use uuid::Uuid;
 

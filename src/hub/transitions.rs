@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::attributes::Attributes;
 use super::notification::Notification;
 use super::pending_request::Parked;
-use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, step};
+use super::phase::{CloseState, Fires, Happened, PeerClose, Phase, Sends, State, Step, follows};
+use super::sending::open;
 use super::{Hub, alive, named};
 use crate::config::SlowReader;
 use crate::error::{CloseError, Error};
@@ -38,7 +39,7 @@ pub(crate) struct Upgraded {
     pub(crate) slow_reader: SlowReader,
 }
 
-/// A request that waited, and its answer has come.
+/// A deferred request whose answer has come.
 pub(crate) struct Resumed {
     pub(crate) parked: Parked,
     pub(crate) request: Request,
@@ -77,7 +78,7 @@ impl Hub {
     pub(crate) fn open(&mut self, token: Token, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = named(&mut self.connections, token) else { return };
-        if step(connection.phase.state(), Happened::Upgraded).next != State::Open {
+        if follows(connection.phase.state(), Happened::Upgraded).is_none() {
             return;
         }
         connection.time = now;
@@ -109,7 +110,7 @@ impl Hub {
         parked: Parked,
     ) {
         let Some(connection) = self.get_mut(token) else { return };
-        if step(connection.phase.state(), Happened::Deferred).next == State::Parked {
+        if follows(connection.phase.state(), Happened::Deferred).is_some() {
             connection.request = Some(request);
             connection.attributes = attributes;
             connection.phase = Phase::Parked(Box::new(parked));
@@ -119,9 +120,7 @@ impl Hub {
     /// The answer to a parked request has come; `None` if it does not wait any more.
     pub(crate) fn resume(&mut self, token: Token) -> Option<Resumed> {
         let connection = self.get_mut(token)?;
-        if step(connection.phase.state(), Happened::Resumed).next != State::Handshaking {
-            return None;
-        }
+        follows(connection.phase.state(), Happened::Resumed)?;
         let Phase::Parked(parked) =
             std::mem::replace(&mut connection.phase, Phase::Handshaking(None))
         else {
@@ -208,7 +207,7 @@ impl Hub {
         let was_open = connection.is_open();
         self.happen(token, Happened::PeerFinished, Error::Lost.into());
         if !was_open {
-            // It may have had everything before.
+            // At once, because its timeout may be looked at next: it may have ended in time.
             self.flush(token);
         }
     }
@@ -230,7 +229,7 @@ impl Hub {
                 Some((CloseCode::INTERNAL_ERROR, "internal error".to_owned()))
             }
             Error::SlowConsumer { .. } => {
-                let Some(connection) = named(&mut self.connections, token) else { return };
+                let Some(connection) = open(&mut self.connections, token) else { return };
                 let waiting = connection.outbox.waiting();
                 connection.outbox.drop_waiting(&mut self.stage);
                 dropped = waiting - connection.outbox.waiting();
@@ -282,10 +281,7 @@ impl Hub {
     fn happen(&mut self, token: Token, happened: Happened, cause: Cause) {
         let Some(connection) = named(&mut self.connections, token) else { return };
         let before = connection.phase.state();
-        let Step { mut next, sends, fires } = step(before, happened);
-        if next == before {
-            return;
-        }
+        let Some(Step { mut next, sends, fires }) = follows(before, happened) else { return };
         let Cause { response, error, code, reason, mut dropped } = cause;
         if let (Some(error), Fires::Error | Fires::ErrorAndDisconnect) = (&error, fires) {
             log::debug!("connection {}: {error}", connection.peer.get());
@@ -313,7 +309,9 @@ impl Hub {
         }
         self.record(token, fires, happened, &close, dropped);
         let connection = &mut self.connections[token.index as usize];
-        connection.phase = next.with(close);
+        if let Some(phase) = next.with(close) {
+            connection.phase = phase;
+        }
         if next.is_ending() && !before.is_ending() {
             connection.begin_end(&self.limits, self.now);
         }
@@ -431,8 +429,8 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::error::EmitError;
-    use crate::hub::test_kit::{hub, insert, notifications, open};
-    use crate::hub::{Destination, Emitted, Ticket};
+    use crate::hub::test_kit::{hub, insert, notifications, open, upgrade};
+    use crate::hub::{Destination, Emitted, Head, Ticket};
     use crate::outbox::SendOptions;
     use crate::protocol::{Opcode, encode_header};
     use crate::transport::faults::End;
@@ -554,6 +552,7 @@ mod tests {
             let (open_before, connection) = (hub.open_len(), hub.get_mut(token).unwrap());
             connection.was_blocked = was_blocked;
             match happened {
+                Happened::Upgraded => upgrade(&mut hub, token),
                 Happened::Deferred => park(&mut hub, token),
                 Happened::Resumed => drop(hub.resume(token)),
                 _ => hub.happen(
@@ -567,7 +566,8 @@ mod tests {
                     },
                 ),
             }
-            let Step { next, sends, fires } = step(state, happened);
+            let nothing = Step { next: state, sends: Sends::Nothing, fires: Fires::Nothing };
+            let Step { next, sends, fires } = follows(state, happened).unwrap_or(nothing);
             let connection = hub.get(token).unwrap();
             assert_eq!(connection.phase.state(), next, "{cell}");
             assert_eq!(
@@ -617,5 +617,42 @@ mod tests {
             assert_eq!(names, expected, "{cell}");
             assert_eq!(hub.remove_dead(), usize::from(next == State::Dead), "{cell}");
         }
+    }
+
+    #[test]
+    fn a_second_upgrade_or_answer_of_one_request_changes_nothing() {
+        let (mut hub, token, _far) = connection_in(State::Open);
+        let uuid = hub.get(token).unwrap().uuid;
+        upgrade(&mut hub, token);
+        assert_eq!((hub.open_len(), hub.find(uuid)), (1, Some(token)));
+
+        let (mut hub, token, _far) = connection_in(State::Handshaking);
+        let head = Head { received: b"GET /".to_vec(), ..Head::default() };
+        hub.get_mut(token).unwrap().phase = Phase::Handshaking(Some(Box::new(head)));
+        assert!(hub.resume(token).is_none());
+        assert!(matches!(&hub.get(token).unwrap().phase, Phase::Handshaking(Some(_))));
+    }
+
+    #[test]
+    fn a_connection_whose_fin_comes_just_before_its_time_is_over_is_not_cut_short() {
+        let (mut hub, token, _far) = connection_in(State::Closing(PeerClose::Awaited));
+        hub.now = hub.next_deadline().unwrap();
+        let (due, timeout) = hub.pop_due(&mut 1).unwrap();
+        hub.peer_finished(token);
+        assert!(due == token && !hub.is_still_due(token, timeout));
+        assert_eq!((hub.stats.cut_short, hub.remove_dead()), (0, 1));
+    }
+
+    #[test]
+    fn a_closing_connection_that_fails_as_too_slow_keeps_its_close_frame() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, 0);
+        hub.emit(token, Opcode::Binary, b"one", &SendOptions::USUAL);
+        hub.flush_dirty();
+        hub.close(token, CloseCode::NORMAL, "").unwrap();
+        hub.fail(token, Error::SlowConsumer { frame: 1, waiting: 1, limit: 1 });
+        far.make_room(1000);
+        hub.writable(token);
+        assert_eq!(far.receive(usize::MAX).0, b"\x82\x03one\x88\x02\x03\xe8");
     }
 }

@@ -1,7 +1,8 @@
-//! The backlog: what is left to do without waiting for an event.
+//! The backlog: connections, listeners, commands and events that are left to be served without
+//! waiting.
 //!
-//! Most of it are connections that wait to be read, and the input of theirs that was read and is
-//! not handled yet. It knows no budget and no socket: what is put off, and how much of it is done
+//! Most of it is connections that wait to be read, and the input of theirs that was read and is not
+//! handled yet. It knows no budget and no socket: what is put off, and how much of it is done
 //! at a time, is decided by the server.
 
 use std::collections::{HashMap, VecDeque};
@@ -113,7 +114,7 @@ impl Backlog {
         std::mem::take(&mut self.commands)
     }
 
-    /// Whether the poll may have more events than were taken.
+    /// Notes whether the poll may have more events than were taken.
     #[inline]
     pub(crate) fn set_events(&mut self, more: bool) {
         self.events = more;

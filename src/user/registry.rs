@@ -197,8 +197,8 @@ pub(crate) struct RouteEntry<S> {
     pub(crate) forget_request: bool,
 }
 
-/// Whom a route takes, and how it treats them. Each route has a copy of the server's, in which it
-/// may change something.
+/// Which upgrades a route accepts, and how their connections are treated. Each route has a copy of
+/// the server's policy, in which it may change something.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) subprotocols: Vec<String>,
