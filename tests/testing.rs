@@ -819,3 +819,26 @@ fn a_rate_limit_on_the_clock_of_the_loop_and_an_attribute_can_be_tested() {
     (0..3).for_each(|_| test.send(ann, "too fast"));
     test.expect_goodbye(ann, 1000, "Connection closed");
 }
+
+#[test]
+fn what_another_thread_sends_is_waited_for_in_real_time_and_no_longer_than_is_said() {
+    let mut test = Harness::new(memory_server());
+    let [ann, bob] = ["/ann", "/bob"].map(|path| test.connect(path).unwrap());
+    let uuid = test.uuid(ann).unwrap();
+    let handle = test.server().handle();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let worker = std::thread::spawn(move || {
+        wait.recv().unwrap();
+        handle.emit_to(uuid, "from a thread").unwrap();
+    });
+    let before = test.server().sockets().now();
+    assert!(!test.wait_for(ann, Duration::ZERO), "nothing was sent");
+    go.send(()).unwrap();
+    assert!(test.wait_for(ann, Duration::from_secs(60)));
+    worker.join().unwrap();
+    test.expect(ann, ["from a thread"]);
+    assert_eq!(test.server().sockets().now(), before, "the clock of the loop stands still");
+    assert!(!test.wait_for(bob, Duration::ZERO), "it was for ann");
+    test.close(bob, 1000, "");
+    assert!(test.wait_for(bob, Duration::ZERO), "its end has come");
+}

@@ -179,7 +179,7 @@ impl fmt::Display for NotConnected {
                 write!(f, "refused with {}: {}", answer.status, answer.text().trim_end())
             }
             Self::Unanswered => f.write_str(
-                "there was no whole response: deferred, cut by faults, or of a server that stops",
+                "there was no whole response yet: of one that another thread gives, `ask` and `wait_for` wait; it may be cut by faults, or the server stops",
             ),
         }
     }

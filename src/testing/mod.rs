@@ -64,7 +64,7 @@
 //! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your
 //!   own code takes from a clock, from chance or from a `HashMap`'s order does not.
 //!
-//! What is not imitated: the descriptor of a connection ([`Conn::fd`](crate::Conn::fd) is `None`),
+//! What is not imitated: the descriptor of a connection ([`Transport::fd`](crate::Transport::fd) is `None`),
 //! and accepting ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the
 //! server listens on work as ever, and are asked in each turn.
 
@@ -73,7 +73,7 @@ mod expect;
 mod panics;
 mod peer;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -137,7 +137,8 @@ impl<S> Harness<S> {
     ///
     /// # Errors
     ///
-    /// [`NotConnected`] has the answer if that is not a WebSocket.
+    /// [`NotConnected`] has the answer if that is not a WebSocket. An answer that another thread
+    /// gives may come later: [`ask`](Self::ask), then [`wait_for`](Self::wait_for).
     pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<Client, NotConnected> {
         let client = self.ask(upgrade).ok_or(NotConnected::Unanswered)?;
         self.settle();
@@ -365,13 +366,58 @@ impl<S> Harness<S> {
     ///
     /// If the operating system's poll fails.
     pub fn turn(&mut self) -> Turn {
+        self.turn_within(Duration::ZERO)
+    }
+
+    /// Waits until a client gets something that the test has not seen: the answer to its request, a
+    /// message, the end of its connection; whether it did. It waits in real time, and no longer than
+    /// `at_most`, for what other threads send through a [`Handle`](crate::Handle) or a
+    /// [`Deferred`](crate::Deferred). The clock of the loop stands still meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ikisocket::Server;
+    /// use ikisocket::testing::Harness;
+    ///
+    /// let mut server = Server::builder().build(())?;
+    /// server.route("/ws", |_, _| {})?;
+    /// server.filter(|_, sockets, incoming| {
+    ///     let deferred = sockets.defer(incoming);
+    ///     std::thread::spawn(move || deferred.accept(|_| {})); // when it has asked a database
+    ///     Ok(())
+    /// });
+    /// let mut test = Harness::new(server);
+    /// let ann = test.ask("/ws").unwrap();
+    /// assert!(test.wait_for(ann, Duration::from_secs(10)));
+    /// assert_eq!(test.answer(ann).unwrap().status, 101);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`settle`](Self::settle).
+    #[track_caller]
+    pub fn wait_for(&mut self, client: Client, at_most: Duration) -> bool {
+        let started = Instant::now();
+        let was_answered = self.peer(client).answer().is_some();
+        loop {
+            self.settle();
+            let peer = self.peer(client);
+            if !peer.received.is_empty() || (!was_answered && peer.answer().is_some()) {
+                return true;
+            }
+            let Some(rest) = at_most.checked_sub(started.elapsed()) else { return false };
+            self.turn_within(rest);
+        }
+    }
+
+    fn turn_within(&mut self, wait: Duration) -> Turn {
         for &(index, token) in &self.going_on {
             if let Some(readiness) = self.peers[index].far.take_readiness() {
                 self.server.tell_ready(token, readiness);
             }
         }
-        let turn =
-            self.server.poll(Some(Duration::ZERO)).expect("the operating system's poll works");
+        let turn = self.server.poll(Some(wait)).expect("the operating system's poll works");
         self.receive();
         turn
     }

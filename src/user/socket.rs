@@ -323,18 +323,35 @@ impl<S> Socket<'_, S> {
     }
 
     /// The value of a `:name` or `*name` of the route's pattern, percent-decoded.
+    ///
+    /// It is borrowed from the connection, as is what [`query`](Self::query),
+    /// [`header`](Self::header) and [`attribute`](Self::attribute) give. A verb that changes the
+    /// connection needs a copy:
+    ///
+    /// ```
+    /// # let mut server = ikisocket::Server::bind("127.0.0.1:0", ())?;
+    /// server.route("/ws/:room", |_, kws| {
+    ///     let room = kws.param("room").unwrap_or_default().to_owned();
+    ///     if let Err(error) = kws.join(&room) {
+    ///         kws.emit(format!("cannot join {room}: {error}"));
+    ///     }
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn param(&self, name: &str) -> Option<&str> {
         self.request()?.param(name)
     }
 
-    /// The last value of a query parameter, decoded.
+    /// The last value of a query parameter, decoded. It is borrowed from the
+    /// connection: see [`param`](Self::param).
     #[must_use]
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         self.request()?.query(name)
     }
 
-    /// The first value of a header, its name in any case.
+    /// The first value of a header, its name in any case. It is borrowed from the
+    /// connection: see [`param`](Self::param).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.request()?.header(name)
@@ -353,7 +370,8 @@ impl<S> Socket<'_, S> {
         self.attributes_mut().set(key, value);
     }
 
-    /// The value under a name, if there is one and it is a `T`.
+    /// The value under a name, if there is one and it is a `T`. It is borrowed from the connection:
+    /// see [`param`](Self::param).
     #[must_use]
     pub fn attribute<T: Any>(&self, key: &str) -> Option<&T> {
         self.attributes().get(key)
