@@ -9,7 +9,7 @@
 
 use std::error::Error;
 
-use ikisocket::{Builder, Event, EventPayload, Server};
+use ikisocket::{Builder, Event, EventPayload, RouteOptions, Server};
 use lexopt::prelude::*;
 
 mod common;
@@ -36,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB).notsent_lowat(MIB);
     let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, echo);
-    server.route("/forgetful", |_, _| {})?.forget_request().on(Event::Message, echo);
+    let forgetful = RouteOptions::default().forget_request();
+    server.route_with("/forgetful", forgetful, |_, _| {})?.on(Event::Message, echo);
     server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });

@@ -304,7 +304,7 @@
 //! # Slow readers
 //!
 //! What a socket does not take waits, up to [`Builder::max_outbox`] bytes for each connection.
-//! [`Builder::slow_reader`], [`Route::slow_reader`] and [`Socket::set_slow_reader`] say what
+//! [`Builder::slow_reader`], [`RouteOptions::slow_reader`] and [`Socket::set_slow_reader`] say what
 //! happens then: the connection is given up (the default), the new message is refused, or the
 //! oldest are dropped. Where only the latest value counts, emit [`Latest`]`(key, message)`, with
 //! any verb: a waiting message with the same key is replaced in its place, so that a slow reader
@@ -360,7 +360,7 @@
 //! # Compression
 //!
 //! With the cargo feature `deflate` the server speaks permessage-deflate (RFC 7692) with the
-//! clients that offer it, where `Builder::deflate` or `Route::deflate` turn it on. There are two
+//! clients that offer it, where `Builder::deflate` or `RouteOptions::deflate` turn it on. There are two
 //! modes. `Deflate::shared()` compresses each message by itself: no memory for a connection, and a
 //! broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the ones
 //! before: similar small messages become far smaller, a connection costs up to about 450 KiB, and a
@@ -437,7 +437,7 @@
 //! | `Locals` | [`Incoming::attributes`], then [`Socket::attribute`] |
 //! | `Params`, `Query`, `Cookies`, `Headers` | [`Socket::param`], [`query`](Socket::query), [`cookie`](Socket::cookie), [`header`](Socket::header), or all of [`Socket::request`] |
 //! | `IP` | [`Socket::peer_address`] |
-//! | `Config.Origins`, `Subprotocols` | [`Builder::origins`], [`Builder::subprotocols`], or a route's own ([`Route`]) |
+//! | `Config.Origins`, `Subprotocols` | [`Builder::origins`], [`Builder::subprotocols`], or a route's own ([`RouteOptions`]) |
 //! | `Config.HandshakeTimeout`, buffer sizes | [`Builder::handshake_timeout`], [`Builder::receive_buffer`], [`Builder::max_outbox`] |
 //! | `Config.RecoverHandler` | [`Server::on_panic`] |
 //! | `Config.EnableCompression` | `Builder::deflate`, or a route's own, with the cargo feature `deflate` |
@@ -499,8 +499,8 @@ pub use server::{Finished, Server, Turn};
 pub use token::{ConnectionId, SourceId};
 pub use transport::{ListeningSocket, PeerAddress};
 pub use user::{
-    CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, Shutdown, Socket,
-    Sockets, TimerId, Transport,
+    CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, RouteOptions,
+    Shutdown, Socket, Sockets, TimerId, Transport,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use ikisocket::testing::Harness;
-use ikisocket::{BuildError, Builder, Event, Server};
+use ikisocket::{BuildError, Builder, Event, RouteOptions, Server};
 
 /// Every setting that is a time.
 const TIMES: [fn(Builder, Duration) -> Builder; 5] = [
@@ -123,8 +123,10 @@ fn an_origin_that_no_browser_sends_is_an_error_that_says_what_to_do() {
             "{error}"
         );
         let mut server = Server::builder().build(()).unwrap();
-        let refused =
-            server.route("/", |_, _| {}).unwrap().origins([origin]).unwrap_err().to_string();
+        let refused = server
+            .route_with("/", RouteOptions::default().origins([origin]), |_, _| {})
+            .unwrap_err()
+            .to_string();
         assert_eq!(refused, error);
     }
 }

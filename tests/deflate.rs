@@ -10,7 +10,7 @@ use common::{
 };
 use ikisocket::protocol::{Decoded, Deflater, FrameHeader, Inflater, Message, Opcode, Role, Rules};
 use ikisocket::testing::{self, Harness, Upgrade};
-use ikisocket::{Builder, Deflate, Event, Server, Socket, Uncompressed};
+use ikisocket::{Builder, Deflate, Event, RouteOptions, Server, Socket, Uncompressed};
 
 const RSV1: u8 = 0x40;
 const CONTINUATION: u8 = 0;
@@ -158,12 +158,9 @@ fn a_message_is_echoed_compressed_in_both_modes() {
 fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
     let mut server = server_with(with(Deflate::shared()));
     server.route("/:name", enter).unwrap();
-    server.route("/plain/:name", enter).unwrap().deflate(None).unwrap();
-    server
-        .route("/window/:name", enter)
-        .unwrap()
-        .deflate(Deflate::dedicated().server_window_bits(10))
-        .unwrap();
+    server.route_with("/plain/:name", RouteOptions::default().deflate(None), enter).unwrap();
+    let window = RouteOptions::default().deflate(Deflate::dedicated().server_window_bits(10));
+    server.route_with("/window/:name", window, enter).unwrap();
     let answer = |server: &mut _, path, offer| Client::connect(server, path, offer).answer;
 
     let both = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -180,7 +177,7 @@ fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
     assert_eq!(answer(&mut server, "/window/f", offer).as_deref(), Some(window));
 
     let mut plain = Server::builder().build(()).unwrap();
-    plain.route("/on", |_, _| {}).unwrap().deflate(Deflate::shared()).unwrap();
+    plain.route_with("/on", RouteOptions::default().deflate(Deflate::shared()), |_, _| {}).unwrap();
     plain.route("/off", |_, _| {}).unwrap();
 }
 
@@ -194,10 +191,9 @@ fn a_setting_out_of_its_range_is_refused_by_name() {
     ] {
         assert_eq!(with(deflate).build(()).err().unwrap().to_string(), says);
         let mut server = Server::builder().build(()).unwrap();
-        assert_eq!(
-            server.route("/", |_, _| {}).unwrap().deflate(deflate).err().unwrap().to_string(),
-            says
-        );
+        let options = RouteOptions::default().deflate(deflate);
+        let error = server.route_with("/", options, |_, _| {}).unwrap_err();
+        assert_eq!(error.to_string(), says);
     }
 }
 
@@ -236,7 +232,8 @@ fn what_does_not_get_smaller_alone_goes_as_it_is() {
 fn a_broadcast_reaches_everybody_in_the_form_that_was_agreed_on_and_in_order() {
     let mut server = server_with(with(Deflate::shared()));
     server.route("/:name", enter).unwrap();
-    server.route("/own/:name", enter).unwrap().deflate(Deflate::dedicated()).unwrap();
+    let own = RouteOptions::default().deflate(Deflate::dedicated());
+    server.route_with("/own/:name", own, enter).unwrap();
     let mut plain = common::Client::connect(&mut server, "/plain");
     let mut compressed: Vec<_> = [
         ("/ann", "permessage-deflate"),

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use ikisocket::protocol::{Deflater, FrameHeader, Opcode, apply_mask};
-use ikisocket::{Deflate, Event, Server};
+use ikisocket::{Deflate, Event, RouteOptions, Server};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -32,7 +32,8 @@ impl Echo {
     fn start(mode: Deflate) -> Self {
         let mut server = Server::builder().deflate(mode).build(()).unwrap();
         server.listen("127.0.0.1:0").unwrap();
-        let route = server.route("/ws", |(), _| {}).unwrap().forget_request();
+        let route =
+            server.route_with("/ws", RouteOptions::default().forget_request(), |(), _| {}).unwrap();
         route.on(Event::Message, |(), ep| {
             ep.kws.emit(ep.data);
         });

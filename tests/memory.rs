@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use ikisocket::{Server, Turn};
+use ikisocket::{RouteOptions, Server, Turn};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[path = "common/descriptors.rs"]
@@ -45,10 +45,11 @@ fn live(region: &Region<'_, System>) -> isize {
 /// gone, leave something behind.
 fn cost(forget_request: bool) -> usize {
     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
-    let route = server.route("/ws", |(), _| {}).unwrap();
+    let mut options = RouteOptions::default();
     if forget_request {
-        route.forget_request();
+        options = options.forget_request();
     }
+    server.route_with("/ws", options, |(), _| {}).unwrap();
     let address = server.local_addr().unwrap();
     let mut clients = Vec::with_capacity(CONNECTIONS);
     let region = Region::new(ALLOCATOR);

@@ -10,7 +10,9 @@ use common::{
     with_socket,
 };
 use ikisocket::protocol::{Decoded, Message, Role, Rules};
-use ikisocket::{Builder, EmitError, Emitted, Error, Event, Latest, Server, SlowReader, Socket};
+use ikisocket::{
+    Builder, EmitError, Emitted, Error, Event, Latest, RouteOptions, Server, SlowReader, Socket,
+};
 
 const KIB: usize = 1024;
 const LIMIT: usize = 64 * KIB;
@@ -276,7 +278,8 @@ fn pressure_and_relief_are_told_in_turn_at_their_marks() {
 #[test]
 fn routes_and_connections_have_policies_of_their_own() {
     let mut server = server_of(Server::builder().slow_reader(SlowReader::DropNewest));
-    server.route("/own/:name", enter_narrow).unwrap().slow_reader(SlowReader::DropOldest).unwrap();
+    let own = RouteOptions::default().slow_reader(SlowReader::DropOldest);
+    server.route_with("/own/:name", own, enter_narrow).unwrap();
     let _readers = ["/ann", "/bob", "/own/cid"].map(|path| Reader::connect(&mut server, path));
     with_socket(&mut server, "bob", |bob| bob.set_slow_reader(SlowReader::DropOldest));
     for (who, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)]
@@ -293,10 +296,12 @@ fn a_policy_without_a_limit_and_marks_out_of_order_are_refused() {
     let limitless = Server::builder().slow_reader(SlowReader::DropOldest).max_outbox(usize::MAX);
     assert_eq!(build(limitless), "max_outbox must be a limit that slow_reader can act at");
     let mut server = Server::builder().max_outbox(usize::MAX).build(()).unwrap();
-    let error =
-        server.route("/", |_, _| {}).unwrap().slow_reader(SlowReader::DropNewest).unwrap_err();
+    let mut with = |policy| {
+        server.route_with("/", RouteOptions::default().slow_reader(policy), |_, _| {}).map(drop)
+    };
+    let error = with(SlowReader::DropNewest).unwrap_err();
     assert_eq!(error.to_string(), "max_outbox must be a limit that slow_reader can act at");
-    assert!(server.route("/b", |_, _| {}).unwrap().slow_reader(SlowReader::Disconnect).is_ok());
+    assert_eq!(with(SlowReader::Disconnect), Ok(()), "the refused one took no path");
     let marks = Server::builder().max_outbox(LIMIT);
     assert_eq!(
         build(marks.clone().high_water(LIMIT + 1)),

@@ -27,7 +27,9 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use ikisocket::{Event, EventPayload, HeaderError, Response, Server, Socket, Sockets, Uuid};
+use ikisocket::{
+    Event, EventPayload, HeaderError, Response, RouteOptions, Server, Socket, Sockets, Uuid,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -74,7 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         say(format!("Close event - User: {}", name(&ep.kws)));
     });
     server.on(Event::Error, |_, ep| say(format!("Error event - User: {}", name(&ep.kws))));
-    server.route("/ws/:id", join)?.subprotocols([PAGE_PROTOCOL])?;
+    let options = RouteOptions::default().subprotocols([PAGE_PROTOCOL]);
+    server.route_with("/ws/:id", options, join)?;
     server.get("/", |_, _, _| page())?;
     server.get("/healthz", |_, _, _| "ok")?;
     let address = server.listen(common::address("127.0.0.1:3000"))?;

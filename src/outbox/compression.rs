@@ -18,7 +18,7 @@ const PIECE: usize = 5 << 20;
 
 /// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off
 /// by default; on with [`Builder::deflate`](crate::Builder::deflate) or
-/// [`Route::deflate`](crate::Route::deflate).
+/// [`RouteOptions::deflate`](crate::RouteOptions::deflate).
 ///
 /// With [`shared`](Self::shared) no message refers to an earlier one: all connections of a loop
 /// share one compressor and one decompressor, a connection costs about 50 bytes more, and a

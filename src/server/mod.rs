@@ -35,7 +35,7 @@ use crate::transport::Options;
 use crate::transport::memory;
 use crate::user::{
     CaughtPanic, Command, Context, EventPayload, Handle, Incoming, Readiness, Registry, Route,
-    Socket, Sockets, TimerId,
+    RouteOptions, Socket, Sockets, TimerId,
 };
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
@@ -220,7 +220,25 @@ impl<S> Server<S> {
     where
         F: Fn(&mut S, &mut Socket<'_, S>) + 'static,
     {
-        self.registry.add_route(pattern, Box::new(callback))
+        self.route_with(pattern, RouteOptions::default(), callback)
+    }
+
+    /// As [`route`](Self::route), with settings of its own instead of the server's.
+    ///
+    /// # Errors
+    ///
+    /// As [`route`](Self::route); and [`RouteError::Subprotocol`], [`RouteError::Origin`] or
+    /// [`RouteError::Setting`] if a setting is wrong. Then no route is added.
+    pub fn route_with<F>(
+        &mut self,
+        pattern: &str,
+        options: RouteOptions,
+        callback: F,
+    ) -> Result<Route<'_, S>, RouteError>
+    where
+        F: Fn(&mut S, &mut Socket<'_, S>) + 'static,
+    {
+        self.registry.add_route(pattern, options, Box::new(callback))
     }
 
     /// Answers plain GET and HEAD requests at a path with what `page` returns: a [`Response`], a
@@ -243,7 +261,7 @@ impl<S> Server<S> {
     /// # Errors
     ///
     /// As [`route`](Self::route).
-    pub fn get<F, R>(&mut self, pattern: &str, page: F) -> Result<(), RouteError>
+    pub fn get<F, R>(&mut self, pattern: &str, page: F) -> Result<&mut Self, RouteError>
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> R + 'static,
         R: Into<Response>,
@@ -251,7 +269,8 @@ impl<S> Server<S> {
         let page = move |state: &mut S, sockets: &mut Sockets<'_, S>, incoming: &Incoming| {
             page(state, sockets, incoming).into()
         };
-        self.registry.add_page(pattern, Box::new(page))
+        self.registry.add_page(pattern, Box::new(page))?;
+        Ok(self)
     }
 
     /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is

@@ -17,7 +17,7 @@ pub use handle::Handle;
 pub(crate) use registry::Caught;
 pub(crate) use registry::{Answer, Command, Policy, Registry};
 pub use registry::{CaughtPanic, EventPayload, Incoming, Socket, Sockets};
-pub use route::Route;
+pub use route::{Route, RouteOptions};
 pub use shutdown::Shutdown;
 pub use socket::Transport;
 pub use tables::sources::Readiness;

@@ -13,21 +13,20 @@ impl<S> Registry<S> {
     pub(crate) fn add_route(
         &mut self,
         pattern: &str,
+        options: RouteOptions,
         callback: RouteCallback<S>,
     ) -> Result<Route<'_, S>, RouteError> {
+        let forget_request = options.forget_request;
+        let policy = options.over(&self.policy, self.max_outbox)?;
         let index = self.routes.len();
         let (place, names) = self.places.slot(pattern)?;
         if place.route.is_some() {
             return Err(RouteError::Duplicate { pattern: pattern.to_owned() });
         }
         place.route = Some((index as u32, names));
-        self.routes.push(RouteEntry {
-            callback,
-            listeners: Listeners::default(),
-            policy: self.policy.clone(),
-            forget_request: false,
-        });
-        Ok(Route { entry: &mut self.routes[index], max_outbox: self.max_outbox })
+        let listeners = Listeners::default();
+        self.routes.push(RouteEntry { callback, listeners, policy, forget_request });
+        Ok(Route { entry: &mut self.routes[index] })
     }
 
     pub(crate) fn add_page(&mut self, pattern: &str, page: Page<S>) -> Result<(), RouteError> {
@@ -66,23 +65,108 @@ impl Policy {
     }
 }
 
-/// A route that was just added, for what is its own.
+/// What is a route's own, instead of the server's settings: [`Server::route_with`](crate::Server::route_with).
+/// What is wrong with it, that says.
 ///
 /// ```
-/// use ikisocket::{Event, Server};
+/// use ikisocket::{Event, RouteOptions, Server};
 ///
 /// let mut server = Server::bind("127.0.0.1:0", 0)?;
+/// let options = RouteOptions::default()
+///     .subprotocols(["ticks-2", "ticks-1"])
+///     .origins(["https://example.org"])
+///     .forget_request();
 /// server
-///     .route("/prices", |_, _| {})?
-///     .subprotocols(["ticks-2", "ticks-1"])?
-///     .origins(["https://example.org"])?
-///     .forget_request()
+///     .route_with("/prices", options, |_, _| {})?
 ///     .on(Event::Message, |count, _| *count += 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "it is handed to `route_with`"]
+pub struct RouteOptions {
+    subprotocols: Option<Vec<String>>,
+    origins: Option<Vec<String>>,
+    slow_reader: Option<SlowReader>,
+    /// `Some(None)`: not compressed, whatever the server's setting.
+    #[cfg(feature = "deflate")]
+    deflate: Option<Option<Deflate>>,
+    forget_request: bool,
+}
+
+impl RouteOptions {
+    /// The subprotocols of this route, the best first, instead of the server's:
+    /// [`Builder::subprotocols`](crate::Builder::subprotocols).
+    pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.subprotocols = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The web pages that may connect to this route, instead of the server's:
+    /// [`Builder::origins`](crate::Builder::origins).
+    pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
+        self.origins = Some(origins.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Compression on this route, instead of the server's:
+    /// [`Builder::deflate`](crate::Builder::deflate). `None` is none.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
+        self.deflate = Some(deflate.into());
+        self
+    }
+
+    /// What happens to slow readers on this route, instead of the server's policy:
+    /// [`Builder::slow_reader`](crate::Builder::slow_reader).
+    pub fn slow_reader(mut self, policy: SlowReader) -> Self {
+        self.slow_reader = Some(policy);
+        self
+    }
+
+    /// Drops each connection's request when the route callback has returned, to save its memory:
+    /// from then on `request`, `param`, `query`, `header` and `cookie` answer `None`.
+    pub fn forget_request(mut self) -> Self {
+        self.forget_request = true;
+        self
+    }
+
+    /// These settings, and the server's where there are none.
+    fn over(self, server: &Policy, max_outbox: usize) -> Result<Policy, RouteError> {
+        let mut policy = server.clone();
+        if let Some(names) = self.subprotocols {
+            if let Some(name) = names.iter().find(|name| !is_token(name)) {
+                return Err(RouteError::Subprotocol { name: name.clone() });
+            }
+            policy.subprotocols = names;
+        }
+        if let Some(origins) = self.origins {
+            for origin in &origins {
+                check_origin(origin)
+                    .map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
+            }
+            policy.origins = origins;
+        }
+        if let Some(slow_reader) = self.slow_reader {
+            if !slow_reader.can_act_at(max_outbox) {
+                let expected = "a limit that slow_reader can act at";
+                return Err(RouteError::Setting { setting: "max_outbox", expected });
+            }
+            policy.slow_reader = slow_reader;
+        }
+        #[cfg(feature = "deflate")]
+        if let Some(deflate) = self.deflate {
+            if let Some(Err((setting, expected))) = deflate.as_ref().map(Deflate::check) {
+                return Err(RouteError::Setting { setting, expected });
+            }
+            policy.deflate = deflate;
+        }
+        Ok(policy)
+    }
+}
+
+/// A route that was just added, for listeners of its own.
 pub struct Route<'r, S> {
     entry: &'r mut RouteEntry<S>,
-    max_outbox: usize,
 }
 
 impl<S> Route<'_, S> {
@@ -94,85 +178,6 @@ impl<S> Route<'_, S> {
     {
         let listener: Listener<S> = Box::new(listener);
         self.entry.listeners.add(event.as_ref(), listener);
-        self
-    }
-
-    /// The subprotocols of this route, the best first, instead of the server's:
-    /// [`Builder::subprotocols`](crate::Builder::subprotocols).
-    ///
-    /// # Errors
-    ///
-    /// [`RouteError::Subprotocol`] if a name cannot stand in a header; then the route keeps what it
-    /// had.
-    pub fn subprotocols<N: Into<String>>(
-        self,
-        names: impl IntoIterator<Item = N>,
-    ) -> Result<Self, RouteError> {
-        let names: Vec<String> = names.into_iter().map(Into::into).collect();
-        if let Some(name) = names.iter().find(|name| !is_token(name)) {
-            return Err(RouteError::Subprotocol { name: name.clone() });
-        }
-        self.entry.policy.subprotocols = names;
-        Ok(self)
-    }
-
-    /// The web pages that may connect to this route, instead of the server's:
-    /// [`Builder::origins`](crate::Builder::origins).
-    ///
-    /// # Errors
-    ///
-    /// [`RouteError::Origin`] if one is written as no browser would; then the route keeps what it
-    /// had.
-    pub fn origins<N: Into<String>>(
-        self,
-        origins: impl IntoIterator<Item = N>,
-    ) -> Result<Self, RouteError> {
-        let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
-        for origin in &origins {
-            check_origin(origin)
-                .map_err(|error| RouteError::Origin { origin: origin.clone(), error })?;
-        }
-        self.entry.policy.origins = origins;
-        Ok(self)
-    }
-
-    /// Compression on this route, instead of the server's:
-    /// [`Builder::deflate`](crate::Builder::deflate). `None` is none.
-    ///
-    /// # Errors
-    ///
-    /// [`RouteError::Setting`] if a setting is out of its range; then the route keeps what it had.
-    #[cfg(feature = "deflate")]
-    pub fn deflate(self, deflate: impl Into<Option<Deflate>>) -> Result<Self, RouteError> {
-        let deflate = deflate.into();
-        if let Some(Err((setting, expected))) = deflate.as_ref().map(Deflate::check) {
-            return Err(RouteError::Setting { setting, expected });
-        }
-        self.entry.policy.deflate = deflate;
-        Ok(self)
-    }
-
-    /// What happens to slow readers on this route, instead of the server's policy:
-    /// [`Builder::slow_reader`](crate::Builder::slow_reader).
-    ///
-    /// # Errors
-    ///
-    /// [`RouteError::Setting`] if the policy needs a limit and
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox) is none; then the route keeps what it
-    /// had.
-    pub fn slow_reader(self, policy: SlowReader) -> Result<Self, RouteError> {
-        if !policy.can_act_at(self.max_outbox) {
-            let expected = "a limit that slow_reader can act at";
-            return Err(RouteError::Setting { setting: "max_outbox", expected });
-        }
-        self.entry.policy.slow_reader = policy;
-        Ok(self)
-    }
-
-    /// Drops each connection's request when the route callback has returned, to save its memory:
-    /// from then on `request`, `param`, `query`, `header` and `cookie` answer `None`.
-    pub fn forget_request(self) -> Self {
-        self.entry.forget_request = true;
         self
     }
 }

@@ -1,7 +1,7 @@
 //! Requests that two servers could read differently, and values that would end a header: nothing is
 //! smuggled in, nothing split.
 
-use ikisocket::{HeaderError, Response, RouteError, Server};
+use ikisocket::{HeaderError, Response, RouteError, RouteOptions, Server};
 
 use crate::kit::*;
 
@@ -398,7 +398,8 @@ fn no_value_of_the_program_splits_a_response_either() {
         );
         assert!(Server::builder().subprotocols([value]).build(()).is_err());
         let mut server = watched();
-        let refused = server.route("/own", |_, _| {}).unwrap().subprotocols([value]).unwrap_err();
+        let options = RouteOptions::default().subprotocols([value]);
+        let refused = server.route_with("/own", options, |_, _| {}).unwrap_err();
         assert_eq!(refused, RouteError::Subprotocol { name: value.to_owned() });
     }
     // A second length, a second end: what the server writes itself cannot be contradicted.

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 
 use ikisocket::http::PatternError;
-use ikisocket::{Event, Response, RouteError, Server};
+use ikisocket::{Event, Response, RouteError, RouteOptions, Server};
 
 use crate::kit::*;
 
@@ -168,8 +168,8 @@ fn the_servers_order_of_subprotocols_wins_and_a_route_may_have_its_own() {
         log.push(format!("{:?}", kws.subprotocol()))
     };
     server.route("/ws", note).unwrap();
-    server.route("/own", note).unwrap().subprotocols(["own"]).unwrap();
-    server.route("/none", note).unwrap().subprotocols([""; 0]).unwrap();
+    server.route_with("/own", RouteOptions::default().subprotocols(["own"]), note).unwrap();
+    server.route_with("/none", RouteOptions::default().subprotocols([""; 0]), note).unwrap();
     for (path, offers, chosen) in [
         ("/ws", "Sec-WebSocket-Protocol: v1, v2\r\n", Some("v2")),
         (
@@ -196,8 +196,9 @@ fn the_servers_order_of_subprotocols_wins_and_a_route_may_have_its_own() {
 #[test]
 fn origins_are_checked_and_a_route_may_have_its_own() {
     let mut server = echo(Server::builder().origins(["https://example.org"]));
-    server.route("/own", |_, _| {}).unwrap().origins(["https://own.example"]).unwrap();
-    server.route("/all", |_, _| {}).unwrap().origins(["*"]).unwrap();
+    let own = RouteOptions::default().origins(["https://own.example"]);
+    server.route_with("/own", own, |_, _| {}).unwrap();
+    server.route_with("/all", RouteOptions::default().origins(["*"]), |_, _| {}).unwrap();
     for (path, origin, status) in [
         ("/ws", "Origin: https://example.org\r\n", 101),
         ("/ws", "Origin: HTTPS://Example.Org\r\n", 101),
@@ -265,7 +266,8 @@ fn a_route_may_forget_the_request_when_its_callback_has_returned() {
             kws.request().is_some()
         )
     };
-    server.route("/ws/:id", move |log, kws| log.push(seen(kws))).unwrap().forget_request();
+    let options = RouteOptions::default().forget_request();
+    server.route_with("/ws/:id", options, move |log, kws| log.push(seen(kws))).unwrap();
     server.on(Event::Connect, move |log, ep| log.push(seen(&ep.kws)));
     Peer::open(&mut server, "/ws/7?q=1");
     let forgotten = "None None None false";
@@ -471,6 +473,7 @@ fn a_pattern_that_cannot_be_is_refused_and_so_is_one_that_is_taken() {
     assert_eq!(server.route("/a/:y", |_, _| {}).unwrap_err(), taken("/a/:y"));
     server.get("/ws", |_, _, _| Response::new(204)).unwrap();
     assert_eq!(server.get("/ws", |_, _, _| Response::new(204)).unwrap_err(), taken("/ws"));
-    let bad = server.route("/b", |_, _| {}).unwrap().subprotocols(["two words"]).unwrap_err();
+    let options = RouteOptions::default().subprotocols(["two words"]);
+    let bad = server.route_with("/b", options, |_, _| {}).unwrap_err();
     assert_eq!(bad, RouteError::Subprotocol { name: "two words".to_owned() });
 }
