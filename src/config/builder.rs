@@ -216,15 +216,16 @@ impl Builder {
         self
     }
 
-    /// With so much waiting for a connection, in bytes, [`Event::Pressure`](crate::Event::Pressure)
-    /// is told. Default: half of [`max_outbox`](Self::max_outbox), the most that it may be.
+    /// Fires [`Event::Pressure`](crate::Event::Pressure) when this many bytes wait for a connection.
+    /// It never fires when nothing waits any more. From 1 to [`max_outbox`](Self::max_outbox);
+    /// default: half of that.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.high_water = Some(bytes);
         self
     }
 
-    /// When no more than that waits after `slow_reader`, in bytes,
-    /// [`Event::Relief`](crate::Event::Relief) is told. Default: a quarter of
+    /// Fires [`Event::Relief`](crate::Event::Relief) when no more than this many bytes wait for a
+    /// connection for which `pressure` has fired. Default: a quarter of
     /// [`high_water`](Self::high_water); it must be less than that.
     pub fn low_water(mut self, bytes: usize) -> Self {
         self.low_water = Some(bytes);
