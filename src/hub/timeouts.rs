@@ -276,4 +276,17 @@ mod tests {
         let is_due = hub.next_deadline().is_some_and(|next| next <= hub.now);
         assert_eq!((hub.stats().closing, is_due), (5 - 2, true), "the others have the next turn");
     }
+
+    #[test]
+    fn the_fin_of_a_peer_that_is_found_when_its_end_is_over_ends_it_as_one_in_time_does() {
+        let mut hub = hub();
+        let (token, far) = open(&mut hub, usize::MAX);
+        hub.close(token, CloseCode::NORMAL, "").unwrap();
+        hub.flush_dirty();
+        hub.now = hub.next_deadline().unwrap();
+        assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Close)));
+        hub.peer_finished(token);
+        assert!(!hub.is_still_due(token, Timeout::Close));
+        assert_eq!((far.server_end(), hub.stats.cut_short), (Some(End::Fin), 0));
+    }
 }
