@@ -54,3 +54,34 @@ impl Shortage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_listener_that_could_not_accept_tries_again_once() {
+        let mut shortage = Shortage::default();
+        for (listener, now) in [(3, 10), (5, 20), (3, 30)] {
+            shortage.pause(listener, now);
+        }
+        assert_eq!(shortage.resume_at, 30 + ACCEPT_PAUSE);
+        assert_eq!((shortage.resume(), shortage.resume_at), (vec![3, 5], NEVER));
+        assert_eq!(shortage.resume(), []);
+    }
+
+    #[test]
+    fn a_shortage_begins_anew_for_a_listener_that_could_accept_for_a_minute() {
+        let mut shortage = Shortage::default();
+        let begins = [
+            (3, 0, true),
+            (5, ACCEPT_QUIET - 1, true),
+            (3, ACCEPT_QUIET - 1, false),
+            (3, 2 * ACCEPT_QUIET - 2, false),
+            (3, 3 * ACCEPT_QUIET - 2, true),
+        ];
+        for (listener, now, begins) in begins {
+            assert_eq!(shortage.begins(listener, now), begins, "{listener} at {now}");
+        }
+    }
+}
