@@ -120,3 +120,25 @@ impl Backlog {
         self.events = more;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_rest_is_counted_as_long_as_it_is_kept() {
+        let [ann, bob] = [0, 1].map(|index| Token { index, generation: 0 });
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.kept(), 0);
+        for (token, len) in [(ann, 100), (bob, 2000)] {
+            backlog.keep(token, Rest { bytes: vec![0; len], from: 50 });
+        }
+        assert_eq!(backlog.kept(), 2100);
+        for left in [2000, 2000] {
+            backlog.take_rest(ann);
+            assert_eq!(backlog.kept(), left);
+        }
+        backlog.take_rest(bob);
+        assert_eq!(backlog.kept(), 0);
+    }
+}
