@@ -289,4 +289,20 @@ mod tests {
         assert!(!hub.is_still_due(token, Timeout::Close));
         assert_eq!((far.server_end(), hub.stats.cut_short), (Some(End::Fin), 0));
     }
+
+    #[test]
+    fn a_peer_that_was_sent_no_more_than_32_kib_answers_a_close_within_the_close_timeout() {
+        for (sent, end) in [(32 * 1024, CLOSE), (32 * 1024 + 1, CLOSE + 1)] {
+            let mut hub = hub();
+            let (token, _far) = open(&mut hub, usize::MAX);
+            hub.get_mut(token).unwrap().taken = sent - 4;
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            assert_eq!(hub.get(token).unwrap().taken, sent, "the close frame has four bytes");
+            hub.now = end - 1;
+            assert_eq!(hub.pop_due(&mut 1), None, "{sent} bytes");
+            hub.now = end;
+            assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Close)), "{sent} bytes");
+        }
+    }
 }
