@@ -795,4 +795,44 @@ mod tests {
             format!("{request:?}").contains("GET") && !format!("{request:?}").contains("secret")
         );
     }
+
+    #[test]
+    fn a_path_is_text_once_it_is_decoded_or_the_request_is_refused() {
+        let read = |path: &str| {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            Request::parse(head.as_bytes(), &HeadLimits::default())
+        };
+        for (path, decoded) in [
+            ("/", "/"),
+            ("/caf%C3%A9", "/café"),
+            ("/%41%7f%", "/A\u{7f}%"),
+            ("/9%F0%9F%98%80?%80", "/9\u{1F600}"),
+        ] {
+            assert_eq!(read(path).unwrap().decoded_path(), decoded);
+        }
+        for path in ["/%80", "/%ff", "/caf%C3", "/%C3/%A9"] {
+            assert!(matches!(read(path), Err(Refusal::Malformed(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn of_too_many_headers_those_that_are_allowed_are_judged_and_the_others_are_not() {
+        let limits = HeadLimits { max_headers: 2, ..HeadLimits::default() };
+        for (before, headers, is_malformed) in [
+            ("", "A: 1\r\nHost: a\r\nB: 2\r\n", false),
+            ("\r\n\r\n", "A: 1\r\nHost: a\r\nHost: b\r\n", false),
+            ("", "Host: a\r\nHost: b\r\nA: 1\r\n", true),
+            ("\r\n\r\n", "Host: a\r\nHost: b\r\nA: 1\r\n", true),
+            ("", "A: 1\r\nB: 2\r\nC: 3\r\n", false), // Host may come behind
+        ] {
+            let head = format!("{before}GET / HTTP/1.1\r\n{headers}\r\n");
+            let refusal = Request::parse(head.as_bytes(), &limits).unwrap_err();
+            let expected = if is_malformed {
+                Refusal::Malformed("more than one Host header")
+            } else {
+                Refusal::TooManyHeaders
+            };
+            assert_eq!(refusal, expected, "{head}");
+        }
+    }
 }
