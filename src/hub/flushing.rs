@@ -177,4 +177,16 @@ mod tests {
             assert!(hub.stage.len() < 5 * 1024 * 1024, "{}", hub.stage.len());
         }
     }
+
+    #[test]
+    fn what_a_socket_takes_at_once_of_a_large_message_is_work_of_the_turn() {
+        for (room, written) in [(usize::MAX, 20_000 + 4), (5000, 5000)] {
+            let mut hub = hub();
+            hub.limits.max_outbox = 1024 * 1024;
+            let (token, _far) = open(&mut hub, room);
+            let before = hub.written();
+            hub.emit(token, Opcode::Binary, &[1; 20_000], &SendOptions::USUAL);
+            assert_eq!(hub.written() - before, written);
+        }
+    }
 }
