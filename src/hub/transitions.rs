@@ -634,16 +634,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_whose_fin_comes_just_before_its_time_is_over_is_not_cut_short() {
-        let (mut hub, token, _far) = connection_in(State::Closing(PeerClose::Awaited));
-        hub.now = hub.next_deadline().unwrap();
-        let (due, timeout) = hub.pop_due(&mut 1).unwrap();
-        hub.peer_finished(token);
-        assert!(due == token && !hub.is_still_due(token, timeout));
-        assert_eq!((hub.stats.cut_short, hub.remove_dead()), (0, 1));
-    }
-
-    #[test]
     fn a_closing_connection_that_fails_as_too_slow_keeps_its_close_frame() {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
