@@ -498,6 +498,8 @@ pub use protocol::{CloseCode, Message, Payload};
 pub use server::{Finished, Server, Turn};
 pub use token::{ConnectionId, SourceId};
 pub use transport::{ListeningSocket, PeerAddress};
+#[cfg(unix)]
+pub use user::Fd;
 pub use user::{
     CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, RouteOptions,
     Shutdown, Socket, Sockets, TimerId, Transport,

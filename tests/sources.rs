@@ -3,18 +3,16 @@
 
 mod common;
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use common::{Client, Diary, ON_PURPOSE, PATIENCE, quiet_panics, server, turn_until};
 use ikisocket::mio::event::Source;
 use ikisocket::mio::net::UdpSocket;
-use ikisocket::mio::unix::SourceFd;
 use ikisocket::mio::{Interest, Registry, Token};
-use ikisocket::{Readiness, Server, Sockets, SourceId};
+use ikisocket::{Fd, Readiness, Server, Sockets, SourceId};
 
 /// A UDP socket that says by its count of owners whether it is still there.
 struct Feed {
@@ -277,38 +275,30 @@ fn the_sources_of_a_server_go_with_it() {
     assert_eq!(Rc::strong_count(&alive), 1);
 }
 
-/// What implements [`Source`] over a descriptor: here one that epoll does not watch.
-struct Regular(std::fs::File);
-
-impl Source for Regular {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).deregister(registry)
-    }
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_watched_is_an_error() {
     let mut server = server();
-    let file = Regular(std::fs::File::open(std::env::current_exe().unwrap()).unwrap());
+    let file = Fd::new(std::fs::File::open(std::env::current_exe().unwrap()).unwrap());
     let error = server.add_source(file, Interest::READABLE, |_, _, _, _| {}).unwrap_err();
     assert_eq!(error.kind, ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn anything_with_a_descriptor_is_a_source_and_is_closed_when_it_is_removed() {
+    let mut server = server();
+    let (reader, mut writer) = io::pipe().unwrap();
+    let pipe = Fd::nonblocking(reader).unwrap();
+    let id = server.add_source(pipe, Interest::READABLE, |diary, _, pipe, _| {
+        let mut text = Vec::new();
+        let end = pipe.read_to_end(&mut text);
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::WouldBlock);
+        diary.notes.push(String::from_utf8(text).unwrap());
+    });
+    writer.write_all(b"through").unwrap();
+    assert_eq!(notes(&mut server, 1), ["through"]);
+    writer.write_all(b"a pipe").unwrap();
+    assert_eq!(notes(&mut server, 1), ["a pipe"]);
+    assert!(server.remove_source(id.unwrap()));
+    assert_eq!(writer.write(b"?").unwrap_err().kind(), ErrorKind::BrokenPipe);
 }

@@ -2,6 +2,8 @@
 
 mod call;
 mod defer;
+#[cfg(unix)]
+mod fd;
 mod handle;
 mod registry;
 mod route;
@@ -12,6 +14,8 @@ mod tables;
 
 pub(crate) use call::Context;
 pub use defer::Deferred;
+#[cfg(unix)]
+pub use fd::Fd;
 pub use handle::Handle;
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;

@@ -278,9 +278,9 @@ impl<S> Sockets<'_, S> {
         true
     }
 
-    /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, a pipe, a descriptor
-    /// in [`mio::unix::SourceFd`]. Whenever it is ready for what `interest` says, `callback` runs
-    /// on the loop with the state, the sockets and the source lent. The mio to make sources with is
+    /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, or on Unix any
+    /// descriptor in an `Fd`. Whenever it is ready for what `interest` says, `callback` runs on the
+    /// loop with the state, the sockets and the source lent. The mio to make sources with is
     /// [`ikisocket::mio`](crate::mio).
     ///
     /// Readiness is edge-triggered: it is told once, when it begins. Read, or write, until it would

@@ -1,0 +1,105 @@
+//! A descriptor as a source: what the loop can watch beside sockets of mio.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use socket2::SockRef;
+
+/// A source for [`Sockets::add_source`](crate::Sockets::add_source) made of anything with a
+/// descriptor that the system's poll can watch: a terminal, a pipe, a timerfd, an inotify instance.
+/// A regular file is none. It is used like what is inside ([`Deref`]). (mio's own
+/// [`SourceFd`] borrows the descriptor, so that it cannot be given away.)
+///
+/// ```
+/// use std::io::{ErrorKind, Read};
+/// use ikisocket::mio::Interest;
+/// use ikisocket::{Fd, Server};
+///
+/// let (reader, _writer) = std::io::pipe()?;
+/// let mut server = Server::bind("127.0.0.1:0", ())?;
+/// server.add_source(Fd::nonblocking(reader)?, Interest::READABLE, |_, sockets, pipe, _| {
+///     let mut bytes = [0; 4096];
+///     loop {
+///         match pipe.read(&mut bytes) {
+///             Ok(0) => break,
+///             Ok(len) => _ = sockets.broadcast(&bytes[..len]),
+///             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+///             Err(error) => return eprintln!("pipe: {error}"),
+///         }
+///     }
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Fd<T>(T);
+
+impl<T: AsFd> Fd<T> {
+    /// A source that leaves the descriptor's mode as it is. If that is blocking, as a terminal's is,
+    /// read no more than once in each call: the next read could stop the whole loop.
+    #[must_use]
+    pub fn new(inner: T) -> Self {
+        Self(inner)
+    }
+
+    /// A source whose descriptor is made non-blocking (`O_NONBLOCK`). That is a property of what is
+    /// opened, so it concerns every process that shares it: do not do this to a terminal.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system said.
+    pub fn nonblocking(inner: T) -> io::Result<Self> {
+        // This is fcntl(2), which is the same for every descriptor.
+        SockRef::from(&inner).set_nonblocking(true)?;
+        Ok(Self(inner))
+    }
+}
+
+impl<T> Fd<T> {
+    /// What is inside.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for Fd<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Fd<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T: AsFd> Source for Fd<T> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        SourceFd(&self.0.as_fd().as_raw_fd()).register(registry, token, interest)
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        SourceFd(&self.0.as_fd().as_raw_fd()).reregister(registry, token, interest)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        SourceFd(&self.0.as_fd().as_raw_fd()).deregister(registry)
+    }
+}
