@@ -65,8 +65,9 @@ impl Policy {
     }
 }
 
-/// What is a route's own, instead of the server's settings: [`Server::route_with`](crate::Server::route_with).
-/// What is wrong with it, that says.
+/// Settings of one route, instead of the server's.
+/// [`Server::route_with`](crate::Server::route_with) checks them. What is not set here is as on the
+/// server ([`Builder`](crate::Builder)).
 ///
 /// ```
 /// use ikisocket::{Event, RouteOptions, Server};
