@@ -36,12 +36,12 @@ impl Key {
     /// # Errors
     ///
     /// [`Refusal::BadKey`] if it is not the base64 of exactly 16 bytes.
-    pub fn parse(text: &str) -> Result<Key, Refusal> {
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
         let key: [u8; KEY_LENGTH] = text.as_bytes().try_into().map_err(|_| Refusal::BadKey)?;
         // 24 characters may stand for 16, 17 or 18 bytes.
         let mut nonce = [0; 18];
         match LENIENT.decode_slice(key, &mut nonce) {
-            Ok(16) => Ok(Key(key)),
+            Ok(16) => Ok(Self(key)),
             _ => Err(Refusal::BadKey),
         }
     }

@@ -15,8 +15,8 @@ pub struct HeadLimits {
 }
 
 impl Default for HeadLimits {
-    fn default() -> HeadLimits {
-        HeadLimits { max_bytes: 16 * 1024, max_headers: 100 }
+    fn default() -> Self {
+        Self { max_bytes: 16 * 1024, max_headers: 100 }
     }
 }
 

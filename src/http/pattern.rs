@@ -113,8 +113,8 @@ pub enum PatternError {
 }
 
 impl<T> Default for Routes<T> {
-    fn default() -> Routes<T> {
-        Routes { places: Vec::new(), exact: Router::new(), catch_alls: BTreeMap::new() }
+    fn default() -> Self {
+        Self { places: Vec::new(), exact: Router::new(), catch_alls: BTreeMap::new() }
     }
 }
 

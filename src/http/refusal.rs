@@ -88,14 +88,14 @@ impl Refusal {
     /// The HTTP status code.
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Malformed(_) | Refusal::BadKey | Refusal::BadExtensions => 400,
-            Refusal::OriginNotAllowed => 403,
-            Refusal::NotFound => 404,
-            Refusal::MethodNotAllowed { .. } => 405,
-            Refusal::TimedOut => 408,
-            Refusal::UpgradeRequired | Refusal::UnsupportedVersion => 426,
-            Refusal::HeadTooLarge | Refusal::TooManyHeaders => 431,
-            Refusal::Full { .. } | Refusal::Refusing { .. } | Refusal::Undecided { .. } => 503,
+            Self::Malformed(_) | Self::BadKey | Self::BadExtensions => 400,
+            Self::OriginNotAllowed => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed { .. } => 405,
+            Self::TimedOut => 408,
+            Self::UpgradeRequired | Self::UnsupportedVersion => 426,
+            Self::HeadTooLarge | Self::TooManyHeaders => 431,
+            Self::Full { .. } | Self::Refusing { .. } | Self::Undecided { .. } => 503,
         }
     }
 
@@ -104,15 +104,15 @@ impl Refusal {
     pub fn response(&self) -> Response {
         let response = Response::text(format!("{self}\n")).with_status(self.status());
         match self {
-            Refusal::MethodNotAllowed { allow } => response.with_own_header("Allow", *allow),
+            Self::MethodNotAllowed { allow } => response.with_own_header("Allow", *allow),
             // RFC 9110 §15.5.22: every 426 names the protocol to upgrade to.
-            Refusal::UpgradeRequired => response.with_own_header("Upgrade", "websocket"),
-            Refusal::UnsupportedVersion => response
+            Self::UpgradeRequired => response.with_own_header("Upgrade", "websocket"),
+            Self::UnsupportedVersion => response
                 .with_own_header("Upgrade", "websocket")
                 .with_own_header("Sec-WebSocket-Version", "13"),
-            Refusal::Full { retry_after }
-            | Refusal::Refusing { retry_after }
-            | Refusal::Undecided { retry_after } => {
+            Self::Full { retry_after }
+            | Self::Refusing { retry_after }
+            | Self::Undecided { retry_after } => {
                 response.with_own_header("Retry-After", retry_after.to_string())
             }
             _ => response,

@@ -74,19 +74,19 @@ impl Request {
     ///   `Sec-WebSocket-Key` (RFC 6455 §11.3.1), an upgrade to WebSocket with a body;
     /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. Only what stands before the
     ///   one that is too many is judged by the rules above.
-    pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Request, Refusal> {
-        Request::read(head, limits, true)
+    pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Self, Refusal> {
+        Self::read(head, limits, true)
     }
 
     /// Why a head is refused of which only this beginning may be looked at, whole lines with as
     /// many headers as are allowed: because of what they say, or because there are more.
     pub(super) fn refuse_beginning(lines: &[u8], limits: &HeadLimits) -> Refusal {
         let head = [lines, b"\r\n"].concat();
-        Request::read(&head, limits, false).err().unwrap_or(Refusal::TooManyHeaders)
+        Self::read(&head, limits, false).err().unwrap_or(Refusal::TooManyHeaders)
     }
 
     /// Reads a head: the whole of it, or a beginning in which something may be missing.
-    fn read(head: &[u8], limits: &HeadLimits, is_whole: bool) -> Result<Request, Refusal> {
+    fn read(head: &[u8], limits: &HeadLimits, is_whole: bool) -> Result<Self, Refusal> {
         let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
         let mut many;
         let most = limits.max_headers.min(head.len() / SHORTEST_HEADER);
@@ -105,7 +105,7 @@ impl Request {
             }
             Err(httparse::Error::TooManyHeaders) => {
                 let lines = first_lines(head, limits.max_headers);
-                return Err(Request::refuse_beginning(lines, limits));
+                return Err(Self::refuse_beginning(lines, limits));
             }
             Err(error) => return Err(malformed(error)),
         };
@@ -124,7 +124,7 @@ impl Request {
         if said.keys > 1 {
             return Err(Refusal::Malformed("more than one Sec-WebSocket-Key"));
         }
-        let request = Request::from_parsed(&parsed, &said);
+        let request = Self::from_parsed(&parsed, &said);
         // What an escape stands for is text, or two paths would come to the same.
         if !is_text(request.path()) {
             return Err(Refusal::Malformed("the path is not UTF-8 once it is percent-decoded"));
@@ -132,7 +132,7 @@ impl Request {
         Ok(request)
     }
 
-    fn from_parsed(parsed: &httparse::Request<'_, '_>, said: &Said<'_>) -> Request {
+    fn from_parsed(parsed: &httparse::Request<'_, '_>, said: &Said<'_>) -> Self {
         let method = parsed.method.unwrap_or_default().as_bytes();
         let target = parsed.path.unwrap_or_default().as_bytes();
         let lengths =
@@ -143,7 +143,7 @@ impl Request {
         for header in parsed.headers.iter() {
             push_piece(&[header.name.as_bytes(), b":", header.value], &mut pieces);
         }
-        Request {
+        Self {
             pieces: pieces.into(),
             // Each header takes at least four of the head's 65 535 bytes.
             header_count: parsed.headers.len() as u16,

@@ -52,29 +52,29 @@ pub enum HeaderError {
 /// So that `?` may stand behind [`Response::with_header`] in a filter: a header that cannot be sent is
 /// the server's own fault.
 impl From<HeaderError> for Response {
-    fn from(error: HeaderError) -> Response {
+    fn from(error: HeaderError) -> Self {
         log::error!("a response is replaced by 500: {error}");
-        Response::text("Internal server error.\n").with_status(500)
+        Self::text("Internal server error.\n").with_status(500)
     }
 }
 
 /// 200 with plain text, as [`Response::text`].
 impl From<String> for Response {
-    fn from(text: String) -> Response {
-        Response::text(text)
+    fn from(text: String) -> Self {
+        Self::text(text)
     }
 }
 
 /// 200 with plain text, as [`Response::text`].
 impl From<&str> for Response {
-    fn from(text: &str) -> Response {
-        Response::text(text)
+    fn from(text: &str) -> Self {
+        Self::text(text)
     }
 }
 
 /// Whichever of the two there is: so that a page may use `?`.
 impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
-    fn from(result: Result<T, E>) -> Response {
+    fn from(result: Result<T, E>) -> Self {
         result.map_or_else(Into::into, Into::into)
     }
 }
@@ -84,30 +84,28 @@ impl Response {
     ///
     /// A status that cannot end an exchange (outside 200..=599) becomes 500: better than what the
     /// client would make of it.
-    pub fn new(status: u16) -> Response {
-        Response { status: final_status(status), headers: Vec::new(), body: Vec::new() }
+    pub fn new(status: u16) -> Self {
+        Self { status: final_status(status), headers: Vec::new(), body: Vec::new() }
     }
 
     /// 200 with plain text in UTF-8.
-    pub fn text(body: impl Into<String>) -> Response {
-        Response::new(200)
+    pub fn text(body: impl Into<String>) -> Self {
+        Self::new(200)
             .with_own_header("Content-Type", "text/plain; charset=utf-8")
             .with_body(body.into())
     }
 
     /// 200 with an HTML page in UTF-8.
-    pub fn html(body: impl Into<String>) -> Response {
-        Response::new(200)
+    pub fn html(body: impl Into<String>) -> Self {
+        Self::new(200)
             .with_own_header("Content-Type", "text/html; charset=utf-8")
             .with_body(body.into())
     }
 
     /// 200 with JSON that is already text. (JSON is always UTF-8 and its media type has no
     /// `charset`, RFC 8259 §11.)
-    pub fn json(body: impl Into<String>) -> Response {
-        Response::new(200)
-            .with_own_header("Content-Type", "application/json")
-            .with_body(body.into())
+    pub fn json(body: impl Into<String>) -> Self {
+        Self::new(200).with_own_header("Content-Type", "application/json").with_body(body.into())
     }
 
     /// 200 with bytes of this type (`image/png`, say). A type that cannot stand in a header becomes
@@ -121,21 +119,21 @@ impl Response {
     /// let response = Response::bytes("no\ntype", vec![0, 1]);
     /// assert_eq!(response.header("Content-Type"), Some("application/octet-stream"));
     /// ```
-    pub fn bytes(content_type: impl Into<Cow<'static, str>>, body: impl Into<Vec<u8>>) -> Response {
+    pub fn bytes(content_type: impl Into<Cow<'static, str>>, body: impl Into<Vec<u8>>) -> Self {
         let content_type = content_type.into();
         let is_type = !content_type.is_empty() && is_field_value(&content_type);
         let known = if is_type { content_type } else { "application/octet-stream".into() };
-        Response::new(200).with_own_header("Content-Type", known).with_body(body)
+        Self::new(200).with_own_header("Content-Type", known).with_body(body)
     }
 
     /// The same answer with another status; see [`Response::new`] for those that cannot be.
-    pub fn with_status(mut self, status: u16) -> Response {
+    pub fn with_status(mut self, status: u16) -> Self {
         self.status = final_status(status);
         self
     }
 
     /// The same answer with another body. Its `Content-Type` is not touched.
-    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Response {
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
@@ -151,7 +149,7 @@ impl Response {
         mut self,
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
-    ) -> Result<Response, HeaderError> {
+    ) -> Result<Self, HeaderError> {
         let (name, value) = (name.into(), value.into());
         if !is_token(&name) {
             return Err(HeaderError::InvalidName);
@@ -174,7 +172,7 @@ impl Response {
         mut self,
         name: &'static str,
         value: impl Into<Cow<'static, str>>,
-    ) -> Response {
+    ) -> Self {
         let value = value.into();
         debug_assert!(is_token(name) && is_field_value(&value));
         self.headers.push((Cow::Borrowed(name), value));
