@@ -47,6 +47,7 @@ impl Key {
     }
 
     /// The key as the client sent it.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         // Base64 is ASCII, so this never falls back.
         str::from_utf8(&self.0).unwrap_or_default()
@@ -88,6 +89,7 @@ pub fn check(request: &Request) -> Result<Key, Refusal> {
 ///
 /// assert_eq!(&accept_key("dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 /// ```
+#[must_use]
 pub fn accept_key(key: &str) -> [u8; 28] {
     let hash = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     let mut accept = [0; 28];
@@ -130,6 +132,7 @@ pub fn write_switching_protocols(
 /// 4). An offer that is no token costs itself, not those beside it.
 ///
 /// `None` if they have none in common: the handshake goes on without one.
+#[must_use]
 pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Option<usize> {
     let length = |name: &[u8]| 1_u64 << name.len().min(63);
     let lengths = server.iter().fold(0, |all, name| all | length(name.as_ref().as_bytes()));
@@ -158,6 +161,7 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
 /// request is not allowed without exactly one `Origin` line: two are refused whatever bytes they
 /// hold, also two of the same. Only browsers can be relied on to send it: this protects their
 /// users, it does not keep clients out.
+#[must_use]
 pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     if allowed.is_empty() || allowed.iter().any(|origin| origin.as_ref() == "*") {
         return true;

@@ -166,6 +166,7 @@ impl<T> Routes<T> {
     ///
     /// A path that is not UTF-8 once it is percent-decoded leads nowhere: its parameters could not
     /// be told from others. [`Request::parse`](super::Request::parse) refuses it.
+    #[must_use]
     pub fn find(&self, path: &str) -> Option<(&T, Vec<String>)> {
         let path = canonical(path)?;
         let (index, values) = self.find_exact(&path).or_else(|| self.find_catch_all(&path))?;

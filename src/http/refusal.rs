@@ -86,6 +86,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The HTTP status code.
+    #[must_use]
     pub fn status(&self) -> u16 {
         match self {
             Self::Malformed(_) | Self::BadKey | Self::BadExtensions => 400,

@@ -154,11 +154,13 @@ impl Request {
     }
 
     /// The method, for instance `GET`. Methods are case-sensitive.
+    #[must_use]
     pub fn method(&self) -> &str {
         as_text(self.request_line().0)
     }
 
     /// The request target as it was sent (RFC 9112 §3.2).
+    #[must_use]
     pub fn target(&self) -> &str {
         as_text(self.request_line().1)
     }
@@ -167,6 +169,7 @@ impl Request {
     ///
     /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2);
     /// `*` and the target of CONNECT have none, it is empty then and leads nowhere.
+    #[must_use]
     pub fn path(&self) -> &str {
         match self.path_and_query().split('?').next() {
             Some("") if self.target().contains("://") => "/",
@@ -177,11 +180,13 @@ impl Request {
 
     /// The path, percent-decoded. A `/` in it may have been an encoded one. It is the text that was
     /// sent: a request whose path is not UTF-8 is refused.
+    #[must_use]
     pub fn decoded_path(&self) -> Cow<'_, str> {
         percent_decode_str(self.path()).decode_utf8_lossy()
     }
 
     /// What follows the first `?` of the target, as it was sent.
+    #[must_use]
     pub fn query_string(&self) -> Option<&str> {
         let (_, query) = self.path_and_query().split_once('?')?;
         Some(query)
@@ -190,6 +195,7 @@ impl Request {
     /// The value of a query key, decoded (`%20` and `+` are spaces). The last one wins. A pair that
     /// is not UTF-8 once it is decoded counts as if it were not there; it stands in
     /// [`query_string`](Self::query_string).
+    #[must_use]
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let pairs = self
             .query_string()?
@@ -210,6 +216,7 @@ impl Request {
     }
 
     /// A parameter of the route's pattern, percent-decoded: `id` of `/ws/:id`.
+    #[must_use]
     pub fn param(&self, name: &str) -> Option<&str> {
         let mut params = self.params();
         params.find(|(each, _)| *each == name).map(|(_, value)| value)
@@ -243,11 +250,13 @@ impl Request {
     }
 
     /// The first header of this name, in any case. `None` also if its value is not UTF-8.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         str::from_utf8(self.header_bytes(name)?).ok()
     }
 
     /// The first header of this name, in any case, as bytes.
+    #[must_use]
     pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
         self.values(name).next()
     }
@@ -270,6 +279,7 @@ impl Request {
     /// A cookie whose name or value is not UTF-8, as it was sent or once it is decoded, counts as
     /// if it were not there: it costs itself, not those beside it. Only spaces and tabs around
     /// names and values are taken off (RFC 6265 §5.2).
+    #[must_use]
     pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
         let mut cookies = self.raw_cookies().filter(|(each, _)| *each == name.as_bytes());
         cookies.find_map(|(_, value)| cookie_value(value))
@@ -291,6 +301,7 @@ impl Request {
     }
 
     /// The minor version: 1 for HTTP/1.1, 0 for HTTP/1.0.
+    #[must_use]
     pub fn http_minor(&self) -> u8 {
         self.http_minor
     }
@@ -298,6 +309,7 @@ impl Request {
     /// Whether the client asks to change to the WebSocket protocol: `Upgrade` lists `websocket` and
     /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted,
     /// [`check`](super::check) says; the method and the version play no role here.
+    #[must_use]
     pub fn asks_websocket(&self) -> bool {
         self.asks_websocket
     }
@@ -308,6 +320,7 @@ impl Request {
     }
 
     /// Bytes of heap memory that it holds.
+    #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.pieces.len()
     }

@@ -27,6 +27,7 @@ const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connecti
 /// # Ok::<(), ikisocket::http::HeaderError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a response is sent only if it is returned or encoded"]
 pub struct Response {
     status: u16,
     headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
@@ -180,16 +181,19 @@ impl Response {
     }
 
     /// The status code, 200..=599.
+    #[must_use]
     pub fn status(&self) -> u16 {
         self.status
     }
 
     /// The body, also where [`Response::encode`] leaves it out.
+    #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
     /// The first header of this name, in any case. Not those that are only added when encoding.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         let (_, value) = headers.find(|(each, _)| each.eq_ignore_ascii_case(name))?;

@@ -2,6 +2,7 @@
 
 /// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are
 /// made of.
+#[must_use]
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }

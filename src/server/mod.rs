@@ -355,6 +355,7 @@ impl<S> Server<S> {
 
     /// The state and the open connections, both to use at once. For one of them alone there are
     /// [`state_mut`](Self::state_mut) and [`sockets`](Self::sockets).
+    #[must_use]
     pub fn lend(&mut self) -> (&mut S, Sockets<'_, S>) {
         self.hub.now = self.clock();
         (&mut self.state, Sockets { hub: &mut self.hub, registry: &self.registry })
@@ -369,6 +370,7 @@ impl<S> Server<S> {
     /// server.sockets().broadcast("tick"); // written when the next `poll` begins, or at `flush`
     /// # Ok::<(), ikisocket::BindError>(())
     /// ```
+    #[must_use]
     pub fn sockets(&mut self) -> Sockets<'_, S> {
         self.lend().1
     }
@@ -387,11 +389,13 @@ impl<S> Server<S> {
     }
 
     /// The state.
+    #[must_use]
     pub fn state(&self) -> &S {
         &self.state
     }
 
     /// The state, to change.
+    #[must_use]
     pub fn state_mut(&mut self) -> &mut S {
         &mut self.state
     }

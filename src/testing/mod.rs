@@ -114,6 +114,7 @@ pub struct Harness<S> {
 impl<S> Harness<S> {
     /// Takes a server, stops its clock, and turns its loop whenever you look at what has become of
     /// something.
+    #[must_use]
     pub fn new(server: Server<S>) -> Self {
         Self::with(server, false)
     }
@@ -121,6 +122,7 @@ impl<S> Harness<S> {
     /// Takes a server and stops its clock. Its loop is turned by [`turn`](Self::turn),
     /// [`settle`](Self::settle), [`advance`](Self::advance), [`connect`](Self::connect) and
     /// [`get`](Self::get) alone.
+    #[must_use]
     pub fn by_hand(server: Server<S>) -> Self {
         Self::with(server, true)
     }
@@ -343,12 +345,14 @@ impl<S> Harness<S> {
     }
 
     /// The server. What is done with it reaches the clients when you look at one.
+    #[must_use]
     pub fn server(&mut self) -> &mut Server<S> {
         self.look();
         &mut self.server
     }
 
     /// The server's state.
+    #[must_use]
     pub fn state(&mut self) -> &mut S {
         self.server().state_mut()
     }
