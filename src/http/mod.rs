@@ -6,8 +6,8 @@
 //! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses what cannot become
 //!    one.
 //! 2. [`Request::parse`] turns the head into an owned snapshot of what the client asks.
-//! 3. [`Routes::find`] says which place its path leads to; [`Request::set_params`] keeps the
-//!    parameters.
+//! 3. A router says which route its [`path`](Request::path) leads to; [`Request::set_params`] keeps
+//!    the parameters.
 //! 4. [`check`] decides whether it is a WebSocket handshake that can be accepted (RFC 6455 §4.2.1),
 //!    [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
 //! 5. [`write_switching_protocols`] writes the 101, or a [`Refusal`] becomes a [`Response`].
@@ -47,6 +47,23 @@
 //! assert!(out.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
 //! # Ok::<(), ikisocket::http::Refusal>(())
 //! ```
+//!
+//! # Patterns
+//!
+//! The pattern of a route or a page ([`Server::route`](crate::Server::route)) is a path. A segment
+//! that begins with `:` is a parameter, which matches one segment that is not empty. A last segment
+//! that begins with `*` is a catch-all, which matches the rest of the path, slashes included, and
+//! also an empty rest: `/files/*rest` matches `/files/`, but not `/files`. All other segments match
+//! literally, except that percent-encoding makes no difference: the pattern `/café` matches the
+//! path `/caf%C3%A9`. A slash at the end and `..` have no special meaning.
+//!
+//! If several patterns match a path, those without a catch-all come first. Of these, the literal
+//! segment is preferred to the parameter, segment by segment from the left; if that leads to no
+//! match, the next choice is tried. Of several catch-alls, the one with the most segments before
+//! the `*` is taken. The order in which routes were added has no influence. Two patterns that
+//! differ only in the names of their parameters are the same pattern.
+//!
+//! [`PatternError`] lists what is not a pattern.
 
 mod deflate;
 mod extensions;
@@ -67,7 +84,10 @@ pub use handshake::{
 };
 pub use head::{HeadScanner, Scan};
 pub use limits::HeadLimits;
-pub use pattern::{ParamNames, PatternError, Routes};
+pub use pattern::PatternError;
+// For the fuzz targets and the benchmarks.
+#[doc(hidden)]
+pub use pattern::{ParamNames, Routes};
 pub use refusal::Refusal;
 pub use request::Request;
 pub use response::{HeaderError, Response};

@@ -10,17 +10,7 @@ use percent_encoding::percent_decode_str;
 
 /// Places, each found by a pattern.
 ///
-/// A pattern is a path. A segment that begins with `:` is a parameter and stands for one segment
-/// that is not empty; a last segment that begins with `*` is a catch-all and stands for the rest of
-/// the path, slashes included, also for none of it. Everything else is compared literally, except
-/// that percent-encoding makes no difference: `/café` is found by `/caf%C3%A9`. A slash at the end
-/// and `..` are as significant as any other character.
-///
-/// When several patterns match: one without a catch-all comes first; then, segment by segment from
-/// the left, literal before parameter, going back where that leads nowhere. Among catch-alls the
-/// one with the most segments before the `*` is first. The order of insertion plays no role.
-///
-/// Patterns that differ only in the names of their parameters are the same place.
+/// The rules are those of [Patterns](super#patterns).
 ///
 /// ```
 /// use ikisocket::http::Routes;
@@ -60,7 +50,8 @@ struct Key {
     catch_all: Option<usize>,
 }
 
-/// Why a pattern is not one, and what to write instead.
+/// Why a pattern is not one, and what to write instead. The rules are those of
+/// [Patterns](super#patterns).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PatternError {

@@ -228,9 +228,9 @@ impl Request {
         std::iter::from_fn(move || Some((pieces.next()?, pieces.next()?)))
     }
 
-    /// Keeps the parameters of the route that was found: the names from
-    /// [`Routes::slot`](super::Routes::slot), the values from
-    /// [`Routes::find`](super::Routes::find). Those of an earlier call are forgotten.
+    /// Sets the parameters that [`param`](Self::param) and [`params`](Self::params) return: the
+    /// names from the route's pattern, and the percent-decoded values from the path, in the same
+    /// order. The parameters of an earlier call are replaced.
     pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
         let mut params = self.pieces();
         params.by_ref().take(self.first_param()).for_each(drop);
@@ -320,6 +320,7 @@ impl Request {
     }
 
     /// Bytes of heap memory that it holds.
+    #[doc(hidden)] // for tests/request_memory.rs
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.pieces.len()

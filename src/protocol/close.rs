@@ -83,14 +83,8 @@ pub struct CloseFrame<'a> {
 }
 
 /// `reason` cut to the 123 bytes that a Close frame has room for, at a character boundary.
-///
-/// ```
-/// # use ikisocket::protocol::truncate_reason;
-/// assert_eq!(truncate_reason("bye"), "bye");
-/// assert_eq!(truncate_reason(&"é".repeat(100)).len(), 122); // 61 whole characters of two bytes
-/// ```
 #[must_use]
-pub fn truncate_reason(reason: &str) -> &str {
+pub(crate) fn truncate_reason(reason: &str) -> &str {
     let mut end = reason.len().min(MAX_REASON);
     while !reason.is_char_boundary(end) {
         end -= 1;
@@ -98,8 +92,9 @@ pub fn truncate_reason(reason: &str) -> &str {
     &reason[..end]
 }
 
-/// Appends the payload of a Close frame to `out`: nothing for `None`, else the code and the
-/// [truncated](truncate_reason) reason (RFC 6455 §5.5.1). At most 125 bytes.
+/// Appends the payload of a Close frame to `out`: nothing for `None`, else the code and the reason
+/// (RFC 6455 §5.5.1). At most 125 bytes: a reason of more than 123 bytes is cut at a character
+/// boundary.
 ///
 /// Not checked: whether the code [is sendable](CloseCode::is_sendable).
 ///

@@ -54,7 +54,7 @@ impl Opcode {
     /// The kind of a final frame with this opcode and no reserved bit.
     #[must_use]
     #[inline]
-    pub const fn plain(self) -> FrameKind {
+    pub(crate) const fn plain(self) -> FrameKind {
         FrameKind(FIN | self as u8)
     }
 
@@ -79,13 +79,16 @@ impl Opcode {
     }
 }
 
-/// What a final frame is: its first byte. An [`Opcode`] is the kind of a plain one.
+/// The first byte of a final frame: its opcode, and whether its payload is compressed. An
+/// [`Opcode`] becomes the kind of a frame that is not compressed.
 ///
 /// ```
-/// use ikisocket::protocol::{FrameKind, Opcode};
+/// use ikisocket::protocol::{Opcode, encode_frame};
 ///
-/// assert_eq!(FrameKind::from(Opcode::Text), Opcode::Text.plain());
-/// assert_ne!(FrameKind::from(Opcode::Text), Opcode::Text.compressed());
+/// let mut frames = Vec::new();
+/// encode_frame(Opcode::Text, b"", &mut frames);
+/// encode_frame(Opcode::Text.compressed(), b"\0", &mut frames);
+/// assert_eq!(frames, [0x81, 0, 0xc1, 1, 0]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameKind(u8);

@@ -24,15 +24,18 @@ mod rules;
 mod text;
 mod violation;
 
-pub use close::{CloseCode, CloseFrame, encode_close, truncate_reason};
+pub(crate) use close::truncate_reason;
+pub use close::{CloseCode, CloseFrame, encode_close};
 pub use decoder::Decoder;
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Inflation;
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
+// For the fuzz targets.
+#[doc(hidden)]
+pub use frame::frame_len;
 pub use frame::{
     EncodedHeader, FrameHeader, FrameKind, Opcode, apply_mask, encode_frame, encode_header,
-    frame_len,
 };
 pub use message::{Compressed, Decoded, Message, Payload};
 pub use rules::{Role, Rules};

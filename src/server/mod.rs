@@ -210,7 +210,7 @@ impl<S> Server<S> {
     /// upgrade, before `connect`.
     ///
     /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for all that follows; a static
-    /// segment beats a parameter.
+    /// segment beats a parameter. The rules in full: [`http`](crate::http#patterns).
     ///
     /// # Errors
     ///
