@@ -25,7 +25,7 @@ fn allocated<T>(mut act: impl FnMut() -> T) -> (usize, usize, usize) {
 
 #[test]
 fn a_request_and_its_params_take_one_allocation_each_of_exactly_their_length() {
-    let limits = HeadLimits { max_headers: usize::MAX, ..HeadLimits::default() };
+    let limits = HeadLimits::default().max_headers(usize::MAX);
     for head in [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /ws/1?a=b HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nX:\r\nY: z\r\n\r\n",

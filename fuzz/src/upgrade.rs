@@ -40,10 +40,9 @@ pub fn run(data: &[u8]) {
 }
 
 fn limits(settings: u8) -> HeadLimits {
-    HeadLimits {
-        max_bytes: [16 * 1024, usize::MAX, 300, 60, 20, 1, 0, 200][usize::from(settings & 7)],
-        max_headers: [100, usize::MAX, 6, 1, 0, 5, 7, 70][usize::from(settings >> 3 & 7)],
-    }
+    HeadLimits::default()
+        .max_bytes([16 * 1024, usize::MAX, 300, 60, 20, 1, 0, 200][usize::from(settings & 7)])
+        .max_headers([100, usize::MAX, 6, 1, 0, 5, 7, 70][usize::from(settings >> 3 & 7)])
 }
 
 /// The length of the head, or the status that refuses it.
