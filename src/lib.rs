@@ -428,6 +428,16 @@
 //! back goes to the allocator; what of it goes back to the operating system, and when, is the
 //! allocator's affair. There is no TLS: put a reverse proxy in front.
 //!
+//! # Versions of other crates
+//!
+//! The public interface contains types of three other crates: [`mio`] 1 (the sources and interests
+//! of [`Server::add_source`]), `uuid` 1 ([`Uuid`]) and `bytes` 1 (a [`Message`] can be made from
+//! `Bytes`). This crate re-exports the first two. Log records go to `log` 0.4, and a logger
+//! receives them only if it uses the same version. A new major version of one of these four is a
+//! breaking change of this crate; for `log` 0.4 that is also 0.5. All other dependencies are
+//! internal and may change in any release. The same holds for items that exist but are absent from
+//! this documentation: this crate's own tests, benchmarks and fuzz targets use them.
+//!
 //! # The Go names
 //!
 //! | Go | here |
