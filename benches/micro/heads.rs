@@ -4,7 +4,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ikisocket::http::{
     DeflateParams, HeadLimits, HeadScanner, ParamNames, Refusal, Request, Routes, Scan,
-    agree_on_deflate, check, choose_subprotocol, origin_allowed, write_switching_protocols,
+    agree_on_deflate, check_handshake, choose_subprotocol, origin_allowed,
+    write_switching_protocols,
 };
 use std::hint::black_box;
 
@@ -55,7 +56,7 @@ fn answer(head: &[u8], routes: &Routes<()>, names: &ParamNames) -> Result<Vec<u8
     let mut request = Request::parse(&head[..len], &limits)?;
     let (_, values) = routes.find(request.path()).ok_or(Refusal::NotFound)?;
     request.set_params(names, &values);
-    let key = check(&request)?;
+    let key = check_handshake(&request)?;
     let _ = origin_allowed(&request, &["https://example.org"]);
     let subprotocol =
         choose_subprotocol(&request, &SUBPROTOCOLS).map(|chosen| SUBPROTOCOLS[chosen]);

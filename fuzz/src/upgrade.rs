@@ -6,7 +6,7 @@
 
 use super::input::{Input, Random, cut};
 use ikisocket::http::{
-    HeadLimits, HeadScanner, Refusal, Request, Response, Routes, Scan, accept_key, check,
+    HeadLimits, HeadScanner, Refusal, Request, Response, Routes, Scan, accept_key, check_handshake,
     choose_subprotocol, origin_allowed, write_switching_protocols,
 };
 
@@ -332,10 +332,12 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
 
     assert_eq!(request.asks_websocket(), slow.asks_websocket());
     assert_eq!(
-        check(&request).map(|key| key.as_str().to_owned()).map_err(|refusal| refusal.status()),
+        check_handshake(&request)
+            .map(|key| key.as_str().to_owned())
+            .map_err(|refusal| refusal.status()),
         slow_check(&slow)
     );
-    if let Ok(key) = check(&request) {
+    if let Ok(key) = check_handshake(&request) {
         assert_is_101(&request, &key, &slow);
     }
     for allowed in [&["https://example.org", "null"][..], &["*"], &[]] {

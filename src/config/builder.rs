@@ -216,9 +216,9 @@ impl Builder {
         self
     }
 
-    /// Fires [`Event::Pressure`](crate::Event::Pressure) when this many bytes wait for a connection.
-    /// It never fires when nothing waits any more. From 1 to [`max_outbox`](Self::max_outbox);
-    /// default: half of that.
+    /// Fires [`Event::Pressure`](crate::Event::Pressure) when this many bytes wait for a
+    /// connection. It never fires when nothing waits any more. From 1 to
+    /// [`max_outbox`](Self::max_outbox); default: half of that.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.high_water = Some(bytes);
         self

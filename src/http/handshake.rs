@@ -67,7 +67,7 @@ impl Key {
 /// - [`Refusal::BadKey`]: no `Sec-WebSocket-Key`, or not the base64 of 16 bytes;
 /// - [`Refusal::BadExtensions`]: a `Sec-WebSocket-Extensions` that is not what RFC 6455 §9.1
 ///   allows.
-pub fn check(request: &Request) -> Result<Key, Refusal> {
+pub fn check_handshake(request: &Request) -> Result<Key, Refusal> {
     if request.http_minor() == 0 || !request.asks_websocket() {
         return Err(Refusal::UpgradeRequired);
     }

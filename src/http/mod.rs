@@ -8,8 +8,8 @@
 //! 2. [`Request::parse`] turns the head into an owned snapshot of what the client asks.
 //! 3. A router says which route its [`path`](Request::path) leads to; [`Request::set_params`] keeps
 //!    the parameters.
-//! 4. [`check`] decides whether it is a WebSocket handshake that can be accepted (RFC 6455 §4.2.1),
-//!    [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
+//! 4. [`check_handshake`] decides whether it is a WebSocket handshake that can be accepted (RFC
+//!    6455 §4.2.1), [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
 //! 5. [`write_switching_protocols`] writes the 101, or a [`Refusal`] becomes a [`Response`].
 //!
 //! Nothing here panics, whatever the bytes.
@@ -24,7 +24,7 @@
 //!
 //! ```
 //! use ikisocket::http::{
-//!     HeadLimits, HeadScanner, Request, Scan, check, write_switching_protocols,
+//!     HeadLimits, HeadScanner, Request, Scan, check_handshake, write_switching_protocols,
 //! };
 //!
 //! let received = b"GET /chat?room=1 HTTP/1.1\r\n\
@@ -41,7 +41,7 @@
 //! assert_eq!(request.path(), "/chat");
 //! assert_eq!(request.query("room").as_deref(), Some("1"));
 //!
-//! let key = check(&request)?;
+//! let key = check_handshake(&request)?;
 //! let mut out = Vec::new();
 //! write_switching_protocols(&key, None, None, &mut out);
 //! assert!(out.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
@@ -79,8 +79,8 @@ mod syntax;
 
 pub use deflate::{DeflateParams, agree_on_deflate};
 pub use handshake::{
-    Key, OriginError, accept_key, check, check_origin, choose_subprotocol, origin_allowed,
-    write_switching_protocols,
+    Key, OriginError, accept_key, check_handshake, check_origin, choose_subprotocol,
+    origin_allowed, write_switching_protocols,
 };
 pub use head::{HeadScanner, Scan};
 pub use limits::HeadLimits;
@@ -109,7 +109,7 @@ mod tests {
         while arrived < bytes.len() {
             arrived = bytes.len().min(arrived + piece);
             if let Scan::Complete(length) = scanner.scan(&bytes[..arrived], &limits)? {
-                return check(&Request::parse(&bytes[..length], &limits)?);
+                return check_handshake(&Request::parse(&bytes[..length], &limits)?);
             }
         }
         panic!("the head never ends: {}", String::from_utf8_lossy(bytes));
@@ -419,7 +419,7 @@ mod tests {
                     panic!("byte {byte} at {at}: {refused}");
                 }
                 if let Ok(request) = parsed {
-                    let _ = check(&request);
+                    let _ = check_handshake(&request);
                     let _ = (request.decoded_path(), request.query("a"), request.cookie("a"));
                     let _ = Routes::<()>::default().find(request.path());
                 }

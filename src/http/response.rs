@@ -50,8 +50,8 @@ pub enum HeaderError {
     Reserved,
 }
 
-/// So that `?` may stand behind [`Response::with_header`] in a filter: a header that cannot be sent is
-/// the server's own fault.
+/// So that `?` may stand behind [`Response::with_header`] in a filter: a header that cannot be sent
+/// is the server's own fault.
 impl From<HeaderError> for Response {
     fn from(error: HeaderError) -> Self {
         log::error!("a response is replaced by 500: {error}");

@@ -1,6 +1,7 @@
-//! The hub: every connection by slot and by uuid. Here is the table of them; each thing that happens
-//! to them has a file of its own: what comes in (`receiving`), what goes out (`sending`, `broadcast`,
-//! `topics`, `flushing`), which phase follows which (`transitions`), what is due when (`timeouts`).
+//! The hub: every connection by slot and by uuid. Here is the table of them; each thing that
+//! happens to them has a file of its own: what comes in (`receiving`), what goes out (`sending`,
+//! `broadcast`, `topics`, `flushing`), which phase follows which (`transitions`), what is due when
+//! (`timeouts`).
 //!
 //! Bytes and the time come in as arguments; what listeners have to be called for goes out as
 //! notifications, in order. It holds no closure, knows no poll and reads no clock, so that a

@@ -57,10 +57,10 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
 ///
 /// What the socket has taken, or was being offered when it was found full, is sent; so a reader
 /// that goes on gets older values first. Linux takes up to 4 MiB for a TCP socket: where that is
-/// too much, give it a smaller `SO_SNDBUF` ([`Socket::transport`](crate::Socket::transport)). Keys are
-/// numbers, so that none is copied: give each name a number once. They belong to one connection.
-/// What waits with a key takes more memory than its bytes, and counts 128 bytes more against
-/// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB.
+/// too much, give it a smaller `SO_SNDBUF` ([`Socket::transport`](crate::Socket::transport)). Keys
+/// are numbers, so that none is copied: give each name a number once. They belong to one
+/// connection. What waits with a key takes more memory than its bytes, and counts 128 bytes more
+/// against [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB.
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>) {

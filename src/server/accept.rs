@@ -66,17 +66,18 @@ impl<S> Server<S> {
         self.listen_at(path.as_ref(), Listener::bind_unix)
     }
 
-    /// As [`listen_unix`](Self::listen_unix), but if there is the file of a socket at which no process
-    /// answers, left by a server that has crashed, it is removed first.
+    /// As [`listen_unix`](Self::listen_unix), but if there is the file of a socket at which no
+    /// process answers, left by a server that has crashed, it is removed first.
     ///
-    /// Of several servers that do this at one path, one comes after the other: a file beside it with
-    /// `.lock` behind its name is locked meanwhile, and stays. A file that is no socket is never
-    /// removed. What is not guaranteed: a program that binds the path in another way, and has not
-    /// called listen(2) yet, does not answer either.
+    /// Of several servers that do this at one path, one comes after the other: a file beside it
+    /// with `.lock` behind its name is locked meanwhile, and stays. A file that is no socket is
+    /// never removed. What is not guaranteed: a program that binds the path in another way, and has
+    /// not called listen(2) yet, does not answer either.
     ///
     /// # Errors
     ///
-    /// As [`listen_unix`](Self::listen_unix), and what the operating system says of the lock's file.
+    /// As [`listen_unix`](Self::listen_unix), and what the operating system says of the lock's
+    /// file.
     #[cfg(unix)]
     pub fn listen_unix_replacing_stale(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
         self.listen_at(path.as_ref(), Listener::bind_unix_replacing_stale)
@@ -187,8 +188,8 @@ impl<S> Server<S> {
     }
 
     /// The descriptors of all sockets that are listened on, also of those that were handed over, to
-    /// pass them on to a successor: [`try_clone_to_owned`](BorrowedFd::try_clone_to_owned) makes one
-    /// that may outlive the server.
+    /// pass them on to a successor: [`try_clone_to_owned`](BorrowedFd::try_clone_to_owned) makes
+    /// one that may outlive the server.
     ///
     /// ```
     /// use ikisocket::Server;

@@ -289,7 +289,7 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
 /// a handshake is a GET (RFC 6455 §4.1).
 fn check_upgrade(hub: &Hub, policy: &Policy, request: &Request) -> Result<Key, Refusal> {
     check_method(request)?;
-    let key = http::check(request)?;
+    let key = http::check_handshake(request)?;
     if !policy.origins.is_empty() && !http::origin_allowed(request, &policy.origins) {
         return Err(Refusal::OriginNotAllowed);
     }

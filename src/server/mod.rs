@@ -59,8 +59,8 @@ trait StaysOnTheThreadThatBuiltIt {}
 /// A WebSocket server with the user's state `S` in it, on one loop that its owner turns:
 /// [`run`](Self::run) or [`poll`](Self::poll).
 ///
-/// It stays on the thread that built it, starts no other, and does nothing between calls. To run one
-/// on a thread of its own, build it there, and send a [`Handle`] back. Dropping it closes every
+/// It stays on the thread that built it, starts no other, and does nothing between calls. To run
+/// one on a thread of its own, build it there, and send a [`Handle`] back. Dropping it closes every
 /// connection at once; [`Sockets::shutdown`] closes them in good order.
 ///
 /// ```
@@ -242,8 +242,8 @@ impl<S> Server<S> {
     }
 
     /// Answers plain GET and HEAD requests at a path with what `page` returns: a [`Response`], a
-    /// text, or a [`Result`] of two such things. The path may be a route's too: the upgrade decides.
-    /// The connection is closed after the response (`Connection: close`).
+    /// text, or a [`Result`] of two such things. The path may be a route's too: the upgrade
+    /// decides. The connection is closed after the response (`Connection: close`).
     ///
     /// ```
     /// use ikisocket::{Response, Server};

@@ -64,9 +64,9 @@
 //! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your
 //!   own code takes from a clock, from chance or from a `HashMap`'s order does not.
 //!
-//! What is not imitated: the descriptor of a connection ([`Transport::fd`](crate::Transport::fd) is `None`),
-//! and accepting ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets that the
-//! server listens on work as ever, and are asked in each turn.
+//! What is not imitated: the descriptor of a connection ([`Transport::fd`](crate::Transport::fd) is
+//! `None`), and accepting ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets
+//! that the server listens on work as ever, and are asked in each turn.
 
 mod connect;
 mod expect;
@@ -374,8 +374,8 @@ impl<S> Harness<S> {
     }
 
     /// Waits until a client gets something that the test has not seen: the answer to its request, a
-    /// message, the end of its connection; whether it did. It waits in real time, and no longer than
-    /// `at_most`, for what other threads send through a [`Handle`](crate::Handle) or a
+    /// message, the end of its connection; whether it did. It waits in real time, and no longer
+    /// than `at_most`, for what other threads send through a [`Handle`](crate::Handle) or a
     /// [`Deferred`](crate::Deferred). The clock of the loop stands still meanwhile.
     ///
     /// ```

@@ -167,8 +167,8 @@ impl Listener {
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
 
-    /// As [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers is removed
-    /// first.
+    /// As [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers is
+    /// removed first.
     #[cfg(unix)]
     pub(crate) fn bind_unix_replacing_stale(path: &Path) -> io::Result<Self> {
         let mut lock = path.as_os_str().to_owned();

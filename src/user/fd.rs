@@ -38,8 +38,8 @@ use socket2::SockRef;
 pub struct Fd<T>(T);
 
 impl<T: AsFd> Fd<T> {
-    /// A source that leaves the descriptor's mode as it is. If that is blocking, as a terminal's is,
-    /// read no more than once in each call: the next read could stop the whole loop.
+    /// A source that leaves the descriptor's mode as it is. If that is blocking, as a terminal's
+    /// is, read no more than once in each call: the next read could stop the whole loop.
     #[must_use]
     pub fn new(inner: T) -> Self {
         Self(inner)

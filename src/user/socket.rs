@@ -236,8 +236,8 @@ impl<S> Socket<'_, S> {
         ConnectionId(self.token)
     }
 
-    /// The uuid under which it is found; it answers after the end too. It is free for others as soon
-    /// as the connection closes.
+    /// The uuid under which it is found; it answers after the end too. It is free for others as
+    /// soon as the connection closes.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         self.connection().uuid

@@ -31,10 +31,10 @@ impl<S> Sockets<'_, S> {
         self.hub.open_len()
     }
 
-    /// The time on the loop's clock, since the server was built. In a callback it is when the turn's
-    /// wait ended, or a little later: the clock is not read for each callback. It has whole
-    /// milliseconds and never goes back. A test moves it
-    /// (`testing::Harness::advance`), so that a rate limit that uses it can be tested.
+    /// The time on the loop's clock, since the server was built. In a callback it is when the
+    /// turn's wait ended, or a little later: the clock is not read for each callback. It has whole
+    /// milliseconds and never goes back. A test moves it (`testing::Harness::advance`), so that a
+    /// rate limit that uses it can be tested.
     ///
     /// ```
     /// use std::time::Duration;
