@@ -142,12 +142,12 @@ mod game {
 
     fn enter(world: &mut World, kws: &mut Socket<'_, World>) {
         world.players.insert(kws.id(), 0);
-        let since = kws.sockets().now();
+        let since = kws.now();
         kws.set_attribute("allowance", Allowance { since, inputs: 0 });
     }
 
     fn play(world: &mut World, ep: &mut EventPayload<'_, World>) {
-        let now = ep.kws.sockets().now();
+        let now = ep.kws.now();
         let Some(allowance) = ep.kws.attribute_mut::<Allowance>("allowance") else { return };
         if now - allowance.since >= SECOND {
             *allowance = Allowance { since: now, inputs: 0 };

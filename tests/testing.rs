@@ -791,12 +791,12 @@ fn an_answer_that_a_filter_puts_off_and_gives_at_once_has_come_when_one_looks() 
 fn a_rate_limit_on_the_clock_of_the_loop_and_an_attribute_can_be_tested() {
     let mut server = memory_server();
     server.on(Event::Connect, |_, ep| {
-        let now = ep.kws.sockets().now();
+        let now = ep.kws.now();
         ep.kws.set_attribute("since", now);
         ep.kws.set_attribute("messages", 0_u32);
     });
     server.on(Event::Message, |_, ep| {
-        let now = ep.kws.sockets().now();
+        let now = ep.kws.now();
         let since = ep.kws.attribute_mut::<Duration>("since").unwrap();
         let is_new = now.saturating_sub(*since) >= SECOND;
         if is_new {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -29,6 +30,12 @@ impl<S> Socket<'_, S> {
     #[must_use]
     pub fn sockets(&mut self) -> Sockets<'_, S> {
         Sockets { hub: self.hub, registry: self.registry }
+    }
+
+    /// The time on the loop's clock: [`Sockets::now`].
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.hub.now)
     }
 
     // What it sends.

@@ -42,7 +42,7 @@ impl<S> Sockets<'_, S> {
     ///
     /// let mut server = Server::bind("127.0.0.1:0", ())?;
     /// server.on(Event::Message, |_, ep| {
-    ///     let now = ep.kws.sockets().now();
+    ///     let now = ep.kws.now();
     ///     let last = ep.kws.attribute::<Duration>("last").copied();
     ///     if last.is_some_and(|last| now - last < Duration::from_millis(100)) {
     ///         return ep.kws.close(); // more than ten messages in a second
@@ -86,7 +86,19 @@ impl<S> Sockets<'_, S> {
         Some(Socket { hub: self.hub, registry: self.registry, token })
     }
 
-    /// The open connection with this id.
+    /// The open connection with this id. It is borrowed from these sockets: from inside a connection,
+    /// keep them in a variable first.
+    ///
+    /// ```
+    /// # use ikisocket::{ConnectionId, Event, Server};
+    /// # let mut server = Server::bind("127.0.0.1:0", None::<ConnectionId>)?;
+    /// server.on(Event::Message, |robot, ep| {
+    ///     let mut sockets = ep.kws.sockets();
+    ///     let Some(mut robot) = robot.and_then(|id| sockets.by_id(id)) else { return };
+    ///     robot.emit(ep.data);
+    /// });
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
     #[must_use]
     pub fn by_id(&mut self, id: ConnectionId) -> Option<Socket<'_, S>> {
         let is_open = self.hub.is_open(id.0);
@@ -260,7 +272,8 @@ impl<S> Sockets<'_, S> {
     ///
     /// If the loop was away for several of them, the callback runs once, and the next time is the
     /// first that lies ahead. It goes on after a panic in the callback. `every` is rounded up to
-    /// whole milliseconds, to one at least; for the rest see [`set_timer`](Self::set_timer).
+    /// whole milliseconds, to one at least: a sixtieth of a second becomes 17 ms, which is 58.8 times
+    /// a second. For the rest see [`set_timer`](Self::set_timer).
     pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
