@@ -329,3 +329,41 @@ fn an_answer_to_a_question_that_was_asked_anew_is_ignored() {
     deferred.accept(|_| {}).unwrap();
     assert_eq!(status(&mut test, ann), 101);
 }
+
+#[test]
+fn a_routes_own_filters_are_asked_after_the_servers_and_for_no_other_path() {
+    let mut server = Server::builder().build(Desk::default()).unwrap();
+    server.filter(|desk, _, incoming| {
+        desk.notes.push(format!("server {}", incoming.path()));
+        Ok(())
+    });
+    server
+        .route("/own", |desk, _| desk.notes.push("open".to_owned()))
+        .unwrap()
+        .filter(|desk, sockets, incoming| {
+            desk.notes.push("first".to_owned());
+            desk.waiting.push(sockets.defer(incoming));
+            Ok(())
+        })
+        .filter(|desk, _, incoming| {
+            desk.notes.push("second".to_owned());
+            let may = incoming.query("may").is_some();
+            if may { Ok(()) } else { Err(Response::new(403)) }
+        });
+    server.route("/other", |_, _| {}).unwrap();
+    server.get("/own", |_, _, _| "a page at the same path").unwrap();
+    let mut test = Harness::new(server);
+    for (path, answer, last) in [("/own?may", 101, "open"), ("/own", 403, "second")] {
+        let (client, deferred) = ask(&mut test, path);
+        assert_eq!(test.state().notes, ["server /own", "first"]);
+        deferred.accept(|_| {}).unwrap();
+        assert_eq!(status(&mut test, client), answer);
+        let notes = std::mem::take(&mut test.state().notes);
+        assert_eq!(notes[2], "second", "after the one that deferred, and once");
+        assert_eq!(notes.last().unwrap(), last);
+        assert_eq!(notes.len(), 3 + usize::from(answer == 101));
+    }
+    test.connect("/other").unwrap();
+    assert_eq!(test.get("/own").unwrap().text(), "a page at the same path");
+    assert_eq!(test.state().notes, ["server /other", "server /own"]);
+}

@@ -584,10 +584,15 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
     for (number, spiteful) in two().into_iter().enumerate() {
         let path = format!("/{number}");
         server.route(&path, |_, _| {}).unwrap().on("mine", move |_, _| spiteful.keep());
-        let all: [Spiteful; 10] = std::array::from_fn(|_| Spiteful);
-        let [route, page, listener, custom, filter, on_panic, timer, interval, callback, command] =
-            all;
-        server.route(&format!("/route{path}"), move |_, _| route.keep()).unwrap();
+        let all: [Spiteful; 9] = std::array::from_fn(|_| Spiteful);
+        let [route, own, page, listener, custom, filter, on_panic, timer, interval] = all;
+        let [callback, command] = two();
+        server.route(&format!("/route{path}"), move |_, _| route.keep()).unwrap().filter(
+            move |_, _, _| {
+                own.keep();
+                Ok(())
+            },
+        );
         server
             .get(&format!("/page{path}"), move |_, _, _| {
                 page.keep();

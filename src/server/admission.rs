@@ -9,7 +9,7 @@ use crate::config::RETRY_AFTER;
 use crate::http::{self, HeadLimits, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
-use crate::user::{Answer, Context, Incoming, Policy};
+use crate::user::{Answer, Context, Filter, Incoming, Policy, Registry};
 
 /// What a piece of a request counts of a turn's work, in bytes: more than its length says.
 const REQUEST: usize = 4 * 1024;
@@ -217,8 +217,11 @@ fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
 fn admit<S>(context: &mut Context<'_, S>, admission: Admission, mut verdict: Result<(), Response>) {
     let Admission { mut incoming, destination, mut filter } = admission;
     let token = incoming.token;
-    while verdict.is_ok() && incoming.ticket.is_none() && filter < context.registry.filters.len() {
-        verdict = ask_filter(context, filter, &mut incoming);
+    while verdict.is_ok()
+        && incoming.ticket.is_none()
+        && let Some(next) = filter_at(context.registry, &destination, filter)
+    {
+        verdict = ask_filter(context, next, &mut incoming);
         filter += 1;
     }
     if let (Ok(()), Some(ticket)) = (&verdict, incoming.ticket.take()) {
@@ -317,12 +320,24 @@ fn switch_protocols<S>(context: &mut Context<'_, S>, route: u32, key: &Key, inco
     context.hub.open(token, upgraded);
 }
 
+/// The filter that is asked after that many others: the server's come first, then the route's.
+fn filter_at<'r, S>(
+    registry: &'r Registry<S>,
+    destination: &Destination,
+    asked: usize,
+) -> Option<&'r Filter<S>> {
+    let own = match destination {
+        Destination::Connection { route, .. } => &registry.routes[*route as usize].filters[..],
+        Destination::Page { .. } => &[],
+    };
+    registry.filters.iter().chain(own).nth(asked)
+}
+
 fn ask_filter<S>(
     context: &mut Context<'_, S>,
-    filter: usize,
+    filter: &Filter<S>,
     incoming: &mut Incoming,
 ) -> Result<(), Response> {
-    let filter = &context.registry.filters[filter];
     let verdict = context.guard("filter", None, |context| {
         let (state, mut sockets) = context.lend();
         filter(state, &mut sockets, incoming)

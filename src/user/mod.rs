@@ -19,7 +19,7 @@ pub use fd::Fd;
 pub use handle::Handle;
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
-pub(crate) use registry::{Answer, Command, Policy, Registry};
+pub(crate) use registry::{Answer, Command, Filter, Policy, Registry};
 pub use registry::{CaughtPanic, EventPayload, Incoming, Socket, Sockets};
 pub use route::{Route, RouteOptions};
 pub use shutdown::Shutdown;

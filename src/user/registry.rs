@@ -193,6 +193,8 @@ pub(crate) type PanicHandler<S> = Box<dyn Fn(&mut S, &CaughtPanic)>;
 pub(crate) struct RouteEntry<S> {
     pub(crate) callback: RouteCallback<S>,
     pub(crate) listeners: Listeners<Listener<S>>,
+    /// They are asked behind the server's.
+    pub(crate) filters: Vec<Filter<S>>,
     pub(crate) policy: Policy,
     pub(crate) forget_request: bool,
 }
@@ -358,9 +360,10 @@ impl<S> Drop for Registry<S> {
     /// the inbox see to theirs.
     fn drop(&mut self) {
         let mut discarded = Discarded::default();
-        for RouteEntry { callback, listeners, .. } in self.routes.drain(..) {
+        for RouteEntry { callback, listeners, filters, .. } in self.routes.drain(..) {
             discarded.drop(callback);
             discarded.drop_all(listeners);
+            discarded.drop_all(filters);
         }
         discarded.drop_all(std::mem::take(&mut self.listeners));
         discarded.drop_all(self.pages.drain(..));

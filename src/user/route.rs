@@ -1,10 +1,12 @@
 //! Routes and pages: adding them, and what is a route's own.
 
-use super::registry::{EventPayload, Listener, Page, Policy, Registry, RouteCallback, RouteEntry};
+use super::registry::{
+    EventPayload, Incoming, Listener, Page, Policy, Registry, RouteCallback, RouteEntry, Sockets,
+};
 use super::tables::listeners::Listeners;
 use crate::config::SlowReader;
 use crate::error::RouteError;
-use crate::http::{Request, check_origin, is_token};
+use crate::http::{Request, Response, check_origin, is_token};
 use crate::outbox::Agreed;
 #[cfg(feature = "deflate")]
 use crate::outbox::Deflate;
@@ -24,8 +26,8 @@ impl<S> Registry<S> {
             return Err(RouteError::Duplicate { pattern: pattern.to_owned() });
         }
         place.route = Some((index as u32, names));
-        let listeners = Listeners::default();
-        self.routes.push(RouteEntry { callback, listeners, policy, forget_request });
+        let (listeners, filters) = (Listeners::default(), Vec::new());
+        self.routes.push(RouteEntry { callback, listeners, filters, policy, forget_request });
         Ok(Route { entry: &mut self.routes[index] })
     }
 
@@ -165,7 +167,7 @@ impl RouteOptions {
     }
 }
 
-/// A route that was just added, for listeners of its own.
+/// A route that was just added, for listeners and filters of its own.
 pub struct Route<'r, S> {
     entry: &'r mut RouteEntry<S>,
 }
@@ -179,6 +181,29 @@ impl<S> Route<'_, S> {
     {
         let listener: Listener<S> = Box::new(listener);
         self.entry.listeners.add(event.as_ref(), listener);
+        self
+    }
+
+    /// Asks `filter` before each upgrade on this route, after the server's own filters
+    /// ([`Server::filter`](crate::Server::filter)).
+    ///
+    /// ```
+    /// use ikisocket::{Response, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.get("/health", |_, _, _| "fine")?; // without a login
+    /// server.route("/chat", |_, _| {})?.filter(|_, _, incoming| {
+    ///     let user = incoming.cookie("user").ok_or(Response::new(401))?.into_owned();
+    ///     incoming.attributes.set("user", user);
+    ///     Ok(())
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn filter<F>(self, filter: F) -> Self
+    where
+        F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
+    {
+        self.entry.filters.push(Box::new(filter));
         self
     }
 }
