@@ -166,22 +166,21 @@
 //!
 //! let mut server = Server::builder().max_message(64 * 1024).build(Users::default())?;
 //!
-//! // Who may come in? A filter sees the request; what it sets is there on the connection.
-//! server.filter(|_, _, incoming| {
-//!     if incoming.path() == "/healthz" {
-//!         return Ok(());
-//!     }
-//!     let Some(name) = incoming.cookie("user").map(|name| name.into_owned()) else {
-//!         return Err(Response::text("Log in first.").with_status(401).with_header("WWW-Authenticate", "Cookie")?);
-//!     };
-//!     incoming.attributes.set("user", name);
-//!     Ok(())
-//! });
-//! server.get("/healthz", |users, sockets, _| Response::text(format!("{} users, {} sockets", users.by_name.len(), sockets.len())))?;
-//! server.route("/ws/:room", |users, kws| {
-//!     let name = kws.string_attribute("user").unwrap_or_default().to_owned();
-//!     users.by_name.insert(name, kws.id());
-//! })?;
+//! server.get("/healthz", |users, sockets, _| format!("{} users, {} sockets", users.by_name.len(), sockets.len()))?;
+//! server
+//!     .route("/ws/:room", |users, kws| {
+//!         let name = kws.string_attribute("user").unwrap_or_default().to_owned();
+//!         users.by_name.insert(name, kws.id());
+//!     })?
+//!     // A filter sees the request before; what it sets is there on the connection.
+//!     .filter(|_, _, incoming| {
+//!         let Some(name) = incoming.cookie("user").map(|name| name.into_owned()) else {
+//!             let login = Response::text("Log in first.").with_status(401);
+//!             return Err(login.with_header("WWW-Authenticate", "Cookie")?);
+//!         };
+//!         incoming.attributes.set("user", name);
+//!         Ok(())
+//!     });
 //! server.on(Event::Message, |users, ep| {
 //!     // "bob hello": to bob alone. Everything else is an event of our own, for whoever listens to it.
 //!     let Some((to, text)) = ep.data.as_str().and_then(|text| text.split_once(' ')) else {
