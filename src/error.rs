@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::http::OriginError;
 use crate::protocol::{CloseCode, Violation};
+use crate::token::Recipient;
 
 /// An error of the operating system, in a form that can be compared and kept. Two are equal if kind
 /// and code are. Its [`source`](std::error::Error::source) is the [`io::Error`] itself.
@@ -138,10 +139,10 @@ pub enum Error {
         /// The panic's message, if it was a string.
         message: String,
     },
-    /// `emit_to` or `emit_to_list` named a connection that does not exist (any more). The event's
-    /// data is its uuid as text.
-    #[error("no open connection has the uuid {0}")]
-    Gone(Uuid),
+    /// `emit_to` or `emit_to_list` named a connection that is not open, or never was. The event's
+    /// data is its uuid as text, or its id.
+    #[error("no open connection is {0}")]
+    Gone(Recipient),
     /// `fire` called nobody: the name belongs to the library, or listeners fired each other too
     /// deep.
     #[error("fire(`{}`) was refused: {}", Escaped(event), match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
@@ -161,11 +162,8 @@ pub enum EmitError {
     #[error("the connection is closed")]
     Closed,
     /// `emit_to` named a connection that is not open, or never was.
-    #[error("no open connection has the uuid {uuid}")]
-    Gone {
-        /// The uuid that was named.
-        uuid: Uuid,
-    },
+    #[error("no open connection is {0}")]
+    Gone(Recipient),
     /// The message alone is larger than the outbox may be. The connection stays open.
     #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]
     TooLarge {

@@ -187,9 +187,8 @@
 //!         ep.kws.fire(users, "odd", ep.data);
 //!         return;
 //!     };
-//!     let Some(&to) = users.by_name.get(to) else { return };
-//!     if let Some(mut to) = ep.kws.sockets().by_id(to) {
-//!         to.emit(text);
+//!     if let Some(&to) = users.by_name.get(to) {
+//!         let _ = ep.kws.emit_to(to, text); // if bob has just gone, an `error` event follows
 //!     }
 //! });
 //! server.on("odd", |_, ep| ep.kws.close());
@@ -505,7 +504,7 @@ pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use server::{Finished, Server, Turn};
-pub use token::{ConnectionId, SourceId};
+pub use token::{ConnectionId, Recipient, SourceId};
 pub use transport::{ListeningSocket, PeerAddress};
 #[cfg(unix)]
 pub use user::Fd;

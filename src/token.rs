@@ -4,6 +4,10 @@
 //! A token carries the generation of its slot, so that a late event or a stale token for a reused
 //! slot finds nobody.
 
+use std::fmt;
+
+use uuid::Uuid;
+
 /// Names one connection for as long as its slot is not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token {
@@ -30,6 +34,45 @@ pub(crate) struct Token {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub(crate) Token);
+
+/// By its place in the table, and how many connections had come before it.
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0.index, self.0.generation)
+    }
+}
+
+/// To which connection a message goes: by its uuid, or by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Recipient {
+    /// The open connection that has this uuid now.
+    Uuid(Uuid),
+    /// This connection, whatever uuid it has.
+    Id(ConnectionId),
+}
+
+impl From<Uuid> for Recipient {
+    fn from(uuid: Uuid) -> Self {
+        Self::Uuid(uuid)
+    }
+}
+
+impl From<ConnectionId> for Recipient {
+    fn from(id: ConnectionId) -> Self {
+        Self::Id(id)
+    }
+}
+
+/// The uuid, or the id.
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uuid(uuid) => uuid.fmt(f),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
 
 /// Names one source of a server, for as long as it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

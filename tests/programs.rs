@@ -299,8 +299,7 @@ mod chat {
         };
         let from = ep.kws.string_attribute("name").unwrap_or_default();
         let message = format!("{from}: {text}");
-        let uuid = chat.names.get(to).and_then(|&id| Some(ep.kws.sockets().by_id(id)?.uuid()));
-        match uuid.map(|uuid| ep.kws.emit_to(uuid, message)) {
+        match chat.names.get(to).map(|&id| ep.kws.emit_to(id, message)) {
             Some(Ok(_)) => {}
             Some(Err(error)) => _ = ep.kws.emit(format!("{to} did not get it: {error}")),
             None => _ = ep.kws.emit(format!("{to} is not here")),
@@ -558,7 +557,7 @@ mod go {
             format!("message - ann - {hello}"),
             "CUSTOM_EVENT - ann - hello".to_owned(),
             format!("message - ann - {lost}"),
-            format!("no open connection has the uuid {nobody}"),
+            format!("no open connection is {nobody}"),
             format!("error - ann - {nobody}"),
             "disconnect - bob - ".to_owned(),
         ];

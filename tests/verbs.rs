@@ -88,15 +88,11 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
     let [ann] = connect(&mut test, ["ann"]);
     let id = test.uuid(ann).unwrap();
     let mut sockets = test.server().sockets();
-    assert_eq!(sockets.emit_to(Uuid::nil(), ""), Err(EmitError::Gone { uuid: Uuid::nil() }));
+    assert_eq!(sockets.emit_to(Uuid::nil(), ""), Err(EmitError::Gone(Uuid::nil().into())));
     sockets.get(id).unwrap().close();
-    assert_eq!(
-        sockets.emit_to(id, ""),
-        Err(EmitError::Gone { uuid: id }),
-        "closed but not gone yet"
-    );
+    assert_eq!(sockets.emit_to(id, ""), Err(EmitError::Gone(id.into())), "closed but not gone yet");
     assert!(test.state().is_gone("ann"));
-    assert_eq!(test.server().sockets().emit_to(id, ""), Err(EmitError::Gone { uuid: id }));
+    assert_eq!(test.server().sockets().emit_to(id, ""), Err(EmitError::Gone(id.into())));
     assert!(!test.state().has("ann", "error"), "the global form records nothing");
     test.expect_goodbye(ann, 1000, "Connection closed");
 }
@@ -105,7 +101,7 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
 fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
     let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
-        assert_eq!(ep.kws.emit_to(NEW, "hello?"), Err(EmitError::Gone { uuid: NEW }));
+        assert_eq!(ep.kws.emit_to(NEW, "hello?"), Err(EmitError::Gone(NEW.into())));
         assert!(!diary.has("ann", "error"));
         diary.note("callback over");
     });
@@ -116,7 +112,7 @@ fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
     assert_eq!(test.state().notes, ["callback over", "told"]);
     let error = test.state().only("ann", "error");
     assert_eq!(error.data, NEW.to_string());
-    assert_eq!(error.error, Some(Error::Gone(NEW)));
+    assert_eq!(error.error, Some(Error::Gone(NEW.into())));
     assert_eq!(test.state().events("bob"), ["connect"], "nobody else is told");
 
     test.server().sockets().broadcast("both are open still");
@@ -139,7 +135,7 @@ fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_
 
     assert_eq!(with_socket(test.server(), "ann", |kws| kws.emit_to_list(&list, "from ann")), 2);
     clients.into_iter().for_each(|client| test.expect(client, ["from ann"]));
-    assert_eq!(test.state().errors("ann"), missing.map(Error::Gone));
+    assert_eq!(test.state().errors("ann"), missing.map(|uuid| Error::Gone(uuid.into())));
     assert_eq!(test.state().events("bob"), ["connect"]);
 }
 
@@ -407,8 +403,12 @@ fn an_id_stays_and_no_later_connection_has_the_same_one() {
         kws.set_uuid(NEW).unwrap();
         assert_eq!(kws.id(), id);
         assert_eq!(sockets.by_id(id).unwrap().uuid(), NEW);
+        assert_eq!(sockets.emit_to(id, "by id"), Ok(Emitted::Queued));
+        test.expect(ann, ["by id"]);
         test.close(ann, 1000, "");
-        assert!(test.server().sockets().by_id(id).is_none());
+        let mut sockets = test.server().sockets();
+        assert!(sockets.by_id(id).is_none());
+        assert_eq!(sockets.emit_to(id, "late"), Err(EmitError::Gone(id.into())));
         ids.push(id);
     }
     let different: HashSet<_> = ids.iter().collect();

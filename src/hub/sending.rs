@@ -3,7 +3,6 @@
 //! When an outbox is offered to its socket is `flushing`'s, and what goes to many is `broadcast`'s.
 
 use slab::Slab;
-use uuid::Uuid;
 
 use super::connection::Connection;
 use super::phase::Phase;
@@ -12,7 +11,7 @@ use crate::config::{Dropped, SlowReader};
 use crate::error::{EmitError, Error};
 use crate::outbox::{Encoding, Flushed, Outgoing, Room, STAGE_SHARE, SendOptions, WRITE_THROUGH};
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
-use crate::token::Token;
+use crate::token::{Recipient, Token};
 
 /// What became of a message.
 ///
@@ -315,16 +314,23 @@ impl Hub {
 
     pub(crate) fn emit_to(
         &mut self,
-        uuid: Uuid,
+        to: Recipient,
         message: &Outgoing<'_>,
     ) -> Result<Emitted, EmitError> {
-        let Some(token) = self.find(uuid) else {
-            let error = EmitError::Gone { uuid };
+        let Some(token) = self.recipient(to) else {
+            let error = EmitError::Gone(to);
             self.stats.emits_refused.count(error);
             return Err(error);
         };
         let Outgoing { message, options } = message;
         self.emit(token, message.payload().opcode(), message.as_bytes(), options).ok()
+    }
+
+    fn recipient(&self, to: Recipient) -> Option<Token> {
+        match to {
+            Recipient::Uuid(uuid) => self.find(uuid),
+            Recipient::Id(id) => Some(id.0).filter(|&token| self.is_open(token)),
+        }
     }
 
     pub(super) fn push_close(&mut self, token: Token, close: Option<(CloseCode, &str)>) {

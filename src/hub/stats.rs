@@ -196,7 +196,7 @@ impl EmitsRefused {
     pub(crate) fn count(&mut self, error: EmitError) {
         match error {
             EmitError::Closed => self.closed += 1,
-            EmitError::Gone { .. } => self.gone += 1,
+            EmitError::Gone(_) => self.gone += 1,
             EmitError::TooLarge { .. } => self.too_large += 1,
             EmitError::Full => self.full += 1,
             EmitError::PingTooLong { .. } => {} // no message

@@ -12,6 +12,7 @@ use super::tables::inbox::Sender;
 use crate::error::{CloseError, SendError};
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
+use crate::token::Recipient;
 
 /// Has things done on a server's loop, from any thread: clone it for each that needs one. Its one
 /// primitive is [`send`](Self::send); the verbs beside it are short forms. It is [`Send`] and
@@ -88,10 +89,10 @@ impl<S> Handle<S> {
     /// As [`send`](Self::send).
     pub fn emit_to(
         &self,
-        to: Uuid,
+        to: impl Into<Recipient>,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        let message = message.into();
+        let (to, message) = (to.into(), message.into());
         self.send(move |_, sockets| {
             let _ = sockets.emit_to(to, message);
         })

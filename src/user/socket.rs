@@ -16,7 +16,7 @@ use crate::http::Request;
 use crate::hub::{Attributes, Audience, Connection, Emitted};
 use crate::outbox::{Latest, Outgoing, SendOptions};
 use crate::protocol::{CloseCode, Opcode, Payload};
-use crate::token::ConnectionId;
+use crate::token::{ConnectionId, Recipient};
 use crate::transport::{PeerAddress, Stream, canonical};
 
 impl<S> Socket<'_, S> {
@@ -83,21 +83,21 @@ impl<S> Socket<'_, S> {
         self.hub.ping(self.token, data)
     }
 
-    /// Sends a message to another connection. If no open connection has this uuid, an `error` event
-    /// follows on this connection, whose data is that uuid.
+    /// Sends a message to another connection, by its uuid or its [id](Self::id). If it is not open,
+    /// an `error` event follows on this connection, whose data is that uuid or id.
     ///
     /// # Errors
     ///
-    /// [`EmitError::Gone`] if no open connection has this uuid; otherwise why the message was
+    /// [`EmitError::Gone`] if there is no such open connection; otherwise why the message was
     /// refused there.
     pub fn emit_to<'m>(
         &mut self,
-        to: Uuid,
+        to: impl Into<Recipient>,
         message: impl Into<Outgoing<'m>>,
     ) -> Result<Emitted, EmitError> {
-        let result = self.hub.emit_to(to, &message.into());
-        if let Err(EmitError::Gone { uuid }) = result {
-            self.is_gone(uuid);
+        let result = self.hub.emit_to(to.into(), &message.into());
+        if let Err(EmitError::Gone(to)) = result {
+            self.is_gone(to);
         }
         result
     }
@@ -108,13 +108,13 @@ impl<S> Socket<'_, S> {
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         for &uuid in to {
             if self.hub.find(uuid).is_none() {
-                self.is_gone(uuid);
+                self.is_gone(uuid.into());
             }
         }
         self.hub.broadcast(Audience::List(to), None, &message.into())
     }
 
-    fn is_gone(&mut self, to: Uuid) {
+    fn is_gone(&mut self, to: Recipient) {
         self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
     }
 

@@ -22,7 +22,7 @@ use crate::error::{CloseError, EmitError, IoError};
 use crate::hub::{Audience, Discarded, Emitted, NEVER, Stats, Ticket};
 use crate::outbox::Outgoing;
 use crate::protocol::Payload;
-use crate::token::{ConnectionId, SourceId};
+use crate::token::{ConnectionId, Recipient, SourceId};
 
 impl<S> Sockets<'_, S> {
     /// How many connections are open.
@@ -114,27 +114,27 @@ impl<S> Sockets<'_, S> {
         }
     }
 
-    /// Sends a message to one connection.
+    /// Sends a message to one connection, by its uuid or its id.
     ///
     /// ```
     /// use ikisocket::{EmitError, Server, Uuid};
     ///
     /// let mut server = Server::bind("127.0.0.1:0", ())?;
     /// let uuid = Uuid::new_v4();
-    /// assert_eq!(server.sockets().emit_to(uuid, "hello"), Err(EmitError::Gone { uuid }));
+    /// assert_eq!(server.sockets().emit_to(uuid, "hello"), Err(EmitError::Gone(uuid.into())));
     /// # Ok::<(), ikisocket::BindError>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`EmitError::Gone`] if no open connection has this uuid; otherwise why the message was
+    /// [`EmitError::Gone`] if there is no such open connection; otherwise why the message was
     /// refused there.
     pub fn emit_to<'m>(
         &mut self,
-        to: Uuid,
+        to: impl Into<Recipient>,
         message: impl Into<Outgoing<'m>>,
     ) -> Result<Emitted, EmitError> {
-        self.hub.emit_to(to, &message.into())
+        self.hub.emit_to(to.into(), &message.into())
     }
 
     /// Sends a message to each connection of a list, as often as it stands there; returns how many
