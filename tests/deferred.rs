@@ -367,3 +367,15 @@ fn a_routes_own_filters_are_asked_after_the_servers_and_for_no_other_path() {
     assert_eq!(test.get("/own").unwrap().text(), "a page at the same path");
     assert_eq!(test.state().notes, ["server /other", "server /own"]);
 }
+
+#[test]
+fn a_page_whose_content_comes_later_is_answered_with_a_text() {
+    let mut test = desk(Server::builder());
+    let client = test.dial(Faults::none()).unwrap();
+    test.write(client, b"GET /report HTTP/1.1\r\nHost: a\r\n\r\n");
+    let deferred = test.state().waiting.pop().unwrap();
+    deferred.respond("three rows").unwrap();
+    let answer = Answer::parse(&test.read(client)).unwrap();
+    assert_eq!((answer.status, answer.text()), (200, "three rows".to_owned()));
+    assert_eq!(test.server().stats().pages, 1);
+}

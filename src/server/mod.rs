@@ -275,8 +275,8 @@ impl<S> Server<S> {
 
     /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is
     /// the answer that the client gets instead. Several filters are asked in the order of
-    /// registration, until one refuses; then those of the route ([`Route::filter`]). One that has to
-    /// ask somebody else first [puts the answer off](Sockets::defer).
+    /// registration, until one refuses; then those of the route ([`Route::filter`]). One that has
+    /// to ask somebody else first [puts the answer off](Sockets::defer).
     pub fn filter<F>(&mut self, filter: F) -> &mut Self
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,

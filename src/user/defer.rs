@@ -69,17 +69,43 @@ impl<S> Deferred<S> {
         })
     }
 
-    /// Answers the request with this response.
+    /// Answers the request with this response: a page whose content had to be asked for, say.
+    ///
+    /// ```
+    /// use ikisocket::Server;
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.get("/report", |_, _, _| "")?;
+    /// server.filter(|_, sockets, incoming| {
+    ///     if incoming.path() == "/report" {
+    ///         let deferred = sockets.defer(incoming);
+    ///         std::thread::spawn(move || deferred.respond(format!("{} rows", 3)));
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// As [`answer`](Self::answer).
-    pub fn reject(self, response: Response) -> Result<(), AnswerError> {
+    pub fn respond(self, response: impl Into<Response>) -> Result<(), AnswerError> {
+        let response = response.into();
         self.answer(|_, _, _| Err(response))
     }
 
-    /// The general form of both: `go_on` runs on the loop as the rest of the filter would, with the
-    /// state and the sockets lent. It may even defer the request again.
+    /// Refuses the request with this response. It is the same as [`respond`](Self::respond), under
+    /// the name of what it means for an upgrade.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    pub fn reject(self, response: impl Into<Response>) -> Result<(), AnswerError> {
+        self.respond(response)
+    }
+
+    /// The general form of all these: `go_on` runs on the loop as the rest of the filter would,
+    /// with the state and the sockets lent. It may even defer the request again.
     ///
     /// # Errors
     ///

@@ -86,8 +86,8 @@ impl<S> Sockets<'_, S> {
         Some(Socket { hub: self.hub, registry: self.registry, token })
     }
 
-    /// The open connection with this id. It is borrowed from these sockets: from inside a connection,
-    /// keep them in a variable first.
+    /// The open connection with this id. It is borrowed from these sockets: from inside a
+    /// connection, keep them in a variable first.
     ///
     /// ```
     /// # use ikisocket::{ConnectionId, Event, Server};
@@ -272,8 +272,8 @@ impl<S> Sockets<'_, S> {
     ///
     /// If the loop was away for several of them, the callback runs once, and the next time is the
     /// first that lies ahead. It goes on after a panic in the callback. `every` is rounded up to
-    /// whole milliseconds, to one at least: a sixtieth of a second becomes 17 ms, which is 58.8 times
-    /// a second. For the rest see [`set_timer`](Self::set_timer).
+    /// whole milliseconds, to one at least: a sixtieth of a second becomes 17 ms, which is 58.8
+    /// times a second. For the rest see [`set_timer`](Self::set_timer).
     pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
