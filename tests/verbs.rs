@@ -416,19 +416,22 @@ fn an_id_stays_and_no_later_connection_has_the_same_one() {
 }
 
 #[test]
-fn each_listener_sees_the_uuid_that_the_connection_has_when_it_is_called() {
+fn listeners_and_the_panic_handler_see_the_uuid_that_the_connection_has_when_they_are_called() {
     let mut server = memory_server();
-    server.on(Event::Message, |_, ep| ep.kws.set_uuid(NEW).unwrap());
+    server.on(Event::Message, |_, ep| {
+        ep.kws.set_uuid(NEW).unwrap();
+        panic!("{ON_PURPOSE}");
+    });
     server.on(Event::Message, |diary, ep| {
         assert_eq!(ep.socket_uuid, NEW);
         diary.notes.push("seen".to_owned());
-        panic!("{ON_PURPOSE}");
     });
     server.on_panic(|diary, caught| diary.notes.push(format!("{:?}", caught.uuid)));
     let mut test = Harness::new(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "hello");
-    assert_eq!(test.state().notes, ["seen".to_owned(), format!("{:?}", Some(NEW))]);
+    let handler = format!("{:?}", Some(NEW));
+    assert_eq!(test.state().notes, [handler, "seen".to_owned()]);
     test.panics();
 }
 

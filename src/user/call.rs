@@ -69,8 +69,8 @@ impl<S> Context<'_, S> {
     /// connection.
     pub(crate) fn opened(&mut self, token: Token) {
         let Some(connection) = self.hub.get(token) else { return };
-        let (uuid, entry) = (connection.uuid, &self.registry.routes[connection.route as usize]);
-        let result = self.guard("route", Some(uuid), |context| {
+        let entry = &self.registry.routes[connection.route as usize];
+        let result = self.guard("route", Some(token), |context| {
             let Context { state, hub, registry } = context;
             (entry.callback)(state, &mut Socket { hub, registry, token });
         });
@@ -219,7 +219,7 @@ impl<S> Context<'_, S> {
         let mut listeners = servers.iter().chain(routes);
         let mut next = listeners.next();
         while let Some(listener) = next {
-            let result = self.guard(name, Some(socket_uuid), |context| {
+            let result = self.guard(name, Some(token), |context| {
                 let Context { state, hub, registry } = context;
                 let (kws, id) = (Socket { hub, registry, token }, ConnectionId(token));
                 let mut payload = EventPayload {
@@ -260,7 +260,7 @@ impl<S> Context<'_, S> {
     pub(crate) fn guard<R>(
         &mut self,
         event: &str,
-        uuid: Option<Uuid>,
+        on: Option<Token>,
         code: impl FnOnce(&mut Self) -> R,
     ) -> Result<R, Error> {
         self.hub.depth += 1;
@@ -269,6 +269,7 @@ impl<S> Context<'_, S> {
         let result = catch_unwind(AssertUnwindSafe(|| code(self)));
         self.hub.depth -= 1;
         result.map_err(|payload| {
+            let uuid = on.and_then(|token| self.hub.get(token)).map(|connection| connection.uuid);
             let caught =
                 CaughtPanic { event: event.to_owned(), message: message_of(&*payload), uuid };
             self.report_panic(&caught);
