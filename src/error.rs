@@ -141,7 +141,7 @@ pub enum Error {
     },
     /// `emit_to` or `emit_to_list` named a connection that is not open, or never was. The event's
     /// data is its uuid as text, or its id.
-    #[error("no open connection is {0}")]
+    #[error("no open connection has the {kind} {0}", kind = .0.kind())]
     Gone(Recipient),
     /// `fire` called nobody: the name belongs to the library, or listeners fired each other too
     /// deep.
@@ -162,7 +162,7 @@ pub enum EmitError {
     #[error("the connection is closed")]
     Closed,
     /// `emit_to` named a connection that is not open, or never was.
-    #[error("no open connection is {0}")]
+    #[error("no open connection has the {kind} {0}", kind = .0.kind())]
     Gone(Recipient),
     /// The message alone is larger than the outbox may be. The connection stays open.
     #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]

@@ -52,6 +52,16 @@ pub enum Recipient {
     Id(ConnectionId),
 }
 
+impl Recipient {
+    /// What it names a connection by.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Uuid(_) => "uuid",
+            Self::Id(_) => "id",
+        }
+    }
+}
+
 impl From<Uuid> for Recipient {
     fn from(uuid: Uuid) -> Self {
         Self::Uuid(uuid)

@@ -557,7 +557,7 @@ mod go {
             format!("message - ann - {hello}"),
             "CUSTOM_EVENT - ann - hello".to_owned(),
             format!("message - ann - {lost}"),
-            format!("no open connection is {nobody}"),
+            format!("no open connection has the uuid {nobody}"),
             format!("error - ann - {nobody}"),
             "disconnect - bob - ".to_owned(),
         ];

@@ -408,7 +408,9 @@ fn an_id_stays_and_no_later_connection_has_the_same_one() {
         test.close(ann, 1000, "");
         let mut sockets = test.server().sockets();
         assert!(sockets.by_id(id).is_none());
-        assert_eq!(sockets.emit_to(id, "late"), Err(EmitError::Gone(id.into())));
+        let gone = sockets.emit_to(id, "late").unwrap_err();
+        assert_eq!(gone, EmitError::Gone(id.into()));
+        assert_eq!(gone.to_string(), format!("no open connection has the id {id}"));
         ids.push(id);
     }
     let different: HashSet<_> = ids.iter().collect();
