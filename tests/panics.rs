@@ -16,7 +16,7 @@ use ikisocket::{
     Sockets,
 };
 
-/// A server that notes what its panic handler is told.
+/// A server that notes what its panic handler is given.
 fn server() -> Server<Diary> {
     quiet_panics();
     let mut server = memory_server_with(Server::builder());

@@ -4,7 +4,7 @@ use std::error::Error;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Quotes by symbol. Whoever reads slowly gets fewer of them, but current ones.
+/// Quotes by symbol. A client that reads slowly gets fewer of them, but current ones.
 mod market {
     use std::collections::HashMap;
 
@@ -105,7 +105,7 @@ mod market {
     }
 }
 
-/// A world that goes on about 60 times a second, whoever plays.
+/// A world that goes on about 60 times a second, whether or not players are there.
 mod game {
     use std::collections::HashMap;
     use std::time::Duration;
@@ -173,7 +173,7 @@ mod game {
             .on(Event::Disconnect, |world, ep| _ = world.players.remove(&ep.id));
         server.set_interval(TICK, |world, sockets| {
             world.tick += 1;
-            sockets.broadcast(Latest(0, world.picture())); // who lags sees fewer ticks
+            sockets.broadcast(Latest(0, world.picture())); // a slow client sees fewer ticks
         });
         Ok(server)
     }
@@ -209,7 +209,7 @@ mod game {
     }
 }
 
-/// A chat behind nginx, which says who the client is; another thread knows the sessions.
+/// A chat behind nginx, which names the client; another thread knows the sessions.
 mod chat {
     use std::collections::HashMap;
     use std::sync::mpsc;
@@ -283,7 +283,7 @@ mod chat {
         let name = kws.string_attribute("name").unwrap_or_default().to_owned();
         let address = kws.header("X-Real-IP").unwrap_or("nowhere");
         kws.emit(format!("welcome {name} from {address}"));
-        // Who logs in again moves over.
+        // A user who logs in again takes the name along.
         if let Some(before) = chat.names.insert(name, kws.id())
             && let Some(mut before) = kws.sockets().by_id(before)
         {
@@ -343,7 +343,7 @@ mod chat {
         let goodbyes = |test: &mut Harness<Chat>| {
             [ann, bob].into_iter().filter(|&client| test.received(client) == goodbye).count()
         };
-        assert_eq!(goodbyes(&mut test), 1); // whose it is first, nobody says
+        assert_eq!(goodbyes(&mut test), 1); // which one is first is not promised
         test.advance(SPREAD);
         assert_eq!(goodbyes(&mut test), 1);
         assert_eq!(test.server().finished().ok_or("not finished")?.remained, 0);
@@ -458,7 +458,8 @@ mod robot {
     }
 }
 
-/// The example of the Go library: who is called `to` gets the very message, and `event` is fired.
+/// The example of the Go library: the client named `to` gets the very message, and `event` is
+/// fired.
 mod go {
     use std::collections::HashMap;
 
@@ -522,7 +523,7 @@ mod go {
         if !message.event.is_empty() {
             ep.kws.fire(chat, &message.event, &message.data);
         }
-        let to = chat.clients.get(&message.to).copied().unwrap_or_default(); // nil is nobody
+        let to = chat.clients.get(&message.to).copied().unwrap_or_default(); // no client is nil
         ep.kws.emit_to(to, ep.data)?;
         Ok(())
     }

@@ -44,7 +44,8 @@ impl Default for DeflateParams {
 /// parameters, and the value of the answer's `Sec-WebSocket-Extensions`. `None` if there is none;
 /// then the connection is not compressed.
 ///
-/// If the header is malformed (RFC 6455 §9.1), none can: [`check_handshake`](super::check_handshake) refuses such a
+/// If the header is malformed (RFC 6455 §9.1), none can:
+/// [`check_handshake`](super::check_handshake) refuses such a
 /// request. An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692
 /// §7), or if it wants the server to use a window of 8 bits, for which there is no compressor. A
 /// client's window is only made smaller if the client offers that. The answer names the server's

@@ -308,7 +308,8 @@ impl Request {
 
     /// Whether the client asks to change to the WebSocket protocol: `Upgrade` lists `websocket` and
     /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted,
-    /// [`check_handshake`](super::check_handshake) says; the method and the version play no role here.
+    /// [`check_handshake`](super::check_handshake) says; the method and the version play no role
+    /// here.
     #[must_use]
     pub fn asks_websocket(&self) -> bool {
         self.asks_websocket

@@ -66,7 +66,7 @@ impl<'m> EncodedMessage<'m> {
     }
 }
 
-/// Who gets a message that is encoded once.
+/// Which connections get a message that is encoded once.
 #[derive(Clone, Copy)]
 pub(crate) enum Audience<'a> {
     Everybody,

@@ -71,7 +71,7 @@ impl Hub {
         }
     }
 
-    /// Empties the log: whoever has something there is on the list or is active.
+    /// Empties the log: each connection that has something there is on the list or is active.
     #[cold]
     pub(super) fn flush_staged(&mut self) {
         self.flush_dirty();
@@ -82,7 +82,7 @@ impl Hub {
         }
         debug_assert!(
             !self.stage.is_full(),
-            "somebody has something in the log and is not on the list"
+            "a connection has something in the log and is not on the list"
         );
     }
 

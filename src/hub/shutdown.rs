@@ -14,9 +14,9 @@ const CLOSE: usize = 8 * 1024;
 const CUT_OFF: usize = 4 * 1024;
 
 impl Hub {
-    /// Lets nobody in any more and closes every connection, one after the other over a time; what
-    /// is left a while after the last close is cut off. Asked again, it closes at once whoever is
-    /// left, with what it is asked for then.
+    /// Refuses new connections and closes the open ones, one after the other over `spread`. What is
+    /// left `deadline` after the last close is cut off. A second call closes at once those that are
+    /// still open, with its own code and reason.
     pub(crate) fn shutdown(
         &mut self,
         code: CloseCode,
@@ -47,7 +47,7 @@ impl Hub {
             }
         }
         self.close_next(self.work.saturating_add(self.work_per_turn));
-        // Whoever's request is being answered just now still gets the answer.
+        // A request that is being answered just now still gets its answer.
         for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
             if self.active != Some(token.index) {
                 self.timed_out(token);

@@ -381,7 +381,7 @@ impl Hub {
             .push_back((token, Notification::Disconnect { error, code, reason, clean, dropped }));
     }
 
-    /// An open connection stops being one: nobody finds, counts or reaches it any more.
+    /// An open connection stops being one: it is not found, counted or reached any more.
     fn leave_open(&mut self, token: Token) {
         self.names.remove(&self.connections, token.index);
         self.work += self.topics.leave_all(token.index) * LEAVE;
@@ -414,8 +414,8 @@ impl Hub {
         dropped
     }
 
-    /// Records that a verb failed inside a callback of this connection. Nobody is told any more
-    /// once its `disconnect` is on its way, nor of what fails inside an `error` listener.
+    /// Records that a verb failed inside a callback of this connection. Nothing is recorded once
+    /// its `disconnect` is on its way, nor of what fails inside an `error` listener.
     pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
         let listening =
             self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));

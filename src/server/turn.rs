@@ -151,7 +151,7 @@ impl<S> Server<S> {
         settled: bool,
         began: &mut Began,
     ) -> Result<(), IoError> {
-        // Without an end to the wait nobody would learn that there is nothing left to wait for.
+        // A wait without end would never end: nothing is left to wait for.
         let at_once = settled || self.is_behind() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Some(stopwatch) = &mut began.stopwatch {
@@ -248,8 +248,8 @@ impl<S> Server<S> {
         Some(limit.map_or(until, |limit| limit.min(until)))
     }
 
-    /// Tells what was recorded and writes what was emitted, until there is nothing left of either,
-    /// and begins a shutdown that was asked for; whether there was anything to tell or to begin.
+    /// Begins a shutdown that was asked for, then fires what was recorded and writes what was
+    /// emitted, until there is neither; whether there was anything to fire or to begin.
     pub(super) fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {

@@ -1,7 +1,7 @@
 //! Deferred requests: the answer to a filter's question comes later, from any thread.
 //!
-//! Here is what user code holds. Where the request waits meanwhile is the connection's affair, and
-//! how it goes on that of `server::admission`.
+//! Here is what user code holds. The hub keeps the request meanwhile (`Phase::Parked`), and
+//! `server::admission` goes on with it.
 
 use std::fmt;
 use std::sync::Arc;

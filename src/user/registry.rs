@@ -167,7 +167,7 @@ impl Incoming {
 #[cfg(feature = "testing")]
 pub(crate) type Caught = Rc<RefCell<Vec<CaughtPanic>>>;
 
-/// What the panic handler is told of a panic that was caught.
+/// A panic that was caught: what the panic handler is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CaughtPanic {

@@ -25,10 +25,9 @@ pub struct Shutdown {
     pub code: CloseCode,
     /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
     pub reason: String,
-    /// The closes are spread evenly over this time, the first at once, in no particular order, so that
-    /// clients do not all come back at once;
-    /// until it is closed, each connection is served as before. Default: none, all are closed at
-    /// once.
+    /// The closes are spread evenly over this time, the first at once, in no particular order, so
+    /// that clients do not all come back at once; until it is closed, each connection is served as
+    /// before. Default: none, all are closed at once.
     pub spread: Duration,
     /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
     pub deadline: Duration,
