@@ -450,30 +450,44 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     // As a little-endian number whatever the machine, so that turning right drops the first bytes
     // of the key.
     let key = u32::from_le_bytes(key).rotate_right(8 * (offset % 4) as u32);
-
-    // After the first, each step runs at most once: a short payload takes no loop at all.
-    let rest = xor_chunks::<64>(payload, key);
-    let rest = xor_chunks::<32>(rest, key);
-    let rest = xor_chunks::<16>(rest, key);
-    let rest = xor_chunks::<8>(rest, key);
-    let rest = xor_chunks::<4>(rest, key);
-    for (byte, key) in rest.iter_mut().zip(key.to_le_bytes()) {
-        *byte ^= key;
+    if payload.len() < LONG {
+        xor(payload, key);
+    } else {
+        xor_aligned(payload, key);
     }
 }
 
-/// Masks as many chunks of `N` bytes as there are, and returns the rest. `N` is a multiple of four,
-/// so that the key fits the rest as it fitted the first chunk; and a constant, so that a chunk
-/// becomes a few 16-byte XORs without a loop.
-#[inline(always)]
-fn xor_chunks<const N: usize>(payload: &mut [u8], key: u32) -> &mut [u8] {
-    let (chunks, rest) = payload.as_chunks_mut::<N>();
-    for chunk in chunks {
-        for word in chunk.as_chunks_mut().0 {
-            *word = (u32::from_le_bytes(*word) ^ key).to_le_bytes();
-        }
+/// From this length on, in bytes, a payload is worth aligning.
+const LONG: usize = 256;
+/// A line of the cache, and the widest vector, in bytes.
+const LINE: usize = 64;
+
+/// Masks up to the first line of the cache by itself, so that the rest lies as vectors like it:
+/// 16 KiB behind a header took 177 ns without that, and 140 ns with it (x86-64-v3).
+#[inline(never)]
+fn xor_aligned(payload: &mut [u8], key: u32) {
+    let ahead = payload.as_ptr().align_offset(LINE).min(payload.len());
+    let (head, lines) = payload.split_at_mut(ahead);
+    xor(head, key);
+    xor(lines, key.rotate_right(8 * (ahead % 4) as u32));
+}
+
+/// A plain loop over words, which becomes vectors in every build. A loop over chunks of 64 bytes
+/// took 3060 ns for 16 KiB when it was built for a processor with AVX-512, where this takes 140.
+#[inline]
+fn xor(payload: &mut [u8], key: u32) {
+    let twice = u64::from(key) << 32 | u64::from(key);
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u64::from_le_bytes(*word) ^ twice).to_le_bytes();
     }
-    rest
+    let (half, rest) = rest.as_chunks_mut();
+    for word in half {
+        *word = (u32::from_le_bytes(*word) ^ key).to_le_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key.to_le_bytes()) {
+        *byte ^= key;
+    }
 }
 
 #[cfg(test)]
@@ -590,7 +604,7 @@ mod tests {
     #[test]
     fn masking_equals_the_rfc_formula_at_every_length_and_offset() {
         let key = [0x12, 0x34, 0x56, 0x78];
-        for len in 0..300 {
+        for len in (0..300).chain([1000, 1023]) {
             for offset in [0, 1, 2, 3, 4, 7, usize::MAX] {
                 let plain: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
                 let mut masked = plain.clone();
@@ -602,6 +616,20 @@ mod tests {
                         "len {len} offset {offset} at {i}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn masking_is_the_same_wherever_the_payload_lies() {
+        let (key, mut bytes) = ([1, 2, 3, 4], [0x5a; 700]);
+        for at in 0..130 {
+            let before = bytes;
+            apply_mask(&mut bytes[at..at + 500], key, 1);
+            for (i, (before, after)) in before.iter().zip(bytes).enumerate() {
+                let masked = (at..at + 500).contains(&i);
+                let expected = if masked { before ^ key[(1 + i - at) % 4] } else { *before };
+                assert_eq!(after, expected, "at {at}, byte {i}");
             }
         }
     }
