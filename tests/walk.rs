@@ -51,7 +51,7 @@ fn a_message_and_its_echo_lead_through_few_files_and_short_ones() {
         found.unwrap_or_else(|| panic!("`{function}` was not seen\n{report}"))
     };
     // The listener's own steps before it emits are not the library's.
-    let queued = &going_out[at("Socket::emit")..at("drain_notifications")];
+    let queued = &going_out[at("Socket::emit")..at("has_notifications")];
     let written = &going_out[at("Hub::end_input")..];
 
     let mut faults = String::new();

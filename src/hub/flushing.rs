@@ -3,7 +3,8 @@
 //!
 //! The outbox decides how frames wait and are written.
 
-use super::{Hub, Notification, alive, named};
+use super::sending::open;
+use super::{Hub, Notification, alive};
 use crate::outbox::Flushed;
 use crate::token::Token;
 
@@ -18,10 +19,9 @@ impl Hub {
     /// Offers a connection's outbox to its socket, and takes the step that an empty outbox allows.
     #[inline]
     pub(crate) fn flush(&mut self, token: Token) {
-        let Some(connection) = named(&mut self.connections, token) else { return };
-        if !connection.is_open() {
+        let Some(connection) = open(&mut self.connections, token) else {
             return self.flush_ending(token);
-        }
+        };
         let result = connection.flush(&mut self.stage, self.now);
         if connection.over_high_water && connection.outbox.waiting() <= self.limits.low_water {
             connection.over_high_water = false;
@@ -37,7 +37,7 @@ impl Hub {
         }
     }
 
-    /// The same for a connection that is not open any more.
+    /// The same for a connection that is not open any more, if it is still there.
     #[inline(never)]
     fn flush_ending(&mut self, token: Token) {
         let Some(connection) = alive(&mut self.connections, token) else { return };

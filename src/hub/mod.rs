@@ -57,7 +57,7 @@ pub(crate) use destructors::{Discarded, discard_payload, message_of};
 pub(crate) use notification::Notification;
 pub(crate) use pending_request::{Destination, Head, Parked, Ticket};
 pub(crate) use phase::Phase;
-pub(crate) use receiving::Received;
+pub(crate) use receiving::{MESSAGE, Received};
 pub use sending::Emitted;
 pub(crate) use shutdown_state::Stopping;
 pub(crate) use stats::Stopwatch;
@@ -349,12 +349,18 @@ impl Hub {
     /// Whether the loop has something to write or to tell before it may wait.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.notifications.is_empty()
+        self.dirty.is_empty() && !self.has_notifications()
+    }
+
+    /// Whether there is something to tell.
+    #[inline]
+    pub(crate) fn has_notifications(&self) -> bool {
+        !self.notifications.is_empty()
     }
 
     #[inline]
     pub(crate) fn next_notification(&mut self) -> Option<(Token, Notification)> {
-        if self.notifications.is_empty() { None } else { self.take_notification() }
+        if self.has_notifications() { self.take_notification() } else { None }
     }
 
     /// Takes notifications until one is still true.

@@ -6,15 +6,21 @@
 use std::borrow::Cow;
 use std::io::{self, Read as _};
 
+use uuid::Uuid;
+
 use super::connection::ReadLater;
 use super::phase::{PeerClose, Phase};
+use super::sending::open;
 use super::{Hub, named};
 use crate::error::Error;
 use crate::event::Event;
-use crate::protocol::{Decoded, Message, Opcode, Violation};
+use crate::protocol::{Decoded, Message, Opcode, Payload, Violation};
 use crate::token::Token;
 
-/// What a frame that is decoded and dropped counts of a turn's work, in bytes.
+/// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is
+/// read.
+pub(crate) const MESSAGE: usize = 1024;
+/// What a frame that is decoded and dropped counts.
 const SKIPPED: usize = 128;
 
 /// What a peer sent, when somebody has to hear of it.
@@ -84,9 +90,38 @@ impl Hub {
         self.active = Some(token.index);
     }
 
+    /// The route of a connection, if it is open.
+    #[inline]
+    pub(crate) fn route_of_open(&mut self, token: Token) -> Option<u32> {
+        open(&mut self.connections, token).map(|connection| connection.route)
+    }
+
+    /// The message at the front of `input`, if it lies there whole, as most do, and is not
+    /// compressed; and the connection's uuid. [`receive`](Self::receive) finds out what is there
+    /// instead.
+    #[inline]
+    pub(crate) fn next_message<'i>(
+        &mut self,
+        token: Token,
+        input: &mut &'i mut [u8],
+    ) -> Option<(Payload<'i>, Uuid)> {
+        let connection = open(&mut self.connections, token)?;
+        match connection.decoder.whole_message(input, &self.limits.rules)? {
+            Ok(message) => {
+                self.stats.messages_in += 1;
+                self.work += MESSAGE;
+                Some((message, connection.uuid))
+            }
+            Err(violation) => {
+                self.fail(token, Error::Protocol(violation));
+                None
+            }
+        }
+    }
+
     /// Decodes from the front of `input` until there is something to tell; `None` when nothing more
     /// will come of it.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn receive<'i>(
         &mut self,
         token: Token,
@@ -109,6 +144,7 @@ impl Hub {
                 Ok(None) => return None,
                 Ok(Some(Decoded::Message(message))) if open => {
                     self.stats.messages_in += 1;
+                    self.work += MESSAGE;
                     return Some(Received::Message(message));
                 }
                 Ok(Some(Decoded::Compressed(compressed))) if open => {
@@ -120,9 +156,11 @@ impl Hub {
                 }
                 Ok(Some(Decoded::Ping(data))) if open => {
                     self.push_control(token, Opcode::Pong, &data);
+                    self.work += MESSAGE;
                     return Some(Received::Control(Event::Ping, data));
                 }
                 Ok(Some(Decoded::Pong(data))) if open => {
+                    self.work += MESSAGE;
                     return Some(Received::Control(Event::Pong, data));
                 }
                 Ok(Some(Decoded::Close(frame))) => {
@@ -177,6 +215,7 @@ impl Hub {
         match result {
             Ok(Some(message)) => {
                 self.stats.messages_in += 1;
+                self.work += MESSAGE;
                 Some(Received::Message(message))
             }
             Ok(None) => Some(Received::Unfinished),

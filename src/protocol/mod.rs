@@ -32,6 +32,7 @@ pub(crate) use deflate::Inflation;
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
 // For the fuzz targets.
+pub(crate) use frame::FrameLog;
 #[doc(hidden)]
 pub use frame::frame_len;
 pub use frame::{

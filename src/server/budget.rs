@@ -1,8 +1,7 @@
 //! What the budget of a turn is spent on, and how it is shared (`Builder::work_per_turn`).
 
-/// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is
-/// read.
-pub(super) const MESSAGE: usize = 1024;
+pub(super) use crate::hub::MESSAGE;
+
 /// A budget is no larger, so that sums with it are numbers still.
 pub(super) const MOST_WORK: usize = usize::MAX / 4;
 /// What one connection may have done before the others that wait have their turn: 256 messages, or

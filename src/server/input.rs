@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 
 use super::backlog::Rest;
 use super::budget::{
-    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, MESSAGE, READ, READS_PER_SHARE,
-    REST_AT_ONCE, SHARE, SHORTEST_FRAME,
+    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
+    SHORTEST_FRAME,
 };
-use super::{Server, admission};
+use super::{Server, Turn, admission};
 use crate::hub::{Phase, ReadLater, Received};
 use crate::token::Token;
 use crate::user::Context;
@@ -334,22 +334,9 @@ impl<S> Server<S> {
         let mut context = Context { state, hub, registry };
         let messages = context.hub.stats.messages_in;
         while !input.is_empty() {
-            match context.hub.receive(token, &mut input) {
-                Some(Received::Request) => admission::receive(&mut context, token, &mut input),
-                Some(Received::Message(message)) => {
-                    context.hub.work += MESSAGE;
-                    context.message(token, &message);
-                }
-                Some(Received::Control(event, data)) => {
-                    turn.messages += 1;
-                    context.hub.work += MESSAGE;
-                    context.control(token, event, &data);
-                }
-                Some(Received::Unfinished) => used_up = true,
-                // What comes behind a close frame or a refusal is read and discarded until the
-                // peer's FIN: closing earlier would send a reset, which can overtake what was said
-                // last.
-                None => input = &mut [],
+            context.messages(token, &mut input, until);
+            if !input.is_empty() && !context.hub.has_notifications() && context.hub.work < until {
+                used_up = receive(&mut context, turn, token, &mut input);
             }
             context.drain_notifications();
             used_up |= context.hub.work >= until;
@@ -386,7 +373,6 @@ impl<S> Server<S> {
             }
             Some(Received::Message(message)) => {
                 self.turn.messages += 1;
-                self.hub.work += MESSAGE;
                 self.context().message(token, &message);
             }
             _ => {}
@@ -397,4 +383,27 @@ impl<S> Server<S> {
         self.context().drain_notifications();
         true
     }
+}
+
+/// Handles what is at the front of `input`, whatever it is; whether the share is used up.
+#[cold]
+fn receive<S>(
+    context: &mut Context<'_, S>,
+    turn: &mut Turn,
+    token: Token,
+    input: &mut &mut [u8],
+) -> bool {
+    match context.hub.receive(token, input) {
+        Some(Received::Request) => admission::receive(context, token, input),
+        Some(Received::Message(message)) => context.message(token, &message),
+        Some(Received::Control(event, data)) => {
+            turn.messages += 1;
+            context.control(token, event, &data);
+        }
+        Some(Received::Unfinished) => return true,
+        // What comes behind a close frame or a refusal is read and discarded until the peer's FIN:
+        // closing earlier would send a reset, which can overtake what was said last.
+        None => *input = &mut [],
+    }
+    false
 }

@@ -18,6 +18,7 @@ use super::tables::sources::{Readiness, Sources, Watch};
 use super::tables::timers::Schedule;
 use crate::config::{Builder, SlowReader};
 use crate::error::Error;
+use crate::event::Event;
 use crate::http::{ParamNames, Request, Response, Routes};
 use crate::hub::{Attributes, Discarded, Hub, Stats, Ticket};
 #[cfg(feature = "deflate")]
@@ -328,6 +329,12 @@ impl<S> Registry<S> {
             },
             max_outbox: settings.max_outbox,
         }
+    }
+
+    /// The listeners of an event on connections of a route: the server's, then the route's.
+    #[inline]
+    pub(crate) fn listeners_of(&self, route: u32, event: Event) -> [&[Listener<S>]; 2] {
+        [self.listeners.of(event), self.routes[route as usize].listeners.of(event)]
     }
 
     /// Adds the panics that were caught here to those that the hub has caught.
