@@ -122,12 +122,13 @@ impl<S> Context<'_, S> {
         const NAME: &str = Event::Message.name();
         let Some(route) = self.hub.route_of_open(token) else { return };
         let listeners = self.registry.listeners_of(route, Event::Message);
+        let [servers, routes] = listeners;
         // The message that listeners are called with, and how many were: a panic ends the guard.
         let (mut details, mut called) = (Details::NONE, 0);
         let result = self.catch(|context| {
             while let Some((message, uuid)) = context.hub.next_message(token, input) {
                 details.data = message;
-                listeners.iter().copied().flatten().for_each(|listener| {
+                servers.iter().chain(routes).for_each(|listener| {
                     // The last listener may have changed it.
                     let uuid = if called == 0 { uuid } else { context.uuid(token) };
                     called += 1;
@@ -268,14 +269,14 @@ impl<S> Context<'_, S> {
         &mut self,
         token: Token,
         name: &str,
-        listeners: [&[Listener<S>]; 2],
+        [servers, routes]: [&[Listener<S>]; 2],
         Called { mut count, mut panicked }: Called,
         details: Details<'_>,
     ) -> usize {
-        let all = listeners.iter().map(|each| each.len()).sum();
+        let all = servers.len() + routes.len();
         while count < all {
             let result = self.guard(name, Some(token), |context| {
-                listeners.iter().copied().flatten().skip(count).for_each(|listener| {
+                servers.iter().chain(routes).skip(count).for_each(|listener| {
                     count += 1;
                     context.tell(listener, (token, context.uuid(token)), name, details);
                 });
