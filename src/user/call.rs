@@ -115,8 +115,8 @@ impl<S> Context<'_, S> {
     /// Fires `message` for what lies whole at the front of `input`, message by message, as long as
     /// nothing has to be told between two of them and the turn's work is less than `until`.
     ///
-    /// One guard serves all of them: with one for each message, an echo of 20 bytes took 70
-    /// instructions more if 16 were in flight.
+    /// One guard serves all of them, and the listeners are looked up once. For each message by
+    /// itself that took 86 of an echo's 457 instructions, with 16 in flight.
     #[inline]
     pub(crate) fn messages(&mut self, token: Token, input: &mut &mut [u8], until: usize) {
         const NAME: &str = Event::Message.name();
