@@ -10,8 +10,12 @@ use crate::CORES;
 
 /// A server that listens.
 pub struct Running {
-    process: Child,
+    /// `None`: it was there before.
+    process: Option<Child>,
+    pid: u32,
     address: String,
+    /// Its only path, if it has not those of the echo example.
+    path: Option<String>,
 }
 
 impl Running {
@@ -27,14 +31,26 @@ impl Running {
         if let Some(output) = process.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        let running = Self {
-            process,
-            address: line.trim().rsplit(' ').next().unwrap_or_default().to_owned(),
-        };
+        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let running = Self::of(process, address);
         if running.address.is_empty() {
             return Err(format!("{} did not say where it listens", program.display()).into());
         }
         Ok(running)
+    }
+
+    fn of(process: Child, address: String) -> Self {
+        Self { pid: process.id(), process: Some(process), address, path: None }
+    }
+
+    /// One that runs already, at a URL. If that has a path, the server echoes there and does
+    /// nothing else; if not, its paths are those of the echo example. It stays on its cores and
+    /// outlives the bench.
+    pub fn attach(url: &str, pid: u32) -> Result<Self, Box<dyn Error>> {
+        let rest = url.strip_prefix("ws://").ok_or("a URL begins with ws://")?;
+        let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = Some(path).filter(|path| !path.is_empty()).map(|path| format!("/{path}"));
+        Ok(Self { process: None, pid, address: address.to_owned(), path })
     }
 
     /// Holds `count` connections to `url`, for as long as this is kept but at most a minute.
@@ -42,7 +58,7 @@ impl Running {
         let mut command = pinned(CORES[1], load);
         command.args(["idle", url, "--duration=60", "--connections", &count.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(Self { process: command.spawn()?, address: String::new() })
+        Ok(Self::of(command.spawn()?, String::new()))
     }
 
     /// Waits until the server has so many descriptors open.
@@ -56,15 +72,22 @@ impl Running {
         Err(format!("{count} connections cannot be held: see ulimit -n").into())
     }
 
-    /// Ends the server in its own time, as somebody at the keyboard would.
+    /// Ends the server in its own time, as an interrupt at the keyboard would.
     pub fn interrupt(mut self) -> Result<(), Box<dyn Error>> {
         Command::new("kill").args(["-INT", &self.pid()]).status()?;
-        self.process.wait()?;
+        if let Some(process) = &mut self.process {
+            process.wait()?;
+        }
         Ok(())
     }
 
+    /// Whether it does what the echo example does at this path.
+    pub fn has(&self, path: &str) -> bool {
+        self.path.is_none() || path == "/echo"
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("ws://{}{path}", self.address)
+        format!("ws://{}{}", self.address, self.path.as_deref().unwrap_or(path))
     }
 
     pub fn address(&self) -> &str {
@@ -72,15 +95,17 @@ impl Running {
     }
 
     pub fn pid(&self) -> String {
-        self.process.id().to_string()
+        self.pid.to_string()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // If it has ended already there is nothing to end.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 
@@ -132,7 +157,7 @@ pub fn peers() -> Result<Vec<Peer>, Box<dyn Error>> {
     Ok(peers)
 }
 
-/// The processor, the kernel and the day, for the record.
+/// The processor, the kernel, its congestion control and the day, for the record.
 pub fn machine() -> String {
     let first = |file: &str, key: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -142,9 +167,14 @@ pub fn machine() -> String {
     let processor = first("/proc/cpuinfo", "model name");
     let release = first("/proc/sys/kernel/osrelease", "");
     let kernel: Vec<&str> = release.split('.').take(2).collect();
+    let congestion = first("/proc/sys/net/ipv4/tcp_congestion_control", "");
     let day = Command::new("date")
         .arg("+%F")
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    format!("{processor}, Linux {}, {}", kernel.join("."), day.unwrap_or_default())
+    format!(
+        "{processor}, Linux {}, congestion control {congestion}, {}",
+        kernel.join("."),
+        day.unwrap_or_default()
+    )
 }

@@ -1,0 +1,172 @@
+//! The bench's own client: the least that keeps a server busy, so that what the load tool does is
+//! not taken for what the server costs.
+//!
+//! It masks its frames once, with a fixed key, and sends the same bytes again and again. It counts
+//! the bytes that come back, and the messages are those bytes by the length of one. It measures no
+//! latency and looks at no payload: an echo of the right length counts, whatever it says.
+//!
+//! One thread does everything and never sleeps. A client that sleeps has to be woken, and the
+//! kernel books that work on the server that sends.
+
+use std::error::Error;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lexopt::prelude::*;
+use serde_json::json;
+
+use crate::ratio::Ratio;
+
+mod broadcast;
+mod echo;
+mod peer;
+mod upgrade;
+
+/// How long what is in flight may take when a slice is over.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After the last message the server still has to return to its poll: only a thread that sleeps has
+/// its CPU time up to date in /proc.
+const REST: Duration = Duration::from_millis(1);
+
+/// The traffic to one server.
+trait Traffic {
+    /// Keeps the server busy for a while and waits for what is in flight; how many messages there
+    /// were in all.
+    fn run(&mut self, length: Duration) -> Result<u64, Box<dyn Error>>;
+}
+
+/// When a slice's traffic ends.
+struct Slice {
+    end: Instant,
+    is_over: bool,
+}
+
+impl Slice {
+    fn of(length: Duration) -> Self {
+        Self { end: Instant::now() + length, is_over: false }
+    }
+
+    /// Looks at the clock, once for each turn; an error if the server answers no more.
+    fn turn(&mut self) -> Result<(), &'static str> {
+        let now = Instant::now();
+        self.is_over = now >= self.end;
+        if now >= self.end + PATIENCE { Err("messages do not come back") } else { Ok(()) }
+    }
+}
+
+struct Options {
+    scenario: String,
+    connections: Option<usize>,
+    size: usize,
+    text: bool,
+    in_flight: usize,
+    at_once: usize,
+}
+
+impl Options {
+    fn traffic(&self, address: SocketAddr, path: &str) -> Result<Box<dyn Traffic>, Box<dyn Error>> {
+        let frame = peer::masked_frame(self.size, self.text);
+        let connections = |default| self.connections.unwrap_or(default);
+        Ok(match &*self.scenario {
+            "echo" => {
+                Box::new(echo::Echo::new(address, path, connections(100), &frame, self.in_flight)?)
+            }
+            "broadcast" => {
+                let connections = connections(100);
+                Box::new(broadcast::Broadcast::new(
+                    address,
+                    path,
+                    connections,
+                    &frame,
+                    self.at_once,
+                )?)
+            }
+            "connect" => Box::new(upgrade::Upgrades::new(address, path, connections(16))?),
+            other => return Err(format!("the minimal client knows no {other}").into()),
+        })
+    }
+}
+
+/// A server, and the traffic to it.
+struct Lane {
+    traffic: Box<dyn Traffic>,
+    pid: u32,
+}
+
+impl Lane {
+    /// The server's CPU for each message of one slice, in nanoseconds.
+    fn cpu_each(&mut self, length: Duration) -> Result<f64, Box<dyn Error>> {
+        let before = cpu(self.pid)?;
+        let messages = self.traffic.run(length)?;
+        std::thread::sleep(REST);
+        Ok((cpu(self.pid)? - before) as f64 / messages as f64)
+    }
+}
+
+/// Runs one scenario against two servers in turn and prints the ratio as JSON. The arguments are
+/// named as the load tool's.
+pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut options = Options {
+        scenario: String::new(),
+        connections: None,
+        size: 20,
+        text: false,
+        in_flight: 1,
+        at_once: 1,
+    };
+    let (mut urls, mut pids) = (Vec::new(), Vec::new());
+    let (mut slices, mut slice, mut warm_up) = (40, 0.15, 0.3);
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(word) if options.scenario.is_empty() => options.scenario = word.string()?,
+            Value(url) => urls.push(url.string()?),
+            Long("against") => urls.push(parser.value()?.string()?),
+            Long("pid" | "against-pid") => pids.push(parser.value()?.parse()?),
+            Long("connections") => options.connections = Some(parser.value()?.parse()?),
+            Long("size") => options.size = parser.value()?.parse()?,
+            Long("text") => options.text = true,
+            Long("in-flight") => options.in_flight = parser.value()?.parse()?,
+            Long("at-once") => options.at_once = parser.value()?.parse()?,
+            Long("slices") => slices = parser.value()?.parse()?,
+            Long("slice") => slice = parser.value()?.parse()?,
+            Long("warm-up") => warm_up = parser.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let ([url, against], &[pid, against_pid]) = (&urls[..], &pids[..]) else {
+        return Err("two servers are needed, and their process ids".into());
+    };
+    let [mut a, mut b] = [
+        Lane { traffic: traffic(&options, url)?, pid },
+        Lane { traffic: traffic(&options, against)?, pid: against_pid },
+    ];
+    let (slice, warm_up) = (Duration::from_secs_f64(slice), Duration::from_secs_f64(warm_up));
+    for lane in [&mut a, &mut b] {
+        lane.traffic.run(warm_up)?;
+    }
+    let mut pairs = Vec::new();
+    for _ in 0..slices / 2 {
+        pairs.push(a.cpu_each(slice)? / b.cpu_each(slice)?);
+    }
+    let ratio = Ratio::of(pairs).ok_or("too few slices")?;
+    println!("{:#}", json!({ "comparison": { "server_cpu_each": ratio.to_json() } }));
+    Ok(())
+}
+
+fn traffic(options: &Options, url: &str) -> Result<Box<dyn Traffic>, Box<dyn Error>> {
+    let rest = url.strip_prefix("ws://").ok_or("a URL begins with ws://")?;
+    let (address, path) = rest.split_once('/').ok_or("a URL has a path")?;
+    options.traffic(address.parse()?, &format!("/{path}"))
+}
+
+/// The CPU time of a process's threads, in nanoseconds.
+fn cpu(pid: u32) -> Result<u64, Box<dyn Error>> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let schedule = fs::read_to_string(thread?.path().join("schedstat"))?;
+        total += schedule.split(' ').next().unwrap_or_default().parse::<u64>()?;
+    }
+    Ok(total)
+}
