@@ -55,15 +55,8 @@ const CORES: [&str; 2] = ["0", "1"];
 /// Connections that do nothing while others are measured. Both ends need a descriptor: see
 /// `ulimit -n`.
 const IDLE: usize = 15_000;
+const FIGURES: &str = "benches/limit/figures.json";
 const PICTURE: &str = "benches/limit/figures.svg";
-
-/// The file of a client's figures.
-fn figures(client: Client) -> String {
-    match client {
-        Client::Load => "benches/limit/figures.json".to_owned(),
-        Client::Minimal => format!("benches/limit/figures-{}.json", client.name()),
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> =
@@ -94,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Draws the load tool's figures.
 fn draw() -> Result<(), Box<dyn Error>> {
-    let figures = serde_json::from_str(&fs::read_to_string(figures(Client::Load))?)?;
+    let figures = serde_json::from_str(&fs::read_to_string(FIGURES)?)?;
     Ok(fs::write(PICTURE, picture::draw(&figures))?)
 }
 

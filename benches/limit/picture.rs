@@ -4,11 +4,13 @@ use serde_json::Value;
 
 const WIDTH: f64 = 860.0;
 /// Where the bars begin: the limit, ratio 1.
-const LEFT: f64 = 300.0;
+const LEFT: f64 = 330.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 12.0;
 /// The ratio at the right edge; longer bars are cut there, and say so by their number.
 const RIGHT_RATIO: f64 = 2.0;
+/// The least ratio that is drawn: what is less than the limit goes to the left.
+const LEAST_RATIO: f64 = 0.75;
 
 /// Draws figures.json as SVG, legible on light and dark pages.
 pub fn draw(figures: &Value) -> String {
@@ -27,7 +29,8 @@ pub fn draw(figures: &Value) -> String {
                 ratio["low"].as_f64().unwrap_or(1.0),
                 ratio["high"].as_f64().unwrap_or(1.0),
             );
-            let class = if server == "ikisocket" { "ours" } else { "other" };
+            // Each build of ours has a name of its own, which begins with ours.
+            let class = if server.starts_with("ikisocket") { "ours" } else { "other" };
             let (from, to) = (x(1.0).min(x(median)), x(1.0).max(x(median)));
             body += &format!(
                 "<rect class='{class}' x='{from:.1}' y='{y:.1}' width='{:.1}' height='{:.1}'/>\n",
@@ -80,7 +83,7 @@ fn median(ratio: &Value) -> f64 {
 /// Where a ratio lies from left to right.
 fn x(ratio: f64) -> f64 {
     let right = WIDTH - 140.0;
-    LEFT + (ratio.clamp(0.9, RIGHT_RATIO) - 1.0) / (RIGHT_RATIO - 1.0) * (right - LEFT)
+    LEFT + (ratio.clamp(LEAST_RATIO, RIGHT_RATIO) - 1.0) / (RIGHT_RATIO - 1.0) * (right - LEFT)
 }
 
 fn text(x: f64, y: f64, class: &str, content: &str) -> String {

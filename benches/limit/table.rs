@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::FIGURES;
 use crate::options::Options;
 use crate::programs::{Build, Client, Programs};
 use crate::ratio::Ratio;
@@ -78,13 +79,11 @@ pub fn print(options: &Options) -> Result<(), Box<dyn Error>> {
         println!("\n– {note}");
     }
     println!("\n{held} of {goals} goals reached");
-    if options.only.is_empty() {
-        let file = crate::figures(options.client);
-        let figures = json!({
-            "machine": server::machine(), "client": options.client.name(), "rows": rows,
-        });
-        fs::write(&file, format!("{figures:#}\n"))?;
-        println!("figures in {file}");
+    // The picture is of the load tool's figures, and of all works.
+    if options.client == Client::Load && options.only.is_empty() {
+        let figures = json!({ "machine": server::machine(), "rows": rows });
+        fs::write(FIGURES, format!("{figures:#}\n"))?;
+        println!("figures in {FIGURES}");
     }
     Ok(())
 }
