@@ -118,7 +118,7 @@ fn encode(criterion: &mut Criterion) {
     }
 }
 
-/// One message of 64 bytes to everybody, until it is on the wire: the system calls are in it,
+/// One message of 64 bytes to all connections, until it is on the wire: the system calls are in it,
 /// reading at the other end is not.
 fn broadcast(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("broadcast 64 B and flush");

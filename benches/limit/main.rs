@@ -2,21 +2,32 @@
 //! it stands, relative to `raw` (see `raw.rs`), which spends what no server can save.
 //!
 //! ```sh
-//! cargo bench --bench limit                        # about five minutes; a table, and figures.json
-//! cargo bench --bench limit -- --client minimal    # the same by a client that does next to nothing
-//! cargo bench --bench limit -- --build generic,v3,native # a column for each build of ours
-//! cargo bench --bench limit -- --reference PROGRAM # any other server beside it, or ws://HOST:PORT --pid PID
-//! cargo bench --bench limit -- --peers             # the other libraries beside it: build benches/peers first
-//! cargo bench --bench limit -- --only broadcast    # some of the works; goes with all of these
-//! cargo bench --bench limit -- --raw-reference PROGRAM # our raw against another program of its kind, to see that it is no slower
-//! cargo bench --bench limit -- --masks             # what masking takes in each build, counted by callgrind and timed
-//! cargo bench --bench limit -- --idle              # whether a message costs more when 15 000 others are idle
-//! cargo bench --bench limit --features deflate -- --deflate # what compression costs and saves
-//! cargo bench --bench limit -- --instructions      # what an echo costs beside its system calls, counted by callgrind, of valgrind
-//! cargo bench --bench limit --features deflate -- --hostile # what another client waits beside hostile ones, and how long turns take
-//! cargo bench --bench limit -- --conflation        # what one stalled reader among 500 costs, by what is done about it
-//! cargo bench --bench limit -- --draw              # the picture of the README, from figures.json
+//! cargo bench --bench limit               # about four minutes; a table, and figures.json
+//! cargo bench --bench limit -- --masks    # or another option
 //! ```
+//!
+//! The table's options, which go together:
+//!
+//! | option | what it does |
+//! |---|---|
+//! | `--client minimal` | the traffic is made by a client that does next to nothing |
+//! | `--build generic,v3,native` | a column for each build of ours |
+//! | `--reference PROGRAM` | any other server beside it, or `ws://HOST:PORT --pid PID` |
+//! | `--peers` | the other libraries beside it: build benches/peers first |
+//! | `--only TEXT` | the works whose names contain the text |
+//!
+//! Other tables, each alone:
+//!
+//! | option | what it shows |
+//! |---|---|
+//! | `--raw-reference PROGRAM` | that our raw is no slower than another program of its kind |
+//! | `--masks` | what masking takes in each build, counted by callgrind and timed |
+//! | `--instructions` | what an echo takes beside its system calls, counted by callgrind |
+//! | `--idle` | whether a message costs more when 15 000 others are idle |
+//! | `--deflate` | what compression costs and saves; needs `--features deflate` |
+//! | `--hostile` | what a client waits beside hostile ones; needs `--features deflate` |
+//! | `--conflation` | what one stalled reader among 500 costs, by what is done about it |
+//! | `--draw` | the picture of the README, from figures.json |
 //!
 //! BENCHMARKS.md has the tables, and what they say.
 //!
@@ -97,7 +108,7 @@ fn idle() -> Result<(), Box<dyn Error>> {
     let few = Running::start(&programs.echo, &[])?;
     let many = Running::start(&programs.echo, &[])?;
     let noise = programs.compare(Client::Load, &WORKS[0], &many, &few)?.0;
-    println!("server CPU for each message, {}: {noise} with nobody idle at either", WORKS[0].name);
+    println!("server CPU for each message, {}: {noise} with none idle at either", WORKS[0].name);
     let mut holders = Vec::new();
     for (server, count) in [(&few, 10), (&many, IDLE)] {
         holders.push(Running::hold(&programs.load, &server.url("/echo"), count)?);

@@ -61,7 +61,7 @@ impl Running {
         Ok(Self::of(command.spawn()?, String::new()))
     }
 
-    /// Waits until the server has so many descriptors open.
+    /// Waits until the server has more than `count` descriptors open.
     pub fn wait_for_connections(&self, count: usize) -> Result<(), Box<dyn Error>> {
         for _ in 0..300 {
             if std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() > count {

@@ -43,10 +43,10 @@ pub const WORKS: [Work; 14] = [
         &["echo", "/echo", "--connections=20", "--size=1024", "--in-flight=16"],
     ),
     Work::new("echo, 20 × 16 KiB", 1.03, &["echo", "/echo", "--connections=20", "--size=16384"]),
-    // Raw is no limit here. A message of this size comes in several parts. Raw keeps the parts of
-    // a frame in one buffer and moves them into another with each recv, copies the whole frame to
-    // the replies, and then keeps what the socket did not take. A server that unmasks each part
-    // where it will be sent from copies less.
+    // Raw is no limit here. A message of this size comes in several parts. With each recv raw
+    // copies the parts that it has into its receive buffer, and back. It copies the whole frame to
+    // its replies, keeps a copy of what the socket does not take, and moves the rest of that with
+    // each send. A server that sends each part from where it unmasked it copies less.
     Work::new("echo, 4 × 1 MB", 0.78, &["echo", "/echo", "--connections=4", "--size=1000000"]),
     Work::new(
         "broadcast, 64 B to 100",

@@ -1,5 +1,5 @@
-//! One connection sends so many messages at once; when all connections have all of them, it sends
-//! the next ones.
+//! One connection sends a number of messages at once. When all connections have all of them, it
+//! sends the next ones.
 
 use std::error::Error;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! Each connection has so many messages in flight: for each that comes back it sends another.
+//! Each connection keeps its number of messages in flight: for each that comes back it sends
+//! another.
 
 use std::error::Error;
 use std::net::SocketAddr;

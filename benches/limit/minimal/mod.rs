@@ -6,7 +6,7 @@
 //! latency and looks at no payload: an echo of the right length counts, whatever it says.
 //!
 //! One thread does everything and never sleeps. A client that sleeps has to be woken, and the
-//! kernel books that work on the server that sends.
+//! kernel counts that work as the server's.
 
 use std::error::Error;
 use std::fs;

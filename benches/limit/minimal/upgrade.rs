@@ -1,4 +1,4 @@
-//! So many visitors at the same time: each connects, upgrades, resets the connection and comes
+//! A number of visitors at the same time. Each connects, upgrades, resets the connection and comes
 //! again.
 
 use std::error::Error;
