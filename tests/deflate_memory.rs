@@ -15,6 +15,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CONNECTIONS: usize = 50;
 const KIB: usize = 1024;
+/// Messages of 1 KiB each way: more than the largest window holds.
+const MESSAGES: usize = 40;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const REQUEST: &[u8] =
@@ -48,7 +50,7 @@ impl Echo {
         self.wait(self.clients.len() - 1, |bytes| bytes.ends_with(b"\r\n\r\n"));
     }
 
-    /// What comes on this connection, once it is as it should be.
+    /// Reads what comes on this connection until it is whole.
     fn wait(&mut self, client: usize, is_all: impl Fn(&[u8]) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let (mut bytes, mut length) = ([0; 4096], 0);
@@ -66,27 +68,45 @@ impl Echo {
     fn talk(&mut self, first: usize, frame: &[u8]) {
         for client in first..self.clients.len() {
             self.clients[client].write_all(frame).unwrap();
-            self.wait(client, |bytes| bytes.len() > 2 && bytes.len() == 2 + usize::from(bytes[1]));
+            self.wait(client, is_frame);
         }
     }
 }
 
-/// A message that is compressed to fewer than 126 bytes, so that its echo has a header of two.
-fn frame() -> Vec<u8> {
-    let mut payload = Vec::new();
-    Deflater::new(1, 9).deflate("price 12.5, ".repeat(50).as_bytes(), false, &mut payload);
-    assert!(payload.len() < 126);
-    let key = [1, 2, 3, 4];
-    let header = FrameHeader {
-        rsv1: true,
-        mask: Some(key),
-        ..FrameHeader::new(Opcode::Text, payload.len() as u64)
+/// Whether a server's frame is there as a whole.
+fn is_frame(bytes: &[u8]) -> bool {
+    match *bytes {
+        [_, 126, high, low, ..] => bytes.len() == 4 + usize::from(high) * 256 + usize::from(low),
+        [_, len, ..] => len < 126 && bytes.len() == 2 + usize::from(len),
+        _ => false,
+    }
+}
+
+/// Messages of 1 KiB each, as frames of one client.
+fn frames(mode: &Mode) -> Vec<Vec<u8>> {
+    let mut deflater = Deflater::new(6, mode.client_bits);
+    let mut seed = 7_u32;
+    let mut frame = |_: usize| {
+        let mut message = String::new();
+        while message.len() < KIB {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            message += &format!("price {}.{:02}, ", seed >> 20, (seed >> 8) % 100);
+        }
+        let mut payload = Vec::new();
+        deflater.deflate(&message.as_bytes()[..KIB], mode.keeps_context, &mut payload);
+        let key = [1, 2, 3, 4];
+        let header = FrameHeader {
+            rsv1: true,
+            mask: Some(key),
+            ..FrameHeader::new(Opcode::Text, payload.len() as u64)
+        };
+        let mut frame = Vec::new();
+        header.encode(&mut frame);
+        apply_mask(&mut payload, key, 0);
+        frame.extend(payload);
+        frame
     };
-    let mut frame = Vec::new();
-    header.encode(&mut frame);
-    apply_mask(&mut payload, key, 0);
-    frame.extend(payload);
-    frame
+    (0..MESSAGES).map(&mut frame).collect()
 }
 
 /// Bytes that are allocated since `region` began and not freed, for each connection.
@@ -95,43 +115,81 @@ fn each(region: &Region<'_, System>) -> usize {
     counted.bytes_allocated.saturating_sub(counted.bytes_deallocated) / CONNECTIONS
 }
 
-/// What a connection costs before its first message and after it, in bytes.
-fn cost(mode: Deflate) -> (usize, usize) {
-    let frame = frame();
-    let mut echo = Echo::start(mode);
+/// What a connection costs, in bytes: before its first message, after one each way, and after
+/// all.
+fn cost(mode: &Mode) -> [usize; 3] {
+    let frames = frames(mode);
+    let mut echo = Echo::start(mode.deflate);
     // The first connection pays for what all share.
     echo.connect();
-    echo.talk(0, &frame);
+    frames.iter().for_each(|frame| echo.talk(0, frame));
     let region = Region::new(ALLOCATOR);
     (0..CONNECTIONS).for_each(|_| echo.connect());
     let before = each(&region);
-    echo.talk(1, &frame);
-    let after = each(&region);
-    (before, after)
+    echo.talk(1, &frames[0]);
+    let one = each(&region);
+    frames[1..].iter().for_each(|frame| echo.talk(1, frame));
+    [before, one, each(&region)]
+}
+
+struct Mode {
+    name: &'static str,
+    deflate: Deflate,
+    /// What the client does.
+    keeps_context: bool,
+    client_bits: u8,
+    /// What a connection may cost after one message each way, and after all, in bytes.
+    after_one: usize,
+    after_all: usize,
 }
 
 /// One test: the allocator counts for the whole process.
 #[test]
 fn a_connection_costs_what_its_mode_promises() {
-    for (name, mode, at_most) in [
-        ("shared", Deflate::shared(), 320),
-        ("dedicated", Deflate::dedicated(), 420 * KIB),
-        (
+    let dedicated = |name, deflate: Deflate, client_bits, after_all: usize| Mode {
+        name,
+        deflate,
+        keeps_context: true,
+        client_bits,
+        after_one: after_all.min(4 * KIB),
+        after_all,
+    };
+    for mode in [
+        Mode {
+            name: "shared",
+            deflate: Deflate::shared(),
+            keeps_context: false,
+            client_bits: 15,
+            after_one: 160,
+            after_all: 160,
+        },
+        dedicated("dedicated", Deflate::dedicated(), 15, 49 * KIB),
+        dedicated(
+            "dedicated, the largest windows",
+            Deflate::dedicated().server_window_bits(15),
+            15,
+            65 * KIB,
+        ),
+        dedicated(
             "dedicated, window bits 12",
             Deflate::dedicated().server_window_bits(12).client_window_bits(12),
-            310 * KIB,
+            12,
+            9 * KIB,
         ),
-        (
+        dedicated(
             "dedicated, window bits 9",
             Deflate::dedicated().server_window_bits(9).client_window_bits(9),
-            310 * KIB,
+            9,
+            2 * KIB,
         ),
     ] {
-        let (before, after) = cost(mode);
+        let (name, [before, one, all]) = (mode.name, cost(&mode));
         println!(
-            "live heap per connection, {name}: {before} bytes before a message, {after} after one each way"
+            "live heap per connection, {name}: {before} bytes before a message, {one} after one \
+             of 1 KiB each way, {all} after {MESSAGES}"
         );
-        assert!(before <= 320, "{name}: {before}");
-        assert!(after <= at_most, "{name}: {after}");
+        assert!(before <= 160, "{name}: {before}");
+        assert!(one <= mode.after_one, "{name}: {one}");
+        assert!(all <= mode.after_all, "{name}: {all}");
     }
 }

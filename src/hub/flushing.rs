@@ -22,7 +22,7 @@ impl Hub {
         let Some(connection) = open(&mut self.connections, token) else {
             return self.flush_ending(token);
         };
-        let result = connection.flush(&mut self.stage, self.now);
+        let result = connection.flush(&mut self.stage, &mut self.common, self.now);
         if connection.over_high_water && connection.outbox.waiting() <= self.limits.low_water {
             connection.over_high_water = false;
             self.notifications.push_back((token, Notification::Relief));
@@ -47,7 +47,7 @@ impl Hub {
         if waited && !connection.outbox.is_blocked() {
             connection.begin_end(&self.limits, self.now);
         }
-        match connection.flush(&mut self.stage, self.now) {
+        match connection.flush(&mut self.stage, &mut self.common, self.now) {
             Ok(Flushed::All | Flushed::Emptied) => self.emptied(token),
             Ok(Flushed::Blocked | Flushed::Progress) => self.arm(token.index),
             Err(error) => self.socket_failed(token, error),
@@ -94,15 +94,10 @@ impl Hub {
 
     /// The socket has room again.
     pub(crate) fn writable(&mut self, token: Token) {
-        let Some(connection) = self.get(token).filter(|connection| connection.outbox.is_blocked())
-        else {
-            return;
-        };
-        let waiting = connection.outbox.waiting();
-        self.flush(token);
-        if let Some(connection) = self.get(token).filter(|connection| connection.compresses_late())
-        {
-            self.work += connection.late_work(waiting.saturating_sub(connection.outbox.waiting()));
+        if self.get(token).is_some_and(|connection| connection.outbox.is_blocked()) {
+            let before = self.common.late_work;
+            self.flush(token);
+            self.work += self.common.late_work.wrapping_sub(before);
         }
     }
 }

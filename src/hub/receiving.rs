@@ -187,7 +187,7 @@ impl Hub {
         let ping_sent = std::mem::take(&mut connection.ping_sent);
         let (compression, limit) =
             (connection.compression.as_mut()?, self.limits.rules.max_message);
-        let result = compression.inflate_on(&mut self.common, limit, &mut self.work);
+        let result = compression.inflate_on(limit, &mut self.work);
         if ping_sent {
             self.arm(token.index);
         }

@@ -188,7 +188,7 @@ impl Hub {
         } else {
             connection.outbox.push_frame(stage, kind, payload);
             if connection.outbox.waiting() >= STAGE_SHARE {
-                offered = connection.flush(stage, now);
+                offered = connection.flush(stage, &mut self.common, now);
             }
         }
         match offered {
@@ -239,7 +239,7 @@ impl Hub {
         // A socket that was found full says when it is not. Only one that is to be given up is
         // asked once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
-            if let Err(error) = connection.flush(&mut self.stage, self.now) {
+            if let Err(error) = connection.flush(&mut self.stage, &mut self.common, self.now) {
                 self.socket_failed(token, error);
                 return Err(EmitError::Closed);
             }

@@ -5,9 +5,10 @@
 //! goes out is the outbox's affair.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 
 use crate::http::{DeflateParams, Request, agree_on_deflate};
-use crate::protocol::{Compressed, Deflater, Inflater, Inflation, Message, Violation};
+use crate::protocol::{Compressed, Decompressor, Deflater, Inflation, Message, Violation, Window};
 
 /// What is kept for the next message that is compressed for all.
 const KEEP_CAPACITY: usize = 256 * 1024;
@@ -16,18 +17,29 @@ const KEEP_CAPACITY: usize = 256 * 1024;
 /// MiB cost that.
 const PIECE: usize = 5 << 20;
 
+/// The level of [`Deflate::dedicated`], and the window of the server, in bits. With these, the
+/// compressor takes less time than one of its own for each of 100 connections took at level 1, and
+/// messages of up to 16 KiB can refer to one before them as long as they are.
+/// `benches/limit/COMPRESSION.md` has the figures.
+const DEDICATED_LEVEL: u8 = 2;
+const DEDICATED_BITS: u8 = 14;
+
 /// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off
 /// by default; on with [`Builder::deflate`](crate::Builder::deflate) or
 /// [`RouteOptions::deflate`](crate::RouteOptions::deflate).
 ///
-/// With [`shared`](Self::shared) no message refers to an earlier one: all connections of a loop
-/// share one compressor and one decompressor, a connection costs about 50 bytes more, and a
-/// broadcast is compressed once. With [`dedicated`](Self::dedicated) each message can refer to the
-/// 32 KiB before it, which makes small similar messages much smaller; a connection costs about 370
-/// KiB once it sends (245 KiB with the smallest [window](Self::server_window_bits)) and 46 KiB once
-/// it receives, with up to 32 KiB more for what it has received (its
-/// [window](Self::client_window_bits), which outlives a block that is marked as the last, RFC 7692
-/// §7.2.3.4), and a broadcast is compressed for each.
+/// All connections of a loop share its compressors and its decompressor: about 370 KiB for each
+/// level and server's window in use, and 46 KiB. With [`shared`](Self::shared) no message refers to
+/// an earlier one: a connection costs about 110 bytes more, and a broadcast is compressed once.
+/// With [`dedicated`](Self::dedicated) each message can refer to those before it, which makes small
+/// similar messages much smaller. For that a connection keeps the newest bytes of its messages: of
+/// ours up to 16 KiB (its [window](Self::server_window_bits)), of the client's up to 32 KiB (its
+/// [window](Self::client_window_bits)). The memory is taken as they come. A broadcast is compressed
+/// for each.
+///
+/// Of its own window, a message of ours refers to the newest 2 KiB, and to twice its own length if
+/// that is more: to refer to more takes more time and saves little. Behind another message of the
+/// same connection, with none of another one between them, it refers to the whole window.
 ///
 /// What is compressed and decompressed counts of the [budget of a
 /// turn](crate::Builder::work_per_turn). A message that takes long to decompress is decompressed in
@@ -66,18 +78,22 @@ impl Deflate {
     /// Messages may refer to earlier ones (context takeover), in both directions, if the client
     /// agrees.
     pub fn dedicated() -> Self {
-        Self { params: DeflateParams::default(), ..Self::shared() }
+        let params =
+            DeflateParams { server_max_window_bits: DEDICATED_BITS, ..DeflateParams::default() };
+        Self { params, level: DEDICATED_LEVEL, ..Self::shared() }
     }
 
-    /// Whether the client's messages may refer to its earlier ones; that costs a connection 46 to
-    /// 78 KiB. Default: no if [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
+    /// Whether the client's messages may refer to its earlier ones; that costs a connection up to
+    /// 32 KiB. Default: no if [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
     pub fn client_context_takeover(mut self, yes: bool) -> Self {
         self.params.client_no_context_takeover = !yes;
         self
     }
 
-    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1. Of 1 KiB
-    /// of JSON by itself, 1 saves 51 %; 2 saves 63 % and takes twice as long; 6 saves 65 %.
+    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1 if
+    /// [`shared`](Self::shared), 2 if [`dedicated`](Self::dedicated). Of 1 KiB of JSON by itself, 1
+    /// saves 51 %; 2 saves 63 % and takes twice as long; 6 saves 65 %. With the messages before it,
+    /// these are 59, 71 and 73 %.
     pub fn level(mut self, level: u8) -> Self {
         self.level = level;
         self
@@ -89,8 +105,9 @@ impl Deflate {
         self
     }
 
-    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. Default: 15.
-    /// The client may ask for less. The answer to its offer names the window only if the offer
+    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. A
+    /// [dedicated](Self::dedicated) connection keeps as many. Default: 14 if dedicated, 15 if
+    /// [`shared`](Self::shared). The client may ask for less. The answer to its offer names the window only if the offer
     /// does, because some clients refuse a parameter that they did not offer; a smaller window is
     /// used without a word then, and any client understands it.
     pub fn server_window_bits(mut self, bits: u8) -> Self {
@@ -98,8 +115,9 @@ impl Deflate {
         self
     }
 
-    /// How far back the client's messages may refer, as a power of 2 of bytes: 9 to 15. Default:
-    /// 15. It is no more than a wish to clients that do not offer `client_max_window_bits`.
+    /// How far back the client's messages may refer, as a power of 2 of bytes: 9 to 15. A
+    /// connection keeps as many, if they [refer to earlier ones](Self::client_context_takeover).
+    /// Default: 15. A client that does not offer `client_max_window_bits` keeps 15.
     pub fn client_window_bits(mut self, bits: u8) -> Self {
         self.params.client_max_window_bits = bits;
         self
@@ -131,14 +149,14 @@ impl Deflate {
     /// `Sec-WebSocket-Extensions`.
     pub(crate) fn agree(&self, request: &Request) -> Option<(Agreed, String)> {
         let (agreed, answer) = agree_on_deflate(request, &self.params)?;
+        let window = |is_kept, bits| if is_kept { Window::new(bits) } else { Window::none() };
         let compression = Compression {
             kind: Kind { level: self.level, bits: agreed.server_max_window_bits },
             minimum: self.minimum,
             keeps_context: !agreed.server_no_context_takeover,
-            deflater: None,
-            inflater_bits: (!agreed.client_no_context_takeover)
-                .then_some(agreed.client_max_window_bits),
-            inflater: None,
+            sent: window(!agreed.server_no_context_takeover, agreed.server_max_window_bits),
+            context: None,
+            received: window(!agreed.client_no_context_takeover, agreed.client_max_window_bits),
             unfinished: None,
         };
         Some((Box::new(compression), answer))
@@ -169,21 +187,23 @@ pub(crate) type Agreed = Box<Compression>;
 pub(crate) struct Compression {
     kind: Kind,
     minimum: u32,
-    /// Our messages refer to each other: they are compressed by `deflater`, which is made for the
-    /// first one.
+    /// Our messages refer to each other.
     keeps_context: bool,
-    deflater: Option<Box<Deflater>>,
-    /// The client's messages refer to each other, this far back; `inflater` is made for the first
-    /// one.
-    inflater_bits: Option<u8>,
-    inflater: Option<Box<Inflater>>,
-    /// A message of which only a part is decompressed. Then `inflater` is its own, also if messages
-    /// do not refer to each other.
+    /// To what our next message may refer: nothing, if they do not refer to each other.
+    sent: Window,
+    /// The name of our messages' context, from the first one on.
+    context: Option<Context>,
+    /// To what the client's next message may refer: nothing, if its messages do not refer to each
+    /// other.
+    received: Window,
+    /// A message of which only a part is decompressed.
     unfinished: Option<Box<Unfinished>>,
 }
 
 /// A message of which only a part is decompressed.
 struct Unfinished {
+    /// Its own until it is finished.
+    decompressor: Box<Decompressor>,
     compressed: Compressed<'static>,
     message: Vec<u8>,
     inflation: Inflation,
@@ -206,16 +226,22 @@ impl Compression {
     }
 
     /// Appends the compressed form of our next message to `out`.
-    pub(crate) fn deflate_next(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        let Kind { level, bits } = self.kind;
-        let deflater = self.deflater.get_or_insert_with(|| Box::new(Deflater::new(level, bits)));
-        deflater.deflate(payload, true, out);
+    pub(crate) fn deflate_next(&mut self, common: &mut Common, payload: &[u8], out: &mut Vec<u8>) {
+        let context = *self.context.get_or_insert_with(|| common.name_context());
+        let shared = common.deflater(self.kind);
+        if shared.holds != Some(context) {
+            shared.deflater.begin(&self.sent, payload.len());
+            shared.holds = Some(context);
+        }
+        shared.deflater.deflate(payload, true, out);
+        common.late_work = common.late_work.wrapping_add(self.late_work(payload.len()));
+        self.sent.remember(payload);
     }
 
     /// What [`deflate_next`](Self::deflate_next) costs for a message of `len` bytes, in bytes of a
     /// turn's budget.
     pub(crate) fn late_work(&self, len: usize) -> usize {
-        Deflater::work(self.kind.level, len)
+        Deflater::work(self.kind.level, len, &self.sent)
     }
 
     /// Decompresses what the peer has sent, up to `limit` bytes; `None` if that costs more than is
@@ -228,28 +254,30 @@ impl Compression {
         limit: usize,
         work: &mut usize,
     ) -> Result<Option<Message<'static>>, Violation> {
-        let mut inflater = match self.inflater_bits {
-            Some(bits) => self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(bits))),
-            None => {
-                let mut inflater =
-                    common.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(15)));
-                inflater.reset();
-                inflater
-            }
-        };
-        let (mut message, mut inflation) = (Vec::new(), Inflation::default());
-        let result =
-            inflater.inflate_some(&compressed.payload, limit, &mut message, &mut inflation, PIECE);
+        // One that fails is not used again.
+        let mut decompressor =
+            common.decompressor.take().unwrap_or_else(|| Box::new(Decompressor::new()));
+        let (mut message, mut inflation) = (Vec::new(), decompressor.begin(&self.received));
+        let payload = &compressed.payload;
+        let result = decompressor.inflate_some(
+            &self.received,
+            payload,
+            limit,
+            &mut message,
+            &mut inflation,
+            PIECE,
+        );
         // What is refused has cost as much.
         *work += inflation.work;
         let is_done = result?;
         if is_done {
-            self.end_inflate(common, inflater, &message);
+            common.decompressor = Some(decompressor);
+            self.received.remember(&message);
             return compressed.into_message(message).map(Some);
         }
         let compressed = compressed.into_owned();
-        self.inflater = Some(inflater);
-        self.unfinished = Some(Box::new(Unfinished { compressed, message, inflation }));
+        self.unfinished =
+            Some(Box::new(Unfinished { decompressor, compressed, message, inflation }));
         Ok(None)
     }
 
@@ -257,35 +285,22 @@ impl Compression {
     /// is to be followed by [`forget_unfinished`](Self::forget_unfinished) otherwise.
     pub(crate) fn inflate_on(
         &mut self,
-        common: &mut Common,
         limit: usize,
         work: &mut usize,
     ) -> Result<Option<Message<'static>>, Violation> {
-        let (Some(inflater), Some(unfinished)) = (&mut self.inflater, &mut self.unfinished) else {
-            return Ok(None);
-        };
-        let Unfinished { compressed, message, inflation, .. } = &mut **unfinished;
+        let Some(unfinished) = &mut self.unfinished else { return Ok(None) };
+        let Unfinished { decompressor, compressed, message, inflation } = &mut **unfinished;
         let before = inflation.work;
-        let result = inflater.inflate_some(&compressed.payload, limit, message, inflation, PIECE);
+        let payload = &compressed.payload;
+        let result =
+            decompressor.inflate_some(&self.received, payload, limit, message, inflation, PIECE);
         *work += inflation.work - before;
         if !result? {
             return Ok(None);
         }
         let (message, is_text) = (std::mem::take(message), compressed.is_text);
-        if let Some(inflater) = self.inflater.take() {
-            self.end_inflate(common, inflater, &message);
-        }
+        self.received.remember(&message);
         Compressed { is_text, payload: Cow::Borrowed(&[]) }.into_message(message).map(Some)
-    }
-
-    /// Puts an inflater back to where it is used next.
-    fn end_inflate(&mut self, common: &mut Common, mut inflater: Box<Inflater>, message: &[u8]) {
-        if self.inflater_bits.is_some() {
-            inflater.remember(message);
-            self.inflater = Some(inflater);
-        } else {
-            common.inflater = Some(inflater);
-        }
     }
 
     /// Whether a message is unfinished.
@@ -299,15 +314,47 @@ impl Compression {
     }
 }
 
+/// The name of one connection's context: no other has it, as long as the loop runs.
+type Context = NonZeroU64;
+
+/// A compressor for the messages of every connection of a kind.
+struct SharedDeflater {
+    kind: Kind,
+    deflater: Deflater,
+    /// The connection that it compressed for last, if that keeps its context: what it compresses
+    /// next for that connection goes on from there, without a look at the window. `None`: it is as
+    /// new.
+    holds: Option<Context>,
+}
+
 /// What the connections of one loop share. Empty until the first message is compressed.
 #[derive(Default)]
 pub(crate) struct Common {
-    deflaters: Vec<(Kind, Deflater)>,
-    inflater: Option<Box<Inflater>>,
+    deflaters: Vec<SharedDeflater>,
+    /// The contexts that were named so far.
+    contexts: u64,
+    decompressor: Option<Box<Decompressor>>,
     spare: Vec<u8>,
+    /// What messages have cost that were compressed when they went to a socket, in bytes of a
+    /// turn's budget.
+    pub(crate) late_work: usize,
 }
 
 impl Common {
+    fn name_context(&mut self) -> Context {
+        self.contexts += 1;
+        Context::new(self.contexts).expect("counted from 1")
+    }
+
+    fn deflater(&mut self, kind: Kind) -> &mut SharedDeflater {
+        let at = self.deflaters.iter().position(|each| each.kind == kind).unwrap_or_else(|| {
+            let deflater = Deflater::new(kind.level, kind.bits);
+            self.deflaters.push(SharedDeflater { kind, deflater, holds: None });
+            self.deflaters.len() - 1
+        });
+        &mut self.deflaters[at]
+    }
+
     /// Compresses a message for all connections of a kind; `None` if that does not make it smaller.
     /// The buffer is to be given [back](Self::recycle). What it costs is added to `work`.
     pub(crate) fn deflate(
@@ -316,13 +363,13 @@ impl Common {
         payload: &[u8],
         work: &mut usize,
     ) -> Option<Vec<u8>> {
-        let at = self.deflaters.iter().position(|(each, _)| *each == kind).unwrap_or_else(|| {
-            self.deflaters.push((kind, Deflater::new(kind.level, kind.bits)));
-            self.deflaters.len() - 1
-        });
         let mut out = std::mem::take(&mut self.spare);
-        self.deflaters[at].1.deflate(payload, false, &mut out);
-        *work += Deflater::work(kind.level, payload.len());
+        let shared = self.deflater(kind);
+        if shared.holds.take().is_some() {
+            shared.deflater.begin(&Window::none(), 0);
+        }
+        shared.deflater.deflate(payload, false, &mut out);
+        *work += Deflater::work(kind.level, payload.len(), &Window::none());
         if out.len() < payload.len() {
             return Some(out);
         }

@@ -27,7 +27,7 @@ impl Agreed {
         match *self {}
     }
 
-    pub(crate) fn deflate_next(&mut self, _: &[u8], _: &mut Vec<u8>) {
+    pub(crate) fn deflate_next(&mut self, _: &mut Common, _: &[u8], _: &mut Vec<u8>) {
         match *self {}
     }
 
@@ -47,7 +47,6 @@ impl Agreed {
 
     pub(crate) fn inflate_on(
         &mut self,
-        _: &mut Common,
         _: usize,
         _: &mut usize,
     ) -> Result<Option<Message<'static>>, Violation> {
@@ -64,7 +63,10 @@ impl Agreed {
 }
 
 #[derive(Default)]
-pub(crate) struct Common {}
+pub(crate) struct Common {
+    /// Stays 0.
+    pub(crate) late_work: usize,
+}
 
 impl Common {
     pub(crate) fn deflate(&mut self, kind: Kind, _: &[u8], _: &mut usize) -> Option<Vec<u8>> {

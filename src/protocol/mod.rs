@@ -8,6 +8,7 @@
 //! | `assembly` | what is incomplete, until it is not |
 //! | `rules` | role and limits |
 //! | `deflate` | compressed messages (RFC 7692); with the feature of that name |
+//! | `window` | to what the next compressed message may refer |
 //! | `text` | UTF-8 that arrives in pieces |
 //! | `message` | messages and the view of them; what comes out of a decoder |
 //! | `close` | close codes, the payload of a Close frame |
@@ -23,12 +24,14 @@ mod message;
 mod rules;
 mod text;
 mod violation;
+#[cfg(feature = "deflate")]
+mod window;
 
 pub(crate) use close::truncate_reason;
 pub use close::{CloseCode, CloseFrame, encode_close};
 pub use decoder::Decoder;
 #[cfg(feature = "deflate")]
-pub(crate) use deflate::Inflation;
+pub(crate) use deflate::{Decompressor, Inflation};
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflater, Inflater};
 // For the fuzz targets.
@@ -41,3 +44,5 @@ pub use frame::{
 pub use message::{Compressed, Decoded, Message, Payload};
 pub use rules::{Role, Rules};
 pub use violation::Violation;
+#[cfg(feature = "deflate")]
+pub(crate) use window::Window;
