@@ -26,6 +26,9 @@ use ikisocket::protocol::{Decoder, FrameHeader, Opcode, Role, Rules, apply_mask,
 mod deflate;
 #[path = "micro/heads.rs"]
 mod heads;
+#[cfg(feature = "deflate")]
+#[path = "micro/quotes.rs"]
+mod quotes;
 
 const SIZES: [usize; 3] = [20, 1024, 16 * 1024];
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -18,23 +18,24 @@ const MIB: usize = 1024 * 1024;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut address = "127.0.0.1:9001".to_owned();
-    let (mut mode, mut window_bits, mut spin) = (None, 15, false);
+    let (mut mode, mut tuning, mut spin) = (None, Tuning::default(), false);
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
             Value(word) => address = word.string()?,
             Long("deflate") => mode = Some(arguments.value()?.string()?),
             Long("spin") => spin = true,
-            Long("window-bits") => window_bits = arguments.value()?.parse()?,
+            Long("window-bits") => tuning.window_bits = Some(arguments.value()?.parse()?),
+            Long("level") => tuning.level = Some(arguments.value()?.parse()?),
             _ => {
-                return Err("usage: echo [ADDR] [--spin] [--deflate shared|dedicated|off] [--window-bits 9..15]".into());
+                return Err("usage: echo [ADDR] [--spin] [--deflate shared|dedicated|off] [--window-bits 9..15] [--level 1..9]".into());
             }
         }
     }
     // Large enough for conformance suites, and for messages of a megabyte at full speed (see
     // `Builder::notsent_lowat`); everything else is the library's default.
     let settings = Server::builder().max_message(64 * MIB).max_outbox(128 * MIB).notsent_lowat(MIB);
-    let mut server = with_deflate(settings, mode.as_deref(), window_bits)?.build(())?;
+    let mut server = with_deflate(settings, mode.as_deref(), &tuning)?.build(())?;
     server.route("/echo", |_, _| {})?.on(Event::Message, echo);
     let forgetful = RouteOptions::default().forget_request();
     server.route_with("/forgetful", forgetful, |_, _| {})?.on(Event::Message, echo);
@@ -53,16 +54,23 @@ fn echo(_: &mut (), ep: &mut EventPayload<'_, ()>) {
     ep.kws.emit(ep.data);
 }
 
+/// Settings of compression, where they are not the library's defaults.
+#[derive(Default)]
+struct Tuning {
+    window_bits: Option<u8>,
+    level: Option<u8>,
+}
+
 /// Compression in both directions, in the mode that was asked for: `dedicated` if there was none.
 #[cfg(feature = "deflate")]
 fn with_deflate(
     settings: Builder,
     mode: Option<&str>,
-    window_bits: u8,
+    tuning: &Tuning,
 ) -> Result<Builder, Box<dyn Error>> {
     use ikisocket::Deflate;
 
-    let deflate = match mode {
+    let mut deflate = match mode {
         Some("off") => return Ok(settings),
         Some("shared") => Deflate::shared(),
         Some("dedicated") | None => Deflate::dedicated(),
@@ -70,14 +78,24 @@ fn with_deflate(
             return Err(format!("--deflate {other}: it can be shared, dedicated or off").into());
         }
     };
-    Ok(settings.deflate(deflate.server_window_bits(window_bits).client_window_bits(window_bits)))
+    if let Some(bits) = tuning.window_bits {
+        deflate = deflate.server_window_bits(bits).client_window_bits(bits);
+    }
+    if let Some(level) = tuning.level {
+        deflate = deflate.level(level);
+    }
+    Ok(settings.deflate(deflate))
 }
 
 #[cfg(not(feature = "deflate"))]
-fn with_deflate(settings: Builder, mode: Option<&str>, _: u8) -> Result<Builder, Box<dyn Error>> {
-    match mode {
-        None | Some("off") => Ok(settings),
-        Some(_) => {
+fn with_deflate(
+    settings: Builder,
+    mode: Option<&str>,
+    tuning: &Tuning,
+) -> Result<Builder, Box<dyn Error>> {
+    match (mode, tuning) {
+        (None | Some("off"), Tuning { window_bits: None, level: None }) => Ok(settings),
+        _ => {
             Err("--deflate: build it with cargo run --release --features deflate --example echo"
                 .into())
         }

@@ -361,8 +361,8 @@
 //! clients that offer it, where `Builder::deflate` or `RouteOptions::deflate` turn it on. There are
 //! two modes. `Deflate::shared()` compresses each message by itself: no memory for a connection,
 //! and a broadcast is compressed once for all. `Deflate::dedicated()` lets messages refer to the
-//! ones before: similar small messages become far smaller, a connection costs up to about 450 KiB,
-//! and a broadcast is compressed for each. Messages below a minimum go as they are, and so does
+//! ones before: similar small messages become far smaller, a connection costs up to 48 KiB for what
+//! they refer to, and a broadcast is compressed for each. Messages below a minimum go as they are, and so does
 //! [`Uncompressed`]`(message)`, with every verb. Limits are of decompressed bytes, so a small
 //! message that would become a large one stops at the limit. Without the feature the offer is
 //! declined.

@@ -321,6 +321,63 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
     }
 }
 
+/// Connections share the compressors of their loop; what one was sent must not show in what another
+/// one gets.
+#[test]
+fn connections_that_talk_in_turn_each_keep_their_context() {
+    let dedicated = Deflate::dedicated().minimum(20);
+    let mut server = echo(with(dedicated));
+    for (path, deflate) in [
+        ("/alone/:name", Deflate::shared().level(2)),
+        ("/best/:name", dedicated.level(9)),
+        ("/fast/:name", dedicated.level(1)),
+    ] {
+        server.route_with(path, RouteOptions::default().deflate(deflate), enter).unwrap();
+    }
+    let mut clients: Vec<_> = [
+        ("/ann", "permessage-deflate"),
+        ("/bob", "permessage-deflate"),
+        ("/cid", "permessage-deflate; client_max_window_bits=9; server_max_window_bits=9"),
+        ("/dan", "permessage-deflate; client_no_context_takeover"),
+        ("/eve", "permessage-deflate; server_no_context_takeover"),
+        // The same kind of compressor as ann's and bob's.
+        ("/alone/fay", "permessage-deflate; server_max_window_bits=14"),
+        ("/best/gus", "permessage-deflate"),
+        ("/fast/hal", "permessage-deflate"),
+    ]
+    .map(|(path, offer)| Client::connect(&mut server, path, offer))
+    .into();
+    clients[2].deflater = Deflater::new(6, 9);
+    let text = prices(40_000);
+    let mut seed = 1_u32;
+    let mut below = |end: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % end
+    };
+    for round in 0..600 {
+        let index = below(clients.len());
+        let most = [30, 800, 800, 6000, 30_000][below(5)];
+        let (len, from) = (below(most), below(10_000));
+        let message = format!("{index} {round} {}", &text[from..from + len]);
+        if round % 10 == 0 {
+            assert_eq!(server.sockets().broadcast(&message), clients.len());
+            for client in &mut clients {
+                assert!(client.next(&mut server).1 == message, "round {round}");
+            }
+        }
+        let times = 1 + below(3);
+        for _ in 0..times {
+            clients[index].send_compressed(message.as_bytes());
+            // What is not compressed is in no window.
+            clients[index].raw.send(&frame(TEXT, b"as it is"));
+        }
+        for _ in 0..times {
+            assert!(clients[index].next(&mut server).1 == message, "round {round}, {len} bytes");
+            assert_eq!(clients[index].next(&mut server), (false, "as it is".to_owned()));
+        }
+    }
+}
+
 #[test]
 fn a_message_for_which_room_had_to_be_made_is_compressed_too() {
     let mut server = server_with(with(Deflate::dedicated()).max_outbox(40_000));

@@ -10,10 +10,11 @@ use crate::server::Running;
 use crate::{Programs, Ratio};
 
 /// The echo example's options. The first is what the others are measured against.
-const MODES: [(&str, &[&str]); 5] = [
+const MODES: [(&str, &[&str]); 6] = [
     ("off", &["--deflate=off"]),
     ("shared", &["--deflate=shared"]),
     ("dedicated", &["--deflate=dedicated"]),
+    ("dedicated, level 1", &["--deflate=dedicated", "--level=1"]),
     ("dedicated, window bits 12", &["--deflate=dedicated", "--window-bits=12"]),
     ("dedicated, window bits 9", &["--deflate=dedicated", "--window-bits=9"]),
 ];

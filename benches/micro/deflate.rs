@@ -6,6 +6,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ikisocket::protocol::{Deflater, Inflater};
 
+use crate::quotes::quotes;
+
 const SIZES: [usize; 3] = [200, 1024, 16 * 1024];
 const LEVELS: [u8; 4] = [1, 2, 3, 6];
 /// Messages that are sent one after the other, so that none comes again while a compressor
@@ -18,7 +20,7 @@ pub fn all(criterion: &mut Criterion) {
     for (name, keep) in [("deflate alone", false), ("deflate with context", true)] {
         let mut group = criterion.benchmark_group(name);
         for size in SIZES {
-            let messages = quotes(size);
+            let messages = quotes(size, MESSAGES);
             group.throughput(Throughput::Bytes(size as u64));
             for level in LEVELS {
                 let mut deflater = Deflater::new(level, WINDOW_BITS);
@@ -47,8 +49,10 @@ pub fn all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inflate alone");
     for size in SIZES {
         let mut deflater = Deflater::new(1, WINDOW_BITS);
-        let messages: Vec<_> =
-            quotes(size).iter().map(|message| deflated(&mut deflater, message, false)).collect();
+        let messages: Vec<_> = quotes(size, MESSAGES)
+            .iter()
+            .map(|message| deflated(&mut deflater, message, false))
+            .collect();
         group.throughput(Throughput::Bytes(size as u64));
         for reuses in [false, true] {
             let (mut inflater, mut next) = (Inflater::new(WINDOW_BITS), messages.iter().cycle());
@@ -76,35 +80,4 @@ fn deflated(deflater: &mut Deflater, message: &[u8], keep: bool) -> Vec<u8> {
     let mut out = Vec::new();
     deflater.deflate(message, keep, &mut out);
     out
-}
-
-/// Quotes in JSON, the same in every run.
-fn quotes(size: usize) -> Vec<Vec<u8>> {
-    let mut seed = 7_u32;
-    let mut below = |end: u32| {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((u64::from(seed) * u64::from(end)) >> 32) as u32
-    };
-    let symbols = [
-        "AAPL", "AMD", "AMZN", "BA", "GOOG", "IBM", "INTC", "META", "MSFT", "NVDA", "ORCL", "TSLA",
-    ];
-    let mut message = || {
-        let mut message = "[".to_owned();
-        while message.len() < size {
-            message += &format!(
-                "{{\"id\":{},\"symbol\":\"{}\",\"bid\":{}.{:02},\"size\":{},\"time\":\"14:{:02}:{:02}.{:03}\"}},",
-                below(10_000_000),
-                symbols[below(12) as usize],
-                below(1000),
-                below(100),
-                below(40) * 100,
-                below(60),
-                below(60),
-                below(1000),
-            );
-        }
-        message.truncate(size);
-        message.into_bytes()
-    };
-    (0..MESSAGES).map(|_| message()).collect()
 }
