@@ -624,6 +624,30 @@ fn what_listeners_compress_is_work_of_the_turn() {
     }
 }
 
+/// 300 peers with a full window, 32 KiB, send a byte each that is decompressed behind it.
+#[test]
+fn the_windows_of_peers_that_send_little_are_work_of_the_turn() {
+    let least_turns = |fill: usize| {
+        let mut test = Harness::by_hand(noting(with(Deflate::dedicated()).work_per_turn(500)));
+        let peers: Vec<_> = (0..300).map(|_| join(&mut test, "mallory")).collect();
+        let mut deflater = Deflater::new(6, 15);
+        let mut wire = Vec::new();
+        deflater.deflate(&noise(fill), true, &mut wire);
+        peers.iter().for_each(|peer| test.write(*peer, &long_frame(Opcode::Binary, &wire)));
+        test.settle();
+        assert_eq!(test.state().len(), 300);
+        peers.iter().for_each(|peer| test.write(*peer, &compressed_frame(TEXT, &deflated(b"?"))));
+        let mut turns = 0;
+        while test.state().len() < 600 {
+            test.turn();
+            turns += 1;
+        }
+        turns
+    };
+    let (empty, full) = (least_turns(10), least_turns(40_000));
+    assert!(full >= 3 * empty, "{full} turns, and {empty} with windows of next to nothing");
+}
+
 #[test]
 fn what_is_compressed_when_a_slow_reader_reads_again_is_work_of_that_turn() {
     let mut server = noting(with(Deflate::dedicated()));
