@@ -1,6 +1,6 @@
 //! Window × level × memory level of connections that keep their context: what a message costs,
 //! what is saved, and what a connection holds, with a compressor for each connection and with one
-//! for all. The tables of `benches/limit/COMPRESSION.md`, in two minutes:
+//! for all. The tables of `benches/limit/COMPRESSION.md`, in three minutes:
 //!
 //! ```sh
 //! cargo bench --bench compression --features deflate
@@ -34,6 +34,10 @@ const IN_PASS: usize = 100;
 const DIFFERENT: usize = 20 * KIB * KIB;
 const LEVELS: [i32; 4] = [1, 2, 3, 6];
 const WINDOWS: std::ops::RangeInclusive<u8> = 9..=15;
+/// Connections whose windows fit into no cache.
+const CROWD: usize = 5000;
+/// Different streams of messages that a crowd gets.
+const STREAMS: usize = 100;
 /// What zlib takes if nothing else is said.
 const MEM_LEVEL: i32 = 8;
 /// The defaults of `Deflate::dedicated()`.
@@ -126,6 +130,16 @@ fn main() {
             shared.micros,
             kib(shared.held)
         );
+    }
+
+    println!("\nDecompression for {CROWD} connections.\n");
+    println!("| window | length | own decompressor | shared |");
+    println!("|---|---|---|---|");
+    for bits in [12, BITS, 15] {
+        for len in [200, KIB] {
+            let [own, shared] = inflate_both_ways(&Quotes::new(len), bits, CROWD);
+            println!("| {bits} | {len} | {:.1} | {:.1} |", own.micros, shared.micros);
+        }
     }
 }
 
@@ -291,10 +305,9 @@ fn measure<const WAYS: usize>(
         }
         given
     };
-    let to_fill = 40 * KIB / quotes.len + 1;
     for way in &mut ways {
         let mut from = 0;
-        round(&mut **way, to_fill, &mut from);
+        round(&mut **way, to_fill(quotes), &mut from);
         next = from;
     }
     let rounds = IN_PASS.div_ceil(connections);
@@ -322,14 +335,18 @@ fn measure<const WAYS: usize>(
 /// A decompressor for each connection, beside one that begins behind the connection's window. Both
 /// keep that window: it outlives the end of a stream (BFINAL).
 fn inflate_both_ways(quotes: &Quotes, bits: u8, connections: usize) -> [Figures; 2] {
-    let settings = Settings { level: 6, bits, mem_level: MEM_LEVEL };
-    let mut compressors = Own::new(settings, connections);
+    let streams = connections.min(STREAMS);
     let per_pass = IN_PASS.div_ceil(connections);
-    let rounds = (40 + PASSES * per_pass).min(4000);
-    let compressed: Vec<Vec<u8>> = (0..rounds * connections)
-        .map(|number| {
-            let len = compressors.take(number % connections, quotes.message(number));
-            compressors.out[..len].to_vec()
+    let to_fill = to_fill(quotes);
+    let mut compressors = Own::new(Settings { level: 6, bits, mem_level: MEM_LEVEL }, streams);
+    // What connections take in each round; in a crowd some have equal messages.
+    let rounds: Vec<Vec<Vec<u8>>> = (0..to_fill + PASSES * per_pass)
+        .map(|round| {
+            let wire = |stream| {
+                let len = compressors.take(stream, quotes.message(round * streams + stream));
+                compressors.out[..len].to_vec()
+            };
+            (0..streams).map(wire).collect()
         })
         .collect();
     let windows = || -> Vec<_> { (0..connections).map(|_| Window::new(bits)).collect() };
@@ -339,22 +356,21 @@ fn inflate_both_ways(quotes: &Quotes, bits: u8, connections: usize) -> [Figures;
     let mut shared = Inflate::new(false, bits);
     let mut out = vec![0; quotes.len + 100];
     let mut nanos = [const { Vec::new() }; 2];
-    let (filling, measured) = compressed.split_at(40 * connections);
-    for (at, pass) in
-        [filling].into_iter().chain(measured.chunks(per_pass * connections)).enumerate()
-    {
-        let mut start = Instant::now();
-        for (number, wire) in pass.iter().enumerate() {
-            let connection = number % connections;
+    let (filling, measured) = rounds.split_at(to_fill);
+    for (at, pass) in [filling].into_iter().chain(measured.chunks(per_pass)).enumerate() {
+        let messages = || {
+            pass.iter().flat_map(|wires| {
+                (0..connections).map(|connection| (connection, &wires[connection % streams]))
+            })
+        };
+        let start = Instant::now();
+        for (connection, wire) in messages() {
             let len = inflate(&mut own[connection], wire, &mut out);
             own_windows[connection].remember(&out[..len]);
         }
-        if at > 0 {
-            nanos[0].push(start.elapsed().as_nanos() as f64 / pass.len() as f64);
-        }
-        start = Instant::now();
-        for (number, wire) in pass.iter().enumerate() {
-            let window = &mut shared_windows[number % connections];
+        let between = Instant::now();
+        for (connection, wire) in messages() {
+            let window = &mut shared_windows[connection];
             shared.reset(false);
             for known in window.newest(usize::MAX) {
                 shared.set_dictionary(known).expect("a stream without a header");
@@ -364,7 +380,9 @@ fn inflate_both_ways(quotes: &Quotes, bits: u8, connections: usize) -> [Figures;
             window.remember(&out[..len]);
         }
         if at > 0 {
-            nanos[1].push(start.elapsed().as_nanos() as f64 / pass.len() as f64);
+            let each = |nanos: u128| nanos as f64 / (pass.len() * connections) as f64;
+            nanos[0].push(each((between - start).as_nanos()));
+            nanos[1].push(each(between.elapsed().as_nanos()));
         }
     }
     let [own, shared] = nanos.each_ref().map(|nanos| best(nanos) / 1000.0);
@@ -373,6 +391,11 @@ fn inflate_both_ways(quotes: &Quotes, bits: u8, connections: usize) -> [Figures;
         Figures { micros: own, held: held / connections + window, saved: 0.0 },
         Figures { micros: shared, held: window, saved: 0.0 },
     ]
+}
+
+/// Messages after which every window is full.
+fn to_fill(quotes: &Quotes) -> usize {
+    40 * KIB / quotes.len + 1
 }
 
 /// The length of what comes out.
