@@ -28,7 +28,7 @@ const DEDICATED_BITS: u8 = 14;
 /// by default; on with [`Builder::deflate`](crate::Builder::deflate) or
 /// [`RouteOptions::deflate`](crate::RouteOptions::deflate).
 ///
-/// All connections of a loop share its compressors and its decompressor: about 370 KiB for each
+/// All connections of a loop share its compressors and its decompressor: up to 370 KiB for each
 /// level and server's window in use, and 46 KiB. With [`shared`](Self::shared) no message refers to
 /// an earlier one: a connection costs about 110 bytes more, and a broadcast is compressed once.
 /// With [`dedicated`](Self::dedicated) each message can refer to those before it, which makes small
@@ -37,9 +37,9 @@ const DEDICATED_BITS: u8 = 14;
 /// [window](Self::client_window_bits)). The memory is taken as they come. A broadcast is compressed
 /// for each.
 ///
-/// Of its own window, a message of ours refers to the newest 2 KiB, and to twice its own length if
-/// that is more: to refer to more takes more time and saves little. Behind another message of the
-/// same connection, with none of another one between them, it refers to the whole window.
+/// Of that window a message of ours refers to the newest 2 KiB, and to twice its own length if that
+/// is more: to refer to more takes more time and saves little. If the loop has compressed for no
+/// other connection since the message before it, it refers to the whole window.
 ///
 /// What is compressed and decompressed counts of the [budget of a
 /// turn](crate::Builder::work_per_turn). A message that takes long to decompress is decompressed in

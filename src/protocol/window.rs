@@ -44,7 +44,7 @@ impl Window {
         self.bytes.extend(message);
     }
 
-    /// The newest bytes, at most so many, in two parts of which the first is the older one.
+    /// The newest bytes, `most` at most, in two parts of which the first is the older one.
     pub(crate) fn newest(&self, most: usize) -> [&[u8]; 2] {
         let (older, newer) = self.bytes.as_slices();
         let newer = &newer[newer.len().saturating_sub(most)..];
