@@ -95,9 +95,9 @@ impl Hub {
     /// The socket has room again.
     pub(crate) fn writable(&mut self, token: Token) {
         if self.get(token).is_some_and(|connection| connection.outbox.is_blocked()) {
-            let before = self.common.late_work;
+            let before = self.common.late_work();
             self.flush(token);
-            self.work += self.common.late_work.wrapping_sub(before);
+            self.work += self.common.late_work().wrapping_sub(before);
         }
     }
 }

@@ -335,12 +335,16 @@ pub(crate) struct Common {
     contexts: u64,
     decompressor: Option<Box<Decompressor>>,
     spare: Vec<u8>,
-    /// What messages have cost that were compressed when they went to a socket, in bytes of a
-    /// turn's budget.
-    pub(crate) late_work: usize,
+    late_work: usize,
 }
 
 impl Common {
+    /// What messages have cost that were compressed when they went to a socket, in bytes of a turn's
+    /// budget, in all. It wraps around.
+    pub(crate) fn late_work(&self) -> usize {
+        self.late_work
+    }
+
     fn name_context(&mut self) -> Context {
         self.contexts += 1;
         Context::new(self.contexts).expect("counted from 1")

@@ -63,10 +63,7 @@ impl Agreed {
 }
 
 #[derive(Default)]
-pub(crate) struct Common {
-    /// Stays 0.
-    pub(crate) late_work: usize,
-}
+pub(crate) struct Common {}
 
 impl Common {
     pub(crate) fn deflate(&mut self, kind: Kind, _: &[u8], _: &mut usize) -> Option<Vec<u8>> {
@@ -74,4 +71,9 @@ impl Common {
     }
 
     pub(crate) fn recycle(&mut self, _: Vec<u8>) {}
+
+    /// None, in all.
+    pub(crate) fn late_work(&self) -> usize {
+        0
+    }
 }
