@@ -30,7 +30,7 @@ const DEDICATED_BITS: u8 = 14;
 ///
 /// All connections of a loop share its compressors and its decompressor: up to 370 KiB for each
 /// level and server's window in use, and 46 KiB. With [`shared`](Self::shared) no message refers to
-/// an earlier one: a connection costs about 110 bytes more, and a broadcast is compressed once.
+/// an earlier one: a connection costs about 130 bytes more, and a broadcast is compressed once.
 /// With [`dedicated`](Self::dedicated) each message can refer to those before it, which makes small
 /// similar messages much smaller. For that a connection keeps the newest bytes of its messages: of
 /// ours up to 16 KiB (its [window](Self::server_window_bits)), of the client's up to 32 KiB (its
