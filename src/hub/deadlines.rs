@@ -108,15 +108,15 @@ impl Timers {
         let entry = self.heap[place];
         loop {
             let below = 2 * place + 1;
-            let Some(earlier) =
-                (below..self.heap.len().min(below + 2)).min_by_key(|&each| self.heap[each])
-            else {
-                break;
+            let (earlier, next) = match self.heap.get(below..) {
+                Some([left, right, ..]) if right < left => (below + 1, *right),
+                Some([left, ..]) => (below, *left),
+                _ => break,
             };
-            if entry <= self.heap[earlier] {
+            if entry <= next {
                 break;
             }
-            self.put(place, self.heap[earlier]);
+            self.put(place, next);
             place = earlier;
         }
         self.put(place, entry);

@@ -90,12 +90,10 @@ impl Hub {
         connection.slow_reader = upgrade.slow_reader;
         let response = self.stage.hold(&upgrade.head);
         self.head = upgrade.head;
-        let mut uuid = self.uuids.next();
-        while self.names.find(&self.connections, uuid).is_some() {
-            uuid = self.uuids.next();
+        self.connections[token.index as usize].uuid = self.uuids.next();
+        while !self.names.insert(&self.connections, token.index) {
+            self.connections[token.index as usize].uuid = self.uuids.next();
         }
-        self.connections[token.index as usize].uuid = uuid;
-        self.names.insert(&self.connections, token.index);
         self.open += 1;
         self.stats.upgraded += 1;
         self.happen(token, Happened::Upgraded, Cause { response, ..Cause::default() });

@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use slab::Slab;
 use uuid::Uuid;
 
@@ -23,20 +24,28 @@ impl Names {
     /// The slot of the connection with this uuid.
     pub(super) fn find(&self, connections: &Slab<Connection>, uuid: Uuid) -> Option<u32> {
         let named = |&slot: &u32| uuid_of(connections, slot) == Some(uuid);
-        self.slots.find(self.hasher.hash_one(uuid), named).copied()
+        self.slots.find(hash(&self.hasher, uuid), named).copied()
     }
 
-    /// Enters a slot with the uuid that its connection has, which must not be here yet.
-    pub(super) fn insert(&mut self, connections: &Slab<Connection>, slot: u32) {
-        let hasher = &self.hasher;
-        let hash = |&slot: &u32| hasher.hash_one(uuid_of(connections, slot).unwrap_or_default());
-        self.slots.insert_unique(hash(&slot), slot, hash);
+    /// Enters a slot that is not here yet, with the uuid that its connection has; `false` if
+    /// another has that.
+    pub(super) fn insert(&mut self, connections: &Slab<Connection>, slot: u32) -> bool {
+        let uuid = uuid_of(connections, slot).unwrap_or_default();
+        let named = |&each: &u32| uuid_of(connections, each) == Some(uuid);
+        let rehash = |&each: &u32| hash_of(&self.hasher, connections, each);
+        match self.slots.entry(hash(&self.hasher, uuid), named, rehash) {
+            Entry::Vacant(place) => {
+                place.insert(slot);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     /// Takes a slot out, whose connection must still have the uuid that it was entered with.
     pub(super) fn remove(&mut self, connections: &Slab<Connection>, slot: u32) {
-        let Some(uuid) = uuid_of(connections, slot) else { return };
-        if let Ok(entry) = self.slots.find_entry(self.hasher.hash_one(uuid), |&each| each == slot) {
+        let hash = hash_of(&self.hasher, connections, slot);
+        if let Ok(entry) = self.slots.find_entry(hash, |&each| each == slot) {
             entry.remove();
         }
     }
@@ -44,14 +53,21 @@ impl Names {
     /// Gives back what is not needed for so many.
     pub(super) fn shrink(&mut self, connections: &Slab<Connection>, len: usize) {
         let hasher = &self.hasher;
-        self.slots.shrink_to(len, |&slot| {
-            hasher.hash_one(uuid_of(connections, slot).unwrap_or_default())
-        });
+        self.slots.shrink_to(len, |&slot| hash_of(hasher, connections, slot));
     }
 }
 
 fn uuid_of(connections: &Slab<Connection>, slot: u32) -> Option<Uuid> {
     connections.get(slot as usize).map(|connection| connection.uuid)
+}
+
+fn hash_of(hasher: &RandomState, connections: &Slab<Connection>, slot: u32) -> u64 {
+    hash(hasher, uuid_of(connections, slot).unwrap_or_default())
+}
+
+/// As one number: as an array its length would be hashed too.
+fn hash(hasher: &RandomState, uuid: Uuid) -> u64 {
+    hasher.hash_one(uuid.as_u128())
 }
 
 #[cfg(test)]

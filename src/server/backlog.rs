@@ -79,6 +79,10 @@ impl Backlog {
     }
 
     pub(crate) fn take_rest(&mut self, token: Token) -> Option<Rest> {
+        // Most of the time there is none, and to look for one is to hash the token.
+        if self.rests.is_empty() {
+            return None;
+        }
         let rest = self.rests.remove(&token)?;
         self.kept -= rest.bytes.capacity();
         if self.rests.is_empty() {
