@@ -49,11 +49,7 @@ pub fn all(criterion: &mut Criterion) {
 
 /// All steps of the handshake, as a server takes them.
 fn answer(head: &[u8], routes: &Routes<()>, names: &ParamNames) -> Result<Vec<u8>, Refusal> {
-    let limits = HeadLimits::default();
-    let Scan::Complete(len) = HeadScanner::default().scan(head, &limits)? else {
-        return Ok(Vec::new());
-    };
-    let mut request = Request::parse(&head[..len], &limits)?;
+    let mut request = read(head)?;
     let (_, values) = routes.find(request.path()).ok_or(Refusal::NotFound)?;
     request.set_params(names, &values);
     let key = check_handshake(&request)?;
@@ -65,6 +61,18 @@ fn answer(head: &[u8], routes: &Routes<()>, names: &ParamNames) -> Result<Vec<u8
     let mut out = Vec::new();
     write_switching_protocols(&key, subprotocol, extensions.as_deref(), &mut out);
     Ok(out)
+}
+
+/// Most heads come in one piece and have the right form: the scanner sees the others.
+fn read(head: &[u8]) -> Result<Request, Refusal> {
+    let limits = HeadLimits::default();
+    if let Some((request, _)) = Request::in_one_piece(head, &limits) {
+        return request;
+    }
+    match HeadScanner::default().scan(head, &limits)? {
+        Scan::Complete(len) => Request::parse(&head[..len], &limits),
+        Scan::Partial => Err(Refusal::TimedOut),
+    }
 }
 
 fn heads() -> Vec<(&'static str, Vec<u8>)> {

@@ -21,6 +21,9 @@ pub fn run(data: &[u8]) {
     assert_eq!(scan(&cut(received, &sizes), &limits), expected, "in chunks of {sizes:?}");
     assert_eq!(scan(&cut(received, &[0]), &limits), expected, "byte by byte");
 
+    let at_once = Request::in_one_piece(received, &limits);
+    assert_eq!(at_once.as_ref().map(|(_, length)| *length), expected.ok().flatten(), "at once");
+
     let parsed = Request::parse(received, &limits);
     match expected {
         Ok(Some(length)) => {
@@ -30,6 +33,7 @@ pub fn run(data: &[u8]) {
                 Request::parse(head, &limits),
                 "what follows the head plays no role"
             );
+            assert_eq!(at_once.map(|(request, _)| request), Some(parsed.clone()), "at once");
             assert_same(parsed, slow_parse(head, &limits, true));
         }
         Ok(None) => assert!(parsed.is_err(), "half a head is none"),

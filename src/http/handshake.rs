@@ -37,7 +37,11 @@ impl Key {
     ///
     /// [`Refusal::BadKey`] if it is not the base64 of exactly 16 bytes.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let key: [u8; KEY_LENGTH] = text.as_bytes().try_into().map_err(|_| Refusal::BadKey)?;
+        Self::read(text.as_bytes())
+    }
+
+    fn read(text: &[u8]) -> Result<Self, Refusal> {
+        let key: [u8; KEY_LENGTH] = text.try_into().map_err(|_| Refusal::BadKey)?;
         // 24 characters may stand for 16, 17 or 18 bytes.
         let mut nonce = [0; 18];
         match LENIENT.decode_slice(key, &mut nonce) {
@@ -71,10 +75,10 @@ pub fn check_handshake(request: &Request) -> Result<Key, Refusal> {
     if request.http_minor() == 0 || !request.asks_websocket() {
         return Err(Refusal::UpgradeRequired);
     }
-    if !request.values("Sec-WebSocket-Version").eq([b"13"]) {
+    if !request.is_version_13() {
         return Err(Refusal::UnsupportedVersion);
     }
-    let key = Key::parse(request.header("Sec-WebSocket-Key").ok_or(Refusal::BadKey)?)?;
+    let key = Key::read(request.values("Sec-WebSocket-Key").next().ok_or(Refusal::BadKey)?)?;
     if request.has_bad_extensions() {
         return Err(Refusal::BadExtensions);
     }
@@ -91,6 +95,10 @@ pub fn check_handshake(request: &Request) -> Result<Key, Refusal> {
 /// ```
 #[must_use]
 pub fn accept_key(key: &str) -> [u8; 28] {
+    accept(key.as_bytes())
+}
+
+fn accept(key: &[u8]) -> [u8; 28] {
     let hash = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     let mut accept = [0; 28];
     let written = STANDARD.encode_slice(hash, &mut accept);
@@ -115,7 +123,7 @@ pub fn write_switching_protocols(
           Connection: Upgrade\r\n\
           Sec-WebSocket-Accept: ",
     );
-    out.extend_from_slice(&accept_key(key.as_str()));
+    out.extend_from_slice(&accept(&key.0));
     if let Some(subprotocol) = subprotocol.filter(|name| is_token(name)) {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_bytes());
@@ -134,6 +142,9 @@ pub fn write_switching_protocols(
 /// `None` if they have none in common: the handshake goes on without one.
 #[must_use]
 pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Option<usize> {
+    if server.is_empty() {
+        return None;
+    }
     let length = |name: &[u8]| 1_u64 << name.len().min(63);
     let lengths = server.iter().fold(0, |all, name| all | length(name.as_ref().as_bytes()));
     let mut best = server.len();

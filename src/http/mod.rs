@@ -115,9 +115,16 @@ mod tests {
         panic!("the head never ends: {}", String::from_utf8_lossy(bytes));
     }
 
+    /// The whole handshake without the scanner, unless that has to look at it.
+    fn at_once(bytes: &[u8]) -> Option<Result<Key, Refusal>> {
+        let (request, _) = Request::in_one_piece(bytes, &HeadLimits::default())?;
+        Some(request.and_then(|request| check_handshake(&request)))
+    }
+
     fn assert_refused(name: &str, bytes: impl AsRef<[u8]>, status: u16, because: &str) {
         let bytes = bytes.as_ref();
         let refusal = outcome(bytes, bytes.len()).expect_err(name);
+        assert_eq!(at_once(bytes).unwrap_or(Err(refusal.clone())), Err(refusal.clone()), "{name}");
         assert_eq!(refusal.status(), status, "{name}: {refusal}");
         assert!(refusal.to_string().contains(because), "{name}: {refusal}");
         for piece in [1, 2, 3, 7] {
@@ -129,6 +136,7 @@ mod tests {
         for piece in [head.len(), 1, 2, 3, 7] {
             assert!(outcome(head.as_bytes(), piece).is_ok(), "{name}, in pieces of {piece}");
         }
+        assert!(matches!(at_once(head.as_bytes()), Some(Ok(_))), "{name}, at once");
     }
 
     /// A handshake that is accepted, with these header lines in addition.

@@ -11,6 +11,7 @@ use super::extensions::is_well_formed;
 use super::header_list::{elements, trim};
 use super::limits::HeadLimits;
 use super::refusal::{Refusal, malformed};
+use super::syntax::{is_same, position};
 
 /// Header lines for which parsing needs no heap: as many as are allowed by default. Browsers send
 /// about fifteen.
@@ -51,10 +52,13 @@ pub struct Request {
     /// their length, because many small ones among other connections' keep the allocator from
     /// giving memory back.
     pieces: Box<[u8]>,
-    header_count: u16,
+    /// Where the parameters begin.
+    params_at: u16,
     http_minor: u8,
-    /// Found out once: the lists that say it may be as long as a head.
+    /// Found out once, in one walk through the headers: a list that says it may be as long as a
+    /// head.
     asks_websocket: bool,
+    is_version_13: bool,
     bad_extensions: bool,
 }
 
@@ -75,88 +79,74 @@ impl Request {
     /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. Only what stands before the
     ///   one that is too many is judged by the rules above.
     pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Self, Refusal> {
-        Self::read(head, limits, true)
+        match read(head, limits, true, Self::from_parsed) {
+            Err(Refusal::TooManyHeaders) => {
+                Err(Self::refuse_beginning(first_lines(head, limits.max_headers), limits))
+            }
+            read => read?.0,
+        }
+    }
+
+    /// Reads a head that has arrived in one piece and has the right form, as most do: what
+    /// [`parse`](Self::parse) says of it, and its length in what was received. `None` if
+    /// [`HeadScanner`](super::HeadScanner) has to say whether more must come or what is wrong.
+    ///
+    /// The scanner would find the same end: what it refuses has not the right form.
+    #[doc(hidden)] // for the benchmarks and the fuzz targets
+    #[must_use]
+    pub fn in_one_piece(
+        received: &[u8],
+        limits: &HeadLimits,
+    ) -> Option<(Result<Self, Refusal>, usize)> {
+        let visible = &received[..received.len().min(limits.effective_max_bytes())];
+        read(visible, limits, true, Self::from_parsed).ok()
     }
 
     /// Why a head is refused of which only this beginning may be looked at, whole lines with as
     /// many headers as are allowed: because of what they say, or because there are more.
     pub(super) fn refuse_beginning(lines: &[u8], limits: &HeadLimits) -> Refusal {
         let head = [lines, b"\r\n"].concat();
-        Self::read(&head, limits, false).err().unwrap_or(Refusal::TooManyHeaders)
+        let checked = read(&head, limits, false, |parsed| check(parsed, false).map(drop));
+        checked.and_then(|(checked, _)| checked).err().unwrap_or(Refusal::TooManyHeaders)
     }
 
-    /// Reads a head: the whole of it, or a beginning in which something may be missing.
-    fn read(head: &[u8], limits: &HeadLimits, is_whole: bool) -> Result<Self, Refusal> {
-        let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-        let mut many;
-        let most = limits.max_headers.min(head.len() / SHORTEST_HEADER);
-        let headers = if most <= few.len() {
-            &mut few[..most]
-        } else {
-            many = vec![MaybeUninit::uninit(); most];
-            &mut many[..]
-        };
-
-        let mut parsed = httparse::Request::new(&mut []);
-        let length = match parsed.parse_with_uninit_headers(head, headers) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => {
-                return Err(Refusal::Malformed("the head is not complete"));
-            }
-            Err(httparse::Error::TooManyHeaders) => {
-                let lines = first_lines(head, limits.max_headers);
-                return Err(Self::refuse_beginning(lines, limits));
-            }
-            Err(error) => return Err(malformed(error)),
-        };
-        let head = &head[..length];
-        if has_bare_lf(head) {
-            return Err(Refusal::Malformed("a line ends in LF without CR"));
-        }
-        if is_whole && length > limits.effective_max_bytes() {
-            return Err(Refusal::HeadTooLarge);
-        }
-        check_target(parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default())?;
-        let http_minor = parsed.version.unwrap_or_default();
-        let said = Said::by(parsed.headers);
-        said.check_host(http_minor, is_whole)?;
-        said.check_body(http_minor)?;
-        if said.keys > 1 {
-            return Err(Refusal::Malformed("more than one Sec-WebSocket-Key"));
-        }
-        let request = Self::from_parsed(&parsed, &said);
-        // What an escape stands for is text, or two paths would come to the same.
-        if !is_text(request.path()) {
-            return Err(Refusal::Malformed("the path is not UTF-8 once it is percent-decoded"));
-        }
-        Ok(request)
-    }
-
-    fn from_parsed(parsed: &httparse::Request<'_, '_>, said: &Said<'_>) -> Self {
-        let method = parsed.method.unwrap_or_default().as_bytes();
-        let target = parsed.path.unwrap_or_default().as_bytes();
+    fn from_parsed(parsed: &httparse::Request<'_, '_>) -> Result<Self, Refusal> {
+        let said = check(parsed, true)?;
+        let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+        let headers = parsed.headers.iter();
+        let lines = std::iter::once((method.as_bytes(), b' ', target.as_bytes()))
+            .chain(headers.map(|header| (header.name.as_bytes(), b':', header.value)));
         let lengths =
-            parsed.headers.iter().map(|header| LENGTH + header.name.len() + 1 + header.value.len());
-        let length = LENGTH + method.len() + 1 + target.len() + lengths.sum::<usize>();
-        let mut pieces = Vec::with_capacity(length);
-        push_piece(&[method, b" ", target], &mut pieces);
-        for header in parsed.headers.iter() {
-            push_piece(&[header.name.as_bytes(), b":", header.value], &mut pieces);
+            lines.clone().map(|(first, _, second)| LENGTH + first.len() + 1 + second.len());
+        let mut pieces = Vec::with_capacity(lengths.sum());
+        for (first, separator, second) in lines {
+            // No line of a head that is kept is as long as this can say.
+            let length = (first.len() + 1 + second.len()) as u16;
+            pieces.extend_from_slice(&length.to_ne_bytes());
+            pieces.extend_from_slice(first);
+            pieces.push(separator);
+            pieces.extend_from_slice(second);
         }
-        Self {
+        Ok(Self {
+            // It is no longer than the head, which has at most 65 535 bytes.
+            params_at: pieces.len() as u16,
             pieces: pieces.into(),
-            // Each header takes at least four of the head's 65 535 bytes.
-            header_count: parsed.headers.len() as u16,
             http_minor: parsed.version.unwrap_or_default(),
             asks_websocket: said.asks_websocket(),
+            is_version_13: said.versions == 1 && said.version == b"13",
             bad_extensions: said.bad_extensions,
-        }
+        })
     }
 
     /// The method, for instance `GET`. Methods are case-sensitive.
     #[must_use]
     pub fn method(&self) -> &str {
         as_text(self.request_line().0)
+    }
+
+    /// Whether this is the method. It spares a look at whether the bytes are text.
+    pub(crate) fn has_method(&self, method: &str) -> bool {
+        self.request_line().0 == method.as_bytes()
     }
 
     /// The request target as it was sent (RFC 9112 §3.2).
@@ -171,11 +161,7 @@ impl Request {
     /// `*` and the target of CONNECT have none, it is empty then and leads nowhere.
     #[must_use]
     pub fn path(&self) -> &str {
-        match self.path_and_query().split('?').next() {
-            Some("") if self.target().contains("://") => "/",
-            Some(path) => path,
-            None => "",
-        }
+        path_of(self.target())
     }
 
     /// The path, percent-decoded. A `/` in it may have been an encoded one. It is the text that was
@@ -188,7 +174,7 @@ impl Request {
     /// What follows the first `?` of the target, as it was sent.
     #[must_use]
     pub fn query_string(&self) -> Option<&str> {
-        let (_, query) = self.path_and_query().split_once('?')?;
+        let (_, query) = path_and_query(self.target()).split_once('?')?;
         Some(query)
     }
 
@@ -224,7 +210,7 @@ impl Request {
 
     /// All parameters of the route, names and decoded values, in the order of its pattern.
     pub fn params(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut pieces = self.pieces().skip(self.first_param()).map(as_text);
+        let mut pieces = Pieces { rest: self.halves().1 }.map(as_text);
         std::iter::from_fn(move || Some((pieces.next()?, pieces.next()?)))
     }
 
@@ -232,9 +218,7 @@ impl Request {
     /// names from the route's pattern, and the percent-decoded values from the path, in the same
     /// order. The parameters of an earlier call are replaced.
     pub fn set_params(&mut self, names: &[impl AsRef<str>], values: &[impl AsRef<str>]) {
-        let mut params = self.pieces();
-        params.by_ref().take(self.first_param()).for_each(drop);
-        let (before, after) = self.pieces.split_at(self.pieces.len() - params.rest.len());
+        let (before, after) = self.halves();
         if names.is_empty() && after.is_empty() {
             return;
         }
@@ -243,8 +227,8 @@ impl Request {
         let mut pieces = Vec::with_capacity(before.len() + lengths.sum::<usize>());
         pieces.extend_from_slice(before);
         for (name, value) in params {
-            push_piece(&[name.as_bytes()], &mut pieces);
-            push_piece(&[value.as_bytes()], &mut pieces);
+            push_piece(name.as_bytes(), &mut pieces);
+            push_piece(value.as_bytes(), &mut pieces);
         }
         self.pieces = pieces.into();
     }
@@ -258,13 +242,14 @@ impl Request {
     /// The first header of this name, in any case, as bytes.
     #[must_use]
     pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
-        self.values(name).next()
+        self.values(name).find(|_| !name.contains(':'))
     }
 
     /// The values of all headers of this name, in any case, in their order; without those that are
     /// not UTF-8. To see how many lines there are, count them in [`headers`](Self::headers).
     pub fn header_values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r str> {
-        self.values(name).filter_map(|value| str::from_utf8(value).ok())
+        let values = self.values(name).filter(|_| !name.contains(':'));
+        values.filter_map(|value| str::from_utf8(value).ok())
     }
 
     /// All headers in their order, names as they were sent, values without the white space around
@@ -315,6 +300,11 @@ impl Request {
         self.asks_websocket
     }
 
+    /// Whether there is exactly one `Sec-WebSocket-Version`, and it is 13.
+    pub(super) fn is_version_13(&self) -> bool {
+        self.is_version_13
+    }
+
     /// Whether a `Sec-WebSocket-Extensions` is not what RFC 6455 §9.1 allows.
     pub(super) fn has_bad_extensions(&self) -> bool {
         self.bad_extensions
@@ -327,44 +317,75 @@ impl Request {
         self.pieces.len()
     }
 
-    /// The target without the scheme and the host that an absolute one begins with.
-    fn path_and_query(&self) -> &str {
-        let target = self.target();
-        if target.starts_with('/') {
-            return target;
-        }
-        let after_scheme = target.split_once("://").map_or("", |(_, rest)| rest);
-        let host_ends = after_scheme.find(['/', '?']);
-        host_ends.map_or("", |at| &after_scheme[at..])
-    }
-
     /// The values of all headers of this name, in any case, in their order. Where their number
-    /// matters, it is these that count.
+    /// matters, it is these that count. The name must be one: a colon ends it.
     pub(super) fn values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r [u8]> {
-        let named =
-            self.fields().filter(move |(each, _)| each.eq_ignore_ascii_case(name.as_bytes()));
-        named.map(|(_, value)| value)
+        let name = name.as_bytes();
+        self.lines().filter_map(move |line| {
+            let value = line.get(name.len()..)?.strip_prefix(b":")?;
+            is_same(&line[..name.len()], name).then_some(value)
+        })
     }
 
     /// The method and the target. Neither has a space in it.
     fn request_line(&self) -> (&[u8], &[u8]) {
-        self.pieces().next().and_then(|line| split_once(line, b' ')).unwrap_or_default()
+        let line = Pieces { rest: self.halves().0 }.next();
+        line.and_then(|line| split_once(line, b' ')).unwrap_or_default()
     }
 
     /// Name and value of each header. A name has no colon in it.
     fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let lines = self.pieces().take(self.first_param()).skip(1);
-        lines.filter_map(|line| split_once(line, b':'))
+        self.lines().filter_map(|line| split_once(line, b':'))
     }
 
-    /// The index of the piece behind the last header.
-    fn first_param(&self) -> usize {
-        1 + usize::from(self.header_count)
+    /// Each header as `name:value`.
+    fn lines(&self) -> Pieces<'_> {
+        let mut pieces = Pieces { rest: self.halves().0 };
+        pieces.next();
+        pieces
     }
 
-    fn pieces(&self) -> Pieces<'_> {
-        Pieces { rest: &self.pieces }
+    /// The request line and the headers, and the parameters.
+    fn halves(&self) -> (&[u8], &[u8]) {
+        self.pieces.split_at_checked(self.params_at.into()).unwrap_or_default()
     }
+}
+
+/// Reads a head, the whole of it or a beginning: what is made of its parts, and how long it is. An
+/// error says that its form is wrong.
+fn read<T>(
+    head: &[u8],
+    limits: &HeadLimits,
+    is_whole: bool,
+    make: impl FnOnce(&httparse::Request<'_, '_>) -> T,
+) -> Result<(T, usize), Refusal> {
+    let mut few = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+    let mut many;
+    let most = limits.max_headers.min(head.len() / SHORTEST_HEADER);
+    let headers = if most <= few.len() {
+        &mut few[..most]
+    } else {
+        many = vec![MaybeUninit::uninit(); most];
+        &mut many[..]
+    };
+
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(head, headers) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => {
+            return Err(Refusal::Malformed("the head is not complete"));
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooManyHeaders),
+        Err(error) => return Err(malformed(error)),
+    };
+    let head = &head[..length];
+    if has_bare_lf(head) {
+        return Err(Refusal::Malformed("a line ends in LF without CR"));
+    }
+    if is_whole && length > limits.effective_max_bytes() {
+        return Err(Refusal::HeadTooLarge);
+    }
+    Ok((make(&parsed), length))
 }
 
 /// Goes through the pieces of a request.
@@ -402,20 +423,35 @@ fn cookie_value(value: &[u8]) -> Option<Cow<'_, str>> {
     percent_decode(quoted.unwrap_or(value)).decode_utf8().ok()
 }
 
-/// Appends a piece made of these parts. What would not fit its length is cut off; nothing that came
-/// in a head is as long as that.
-fn push_piece(parts: &[&[u8]], pieces: &mut Vec<u8>) {
-    let length = parts.iter().map(|part| part.len()).sum::<usize>();
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
+/// Appends a piece. What would not fit its length is cut off.
+fn push_piece(piece: &[u8], pieces: &mut Vec<u8>) {
+    let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
     pieces.extend_from_slice(&length.to_ne_bytes());
-    let end = pieces.len() + usize::from(length);
-    parts.iter().for_each(|part| pieces.extend_from_slice(part));
-    pieces.truncate(end);
+    pieces.extend_from_slice(&piece[..length.into()]);
 }
 
 /// Everything but header values was text when it came in, so this never falls back.
 fn as_text(piece: &[u8]) -> &str {
     simdutf8::basic::from_utf8(piece).unwrap_or_default()
+}
+
+/// The target without the scheme and the host that an absolute one begins with.
+fn path_and_query(target: &str) -> &str {
+    if target.starts_with('/') {
+        return target;
+    }
+    let after_scheme = target.split_once("://").map_or("", |(_, rest)| rest);
+    let host_ends = after_scheme.find(['/', '?']);
+    host_ends.map_or("", |at| &after_scheme[at..])
+}
+
+/// The path of a target, without the query.
+fn path_of(target: &str) -> &str {
+    let both = path_and_query(target);
+    match &both[..position(both.as_bytes(), |byte| byte == b'?').unwrap_or(both.len())] {
+        "" if target.contains("://") => "/",
+        path => path,
+    }
 }
 
 /// RFC 9112 §3.2: the four forms of a target, each with the methods that may use it.
@@ -443,12 +479,33 @@ fn check_target(method: &str, target: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What the headers say, if no two parts of the head contradict each other. In a mere beginning
+/// something may be missing.
+fn check<'h>(parsed: &httparse::Request<'_, 'h>, is_whole: bool) -> Result<Said<'h>, Refusal> {
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    check_target(method, target)?;
+    let http_minor = parsed.version.unwrap_or_default();
+    let said = Said::by(parsed.headers);
+    said.check_host(http_minor, is_whole)?;
+    said.check_body(http_minor)?;
+    if said.keys > 1 {
+        return Err(Refusal::Malformed("more than one Sec-WebSocket-Key"));
+    }
+    // What an escape stands for is text, or two paths would come to the same.
+    if !is_text(path_of(target)) {
+        return Err(Refusal::Malformed("the path is not UTF-8 once it is percent-decoded"));
+    }
+    Ok(said)
+}
+
 /// What the headers say that decides how the request is read, found in one walk through them.
 #[derive(Default)]
 struct Said<'h> {
     hosts: usize,
     host: &'h [u8],
     keys: usize,
+    versions: usize,
+    version: &'h [u8],
     chunked: bool,
     /// The body's length as it was written, and what that means.
     length: Option<(&'h [u8], u64)>,
@@ -463,26 +520,31 @@ struct Said<'h> {
 impl<'h> Said<'h> {
     fn by(headers: &[httparse::Header<'h>]) -> Self {
         let mut said = Self::default();
-        for header in headers {
-            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-            if is("Host") {
-                said.hosts += 1;
-                said.host = header.value;
-            } else if is("Upgrade") {
-                said.upgrade = said.upgrade || lists(header.value, b"websocket");
-            } else if is("Connection") {
-                said.connection = said.connection || lists(header.value, b"upgrade");
-            } else if is("Sec-WebSocket-Key") {
-                said.keys += 1;
-            } else if is("Sec-WebSocket-Extensions") {
-                said.bad_extensions = said.bad_extensions || !is_well_formed(header.value);
-            } else if is("Transfer-Encoding") {
-                said.chunked = true;
-            } else if is("Content-Length")
-                && said.bad_length.is_none()
-                && let Err(refusal) = said.add_lengths(header.value)
-            {
-                said.bad_length = Some(refusal);
+        for &httparse::Header { name, value } in headers {
+            let is = |each: &str| is_same(name.as_bytes(), each.as_bytes());
+            // Few names are as long as one of these.
+            match name.len() {
+                4 if is("Host") => {
+                    said.hosts += 1;
+                    said.host = value;
+                }
+                7 if is("Upgrade") => said.upgrade = said.upgrade || lists(value, b"websocket"),
+                10 if is("Connection") => {
+                    said.connection = said.connection || lists(value, b"Upgrade");
+                }
+                14 if is("Content-Length") && said.bad_length.is_none() => {
+                    said.bad_length = said.add_lengths(value).err();
+                }
+                17 if is("Sec-WebSocket-Key") => said.keys += 1,
+                17 if is("Transfer-Encoding") => said.chunked = true,
+                21 if is("Sec-WebSocket-Version") => {
+                    said.versions += 1;
+                    said.version = value;
+                }
+                24 if is("Sec-WebSocket-Extensions") => {
+                    said.bad_extensions = said.bad_extensions || !is_well_formed(value);
+                }
+                _ => {}
             }
         }
         said
@@ -545,8 +607,10 @@ impl<'h> Said<'h> {
     }
 }
 
+/// Whether a list has this element.
+#[inline(always)] // most have no other: it is one comparison then, of a length that is known
 fn lists(value: &[u8], element: &[u8]) -> bool {
-    elements(value).any(|each| each.eq_ignore_ascii_case(element))
+    value == element || elements(value).any(|each| each.eq_ignore_ascii_case(element))
 }
 
 /// The key and the value of a pair of an `application/x-www-form-urlencoded` query.
@@ -615,26 +679,32 @@ fn first_lines(head: &[u8], headers: usize) -> &[u8] {
 /// Whether this can be a host with an optional port: no spaces, no user name, nothing of a path
 /// (RFC 9110 §7.2).
 fn is_host(text: &[u8]) -> bool {
-    let is_allowed = |byte: u8| {
-        byte.is_ascii_graphic()
-            && !matches!(
-                byte,
-                b'/' | b'?'
-                    | b'#'
-                    | b'@'
-                    | b'\\'
-                    | b'"'
-                    | b'<'
-                    | b'>'
-                    | b'^'
-                    | b'`'
-                    | b'{'
-                    | b'|'
-                    | b'}'
-            )
-    };
-    text.iter().all(|&byte| is_allowed(byte))
+    text.iter().all(|&byte| HOST_BYTES[usize::from(byte)])
 }
+
+const HOST_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        allowed[byte as usize] = !matches!(
+            byte,
+            b'/' | b'?'
+                | b'#'
+                | b'@'
+                | b'\\'
+                | b'"'
+                | b'<'
+                | b'>'
+                | b'^'
+                | b'`'
+                | b'{'
+                | b'|'
+                | b'}'
+        );
+        byte += 1;
+    }
+    allowed
+};
 
 /// `1*DIGIT`: unlike `str::parse`, no sign.
 fn parse_digits(text: &[u8]) -> Option<u64> {

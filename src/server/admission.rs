@@ -38,32 +38,32 @@ pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut
     let Phase::Handshaking(partial) = &mut connection.phase else {
         return keep_early(hub, token, input);
     };
-    let Some(Whole { request, head_only, work }) = take_head(partial, input, &limits) else {
+    let Some(Whole { request, work }) = take_head(partial, input, &limits) else {
         return;
     };
     hub.work += work;
     match request {
         Ok(request) => answer(context, token, request),
-        Err(refusal) => hub.refuse(token, &refusal, head_only),
+        Err((refusal, head_only)) => hub.refuse(token, &refusal, head_only),
     }
     keep_early(context.hub, token, input);
 }
 
 /// A request head that is complete, or refused before it is.
 struct Whole {
-    request: Result<Request, Refusal>,
-    head_only: bool,
+    /// Or why it is refused, and whether it asked by HEAD.
+    request: Result<Request, (Refusal, bool)>,
     work: usize,
 }
 
 impl Whole {
-    fn parse(head: &[u8], limits: &HeadLimits) -> Self {
-        let (request, head_only) = (Request::parse(head, limits), asks_head(head));
-        Self { request, head_only, work: HEAD + head.len() * HEAD_BYTE }
+    fn new(request: Result<Request, Refusal>, head: &[u8]) -> Self {
+        let request = request.map_err(|refusal| (refusal, asks_head(head)));
+        Self { request, work: HEAD + head.len() * HEAD_BYTE }
     }
 
     fn refuse(refusal: Refusal, head: &[u8]) -> Self {
-        Self { request: Err(refusal), head_only: asks_head(head), work: 0 }
+        Self { request: Err((refusal, asks_head(head))), work: 0 }
     }
 }
 
@@ -73,24 +73,15 @@ fn take_head(
     input: &mut &mut [u8],
     limits: &HeadLimits,
 ) -> Option<Whole> {
-    let Some(head) = partial else {
-        // Most heads come whole: they are not copied.
-        let mut head = Head::default();
-        return match head.scanner.scan(input, limits) {
-            Ok(Scan::Complete(len)) => {
-                let whole = Whole::parse(&input[..len], limits);
-                advance(input, len);
-                Some(whole)
-            }
-            Ok(Scan::Partial) => {
-                head.received.extend_from_slice(input);
-                *partial = Some(Box::new(head));
-                advance(input, input.len());
-                None
-            }
-            Err(refusal) => Some(Whole::refuse(refusal, input)),
-        };
-    };
+    // Most heads come whole: they are neither scanned nor copied.
+    if partial.is_none()
+        && let Some((request, len)) = Request::in_one_piece(input, limits)
+    {
+        let whole = Whole::new(request, &input[..len]);
+        advance(input, len);
+        return Some(whole);
+    }
+    let head = partial.get_or_insert_default();
     let before = head.received.len();
     // The scanner lets no head of that length go on.
     let take = input.len().min(limits.max_bytes.saturating_sub(before));
@@ -98,7 +89,8 @@ fn take_head(
     match head.scanner.scan(&head.received, limits) {
         Ok(Scan::Complete(len)) => {
             advance(input, len - before);
-            Some(Whole::parse(&head.received[..len], limits))
+            let head = &head.received[..len];
+            Some(Whole::new(Request::parse(head, limits), head))
         }
         Ok(Scan::Partial) => {
             advance(input, take);
@@ -186,7 +178,7 @@ fn undecided(hub: &mut Hub, token: Token) {
 /// Finds what is at the path of a request, and asks the filters.
 fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
     let (hub, registry) = (&mut *context.hub, context.registry);
-    let head_only = request.method() == "HEAD";
+    let head_only = request.has_method("HEAD");
     let Some((place, values)) = registry.places.find(request.path()) else {
         return hub.refuse(token, &Refusal::NotFound, head_only);
     };
@@ -280,10 +272,10 @@ fn check_room(hub: &Hub) -> Result<(), Refusal> {
 
 /// HEAD is allowed where GET is, at every path (RFC 9110 §9.1).
 fn check_method(request: &Request) -> Result<(), Refusal> {
-    match request.method() {
-        "GET" | "HEAD" => Ok(()),
-        _ => Err(Refusal::MethodNotAllowed { allow: "GET, HEAD" }),
+    if request.has_method("GET") || request.has_method("HEAD") {
+        return Ok(());
     }
+    Err(Refusal::MethodNotAllowed { allow: "GET, HEAD" })
 }
 
 /// Everything about an upgrade that can be wrong, in the order in which it counts.
@@ -297,7 +289,7 @@ fn check_upgrade(hub: &Hub, policy: &Policy, request: &Request) -> Result<Key, R
         return Err(Refusal::OriginNotAllowed);
     }
     check_room(hub)?;
-    if request.method() == "HEAD" {
+    if request.has_method("HEAD") {
         return Err(Refusal::UpgradeRequired);
     }
     Ok(key)
