@@ -528,15 +528,17 @@ impl<'h> Said<'h> {
         let mut said = Self::default();
         for &httparse::Header { name, value } in headers {
             let is = |each: &str| is_same(name.as_bytes(), each.as_bytes());
+            // Most lists have no other element.
+            let lists = |element: &[u8]| value == element || lists(value, element);
             // Few names are as long as one of these.
             match name.len() {
                 4 if is("Host") => {
                     said.hosts += 1;
                     said.host = value;
                 }
-                7 if is("Upgrade") => said.upgrade = said.upgrade || lists(value, b"websocket"),
+                7 if is("Upgrade") => said.upgrade = said.upgrade || lists(b"websocket"),
                 10 if is("Connection") => {
-                    said.connection = said.connection || lists(value, b"Upgrade");
+                    said.connection = said.connection || lists(b"Upgrade");
                 }
                 14 if is("Content-Length") && said.bad_length.is_none() => {
                     said.bad_length = said.add_lengths(value).err();
@@ -614,9 +616,8 @@ impl<'h> Said<'h> {
 }
 
 /// Whether a list has this element.
-#[inline(always)] // most have no other: it is one comparison then, of a length that is known
 fn lists(value: &[u8], element: &[u8]) -> bool {
-    value == element || elements(value).any(|each| each.eq_ignore_ascii_case(element))
+    elements(value).any(|each| each.eq_ignore_ascii_case(element))
 }
 
 /// The key and the value of a pair of an `application/x-www-form-urlencoded` query.
