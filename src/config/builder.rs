@@ -195,14 +195,21 @@ impl Builder {
         self
     }
 
-    /// The most that may wait for one connection's socket, in bytes, frame headers included. It is
-    /// what the peer may be behind: the kernel holds only [`notsent_lowat`](Self::notsent_lowat)
-    /// more, and what is in flight. So it must hold the largest burst that a slow reader is to get.
-    /// A connection for which more would wait, after its socket was offered what there is, is
-    /// disconnected with [`Error::SlowConsumer`](crate::Error::SlowConsumer), unless
-    /// [`slow_reader`](Self::slow_reader) says otherwise; a single message that is larger is
-    /// refused as such. (A message of exactly this length may wait alone, its header beside it.)
-    /// Default: 1 MiB, at least 1 KiB.
+    /// The longest outbox of one connection, in bytes: messages that its socket has not taken, frame
+    /// headers included. Default: 1 MiB, at least 1 KiB.
+    ///
+    /// It bounds how far a peer may be behind. The kernel holds at most
+    /// [`notsent_lowat`](Self::notsent_lowat) bytes more, and what is in flight to the peer. So set
+    /// it to the largest burst that a slow reader is to get.
+    ///
+    /// When a message has no room, the outbox is first offered to the socket. (With a policy other
+    /// than the default, a socket that was found full is not asked again.) If there is still no
+    /// room, [`slow_reader`](Self::slow_reader) says what happens. By default the connection is
+    /// disconnected with [`Error::SlowConsumer`](crate::Error::SlowConsumer).
+    ///
+    /// A single message that is longer than this limit is refused with
+    /// [`EmitError::TooLarge`](crate::EmitError::TooLarge), and the connection stays open. A message
+    /// of exactly this length has room when nothing else waits; its header is not counted then.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self
@@ -216,17 +223,24 @@ impl Builder {
         self
     }
 
-    /// Fires [`Event::Pressure`](crate::Event::Pressure) when this many bytes wait for a
-    /// connection. It never fires when nothing waits any more. From 1 to
-    /// [`max_outbox`](Self::max_outbox); default: half of that.
+    /// Fires [`Event::Pressure`](crate::Event::Pressure) when a connection's outbox reaches this many
+    /// bytes and its socket takes nothing.
+    ///
+    /// Range: 1 to [`max_outbox`](Self::max_outbox). Default: half of `max_outbox`. With all
+    /// defaults that is 512 KiB.
+    ///
+    /// Listeners are called when the running callback has returned. If the outbox has sunk to
+    /// [`low_water`](Self::low_water) by then, `pressure` does not fire.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.high_water = Some(bytes);
         self
     }
 
-    /// Fires [`Event::Relief`](crate::Event::Relief) when no more than this many bytes wait for a
-    /// connection for which `pressure` has fired. Default: a quarter of
-    /// [`high_water`](Self::high_water); it must be less than that.
+    /// Fires [`Event::Relief`](crate::Event::Relief) when the outbox of a connection for which
+    /// `pressure` has fired sinks to this many bytes or fewer.
+    ///
+    /// Range: 0 to [`high_water`](Self::high_water) less one. Default: a quarter of `high_water`.
+    /// With all defaults that is 128 KiB.
     pub fn low_water(mut self, bytes: usize) -> Self {
         self.low_water = Some(bytes);
         self
@@ -260,31 +274,46 @@ impl Builder {
         self
     }
 
-    /// How much one turn of the loop does before the rest is left for the next, which then does not
-    /// wait. A unit stands for a microsecond at most on a machine of 2024, and much less where
-    /// nothing is hostile:
+    /// The budget of one turn of the loop, in units of work. What is beyond it is left for the next
+    /// turn, which then does not wait. Default: 8192, at least 1.
     ///
-    /// - a message, a ping or a pong counts 1, and each KiB that is read 1 more;
-    /// - each KiB that a blocked socket takes counts 1;
-    /// - a request counts 16, each KiB of its head 8, and each piece in which it comes 4;
-    /// - an answer to a deferred request counts 16, and all of them get an eighth of the budget;
-    /// - a connection that ends counts 16, and each topic that it was in 2;
-    /// - a timeout counts 4.
+    /// One unit takes at most a microsecond on a machine of 2024, and much less where no peer is
+    /// hostile. So the default bounds a turn to about 8 ms, without the time of your callbacks. A
+    /// small budget suits a loop that has something else to do between turns.
     ///
-    /// What a callback does counts only as far as it is in this list. A broadcast reaches all its
-    /// connections in the same turn. Of commands, timers and timeouts a turn handles as many as the
-    /// budget, and 1024 at most. At least one message is handled whole, whatever it costs, and one
-    /// read of a [`receive_buffer`](Self::receive_buffer) may exceed the budget. What is beyond the
-    /// budget in the middle of a read is kept: a buffer's length for the whole server, and 1.5 KiB
-    /// for each connection.
+    /// | work | units |
+    /// |---|---|
+    /// | a message, a ping or a pong that comes in | 1 |
+    /// | each KiB that is read | 1 |
+    /// | each KiB that a blocked socket takes | 1 |
+    /// | a request | 16 |
+    /// | each KiB of a request's head | 8 |
+    /// | each piece in which a request comes | 4 |
+    /// | an answer to a deferred request | 16 |
+    /// | the end of a connection | 16 |
+    /// | each topic that the connection was in | 2 |
+    /// | a timeout | 4 |
     ///
-    /// A connection that sends little comes before those that have more than their share. These
-    /// take turns, and have half of the budget at least. Input behind a close frame or a response
-    /// of ours gets an eighth of the budget more, and so do timeouts and removals if the budget is
-    /// spent.
+    /// Some work has a part of the budget of its own:
     ///
-    /// A small budget suits a loop that has something else to do in between. Default: 8192, at
-    /// least 1.
+    /// - Answers to deferred requests get an eighth of the budget in one turn.
+    /// - Input behind our own close frame or response gets another eighth.
+    /// - Timeouts and removals get another eighth if the budget is spent.
+    /// - Of commands, timers and timeouts, a turn handles at most as many as the budget has units,
+    ///   and at most 1024 of each.
+    ///
+    /// Connections share the budget. One that sends little is served before those that have more
+    /// than their share. These take turns, and have at least half of the budget.
+    ///
+    /// A turn may exceed the budget:
+    ///
+    /// - It handles at least one message whole, whatever that costs.
+    /// - One read of a [`receive_buffer`](Self::receive_buffer) may exceed it.
+    /// - A broadcast reaches all its connections in the same turn.
+    /// - The work of your callbacks counts only as far as it is in the table.
+    ///
+    /// If the budget ends in the middle of a read, the rest of the input is kept: at most one
+    /// buffer's length for the whole server, and 1.5 KiB for each connection.
     pub fn work_per_turn(mut self, work: usize) -> Self {
         self.work_per_turn = work;
         self

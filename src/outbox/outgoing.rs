@@ -51,16 +51,25 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
     }
 }
 
-/// A message that makes the ones before it with the same key worthless, as a price or a position
-/// does: while a peer's socket takes nothing, a waiting message with this key is replaced, in its
-/// place. A slow reader gets fewer messages, but current ones, and each one whole.
+/// A message of which only the latest value counts, as with a price or a position: it replaces a
+/// waiting message with the same key.
 ///
-/// What the socket has taken, or was being offered when it was found full, is sent; so a reader
-/// that goes on gets older values first. Linux takes up to 4 MiB for a TCP socket: where that is
-/// too much, give it a smaller `SO_SNDBUF` ([`Socket::transport`](crate::Socket::transport)). Keys
-/// are numbers, so that none is copied: give each name a number once. They belong to one
-/// connection. What waits with a key takes more memory than its bytes, and counts 128 bytes more
-/// against [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB.
+/// `Latest(key, message)` works with every verb that sends. While a peer's socket takes nothing,
+/// messages wait in its outbox. If one with the same key waits there, the new one takes its place in
+/// the order. So a slow reader gets fewer messages, each of them whole, and the newest value of each
+/// key. While the socket takes messages, nothing is replaced.
+///
+/// **What is not replaced.** What the socket has taken, or was being offered when it was found full,
+/// is sent. So a reader that goes on after a pause gets older values first. On Linux that is up to
+/// 128 KiB in the server's kernel ([`Builder::notsent_lowat`](crate::Builder::notsent_lowat)), and
+/// what is in flight or in the peer's receive buffer. For less, set a lower `notsent_lowat`.
+///
+/// **Keys** are numbers, so that none is copied: give each name a number once. A key belongs to one
+/// connection. The same key on another connection replaces nothing here.
+///
+/// **Memory.** A waiting message with a key counts 128 bytes more than its frame against
+/// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB. The number
+/// of keys bounds the number of such messages.
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>) {

@@ -296,9 +296,10 @@ impl<S> Sockets<'_, S> {
     /// loop with the state, the sockets and the source lent. The mio to make sources with is
     /// [`ikisocket::mio`](crate::mio).
     ///
-    /// Readiness is edge-triggered: it is told once, when it begins. Read, or write, until it would
-    /// block, or nobody tells of the rest; a callback that wants to stop before asks to be called
-    /// again with [`wake_source`](Self::wake_source). There may be calls for nothing.
+    /// Readiness is edge-triggered: the callback is called once, when readiness begins. Read or write
+    /// until the source would block, or schedule the next call with
+    /// [`wake_source`](Self::wake_source). If a callback leaves data unread without that, no further
+    /// event arrives for it. A callback may also be called when there is nothing to do.
     ///
     /// The source belongs to the server until it is [removed](Self::remove_source) or the server is
     /// dropped; then it is deregistered and dropped. A panic in the callback is caught, and the
@@ -362,9 +363,17 @@ impl<S> Sockets<'_, S> {
             .is_some()
     }
 
-    /// Has a source's callback called in the next turn, as if all that it waits for were there;
-    /// whether there is such a source. It is for a callback that stops before it would block, so
-    /// that others come between, and for whoever has something for it to write.
+    /// Schedules a source's callback for the next turn, as if the source were ready for everything
+    /// in its interest. Returns whether there is such a source.
+    ///
+    /// The next turn then does not wait. Several calls before it lead to one call of the callback.
+    ///
+    /// There are two uses:
+    ///
+    /// - A callback stops before the source would block, so that others are served in between. It
+    ///   calls this for its own source (`readiness.id`). If it stops without this call, no further
+    ///   event arrives for the data that it left.
+    /// - Another callback has produced something for the source to write.
     pub fn wake_source(&mut self, source: SourceId) -> bool {
         self.registry.sources.wake(source)
     }
