@@ -1,9 +1,9 @@
-//! A WebSocket server with events, for people who own their thread.
+//! A WebSocket server with events, for programs that own their thread.
 //!
 //! The model is that of Go's ikisocket (later `socketio`): listeners on named events, `emit`,
 //! `emit_to`, `broadcast`, `fire`, attributes, and a uuid for each connection. Underneath is one
-//! single-threaded epoll loop that you turn yourself: no async runtime, no thread but yours, no
-//! lock, no `unsafe`.
+//! single-threaded epoll loop that you turn yourself. There is no async runtime, no thread but
+//! yours, no lock around your state, and no `unsafe` in this crate.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Server};
@@ -14,11 +14,12 @@
 //! }
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut server = Server::bind("127.0.0.1:3000", Room::default())?;
+//!     let mut server = Server::bind("127.0.0.1:3000", Room::default())?; // it owns the state
 //!     server.on(Event::Message, |room, ep| {
 //!         room.messages += 1;
-//!         ep.kws.broadcast_all(ep.data); // to everybody, with the kind that it came with
+//!         ep.kws.broadcast_all(ep.data); // to all connections, as text or binary, as it came
 //!     });
+//!     // Runs once for each connection, right after the upgrade.
 //!     server.route("/ws/:name", |room, kws| {
 //!         let name = kws.param("name").unwrap_or_default().to_owned();
 //!         kws.emit(format!("Hello {name}, {} messages so far", room.messages));
@@ -29,76 +30,109 @@
 //! }
 //! ```
 //!
-//! # State is lent
+//! `kws` is one connection, a [`Socket`]. `ep` is an [`EventPayload`]: the connection (`ep.kws`),
+//! the message (`ep.data`), and what else the event tells.
 //!
-//! The server owns your state. Every callback gets `&mut` of it as its first argument and the
-//! connection as its second, so both can be used at once, with no `Rc`, `RefCell` or lock.
-//! Callbacks are `Fn`: what must change lives in the state.
+//! # The model
 //!
-//! Two nouns have all the verbs. [`Sockets`] are the open connections: `emit_to`, `broadcast`,
-//! `fire`, `get`, `len`, `shutdown`. [`Socket`] is one of them (`kws`), and [`Socket::sockets`]
-//! leads from one to all. Between turns [`Server::lend`] gives the state and the sockets.
+//! **State is lent.** The server owns your state. Each callback gets `&mut` of it as its first
+//! argument, and the connection or the connections beside it. Both can be used at once, with no
+//! `Rc`, `RefCell` or lock. Between turns of the loop [`Server::lend`] gives the state and the
+//! connections.
+//!
+//! **Listeners are `Fn`.** So are routes, filters and pages: what they change lives in the state. A
+//! timer or a command of another thread runs once and is `FnOnce`. Intervals and sources are
+//! `FnMut`.
+//!
+//! **Two nouns have all the verbs.** [`Sockets`] are the open connections: `emit_to`, `broadcast`,
+//! `fire`, `get`, `len`, `shutdown`. [`Socket`] is one of them. [`Socket::sockets`] leads from one
+//! to all of them.
 //!
 //! # The rules
 //!
-//! - **Only `fire` calls listeners.** Everything else that happens inside a callback (a close, a
-//!   failed `emit_to`, a full outbox, a panic) is told when the outermost callback has returned, in
-//!   order. A broadcast never runs your code half-way.
-//! - **`disconnect` is last.** It comes exactly once for each connection whose route callback ran,
-//!   and nothing comes after it. In it, the uuid, attributes and request still answer.
-//! - **Nothing emitted is lost before a close.** A close frame goes out behind everything that was
-//!   emitted before it, and a peer that reads at [`Builder::closing_rate`] gets all of it. The
-//!   exceptions are a full outbox (see [`SlowReader`]), [`Socket::abort`], a shutdown's deadline,
-//!   and a connection that fails. Nothing is reordered between an emit and the socket; only pings
-//!   and pongs may pass messages that wait.
-//! - **No connection stays.** When a connection stops being open, or a response is queued, its end
-//!   is fixed. Nothing that the peer does moves it.
-//! - **Nobody waits for a slow reader.** An emit never blocks. What a socket does not take waits in
-//!   memory, up to [`Builder::max_outbox`]; past that the connection fails with
-//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another, and nobody else notices.
-//! - **One recv, one send.** An echo costs one system call for each. Sockets are registered once.
-//! - **Encode once.** A broadcast is encoded once, and sent to everybody from the same bytes.
-//! - **No buffer while idle.** A connection that has nothing to say and nothing to hear owns no
-//!   buffer.
-//! - **Gone is gone.** What grows with the number of connections is given back when most of them
-//!   have gone, and what grows with the number of topics when most topics have ended.
-//! - **Bounded everything.** Messages, outboxes, request heads, handshakes and the work of a turn
-//!   have limits; see [`Builder`].
-//! - **A panic stays where it was.** Each value that was left with the server is dropped under a
-//!   guard of its own. A panic is caught, [`Server::on_panic`] is told, and the connection it
-//!   happened on is closed with 1011 if it is open, but for one in an `error` listener, which
-//!   closes nothing. A request whose filter or page panics gets 500.
+//! Each rule has tests. Its exceptions stand beside it.
+//!
+//! - **Only `fire` runs listeners inside a callback.** Everything else that happens there (a close,
+//!   a failed `emit_to`, a full outbox, a panic) is recorded. Its events fire in order when the
+//!   outermost callback has returned. So a broadcast never runs your code halfway through.
+//! - **`disconnect` is last.** It fires exactly once for each connection whose route callback ran,
+//!   and no other event of the library fires after it. In it the uuid, the attributes and the
+//!   request still answer (the request unless the route [forgets](RouteOptions::forget_request)
+//!   it). Exception: a server that is dropped fires nothing more.
+//! - **Nothing emitted is lost before a close.** The close frame goes out behind everything that
+//!   was emitted before it, and a peer that reads at the [closing rate](Builder::closing_rate) gets
+//!   all of it. Exceptions: a refused message, what a [`SlowReader`] policy or [`Latest`] drops,
+//!   [`Socket::abort`], the deadline of a shutdown, a server that is dropped, and a connection that
+//!   fails. Nothing is reordered between an emit and the socket, but pings and pongs may pass
+//!   messages that wait.
+//! - **No connection stays.** When a connection stops being open, or its response is queued, its
+//!   end is fixed. Nothing that the peer does moves it. (An open connection whose peer answers
+//!   pings stays.)
+//! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
+//!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
+//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another. No other connection is
+//!   affected.
+//! - **One recv, one send.** An echo costs one system call for each, and a socket is registered
+//!   once. Exceptions: Unix sockets need one more read, and large messages more of both.
+//! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
+//!   Exception: [compression](manual::compression) encodes once for each kind of connection, or for
+//!   each connection.
+//! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
+//!   buffer. Exception: compression with a context of its own.
+//! - **Memory is given back.** What grows with the number of connections is freed when most of them
+//!   have ended, and what grows with the number of topics when most topics have ended.
+//! - **Everything is bounded.** Messages, outboxes, request heads, handshakes and the work of a
+//!   turn have [limits](manual::limits). Not limited by default: the number of connections, and how
+//!   many messages a client sends in a second.
+//! - **A panic stays where it was.** It is caught, [`Server::on_panic`] is called, and its
+//!   connection is closed with 1011 if it is open. A panic in an `error` listener closes nothing. A
+//!   request whose filter or page panics gets 500. Each value that was left with the server is
+//!   dropped under a guard of its own. With `panic = "abort"` nothing is caught.
 //!
 //! # What is not guaranteed
 //!
-//! Timeouts and timers are coarse: they have whole milliseconds, and come as late as you poll late.
-//! An emit's `Queued` says that the message will be offered to the socket, not that the peer has
-//! read it. A listener that takes long delays everybody: the thread is yours. Memory that is given
-//! back goes to the allocator; what of it goes back to the operating system, and when, is the
-//! allocator's affair. There is no TLS: put a reverse proxy in front.
+//! Timeouts and timers have whole milliseconds, and come late if you poll late. An emit's
+//! [`Queued`](Emitted::Queued) says that the message will be offered to the socket, not that the
+//! peer has read it. A listener that takes long delays all connections: the thread is yours. Freed
+//! memory goes to the allocator, which decides what of it goes back to the operating system, and
+//! when.
 //!
-//! # Versions of other crates
-//!
-//! The public interface contains types of three other crates: [`mio`] 1 (the sources and interests
-//! of [`Server::add_source`]), `uuid` 1 ([`Uuid`]) and `bytes` 1 (a [`Message`] can be made from
-//! `Bytes`). This crate re-exports the first two. Log records go to `log` 0.4, and a logger
-//! receives them only if it uses the same version. A new major version of one of these four is a
-//! breaking change of this crate; for `log` 0.4 that is also 0.5. All other dependencies are
-//! internal and may change in any release. The same holds for items that exist but are absent from
-//! this documentation: this crate's own tests, benchmarks and fuzz targets use them.
-//!
-//! # The parts without I/O
-//!
-//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
-//! [`protocol`] speaks both roles.
+//! There is no TLS: put a reverse proxy in front ([nginx or haproxy](manual::cookbook::proxies)).
+//! There is no POST and no HTTP beyond small GET pages, no client, no Redis, and one loop for each
+//! server.
 //!
 //! # The manual
 //!
-//! The chapters are modules: [the loop](manual::the_loop), [emitting and slow readers](manual::emitting),
-//! [topics](manual::topics), [time, threads and sources](manual::time_and_threads),
-//! [compression](manual::compression), [closing](manual::closing), [metrics and logging](manual::metrics),
-//! [testing](manual::testing), [restarting without downtime](manual::restarting),
-//! [from Go](manual::from_go), [the cookbook](manual::cookbook).
+//! | chapter | |
+//! |---|---|
+//! | [The loop](manual::the_loop) | `run`, `poll`, what a turn does |
+//! | [Events and their order](manual::events) | which events fire when, as tables |
+//! | [Emitting and slow readers](manual::emitting) | the verbs that send, backpressure, `Latest` |
+//! | [Topics](manual::topics) | groups, rooms, publish and subscribe |
+//! | [Requests, filters, pages](manual::requests) | routes, logins, health checks, refusals |
+//! | [Time, threads, sources](manual::time_and_threads) | timers, other threads, foreign loops, busy polling |
+//! | [Compression](manual::compression) | permessage-deflate, and clients with faults |
+//! | [Close codes](manual::close_codes) | which code to send, what a code means |
+//! | [Closing and its rates](manual::closing) | how long a close takes |
+//! | [Limits and memory](manual::limits) | every limit with its default |
+//! | [Metrics and logging](manual::metrics) | `Stats`, Prometheus, the log |
+//! | [Testing](manual::testing) | your server in memory, with a clock that you move |
+//! | [Restarting without downtime](manual::restarting) | listening sockets, handover |
+//! | [From Go](manual::from_go) | a row for every function of ikisocket |
+//! | [The cookbook](manual::cookbook) | whole programs: JSON, login, rooms, rate limit, nginx, systemd |
+//!
+//! # Other crates, and the parts without I/O
+//!
+//! The public interface has types of three other crates: [`mio`] 1 (sources and interests), `uuid`
+//! 1 ([`Uuid`]) and `bytes` 1 (a [`Message`] can be made from `Bytes`). This crate re-exports the
+//! first two. Log records go to `log` 0.4; a logger receives them only if it uses the same version.
+//! A new major version of one of these four (for `log` also 0.5) is a breaking change of this
+//! crate. All other dependencies are internal and may change in any release, and so may items that
+//! are absent from this documentation: this crate's own tests, benchmarks and fuzz targets use
+//! them.
+//!
+//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
+//! [`protocol`] decodes and encodes for both roles.
 
 mod config;
 mod error;

@@ -1,14 +1,17 @@
-//! The manual, in chapters: [`crate`] is its front page.
+//! The manual, in chapters. Its front page is that of the [crate].
 //!
 //! The chapters are Markdown files beside this one. They exist for `rustdoc` alone: a build of the
 //! library does not see them. Each example in them is a doc test.
 
-// The links in the chapters are looked for here.
+// Links in the chapters are resolved here.
 #[allow(unused_imports)]
 use crate::*;
 
 #[doc = include_str!("loop.md")]
 pub mod the_loop {}
+
+#[doc = include_str!("events.md")]
+pub mod events {}
 
 #[doc = include_str!("emitting.md")]
 pub mod emitting {}
@@ -16,19 +19,66 @@ pub mod emitting {}
 #[doc = include_str!("topics.md")]
 pub mod topics {}
 
+#[doc = include_str!("requests.md")]
+pub mod requests {}
+
 #[doc = include_str!("time_and_threads.md")]
 pub mod time_and_threads {}
 
+// Without the feature, the links to what it brings lead to the chapter that says how to get it.
 #[doc = include_str!("compression.md")]
+#[doc = ""]
+#[cfg_attr(feature = "deflate", doc = "[`Deflate`]: crate::Deflate")]
+#[cfg_attr(not(feature = "deflate"), doc = "[`Deflate`]: crate::manual::compression")]
 pub mod compression {}
+
+#[doc = include_str!("close_codes.md")]
+pub mod close_codes {}
 
 #[doc = include_str!("closing.md")]
 pub mod closing {}
+
+#[doc = include_str!("limits.md")]
+#[doc = ""]
+#[cfg_attr(feature = "deflate", doc = "[`Deflate`]: crate::Deflate")]
+#[cfg_attr(not(feature = "deflate"), doc = "[`Deflate`]: crate::manual::compression")]
+pub mod limits {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
 
 #[doc = include_str!("testing.md")]
+#[doc = ""]
+#[cfg_attr(
+    feature = "testing",
+    doc = "[`Harness`]: crate::testing::Harness
+[`Upgrade`]: crate::testing::Upgrade
+[`Faults`]: crate::testing::Faults
+[`Harness::get`]: crate::testing::Harness::get
+[`Harness::ask`]: crate::testing::Harness::ask
+[`Harness::wait_for`]: crate::testing::Harness::wait_for
+[`Harness::advance`]: crate::testing::Harness::advance
+[`Harness::stop_reading`]: crate::testing::Harness::stop_reading
+[`Harness::dial`]: crate::testing::Harness::dial
+[`Harness::write`]: crate::testing::Harness::write
+[`Harness::by_hand`]: crate::testing::Harness::by_hand
+"
+)]
+#[cfg_attr(
+    not(feature = "testing"),
+    doc = "[`Harness`]: crate::manual::testing
+[`Upgrade`]: crate::manual::testing
+[`Faults`]: crate::manual::testing
+[`Harness::get`]: crate::manual::testing
+[`Harness::ask`]: crate::manual::testing
+[`Harness::wait_for`]: crate::manual::testing
+[`Harness::advance`]: crate::manual::testing
+[`Harness::stop_reading`]: crate::manual::testing
+[`Harness::dial`]: crate::manual::testing
+[`Harness::write`]: crate::manual::testing
+[`Harness::by_hand`]: crate::manual::testing
+"
+)]
 pub mod testing {}
 
 #[doc = include_str!("restarting.md")]
@@ -38,4 +88,40 @@ pub mod restarting {}
 pub mod from_go {}
 
 #[doc = include_str!("cookbook.md")]
-pub mod cookbook {}
+pub mod cookbook {
+    #[allow(unused_imports)]
+    use super::*;
+
+    #[doc = include_str!("cookbook/json.md")]
+    pub mod json {}
+
+    #[doc = include_str!("cookbook/login.md")]
+    pub mod login {}
+
+    #[doc = include_str!("cookbook/rooms.md")]
+    pub mod rooms {}
+
+    #[doc = include_str!("cookbook/request_response.md")]
+    pub mod request_response {}
+
+    #[doc = include_str!("cookbook/rate_limit.md")]
+    pub mod rate_limit {}
+
+    #[doc = include_str!("cookbook/history.md")]
+    pub mod history {}
+
+    #[doc = include_str!("cookbook/signals.md")]
+    pub mod signals {}
+
+    #[doc = include_str!("cookbook/restart.md")]
+    pub mod restart {}
+
+    #[doc = include_str!("cookbook/proxies.md")]
+    pub mod proxies {}
+
+    #[doc = include_str!("cookbook/systemd.md")]
+    pub mod systemd {}
+
+    #[doc = include_str!("cookbook/tests.md")]
+    pub mod tests {}
+}
