@@ -72,9 +72,10 @@ impl Running {
         Err(format!("{count} connections cannot be held: see ulimit -n").into())
     }
 
-    /// Ends the server in its own time, as an interrupt at the keyboard would.
+    /// Asks the server to end, and waits for that. A program that was started in the background
+    /// may ignore SIGINT, so this is SIGTERM.
     pub fn interrupt(mut self) -> Result<(), Box<dyn Error>> {
-        Command::new("kill").args(["-INT", &self.pid()]).status()?;
+        Command::new("kill").args(["-TERM", &self.pid()]).status()?;
         if let Some(process) = &mut self.process {
             process.wait()?;
         }
