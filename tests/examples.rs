@@ -432,16 +432,20 @@ fn nothing_that_a_client_sends_harms_the_chat() {
     );
     while page.json_text() != message("mallory", "page", "", r#"{"left":"page"}"#) {}
 
-    let long = "n".repeat(10_000);
+    let (long, cut) = ("n".repeat(10_000), "n".repeat(39) + "…");
     for (written, name) in [
         ("%3Cscript%3E", "<script>"),
         ("a%0Ab%1B%5B2J%00", "a\nb\u{1b}[2J\0"),
         ("%F0%9F%A6%80%E2%80%AE%CC%81", "🦀\u{202e}\u{301}"),
         ("%2F..%2F", "/../"),
-        (&long, &long),
+        (&long, &cut),
     ] {
         let mut odd = chat.plain(&format!("/ws/{written}"));
         odd.welcome(name);
+        if written == long {
+            let notice = format!("Your name was too long, it is now: {cut} (40 characters)");
+            assert_eq!(odd.text(), notice);
+        }
         assert_eq!(page.json(), json!({ "joined": name }));
         page.send(json!({ "to": name, "data": "welcome" }).to_string());
         assert_eq!(odd.text(), message("page", name, "", "welcome"));
@@ -454,6 +458,12 @@ fn nothing_that_a_client_sends_harms_the_chat() {
             name.replace(char::is_control, "\u{fffd}")
         ));
     }
+    // A page gets 4000 characters of a message, and its sender learns that.
+    mallory.send(message("", "page", "", &"é".repeat(4001)));
+    let cut = "é".repeat(3999) + "…";
+    assert_eq!(page.json_text(), message("mallory", "page", "", &cut));
+    while mallory.text() != "Your message to page was cut: it gets 4000 characters" {}
+
     assert!(chat.connect("/ws/", None).is_err_and(|error| error.contains("404")));
     chat.interrupt([mallory, page]);
 }

@@ -3,26 +3,29 @@
 //!
 //! `cargo run --example chat [ADDR]`, then open <http://127.0.0.1:3000> in two tabs.
 //!
-//! A plain client connects to `/ws/<name>`. It gets `Hello user: …` and, of everybody who comes
-//! later, `New user connected: …`; it sends `{"from","to","event","data"}` and whoever is called
+//! A plain client connects to `/ws/<name>`. It gets `Hello user: …`, and `New user connected: …`
+//! for each client that comes later. It sends `{"from","to","event","data"}`, and the client called
 //! `to` gets these very bytes. `from` is what the sender claims.
 //!
-//! A client that asks for the subprotocol `chat-page` gets the same two lines (the page skips them:
-//! they are no JSON) and beside them:
+//! A client that asks for the subprotocol `chat-page` gets the same lines, which the page skips
+//! because they are no JSON. It gets JSON, too:
 //!
 //! | from the server | meaning |
 //! |---|---|
 //! | `{"you": name, "here": [name…]}` | welcome: this is you, and these are here, you included |
-//! | `{"joined": name}`, `{"left": name}` | somebody came or went, perhaps a plain client |
-//! | `{"from","to","event","data"}` | a message to you, or your own come back because it was delivered. Here `from` is true: the server says it |
-//! | `{"undelivered": name}` | your message did not reach this name: most often because nobody has it |
+//! | `{"joined": name}`, `{"left": name}` | a person came or went, with a page or a plain client |
+//! | `{"from","to","event","data"}` | a message to you, or your own, which comes back because it was delivered. Here `from` is true: the server says it |
+//! | `{"undelivered": name}` | your message did not reach this name: most often no client has it |
 //!
-//! It sends `{"to","data"}`. An empty `to` is everybody (nobody's name is empty): pages see it as
-//! it is, a plain client gets an ordinary message with its own name in `to`, so it never meets
-//! anything that the Go example could not have sent.
+//! It sends `{"to","data"}`. An empty `to` means all clients, because no client has the empty name.
+//! Pages get such a message as it is. A plain client gets an ordinary message with its own name in
+//! `to`, so it gets no message that the Go example could not have sent.
 //!
-//! Who comes under a name that is taken has it from then on. A plain client that lost its name
-//! stays, as in Go; a page is closed with 4000.
+//! A page has to show what others send. So the server cuts a name to `MAX_NAME` characters, and a
+//! message to a page to `MAX_WORDS`. A line tells the client that sent it.
+//!
+//! The last client that comes under a name has it. A plain client that lost its name stays, as in
+//! Go; a page is closed with 4000.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -38,8 +41,12 @@ mod common;
 
 const PAGE: &str = include_str!("page.html");
 const PAGE_PROTOCOL: &str = "chat-page";
-/// The close code for a page whose name somebody else took.
+/// The close code for a page whose name another client took.
 const NAME_TAKEN: u16 = 4000;
+/// The longest name, in characters.
+const MAX_NAME: usize = 40;
+/// The longest message to a page, in characters.
+const MAX_WORDS: usize = 4000;
 
 #[derive(Default)]
 struct Chat {
@@ -85,20 +92,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     common::run_until_interrupted(&mut server)
 }
 
-/// The route's callback: somebody new.
+/// The route's callback: a new client.
 fn join(chat: &mut Chat, kws: &mut Socket<'_, Chat>) {
-    let id = kws.param("id").unwrap_or_default().to_owned();
+    let mut id = kws.param("id").unwrap_or_default().to_owned();
+    let was_cut = cut(&mut id, MAX_NAME);
     let before = chat.clients.insert(id.clone(), kws.uuid());
     kws.set_attribute("user_id", id.clone());
     kws.broadcast(format!("New user connected: {id} and UUID: {}", kws.uuid()));
     kws.emit(format!("Hello user: {id} with UUID: {}", kws.uuid()));
+    if was_cut {
+        kws.emit(format!("Your name was too long, it is now: {id} ({MAX_NAME} characters)"));
+    }
 
     if is_page(kws) {
         let here: Vec<_> = chat.clients.keys().collect();
         kws.emit(json!({ "you": id, "here": here }).to_string());
     }
     let Some(before) = before else {
-        return tell_pages(&mut kws.sockets(), &json!({ "joined": id }).to_string());
+        return send_to_pages(&mut kws.sockets(), &json!({ "joined": id }).to_string());
     };
     if let Some(mut before) = kws.sockets().get(before)
         && is_page(&before)
@@ -107,12 +118,12 @@ fn join(chat: &mut Chat, kws: &mut Socket<'_, Chat>) {
     }
 }
 
-/// Forgets a connection's name, unless somebody else has it by now.
+/// Forgets a connection's name, unless another connection has it by now.
 fn leave(chat: &mut Chat, kws: &mut Socket<'_, Chat>) {
     let id = name(kws).to_owned();
     if chat.clients.get(&id) == Some(&kws.uuid()) {
         chat.clients.remove(&id);
-        tell_pages(&mut kws.sockets(), &json!({ "left": id }).to_string());
+        send_to_pages(&mut kws.sockets(), &json!({ "left": id }).to_string());
     }
 }
 
@@ -130,18 +141,29 @@ fn on_message(chat: &mut Chat, ep: &mut EventPayload<'_, Chat>) {
     let from_page = is_page(&ep.kws);
     if from_page && message.to.is_empty() {
         message.from = name(&ep.kws).to_owned();
-        return tell_everybody(chat, &mut ep.kws.sockets(), message);
+        cut(&mut message.data, MAX_WORDS);
+        return send_to_all(chat, &mut ep.kws.sockets(), message);
     }
-    // The nil uuid is nobody's: the emit fails and an `error` event follows, as in Go.
+    // No connection has the nil uuid: the emit fails and an `error` event follows, as in Go.
     let to = chat.clients.get(&message.to).copied().unwrap_or_default();
-    if from_page || ep.kws.sockets().get(to).is_some_and(|to| is_page(&to)) {
+    let to_page = ep.kws.sockets().get(to).is_some_and(|to| is_page(&to));
+    let was_cut = to_page && cut(&mut message.data, MAX_WORDS);
+    if from_page || to_page {
         message.from = name(&ep.kws).to_owned();
         text = message.to_json().into();
     }
     match ep.kws.emit_to(to, &*text) {
-        // What comes back to a page was delivered.
-        Ok(_) if from_page && to != ep.socket_uuid => _ = ep.kws.emit(&*text),
-        Ok(_) => {}
+        Ok(_) => {
+            // What comes back to a page was delivered.
+            if from_page && to != ep.socket_uuid {
+                ep.kws.emit(&*text);
+            }
+            if was_cut {
+                let to = &message.to;
+                ep.kws
+                    .emit(format!("Your message to {to} was cut: it gets {MAX_WORDS} characters"));
+            }
+        }
         Err(error) => {
             say(error.to_string());
             if from_page {
@@ -152,8 +174,8 @@ fn on_message(chat: &mut Chat, ep: &mut EventPayload<'_, Chat>) {
 }
 
 /// A page's message to all: one text for the pages, an ordinary message for each plain client.
-fn tell_everybody(chat: &Chat, sockets: &mut Sockets<'_, Chat>, mut message: Message) {
-    tell_pages(sockets, &message.to_json());
+fn send_to_all(chat: &Chat, sockets: &mut Sockets<'_, Chat>, mut message: Message) {
+    send_to_pages(sockets, &message.to_json());
     for (id, &uuid) in &chat.clients {
         if let Some(mut client) = sockets.get(uuid)
             && !is_page(&client)
@@ -164,12 +186,23 @@ fn tell_everybody(chat: &Chat, sockets: &mut Sockets<'_, Chat>, mut message: Mes
     }
 }
 
-fn tell_pages(sockets: &mut Sockets<'_, Chat>, text: &str) {
+fn send_to_pages(sockets: &mut Sockets<'_, Chat>, text: &str) {
     sockets.for_each(|each| {
         if is_page(each) {
             each.emit(text);
         }
     });
+}
+
+/// Shortens a text to `most` characters, of which the last is an ellipsis then. Returns whether it
+/// was longer.
+fn cut(text: &mut String, most: usize) -> bool {
+    let is_longer = text.chars().nth(most).is_some();
+    if is_longer && let Some((end, _)) = text.char_indices().nth(most - 1) {
+        text.truncate(end);
+        text.push('…');
+    }
+    is_longer
 }
 
 fn is_page(kws: &Socket<'_, Chat>) -> bool {
@@ -180,20 +213,27 @@ fn name<'k>(kws: &'k Socket<'_, Chat>) -> &'k str {
     kws.string_attribute("user_id").unwrap_or_default()
 }
 
-/// Prints a line. What clients have a say in must not move the terminal's cursor.
+/// Prints a line. Names and messages must not move the terminal's cursor.
 fn say(line: String) {
     println!("{}", line.replace(char::is_control, "\u{FFFD}"));
 }
 
-/// The page, with scripts and styles that only it can contain: whatever a message smuggles in has
-/// not the nonce.
+/// The page. Only scripts and styles with the nonce run, and markup in a message cannot know it.
+///
+/// `maxlength` counts UTF-16 units, and each character has one or two. So the server cuts nothing
+/// that was typed into the page.
 fn page() -> Result<Response, HeaderError> {
     let nonce = Uuid::new_v4().simple();
     let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
     );
-    Response::html(PAGE.replace("NONCE", &nonce.to_string()))
+    let page = PAGE
+        .replace("NONCE", &nonce.to_string())
+        .replace("MAX_NAME", &MAX_NAME.to_string())
+        .replace("MAX_WORDS", &MAX_WORDS.to_string());
+    Response::html(page)
         .with_header("Content-Security-Policy", policy)?
         .with_header("X-Content-Type-Options", "nosniff")?
         .with_header("Referrer-Policy", "no-referrer")?

@@ -6,11 +6,18 @@ import readline from "node:readline";
 import { chromium } from "playwright-core";
 import WebSocket from "ws";
 
-const { CHAT, CHROMIUM, PYTHON, PROFILE, LIMIT } = process.env;
+const { CHAT, CHROMIUM, PYTHON, PROFILE, LIMIT, SCREENSHOTS } = process.env;
 const PATIENCE = 15_000; // ms for one condition
-const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const FLAGS = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+];
 // Names that neither a page nor a URL may take for its own language.
 const NODE = "<b>Nód</b> & 🦀/?#%", PYTHON_NAME = "Пи́тон";
+const MAX_NAME = 40, MAX_WORDS = 4000; // as in examples/chat/main.rs
+const DESKTOP = { width: 1280, height: 800 }, PHONE = { width: 390, height: 844 };
+// A ratio of brightness that WCAG 2 asks for of text (AA).
+const CONTRAST = 4.5;
 
 let passed = 0, failed = 0;
 const children = new Set();
@@ -80,30 +87,40 @@ class Inbox {
 
 const path = (name) => `/ws/${encodeURIComponent(name)}`;
 
-async function nodeClient(address) {
-  const socket = new WebSocket(`ws://${address}${path(NODE)}`);
+async function nodeClient(address, name = NODE) {
+  const socket = new WebSocket(`ws://${address}${path(name)}`);
   const inbox = new Inbox();
   socket.on("message", (data, isBinary) => inbox.put(isBinary ? data : data.toString()));
   await once(socket, "open");
-  return { inbox, send: (text) => socket.send(text), leave: async () => { socket.close(); await once(socket, "close"); } };
+  const leave = async () => {
+    socket.close();
+    await once(socket, "close");
+  };
+  return { inbox, send: (text) => socket.send(text), leave };
 }
 
 function pythonClient(address) {
-  const child = start(PYTHON, new URL("client.py", import.meta.url).pathname, `ws://${address}${path(PYTHON_NAME)}`);
+  const program = new URL("client.py", import.meta.url).pathname;
+  const child = start(PYTHON, program, `ws://${address}${path(PYTHON_NAME)}`);
   const inbox = new Inbox();
   readline.createInterface({ input: child.stdout }).on("line", (line) => inbox.put(JSON.parse(line)));
-  return { inbox, send: (text) => child.stdin.write(`${JSON.stringify(text)}\n`), leave: async () => { child.stdin.end(); await child.gone; } };
+  const leave = async () => {
+    child.stdin.end();
+    await child.gone;
+  };
+  return { inbox, send: (text) => child.stdin.write(`${JSON.stringify(text)}\n`), leave };
 }
 
-/** A tab with somebody in the room. */
+/** A tab of a person in the room. */
 async function tab(context, address, name) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   page.complaints = [];
   page.on("pageerror", (error) => page.complaints.push(error.message));
   page.on("console", (message) => {
-    // That a server cannot be reached is said on the console too, and is part of the test.
-    if (message.type() === "error" && !message.text().startsWith("WebSocket connection to")) page.complaints.push(message.text());
+    // The console also says that a server cannot be reached, which is part of the test.
+    const isExpected = message.text().startsWith("WebSocket connection to");
+    if (message.type() === "error" && !isExpected) page.complaints.push(message.text());
   });
   await page.goto(`http://${address}/`);
   await page.getByLabel("Your name").fill(name);
@@ -113,43 +130,194 @@ async function tab(context, address, name) {
 }
 
 const exactly = (text) => new RegExp(`^${text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&")}( \\(you\\))?$`, "u");
-const connected = (page, name) => page.getByRole("status").getByText(`Connected as ${name}`).waitFor();
+const connected = (page, name) =>
+  page.getByRole("status").getByText(`Connected as ${name}`).waitFor();
+const here = (page, count) => page.getByRole("heading", { name: `Here now: ${count}` }).waitFor();
 const person = (page, name) => page.getByRole("navigation").locator(".label", { hasText: exactly(name) });
-const note = (page, text) => page.getByRole("log").locator(".note", { hasText: text }).last().waitFor();
+const note = (page, text) =>
+  page.getByRole("log").locator(".note", { hasText: text }).last().waitFor();
+const entries = (page) => page.getByRole("log").locator("> *").count();
 
 /** Waits for a message as a tab shows it: who, to whom, what. */
 const shown = (page, from, words, alone) =>
-  page.getByRole("article").filter({ has: page.locator(".person:first-child", { hasText: exactly(from) }) })
+  page.getByRole("article")
+    .filter({ has: page.locator(".person:first-child", { hasText: exactly(from) }) })
     .filter({ [alone ? "has" : "hasNot"]: page.getByText("alone", { exact: false }) })
     .filter({ has: page.locator(".words", { hasText: words }) }).waitFor();
 
-/** Writes to somebody, or to everybody, with mouse and keyboard as a person would. */
+/** Writes to one person, or to everybody, with mouse and keyboard as a person would. */
 async function write(page, to, words) {
   await person(page, to || "Everybody").click();
   await page.getByLabel(to ? `To ${to} alone` : "To everybody", { exact: true }).fill(words);
   await page.keyboard.press("Enter");
 }
 
+function assert(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+/** Runs in the page: whether all of an element is in the window, and in `within`. */
+function isInSight(element, within) {
+  const inner = element.getBoundingClientRect();
+  const outer = document.querySelector(within).getBoundingClientRect();
+  const left = Math.max(0, outer.left), right = Math.min(innerWidth, outer.right);
+  const top = Math.max(0, outer.top), bottom = Math.min(innerHeight, outer.bottom);
+  return inner.width > 0 && inner.left >= left - 1 && inner.right <= right + 1 &&
+    inner.top >= top - 1 && inner.bottom <= bottom + 1;
+}
+
+/** Runs in the page: texts that are hard to read, with their contrast. */
+function paleTexts(contrast) {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const over = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) {
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+    }
+    const [red, green, blue] = canvas.getImageData(0, 0, 1, 1).data;
+    const linear = (value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    };
+    return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+  };
+  const pale = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const isText = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const isShown = element.checkVisibility() && !element.closest("script, style, :disabled");
+    if (!isText || !isShown) continue;
+    const behind = [];
+    for (let at = element; at; at = at.parentElement) {
+      behind.unshift(getComputedStyle(at).backgroundColor);
+    }
+    const [back, text] = [over(behind), over([...behind, getComputedStyle(element).color])];
+    const ratio = (Math.max(back, text) + 0.05) / (Math.min(back, text) + 0.05);
+    if (ratio < contrast) pale.push(`${ratio.toFixed(2)}: ${element.textContent.trim()}`);
+  }
+  return pale;
+}
+
+const views = [PHONE, DESKTOP].flatMap((size) =>
+  ["light", "dark"].map((colorScheme) => ({
+    size, colorScheme, name: `${size === PHONE ? "phone" : "desktop"}-${colorScheme}`,
+  })));
+
+/** What must hold of every page in every view. Keeps a picture, if a folder for them is given. */
+async function look(page, view, what) {
+  if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${what}-${view.name}.png` });
+  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert(wide <= window, `the page is ${wide} px wide in a window of ${window} px`);
+  const pale = await page.evaluate(paleTexts, CONTRAST);
+  assert(pale.length === 0, `contrast below ${CONTRAST}:\n${pale.join("\n")}`);
+}
+
+/** Waits until the newest message is in sight. */
+const atTheEnd = (page) => page.waitForFunction(() => {
+  const log = document.getElementById("log");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 5;
+});
+
+async function show(page, { size, colorScheme }) {
+  await page.setViewportSize(size);
+  await page.emulateMedia({ colorScheme });
+}
+
+/** How a full room looks on a phone and on a desktop, light and dark. */
+async function looks(context, address, ann) {
+  const NAME = "Maximiliane-Theodora", LONG = "N".repeat(100), CUT = `${"N".repeat(MAX_NAME - 1)}…`;
+  const page = await tab(context, address, NAME);
+  const guests = [];
+  for (let guest = 10; guest < 22; guest++) {
+    guests.push(await nodeClient(address, `Guest ${guest}`));
+  }
+  const [first] = guests;
+  await first.inbox.expect(welcome("Guest 10"));
+
+  await check("the fields of the page have the limits of the server", async () => {
+    const limits = await page.locator("#name, #words").evaluateAll((all) => all.map((one) => one.maxLength));
+    assert(`${limits}` === `${[MAX_NAME, MAX_WORDS]}`, `they are ${limits}`);
+  });
+  await check("a name that is too long is cut, and its owner learns that", async () => {
+    const owner = await nodeClient(address, LONG);
+    guests.push(owner);
+    await owner.inbox.expect(welcome(CUT));
+    await owner.inbox.expect(`Your name was too long, it is now: ${CUT} (${MAX_NAME} characters)`);
+    await note(page, `${CUT} joined.`);
+    await person(page, CUT).waitFor();
+  });
+  await check("a message that is too long is cut, and its sender learns that", async () => {
+    for (let guest = 11; guest < 22; guest++) {
+      await first.inbox.expect(anyUuid(`Guest ${guest}`));
+    }
+    await first.inbox.expect(anyUuid(CUT));
+    first.send(message("Guest 10", NAME, "🦀\n".repeat(MAX_WORDS)));
+    await first.inbox.expect(`Your message to ${NAME} was cut: it gets ${MAX_WORDS} characters`);
+    const words = page.getByRole("article").last().locator(".words");
+    await words.waitFor();
+    const text = await words.textContent();
+    assert([...text].length === MAX_WORDS && text.endsWith("…"), `it has ${[...text].length} characters`);
+    assert(await words.evaluate((one) => one.clientHeight < innerHeight), "it is taller than the window");
+  });
+  await write(page, "Ann", "Only for you: https://example.org/" + "long/".repeat(30));
+  await write(ann, "", "A message to all, of a usual length, that takes two lines on a phone.");
+  await shown(page, "Ann", "A message to all", false);
+  await write(page, "", "Thanks!");
+  await shown(page, "You", "Thanks!", false);
+  await here(page, guests.length + 3);
+
+  for (const view of views) {
+    await show(page, view);
+    await check(`${view.name}: all is in the window, and texts have contrast`, async () => {
+      await atTheEnd(page);
+      await look(page, view, "chat");
+      for (const button of ["Leave", "Send"]) {
+        const inSight = await page.getByRole("button", { name: button }).evaluate(isInSight, "body");
+        assert(inSight, `${button} is not in the window`);
+      }
+      assert(await page.locator("#people h2").evaluate(isInSight, "#people"), "the number of people");
+    });
+    await check(`${view.name}: the chosen person is scrolled into view`, async () => {
+      const last = page.locator("#roster button").last(), all = page.locator("#everybody button");
+      assert(!await last.evaluate(isInSight, "#roster") || view.size === DESKTOP, "the list is too short");
+      // A click by the script, as a mouse would have to scroll first.
+      await last.evaluate((button) => button.click());
+      assert(await last.evaluate(isInSight, "#people"), "the last one is not in sight");
+      await look(page, view, "chosen");
+      await page.keyboard.press("Escape");
+      assert(await all.evaluate(isInSight, "#people"), "Everybody is not in sight");
+    });
+  }
+  await page.getByRole("button", { name: "Leave" }).click();
+  for (const view of views) {
+    await show(page, view);
+    await check(`${view.name}: the door looks right`, () => look(page, view, "door"));
+  }
+  for (const guest of guests) await guest.leave();
+  await page.close();
+}
+
 const message = (from, to, data) => JSON.stringify({ from, to, event: "", data });
 const welcome = (name) => new RegExp(`^Hello user: ${name.replace(/[?/]/g, "\\$&")} with UUID: ([0-9a-f-]{36})$`, "u");
 const newcomer = (name, uuid) => `New user connected: ${name} and UUID: ${uuid}`;
-const anybody = (name) => new RegExp(`^New user connected: ${name} and UUID: [0-9a-f-]{36}$`, "u");
+const anyUuid = (name) => new RegExp(`^New user connected: ${name} and UUID: [0-9a-f-]{36}$`, "u");
 
 async function checks(context) {
   let server = await serve("127.0.0.1:0");
   const { address } = server;
 
   const ann = await tab(context, address, "Ann");
+  await ann.setViewportSize(DESKTOP);
   const node = await nodeClient(address);
   await check("Node is welcomed as in the Go example", () => node.inbox.expect(welcome(NODE)));
   const python = pythonClient(address);
   let uuid;
   await check("Python is welcomed as in the Go example", async () => { [, uuid] = await python.inbox.expect(welcome(PYTHON_NAME)); });
-  await check("Node is told that Python came", () => node.inbox.expect(newcomer(PYTHON_NAME, uuid)));
+  await check("Node learns that Python came", () => node.inbox.expect(newcomer(PYTHON_NAME, uuid)));
   const bob = await tab(context, address, "Bob");
-  await check("Node and Python are told that the second tab came", async () => {
-    await node.inbox.expect(anybody("Bob"));
-    await python.inbox.expect(anybody("Bob"));
+  await check("Node and Python learn that the second tab came", async () => {
+    await node.inbox.expect(anyUuid("Bob"));
+    await python.inbox.expect(anyUuid("Bob"));
   });
   await check("the first tab shows who joined", async () => {
     for (const name of [NODE, PYTHON_NAME, "Bob"]) await note(ann, `${name} joined.`);
@@ -157,7 +325,7 @@ async function checks(context) {
   await check("both tabs list everybody", async () => {
     for (const page of [ann, bob]) {
       for (const name of ["Ann", "Bob", NODE, PYTHON_NAME]) await person(page, name).waitFor();
-      await page.getByRole("heading", { name: "Here now: 4" }).waitFor();
+      await here(page, 4);
     }
   });
 
@@ -211,7 +379,7 @@ async function checks(context) {
     }
   });
   await check("nothing else ever came to Node and Python", async () => {
-    if (node.inbox.length || python.inbox.length) throw new Error("there is more");
+    assert(!node.inbox.length && !python.inbox.length, "there is more");
   });
   await check("a name that is used elsewhere is lost to that tab, which says so", async () => {
     const other = await tab(context, address, "Bob");
@@ -222,21 +390,43 @@ async function checks(context) {
     await other.close();
   });
 
+  await looks(context, address, ann);
+  await here(ann, 2);
+  await here(bob, 2);
+
+  const before = [await entries(ann), await entries(bob)];
+  await ann.locator("#countdown").evaluate((countdown) => {
+    window.counted = [];
+    new MutationObserver(() => window.counted.push(countdown.textContent)).observe(countdown, { childList: true });
+  });
   await check("Ctrl-C ends the server well, and the tabs say that the connection is lost", async () => {
     await stop(server);
     for (const page of [ann, bob]) await page.getByRole("status").getByText("Connection lost.").waitFor();
   });
+  await check("the seconds until the next attempt are counted down", async () => {
+    await ann.waitForFunction(() => window.counted.join(" ").includes("in 2 s… Trying again in 1 s…"));
+  });
+  for (const view of views) {
+    await show(ann, view);
+    await check(`${view.name}: a lost connection looks right`, async () => {
+      await ann.getByText("Trying again in").waitFor();
+      await atTheEnd(ann);
+      await look(ann, view, "lost");
+    });
+  }
   await check("the tabs come back by themselves when the server does", async () => {
     server = await serve(address);
     await connected(ann, "Ann");
     await connected(bob, "Bob");
-    for (const page of [ann, bob]) await page.getByRole("heading", { name: "Here now: 2" }).waitFor();
+    for (const page of [ann, bob]) await here(page, 2);
+    const after = [await entries(ann), await entries(bob)];
+    assert(`${after}` === `${before}`, `the logs had ${before} entries, and have ${after}`);
     await write(bob, "Ann", "here again");
     await shown(ann, "Bob", "here again", true);
   });
   await check("no script failed and the Content-Security-Policy stopped nothing", async () => {
     const complaints = [...ann.complaints, ...bob.complaints];
-    if (complaints.length) throw new Error(complaints.join("\n"));
+    assert(!complaints.length, complaints.join("\n"));
   });
   await stop(server);
 }

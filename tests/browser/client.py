@@ -1,4 +1,4 @@
-"""A plain client that does as it is told: lines on stdin are sent, what comes is printed, one JSON string in each line."""
+"""A plain client: sends the lines on stdin and prints what comes, one JSON string in each line."""
 
 import asyncio
 import json
@@ -14,16 +14,16 @@ async def main(url):
 
     async with connect(url) as socket:
 
-        async def tell():
+        async def print_all():
             async for message in socket:
                 print(json.dumps(message), flush=True)
 
-        telling = asyncio.create_task(tell())
+        printing = asyncio.create_task(print_all())
         while line := await lines.readline():
             await socket.send(json.loads(line))
-        # The end of stdin: goodbye.
+        # The end of stdin: close the connection.
         await socket.close()
-        await telling
+        await printing
 
 
 asyncio.run(main(sys.argv[1]))
