@@ -812,10 +812,11 @@ fn reports_are_written_to_files_and_the_page_needs_nothing_else() {
     std::fs::create_dir_all(&folder).unwrap();
     let (json, html) = (folder.join("report.json"), folder.join("report.html"));
     let files = format!("--json {} --html {}", json.display(), html.display());
-    let output = run(&format!(
+    let mut command = load(&format!(
         "echo {} --connections 2 --duration 0.3 --rate 500 --warm-up 0 {files}",
         server.url("/echo?a=<b>")
     ));
+    let output = command.args(["--header", "Authorization: secret"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("throughput"));
     let json: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
@@ -824,6 +825,19 @@ fn reports_are_written_to_files_and_the_page_needs_nothing_else() {
     std::fs::remove_dir_all(folder).unwrap();
     assert_eq!(page.matches("<svg").count(), 2, "latency and throughput");
     assert!(page.contains("?a=&lt;b&gt;"), "names are text");
+    for condition in [
+        "<dt>Date</dt><dd>2",
+        " UTC</dd>",
+        "<dt>Command</dt><dd><code>load echo ws://127.0.0.1:",
+        "<span>--connections 2</span> <span>--duration 0.3</span> <span>--rate 500</span>",
+        "<span>--header 'Authorization: …'</span></code>",
+        " logical core",
+    ] {
+        assert!(page.contains(condition), "{condition} is not in {page}");
+    }
+    for private in ["--json", "--html", "secret"] {
+        assert!(!page.contains(private), "{private}");
+    }
     for external in ["http:", "https:", "src=", "url(", "@import", "<link", "<script"] {
         assert!(!page.contains(external), "{external}");
     }

@@ -147,6 +147,8 @@ Exit status 3: the rate that is reported is this tool's limit, not the server's.
 
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What was asked for, for the report: without files, and without the values of headers.
+    pub command_line: String,
     pub scenario: ScenarioName,
     pub url: Url,
     pub pid: Option<u32>,
@@ -224,7 +226,8 @@ where
         (false, None, false, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
-    let mut seen: Vec<String> = Vec::new();
+    // Each option as it was given, with its value.
+    let mut seen: Vec<(String, Option<String>)> = Vec::new();
 
     while let Some(arg) = parser.next()? {
         let option = match arg {
@@ -239,9 +242,10 @@ where
             Long("help") => return Ok(help_wanted(words, parser)),
             Long(option) => option.to_owned(),
         };
-        seen.push(option.clone());
+        seen.push((option.clone(), None));
         let mut given = |what: &str| -> Result<Given, ArgsError> {
             let text = parser.value()?.string()?;
+            seen.last_mut().expect("pushed above").1 = Some(text.clone());
             Ok(Given { option: option.clone(), what: what.to_owned(), text })
         };
         match option.as_str() {
@@ -292,9 +296,11 @@ where
         Some(duration) => duration.div_duration_f64(slice).round() as usize / 2 * 2,
         None => 40,
     });
+    let url = Url::parse(url)?;
     let options = Options {
+        command_line: command_line(scenario, &url, &seen),
         scenario,
-        url: Url::parse(url)?,
+        url,
         pid,
         against,
         against_pid,
@@ -331,6 +337,26 @@ where
     Ok(Command::Run(Box::new(options)))
 }
 
+/// The command line as a report shows it. A report is passed on, so that files and the values of
+/// headers, which may be secrets, are left out.
+fn command_line(scenario: ScenarioName, url: &Url, seen: &[(String, Option<String>)]) -> String {
+    let mut out = format!("load {} {url}", scenario.as_str());
+    for (option, value) in seen {
+        let value = match (option.as_str(), value) {
+            ("json" | "html", _) => continue,
+            ("header", Some(value)) => value.split_once(':').map(|(name, _)| format!("{name}: …")),
+            (_, value) => value.clone(),
+        };
+        out += &format!(" --{option}");
+        match value {
+            Some(value) if value.contains(' ') => out += &format!(" '{value}'"),
+            Some(value) => out += &format!(" {value}"),
+            None => {}
+        }
+    }
+    out
+}
+
 /// Which help is asked for, from the words before `--help` and behind it.
 fn help_wanted(mut words: Vec<String>, mut parser: lexopt::Parser) -> Command {
     while let Ok(Some(arg)) = parser.next() {
@@ -342,11 +368,14 @@ fn help_wanted(mut words: Vec<String>, mut parser: lexopt::Parser) -> Command {
 }
 
 /// Refuses options that a scenario would ignore: the report would claim what was not done.
-fn check_options(scenario: ScenarioName, seen: &[String]) -> Result<(), ArgsError> {
+fn check_options(
+    scenario: ScenarioName,
+    seen: &[(String, Option<String>)],
+) -> Result<(), ArgsError> {
     // These change nothing where they mean nothing, and --against is refused with its own reason.
     const HARMLESS: [&str; 8] =
         ["warm-up", "duration", "size", "text", "binary", "threads", "slices", "slice"];
-    for option in seen {
+    for (option, _) in seen {
         let is_compared = option.starts_with("against") || option == "at-most";
         if !scenario.has(option) && !is_compared && !HARMLESS.contains(&option.as_str()) {
             let others: Vec<&str> = ScenarioName::ALL
@@ -674,6 +703,26 @@ mod tests {
             (Duration::from_secs(10), Duration::from_millis(250))
         );
         assert_eq!((options.shape.sizes, options.shape.text), (20..=20, false));
+    }
+
+    #[test]
+    fn the_command_line_of_a_report_has_no_files_and_no_secrets() {
+        let line = [
+            "--html=/home/me/report.html",
+            "echo",
+            "ws://l",
+            "--header",
+            "Authorization: Bearer 7",
+            "--spin",
+            "--size=1k",
+            "--json",
+            "-",
+        ];
+        let Ok(Command::Run(options)) = parse(line) else { panic!("it is refused") };
+        assert_eq!(
+            options.command_line,
+            "load echo ws://l:80/ --header 'Authorization: …' --spin --size 1k"
+        );
     }
 
     #[test]

@@ -21,12 +21,14 @@
 //! | `measure`, `search` | the phases of a run |
 //! | `sample`, `latency`, `process`, `clock` | what is measured |
 //! | `compare` | ratios of two servers |
+//! | `conditions` | when, how and on which machine a run was made |
 //! | `report`, `progress` | what is shown |
 
 mod args;
 mod client;
 mod clock;
 mod compare;
+mod conditions;
 mod crew;
 mod latency;
 mod measure;

@@ -4,6 +4,7 @@ use crate::args::{Options, ScenarioName};
 use crate::client::{Failure, Tape, Target, TargetError, Upgrade};
 use crate::clock::{self, Nanos, nanos};
 use crate::compare::{Comparison, Figures};
+use crate::conditions::Conditions;
 use crate::crew::{Crew, Lanes, WorkerLost};
 use crate::latency::MIN_FOR_P99;
 use crate::process::Process;
@@ -14,7 +15,7 @@ use crate::scenario::{Broadcast, Churn, Crowd, Echo, Idle, Scenario, Setup, Shar
 use crate::search::Search;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A process gives memory back a moment after it has closed its sockets, if at all.
 const MEMORY_SETTLES: Duration = Duration::from_millis(300);
@@ -63,6 +64,7 @@ struct Run<'o> {
     servers: Vec<Server>,
     crew: Crew,
     progress: Progress,
+    begin: SystemTime,
     is_closed: bool,
 }
 
@@ -74,7 +76,8 @@ pub fn measure(options: &Options, shared: Arc<Shared>) -> Result<Report, Measure
         .collect::<io::Result<_>>()?;
     let tick = progress.ticker();
     let crew = Crew::new(lanes, shared, tick);
-    let mut run = Run { options, servers, crew, progress, is_closed: false };
+    let begin = SystemTime::now();
+    let mut run = Run { options, servers, crew, progress, begin, is_closed: false };
     let mut report = match options.scenario {
         ScenarioName::Idle => run.idle(),
         ScenarioName::SlowReader => run.slow_reader(),
@@ -615,6 +618,7 @@ impl Run<'_> {
             settings.push(("threads", plural(options.threads, "thread")));
         }
         Report {
+            conditions: Conditions::new(self.begin, &options.command_line),
             scenario: scenario.as_str(),
             unit: match scenario {
                 ScenarioName::Broadcast | ScenarioName::SlowReader => "deliveries",

@@ -5,8 +5,10 @@ import { once } from "node:events";
 import readline from "node:readline";
 import { chromium } from "playwright-core";
 import WebSocket from "ws";
+import { check, assert, isInSight, look, result, show, views, DESKTOP } from "./views.mjs";
+import { reports } from "./report.mjs";
 
-const { CHAT, CHROMIUM, PYTHON, PROFILE, LIMIT, SCREENSHOTS } = process.env;
+const { EXAMPLES, CHROMIUM, PYTHON, PROFILE, LIMIT } = process.env;
 const PATIENCE = 15_000; // ms for one condition
 const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -15,24 +17,8 @@ const FLAGS = [
 // Names that neither a page nor a URL may take for its own language.
 const NODE = "<b>Nód</b> & 🦀/?#%", PYTHON_NAME = "Пи́тон";
 const MAX_NAME = 40, MAX_WORDS = 4000; // as in examples/chat/main.rs
-const DESKTOP = { width: 1280, height: 800 }, PHONE = { width: 390, height: 844 };
-// A ratio of brightness that WCAG 2 asks for of text (AA).
-const CONTRAST = 4.5;
 
-let passed = 0, failed = 0;
 const children = new Set();
-
-/** One line of the report; a check that fails does not stop the others. */
-async function check(what, condition) {
-  try {
-    await condition();
-    passed++;
-    console.log(`ok      ${what}`);
-  } catch (error) {
-    failed++;
-    console.log(`FAILED  ${what}\n        ${String(error.message ?? error).split("\n").join("\n        ")}`);
-  }
-}
 
 function start(program, ...args) {
   const child = spawn(program, args, { stdio: ["pipe", "pipe", "inherit"] });
@@ -43,7 +29,7 @@ function start(program, ...args) {
 
 /** A server on this address, port 0 for any; resolves when it listens. */
 async function serve(at) {
-  const server = start(CHAT, at);
+  const server = start(`${EXAMPLES}/chat`, at);
   const [line] = await once(readline.createInterface({ input: server.stdout }), "line");
   server.address = line.replace(/^listening on /, "");
   return server;
@@ -152,76 +138,11 @@ async function write(page, to, words) {
   await page.keyboard.press("Enter");
 }
 
-function assert(condition, what) {
-  if (!condition) throw new Error(what);
-}
-
-/** Runs in the page: whether all of an element is in the window, and in `within`. */
-function isInSight(element, within) {
-  const inner = element.getBoundingClientRect();
-  const outer = document.querySelector(within).getBoundingClientRect();
-  const left = Math.max(0, outer.left), right = Math.min(innerWidth, outer.right);
-  const top = Math.max(0, outer.top), bottom = Math.min(innerHeight, outer.bottom);
-  return inner.width > 0 && inner.left >= left - 1 && inner.right <= right + 1 &&
-    inner.top >= top - 1 && inner.bottom <= bottom + 1;
-}
-
-/** Runs in the page: texts that are hard to read, with their contrast. */
-function paleTexts(contrast) {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const over = (colours) => {
-    canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) {
-      canvas.fillStyle = colour;
-      canvas.fillRect(0, 0, 1, 1);
-    }
-    const [red, green, blue] = canvas.getImageData(0, 0, 1, 1).data;
-    const linear = (value) => {
-      const share = value / 255;
-      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-    };
-    return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
-  };
-  const pale = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const isText = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    const isShown = element.checkVisibility() && !element.closest("script, style, :disabled");
-    if (!isText || !isShown) continue;
-    const behind = [];
-    for (let at = element; at; at = at.parentElement) {
-      behind.unshift(getComputedStyle(at).backgroundColor);
-    }
-    const [back, text] = [over(behind), over([...behind, getComputedStyle(element).color])];
-    const ratio = (Math.max(back, text) + 0.05) / (Math.min(back, text) + 0.05);
-    if (ratio < contrast) pale.push(`${ratio.toFixed(2)}: ${element.textContent.trim()}`);
-  }
-  return pale;
-}
-
-const views = [PHONE, DESKTOP].flatMap((size) =>
-  ["light", "dark"].map((colorScheme) => ({
-    size, colorScheme, name: `${size === PHONE ? "phone" : "desktop"}-${colorScheme}`,
-  })));
-
-/** What must hold of every page in every view. Keeps a picture, if a folder for them is given. */
-async function look(page, view, what) {
-  if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${what}-${view.name}.png` });
-  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert(wide <= window, `the page is ${wide} px wide in a window of ${window} px`);
-  const pale = await page.evaluate(paleTexts, CONTRAST);
-  assert(pale.length === 0, `contrast below ${CONTRAST}:\n${pale.join("\n")}`);
-}
-
 /** Waits until the newest message is in sight. */
 const atTheEnd = (page) => page.waitForFunction(() => {
   const log = document.getElementById("log");
   return log.scrollHeight - log.scrollTop - log.clientHeight < 5;
 });
-
-async function show(page, { size, colorScheme }) {
-  await page.setViewportSize(size);
-  await page.emulateMedia({ colorScheme });
-}
 
 /** How a full room looks on a phone and on a desktop, light and dark. */
 async function looks(context, address, ann) {
@@ -437,7 +358,7 @@ const overall = setTimeout(() => {
 }, LIMIT * 1000);
 
 function report(more) {
-  failed += more;
+  const { passed, failed } = { ...result, failed: result.failed + more };
   for (const child of children) child.kill("SIGKILL");
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed ? 1 : 0);
@@ -447,6 +368,7 @@ let context;
 try {
   context = await chromium.launchPersistentContext(PROFILE, { executablePath: CHROMIUM, args: FLAGS });
   await checks(context);
+  await reports(context);
   await context.close();
 } catch (error) {
   clearTimeout(overall);

@@ -1,14 +1,20 @@
-//! Charts as SVG: an axis, ticks, lines. Knows nothing of what they show. Colours come from the
-//! page's style sheet.
+//! Charts: an axis, ticks, lines. Knows nothing of what they show. Colours come from the page's
+//! style sheet.
+//!
+//! The lines are an SVG that is stretched to the width of the page. The labels are text beside it,
+//! which stays as large as other text. On a narrow page those that would overlap are left out.
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 78.0;
-const RIGHT: f64 = 34.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 34.0;
+/// The SVG's own unit: this many are the width, and the height.
+const UNITS: f64 = 1000.0;
+/// The widths of a chart for which labels are chosen, in pixels: on a phone, and on anything wider
+/// than the limit in the style sheet.
+const NARROW: f64 = 240.0;
+const WIDE: f64 = 470.0;
+/// About how wide a letter of a label is, and the least distance between two labels, in pixels.
+const LETTER: f64 = 7.0;
+const GAP: f64 = 8.0;
 
 /// A place on an axis, 0 to 1, and what is written there.
 pub struct Tick {
@@ -27,44 +33,29 @@ pub struct Line {
 }
 
 pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) -> String {
-    let x = |at: f64| LEFT + at * (WIDTH - LEFT - RIGHT);
-    let y = |at: f64| TOP + (1.0 - at) * (HEIGHT - TOP - BOTTOM);
-    let (bottom, right) = (y(0.0), x(1.0));
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
+    let (x, y) = (|at: f64| at * UNITS, |at: f64| (1.0 - at) * UNITS);
+    let gutter = y_ticks.iter().map(|tick| tick.label.chars().count()).max().unwrap_or_default();
+    let mut out = format!(
+        "<div class=\"chart\" style=\"--gutter:{gutter}ch\" role=\"img\" aria-label=\"{}\">\
+         <svg viewBox=\"0 0 {UNITS} {UNITS}\" preserveAspectRatio=\"none\">",
         escape(title)
     );
-    for Tick { at, label } in y_ticks {
-        let at = y(*at);
+    for tick in y_ticks {
+        let at = y(tick.at);
         let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{right}\" y2=\"{at:.1}\"/>"
-        );
-        let _ = write!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            at + 4.0,
-            escape(label)
+            out,
+            "<line class=\"grid\" x1=\"0\" y1=\"{at:.1}\" x2=\"{UNITS}\" y2=\"{at:.1}\"/>"
         );
     }
-    for Tick { at, label } in x_ticks {
-        let at = x(*at);
+    for tick in x_ticks {
+        let at = x(tick.at);
         let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\"/>"
-        );
-        let _ = write!(
-            svg,
-            "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            bottom + 20.0,
-            escape(label)
+            out,
+            "<line class=\"grid\" x1=\"{at:.1}\" y1=\"0\" x2=\"{at:.1}\" y2=\"{UNITS}\"/>"
         );
     }
-    let _ = write!(
-        svg,
-        "<line class=\"axis\" x1=\"{LEFT}\" y1=\"{bottom}\" x2=\"{right}\" y2=\"{bottom}\"/>"
-    );
+    let _ =
+        write!(out, "<line class=\"axis\" x1=\"0\" y1=\"{UNITS}\" x2=\"{UNITS}\" y2=\"{UNITS}\"/>");
     for line in lines {
         let mut path = String::new();
         for (index, &(px, py)) in line.points.iter().enumerate() {
@@ -75,17 +66,51 @@ pub fn chart(title: &str, x_ticks: &[Tick], y_ticks: &[Tick], lines: &[Line]) ->
             (line.is_filled, line.points.first(), line.points.last())
         {
             let _ = write!(
-                svg,
-                "<path class=\"fill s{}\" d=\"{path} L{:.1} {bottom} L{:.1} {bottom} Z\"/>",
+                out,
+                "<path class=\"fill s{}\" d=\"{path} L{:.1} {UNITS} L{:.1} {UNITS} Z\"/>",
                 line.series,
                 x(last.0),
                 x(first.0)
             );
         }
         let dashed = if line.is_dashed { " dashed" } else { "" };
-        let _ = write!(svg, "<path class=\"line s{}{dashed}\" d=\"{path}\"/>", line.series);
+        let _ = write!(out, "<path class=\"line s{}{dashed}\" d=\"{path}\"/>", line.series);
     }
-    svg + "</svg>"
+    out.push_str("</svg>");
+    for Tick { at, label } in y_ticks {
+        let top = (1.0 - at) * 100.0;
+        let _ = write!(out, "<span class=\"y\" style=\"top:{top:.2}%\">{}</span>", escape(label));
+    }
+    let (narrow, wide) = (fitting(x_ticks, NARROW), fitting(x_ticks, WIDE));
+    for (Tick { at, label }, fits) in x_ticks.iter().zip(narrow.into_iter().zip(wide)) {
+        let class = match fits {
+            (true, _) => "x",
+            (false, true) => "x if-wide",
+            (false, false) => continue,
+        };
+        let _ = write!(
+            out,
+            "<span class=\"{class}\" style=\"left:{:.2}%\">{}</span>",
+            at * 100.0,
+            escape(label)
+        );
+    }
+    out + "</div>"
+}
+
+/// Which labels of an axis of this many pixels do not overlap. The last one is always there.
+fn fitting(ticks: &[Tick], width: f64) -> Vec<bool> {
+    let mut free = f64::INFINITY;
+    let mut fits = vec![false; ticks.len()];
+    for (tick, fits) in ticks.iter().zip(&mut fits).rev() {
+        let label = tick.label.chars().count() as f64 * LETTER;
+        let right = tick.at * width + label / 2.0;
+        if right + GAP <= free {
+            *fits = true;
+            free = right - label;
+        }
+    }
+    fits
 }
 
 /// Round figures from 0 to a bit above `most`, about five; and the greatest of them.
@@ -142,6 +167,18 @@ mod tests {
         assert!(low < high);
         assert!(!linear_ticks(0.0, |value| value.to_string()).0.is_empty());
         assert!(!log_ticks(0.0, 0.0, |value| value.to_string()).0.is_empty());
+    }
+
+    #[test]
+    fn labels_that_would_overlap_are_left_out() {
+        let tick = |at: f64, label: &str| Tick { at, label: label.to_owned() };
+        let ticks = [tick(0.0, "0 %"), tick(0.05, "50 %"), tick(0.5, "99 %"), tick(1.0, "99.99 %")];
+        assert_eq!(fitting(&ticks, 1000.0), [true; 4]);
+        assert_eq!(fitting(&ticks, 300.0), [false, true, true, true]);
+        assert_eq!(fitting(&ticks, 40.0), [false, false, false, true]);
+        let chart = chart("t", &ticks, &[], &[]);
+        assert_eq!(chart.matches("class=\"x").count(), 3, "50 % has more room than 0 %: {chart}");
+        assert!(chart.contains("class=\"x\" style=\"left:100.00%\">99.99 %<"), "{chart}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::text::{grouped, interval, percentile, step_time, time, value};
 use super::{Distribution, Fact, Measured, Report, Unit};
 use crate::clock::seconds;
 use crate::compare::{Comparison, Ratio};
+use crate::conditions::Conditions;
 use crate::latency::{MIN_FOR_P99, PERCENTILES};
 use std::fmt::Write;
 
@@ -18,9 +19,10 @@ pub fn to_html(report: &Report) -> String {
     let title = format!("load: {}", report.scenario);
     let settings: Vec<String> = report.settings.iter().map(|(_, value)| escape(value)).collect();
     let mut body = format!(
-        "<header><h1>{}</h1><p>{}</p></header>\n",
+        "<header><h1>{}</h1><p>{}</p>{}</header>\n",
         escape(report.scenario),
-        settings.join(" · ")
+        settings.join(" · "),
+        conditions(&report.conditions)
     );
     let notes = report.remarks.iter().map(|remark| (None, remark));
     let its_notes = report
@@ -47,6 +49,25 @@ pub fn to_html(report: &Report) -> String {
          <body><main>\n{body}</main></body></html>\n",
         escape(&title)
     )
+}
+
+/// What a reader needs to repeat the run.
+fn conditions(conditions: &Conditions) -> String {
+    // Each option stays in one piece where lines wrap.
+    let pieces = conditions.command_line.split(" --").enumerate();
+    let command: Vec<String> = pieces
+        .map(|(index, piece)| match index {
+            0 => escape(piece),
+            _ => format!(" <span>--{}</span>", escape(piece)),
+        })
+        .collect();
+    let rows = [
+        ("Date", escape(&conditions.date)),
+        ("Command", format!("<code>{}</code>", command.concat())),
+        ("Machine", escape(&conditions.machine)),
+    ];
+    let rows = rows.map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>"));
+    format!("<dl>{}</dl>", rows.concat())
 }
 
 fn write_notes<'r>(
@@ -117,7 +138,12 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
     if !measured.distributions.is_empty() {
         let heads: String = PERCENTILES.iter().map(|p| format!("<th>p{p}</th>")).collect();
         let rows: String = measured.distributions.iter().map(row).collect();
-        let _ = writeln!(body, "<table><tr><th></th>{heads}<th>max</th></tr>{rows}</table>");
+        // Turned on a phone: a column for each distribution.
+        let _ = writeln!(
+            body,
+            "<table class=\"turns\" style=\"--rows:{}\"><tr><th></th>{heads}<th>max</th></tr>{rows}</table>",
+            PERCENTILES.len() + 2
+        );
     }
     body.push_str("</section>\n");
 }
@@ -189,7 +215,7 @@ fn write_latency(report: &Report, body: &mut String) {
     let lines: Vec<Line> = curves.iter().map(line).collect();
     let _ = writeln!(
         body,
-        "<section><h2>Latency</h2><p>So many percent took no longer than this. {}</p>{}</section>",
+        "<section><h2>Latency</h2><p>How many percent took no longer than each time. {}</p>{}</section>",
         legend(report, curves.iter().any(|curve| curve.is_uncorrected)),
         chart("Latency by percentile", &x_ticks, &y_ticks, &lines)
     );
@@ -199,7 +225,8 @@ fn write_throughput(report: &Report, body: &mut String) {
     let rates =
         || report.measured.iter().flat_map(|measured| measured.over_time.rates.iter().copied());
     let most = rates().fold(0.0, f64::max);
-    if most == 0.0 {
+    let has_line = report.measured.iter().any(|measured| measured.over_time.rates.len() > 1);
+    if most == 0.0 || !has_line {
         return;
     }
     let length = |measured: &Measured| {
@@ -320,7 +347,7 @@ fn write_steps(report: &Report, body: &mut String) {
         return;
     }
     body.push_str(
-        "<section><h2>The search</h2><table><tr><th></th><th>rate</th><th>achieved</th><th>p50</th><th>p99</th></tr>",
+        "<section><h2>The search</h2><table class=\"steps\"><tr><th></th><th>rate</th><th>achieved</th><th>p50</th><th>p99</th></tr>",
     );
     for step in &report.steps {
         let _ = write!(

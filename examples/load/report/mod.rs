@@ -11,6 +11,7 @@ pub use text::{grouped, to_text};
 
 use crate::clock::Nanos;
 use crate::compare::Comparison;
+use crate::conditions::Conditions;
 use crate::latency::Latency;
 use crate::sample::{Count, Extra, Fault, Sample, Timeline};
 
@@ -109,6 +110,7 @@ pub struct Measured {
 }
 
 pub struct Report {
+    pub conditions: Conditions,
     pub scenario: &'static str,
     /// What is counted: "messages", "deliveries", …
     pub unit: &'static str,
@@ -380,6 +382,7 @@ mod tests {
 
     fn report() -> Report {
         Report {
+            conditions: Conditions::default(),
             scenario: "search",
             unit: "messages",
             settings: Vec::new(),
