@@ -279,9 +279,10 @@ fn echo_of_every_size_and_kind_is_verified() {
 }
 
 #[test]
-fn broadcast_reaches_everybody_in_order() {
+fn broadcast_reaches_all_connections_in_order() {
     let server = EchoServer::start();
-    let options = "--connections 10 --publishers 3 --at-once 5 --duration 0.3 --warm-up 0.1 --verify --text --size 11-300";
+    let options = "--connections 10 --publishers 3 --at-once 5 --duration 0.3 --warm-up 0.1 \
+                   --verify --text --size 11-300";
     let report = report(&format!("broadcast {} {options}", server.url("/bcast")));
     let measured = &report["measured"][0];
     assert_sane(measured);
@@ -563,7 +564,8 @@ fn every_scenario_with_echoes_verifies_them_if_that_is_asked_for() {
     for scenario in ["churn --warm-up 0", "idle --messages 2", "echo --warm-up 0"] {
         let (name, options) = scenario.split_once(' ').unwrap();
         let line = format!(
-            "{name} ws://{address}/wrong {options} --connections 2 --duration 0.1 --verify --size 200"
+            "{name} ws://{address}/wrong {options} --connections 2 --duration 0.1 --verify \
+             --size 200"
         );
         assert_has(&all_faults(&line), "messages came back with another payload");
     }
@@ -583,7 +585,7 @@ fn a_message_that_comes_twice_is_noticed_at_the_end_at_the_latest() {
             "{} {short}",
             options.replacen("echo", &format!("echo ws://{address}/"), 1)
         ));
-        assert_eq!(faults, ["at the end: messages came that nobody waited for"]);
+        assert_eq!(faults, ["at the end: messages came that were not expected"]);
     }
     let faults = all_faults(&format!("broadcast ws://{address}/ {short}"));
     assert_eq!(faults, ["at the end: deliveries came twice"]);
@@ -620,7 +622,7 @@ fn repeat_the_last_before_closing(mut stream: TcpStream) -> std::io::Result<()> 
 fn a_server_that_sends_every_message_to_all_is_no_echo() {
     let address = wrong_echoes();
     let line = format!("echo ws://{address}/to-all --connections 3 --duration 0.1 --warm-up 0");
-    assert_has(&all_faults(&line), "messages came that nobody waited for");
+    assert_has(&all_faults(&line), "messages came that were not expected");
 }
 
 #[test]
@@ -696,8 +698,12 @@ fn what_a_process_cannot_show_is_said() {
         report["remarks"].to_string()
     };
     if cfg!(target_os = "linux") {
-        assert!(remarks(server.pid()).contains("the server had connections of others already (1)"));
+        assert!(remarks(server.pid()).contains("the server already had 1 other connection:"));
         drop(other);
+        let fresh = EchoServer::start();
+        let line = "--connections 5 --duration 0.1 --pid";
+        let report = report(&format!("idle {} {line} {}", fresh.url("/echo"), fresh.pid()));
+        assert!(!report["remarks"].to_string().contains("already had"), "{report:#}");
         let wrong = remarks(std::process::id().to_string());
         assert!(wrong.contains("does not listen on port"), "{wrong}");
     }
@@ -750,6 +756,11 @@ fn the_help_of_a_scenario_is_about_that_scenario() {
         idle.starts_with("load idle URL") && idle.contains("--pid") && !idle.contains("--against"),
         "{idle}"
     );
+    assert!(
+        idle.contains("EXAMPLE\n    cargo run --release --example load -- idle ws://"),
+        "{idle}"
+    );
+    assert!(idle.contains("--connections N    [1000]\n"), "its own default: {idle}");
     for help in [all, idle] {
         let statuses = help.split_once("EXIT STATUS\n").unwrap().1;
         for status in ["    0  ", "    1  ", "    2  ", "    3  ", "    130  "] {
@@ -775,7 +786,8 @@ fn a_server_that_compresses_nothing_is_not_measured_as_one_that_does() {
 fn two_servers_are_compared_and_the_limit_decides_the_exit_code() {
     let (a, b) = (EchoServer::start(), EchoServer::start());
     let line = format!(
-        "echo {} --pid {} --against {} --against-pid {} --connections 3 --slices 12 --slice 0.1 --warm-up 0.1",
+        "echo {} --pid {} --against {} --against-pid {} --connections 3 --slices 12 --slice 0.1 \
+         --warm-up 0.1",
         a.url("/echo"),
         a.pid(),
         b.url("/echo"),
@@ -844,10 +856,10 @@ fn reports_are_written_to_files_and_the_page_needs_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_told_in_one_line() {
+fn what_cannot_be_measured_is_said_in_one_line() {
     let server = EchoServer::start();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed again
-    assert!(error(&format!("echo ws://{nobody}/")).contains("refused the connection"));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(error(&format!("echo ws://{closed}/")).contains("refused the connection"));
     assert!(error(&format!("echo {}", server.url("/nowhere"))).contains("HTTP/1.1 404"));
     assert!(error(&format!("connect {}", server.url("/nowhere"))).contains("HTTP/1.1 404"));
     assert!(

@@ -68,6 +68,11 @@ impl ScenarioName {
         if self == ScenarioName::Churn { 10 } else { 0 }
     }
 
+    /// In bytes.
+    fn default_size(self) -> usize {
+        if self.is_broadcast() { 64 } else { 20 }
+    }
+
     /// One message concerns all connections, so they share a thread and its clock.
     pub fn is_broadcast(self) -> bool {
         matches!(self, ScenarioName::Broadcast | ScenarioName::SlowReader)
@@ -103,40 +108,92 @@ impl ScenarioName {
         }
     }
 
+    /// The help for an option that has another meaning or default elsewhere.
+    fn own_help(self, option: &str) -> Option<String> {
+        use ScenarioName::{Churn, Echo, Idle, Search};
+        Some(match (option, self) {
+            ("connections", _) => format!("[{}]", self.default_connections()),
+            ("in-flight", Echo) => {
+                "messages in flight on each connection [1; with --rate: no limit]".to_owned()
+            }
+            ("in-flight", _) => "messages in flight on each connection [no limit]".to_owned(),
+            ("rate", Search) => "the first rate to try, in messages per second [1000]".to_owned(),
+            ("rate", _) => {
+                "open loop: R messages per second over all connections, at their time".to_owned()
+            }
+            ("publishers", _) => "connections that send [1]".to_owned(),
+            ("at-once", _) => "messages in flight at the same time [1]".to_owned(),
+            ("messages", Churn) => "messages on each connection [10]".to_owned(),
+            ("messages", Idle) => {
+                "messages that each connection sends before it falls silent [0]".to_owned()
+            }
+            ("p99", _) => "the limit [1ms]".to_owned(),
+            ("step", _) => {
+                "how long each rate is tried, at least 100 messages long [1s]".to_owned()
+            }
+            ("size", _) => {
+                format!("bytes, or random sizes from A to B; 16k = 16384 [{}]", self.default_size())
+            }
+            _ => return None,
+        })
+    }
+
+    /// A command line that works with the echo example, behind the program's name.
+    fn example(self) -> &'static str {
+        match self {
+            ScenarioName::Echo => "echo ws://127.0.0.1:9001/echo --rate 10000 --html e.html",
+            ScenarioName::Broadcast => {
+                "broadcast ws://127.0.0.1:9001/bcast --publishers 5 --verify"
+            }
+            ScenarioName::Idle => "idle ws://127.0.0.1:9001/echo --pid $(pgrep -nx echo)",
+            ScenarioName::Connect => "connect ws://127.0.0.1:9001/echo --duration 5",
+            ScenarioName::Churn => "churn ws://127.0.0.1:9001/echo --connections 50 --messages 3",
+            ScenarioName::SlowReader => "slow-reader ws://127.0.0.1:9001/bcast --size 4k",
+            ScenarioName::Search => "search ws://127.0.0.1:9001/echo --p99 2ms --step 0.5",
+        }
+    }
+
     /// What it measures, what it counts as wrong, and what to look at.
     fn about(self) -> &'static str {
         match self {
             ScenarioName::Echo => {
-                "A message comes back to its sender. Closed loop: each echo releases the next message. With
+                "\
+A message comes back to its sender. Closed loop: each echo releases the next message. With
 --rate, open loop: messages are sent at their time, whether or not the server keeps up.
 Wrong is: an echo that is missing 2 s after the end, that nothing was sent for, or that differs in
 kind, length or its first 64 bytes (--verify: in any byte, and all messages differ)."
             }
             ScenarioName::Broadcast => {
-                "What one connection sends goes to all, the sender included. When all have it, the next one is
+                "\
+What one connection sends goes to all, the sender included. When all have it, the next one is
 sent. Wrong is: a delivery that is lost, comes twice, out of order, or with another length or kind
 (--verify: with another byte). Messages that this run did not send are only counted."
             }
             ScenarioName::Idle => {
-                "Connections are set up and held; pings are answered. With --pid: the server's memory before,
+                "\
+Connections are set up and held; pings are answered. With --pid: the server's memory before,
 meanwhile, and after. Start the server anew for that: memory that it has kept from before is in no
 figure. Wrong is: a connection that ends, or that does not answer our Close frame at the end."
             }
             ScenarioName::Connect => {
-                "Upgrade storm: connect, upgrade, reset, again, on all --connections at the same time.
+                "\
+Upgrade storm: connect, upgrade, reset, again, on all --connections at the same time.
 Wrong is: an upgrade that is refused, or not answered."
             }
             ScenarioName::Churn => {
-                "Connect, exchange --messages, close, again, on all --connections at the same time. Wrong is:
+                "\
+Connect, exchange --messages, close, again, on all --connections at the same time. Wrong is:
 a visit that does not end with the server's Close frame, and all that is wrong for echo."
             }
             ScenarioName::SlowReader => {
-                "A broadcast in three phases: without a slow reader, with one more connection that has stopped
+                "\
+A broadcast in three phases: without a slow reader, with one more connection that has stopped
 reading, and without it again, which shows the noise. What became of the slow reader is a note.
 Wrong is: what is wrong for broadcast, and a slow reader that ends before it has stopped reading."
             }
             ScenarioName::Search => {
-                "The highest rate of echoes at which the 99th percentile stays under --p99, to 5 %. A step
+                "\
+The highest rate of echoes at which the 99th percentile stays under --p99, to 5 %. A step
 passes with at least 100 messages, all of them echoed, and 95 % of them in its time. A rate that
 fails has a second chance. A step in which the server breaks ends the search, with exit status 1.
 Exit status 3: the rate that is reported is this tool's limit, not the server's."
@@ -291,7 +348,7 @@ where
         return Err(usage(format!("there is no scenario {scenario:?}; there are: {all}")));
     };
     check_options(scenario, &seen)?;
-    let default_size = if scenario.is_broadcast() { 64 } else { 20 };
+    let default_size = scenario.default_size();
     let slices = slices.unwrap_or_else(|| match duration {
         Some(duration) => duration.div_duration_f64(slice).round() as usize / 2 * 2,
         None => 40,
@@ -393,7 +450,7 @@ fn check_options(
     Ok(())
 }
 
-/// As many publishers as a stamp can tell apart.
+/// As many publishers as a stamp has numbers for.
 const MAX_PUBLISHERS: usize = 1 << 14;
 
 /// What fits each by itself, but not together.
@@ -402,7 +459,8 @@ fn check(options: &Options) -> Result<(), ArgsError> {
     let name = scenario.as_str();
     if options.upgrade.deflate && !DEFLATE_IS_BUILT_IN {
         return Err(usage(
-            "--deflate: this program was built without compression: cargo run --release --features deflate --example load",
+            "--deflate: this program was built without compression: cargo run --release \
+             --features deflate --example load",
         ));
     }
     if options.against_plain && (options.against.is_none() || !options.upgrade.deflate) {
@@ -423,7 +481,8 @@ fn check(options: &Options) -> Result<(), ArgsError> {
         }
         if options.slices < MIN_SLICES {
             return Err(usage(format!(
-                "--against needs at least {MIN_SLICES} slices, else nothing is known with confidence"
+                "--against needs at least {MIN_SLICES} slices, else nothing is known with \
+                 confidence"
             )));
         }
         if options.slice < SHORTEST_SLICE || options.slice * options.slices as u32 > MAX_DURATION {
@@ -433,7 +492,8 @@ fn check(options: &Options) -> Result<(), ArgsError> {
         }
         if options.at_most.is_some() && options.pid.is_some() != options.against_pid.is_some() {
             return Err(usage(
-                "--at-most compares CPU time with both --pid and --against-pid, or time with neither",
+                "--at-most compares CPU time with both --pid and --against-pid, or time with \
+                 neither",
             ));
         }
     }
@@ -473,7 +533,8 @@ fn check(options: &Options) -> Result<(), ArgsError> {
     let lowest = crate::measure::lowest_rate(options.step);
     if scenario == ScenarioName::Search && options.rate.is_some_and(|rate| rate < lowest) {
         return Err(usage(format!(
-            "--rate: a --step of {:?} needs a rate of at least {lowest:.0} for its 99th percentile; use a longer --step",
+            "--rate: a --step of {:?} needs a rate of at least {lowest:.0} for its 99th \
+             percentile; use a longer --step",
             options.step
         )));
     }
@@ -584,32 +645,36 @@ SCENARIOS
     churn        connect, exchange --messages, close, again
     slow-reader  a broadcast without and with one reader that has stopped reading
     search       the highest rate of echoes at which the 99th percentile stays under --p99
-    SCENARIO --help says more about one of them, and shows only its options
+    SCENARIO --help says more about one of them, with its options, their defaults and an example
 
 URL              ws://host:port/path
 
 OPTIONS
   Load
     --connections N    [100; idle: 1000; connect, churn: 16]
-    --in-flight N      messages under way on each connection [1; with --rate: no limit]
-    --rate R           open loop: R messages per second over all connections, at their time
-    --publishers N     broadcast: of the connections, so many send [1]
-    --at-once N        broadcast: so many are under way at the same time [1]
-    --messages N       churn: messages on each connection [10]; idle: so many, echoed, before it falls silent [0]
+    --in-flight N      messages in flight on each connection [1; with --rate and search: no limit]
+    --rate R           open loop: R messages per second over all connections, at their time;
+                       search: the first rate to try [1000]
+    --publishers N     broadcast, slow-reader: connections that send [1]
+    --at-once N        broadcast, slow-reader: messages in flight at the same time [1]
+    --messages N       churn: messages on each connection [10];
+                       idle: messages that each connection sends before it falls silent [0]
     --p99 TIME         search: the limit [1ms]
     --step TIME        search: how long each rate is tried, at least 100 messages long [1s]
-    --ramp-up R        at most R new connections per second
+    --ramp-up R        at most R new connections per second [no limit]
     --threads N        threads of this tool [1]
-    --spin             never sleep. On one machine a server pays for waking this tool whenever it sleeps, which can be a
-                       fifth of its work; then it does not. Only with a core for each thread
+    --spin             never sleep. A server on the same machine pays for waking this tool, which
+                       can be a fifth of its work; with --spin it does not. Needs a core for each
+                       thread
   Messages
     --binary, --text   [binary]
     --size N | A-B     bytes, or random sizes from A to B; 16k = 16384 [20; broadcasts: 64]
     --verify           send messages that differ, and compare every byte that comes back. Without
                        it: the kind, the length and, of an echo, the first 64 bytes
-    --deflate          offer permessage-deflate, which the server must take, and send every message compressed by itself. The
-                       messages are quotes in JSON then, else random letters; about half is saved from 1 KiB on.
-                       Needs a build with --features deflate
+    --deflate          offer permessage-deflate, which the server must take, and send every message
+                       compressed by itself. The messages are quotes in JSON then, else random
+                       letters; about half is saved from 1 KiB on. Needs a build with
+                       --features deflate
     --subprotocol NAME
     --header 'Name: value'
   Time (10, 0.25, 10s, 250ms)
@@ -621,21 +686,24 @@ OPTIONS
   Comparing two servers
     --against URL      a second server, in alternating slices: A B, B A, A B, ...
     --against-pid PID
-    --against-plain    with --deflate: the second server gets the same messages, but no offer, and none is compressed
-    --slices N         in all [40]
+    --against-plain    with --deflate: the second server gets the same messages, but no offer, and
+                       none is compressed
+    --slices N         slices of both servers together [40]
     --slice TIME       [250ms], behind 50 ms that are not measured
-    --at-most X        exit code 1 if A's CPU per message (without pids: time per message) is, with 95 %
-                       confidence, more than X times B's
+    --at-most X        exit code 1 if A's CPU per message (without pids: time per message) is, with
+                       95 % confidence, more than X times B's
   Output
     --json FILE        all figures; - for stdout
     --html FILE        one page with the curves, for a browser
 
-LATENCY is from when a message should have been sent to when its answer was read. In open loop `uncorrected` stands beside it:
-from when the message was really handed to the socket, which hides the time that it had to wait for that.
+LATENCY is from when a message should have been sent to when its answer was read. In open loop
+`uncorrected` stands beside it: from when the message was really handed to the socket, which hides
+the time that it had to wait for that.
 
-HOW FAR TO TRUST IT. The tool says when itself was the bottleneck. Give it a core of its own: taskset -c 1 load ..., with the
-server on another one. On a machine that is shared, or changes its clock, absolute figures mean little: compare two servers in
-one run with --against, whose slices feel the same machine, and look at the interval of the ratio. To know the noise, compare a
+HOW FAR TO TRUST IT. The tool says when itself was the bottleneck. Give it a core of its own:
+taskset -c 1 load ..., with the server on another one. On a machine that is shared, or changes its
+clock, absolute figures mean little: compare two servers in one run with --against, in slices
+that feel the same machine, and look at the interval of the ratio. To know the noise, compare a
 server with itself.
 
 EXIT STATUS
@@ -649,12 +717,17 @@ EXIT STATUS
     130  interrupted twice
 ";
 
+/// Where the text of an option begins in the help.
+const TEXT_COLUMN: usize = 23;
+
 /// What `--help` prints: everything, or what concerns one scenario.
 pub fn help(scenario: Option<ScenarioName>) -> String {
     let Some(scenario) = scenario else { return HELP.to_owned() };
     let name = scenario.as_str();
     let about = scenario.about();
+    let example = scenario.example();
     let mut out = format!("load {name} URL [OPTIONS]\n\n{about}\n\n");
+    out += &format!("EXAMPLE\n    cargo run --release --example load -- {example}\n\n");
     let (mut heading, mut is_wanted) = (None, false);
     let begin = HELP.find("OPTIONS\n").unwrap_or_default();
     let end = HELP.find("LATENCY ").unwrap_or(HELP.len());
@@ -667,6 +740,11 @@ pub fn help(scenario: Option<ScenarioName>) -> String {
                 let option =
                     text.trim_start_matches('-').split([' ', ',']).next().unwrap_or_default();
                 is_wanted = scenario.has(option);
+                if let (true, Some(own)) = (is_wanted, scenario.own_help(option)) {
+                    out.extend(heading.take().into_iter().flat_map(|heading| [heading, "\n"]));
+                    out += &format!("{}{own}\n", &line[..TEXT_COLUMN]);
+                    is_wanted = false;
+                }
             }
             0 => is_wanted = true,
             _ => {}
@@ -808,7 +886,34 @@ mod tests {
             assert!(!idle.contains(other), "{other}: {idle}");
         }
         assert!(help(Some(ScenarioName::Search)).contains("how long each rate is tried"));
+        for (scenario, own, of_another) in [
+            (ScenarioName::Idle, "--connections N    [1000]\n", "churn:"),
+            (ScenarioName::Churn, "--messages N       messages on each connection [10]\n", "idle:"),
+            (ScenarioName::SlowReader, "16k = 16384 [64]\n", "broadcast, slow-reader:"),
+            (ScenarioName::Search, "--rate R           the first rate to try", "open loop:"),
+        ] {
+            let help = help(Some(scenario));
+            assert!(help.contains(own) && !help.contains(of_another), "{help}");
+        }
         assert!(help(Some(ScenarioName::Echo)).contains("    --binary, --text   [binary]\n"));
+    }
+
+    #[test]
+    fn the_example_of_each_scenario_is_a_command_line_of_it() {
+        for scenario in ScenarioName::ALL {
+            let example = scenario.example().replace("$(pgrep -nx echo)", "7");
+            assert_eq!(options(&example).unwrap().scenario, scenario);
+            assert!(help(Some(scenario)).contains(scenario.example()));
+        }
+    }
+
+    #[test]
+    fn lines_of_the_help_have_at_most_100_columns() {
+        for scenario in ScenarioName::ALL.map(Some).into_iter().chain([None]) {
+            let help = help(scenario);
+            let long: Vec<&str> = help.lines().filter(|line| line.chars().count() > 100).collect();
+            assert!(long.is_empty(), "{long:#?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The threads that make the traffic, and the one that tells them when. Each has its share of the
-//! connections to each server; what they measured at the same time is added up here.
+//! The threads that make the traffic, and the one that starts and stops them. Each has its share of
+//! the connections to each server; what they measured at the same time is added up here.
 
 use crate::client::Failure;
 use crate::sample::Sample;

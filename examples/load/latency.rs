@@ -43,8 +43,8 @@ impl Latency {
         if self.is_empty() { 0 } else { self.0.value_at_quantile(percentile / 100.0) }
     }
 
-    /// Whether there are enough samples for this percentile: fewer have none beyond it, and what
-    /// would be shown as it is their maximum.
+    /// Whether there are enough samples for this percentile. With fewer, no sample lies beyond it,
+    /// and the maximum would be shown in its place.
     pub fn knows(&self, percentile: f64) -> bool {
         self.count() as f64 * (100.0 - percentile) >= 100.0 - 1e-6
     }

@@ -12,7 +12,7 @@
 //! measurement had no sample, `--at-most` was exceeded or no rate of a search passed; 2 if nothing
 //! was measured; 3 if a search ended at the limit of this tool; 130 after a second interrupt.
 //!
-//! | room | what it is for |
+//! | module | what it is for |
 //! |---|---|
 //! | `args` | the command line |
 //! | `client` | connections: the handshake, frames, one mio poll |
@@ -120,7 +120,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), String> {
     std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// To stdout; that nobody reads it is no error.
+/// To stdout. A pipe that is closed at its other end is no error.
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

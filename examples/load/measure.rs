@@ -112,16 +112,19 @@ fn find_servers(options: &Options) -> Result<Vec<Server>, MeasureError> {
         let mut remarks = Vec::new();
         if sockets.is_some_and(|sockets| !sockets.is_listening) {
             remarks.push(format!(
-                "process {} does not listen on port {port}: if it is not the server, its figures mean nothing",
+                "process {} does not listen on port {port}: if it is not the server, its figures \
+                 mean nothing",
                 pid.unwrap_or_default()
             ));
         }
         if let (ScenarioName::Idle, Some(connections @ 1..)) =
             (options.scenario, sockets.map(|sockets| sockets.connections))
         {
+            let plural = if connections == 1 { "" } else { "s" };
             remarks.push(format!(
-                "the server had connections of others already ({connections}): memory that it has kept for others is in no \
-                 figure here. Start it anew"
+                "the server already had {connections} other connection{plural}: their memory is \
+                 in the figures before, during and after, and what it frees of theirs hides the \
+                 memory of new ones. Start the server anew"
             ));
         }
         servers.push(Server { name, target, process, outside: Sample::new(), remarks });
@@ -180,7 +183,7 @@ pub fn lowest_rate(step: Duration) -> f64 {
 }
 
 /// Whether a rate may have failed because of this tool: it was late, or had no time for more,
-/// being at work or kept from a core. A server whose core is known to be full is at its own limit.
+/// being at work or kept from a core. A server that is known to fill its core is at its own limit.
 fn is_limited_by_tool(sample: &Sample, server: Option<ServerTime>, limit: Nanos) -> bool {
     let lag = sample.extras.get(&Extra::Lag).map_or(0, |lag| lag.percentile(99.0));
     let server_is_full = server.is_some_and(|server| server.cores() >= BUSY);
@@ -224,7 +227,7 @@ impl Run<'_> {
         Ok((sample, time))
     }
 
-    /// A slice whose figures are reported, so that it must have some.
+    /// A slice with figures for the report. It is an error if there are none.
     fn measurement(
         &mut self,
         server: usize,
@@ -331,7 +334,7 @@ impl Run<'_> {
                 }
             }
             if self.crew.shared.is_interrupted() {
-                break; // The pair that was cut short tells nothing.
+                break; // The pair that was cut short has no ratio.
             }
             let [Some(a), Some(b)] = figures else { break };
             pairs.push((a, b));
@@ -352,7 +355,8 @@ impl Run<'_> {
         let few = |figures: &Figures| (1..MIN_FOR_P99).contains(&figures.samples);
         if pairs.iter().any(|(a, b)| few(a) || few(b)) {
             report.remarks.push(format!(
-                "p99 is not compared: a slice had fewer than {MIN_FOR_P99} samples. Use a longer --slice"
+                "p99 is not compared: a slice had fewer than {MIN_FOR_P99} samples. Use a longer \
+                 --slice"
             ));
         }
         let limits_cpu = self.options.pid.is_some() && self.options.against_pid.is_some();
@@ -382,8 +386,8 @@ impl Run<'_> {
         fact("set_up_ns", "set up within", set_up as f64, Unit::Nanos);
         if let (Some(before), Some(with), Some(after)) = (before, with, resident()) {
             fact("server_bytes_before", "server memory before", before, Unit::Bytes);
-            fact("server_bytes_with", "… with connections", with, Unit::Bytes);
-            fact("server_bytes_after", "… when all had gone", after, Unit::Bytes);
+            fact("server_bytes_with", "server memory during", with, Unit::Bytes);
+            fact("server_bytes_after", "server memory after", after, Unit::Bytes);
             if held > 0.0 {
                 fact(
                     "server_bytes_per_connection",
@@ -394,8 +398,8 @@ impl Run<'_> {
             }
             if with <= before {
                 report.remarks.push(
-                    "the server's memory did not grow: it had enough from before, so the figure for each connection \
-                     says nothing"
+                    "the server's memory did not grow: it had enough from before, so the figure \
+                     for each connection says nothing"
                         .to_owned(),
                 );
             }
@@ -435,7 +439,8 @@ impl Run<'_> {
         }
         if !latencies.iter().all(|latency| latency.knows(99.0)) {
             report.remarks.push(format!(
-                "p99 is not compared: a phase had fewer than {MIN_FOR_P99} samples. Use a longer --duration"
+                "p99 is not compared: a phase had fewer than {MIN_FOR_P99} samples. Use a longer \
+                 --duration"
             ));
         } else if let [without, with, again] =
             latencies.iter().map(|one| one.percentile(99.0) as f64).collect::<Vec<_>>()[..]
@@ -516,8 +521,8 @@ impl Run<'_> {
             }
             _ if !is_whole => {}
             _ => report.remarks.push(format!(
-                "no rate stayed under the limit. The lowest that steps of {:?} can judge, with {MIN_FOR_P99} \
-                 messages, is {lowest:.0} messages/s",
+                "no rate stayed under the limit. The lowest that steps of {:?} can judge, with \
+                 {MIN_FOR_P99} messages, is {lowest:.0} messages/s",
                 self.options.step
             )),
         }
@@ -525,8 +530,8 @@ impl Run<'_> {
             report.remarks.push("no rate failed: this is the highest that is tried".to_owned());
         } else if report.tool_was_the_limit {
             report.remarks.push(
-                "THE SEARCH ENDED AT THIS TOOL, not at the server: it was late itself, at work all the time, or kept \
-                 from a core. Give it a core of its own, or --threads"
+                "THE SEARCH ENDED AT THIS TOOL, not at the server: it was late itself, at work \
+                 all the time, or kept from a core. Give it a core of its own, or --threads"
                     .to_owned(),
             );
         } else if is_whole && !report.has_failed && !search.is_found() {
@@ -561,8 +566,8 @@ impl Run<'_> {
             let is_plain = self.options.against_plain && server == 1;
             if sample.compressed == 0 && !is_plain {
                 measured.remarks.push(
-                    "THE SERVER COMPRESSED NOTHING, though it took permessage-deflate: these figures are those of \
-                     messages as they are"
+                    "THE SERVER COMPRESSED NOTHING, though it took permessage-deflate: these \
+                     figures are those of uncompressed messages"
                         .to_owned(),
                 );
             }
@@ -601,8 +606,8 @@ impl Run<'_> {
             settings.push(("messages", format!("{size} {kind}")));
         }
         if options.upgrade.deflate {
-            let whom = if options.against_plain { " (A only)" } else { "" };
-            settings.push(("deflate", format!("compressed{whom}")));
+            let scope = if options.against_plain { " (A only)" } else { "" };
+            settings.push(("deflate", format!("compressed{scope}")));
         }
         settings.push(match options.against {
             Some(_) => ("slices", format!("{} slices of {:?}", options.slices, options.slice)),
@@ -651,7 +656,7 @@ mod tests {
     use crate::process::ThreadTime;
     use crate::sample::ToolTime;
 
-    /// A step in which the tool was so late, and on a core or kept from one for so long.
+    /// A step with this lag of the tool, and these times on a core and kept from one.
     fn step(lag: Nanos, cpu: Nanos, waited: Nanos) -> Sample {
         let mut sample = Sample::new();
         let mut lags = Latency::new();

@@ -1,4 +1,4 @@
-//! What Linux tells about processes and threads in /proc: CPU time and resident memory. Elsewhere
+//! What Linux shows of processes and threads in /proc: CPU time and resident memory. Elsewhere
 //! everything is unknown.
 
 use crate::clock::Nanos;
@@ -158,9 +158,11 @@ mod tests {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 2 0 0 0 12 30 0 0 20 0 1 0 5 0 0";
         assert_eq!(parse_stat(stat), Some(42 * TICK));
         assert_eq!(parse_stat("7 (x"), None);
-        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt \
+                    uid  timeout inode";
         assert_eq!(parse_socket(head), None);
-        let line = "   0: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0";
+        let line = "   0: 0100007F:2329 00000000:0000 0A 00000000:00000000 00:00000000 \
+                    00000000  1000        0 4711 1 0";
         assert_eq!(parse_socket(line), Some(Socket { port: 9001, state: LISTEN, inode: 4711 }));
     }
 

@@ -27,11 +27,11 @@ pub enum Extra {
 /// How many of something there were beside the thing that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Count {
-    /// Messages that were sent to everybody.
+    /// Messages that were sent to all connections.
     Broadcasts,
     /// Messages that came back within churn.
     Messages,
-    /// Messages that this tool did not send: a greeting, or another client in the same room.
+    /// Messages that this tool did not send: a greeting, or one of another client.
     Foreign,
 }
 
@@ -50,7 +50,7 @@ pub enum Fault {
     WrongKind,
     /// The connection that was to stop reading ended before that.
     SlowReaderGone,
-    /// A measurement whose figures would stand for nothing.
+    /// A measurement without a single sample.
     NoSample,
 }
 
@@ -268,7 +268,7 @@ pub struct Timeline(Vec<u64>);
 impl Timeline {
     pub const BIN: Nanos = 100 * MILLISECOND;
 
-    /// `finished` more, `at` so long after the beginning.
+    /// Adds what finished at this time after the beginning.
     pub fn add(&mut self, at: Nanos, finished: u64) {
         let bin = (at / Self::BIN) as usize;
         if self.0.len() <= bin {

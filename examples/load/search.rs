@@ -1,6 +1,6 @@
 //! `search`: which rate to try next, until the highest one that passes is known to 5 %.
 
-/// Nobody needs more to get from one end of all rates to the other.
+/// Enough to get from any first rate to any result.
 const MOST_STEPS: usize = 30;
 /// When the lowest rate that failed is so close to the highest one that passed, the search is over.
 const CLOSE_ENOUGH: f64 = 1.05;
@@ -54,7 +54,7 @@ impl Search {
         true
     }
 
-    /// Whether it went on until the highest rate was known as well as it is meant to be.
+    /// Whether the highest rate is known to [`CLOSE_ENOUGH`].
     pub fn is_found(&self) -> bool {
         self.best.zip(self.failed).is_some_and(|(best, failed)| failed <= best * CLOSE_ENOUGH)
     }

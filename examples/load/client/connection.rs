@@ -16,7 +16,7 @@ use std::io::{self, Write};
 /// A connection, with the `data` that a scenario keeps for it.
 pub struct Connection<T> {
     pub data: T,
-    /// Its place in the fleet; free for another one when it is gone.
+    /// Its place in the fleet. A later connection may get the same one.
     pub token: usize,
     pub(super) stream: TcpStream,
     phase: Phase,
@@ -198,7 +198,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Takes what was received at `now`, and tells the listener what it means.
+    /// Takes what was received at `now`, and passes the messages to the listener.
     pub(super) fn receive<L: Listener<Data = T>>(
         &mut self,
         mut input: &mut [u8],

@@ -1,4 +1,4 @@
-//! What can go wrong with a connection, in words for whoever reads the report.
+//! What can go wrong with a connection, in words for the reader of the report.
 
 use ikisocket::protocol::Violation;
 use std::io;
@@ -13,7 +13,8 @@ pub enum Failure {
     #[error("too many open files: raise the limit (`ulimit -n`) or use fewer --connections")]
     TooManyFiles,
     #[error(
-        "no free local port for another connection to {0}: use fewer --connections, or wait a minute"
+        "no free local port for another connection to {0}: use fewer --connections, or wait a \
+         minute"
     )]
     NoLocalPort(SocketAddr),
     #[error("the server did not upgrade the connection; it answered: {line}")]

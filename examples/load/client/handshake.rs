@@ -77,6 +77,8 @@ impl Upgrade {
             if let (300..=399, Some(location)) = (code, header("Location")) {
                 line += &format!(", Location: {location}");
             }
+            // The server must not move the cursor of the terminal that shows it.
+            let line = line.replace(char::is_control, "\u{FFFD}");
             return Err(Failure::Status { code, line });
         }
         if !header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
@@ -151,7 +153,8 @@ mod tests {
     use super::*;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ=="; // of RFC 6455 §1.3
-    const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+    const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n\
+                          Connection: keep-alive, Upgrade\r\n\
                           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
     #[test]
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn another_status_is_told_as_the_server_wrote_it() {
+    fn another_status_is_shown_as_the_server_wrote_it() {
         let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
         let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err().of_path("/nowhere");
         assert!(
@@ -183,6 +186,14 @@ mod tests {
             failure.to_string().ends_with("HTTP/1.1 302 Found, Location: /login?next=%2Fws"),
             "{failure}"
         );
+    }
+
+    #[test]
+    fn a_refusal_cannot_move_the_cursor_of_a_terminal() {
+        // U+009B is the ESC [ of terminals that take 8-bit control characters.
+        let answer = "HTTP/1.1 301 Moved\r\nLocation: /a\u{9b}2J\r\n\r\n".as_bytes();
+        let failure = Upgrade::default().check_answer(answer, KEY).unwrap_err();
+        assert!(failure.to_string().ends_with("Location: /a\u{fffd}2J"), "{failure}");
     }
 
     #[test]
@@ -230,7 +241,8 @@ mod tests {
         let request = String::from_utf8(request).unwrap();
         assert!(request.starts_with("GET /a?b HTTP/1.1\r\nHost: [::1]:9\r\n"), "{request}");
         let end = "Sec-WebSocket-Protocol: chat\r\n\
-                   Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\nX-Id: 7\r\n\r\n";
+                   Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n\
+                   X-Id: 7\r\n\r\n";
         assert!(request.ends_with(end), "{request}");
     }
 }

@@ -39,7 +39,7 @@ const HANDSHAKE_TIMEOUT: u64 = 5;
 /// The receive buffer of a connection that will not read: little fits, so the server feels it soon.
 const SMALL_RECEIVE_BUFFER: usize = 4096;
 
-/// Who is told what happens to the connections of a fleet.
+/// Called for what happens to the connections of a fleet.
 pub trait Listener {
     /// What is kept with each connection.
     type Data;
@@ -52,7 +52,7 @@ pub trait Listener {
         payload: Payload<'_>,
         now: Nanos,
     );
-    /// The connection is no more.
+    /// The connection has ended.
     fn gone(&mut self, token: usize, data: Self::Data, end: End, now: Nanos);
 }
 
@@ -62,7 +62,7 @@ pub struct Fleet<T> {
     upgrade: Upgrade,
     tape: Arc<Tape>,
     rules: Rules,
-    /// For the connections whose messages refer to no other; made for the first one.
+    /// For connections with messages that refer to no other; made for the first one.
     unpacker: Option<Unpacker>,
     poll: Poll,
     events: Events,

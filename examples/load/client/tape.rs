@@ -16,8 +16,8 @@ pub const KEY: [u8; 4] = [0x25, 0x4b, 0x1e, 0x33];
 const MAX_TAPE: usize = 4 * 1024 * 1024;
 /// How many messages differ from each other where sizes are random or payloads verified.
 const VARIETY: usize = 256;
-/// No message comes again before so many bytes of others: a compressor that remembers 32 KiB must
-/// not meet it twice.
+/// No message comes again before this many bytes of other messages: a compressor that remembers
+/// 32 KiB must not meet it twice.
 const FORGOTTEN: usize = 128 * 1024;
 
 /// What messages look like.
@@ -51,9 +51,9 @@ pub struct Tape {
     /// The unmasked payloads of the first `period` frames.
     payloads: Vec<u8>,
     payload_ranges: Vec<Range<usize>>,
-    /// After so many frames the tape begins again.
+    /// The number of frames after which the tape begins again.
     period: usize,
-    /// So many frames from any position on lie there in one piece.
+    /// The number of frames that lie in one piece, from any position on.
     burst: usize,
 }
 
@@ -89,7 +89,8 @@ impl Tape {
             if shape.quotes {
                 random.quotes(start + size, &mut tape.payloads);
             } else {
-                tape.payloads.extend((0..size).map(|_| b'!' + random.within(0, 93) as u8)); // printable: text or not
+                // Printable, so that the message can be text.
+                tape.payloads.extend((0..size).map(|_| b'!' + random.within(0, 93) as u8));
             }
             if shape.distinct {
                 // Two messages differ whatever the dice say, if they have room for these two
@@ -200,7 +201,7 @@ impl Cursor {
         &tape.frames[tape.starts[self.frame] + self.written..tape.starts[self.frame + 1]]
     }
 
-    /// So many of these bytes are written.
+    /// `written` of these bytes are on their way.
     pub fn advance(&mut self, tape: &Tape, written: usize) {
         self.written += written;
         while self.owed > 0 {
@@ -250,7 +251,8 @@ impl Random {
             let (bid, spread) = (self.within(1_000, 99_999), self.within(1, 30));
             let price = |cents: usize| format!("{}.{:02}", cents / 100, cents % 100);
             let quote = format!(
-                "{{\"id\":{},\"symbol\":\"{symbol}\",\"bid\":{},\"ask\":{},\"size\":{},\"time\":\"14:{:02}:{:02}.{:03}\"}},",
+                "{{\"id\":{},\"symbol\":\"{symbol}\",\"bid\":{},\"ask\":{},\"size\":{},\
+                 \"time\":\"14:{:02}:{:02}.{:03}\"}},",
                 self.within(1_000_000, 9_999_999),
                 price(bid),
                 price(bid + spread),

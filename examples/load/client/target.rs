@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// How long the first connection, which only asks whether anybody listens, may take.
+/// How long the first connection, which only asks whether the port is open, may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,8 @@ pub enum TargetError {
     #[error("cannot resolve {0:?}: {1}")]
     Resolve(String, String),
     #[error(
-        "{0} is not a loopback address: load that you are not asked for is an attack; --allow-remote if you are"
+        "{0} is not a loopback address: load that you are not asked for is an attack; \
+         --allow-remote if you are"
     )]
     Remote(SocketAddr),
     #[error(transparent)]
@@ -102,7 +103,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Resolves the host, and takes the first of its addresses on which somebody listens.
+    /// Resolves the host, and takes the first of its addresses with an open port.
     pub fn find(url: Url, allow_remote: bool) -> Result<Target, TargetError> {
         let resolve = |e: std::io::Error| TargetError::Resolve(url.host.clone(), e.to_string());
         let addresses = (url.host.as_str(), url.port).to_socket_addrs().map_err(resolve)?;
@@ -160,7 +161,8 @@ mod tests {
 
     #[test]
     fn only_loopback_is_loaded_unasked() {
-        let url = Url::parse("ws://192.0.2.1:1/").unwrap(); // TEST-NET-1: never connected to, as it is refused before
+        // TEST-NET-1. It is refused before anything is sent to it.
+        let url = Url::parse("ws://192.0.2.1:1/").unwrap();
         assert!(matches!(Target::find(url, false), Err(TargetError::Remote(_))));
     }
 }

@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
 
-/// So many digits after "99." can be looked at.
+/// The number of nines, before and behind the point, up to which the axis reaches.
 const MOST_NINES: f64 = 6.0;
 
 pub fn to_html(report: &Report) -> String {
@@ -45,7 +45,8 @@ pub fn to_html(report: &Report) -> String {
     write_steps(report, &mut body);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<style>\n{STYLE}</style></head>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <style>\n{STYLE}</style></head>\n\
          <body><main>\n{body}</main></body></html>\n",
         escape(&title)
     )
@@ -75,12 +76,12 @@ fn write_notes<'r>(
     report: &Report,
     body: &mut String,
 ) {
-    for (whose, note) in notes {
-        let whose = whose
+    for (name, note) in notes {
+        let name = name
             .filter(|_| report.measured.len() > 1)
             .map(|name| format!("<b>{}</b>: ", escape(name)));
         let _ =
-            writeln!(body, "<p class=\"note\">{}{}</p>", whose.unwrap_or_default(), escape(note));
+            writeln!(body, "<p class=\"note\">{}{}</p>", name.unwrap_or_default(), escape(note));
     }
     for measured in &report.measured {
         for (fault, times) in &measured.faults {
@@ -141,7 +142,8 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
         // Turned on a phone: a column for each distribution.
         let _ = writeln!(
             body,
-            "<table class=\"turns\" style=\"--rows:{}\"><tr><th></th>{heads}<th>max</th></tr>{rows}</table>",
+            "<table class=\"turns\" style=\"--rows:{}\"><tr><th></th>{heads}<th>max</th></tr>\
+             {rows}</table>",
             PERCENTILES.len() + 2
         );
     }
@@ -156,9 +158,9 @@ fn row(distribution: &Distribution) -> String {
     format!("<tr><th>{}</th>{cells}</tr>", escape(distribution.label))
 }
 
-/// A distribution as it is drawn.
+/// A distribution to draw.
 struct Curve {
-    /// Whose it is.
+    /// The number of what it was measured of, which decides its colour.
     series: usize,
     is_uncorrected: bool,
     /// (percentile, time)
@@ -182,8 +184,8 @@ fn curves(report: &Report) -> Vec<Curve> {
     curves
 }
 
-/// The curve of the percentiles: 90 %, 99 %, 99.9 % … at equal distances, so that the rare cases
-/// have room.
+/// The curve of the percentiles. 90 %, 99 %, 99.9 % and so on have equal distances, so that the
+/// rare cases have room.
 fn write_latency(report: &Report, body: &mut String) {
     let curves = curves(report);
     let times =
@@ -215,7 +217,8 @@ fn write_latency(report: &Report, body: &mut String) {
     let lines: Vec<Line> = curves.iter().map(line).collect();
     let _ = writeln!(
         body,
-        "<section><h2>Latency</h2><p>How many percent took no longer than each time. {}</p>{}</section>",
+        "<section><h2>Latency</h2><p>How many percent took no longer than each time. {}</p>\
+         {}</section>",
         legend(report, curves.iter().any(|curve| curve.is_uncorrected)),
         chart("Latency by percentile", &x_ticks, &y_ticks, &lines)
     );
@@ -264,7 +267,7 @@ fn write_throughput(report: &Report, body: &mut String) {
     );
 }
 
-/// Which colour is whose, if there are several.
+/// Which colour stands for what, if there are several.
 fn legend(report: &Report, has_uncorrected: bool) -> String {
     let mut out = String::new();
     if report.measured.len() > 1 {
@@ -278,7 +281,8 @@ fn legend(report: &Report, has_uncorrected: bool) -> String {
     }
     if has_uncorrected {
         out.push_str(
-            "<span class=\"legend\"><i class=\"key dashed\"></i>uncorrected: from when it was really sent</span>",
+            "<span class=\"legend\"><i class=\"key dashed\"></i>\
+             uncorrected: from when it was really sent</span>",
         );
     }
     out
@@ -298,7 +302,11 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     });
     let reach = ends.map(|end| end.max(1e-3).ln().abs()).fold(0.05, f64::max) * 1.6;
     let x = |ratio: f64| ((ratio.max(1e-9).ln() / reach).clamp(-1.0, 1.0) + 1.0) * 50.0;
-    body.push_str("<section><h2>A / B, paired</h2><p>A dot for each pair of slices; the bar is where the median lies with 95 % confidence.</p>");
+    body.push_str(
+        "<section><h2>A / B, paired</h2>\
+         <p>A dot for each pair of slices; the bar is where the median lies with 95 % \
+         confidence.</p>",
+    );
     body.push_str("<div class=\"ratios\">");
     for (label, ratio) in ratios {
         let (low, high) = ratio.interval.unwrap_or((ratio.median, ratio.median));
@@ -309,8 +317,10 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
             .collect();
         let _ = write!(
             body,
-            "<b>{}</b><svg class=\"strip\" height=\"26\"><line class=\"one\" x1=\"50%\" x2=\"50%\" y1=\"0\" y2=\"100%\"/>\
-             <rect class=\"interval\" x=\"{:.2}%\" width=\"{:.2}%\" y=\"5\" height=\"16\" rx=\"3\"/>{dots}\
+            "<b>{}</b><svg class=\"strip\" height=\"26\">\
+             <line class=\"one\" x1=\"50%\" x2=\"50%\" y1=\"0\" y2=\"100%\"/>\
+             <rect class=\"interval\" x=\"{:.2}%\" width=\"{:.2}%\" y=\"5\" height=\"16\" \
+             rx=\"3\"/>{dots}\
              <line class=\"median\" x1=\"{:.2}%\" x2=\"{:.2}%\" y1=\"2\" y2=\"24\"/></svg>\
              <span><strong>{:.3}</strong> <small>{}</small></span>",
             escape(label),
@@ -324,7 +334,8 @@ fn write_comparison(comparison: &Comparison, body: &mut String) {
     }
     let _ = write!(
         body,
-        "<b></b><div class=\"scale\"><span>{:.2}</span><span>1</span><span>{:.2}</span></div><span></span></div>",
+        "<b></b><div class=\"scale\"><span>{:.2}</span><span>1</span><span>{:.2}</span></div>\
+         <span></span></div>",
         (-reach).exp(),
         reach.exp()
     );
@@ -347,7 +358,8 @@ fn write_steps(report: &Report, body: &mut String) {
         return;
     }
     body.push_str(
-        "<section><h2>The search</h2><table class=\"steps\"><tr><th></th><th>rate</th><th>achieved</th><th>p50</th><th>p99</th></tr>",
+        "<section><h2>The search</h2><table class=\"steps\"><tr><th></th><th>rate</th>\
+         <th>achieved</th><th>p50</th><th>p99</th></tr>",
     );
     for step in &report.steps {
         let _ = write!(

@@ -38,10 +38,12 @@ fn step(step: &Step) -> Value {
 }
 
 fn measured(measured: &Measured) -> Value {
+    let faults = measured.faults.iter().cloned().map(|(fault, times)| (fault, json!(times)));
+    let faults: Map<_, _> = faults.collect();
     let mut out = json!({
         "name": measured.name,
         "over_time": { "step_ns": measured.over_time.step, "per_second": measured.over_time.rates },
-        "faults": measured.faults.iter().cloned().map(|(fault, times)| (fault, json!(times))).collect::<Map<_, _>>(),
+        "faults": faults,
         "remarks": measured.remarks,
     });
     add_facts(&mut out, &measured.facts);

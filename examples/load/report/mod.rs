@@ -1,4 +1,4 @@
-//! What is told when all is measured: the figures by name, once for all forms of report.
+//! What is reported when all is measured: the figures by name, once for all forms of report.
 
 mod chart;
 mod html;
@@ -112,7 +112,7 @@ pub struct Measured {
 pub struct Report {
     pub conditions: Conditions,
     pub scenario: &'static str,
-    /// What is counted: "messages", "deliveries", …
+    /// What is counted, such as "messages" or "deliveries".
     pub unit: &'static str,
     /// What was asked for, in words.
     pub settings: Vec<(&'static str, String)>,
@@ -230,7 +230,7 @@ impl Measured {
             ));
             facts.push(fact(
                 "wire_bytes_per_second",
-                "… on the wire",
+                "received on the wire",
                 sample.wire_bandwidth(),
                 Unit::BytesPerSecond,
             ));
@@ -253,7 +253,7 @@ impl Measured {
             ));
         }
         facts.push(fact("tool_busy", "this tool at work", sample.tool.busy(), Unit::Share));
-        facts.push(fact("tool_waited", "… kept from a core", sample.tool.waited(), Unit::Share));
+        facts.push(fact("tool_waited", "tool kept from a core", sample.tool.waited(), Unit::Share));
 
         let mut distributions = Vec::new();
         if !sample.latency.is_empty() {
@@ -296,8 +296,11 @@ fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
         );
     }
     if sample.finished_at_all > 0 && server.is_some_and(|server| server.cpu == 0) {
-        remarks
-            .push("the process of --pid used no CPU time: it is not the server, or the time was too short".to_owned());
+        remarks.push(
+            "the process of --pid used no CPU time: it is not the server, or the time \
+             was too short"
+                .to_owned(),
+        );
     }
     let percent = |share: f64| (share * 100.0).round();
     let server_cores = server.map(ServerTime::cores);
@@ -305,19 +308,22 @@ fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
     if busy >= BUSY {
         remarks.push(match server_cores {
             Some(cores) if cores >= BUSY => format!(
-                "both were at their limit: this tool at work for {} % of the time, the server's core for {} %",
+                "both were at their limit: this tool at work for {} % of the time, the server's \
+                 core for {} %",
                 percent(busy),
                 percent(cores)
             ),
             _ => format!(
-                "THIS TOOL WAS THE BOTTLENECK (at work for {} % of the time): the server can do more. Use --threads",
+                "THIS TOOL WAS THE BOTTLENECK (at work for {} % of the time): the server can do \
+                 more. Use --threads",
                 percent(busy)
             ),
         });
     }
     if waited >= KEPT_WAITING {
         remarks.push(format!(
-            "this tool was kept from a core for {} % of the time: latencies contain that. Give it a core of its own (taskset)",
+            "this tool was kept from a core for {} % of the time: latencies contain that. Give it \
+             a core of its own (taskset)",
             percent(waited)
         ));
     }
@@ -325,7 +331,8 @@ fn self_check(sample: &Sample, server: Option<ServerTime>) -> Vec<String> {
         let (lag, latency) = (lag.percentile(99.0), sample.latency.percentile(99.0));
         if lag * 4 > latency {
             remarks.push(format!(
-                "this tool was late: 1 % of the messages were sent {} or more after their time, which is in the latency",
+                "this tool was late: 1 % of the messages were sent {} or more after their time, \
+                 which is in the latency",
                 text::time(lag as f64)
             ));
         }
@@ -360,7 +367,7 @@ impl Fault {
     pub fn describe(self) -> &'static str {
         match self {
             Fault::Unanswered => "messages were not answered",
-            Fault::Unexpected => "messages came that nobody waited for",
+            Fault::Unexpected => "messages came that were not expected",
             Fault::WrongPayload => "messages came back with another payload",
             Fault::Lost => "deliveries were lost",
             Fault::OutOfOrder => "deliveries came out of order",

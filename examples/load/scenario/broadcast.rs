@@ -23,7 +23,7 @@ pub struct Broadcast {
     publishers: usize,
     at_once: usize,
     slow: Slow,
-    room: Room,
+    receivers: Receivers,
 }
 
 /// What is kept for a connection.
@@ -45,17 +45,17 @@ enum Slow {
 }
 
 /// All receivers, and what is on its way to them.
-struct Room {
+struct Receivers {
     tape: Arc<Tape>,
     opcode: Opcode,
     verify: bool,
-    /// This run, among others that may be in the same room.
+    /// The number of this run: another run may use the same broadcast.
     run: u16,
     /// Connections that publish.
     publishers: Vec<usize>,
     /// Connections that count as receivers.
     members: usize,
-    /// The slow reader; when it is gone, how that came.
+    /// The slow reader, and how it ended.
     slow: Option<usize>,
     slow_end: Option<End>,
     /// The broadcasts that it received, and the number of the first one that it did not read.
@@ -66,11 +66,11 @@ struct Room {
     /// kept.
     flights: VecDeque<Flight>,
     first: u64,
-    /// Those of them that somebody has yet to receive.
+    /// Broadcasts that at least one receiver has yet to receive.
     unfinished: usize,
     /// The message that goes out next is put together here.
     scratch: Vec<u8>,
-    /// It is compressed here, if so wanted.
+    /// It is compressed here, with --deflate.
     packer: Option<Packer>,
     packed: Vec<u8>,
     sample: Sample,
@@ -82,7 +82,7 @@ struct Flight {
     publisher: usize,
     sent: Nanos,
     first_received: Nanos,
-    /// So many have yet to receive it.
+    /// The number of receivers that have yet to receive it.
     missing: usize,
 }
 
@@ -94,7 +94,7 @@ impl Broadcast {
         verify: bool,
         slow_reader: bool,
     ) -> io::Result<Broadcast> {
-        let room = Room {
+        let receivers = Receivers {
             tape: setup.tape.clone(),
             opcode: setup.shape.opcode(),
             verify,
@@ -119,18 +119,23 @@ impl Broadcast {
         let mut crowd = setup.crowd;
         crowd.connections += usize::from(slow_reader);
         let slow = if slow_reader { Slow::Reading(0) } else { Slow::Unwanted };
-        Ok(Broadcast { fleet: setup.fleet()?, crowd, publishers, at_once, slow, room })
+        Ok(Broadcast { fleet: setup.fleet()?, crowd, publishers, at_once, slow, receivers })
     }
 
     fn traffic(&mut self, watch: &mut Stopwatch, shared: &Shared) -> io::Result<()> {
         loop {
             let now = clock::now();
-            if now >= watch.deadline || self.room.publishers.is_empty() || shared.is_interrupted() {
+            if now >= watch.deadline
+                || self.receivers.publishers.is_empty()
+                || shared.is_interrupted()
+            {
                 return Ok(());
             }
-            while self.room.unfinished < self.at_once && self.room.publish(&mut self.fleet) {}
-            self.fleet.flush(&mut self.room);
-            watch.turn(&mut self.fleet, &mut self.room, now, Nanos::MAX, shared)?;
+            while self.receivers.unfinished < self.at_once
+                && self.receivers.publish(&mut self.fleet)
+            {}
+            self.fleet.flush(&mut self.receivers);
+            watch.turn(&mut self.fleet, &mut self.receivers, now, Nanos::MAX, shared)?;
         }
     }
 
@@ -140,44 +145,45 @@ impl Broadcast {
             (Slow::Reading(token), true) => {
                 // If the server has ended it, that is known now at the latest.
                 for _ in 0..=self.fleet.len() / Fleet::<Seat>::EVENTS {
-                    self.fleet.turn(Duration::ZERO, &mut self.room)?;
+                    self.fleet.turn(Duration::ZERO, &mut self.receivers)?;
                 }
-                if let Some(end) = self.room.slow_end.take() {
+                if let Some(end) = self.receivers.slow_end.take() {
                     self.slow = Slow::Over;
-                    self.room.sample.fault(Fault::SlowReaderGone, 1);
-                    self.room.sample.ended(end);
+                    self.receivers.sample.fault(Fault::SlowReaderGone, 1);
+                    self.receivers.sample.ended(end);
                     return Ok(());
                 }
                 self.fleet.stall(token);
                 self.slow = Slow::Stalled(token);
-                self.room.stalled_at = self.room.next_number();
-                self.room.slow_received = 0;
+                self.receivers.stalled_at = self.receivers.next_number();
+                self.receivers.slow_received = 0;
             }
             (Slow::Stalled(token), false) => {
                 self.slow = Slow::Over;
-                let missed = self.room.next_number() - self.room.stalled_at;
-                self.fleet.resume(token, &mut self.room);
+                let missed = self.receivers.next_number() - self.receivers.stalled_at;
+                self.fleet.resume(token, &mut self.receivers);
                 let end = clock::now() + SECOND_CHANCE;
-                while missed > 0 && self.room.slow_end.is_none() && clock::now() < end {
-                    self.fleet.turn(Duration::from_millis(10), &mut self.room)?;
+                while missed > 0 && self.receivers.slow_end.is_none() && clock::now() < end {
+                    self.fleet.turn(Duration::from_millis(10), &mut self.receivers)?;
                 }
-                let fate = match self.room.slow_end.take() {
+                let fate = match self.receivers.slow_end.take() {
                     _ if missed == 0 => "had nothing to read: its time says nothing".to_owned(),
-                    None if self.room.slow_received >= missed => format!(
-                        "was still connected at the end, and all {missed} messages had found a place in buffers: \
-                         the server may not have noticed it. Use a greater --size or a longer --duration"
+                    None if self.receivers.slow_received >= missed => format!(
+                        "was still connected at the end, and all {missed} messages had found a \
+                         place in buffers: the server may not have noticed it. Use a greater \
+                         --size or a longer --duration"
                     ),
                     None => "was still connected at the end".to_owned(),
                     Some(End::Closed | End::Left) => "was closed by us".to_owned(),
                     Some(End::Failed(failure)) => {
                         // A server may end it, but not say wrong things to it.
                         if let Failure::Protocol(_) = failure {
-                            self.room.sample.failure(&failure);
+                            self.receivers.sample.failure(&failure);
                         }
                         format!("ended: {failure}")
                     }
                 };
-                self.room.sample.remarks.push(format!("the slow reader {fate}"));
+                self.receivers.sample.remarks.push(format!("the slow reader {fate}"));
                 // Through its small buffer the rest would take too long, and disturb the others.
                 self.fleet.drop_one(token);
             }
@@ -195,43 +201,44 @@ impl Scenario for Broadcast {
             && let Some(token) = tokens.pop()
         {
             self.slow = Slow::Reading(token);
-            self.room.slow = Some(token);
+            self.receivers.slow = Some(token);
         }
-        for token in tokens.iter().copied().chain(self.room.slow) {
+        for token in tokens.iter().copied().chain(self.receivers.slow) {
             if let Some(connection) = self.fleet.get(token) {
                 connection.data.newest = vec![0; self.publishers];
             }
         }
-        self.room.members = tokens.len();
-        self.room.publishers = tokens.into_iter().take(self.publishers).collect();
+        self.receivers.members = tokens.len();
+        self.receivers.publishers = tokens.into_iter().take(self.publishers).collect();
         Ok(())
     }
 
     fn run(&mut self, slice: &Slice, shared: &Shared) -> Sample {
         let prepared = self.set_stalled(slice.stalled);
         let mut watch = Stopwatch::start(slice);
-        self.room.deadline = watch.deadline;
+        self.receivers.deadline = watch.deadline;
 
         let ran = self.traffic(&mut watch, shared);
-        watch.stop_traffic(&mut self.room.sample);
-        self.room.deadline = watch.deadline;
-        let drained = drain(&mut self.fleet, &mut self.room, |room| room.unfinished == 0);
-        watch.note(clock::now(), &mut self.room.sample, shared);
-        self.room.give_up_the_rest();
+        watch.stop_traffic(&mut self.receivers.sample);
+        self.receivers.deadline = watch.deadline;
+        let drained =
+            drain(&mut self.fleet, &mut self.receivers, |receivers| receivers.unfinished == 0);
+        watch.note(clock::now(), &mut self.receivers.sample, shared);
+        self.receivers.give_up_the_rest();
 
-        let mut sample = std::mem::replace(&mut self.room.sample, Sample::new());
+        let mut sample = std::mem::replace(&mut self.receivers.sample, Sample::new());
         for error in [prepared, ran, drained].into_iter().filter_map(Result::err) {
             sample.failure(&error);
         }
         let take = |latency: &mut Latency| std::mem::replace(latency, Latency::new());
-        sample.extras.insert(Extra::Skew, take(&mut self.room.skew));
-        sample.extras.insert(Extra::LastReceiver, take(&mut self.room.last_receiver));
+        sample.extras.insert(Extra::Skew, take(&mut self.receivers.skew));
+        sample.extras.insert(Extra::LastReceiver, take(&mut self.receivers.last_receiver));
         watch.finish(&mut sample);
         sample
     }
 
     fn close(&mut self) -> Sample {
-        let (run, slow) = (self.room.run, self.room.slow);
+        let (run, slow) = (self.receivers.run, self.receivers.slow);
         close_all(&mut self.fleet, |connection, payload| {
             let stamp = Stamp::read(&payload).filter(|stamp| stamp.run == run)?;
             let newest = connection.data.newest.get_mut(usize::from(stamp.publisher));
@@ -244,13 +251,13 @@ impl Scenario for Broadcast {
     }
 }
 
-impl Room {
+impl Receivers {
     /// How many broadcasts there were so far.
     fn next_number(&self) -> u64 {
         self.first + self.flights.len() as u64
     }
 
-    /// Gives the next message to the publisher whose turn it is. False if there is none.
+    /// Gives the next message to the publisher that is next. False if there is none.
     fn publish(&mut self, fleet: &mut Fleet<Seat>) -> bool {
         let number = self.next_number();
         let publisher = (number % self.publishers.len().max(1) as u64) as usize;
@@ -280,7 +287,7 @@ impl Room {
         true
     }
 
-    /// Somebody received a broadcast, or never will.
+    /// A receiver has received a broadcast, or never will.
     fn settle(&mut self, index: usize) {
         let flight = &mut self.flights[index];
         flight.missing -= 1;
@@ -303,13 +310,13 @@ impl Room {
     }
 }
 
-impl Measuring for Room {
+impl Measuring for Receivers {
     fn sample(&mut self) -> &mut Sample {
         &mut self.sample
     }
 }
 
-impl Listener for Room {
+impl Listener for Receivers {
     type Data = Seat;
 
     fn opened(&mut self, _: &mut Connection<Seat>, _: Nanos) {}

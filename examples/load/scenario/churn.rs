@@ -1,6 +1,6 @@
 //! `churn`: connect, exchange messages, close, again; and `connect`, an upgrade storm: connect,
-//! upgrade, and a reset in place of all the rest, so that nothing but the upgrade is measured. As
-//! many visits as there are connections are always under way.
+//! upgrade, and a reset in place of all the rest, so that nothing but the upgrade is measured. At
+//! any time there are as many visits as connections.
 
 use super::{
     Crowd, Measuring, Scenario, Setup, Shared, Slice, Stopwatch, check_echo, close_all, drain,

@@ -14,9 +14,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-/// A server that is further behind than so many messages, in open loop, will not catch up.
+/// In open loop, a server that is more messages than this behind will not catch up.
 const MAX_BACKLOG: u64 = 1_000_000;
-/// How long a backlog may take to come back before the next slice begins with what is left of it.
+/// How long a backlog may take to come back before the next slice begins with the rest.
 const LONGEST_DRAIN: Nanos = 10 * SECOND;
 /// Sleeping is as precise as this; shorter waits are spent awake.
 const SLEEP_PRECISION: Nanos = MILLISECOND + MILLISECOND / 5;
@@ -46,8 +46,8 @@ struct Flight {
 /// Counts what comes back, and answers it with the next message.
 struct Exchange {
     tape: Arc<Tape>,
-    /// Messages under way on one connection. Closed loop: always so many. Open loop: at most; what
-    /// is due beyond them waits.
+    /// Messages in flight on one connection. Closed loop: always this many. Open loop: at most this
+    /// many; a message that is due beyond them waits.
     in_flight: usize,
     verify: bool,
     open_loop: bool,

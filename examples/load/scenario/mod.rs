@@ -28,13 +28,13 @@ pub const DRAIN: Nanos = 2 * SECOND;
 /// that it answered; and to answer all.
 const CLOSE_PAUSE: Nanos = 2 * SECOND;
 const CLOSE_TIMEOUT: Nanos = 30 * SECOND;
-/// Upgrades under way at the same time while connections are set up: fewer than any listen queue
+/// Upgrades in flight at the same time while connections are set up: fewer than any listen queue
 /// holds.
 const OPENING_AT_ONCE: usize = 64;
 /// To look for events and find none takes no longer; if it did, the thread was kept from its core
 /// meanwhile.
 const LONGEST_LOOK: Nanos = 5 * MICROSECOND;
-/// The longest wait: so soon Ctrl-C is noticed.
+/// The longest wait, and so the longest time until Ctrl-C is noticed.
 const LONGEST_WAIT: Nanos = 50 * MILLISECOND;
 
 /// A stretch of time with traffic.
@@ -74,7 +74,7 @@ pub trait Scenario: Send {
     fn close(&mut self) -> Sample;
 }
 
-/// What every scenario is made from: whom to connect to, and with what to say.
+/// What every scenario is made from: the server, the upgrade, and the messages.
 #[derive(Clone)]
 pub struct Setup {
     pub target: Target,
@@ -124,8 +124,7 @@ impl Crowd {
     }
 }
 
-/// Listens while connections are set up: whatever is received then, such as a greeting, is of no
-/// interest.
+/// Listens while connections are set up. It ignores what is received then, such as a greeting.
 struct Opening<T> {
     failure: Option<Failure>,
     data: std::marker::PhantomData<T>,
@@ -156,7 +155,7 @@ fn drain<L: Listener>(
 }
 
 /// Closes all connections, waits for the server to agree, and ends those that it does not close.
-/// `judge` says what is wrong with a message that comes so late.
+/// `judge` says what is wrong with a message that comes after that.
 fn close_all<T>(
     fleet: &mut Fleet<T>,
     judge: impl FnMut(&mut Connection<T>, Payload<'_>) -> Option<Fault>,

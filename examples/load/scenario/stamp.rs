@@ -1,5 +1,5 @@
-//! The first bytes of a broadcast message: which one it is, and whose. They are seven-bit, so they
-//! are text as well as binary.
+//! The first bytes of a broadcast message: its number, its publisher and its run. They are
+//! seven-bit, so they are text as well as binary.
 
 use crate::client::KEY;
 use crate::sample::Fault;
@@ -15,9 +15,9 @@ const DIGIT_BITS: usize = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Which run of this tool it belongs to, 14 bits: there may be others in the same room.
+    /// Which run of this tool it belongs to, 14 bits: another run may use the same broadcast.
     pub run: u16,
-    /// Who sent it, 14 bits.
+    /// The connection that sent it, 14 bits.
     pub publisher: u16,
     /// Counts all broadcasts of the run, 42 bits.
     pub number: u64,
@@ -34,8 +34,8 @@ impl Stamp {
         write_digits(self.number, &mut rest[..DIGITS_OF_NUMBER]);
     }
 
-    /// What is wrong with it at a receiver whose next number from this publisher is `newest` or a
-    /// higher one.
+    /// What is wrong with it at a receiver that expects the number `newest` or a higher one from
+    /// this publisher.
     pub fn fault_after(self, newest: u64) -> Option<Fault> {
         match newest {
             newest if self.number >= newest => None,
