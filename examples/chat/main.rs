@@ -22,7 +22,8 @@
 //! `to`, so it gets no message that the Go example could not have sent.
 //!
 //! A page has to show what others send. So the server cuts a name to `MAX_NAME` characters, and a
-//! message to a page to `MAX_WORDS`. A line tells the client that sent it.
+//! message to a page to `MAX_WORDS`. A line says so to the client that sent it, and is the only one
+//! that the Go example does not have. A page sees it in its own message to all, which comes back.
 //!
 //! The last client that comes under a name has it. A plain client that lost its name stays, as in
 //! Go; a page is closed with 4000.

@@ -60,7 +60,8 @@ class Inbox {
       let timer;
       await new Promise((resolve, reject) => {
         this.#arrival = resolve;
-        timer = setTimeout(() => reject(new Error(`expected ${pattern}\n     got nothing`)), PATIENCE);
+        const late = new Error(`expected ${pattern}\n     got nothing`);
+        timer = setTimeout(() => reject(late), PATIENCE);
       });
       clearTimeout(timer);
     }
@@ -89,7 +90,8 @@ function pythonClient(address) {
   const program = new URL("client.py", import.meta.url).pathname;
   const child = start(PYTHON, program, `ws://${address}${path(PYTHON_NAME)}`);
   const inbox = new Inbox();
-  readline.createInterface({ input: child.stdout }).on("line", (line) => inbox.put(JSON.parse(line)));
+  const lines = readline.createInterface({ input: child.stdout });
+  lines.on("line", (line) => inbox.put(JSON.parse(line)));
   const leave = async () => {
     child.stdin.end();
     await child.gone;
@@ -115,16 +117,18 @@ async function tab(context, address, name) {
   return page;
 }
 
-const exactly = (text) => new RegExp(`^${text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&")}( \\(you\\))?$`, "u");
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
+const exactly = (text) => new RegExp(`^${escaped(text)}( \\(you\\))?$`, "u");
 const connected = (page, name) =>
   page.getByRole("status").getByText(`Connected as ${name}`).waitFor();
 const here = (page, count) => page.getByRole("heading", { name: `Here now: ${count}` }).waitFor();
-const person = (page, name) => page.getByRole("navigation").locator(".label", { hasText: exactly(name) });
+const person = (page, name) =>
+  page.getByRole("navigation").locator(".label", { hasText: exactly(name) });
 const note = (page, text) =>
   page.getByRole("log").locator(".note", { hasText: text }).last().waitFor();
 const entries = (page) => page.getByRole("log").locator("> *").count();
 
-/** Waits for a message as a tab shows it: who, to whom, what. */
+/** Waits for a message in a tab: its sender, its words, and whether it is for one person alone. */
 const shown = (page, from, words, alone) =>
   page.getByRole("article")
     .filter({ has: page.locator(".person:first-child", { hasText: exactly(from) }) })
@@ -156,7 +160,8 @@ async function looks(context, address, ann) {
   await first.inbox.expect(welcome("Guest 10"));
 
   await check("the fields of the page have the limits of the server", async () => {
-    const limits = await page.locator("#name, #words").evaluateAll((all) => all.map((one) => one.maxLength));
+    const fields = page.locator("#name, #words");
+    const limits = await fields.evaluateAll((all) => all.map((one) => one.maxLength));
     assert(`${limits}` === `${[MAX_NAME, MAX_WORDS]}`, `they are ${limits}`);
   });
   await check("a name that is too long is cut, and its owner learns that", async () => {
@@ -177,8 +182,10 @@ async function looks(context, address, ann) {
     const words = page.getByRole("article").last().locator(".words");
     await words.waitFor();
     const text = await words.textContent();
-    assert([...text].length === MAX_WORDS && text.endsWith("…"), `it has ${[...text].length} characters`);
-    assert(await words.evaluate((one) => one.clientHeight < innerHeight), "it is taller than the window");
+    const length = [...text].length;
+    assert(length === MAX_WORDS && text.endsWith("…"), `it has ${length} characters`);
+    const fits = await words.evaluate((one) => one.clientHeight < innerHeight);
+    assert(fits, "it is taller than the window");
   });
   await write(page, "Ann", "Only for you: https://example.org/" + "long/".repeat(30));
   await write(ann, "", "A message to all, of a usual length, that takes two lines on a phone.");
@@ -193,14 +200,16 @@ async function looks(context, address, ann) {
       await atTheEnd(page);
       await look(page, view, "chat");
       for (const button of ["Leave", "Send"]) {
-        const inSight = await page.getByRole("button", { name: button }).evaluate(isInSight, "body");
-        assert(inSight, `${button} is not in the window`);
+        const found = page.getByRole("button", { name: button });
+        assert(await found.evaluate(isInSight, "body"), `${button} is not in the window`);
       }
-      assert(await page.locator("#people h2").evaluate(isInSight, "#people"), "the number of people");
+      const count = page.locator("#people h2");
+      assert(await count.evaluate(isInSight, "#people"), "the number is not in the window");
     });
     await check(`${view.name}: the chosen person is scrolled into view`, async () => {
       const last = page.locator("#roster button").last(), all = page.locator("#everybody button");
-      assert(!await last.evaluate(isInSight, "#roster") || view.size === DESKTOP, "the list is too short");
+      const wasInSight = await last.evaluate(isInSight, "#people");
+      assert(!wasInSight || view.size === DESKTOP, "the list is too short");
       // A click by the script, as a mouse would have to scroll first.
       await last.evaluate((button) => button.click());
       assert(await last.evaluate(isInSight, "#people"), "the last one is not in sight");
@@ -212,16 +221,18 @@ async function looks(context, address, ann) {
   await page.getByRole("button", { name: "Leave" }).click();
   for (const view of views) {
     await show(page, view);
-    await check(`${view.name}: the door looks right`, () => look(page, view, "door"));
+    await check(`${view.name}: the form to join looks right`, () => look(page, view, "join"));
   }
   for (const guest of guests) await guest.leave();
   await page.close();
 }
 
 const message = (from, to, data) => JSON.stringify({ from, to, event: "", data });
-const welcome = (name) => new RegExp(`^Hello user: ${name.replace(/[?/]/g, "\\$&")} with UUID: ([0-9a-f-]{36})$`, "u");
+const welcome = (name) =>
+  new RegExp(`^Hello user: ${escaped(name)} with UUID: ([0-9a-f-]{36})$`, "u");
 const newcomer = (name, uuid) => `New user connected: ${name} and UUID: ${uuid}`;
-const anyUuid = (name) => new RegExp(`^New user connected: ${name} and UUID: [0-9a-f-]{36}$`, "u");
+const anyUuid = (name) =>
+  new RegExp(`^New user connected: ${escaped(name)} and UUID: [0-9a-f-]{36}$`, "u");
 
 async function checks(context) {
   let server = await serve("127.0.0.1:0");
@@ -233,7 +244,9 @@ async function checks(context) {
   await check("Node is welcomed as in the Go example", () => node.inbox.expect(welcome(NODE)));
   const python = pythonClient(address);
   let uuid;
-  await check("Python is welcomed as in the Go example", async () => { [, uuid] = await python.inbox.expect(welcome(PYTHON_NAME)); });
+  await check("Python is welcomed as in the Go example", async () => {
+    [, uuid] = await python.inbox.expect(welcome(PYTHON_NAME));
+  });
   await check("Node learns that Python came", () => node.inbox.expect(newcomer(PYTHON_NAME, uuid)));
   const bob = await tab(context, address, "Bob");
   await check("Node and Python learn that the second tab came", async () => {
@@ -272,7 +285,8 @@ async function checks(context) {
     await shown(bob, PYTHON_NAME, "from Python to tab", true);
   });
   await check("Node → Python, byte for byte", async () => {
-    const words = `{ "from":"Node", "to":"${PYTHON_NAME}",  "event":"CUSTOM_EVENT", "data":"\\u0041" }`;
+    const to = `"to":"${PYTHON_NAME}"`;
+    const words = `{ "from":"Node", ${to},  "event":"CUSTOM_EVENT", "data":"\\u0041" }`;
     node.send(words);
     await python.inbox.expect(words);
   });
@@ -318,14 +332,18 @@ async function checks(context) {
   const before = [await entries(ann), await entries(bob)];
   await ann.locator("#countdown").evaluate((countdown) => {
     window.counted = [];
-    new MutationObserver(() => window.counted.push(countdown.textContent)).observe(countdown, { childList: true });
+    const observer = new MutationObserver(() => window.counted.push(countdown.textContent));
+    observer.observe(countdown, { childList: true });
   });
-  await check("Ctrl-C ends the server well, and the tabs say that the connection is lost", async () => {
+  await check("Ctrl-C ends the server well, and the tabs show the lost connection", async () => {
     await stop(server);
-    for (const page of [ann, bob]) await page.getByRole("status").getByText("Connection lost.").waitFor();
+    for (const page of [ann, bob]) {
+      await page.getByRole("status").getByText("Connection lost.").waitFor();
+    }
   });
   await check("the seconds until the next attempt are counted down", async () => {
-    await ann.waitForFunction(() => window.counted.join(" ").includes("in 2 s… Trying again in 1 s…"));
+    const twoOne = "Trying again in 2 s… Trying again in 1 s…";
+    await ann.waitForFunction((part) => window.counted.join(" ").includes(part), twoOne);
   });
   for (const view of views) {
     await show(ann, view);
@@ -366,7 +384,8 @@ function report(more) {
 
 let context;
 try {
-  context = await chromium.launchPersistentContext(PROFILE, { executablePath: CHROMIUM, args: FLAGS });
+  const options = { executablePath: CHROMIUM, args: FLAGS };
+  context = await chromium.launchPersistentContext(PROFILE, options);
   await checks(context);
   await reports(context);
   await context.close();

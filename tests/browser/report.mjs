@@ -17,16 +17,19 @@ function badLabels() {
     const boxes = labels.map((label) => label.getBoundingClientRect());
     for (const [index, box] of boxes.entries()) {
       const next = boxes.slice(index + 1).find((other) =>
-        box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom);
-      if (next) bad.push(`${labels[index].textContent} and ${labels[boxes.indexOf(next)].textContent}`);
-      if (box.left < 0 || box.right > innerWidth) bad.push(labels[index].textContent);
+        box.left < other.right && other.left < box.right &&
+        box.top < other.bottom && other.top < box.bottom);
+      const text = (of) => labels[boxes.indexOf(of)].textContent;
+      if (next) bad.push(`${text(box)} and ${text(next)}`);
+      if (box.left < 0 || box.right > innerWidth) bad.push(text(box));
     }
   }
   return bad;
 }
 
 export async function reports(context) {
-  const server = spawn(`${EXAMPLES}/echo`, ["127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
+  const stdio = ["ignore", "pipe", "inherit"];
+  const server = spawn(`${EXAMPLES}/echo`, ["127.0.0.1:0"], { stdio });
   try {
     const [line] = await once(readline.createInterface({ input: server.stdout }), "line");
     const url = line.replace(/^listening on /, "ws://");
@@ -36,7 +39,10 @@ export async function reports(context) {
       echo: [`${url}/echo`, "--duration", "2", "--rate", "20000", "--pid", `${server.pid}`],
       broadcast: [`${url}/bcast`, "--duration", "0.5", "--header", "Authorization: Bearer 7"],
       "slow-reader": [`${url}/bcast`, "--duration", "0.6"],
-      churn: [`${url}/echo`, "--slices", "12", "--slice", "0.1", "--against", `${url}/echo`, "--at-most", "2"],
+      churn: [
+        `${url}/echo`, "--against", `${url}/echo`, "--slices", "12", "--slice", "0.1",
+        "--at-most", "2",
+      ],
       search: [`${url}/echo`, "--step", "0.1", "--p99", "5ms", "--connections", "20"],
       idle: [`${url}/echo`, "--duration", "0.1", "--pid", `${server.pid}`],
     };
@@ -47,7 +53,8 @@ export async function reports(context) {
       const args = [scenario, ...options, ...connections, ...warmUp, "--html", file];
       const load = spawn(`${EXAMPLES}/load`, args, { stdio: ["ignore", "ignore", "inherit"] });
       const [code] = await once(load, "exit");
-      await check(`load ${scenario}: a report is written`, () => assert(code !== 2, "nothing was measured"));
+      await check(`load ${scenario}: a report is written`, () =>
+        assert(code !== 2, "nothing was measured"));
       await page.goto(pathToFileURL(file).href);
       for (const view of views) {
         await show(page, view);

@@ -15,7 +15,8 @@ export async function check(what, condition) {
     console.log(`ok      ${what}`);
   } catch (error) {
     result.failed++;
-    console.log(`FAILED  ${what}\n        ${String(error.message ?? error).split("\n").join("\n        ")}`);
+    const why = String(error.message ?? error).split("\n").join("\n        ");
+    console.log(`FAILED  ${what}\n        ${why}`);
   }
 }
 
@@ -75,7 +76,8 @@ export async function look(page, view, what) {
   if (SCREENSHOTS) {
     await page.screenshot({ path: `${SCREENSHOTS}/${what}-${view.name}.png`, fullPage: true });
   }
-  const [wide, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  const widths = () => [document.documentElement.scrollWidth, innerWidth];
+  const [wide, window] = await page.evaluate(widths);
   assert(wide <= window, `the page is ${wide} px wide in a window of ${window} px`);
   const pale = await page.evaluate(paleTexts, CONTRAST);
   assert(pale.length === 0, `contrast below ${CONTRAST}:\n${pale.join("\n")}`);
