@@ -1,9 +1,9 @@
-//! A 60 Hz loop of your own with the server in it: a small simulation, shown to everybody who
-//! connects to `/world`.
+//! A 60 Hz loop of your own with the server in it: a small simulation, shown to every client
+//! that connects to `/world`.
 //!
 //! `cargo run --example embed [ADDR]`
 //!
-//! Each tick everybody gets a binary message, four bytes for each ball: x and y as little-endian
+//! Each tick every client gets a binary message, four bytes for each ball: x and y as little-endian
 //! `u16`. Any message from a client throws the balls up. Once a second it prints how the loop keeps
 //! time, and (on Linux) that its own thread is the only one.
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut next, mut ticks, mut latest) = (Instant::now(), 0, Duration::ZERO);
     while !server.is_finished() {
         if let Some(late) = Instant::now().checked_duration_since(next) {
-            // Whatever the server has to do, it does in `poll`: here the world is yours alone.
+            // The server works in `poll` alone, so here the world is yours.
             let (world, mut sockets) = server.lend();
             world.step();
             sockets.broadcast(world.picture());
@@ -46,12 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                 );
                 latest = Duration::ZERO;
             }
-            // From where the tick was due, not from when it came: the rate is right in the long
-            // run.
+            // Counted from when the tick was due, not from when it came, so that the rate is right
+            // in the long run.
             next = if late > MOST_BEHIND { Instant::now() } else { next } + TICK;
         }
-        // The server's turn takes what is left until the next tick, and no time at all if the loop
-        // is behind.
+        // The server's turn takes the time until the next tick, and no time if the loop is behind.
         server.poll(Some(next.saturating_duration_since(Instant::now())))?;
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;

@@ -3,8 +3,8 @@
 //!
 //! `cargo run --release --example feed [ADDR] [UDP-ADDR]`
 //!
-//! `/prices/ACME` is one symbol, `/prices` all of them. Whoever reads too slowly sees fewer prices,
-//! but current ones: of each symbol, only the latest waits.
+//! `/prices/ACME` is one symbol, `/prices` all of them. A slow reader gets fewer prices, but
+//! current ones: of each symbol, only the latest waits.
 //!
 //! A datagram is a line of text, `SYMBOL PRICE`; anything else is counted and passed over. Without
 //! a UDP address of yours a thread plays the market. To send a price yourself:
@@ -24,9 +24,9 @@ mod common;
 
 /// Datagrams read in one go; then the connections have their turn.
 const AT_ONCE: usize = 64;
-/// Symbols that are remembered: the feed is not trusted to be short of ideas.
+/// Symbols that are remembered at most, because the feed is not trusted to have few of them.
 const MOST_SYMBOLS: usize = 10_000;
-/// The topic of those who want everything; no symbol has a space in it.
+/// The topic of the clients that want every symbol. No symbol has a space in it.
 const ALL: &str = "all symbols";
 
 #[derive(Default)]
@@ -67,8 +67,8 @@ fn subscribe(market: &mut Market, kws: &mut Socket<'_, Market>, topic: &str) {
     };
 }
 
-/// Takes what has come in. It is told of new datagrams once, so it reads until there are none, or
-/// asks to be called again.
+/// Takes the datagrams that have come in. It is called once for new datagrams, so it reads until
+/// there are none, or asks for another call.
 fn receive(
     market: &mut Market,
     sockets: &mut Sockets<'_, Market>,

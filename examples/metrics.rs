@@ -1,4 +1,4 @@
-//! What is going on, for Prometheus: an echo server that tells its figures at `/metrics`.
+//! Metrics for Prometheus: an echo server that shows its figures at `/metrics`.
 //!
 //! `cargo run --example metrics [ADDR]`, then `curl http://127.0.0.1:3000/metrics`, or let a
 //! Prometheus scrape it:
@@ -9,7 +9,7 @@
 //!     static_configs: [{ targets: ["127.0.0.1:3000"] }]
 //! ```
 //!
-//! Figures of your own go behind those of the library, on the same page.
+//! Your own figures go behind those of the library, on the same page.
 
 use std::error::Error;
 

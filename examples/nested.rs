@@ -1,11 +1,11 @@
-//! The server in another loop: here an epoll of this program's own, beside a UDP socket that the
-//! server knows nothing of.
+//! The server in another loop: here an epoll of this program's own, beside a UDP socket that is not
+//! the server's.
 //!
 //! `cargo run --release --example nested [ADDR] [UDP-ADDR]`
 //!
-//! What comes in by UDP goes to everybody at `/notes`, and what clients send goes back to who sent
-//! the last datagram. It would be the same in the loop of a GUI, of a bus library or of another
-//! runtime: watch the server's descriptor, wait no longer than `next_timeout`, turn it once.
+//! A UDP datagram goes to every client of `/notes`, and what clients send goes back to the sender
+//! of the last datagram. The loop of a GUI, of a bus library or of another runtime does the same:
+//! watch the server's descriptor, wait no longer than `next_timeout`, turn the server once.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -23,11 +23,11 @@ mod common;
 const SERVER: Token = Token(0);
 const CONTROL: Token = Token(1);
 
-/// What clients have sent and nobody has passed on yet.
+/// What clients have sent, until it is passed on.
 type Notes = Vec<String>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A small budget: the other one in this loop does not wait long, whatever the clients do.
+    // A small budget, so that the UDP socket does not wait long, whatever the clients do.
     let mut server = Server::builder().work_per_turn(256).build(Notes::new())?;
     server.route("/notes", |_, _| {})?.on(Event::Message, |notes, ep| {
         notes.push(String::from_utf8_lossy(&ep.data).into_owned());
@@ -54,8 +54,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         if events.iter().any(|event| event.token() == CONTROL) {
             asker = take_datagrams(&control, &mut server)?.or(asker);
         }
-        // It was readable, or something is due, or there is more than one turn's work. If it is
-        // none of these, a turn does nothing.
+        // The server was readable, or a deadline has passed, or there is work for more than one
+        // turn. In all other cases a turn does nothing.
         server.poll(Some(Duration::ZERO))?;
         for note in server.state_mut().drain(..) {
             if let Some(asker) = asker {
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Passes on all that has come in by UDP; returns who sent the last of it.
+/// Passes on all that has come in by UDP; returns the sender of the last datagram.
 fn take_datagrams(
     control: &UdpSocket,
     server: &mut Server<Notes>,

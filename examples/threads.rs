@@ -1,11 +1,11 @@
-//! Other threads and the loop: four of them send it ten million commands, and one decides who may
-//! come in.
+//! Other threads and the loop: four of them send it ten million commands, and one decides which
+//! clients may connect.
 //!
 //! `cargo run --release --example threads [ADDR] [COMMANDS]`
 //!
-//! Clients of `/work?user=NAME` are told how far it is, and that everything came once and in order.
-//! Whoever gives no name gets 401, from a thread that takes its time to find out: nobody else waits
-//! for it.
+//! Clients of `/work?user=NAME` get the progress, and at the end whether each command came once and
+//! in order. A client without a name gets 401 from a thread that takes 50 ms to decide. No other
+//! client waits for that.
 
 use std::error::Error;
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use ikisocket::{Deferred, Handle, Response, SendError, Server, Sockets};
 mod common;
 
 const WORKERS: usize = 4;
-/// What the worker's thread would ask a database for takes it so long.
+/// How long the deciding thread takes, in place of a question to a database.
 const DECISION: Duration = Duration::from_millis(50);
 
 struct Work {
@@ -35,8 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gate = gatekeeper();
     server.filter(move |_, sockets, incoming| {
         let user = incoming.query("user").unwrap_or_default().into_owned();
-        // If that thread were gone, the answer would be dropped with the message, and the client
-        // would get 503.
+        // If that thread had ended, the request would be dropped, and the client would get 503.
         let _ = gate.send((user, sockets.defer(incoming)));
         Ok(())
     });
@@ -57,16 +56,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     common::run_until_interrupted(&mut server)
 }
 
-/// The thread that decides who may come in; what it is to decide goes to it over a channel.
+/// The thread that decides which clients may connect. It gets the requests over a channel.
 fn gatekeeper() -> mpsc::Sender<(String, Deferred<Work>)> {
     let (gate, requests) = mpsc::channel::<(String, Deferred<Work>)>();
     thread::spawn(move || {
         for (user, deferred) in requests {
             if !deferred.is_waiting() {
-                continue; // the client has gone meanwhile
+                continue; // the client has left meanwhile
             }
             thread::sleep(DECISION);
-            // An error says that the client has gone just now, and that is all right.
+            // An error means that the client has just left. There is nothing to do then.
             let _ = match user.is_empty() {
                 true => deferred
                     .reject(Response::text("Who are you? Try /work?user=NAME.\n").with_status(401)),
@@ -91,8 +90,7 @@ fn count(worker: usize, share: u64, handle: &Handle<Work>) {
     });
 }
 
-/// Sends again for as long as the queue is full: this producer would rather wait than lose
-/// anything.
+/// Sends again while the queue is full: this producer waits rather than lose a command.
 fn insist(
     handle: &Handle<Work>,
     command: impl FnOnce(&mut Work, &mut Sockets<'_, Work>) + Send + Copy + 'static,

@@ -1,4 +1,4 @@
-//! What every example needs: its address, and an end that says goodbye.
+//! What every example needs: its address, and a shutdown at Ctrl-C.
 #![allow(dead_code)] // None needs all of it.
 
 use std::error::Error;
@@ -25,13 +25,13 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
     Ok(flag)
 }
 
-/// Turns the loop until Ctrl-C, then closes everybody with 1001.
+/// Turns the loop until Ctrl-C, then closes all connections with 1001.
 pub fn run_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
     // The signal wakes the poll; the timeout is for one that comes just before it.
     turn_until_interrupted(server, Duration::from_millis(250))
 }
 
-/// The same without ever sleeping: what [`Server::run_spinning`] does, with an eye on Ctrl-C.
+/// The same without ever sleeping, as [`Server::run_spinning`] does, until Ctrl-C.
 pub fn spin_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
     turn_until_interrupted(server, Duration::ZERO)
 }
