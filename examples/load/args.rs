@@ -143,7 +143,7 @@ impl ScenarioName {
         match self {
             ScenarioName::Echo => "echo ws://127.0.0.1:9001/echo --rate 10000 --html e.html",
             ScenarioName::Broadcast => {
-                "broadcast ws://127.0.0.1:9001/bcast --publishers 5 --verify"
+                "broadcast ws://127.0.0.1:9001/bcast --publishers 5"
             }
             ScenarioName::Idle => "idle ws://127.0.0.1:9001/echo --pid $(pgrep -nx echo)",
             ScenarioName::Connect => "connect ws://127.0.0.1:9001/echo --duration 5",
