@@ -62,7 +62,7 @@ fn a_reader_that_stopped_delays_no_broadcast_and_is_given_up_as_slow() {
 }
 
 #[test]
-fn a_slow_consumer_is_told_so_in_the_callback_and_reads_whole_frames_then_1008_or_a_reset() {
+fn a_full_outbox_fails_the_emit_then_whole_frames_and_1008_or_a_reset() {
     // A window of whole frames, and one that cuts one.
     let (close, fin) = (Received::close(1008, "too slow: messages were waiting"), Received::Fin);
     for (window, end) in [(10 * 1004, vec![close, fin]), (10 * 1004 + 1, vec![Received::Reset])] {
@@ -106,7 +106,7 @@ fn emit_says_when_there_is_pressure_and_everything_arrives_all_the_same() {
 }
 
 #[test]
-fn a_storm_of_100_000_emits_in_the_route_callback_does_not_block_and_arrives_whole() {
+fn a_hundred_thousand_emits_in_the_route_callback_all_arrive() {
     let mut server = server_with(Server::builder());
     server
         .route("/", |_, kws| {
@@ -146,7 +146,7 @@ fn a_large_message_passes_a_narrow_socket_whole_and_in_order() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_while_something_waits_is_disconnected_as_stalled() {
+fn a_peer_that_takes_nothing_of_what_waits_is_disconnected_as_stalled() {
     let mut test = Harness::new(memory_server());
     let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(KIB))).unwrap();
     test.stop_reading(ann);
@@ -166,7 +166,7 @@ fn a_peer_that_takes_nothing_while_something_waits_is_disconnected_as_stalled() 
 }
 
 #[test]
-fn what_waits_before_a_close_is_given_up_at_the_stall_timeout_and_not_at_the_close_timeout() {
+fn the_stall_timeout_not_the_close_timeout_drops_what_waits_for_a_close() {
     let mut test = Harness::new(memory_server());
     let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(KIB))).unwrap();
     test.stop_reading(ann);

@@ -23,7 +23,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 // Close.
 
 #[test]
-fn close_sends_1000_and_connection_closed_and_is_told_as_close_then_disconnect() {
+fn close_sends_1000_connection_closed_and_fires_close_then_disconnect() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| kws.close());
@@ -56,7 +56,7 @@ fn twelve_closes_are_one_close_and_one_disconnect() {
 }
 
 #[test]
-fn close_is_told_after_the_running_callback() {
+fn close_fires_after_the_running_callback() {
     let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
         ep.kws.close();
@@ -193,7 +193,7 @@ fn a_closed_connection_is_not_counted_found_or_reached_but_still_answers() {
 }
 
 #[test]
-fn no_message_is_told_after_a_close() {
+fn no_message_fires_after_a_close() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| ep.kws.close());
     let mut test = Harness::new(server);
@@ -223,7 +223,7 @@ fn a_flood_of_pongs_does_not_keep_a_closed_connection() {
 // Every end.
 
 #[test]
-fn a_peer_that_closes_normally_is_no_error_and_its_code_and_reason_are_told() {
+fn a_normal_close_of_a_peer_is_no_error_and_has_its_code_and_reason() {
     let mut test = Harness::new(memory_server());
     for code in [1000, 1001] {
         let who = code.to_string();
@@ -248,7 +248,7 @@ fn a_peer_that_closes_without_a_code_is_no_error() {
 }
 
 #[test]
-fn a_peer_that_closes_with_another_code_is_told_as_error_then_disconnect() {
+fn a_peer_that_closes_with_another_code_fires_error_then_disconnect() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.close(ann, 4321, "out of tea");
@@ -262,7 +262,7 @@ fn a_peer_that_closes_with_another_code_is_told_as_error_then_disconnect() {
 }
 
 #[test]
-fn a_close_that_nobody_answers_ends_unclean_at_the_close_timeout() {
+fn a_close_that_the_peer_never_answers_ends_unclean_at_the_timeout() {
     let mut test = Harness::new(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     with_socket(test.server(), "ann", |kws| kws.close_with(4000, "answer me")).unwrap();
@@ -295,7 +295,7 @@ fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
 }
 
 #[test]
-fn a_close_that_is_answered_with_fin_or_reset_ends_unclean_and_without_error() {
+fn a_close_answered_with_fin_or_reset_ends_unclean_and_without_error() {
     let mut test = Harness::new(memory_server());
     for (who, end) in [("ann", Harness::finish as fn(&mut _, _)), ("bob", Harness::reset)] {
         let client = test.connect(Upgrade::to(format!("/{who}")).unresponsive()).unwrap();
@@ -366,7 +366,7 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
 }
 
 #[test]
-fn who_never_upgraded_has_no_events() {
+fn a_connection_that_never_upgraded_has_no_events() {
     let mut test = Harness::new(memory_server());
     let visitors = [(); 3].map(|()| test.dial(Faults::none()).unwrap());
     test.write(visitors[0], b"GET /ann HTTP/1.1\r\n");
@@ -409,7 +409,7 @@ fn a_reset_is_an_error_of_the_socket() {
 }
 
 #[test]
-fn a_violation_is_answered_with_its_code_then_told_as_error_and_disconnect() {
+fn a_violation_is_answered_with_its_code_then_error_and_disconnect_fire() {
     let mut server = server();
     let mut ann = Raw::upgrade(&mut server, "/ann");
     ann.send(&frame(TEXT, b"the last good message"));
@@ -445,7 +445,7 @@ fn a_peer_that_sends_too_much_reads_1009_and_then_fin_and_no_reset() {
 // Abort.
 
 #[test]
-fn abort_cuts_off_at_once_and_is_told_as_a_disconnect_without_a_code() {
+fn abort_resets_at_once_and_fires_disconnect_without_a_code() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {

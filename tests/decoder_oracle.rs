@@ -98,7 +98,7 @@ fn only_we_refuse_a_length_that_is_not_minimal() {
 }
 
 #[test]
-fn a_length_with_its_top_bit_set_is_too_big_to_tungstenite_and_illegal_to_us() {
+fn a_length_with_its_top_bit_set_is_too_big_there_and_illegal_here() {
     let stream = [0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
     assert_eq!(violation(&stream), Some(Violation::LengthOverflow));
     assert_eq!(oracle(&stream, &mut Random(1)).failure, Some(CloseCode::MESSAGE_TOO_BIG));

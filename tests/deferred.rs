@@ -60,7 +60,7 @@ fn status(test: &mut Harness<Desk>, client: Client) -> u16 {
 }
 
 #[test]
-fn a_request_that_another_thread_accepts_opens_with_the_attributes_of_both() {
+fn a_request_that_a_thread_accepts_opens_with_the_attributes_of_both() {
     let (jobs, work) = mpsc::channel::<(String, Deferred<()>)>();
     let worker = thread::spawn(move || {
         for (name, deferred) in work {
@@ -101,7 +101,7 @@ fn a_request_that_is_rejected_gets_that_response() {
 }
 
 #[test]
-fn nobody_else_waits_with_it() {
+fn no_other_request_waits_with_it() {
     let mut test = desk(Server::builder());
     let (_ann, _deferred) = ask(&mut test, "/ann");
     assert_eq!(
@@ -145,7 +145,7 @@ fn an_answer_that_takes_too_long_is_a_503_and_then_is_late() {
 }
 
 #[test]
-fn a_peer_that_goes_away_meanwhile_is_told_to_whoever_answers() {
+fn an_answer_to_a_peer_that_left_meanwhile_is_an_error() {
     for leave in [Harness::finish, Harness::reset] {
         let mut test = desk(Server::builder());
         let (ann, deferred) = ask(&mut test, "/ann");
@@ -176,7 +176,7 @@ fn what_was_sent_before_the_answer_is_handled_after_the_upgrade_in_order() {
 }
 
 #[test]
-fn whoever_sends_too_much_before_the_answer_gets_400() {
+fn a_client_that_sends_too_much_before_the_answer_gets_400() {
     let mut test = desk(Server::builder().max_head(1024));
     let (ann, deferred) = ask(&mut test, "/ann");
     test.write(ann, &[b'x'; 600]);
@@ -187,7 +187,7 @@ fn whoever_sends_too_much_before_the_answer_gets_400() {
 }
 
 #[test]
-fn the_filters_behind_it_are_asked_when_the_answer_has_come_and_those_before_only_once() {
+fn later_filters_run_after_the_answer_and_earlier_ones_only_once() {
     let mut server = Server::builder().build(Desk::default()).unwrap();
     server.route("/:name", |desk, _| desk.notes.push("route".to_owned())).unwrap();
     for (name, defers) in
@@ -275,7 +275,7 @@ fn a_panic_in_an_answer_is_a_500() {
 }
 
 #[test]
-fn whoever_finds_the_server_full_when_the_answer_comes_gets_503() {
+fn a_request_whose_answer_finds_the_server_full_gets_503() {
     let mut test = desk(Server::builder().max_connections(1));
     let (ann, for_ann) = ask(&mut test, "/ann");
     let (bob, for_bob) = ask(&mut test, "/bob");
@@ -297,7 +297,7 @@ fn a_full_queue_of_commands_delays_no_answer() {
 }
 
 #[test]
-fn a_shutdown_answers_whoever_waits() {
+fn a_shutdown_answers_each_waiting_request() {
     let mut test = desk(Server::builder());
     let (ann, deferred) = ask(&mut test, "/ann");
     test.server().sockets().shutdown(Shutdown::default()).unwrap();

@@ -155,7 +155,7 @@ fn a_message_is_echoed_compressed_in_both_modes() {
 }
 
 #[test]
-fn only_who_offers_it_and_whose_route_allows_it_is_compressed() {
+fn only_what_the_client_offers_and_the_route_allows_is_compressed() {
     let mut server = server_with(with(Deflate::shared()));
     server.route("/:name", enter).unwrap();
     server.route_with("/plain/:name", RouteOptions::default().deflate(None), enter).unwrap();
@@ -229,7 +229,7 @@ fn what_does_not_get_smaller_alone_goes_as_it_is() {
 }
 
 #[test]
-fn a_broadcast_reaches_everybody_in_the_form_that_was_agreed_on_and_in_order() {
+fn a_broadcast_reaches_each_client_in_the_agreed_form_and_in_order() {
     let mut server = server_with(with(Deflate::shared()));
     server.route("/:name", enter).unwrap();
     let own = RouteOptions::default().deflate(Deflate::dedicated());
@@ -549,7 +549,7 @@ fn count(test: &mut Harness<Log>, name: &str) -> usize {
 }
 
 #[test]
-fn another_connection_has_its_turn_before_all_that_peers_sent_is_decompressed() {
+fn others_have_their_turn_before_all_that_one_peer_sent_is_decompressed() {
     // 1 MiB in about a kilobyte.
     let frame = long_frame(Opcode::Binary, &deflated(&vec![0; MIB]));
     assert!(frame.len() < 1100, "{}", frame.len());
@@ -679,7 +679,7 @@ fn what_is_compressed_when_a_slow_reader_reads_again_is_work_of_that_turn() {
 }
 
 #[test]
-fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_between() {
+fn a_costly_message_is_decompressed_in_several_turns_beside_others() {
     let payload = noise(MIB);
     let wire = long_frame(Opcode::Binary, &deflated(&payload));
     for mode in [Deflate::shared(), Deflate::dedicated()] {
@@ -714,7 +714,7 @@ fn a_message_that_costs_much_is_decompressed_in_several_turns_and_others_come_be
 }
 
 #[test]
-fn what_is_compressed_behind_our_close_frame_is_not_told() {
+fn a_compressed_message_behind_our_close_frame_does_not_fire() {
     for mode in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = noting(with(mode));
         server.on(Event::Message, |_, ep| ep.kws.close());
@@ -728,7 +728,7 @@ fn what_is_compressed_behind_our_close_frame_is_not_told() {
 }
 
 #[test]
-fn a_connection_that_ends_while_a_message_is_decompressed_ends_as_any_other() {
+fn a_connection_may_end_while_its_message_is_decompressed() {
     let wire = long_frame(Opcode::Text, &deflated(&noise(MIB)));
     let close = frame(common::CLOSE, &1000_u16.to_be_bytes());
     for mode in [Deflate::shared(), Deflate::dedicated()] {

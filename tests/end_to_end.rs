@@ -116,7 +116,7 @@ fn what_is_known_of_a_connection_comes_from_its_request_and_stays_with_it() {
 // Events.
 
 #[test]
-fn every_event_of_a_good_life_is_told() {
+fn every_event_of_a_normal_connection_fires() {
     let mut server = server();
     server.on("own", |_, ep| {
         ep.kws.emit(format!("{} {}", ep.name, ep.data.as_str().unwrap()));
@@ -148,7 +148,7 @@ fn every_event_of_a_good_life_is_told() {
 }
 
 #[test]
-fn a_peer_that_closes_is_answered_and_told_with_its_code_and_reason() {
+fn a_peers_close_is_answered_and_fires_with_its_code_and_reason() {
     let mut server = server();
     let [mut ann, mut bob] = connect(&mut server, ["ann", "bob"]);
     ann.close(1000, "bye");

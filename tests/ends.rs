@@ -175,7 +175,7 @@ fn a_shutdown_leaves_the_same_time_and_its_deadline_wins() {
 }
 
 #[test]
-fn a_shutdown_awaits_the_fin_of_a_peer_for_which_the_kernel_still_holds_something() {
+fn a_shutdown_awaits_the_fin_of_a_peer_that_the_kernel_holds_bytes_for() {
     let mut test = harness(Server::builder());
     let ann = reader(&mut test, "ann", 256 * KIB, 33_000);
     with_socket(test.server(), "ann", |kws| kws.emit(vec![7; 300 * KIB]));
@@ -340,7 +340,7 @@ fn nothing_moves_an_end_that_is_fixed() {
 }
 
 #[test]
-fn an_end_that_has_passed_while_the_loop_was_not_turned_costs_a_peer_that_reads_nothing() {
+fn an_end_that_passed_between_turns_costs_a_peer_that_reads_nothing() {
     let mut test = harness(Server::builder());
     let ann = reader(&mut test, "ann", 256 * KIB, 1_000_000);
     with_socket(test.server(), "ann", |kws| {

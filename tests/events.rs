@@ -95,7 +95,7 @@ fn a_callback_that_closes_gets_no_connect() {
 }
 
 #[test]
-fn a_message_is_told_with_its_kind_and_answered_in_kind() {
+fn a_message_fires_with_its_kind_and_is_answered_in_kind() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
@@ -113,7 +113,7 @@ fn a_message_is_told_with_its_kind_and_answered_in_kind() {
 }
 
 #[test]
-fn a_ping_is_answered_and_told_and_a_pong_is_told_with_its_data() {
+fn a_ping_is_answered_and_fires_and_a_pong_fires_with_its_data() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.ping(ann, "are you there");
@@ -126,7 +126,7 @@ fn a_ping_is_answered_and_told_and_a_pong_is_told_with_its_data() {
 }
 
 #[test]
-fn listeners_run_in_the_order_of_registration_the_servers_before_the_routes() {
+fn listeners_run_as_registered_the_servers_before_the_routes() {
     let mut server = memory_server_with(Server::builder());
     server.on("mine", |diary, _| diary.note("server 1"));
     server
@@ -218,7 +218,7 @@ fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
 }
 
 #[test]
-fn a_fire_more_than_64_deep_calls_nobody_and_records_one_error() {
+fn a_fire_more_than_64_deep_calls_no_listener_and_records_one_error() {
     let mut server = memory_server();
     server.on("again", |diary, ep| {
         diary.note("ran");
@@ -237,7 +237,7 @@ fn a_fire_more_than_64_deep_calls_nobody_and_records_one_error() {
 }
 
 #[test]
-fn a_fire_of_a_name_of_the_library_calls_nobody_and_records_an_error() {
+fn a_fire_of_the_librarys_event_calls_no_listener_and_records_an_error() {
     const NAMES: [&str; 9] = [
         "connect",
         "message",
@@ -366,7 +366,7 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
 }
 
 #[test]
-fn a_connection_that_was_closed_by_another_in_the_same_turn_hears_no_message_any_more() {
+fn no_message_fires_on_a_connection_that_another_closed_in_the_same_turn() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         let own = ep.kws.uuid();
@@ -390,7 +390,7 @@ fn a_connection_that_was_closed_by_another_in_the_same_turn_hears_no_message_any
 // What is kept with a connection.
 
 #[test]
-fn in_disconnect_the_uuid_the_request_and_the_attributes_answer_and_emits_are_refused() {
+fn in_disconnect_the_connections_data_is_there_and_emits_are_refused() {
     let mut server = memory_server();
     server.on(Event::Connect, |_, ep| ep.kws.set_attribute("age", 36));
     server.on(Event::Disconnect, |diary, ep| {

@@ -200,7 +200,7 @@ fn newcomer(name: &str, uuid: Uuid) -> String {
 }
 
 #[test]
-fn echo_answers_and_says_goodbye_asleep_or_spinning() {
+fn echo_answers_and_closes_asleep_or_spinning() {
     for arguments in [&[][..], &["--spin"]] {
         let echo = Example::start_with("echo", arguments);
         let mut client = echo.plain("/echo");
@@ -231,7 +231,7 @@ fn embed_shows_its_world_sixty_times_a_second_on_one_thread() {
 }
 
 #[test]
-fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_in() {
+fn commands_of_threads_run_once_in_order_and_threads_answer_requests() {
     let example = Example::start_with("threads", &["100000"]);
     let report = example.line();
     assert!(report.starts_with("100000 commands of 4 threads in "), "{report}");
@@ -244,7 +244,7 @@ fn threads_get_every_command_through_once_and_in_order_and_decide_who_may_come_i
 }
 
 #[test]
-fn feed_takes_prices_from_udp_and_passes_them_to_whoever_wants_that_symbol() {
+fn feed_passes_prices_from_udp_to_each_subscriber_of_the_symbol() {
     let example = Example::start_with("feed", &["127.0.0.1:0"]);
     let line = example.line();
     let feed = line.strip_prefix("prices are taken on ").unwrap();
@@ -282,7 +282,7 @@ fn nested_serves_its_clients_and_another_socket_in_one_loop() {
 }
 
 #[test]
-fn two_plain_clients_of_the_chat_get_the_go_examples_messages_and_no_others() {
+fn two_plain_clients_of_the_chat_get_just_the_go_examples_messages() {
     let chat = Example::start("chat");
     let mut ann = chat.plain("/ws/ann");
     ann.welcome("ann");
@@ -335,7 +335,7 @@ fn two_plain_clients_of_the_chat_get_the_go_examples_messages_and_no_others() {
 }
 
 #[test]
-fn chat_pages_and_plain_clients_write_to_each_other_and_pages_learn_the_true_sender() {
+fn chat_pages_and_plain_clients_talk_and_pages_see_the_true_sender() {
     let chat = Example::start("chat");
     let mut page = chat.page("page");
     assert_eq!(page.json(), json!({ "you": "page", "here": ["page"] }));
@@ -370,7 +370,7 @@ fn chat_pages_and_plain_clients_write_to_each_other_and_pages_learn_the_true_sen
 }
 
 #[test]
-fn a_chat_name_that_was_taken_over_survives_the_end_of_the_first_connection() {
+fn a_chat_name_that_was_taken_over_survives_the_first_connection() {
     let chat = Example::start("chat");
     let mut page = chat.page("page");
     assert_eq!(page.json()["you"], "page");

@@ -69,7 +69,7 @@ fn echo(settings: Builder) -> Server<u64> {
 }
 
 #[test]
-fn its_descriptor_is_readable_when_there_is_something_to_do_and_not_otherwise() {
+fn its_descriptor_is_readable_only_when_there_is_something_to_do() {
     let mut server = echo(Server::builder());
     server.listen("127.0.0.1:0").unwrap();
     assert_eq!(server.as_fd().as_raw_fd(), server.as_raw_fd());
@@ -92,7 +92,7 @@ fn its_descriptor_is_readable_when_there_is_something_to_do_and_not_otherwise() 
 }
 
 #[test]
-fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smallest_budget() {
+fn an_edge_triggered_loop_with_the_smallest_budget_forgets_nothing() {
     const MESSAGES: u64 = 2000;
     let mut server = echo(Server::builder().work_per_turn(1).receive_buffer(1024));
     server.listen("127.0.0.1:0").unwrap();
@@ -129,7 +129,7 @@ fn nothing_is_forgotten_in_a_loop_that_sees_edges_only_and_turns_with_the_smalle
 }
 
 #[test]
-fn a_turn_handles_no_more_messages_than_its_budget_and_one_read_and_the_next_goes_on() {
+fn a_turn_handles_its_budget_and_one_read_and_the_next_goes_on() {
     const PEERS: usize = 10;
     const EACH: usize = 50;
     let mut test = Harness::by_hand(echo(Server::builder().work_per_turn(EACH)));
@@ -169,7 +169,7 @@ fn bytes_count_too() {
 }
 
 #[test]
-fn whoever_was_left_over_comes_before_those_who_have_had_their_share() {
+fn deferred_connections_come_before_those_that_had_their_share() {
     let mut server = memory_server_with(Server::builder().work_per_turn(1).receive_buffer(1024));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::by_hand(server);
@@ -231,7 +231,7 @@ fn a_loop_that_spins_serves_its_clients_and_ends_with_a_shutdown() {
 
 /// A loop that sees edges alone would not come back by itself for those that were not taken.
 #[test]
-fn a_turn_that_took_all_the_events_it_has_room_for_is_followed_by_one_at_once() {
+fn a_turn_that_took_as_many_events_as_fit_is_followed_by_one_at_once() {
     let mut server = server_with(Server::builder().work_per_turn(4));
     server.route("/:name", enter).unwrap();
     let mut clients: Vec<_> =

@@ -101,7 +101,7 @@ fn a_turn_runs_its_share_of_the_commands_and_the_next_the_rest() {
 }
 
 #[test]
-fn a_full_queue_is_an_error_that_names_the_limit_and_what_waits_still_runs() {
+fn a_full_queue_is_an_error_with_the_limit_and_what_waits_still_runs() {
     let mut server = Server::builder().handle_queue(3).build(0).unwrap();
     let handle = server.handle();
     let count = |count: &mut i32, _: &mut ikisocket::Sockets<'_, i32>| *count += 1;
@@ -114,7 +114,7 @@ fn a_full_queue_is_an_error_that_names_the_limit_and_what_waits_still_runs() {
 }
 
 #[test]
-fn a_handle_that_outlives_its_server_gets_an_error_and_what_had_not_run_is_dropped() {
+fn a_handle_that_outlives_its_server_gets_errors_and_drops_its_commands() {
     let dropped = Arc::new(AtomicUsize::new(0));
     struct Token(Arc<AtomicUsize>, Handle<()>);
     impl Drop for Token {
@@ -182,7 +182,7 @@ fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
 }
 
 #[test]
-fn a_panic_in_a_command_is_told_to_the_panic_handler_and_the_others_run() {
+fn a_panic_in_a_command_reaches_the_panic_handler_and_the_others_run() {
     quiet_panics();
     let mut server = memory_server();
     server.on_panic(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));

@@ -13,7 +13,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const LIMIT: usize = 1024 * 1024;
 
 #[test]
-fn messages_with_keys_take_hardly_more_memory_than_the_limit_however_short_they_are() {
+fn short_messages_with_keys_take_hardly_more_memory_than_the_limit() {
     for len in [0, 1, 100, 1000, 10_000] {
         let mut server = Server::builder()
             .max_outbox(LIMIT)

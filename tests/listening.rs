@@ -64,7 +64,7 @@ fn connect(server: &mut Server<Diary>, place: &Path) -> UnixStream {
 // Unix sockets.
 
 #[test]
-fn a_unix_socket_carries_messages_both_ways_however_much_longer_than_its_buffers() {
+fn a_unix_socket_carries_messages_longer_than_its_buffers_both_ways() {
     let place = Place::new("echo");
     let mut server = server_at(&place);
     server.on(Event::Message, |_, ep| {
@@ -117,7 +117,7 @@ fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
 // IPv4 by a socket that listens for both.
 
 #[test]
-fn a_peer_that_comes_by_ipv4_has_an_ipv4_address_everywhere_on_a_socket_for_both() {
+fn an_ipv4_peer_of_a_dual_stack_socket_has_an_ipv4_address_everywhere() {
     let mut server = common::memory_server_with(Server::builder());
     if let Err(error) = server.listen("[::]:0") {
         return eprintln!("not tested: this machine has no IPv6: {error}");
@@ -174,7 +174,7 @@ fn a_peer_that_ends_without_a_word_is_lost_on_a_unix_socket_too() {
 }
 
 #[test]
-fn a_sockets_file_is_there_while_the_server_listens_and_another_in_its_place_stays() {
+fn a_sockets_file_is_removed_at_the_end_unless_another_took_its_place() {
     let place = Place::new("file");
     let mut server = server_at(&place);
     assert!(place.0.exists());
@@ -280,7 +280,7 @@ fn the_descriptors_that_a_server_listens_on_can_be_passed_on() {
 // Sockets that were handed over.
 
 #[test]
-fn while_a_server_hands_over_to_its_successor_no_attempt_to_connect_is_refused() {
+fn a_handover_to_a_successor_refuses_no_attempt_to_connect() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let mut old = server_with(Server::builder());
@@ -360,7 +360,7 @@ fn a_socket_that_does_not_listen_is_not_listened_on() {
 // A server that stops listening.
 
 #[test]
-fn a_server_that_stops_listening_goes_on_with_whom_it_has_and_can_listen_again() {
+fn a_server_that_stops_listening_keeps_its_peers_and_can_listen_again() {
     let place = Place::new("stop");
     let mut server = server_at(&place);
     server.on(Event::Message, |_, ep| {
@@ -390,7 +390,7 @@ fn a_server_that_stops_listening_goes_on_with_whom_it_has_and_can_listen_again()
 }
 
 #[test]
-fn a_successor_gets_every_new_connection_while_the_old_server_serves_its_own() {
+fn a_successor_gets_new_connections_and_the_old_server_keeps_its_own() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let [mut old, mut new] = [(); 2].map(|()| {
         let mut server = Server::builder().build(Diary::default()).unwrap();
@@ -464,7 +464,7 @@ fn activated_server() {
 }
 
 #[test]
-fn a_passed_descriptor_that_is_no_stream_socket_is_an_error_that_says_which() {
+fn a_passed_descriptor_that_is_no_stream_socket_is_named_in_the_error() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     assert!(activated("activated_with_the_wrong_socket", socket).wait().unwrap().success());
 }
@@ -478,7 +478,7 @@ fn activated_with_the_wrong_socket() {
 }
 
 #[test]
-fn passed_descriptors_that_do_not_listen_are_errors_and_none_of_them_stays_open() {
+fn passed_descriptors_that_do_not_listen_are_errors_and_are_closed() {
     let connected = UnixStream::pair().unwrap().0; // as with Accept=yes
     assert!(
         activated("activated_with_a_socket_that_does_not_listen", connected)
@@ -543,7 +543,7 @@ fn activated_without_a_pid() {
 }
 
 #[test]
-fn a_server_that_nobody_passed_a_socket_to_listens_on_none() {
+fn a_server_that_was_passed_no_socket_listens_on_none() {
     assert_eq!(Server::builder().build(()).unwrap().listen_fds(), Ok(0));
 }
 

@@ -42,7 +42,7 @@ fn a_quiet_client_that_answers_its_pings_stays() {
 }
 
 #[test]
-fn a_silent_peer_is_disconnected_and_one_that_talks_but_never_pongs_is_not() {
+fn a_silent_peer_is_disconnected_and_one_that_talks_without_pongs_is_not() {
     let mut test = harness();
     let talker = mute(&mut test, "/talker");
     let silent = mute(&mut test, "/silent");
@@ -80,7 +80,7 @@ fn half_a_message_is_a_sign_of_life_too() {
 }
 
 #[test]
-fn nobody_is_declared_dead_in_a_turn_that_left_input_unread() {
+fn no_peer_is_declared_dead_in_a_turn_that_left_input_unread() {
     let mut test = harness();
     let ann = mute(&mut test, "/ann");
     test.advance(PING_AFTER);
@@ -105,7 +105,7 @@ fn a_late_ping_leaves_as_much_time_for_its_answer_as_one_in_time() {
 }
 
 #[test]
-fn without_a_ping_timeout_nobody_is_pinged_or_given_up() {
+fn without_a_ping_timeout_no_peer_is_pinged_or_disconnected() {
     let mut server = memory_server_with(Server::builder().ping_after(Duration::MAX));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::new(server);
@@ -117,7 +117,7 @@ fn without_a_ping_timeout_nobody_is_pinged_or_given_up() {
 }
 
 #[test]
-fn a_peer_whose_input_did_not_fit_into_the_turn_is_read_before_it_is_declared_dead() {
+fn a_peer_whose_input_was_deferred_is_read_before_it_is_declared_dead() {
     let mut server = memory_server_with(Server::builder().work_per_turn(2));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::by_hand(server);
@@ -133,7 +133,7 @@ fn a_peer_whose_input_did_not_fit_into_the_turn_is_read_before_it_is_declared_de
 }
 
 #[test]
-fn after_an_answered_ping_the_next_is_due_in_time_however_long_an_answer_may_take() {
+fn after_an_answered_ping_the_next_is_due_in_time() {
     let mut server =
         memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));
     server.route("/:name", enter).unwrap();

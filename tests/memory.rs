@@ -90,7 +90,7 @@ fn cost(forget_request: bool) -> usize {
 }
 
 #[test]
-fn an_idle_connection_costs_at_most_256_bytes_and_its_request_if_that_is_kept() {
+fn an_idle_connection_costs_at_most_256_bytes_and_its_kept_request() {
     if !descriptors::with_descriptors(DESCRIPTORS) {
         return;
     }

@@ -69,7 +69,7 @@ fn share(kws: &mut Socket<'_, ()>, len: usize) -> Emitted {
 }
 
 #[test]
-fn a_full_outbox_takes_no_more_than_twice_its_limit_whatever_small_things_wait_in_it() {
+fn a_full_outbox_of_small_frames_takes_at_most_twice_its_limit() {
     // Each alone, and each by turns with each.
     for (one, first) in KINDS {
         for (other, second) in KINDS {

@@ -46,7 +46,7 @@ fn assert_unharmed(test: &mut Harness<Diary>, bob: Client) {
 }
 
 #[test]
-fn a_panic_in_a_listener_is_told_the_others_run_and_the_connection_closes_with_1011() {
+fn a_panic_in_a_listener_closes_with_1011_and_the_other_listeners_run() {
     let mut server = server();
     server.on(Event::Message, panic_on_purpose);
     server.on(Event::Message, |diary, _| diary.note("the next listener"));
@@ -90,7 +90,7 @@ fn what_was_emitted_before_a_panic_arrives() {
 }
 
 #[test]
-fn messages_behind_one_that_panicked_are_not_told() {
+fn messages_behind_one_that_panicked_do_not_fire() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, panic_on_purpose);
@@ -104,7 +104,7 @@ fn messages_behind_one_that_panicked_are_not_told() {
 }
 
 #[test]
-fn a_panic_in_a_fired_listener_comes_back_to_who_fired() {
+fn fire_returns_though_a_listener_that_it_called_panicked() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on("mine", panic_on_purpose);
@@ -195,7 +195,7 @@ fn a_panic_in_a_filter_or_a_page_is_answered_with_500() {
 }
 
 #[test]
-fn a_panic_in_a_close_error_or_disconnect_listener_is_told_to_the_panic_handler_only() {
+fn a_panic_in_a_final_event_reaches_the_panic_handler_only() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     for event in [Event::Close, Event::Error, Event::Disconnect] {
@@ -240,7 +240,7 @@ fn a_panic_in_the_panic_handler_is_caught_too() {
 }
 
 #[test]
-fn a_panic_without_a_panic_handler_and_without_a_message_is_caught_as_well() {
+fn a_panic_without_a_handler_and_without_a_message_is_caught_too() {
     let mut server = Server::builder().build(Vec::new()).unwrap();
     server.route("/", |_, _| {}).unwrap();
     server.on(Event::Message, |_, _| std::panic::resume_unwind(Box::new(7)));
@@ -271,7 +271,7 @@ fn a_panic_after_a_close_changes_nothing_about_the_close() {
 }
 
 #[test]
-fn a_panic_after_a_close_in_the_route_callback_changes_nothing_about_the_close() {
+fn a_panic_after_a_close_in_the_route_callback_keeps_the_close() {
     let mut server = server();
     server
         .route("/:name", |diary, kws| {
@@ -302,7 +302,7 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
 }
 
 #[test]
-fn a_panic_handler_whose_panic_panics_when_it_is_dropped_harms_nobody() {
+fn a_panic_handler_whose_panic_panics_in_its_drop_is_harmless() {
     let mut server = memory_server_with(Server::builder());
     quiet_panics();
     server.on_panic(|_, _| std::panic::panic_any(Spiteful));
@@ -333,7 +333,7 @@ impl Spiteful {
 }
 
 #[test]
-fn a_panic_when_an_interval_is_dropped_that_has_cancelled_itself_is_caught() {
+fn a_panic_in_the_drop_of_an_interval_that_cancelled_itself_is_caught() {
     let mut server = server();
     let (spiteful, own) = (Spiteful, std::cell::Cell::new(None));
     let own = std::rc::Rc::new(own);
@@ -351,7 +351,7 @@ fn a_panic_when_an_interval_is_dropped_that_has_cancelled_itself_is_caught() {
 }
 
 #[test]
-fn a_panic_when_a_source_is_dropped_that_was_removed_in_its_own_callback_is_caught() {
+fn a_panic_in_the_drop_of_a_source_that_removed_itself_is_caught() {
     let mut server = server();
     let spiteful = Spiteful;
     let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -432,7 +432,7 @@ fn two() -> [Spiteful; 2] {
 }
 
 #[test]
-fn two_attributes_whose_destructors_panic_harm_nobody_wherever_they_are_dropped_and_are_counted() {
+fn two_attributes_whose_destructors_panic_are_counted_and_harmless() {
     fn set_two(attributes: &mut Attributes) {
         for (name, value) in ["one", "two"].into_iter().zip(two()) {
             attributes.set(name, value);
@@ -620,7 +620,7 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
 }
 
 #[test]
-fn a_server_is_dropped_whatever_the_destructors_do_of_what_was_left_with_it() {
+fn a_server_drops_though_destructors_of_its_contents_panic() {
     drop(spiteful_server(()));
     assert_eq!(spiteful_server(7).into_state(), 7);
     // What the state's own destructor throws is its owner's.
@@ -630,7 +630,7 @@ fn a_server_is_dropped_whatever_the_destructors_do_of_what_was_left_with_it() {
 }
 
 #[test]
-fn answers_that_were_not_asked_for_any_more_are_dropped_one_by_one_with_the_server() {
+fn answers_no_longer_needed_are_dropped_one_by_one_with_the_server() {
     #[derive(Default)]
     struct State {
         deferred: Vec<Deferred<State>>,

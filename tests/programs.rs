@@ -74,7 +74,7 @@ mod market {
     }
 
     #[test]
-    fn who_reads_slowly_gets_the_latest_quote_of_each_symbol_and_others_get_all() -> Outcome {
+    fn a_slow_reader_gets_the_latest_quote_of_each_symbol_others_get_all() -> Outcome {
         let mut test = Harness::new(gateway()?);
         let feed = test.server().handle();
         tick(&feed, "ACME", 1.0)?;
@@ -179,7 +179,7 @@ mod game {
     }
 
     #[test]
-    fn each_tick_shows_all_inputs_once_and_who_sends_too_many_is_sent_away() -> Outcome {
+    fn each_tick_shows_all_inputs_once_and_a_player_with_too_many_is_closed() -> Outcome {
         let mut test = Harness::new(game()?);
         let (ann, bob) = (test.connect("/play")?, test.connect("/play")?);
         test.send(ann, "left");
@@ -318,7 +318,7 @@ mod chat {
     }
 
     #[test]
-    fn who_is_logged_in_whispers_by_name_and_a_restart_spreads_the_goodbyes() -> Outcome {
+    fn logged_in_users_whisper_by_name_and_a_restart_spreads_the_closes() -> Outcome {
         let mut test = Harness::new(server()?);
         let other = Upgrade::to("/chat").header("Origin", "https://example.net");
         assert_eq!(test.connect(other).unwrap_err().status(), Some(403));
@@ -426,7 +426,7 @@ mod robot {
     }
 
     #[test]
-    fn frames_pass_unchanged_between_the_robot_and_those_who_may_control_it() -> Outcome {
+    fn frames_pass_unchanged_between_the_robot_and_its_controllers() -> Outcome {
         let mut test = Harness::new(relay()?);
         let pilot = test.connect(Upgrade::to("/operate?key=secret"))?;
         let guest = test.connect("/operate")?;
@@ -529,7 +529,7 @@ mod go {
     }
 
     #[test]
-    fn a_message_reaches_whom_it_names_and_its_event_is_fired_as_in_go() -> Outcome {
+    fn a_message_reaches_the_names_in_it_and_fires_its_event_as_in_go() -> Outcome {
         let mut test = Harness::new(server()?);
         let ann = test.connect("/ws/ann")?;
         let bob = test.connect("/ws/bob")?;

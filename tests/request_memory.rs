@@ -24,7 +24,7 @@ fn allocated<T>(mut act: impl FnMut() -> T) -> (usize, usize, usize) {
 }
 
 #[test]
-fn a_request_and_its_params_take_one_allocation_each_of_exactly_their_length() {
+fn a_request_and_its_params_are_one_exact_allocation_each() {
     let limits = HeadLimits::default().max_headers(usize::MAX);
     for head in [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",

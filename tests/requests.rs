@@ -37,7 +37,7 @@ fn status(test: &mut Harness<impl Sized>, client: Client) -> Option<u16> {
 }
 
 #[test]
-fn a_head_in_pieces_may_be_as_long_as_the_limit_and_is_refused_at_once_when_it_is_longer() {
+fn a_head_in_pieces_may_reach_the_limit_and_is_refused_one_byte_later() {
     for (len, expected) in [(1024, 101), (1025, 431)] {
         let mut test = open(Server::builder().max_head(1024));
         let ann = test.dial(Faults::none()).unwrap();
@@ -77,7 +77,7 @@ fn each_byte_of_a_long_head_counts_as_eight_of_a_turns_work() {
 }
 
 #[test]
-fn each_answer_that_was_put_off_counts_as_twenty_messages_of_a_turn() {
+fn each_deferred_answer_counts_as_twenty_messages_of_a_turn() {
     let mut test = desk(Server::builder().work_per_turn(8 * 1024));
     for _ in 0..200 {
         test.ask("/ws").unwrap();

@@ -66,7 +66,7 @@ impl Echo {
     }
 
     /// Waits until nobody is connected, and until the turn in which the last one went is over.
-    fn until_all_have_gone(&self) {
+    fn until_all_have_ended(&self) {
         until(|| self.open_files() == self.files);
         self.until_it_sleeps();
     }
@@ -122,7 +122,7 @@ fn until(mut done: impl FnMut() -> bool) {
 }
 
 /// All close in order, and see the end of it.
-fn say_goodbye(mut clients: Vec<TcpStream>) {
+fn close_all(mut clients: Vec<TcpStream>) {
     clients.iter_mut().for_each(|client| client.write_all(&CLOSE).unwrap());
     for client in &mut clients {
         let mut answer = Vec::new();
@@ -153,10 +153,10 @@ fn after_five_thousand_connections_the_process_is_as_small_as_before() {
             let clients: Vec<_> = (0..CONNECTIONS).map(|_| echo.connect(path)).collect();
             let idle = echo.memory("VmRSS");
             match round % 2 {
-                1 => say_goodbye(clients),
+                1 => close_all(clients),
                 _ => vanish(clients),
             }
-            echo.until_all_have_gone();
+            echo.until_all_have_ended();
             let after = echo.memory("VmRSS");
             let heap = echo.memory("RssAnon").saturating_sub(anonymous);
             println!(

@@ -27,7 +27,7 @@ fn is_refused_at(address: std::net::SocketAddr) -> bool {
 }
 
 #[test]
-fn a_shutdown_tells_everybody_1001_behind_all_that_was_emitted_and_empties_the_server() {
+fn a_shutdown_sends_1001_behind_all_emits_and_empties_the_server() {
     let mut server = server();
     let address = server.local_addr().unwrap();
     let mut clients: Vec<_> =
@@ -95,7 +95,7 @@ fn a_shutdown_of_an_empty_server_is_finished_after_one_turn() {
 }
 
 #[test]
-fn the_deadline_cuts_off_who_never_answers_and_counts_them() {
+fn the_deadline_resets_and_counts_peers_that_never_answer() {
     // The deadline comes before the close timeout.
     let (deadline, moment) = (Duration::from_secs(1), Duration::from_millis(1));
     let mut test = Harness::new(memory_server());
@@ -125,7 +125,7 @@ fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
 }
 
 #[test]
-fn with_no_time_at_all_everybody_still_gets_the_close_frame() {
+fn with_no_time_at_all_each_peer_still_gets_the_close_frame() {
     let mut test = Harness::by_hand(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     test.server().sockets().shutdown(within(Duration::ZERO)).unwrap();
@@ -198,7 +198,7 @@ fn a_shutdown_in_a_route_callback_closes_the_newcomer_too() {
 }
 
 #[test]
-fn a_shutdown_waits_for_nobody_who_has_not_upgraded() {
+fn a_shutdown_waits_for_no_connection_before_its_upgrade() {
     let mut test = Harness::new(memory_server());
     let visitor = test.dial(Faults::none()).unwrap();
     test.write(visitor, b"GET /visitor HTTP/1.1\r\n");
@@ -270,7 +270,7 @@ fn dropping_the_server_closes_everything_at_once() {
 }
 
 #[test]
-fn whoever_is_cut_off_by_the_close_timeout_is_counted_too() {
+fn connections_that_the_close_timeout_resets_are_counted_too() {
     let timeout = Duration::from_secs(2);
     let mut server = memory_server_with(Server::builder().close_timeout(timeout));
     server.route("/:name", enter).unwrap();
@@ -329,7 +329,7 @@ fn is_told(test: &mut Harness<()>, client: ikisocket::testing::Client, code: u16
 }
 
 #[test]
-fn a_second_shutdown_closes_at_once_whoever_is_left() {
+fn a_second_shutdown_closes_the_remaining_connections_at_once() {
     let mut server = Server::builder().build(()).unwrap();
     server.route("/ws", |_, _| {}).unwrap();
     let mut test = Harness::new(server);

@@ -249,7 +249,7 @@ fn pongs_pass_what_waits_and_the_close_frame_goes_last() {
 }
 
 #[test]
-fn pressure_and_relief_are_told_in_turn_at_their_marks() {
+fn pressure_and_relief_fire_in_turn_at_their_marks() {
     let mut server = server_of(
         Server::builder().slow_reader(SlowReader::DropOldest).high_water(40_000).low_water(10_000),
     );

@@ -117,7 +117,7 @@ fn a_source_ends_a_wait_without_end() {
 }
 
 #[test]
-fn a_source_that_stops_early_can_ask_to_be_called_again_and_others_come_between() {
+fn a_source_that_stops_early_can_ask_for_another_call_after_the_others() {
     let mut server = server();
     let (feed, address, _) = Feed::bind();
     server
@@ -246,7 +246,7 @@ fn sources_connections_and_listeners_are_never_taken_for_each_other() {
 }
 
 #[test]
-fn a_panic_in_a_source_is_told_to_the_panic_handler_and_the_source_stays() {
+fn a_panic_in_a_source_reaches_the_panic_handler_and_the_source_stays() {
     quiet_panics();
     let mut server = server();
     server.on_panic(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
@@ -285,7 +285,7 @@ fn what_cannot_be_watched_is_an_error() {
 }
 
 #[test]
-fn anything_with_a_descriptor_is_a_source_and_is_closed_when_it_is_removed() {
+fn any_descriptor_can_be_a_source_and_is_closed_when_it_is_removed() {
     let mut server = server();
     let (reader, mut writer) = io::pipe().unwrap();
     let pipe = Fd::nonblocking(reader).unwrap();

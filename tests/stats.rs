@@ -217,7 +217,7 @@ fn requests_are_counted_as_pages_upgrades_or_refusals_by_cause() {
 }
 
 #[test]
-fn a_request_that_comes_too_late_is_counted_and_a_peer_that_says_nothing_is_not() {
+fn late_requests_are_counted_and_silent_peers_are_not() {
     let mut test = harness(Server::builder().handshake_timeout(Duration::from_secs(1)));
     let [slow, mute] = [(); 2].map(|()| test.dial(Faults::none()).unwrap());
     test.write(slow, b"GET / HT");
@@ -304,7 +304,7 @@ fn what_is_queued_is_written_or_waits_or_is_dropped_with_its_connection() {
 }
 
 #[test]
-fn a_large_message_is_counted_as_written_when_it_goes_to_the_socket_at_once() {
+fn a_large_message_that_the_socket_takes_at_once_counts_as_written() {
     let mut test = Harness::by_hand(memory_server());
     connect(&mut test, ["ann"]);
     let before = test.server().stats();
@@ -313,7 +313,7 @@ fn a_large_message_is_counted_as_written_when_it_goes_to_the_socket_at_once() {
 }
 
 #[test]
-fn whom_a_broadcast_did_not_reach_is_counted_as_refused() {
+fn connections_that_a_broadcast_did_not_reach_count_as_refused() {
     let mut test = harness(Server::builder().max_outbox(64 * 1024));
     connect_stuck(&mut test, "stuck", 1000);
     let mut broadcasts = 0;

@@ -20,7 +20,7 @@ fn echo() -> PathBuf {
 }
 
 #[test]
-fn an_echo_costs_one_recv_and_one_send_and_nobody_is_registered_twice() {
+fn an_echo_costs_one_recv_and_one_send_and_no_second_registration() {
     let counts = std::env::temp_dir().join(format!("ikisocket-syscalls-{}", std::process::id()));
     let strace = Command::new("strace")
         .arg("-c")

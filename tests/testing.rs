@@ -52,7 +52,7 @@ fn what_is_emitted_between_looks_arrives() {
 }
 
 #[test]
-fn a_ping_gets_its_pong_and_a_pong_is_told() {
+fn a_ping_gets_its_pong_and_a_pong_fires() {
     let (mut test, ann, _) = chat();
     test.ping(ann, "?");
     test.pong(ann, "!");
@@ -61,7 +61,7 @@ fn a_ping_gets_its_pong_and_a_pong_is_told() {
 }
 
 #[test]
-fn both_sides_of_a_goodbye_are_seen() {
+fn both_close_frames_of_a_handshake_are_seen() {
     let (mut test, ann, bob) = chat();
     test.close(ann, 4000, "enough");
     assert_eq!(test.received(ann), [Received::close(4000, ""), Received::Fin]);
@@ -83,7 +83,7 @@ fn a_client_without_a_code_is_no_error() {
 }
 
 #[test]
-fn fin_and_reset_are_told_apart_on_both_sides() {
+fn fin_and_reset_differ_on_both_sides() {
     let (mut test, ann, bob) = chat();
     test.finish(ann);
     assert_eq!(test.received(ann), [Received::Fin]);
@@ -149,7 +149,7 @@ fn what_is_expected_must_be_all_and_in_order() {
 }
 
 #[test]
-fn a_goodbye_must_be_all_there_was() {
+fn expect_goodbye_fails_if_anything_else_was_received() {
     let last_words = |words: &'static str| {
         let (mut test, ann, _) = chat();
         with_socket(test.server(), "ann", |kws| {
@@ -171,7 +171,7 @@ fn a_goodbye_must_be_all_there_was() {
 }
 
 #[test]
-fn a_failure_says_which_client_got_what_instead_and_where_the_difference_begins() {
+fn a_failure_names_the_client_what_it_got_and_where_they_differ() {
     let (mut test, ann, bob) = chat();
     test.send(ann, "hello");
     test.send(ann, b"\0\xFF");
@@ -207,7 +207,7 @@ fn a_failure_shows_the_beginning_of_what_is_long() {
 }
 
 #[test]
-fn bytes_that_nobody_has_read_are_not_nothing() {
+fn unread_bytes_are_not_nothing() {
     let mut test = Harness::new(memory_server());
     let raw = test.dial(Faults::none()).unwrap();
     test.write(raw, b"nonsense\r\n\r\n");
@@ -250,7 +250,7 @@ fn a_refusal_is_readable() {
 // Panics of callbacks.
 
 #[test]
-fn a_panic_that_nobody_asked_for_fails_the_test() {
+fn a_panic_that_no_test_asked_for_fails_the_test() {
     let panicking = || {
         let mut server = Server::builder().build(()).unwrap();
         server.route("/ws", |_, _| {}).unwrap();
@@ -376,7 +376,7 @@ fn a_page_is_answered() {
 }
 
 #[test]
-fn whoever_asks_need_not_have_an_answer_yet() {
+fn a_client_that_asks_need_not_have_an_answer_yet() {
     struct Desk(Vec<Deferred<Desk>>);
     let mut server = Server::builder().build(Desk(Vec::new())).unwrap();
     server.route("/ws", |_, kws| _ = kws.emit("hello")).unwrap();
@@ -447,7 +447,7 @@ fn a_client_that_speaks_bytes_alone_sees_every_byte() {
 }
 
 #[test]
-fn a_server_that_shuts_down_takes_nobody_in() {
+fn a_server_that_shuts_down_accepts_no_connection() {
     let (mut test, ann, _) = chat();
     test.server().sockets().shutdown(Shutdown::default()).unwrap();
     assert_eq!(test.connect("/cid").unwrap_err(), NotConnected::Unanswered);
@@ -459,7 +459,7 @@ fn a_server_that_shuts_down_takes_nobody_in() {
 // Time.
 
 #[test]
-fn time_stands_still_until_it_is_moved_and_timeouts_come_to_the_millisecond() {
+fn time_stands_still_until_moved_and_timeouts_come_to_the_millisecond() {
     let (mut test, ann, _) = chat();
     test.advance(25 * SECOND - MILLISECOND);
     assert!(test.received(ann).is_empty());
@@ -512,7 +512,7 @@ fn what_was_due_while_the_loop_was_not_turned_comes_late_and_all_at_once() {
 // Faults.
 
 #[test]
-fn whatever_the_segments_and_moods_of_the_network_the_same_messages_arrive() {
+fn the_same_messages_arrive_whatever_segments_and_faults_the_network_has() {
     for size in [1, 2, 3, 7, 100] {
         for faults in [
             Faults::none().segments(size),
@@ -555,7 +555,7 @@ fn whatever_the_segments_and_moods_of_the_network_the_same_messages_arrive() {
 }
 
 #[test]
-fn a_client_that_does_not_read_fills_its_window_and_gets_what_waited_when_it_reads_again() {
+fn a_client_that_reads_again_gets_what_waited_behind_its_full_window() {
     let (mut test, ann, bob) = chat();
     let slow = test.connect(Upgrade::to("/slow").faults(Faults::none().window(1000))).unwrap();
     test.stop_reading(slow);
@@ -673,7 +673,7 @@ fn by_hand_nothing_happens_but_in_a_turn() {
 }
 
 #[test]
-fn what_callbacks_send_through_a_handle_is_done_before_anybody_looks() {
+fn what_callbacks_send_through_a_handle_is_done_before_a_client_looks() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         let handle = ep.kws.sockets().handle();
@@ -777,7 +777,7 @@ fn what_a_listener_sends_by_a_handle_has_arrived_when_one_looks() {
 }
 
 #[test]
-fn an_answer_that_a_filter_puts_off_and_gives_at_once_has_come_when_one_looks() {
+fn a_deferred_answer_given_at_once_is_there_when_a_client_looks() {
     let mut server = memory_server();
     server.filter(|_, sockets, incoming| {
         sockets.defer(incoming).accept(|_| {}).unwrap();
@@ -821,7 +821,7 @@ fn a_rate_limit_on_the_clock_of_the_loop_and_an_attribute_can_be_tested() {
 }
 
 #[test]
-fn what_another_thread_sends_is_waited_for_in_real_time_and_no_longer_than_is_said() {
+fn another_threads_message_is_awaited_in_real_time_up_to_the_timeout() {
     let mut test = Harness::new(memory_server());
     let [ann, bob] = ["/ann", "/bob"].map(|path| test.connect(path).unwrap());
     let uuid = test.uuid(ann).unwrap();

@@ -151,7 +151,7 @@ fn a_timer_that_another_one_cancels_in_the_same_turn_is_not_called() {
 }
 
 #[test]
-fn a_panic_in_a_timer_is_told_to_the_panic_handler_and_the_interval_goes_on() {
+fn a_panic_in_a_timer_reaches_the_panic_handler_and_the_interval_stays() {
     quiet_panics();
     let mut server = memory_server();
     server.on_panic(|diary, panic| {

@@ -139,7 +139,7 @@ fn a_name_that_is_empty_or_too_long_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_connection_may_be_in_so_many_topics_and_no_more() {
+fn a_connection_may_be_in_no_more_topics_than_the_limit() {
     let mut server = memory_server_with(Server::builder().max_topics_per_connection(2));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::new(server);
@@ -157,7 +157,7 @@ fn a_connection_may_be_in_so_many_topics_and_no_more() {
 }
 
 #[test]
-fn each_member_gets_emits_broadcasts_and_publishes_in_the_order_in_which_they_were_made() {
+fn each_member_gets_emits_broadcasts_and_publishes_in_their_order() {
     let mut test = Harness::new(memory_server());
     let clients = connect(&mut test, ["ann", "bob", "cid"]);
     for who in ["ann", "bob", "cid"] {
@@ -225,7 +225,7 @@ fn in_disconnect_a_connection_says_what_it_was_in_and_can_tell_the_others() {
 }
 
 #[test]
-fn whoever_comes_into_a_freed_place_is_in_none_of_its_topics() {
+fn a_connection_in_a_freed_slot_is_in_none_of_its_topics() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     join(&mut test, "ann", "a");

@@ -46,7 +46,7 @@ fn cost(server: &mut Server<Diary>, topics: usize, prefix: impl Fn(usize) -> usi
 }
 
 #[test]
-fn a_membership_costs_at_most_64_bytes_a_topic_200_and_being_in_none_one_word() {
+fn a_membership_costs_64_bytes_a_topic_200_and_no_topic_one_word() {
     let mut worst = (0, 0);
     for connections in [1, 2, 5, 65, 129, 257] {
         for topics in [1, 2, 5, 33, 65] {

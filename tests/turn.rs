@@ -134,7 +134,7 @@ fn replies_and_broadcasts_of_a_turn_are_written_in_that_turn() {
 }
 
 #[test]
-fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work_to_do() {
+fn next_timeout_is_none_or_the_next_timer_or_zero_with_work_to_do() {
     let mut test = Harness::by_hand(memory_server());
     assert_eq!(test.server().next_timeout(), None);
     connect(&mut test, ["ann"]);
@@ -156,7 +156,7 @@ fn next_timeout_is_none_when_nothing_is_due_bounded_by_timers_and_zero_with_work
 }
 
 #[test]
-fn one_who_sends_much_gets_his_share_of_a_turn_and_loses_nothing() {
+fn a_peer_that_sends_much_gets_its_share_of_a_turn_and_loses_nothing() {
     const MESSAGES: usize = 60;
     let mut server =
         memory_server_with(Server::builder().receive_buffer(1024).work_per_turn(MESSAGES / 2));
@@ -218,7 +218,7 @@ fn has_more(test: &mut Harness<Counts>) -> bool {
 }
 
 #[test]
-fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood() {
+fn a_quiet_connection_is_served_in_its_turn_beside_a_hundred_floods() {
     const FLOOD: usize = 1200;
     let mut test = counting(Server::builder());
     let flooders: Vec<_> =
@@ -245,7 +245,7 @@ fn a_quiet_connection_is_served_in_the_turn_of_its_event_though_a_hundred_flood(
 }
 
 #[test]
-fn bursts_of_a_hundred_that_had_nothing_to_send_do_not_put_a_quiet_one_off() {
+fn bursts_of_a_hundred_idle_connections_do_not_delay_a_quiet_one() {
     let mut test = counting(Server::builder());
     let bursting: Vec<_> =
         (0..100).map(|number| test.connect(format!("/burst{number}").as_str()).unwrap()).collect();
@@ -263,7 +263,7 @@ fn bursts_of_a_hundred_that_had_nothing_to_send_do_not_put_a_quiet_one_off() {
 }
 
 #[test]
-fn those_left_over_are_served_though_others_become_ready_without_end_and_the_others_too() {
+fn deferred_connections_and_ones_newly_ready_are_all_served() {
     const OTHERS: usize = 120;
     let mut test = counting(Server::builder().work_per_turn(100));
     let flooder = test.connect("/flood").unwrap();
@@ -300,8 +300,7 @@ fn those_left_over_are_served_though_others_become_ready_without_end_and_the_oth
 }
 
 #[test]
-fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_goes_on_without_waiting()
- {
+fn a_turn_over_its_budget_stops_within_a_read_and_the_next_continues() {
     for work in [1, 7, 100] {
         let mut test = counting(Server::builder().work_per_turn(work));
         let peer = test.connect("/peer").unwrap();
@@ -331,7 +330,7 @@ fn a_turn_with_more_than_its_budget_stops_in_the_middle_of_a_read_and_the_next_g
 }
 
 #[test]
-fn what_was_kept_of_a_connections_input_comes_before_what_is_read_behind_it() {
+fn input_that_was_kept_comes_before_input_that_is_read_later() {
     for work in [7, 100] {
         let mut server = memory_server_with(Server::builder().work_per_turn(work));
         server.route("/:name", enter).unwrap();
@@ -354,7 +353,7 @@ fn what_was_kept_of_a_connections_input_comes_before_what_is_read_behind_it() {
 }
 
 #[test]
-fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_slot() {
+fn input_kept_of_an_ended_connection_never_reaches_the_next_in_its_slot() {
     let mut test = counting(Server::builder().work_per_turn(10));
     for round in 0..20 {
         let gone = test.connect(format!("/gone{round}").as_str()).unwrap();
@@ -373,7 +372,7 @@ fn what_was_kept_of_a_connection_that_ends_is_dropped_and_harms_nobody_in_its_sl
 }
 
 #[test]
-fn while_connections_that_have_ended_are_left_to_be_removed_the_next_turn_does_not_wait() {
+fn no_turn_waits_while_ended_connections_are_to_be_removed() {
     let mut test = counting(Server::builder().work_per_turn(10));
     for number in 0..40 {
         test.connect(format!("/{number}").as_str()).unwrap();
@@ -509,7 +508,7 @@ fn requests_that_are_completed_at_once_are_answered_over_turns() {
 }
 
 #[test]
-fn input_behind_our_close_frame_is_read_after_all_other_and_takes_an_eighth_of_a_turn() {
+fn input_behind_our_close_frame_is_read_last_in_an_eighth_of_a_turn() {
     const WORK: usize = 512;
     const BUFFER: usize = 16 * 1024;
     let mut test = counting(Server::builder().work_per_turn(WORK).receive_buffer(BUFFER));
@@ -559,7 +558,7 @@ fn a_rush_of_newcomers_gets_no_more_than_its_share_of_each_turn() {
 }
 
 #[test]
-fn readiness_left_over_from_a_connection_that_is_gone_harms_nobody_in_its_slot() {
+fn readiness_of_an_ended_connection_does_not_harm_the_next_in_its_slot() {
     let mut server = server_with(Server::builder().receive_buffer(1024));
     server.route("/:name", enter).unwrap();
     for round in 0..30 {

@@ -217,7 +217,7 @@ fn two_urgent_bytes_in_a_row_delay_no_message_either() {
 }
 
 #[test]
-fn of_two_urgent_bytes_that_come_at_once_the_first_is_refused_at_once_as_part_of_the_stream() {
+fn of_two_urgent_bytes_the_first_is_refused_as_part_of_the_stream() {
     let mut place = Place::new("burst");
     for mut peer in place.open() {
         let server = &mut place.server;
@@ -235,7 +235,7 @@ fn of_two_urgent_bytes_that_come_at_once_the_first_is_refused_at_once_as_part_of
 }
 
 #[test]
-fn an_urgent_byte_before_the_end_delays_neither_what_was_said_nor_the_disconnect() {
+fn an_urgent_byte_before_the_end_delays_no_message_and_no_disconnect() {
     let mut place = Place::new("end");
     for mut peer in place.open() {
         let server = &mut place.server;

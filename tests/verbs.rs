@@ -42,7 +42,7 @@ fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
 }
 
 #[test]
-fn a_message_larger_than_the_outbox_is_refused_as_such_and_nobody_is_disconnected() {
+fn a_message_larger_than_the_outbox_is_refused_and_closes_no_connection() {
     let mut server = memory_server_with(Server::builder().max_outbox(1024));
     server.route("/:name", enter).unwrap();
     let mut test = Harness::new(server);
@@ -98,7 +98,7 @@ fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
+fn an_emit_to_a_missing_connection_fires_error_after_the_callback() {
     let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
         assert_eq!(ep.kws.emit_to(NEW, "hello?"), Err(EmitError::Gone(NEW.into())));
@@ -121,7 +121,7 @@ fn a_connections_emit_to_a_missing_one_is_told_to_it_after_the_callback() {
 }
 
 #[test]
-fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_others() {
+fn emit_to_list_counts_what_it_reached_and_a_socket_gets_the_errors() {
     let mut test = Harness::new(memory_server());
     let clients = connect(&mut test, ["ann", "bob"]);
     let missing = [NEW, Uuid::nil()];
@@ -140,7 +140,7 @@ fn emit_to_list_counts_whom_it_reached_and_only_a_connections_form_tells_of_the_
 }
 
 #[test]
-fn whoever_stands_in_a_list_twice_gets_it_twice() {
+fn a_connection_that_is_in_a_list_twice_gets_the_message_twice() {
     let mut test = Harness::new(memory_server());
     let clients = connect(&mut test, ["ann", "bob"]);
     let [ann, bob] = clients.map(|client| test.uuid(client).unwrap());
@@ -155,7 +155,7 @@ fn whoever_stands_in_a_list_twice_gets_it_twice() {
 // Broadcast.
 
 #[test]
-fn a_global_broadcast_reaches_everybody_exactly_once() {
+fn a_global_broadcast_reaches_each_connection_exactly_once() {
     let mut test = Harness::new(memory_server());
     let clients: Vec<_> = (0..50).map(|i| test.connect(format!("/{i}")).unwrap()).collect();
     for message in small_and_large() {
@@ -168,7 +168,7 @@ fn a_global_broadcast_reaches_everybody_exactly_once() {
 }
 
 #[test]
-fn a_connections_broadcast_reaches_all_but_itself_and_broadcast_all_itself_too() {
+fn broadcast_reaches_all_but_the_sender_and_broadcast_all_the_sender_too() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         assert_eq!(ep.kws.broadcast("from ann to the others"), 2);
@@ -184,7 +184,7 @@ fn a_connections_broadcast_reaches_all_but_itself_and_broadcast_all_itself_too()
 }
 
 #[test]
-fn who_has_not_upgraded_yet_is_not_counted_and_gets_no_broadcast() {
+fn a_connection_before_its_upgrade_is_not_counted_and_gets_no_broadcast() {
     let mut test = Harness::new(memory_server());
     let visitor = test.dial(Faults::none()).unwrap();
     connect(&mut test, ["ann"]);
@@ -264,7 +264,7 @@ fn attributes_belong_to_one_connection_and_stay_from_turn_to_turn() {
 // Uuids.
 
 #[test]
-fn set_uuid_moves_the_connection_and_the_old_uuid_finds_nobody_at_once() {
+fn set_uuid_moves_the_connection_and_the_old_uuid_finds_none_at_once() {
     let mut test = Harness::new(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let old = test.uuid(ann).unwrap();
@@ -351,7 +351,7 @@ fn lend_gives_the_state_and_the_sockets_together() {
 }
 
 #[test]
-fn for_each_visits_everybody_who_is_open_and_nobody_whom_it_closed() {
+fn for_each_visits_each_open_connection_and_none_that_it_closed() {
     let mut test = Harness::new(memory_server());
     connect(&mut test, ["ann", "bob", "cid"]);
     let mut visited = Vec::new();
@@ -418,7 +418,7 @@ fn an_id_stays_and_no_later_connection_has_the_same_one() {
 }
 
 #[test]
-fn listeners_and_the_panic_handler_see_the_uuid_that_the_connection_has_when_they_are_called() {
+fn listeners_and_the_panic_handler_see_the_uuid_of_the_moment() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| {
         ep.kws.set_uuid(NEW).unwrap();
@@ -438,7 +438,7 @@ fn listeners_and_the_panic_handler_see_the_uuid_that_the_connection_has_when_the
 }
 
 #[test]
-fn the_disconnect_of_a_connection_whose_uuid_another_one_has_by_then_carries_its_own_id() {
+fn disconnect_carries_its_own_id_though_its_uuid_has_a_new_owner() {
     let mut server = memory_server();
     server.on(Event::Disconnect, |diary, ep| {
         diary.notes.push(format!("{:?} {}", ep.id, ep.socket_uuid == NEW));

@@ -19,7 +19,7 @@ fn quiet_echo(settings: Builder) -> Server<()> {
 }
 
 #[test]
-fn ping_floods_from_all_sides_cost_one_pong_for_each_peer_and_delay_nobody() {
+fn ping_floods_cost_one_pong_for_each_peer_and_delay_no_other() {
     const BUFFER: usize = 8 * 1024;
     let mut server = quiet_echo(Server::builder().receive_buffer(BUFFER));
     let mut flooders: Vec<_> =

@@ -4,9 +4,9 @@
 
 mod alone;
 mod churn;
+mod close_frames;
 mod descriptors;
 mod floods;
-mod goodbye;
 #[path = "../wire/kit.rs"]
 #[allow(dead_code, reason = "the tests of the wire need the rest of it")]
 mod kit;

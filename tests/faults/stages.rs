@@ -232,7 +232,7 @@ fn assert_told(server: &mut Server<Log>, name: &str, expected: &[&[&str]]) {
 }
 
 #[test]
-fn a_fin_at_any_stage_is_told_once_and_all_that_was_said_before_arrives() {
+fn a_fin_at_any_stage_fires_once_and_everything_before_it_arrives() {
     let mut server = obliging(Server::builder());
     let mut witness = Peer::open(&mut server, "/ws");
     for stage in STAGES {
@@ -248,7 +248,7 @@ fn a_fin_at_any_stage_is_told_once_and_all_that_was_said_before_arrives() {
 }
 
 #[test]
-fn a_reset_at_any_stage_is_told_once_and_disturbs_nobody() {
+fn a_reset_at_any_stage_fires_once_and_disturbs_no_other_connection() {
     let mut server = obliging(Server::builder());
     let mut witness = Peer::open(&mut server, "/ws");
     for stage in STAGES {
@@ -264,7 +264,7 @@ fn a_reset_at_any_stage_is_told_once_and_disturbs_nobody() {
 
 /// A half-open peer: its machine has gone, and nothing ever tells the server.
 #[test]
-fn a_peer_that_vanishes_at_any_stage_is_let_go_of_when_that_stages_time_is_up() {
+fn a_peer_that_vanishes_at_any_stage_is_removed_at_that_stages_timeout() {
     for stage in STAGES {
         let settings = Server::builder()
             .handshake_timeout(TIMEOUT)

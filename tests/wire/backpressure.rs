@@ -300,7 +300,7 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
 }
 
 #[test]
-fn a_message_larger_than_the_outbox_is_refused_and_the_connection_lives_on() {
+fn a_message_larger_than_the_outbox_is_refused_and_smaller_ones_pass() {
     let (mut server, mut peer) = stuck(Server::builder().max_outbox(2000));
     let mut sockets = server.sockets();
     let uuid = sockets.uuids()[0];
@@ -425,7 +425,7 @@ fn a_reset_while_messages_wait_ends_the_connection_once() {
 }
 
 #[test]
-fn one_stuck_reader_delays_nobody() {
+fn one_stuck_reader_delays_no_other_connection() {
     let (mut server, _stuck) = stuck(Server::builder());
     let mut quick = Peer::open(&mut server, "/ws");
     for number in 0..60 {

@@ -60,7 +60,7 @@ fn assert_statuses(server: &mut Server<Log>, rows: Vec<(&str, Vec<u8>, u16)>) {
 }
 
 #[test]
-fn a_cookie_that_is_no_text_costs_itself_and_only_spaces_and_tabs_are_taken_off() {
+fn a_cookie_that_is_no_text_costs_itself_and_only_blanks_are_trimmed() {
     let mut server = probe(Server::builder(), |kws| {
         let cookies: Vec<_> = kws.request().unwrap().cookies().collect();
         let cookies: Vec<_> =
@@ -186,7 +186,7 @@ fn two_origin_lines_of_any_bytes_are_refused_where_origins_are_restricted() {
 }
 
 #[test]
-fn extensions_that_rfc_6455_section_9_1_does_not_allow_are_refused_and_none_is_read_out_of_them() {
+fn extensions_that_rfc_6455_section_9_1_forbids_are_refused_entirely() {
     let extension =
         |value: &[u8]| handshake("/ws", &[b"Sec-WebSocket-Extensions: ", value, b"\r\n"].concat());
     let rows = vec![
@@ -266,7 +266,7 @@ fn an_offer_is_read_as_its_quoted_strings_say() {
 }
 
 #[test]
-fn a_path_that_is_no_text_is_refused_and_no_two_paths_give_the_same_parameter() {
+fn a_path_that_is_no_text_is_refused_and_paths_never_share_a_parameter() {
     let mut server =
         probe(Server::builder(), |kws| format!("{:?} {:?}", kws.param("id"), kws.param("rest")));
     server

@@ -86,7 +86,7 @@ fn fragments_are_one_message_and_control_frames_may_stand_between_them() {
 }
 
 #[test]
-fn the_pong_has_the_pings_data_and_goes_out_before_what_the_listener_emits() {
+fn the_pong_has_the_pings_data_and_precedes_what_the_listener_emits() {
     let mut server = echo(Server::builder());
     server.on("ping", |_, ep| _ = ep.kws.emit("after the pong"));
     let mut peer = Peer::open(&mut server, "/ws");
@@ -175,7 +175,7 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
 }
 
 #[test]
-fn what_breaks_the_protocol_is_answered_with_its_code_and_told_once() {
+fn what_breaks_the_protocol_is_answered_with_its_code_and_fires_once() {
     let mut server = echo(Server::builder().max_message(1000));
     for (name, bytes, code, violation) in violations() {
         for piecemeal in [false, true] {
@@ -342,7 +342,7 @@ fn a_message_that_is_too_long_is_refused_by_its_header_alone() {
 }
 
 #[test]
-fn whoever_sends_too_much_and_goes_on_sending_still_reads_why() {
+fn a_peer_that_sends_too_much_and_goes_on_sending_still_reads_why() {
     let mut server = echo(Server::builder().max_message(1000));
     let mut peer = Peer::open(&mut server, "/ws");
     peer.send(&mut server, raw(FIN | BINARY, 1 << 30, b""));

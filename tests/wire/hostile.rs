@@ -29,7 +29,7 @@ fn turn_until_quiet<S>(server: &mut Server<S>) {
 }
 
 #[test]
-fn a_reset_at_any_moment_ends_one_connection_and_disturbs_nobody() {
+fn a_reset_at_any_moment_ends_one_connection_and_disturbs_no_other() {
     let mut server = echo(Server::builder());
     let mut witness = Peer::open(&mut server, "/ws");
     let head = upgrade("/ws", "");
@@ -71,7 +71,7 @@ fn a_reset_at_any_moment_ends_one_connection_and_disturbs_nobody() {
 }
 
 #[test]
-fn a_fin_without_a_close_frame_is_an_error_and_what_was_sent_before_it_counts() {
+fn a_fin_without_a_close_frame_is_an_error_and_what_came_before_counts() {
     let mut server = echo(Server::builder());
     let mut peer = Peer::open(&mut server, "/ws");
     peer.send(&mut server, frame(TEXT, "last words"));
@@ -123,7 +123,7 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
 }
 
 #[test]
-fn a_peer_that_sends_fin_and_then_reads_slowly_does_not_make_the_loop_spin() {
+fn a_peer_that_sends_fin_and_reads_slowly_does_not_make_the_loop_spin() {
     let mut server = echo(Server::builder().max_outbox(16 << 20));
     server.get("/big", |_, _, _| Response::new(200).with_body(vec![b'x'; 8 << 20])).unwrap();
 
@@ -230,7 +230,7 @@ fn garbage_of_any_kind_ends_one_connection_and_never_the_loop() {
 }
 
 #[test]
-fn nobody_waits_for_a_peer_that_sends_without_end() {
+fn no_connection_waits_for_a_peer_that_sends_without_end() {
     let mut server = echo(Server::builder().receive_buffer(1024));
     let mut greedy = Peer::open(&mut server, "/ws");
     let mut modest = Peer::open(&mut server, "/ws");

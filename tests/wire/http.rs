@@ -58,7 +58,7 @@ fn a_page_is_answered_and_the_connection_closed() {
 }
 
 #[test]
-fn a_head_request_that_waited_is_refused_without_a_body_whatever_the_cause() {
+fn a_head_request_that_waited_is_always_refused_without_a_body() {
     for cause in ["nobody decides", "a shutdown", "a filter", "the time"] {
         for method in ["HEAD", "GET"] {
             let mut server = echo(Server::builder().handshake_timeout(Duration::from_millis(30)));
@@ -154,7 +154,7 @@ fn a_client_that_has_said_all_it_had_to_say_gets_its_page() {
 }
 
 #[test]
-fn a_large_page_reaches_a_slow_reader_whole_and_delays_nobody() {
+fn a_large_page_reaches_a_slow_reader_whole_and_delays_no_other() {
     let mut server = site();
     let mut slow = Peer::connect_narrow(&server, 16 * 1024);
     slow.send(&mut server, get("/big"));

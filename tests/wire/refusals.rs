@@ -205,7 +205,7 @@ fn http_1_0_cannot_be_upgraded() {
 }
 
 #[test]
-fn a_full_server_says_so_until_somebody_leaves() {
+fn a_full_server_says_so_until_a_connection_ends() {
     let mut server = echo(Server::builder().max_connections(2));
     let first = Peer::open(&mut server, "/ws");
     let _second = Peer::open(&mut server, "/ws");
@@ -220,7 +220,7 @@ fn a_full_server_says_so_until_somebody_leaves() {
 }
 
 #[test]
-fn whoever_says_nothing_until_the_handshake_timeout_is_left_without_a_word() {
+fn a_peer_silent_until_the_handshake_timeout_gets_no_reply() {
     let mut server = strict(20);
     let mut peer = Peer::connect(&server);
     assert_eq!(peer.end(&mut server), End::Fin);

@@ -203,8 +203,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[test]
-fn every_shape_of_a_smuggled_request_has_its_status_runs_no_callback_and_nothing_behind_it_is_answered()
- {
+fn every_smuggled_request_gets_its_status_and_runs_no_callback() {
     let mut server = watched();
     for (name, request, status) in refused() {
         for behind in [String::new(), plain("/secret", ""), good()] {
@@ -272,7 +271,7 @@ fn what_looks_odd_and_can_be_read_in_one_way_only_is_accepted() {
 }
 
 #[test]
-fn a_second_request_behind_an_upgrade_is_read_as_frames_and_never_answered() {
+fn a_second_request_behind_an_upgrade_is_read_as_frames() {
     let mut server = watched();
     for behind in [plain("/secret", ""), good(), "POST /secret HTTP/1.1\r\n\r\n".to_owned()] {
         server.state_mut().clear();
@@ -333,7 +332,7 @@ fn encoded(value: &str) -> String {
 }
 
 #[test]
-fn no_value_of_a_client_splits_a_response_whatever_a_filter_or_page_does_with_it() {
+fn no_value_of_a_client_splits_a_response_of_a_filter_or_page() {
     let mut server = watched();
     server.filter(|_, _, incoming| {
         let Some(value) = incoming.query("value").map(|value| value.into_owned()) else {

@@ -20,7 +20,7 @@ fn witness(pattern: &str) -> Server<Log> {
 }
 
 #[test]
-fn a_request_may_come_in_two_pieces_split_anywhere_and_the_frames_behind_it_are_not_lost() {
+fn a_request_may_be_split_anywhere_and_the_frames_behind_it_are_kept() {
     let mut server = echo(Server::builder());
     let head = upgrade("/ws", "Cookie: a=b\r\n");
     let all = [head.as_bytes(), &frame(TEXT, "one"), &frame(PING, "two"), &frame(BINARY, "three")]
@@ -337,7 +337,7 @@ fn get_and_route_may_share_a_path_and_the_upgrade_decides() {
 }
 
 #[test]
-fn filters_are_asked_in_order_with_the_state_and_what_they_set_stays_with_the_connection() {
+fn filters_run_in_order_with_the_state_and_set_lasting_attributes() {
     let mut server = server(Server::builder());
     server.filter(|log, sockets, incoming| {
         log.push(format!("first {} {} of {}", incoming.method(), incoming.path(), sockets.len()));

@@ -8,7 +8,7 @@ use crate::kit::*;
 use crate::stages::{assert_served, turn_until_let_go};
 
 #[test]
-fn a_close_frame_in_the_middle_of_a_message_ends_the_connection_and_the_message_is_never_told() {
+fn a_close_frame_within_a_message_ends_both_and_no_listener_sees_it() {
     let mut server = echo(Server::builder());
     let mut witness = Peer::open(&mut server, "/ws");
     for (name, begun) in [
@@ -42,7 +42,7 @@ fn a_close_frame_in_the_middle_of_a_message_ends_the_connection_and_the_message_
 }
 
 #[test]
-fn whoever_never_stops_sending_behind_a_close_frame_is_cut_off_and_told_of_once() {
+fn endless_input_behind_a_close_frame_ends_in_one_disconnect() {
     let mut server = echo(Server::builder().close_timeout(Duration::from_millis(100)));
     let mut witness = Peer::open(&mut server, "/ws");
     for behind in [frame(TEXT, "late"), close(1001, "again"), frame(PING, "late"), vec![0; 16]] {
