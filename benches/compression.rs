@@ -24,7 +24,7 @@ mod quotes;
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const KIB: usize = 1024;
-/// Connections that talk in turn, so that each finds its compressor as cold as in life.
+/// Connections that send in turn, so that each finds its compressor as cold as in a server.
 const MANY: usize = 100;
 /// Each way is measured this often, in turn with the others; the best counts.
 const PASSES: usize = 45;
@@ -38,7 +38,7 @@ const WINDOWS: std::ops::RangeInclusive<u8> = 9..=15;
 const CROWD: usize = 5000;
 /// Different streams of messages that a crowd gets.
 const STREAMS: usize = 100;
-/// What zlib takes if nothing else is said.
+/// zlib's default.
 const MEM_LEVEL: i32 = 8;
 /// The defaults of `Deflate::dedicated()`.
 const LEVEL: i32 = 2;

@@ -1,4 +1,4 @@
-//! What the single steps cost, to compare two states of the code on one machine:
+//! The cost of single steps, to compare two states of the code on one machine:
 //! `cargo bench --bench micro`, about three minutes.
 //!
 //! ```sh
@@ -150,7 +150,7 @@ fn broadcast(criterion: &mut Criterion) {
     }
 }
 
-/// The same to the members of a topic: who is in none of it costs nothing.
+/// The same to the members of a topic: connections that are in no topic cost nothing.
 fn publish(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish 64 B among 200 connections and flush");
     let message = "x".repeat(64);
@@ -182,7 +182,7 @@ fn publish(criterion: &mut Criterion) {
     }
 }
 
-/// A custom event on one connection; its listeners do next to nothing.
+/// A custom event on one connection. Its listeners do as little as possible.
 fn dispatch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fire a custom event");
     for listeners in [1, 8] {
@@ -203,7 +203,7 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
-/// How punctual a timer is on a loop that does nothing else, and what setting one costs.
+/// How punctual a timer is on a loop that does nothing else, and the cost of setting one.
 fn timers(criterion: &mut Criterion) {
     let mut server = server();
     criterion.bench_function("a timer of 1 ms, from its setting to its call", |b| {

@@ -1,4 +1,4 @@
-//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to everybody.
+//! An echo server: `/echo` answers each message with itself, `/bcast` sends each to all clients.
 //! `/forgetful` is `/echo` for connections whose requests are not kept. Tests and benchmarks run
 //! against it.
 //!

@@ -1,5 +1,5 @@
-//! How close the server comes to the limit: the CPU that our `echo` example spends on a message, as
-//! it stands, relative to `raw` (see `raw.rs`), which spends what no server can save.
+//! How close the server comes to the limit: the CPU that the `echo` example spends on a message,
+//! relative to `raw` (see `raw.rs`), which spends only what no server can avoid.
 //!
 //! ```sh
 //! cargo bench --bench limit               # about four minutes; a table, and figures.json
@@ -10,7 +10,7 @@
 //!
 //! | option | what it does |
 //! |---|---|
-//! | `--client minimal` | the traffic is made by a client that does next to nothing |
+//! | `--client minimal` | the traffic is made by a client that does as little as possible |
 //! | `--build generic,v3,native` | a column for each build of ours |
 //! | `--reference PROGRAM` | any other server beside it, or `ws://HOST:PORT --pid PID` |
 //! | `--peers` | the other libraries beside it: build benches/peers first |

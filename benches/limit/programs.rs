@@ -114,7 +114,7 @@ fn executable(messages: &str, name: &str) -> Result<PathBuf, Box<dyn Error>> {
     Ok(programs.next().ok_or_else(|| format!("cargo does not say where {name} is"))?)
 }
 
-/// Who makes the traffic.
+/// Which client makes the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     /// The load tool, which measures latencies and checks every byte.

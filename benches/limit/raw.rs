@@ -1,7 +1,7 @@
-//! raw: what one thread can do at most, to be measured against. It makes the system calls that no
-//! server can do without, one recv and one send for each readable socket, finds where frames end
-//! and turns their headers round; it unmasks nothing, checks nothing and tells nobody. It
-//! understands clients that behave, and only those: it is a yardstick, not a server.
+//! raw: the program that servers are compared with. It makes the system calls that no server can
+//! avoid, one recv and one send for each readable socket. It finds where frames end, and rewrites
+//! their headers. It does not unmask, validate or dispatch. It understands only clients that keep
+//! to the protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ struct Peer {
     stage: Stage,
     /// The beginning of something whose end has not come.
     partial: Vec<u8>,
-    /// What the socket would not take.
+    /// Bytes that the socket did not take.
     unsent: Vec<u8>,
 }
 
@@ -112,7 +112,7 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
         if !for_all.is_empty() {
             for (_, peer) in &mut peers {
                 if peer.stage == Stage::Broadcast {
-                    // Whoever is gone is noticed when its event comes.
+                    // A connection that ended is noticed when its event comes.
                     let _ = peer.send(&for_all);
                 }
             }

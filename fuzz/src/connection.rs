@@ -3,11 +3,11 @@
 //!
 //! - `disconnect` comes exactly once for each connection whose route callback ran, and nothing
 //!   comes after it;
-//! - no message is heard after a close of ours;
-//! - what listeners hear is what a well-behaved client sent, in order;
-//! - what a client receives is what was emitted to it and not refused, in order, without a gap but
-//!   for what is counted as dropped, and all of it, unless the connection failed;
-//! - no more waits for a socket than the limit of its outbox.
+//! - no message fires after a close of ours;
+//! - listeners get what a well-behaved client sent, in order;
+//! - a client receives what was emitted to it and not refused, in order. The only gaps are messages
+//!   that are counted as dropped. It receives all of it unless the connection failed;
+//! - the bytes that wait for a socket keep to the limit of its outbox.
 //!
 //! An input: the settings of the server, then one thing to do after the other.
 
@@ -65,7 +65,7 @@ struct State {
 struct Side {
     opened: bool,
     closed: bool,
-    /// What waited for it was given up.
+    /// The messages that waited for it were dropped.
     is_too_slow: bool,
     disconnected: bool,
     heard: Vec<Sent>,
@@ -85,15 +85,15 @@ struct Far {
     is_safe: bool,
     sent: Vec<Sent>,
     pinged: Vec<Vec<u8>>,
-    /// What has come and was not compared.
+    /// Messages that have come and were not compared yet.
     received: Vec<Sent>,
-    /// How many have come.
+    /// The number of messages that have come.
     count: usize,
     /// The index, among those that were emitted, behind the last that has come.
     next: usize,
     /// The network gives it few bytes at a time.
     is_slow: bool,
-    /// Its faults make a socket look full that is not.
+    /// Its faults make its socket look full when it is not.
     blocks: bool,
     head: Vec<u8>,
     is_upgraded: bool,
@@ -278,13 +278,13 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
             if verb & 1 == 0 {
                 before.retain(|&(client, _)| client != own);
             }
-            // Whoever is open still and has refused nothing.
+            // Each connection that is still open and has refused nothing.
             let after = refusals(&mut kws.sockets());
             let got = before
                 .into_iter()
                 .filter(|each| after.contains(each) && message.len() <= state.max_outbox);
             let got: Vec<(usize, u64)> = got.collect();
-            assert_eq!(reached, got.len(), "broadcast counts whom it reached");
+            assert_eq!(reached, got.len(), "broadcast counts the connections that it reached");
             got.into_iter()
                 .for_each(|(client, _)| note(state, client, &message, None, Emitted::Queued));
         }
@@ -316,12 +316,12 @@ fn act(state: &mut State, kws: &mut Socket<'_, State>, input: &mut Input<'_>) {
         }
         12 => drop(kws.fire(state, "fired", "data")),
         13 => drop(kws.set_uuid(ikisocket::Uuid::from_u128(u128::from(len % 3)))),
-        14 => drop(kws.emit_to(ikisocket::Uuid::from_u128(99), "to nobody")),
+        14 => drop(kws.emit_to(ikisocket::Uuid::from_u128(99), "to a missing one")),
         _ => drop(kws.fire(state, "message", "refused")),
     }
 }
 
-/// A message that nobody sends twice, small or large.
+/// A message that no client sends twice, small or large.
 fn message(state: &mut State, verb: u8, len: u8) -> Message<'static> {
     state.emits += 1;
     let len = match verb >> 4 & 3 {
@@ -442,7 +442,7 @@ fn do_something(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &m
         harness.write(far.client, &std::mem::replace(&mut far.request, rest));
         return;
     }
-    // 112 to 255: what is done is in the upper bits, to whom in all of them.
+    // 112 to 255: the upper bits choose the action, all bits choose the client.
     match (what - 112) / 8 {
         0..=6 => {
             let content = input.take(len).to_vec();
@@ -497,7 +497,7 @@ impl Far {
         content: Vec<u8>,
         compress: bool,
     ) {
-        // Before the answer nobody knows whether there is compression.
+        // Before the answer the client does not know whether there is compression.
         let is_text = str::from_utf8(&content).is_ok();
         let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
         let wire = if compress && self.is_compressed { self.deflated(&content) } else { None };
@@ -635,7 +635,7 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
         if far.is_proper {
             assert!(
                 far.sent.starts_with(&side.heard),
-                "listeners heard what client {at} did not send"
+                "listeners got a message that client {at} did not send"
             );
         }
         assert!(!far.is_upgraded || side.opened, "client {at} was upgraded without its route");
@@ -654,7 +654,7 @@ fn check(harness: &mut Harness<State>, fars: &mut [Far]) {
     }
 }
 
-/// Everybody reads what there is, then everybody goes.
+/// All clients read what there is, then all clients leave.
 fn end(harness: &mut Harness<State>, fars: &mut [Far]) {
     for far in fars.iter() {
         harness.resume_reading(far.client);

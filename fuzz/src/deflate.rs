@@ -1,7 +1,10 @@
-//! Whatever was compressed comes out again, at every window and level, also through a slow inflater
-//! that sees how far back it refers; whatever arrives becomes at most as long as the limit, in as
-//! much memory, and what comes of it, and whether it ends where it may, is what the slow inflater
-//! says. An offer is agreed on as a slow reader of RFC 7692 §7.1 would.
+//! Three promises:
+//!
+//! - A compressed message decompresses to itself at every window and level. A slow inflater agrees,
+//!   and sees how far back the stream refers.
+//! - Any input decompresses to at most the limit, in at most that memory. The slow inflater agrees
+//!   on the output, and on whether the stream ends where it may.
+//! - A slow reader of RFC 7692 §7.1 agrees on each offer.
 //!
 //! An input: one byte that says which of these three it is for, one for the window, one for the
 //! level or the limit, and the rest.
@@ -319,7 +322,8 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
                     wire.splice(0..0, [0x03, 0x00]); // an empty last block
                 }
                 if random.one_in(6) {
-                    wire.extend([0x00, 0x00, 0xff, 0xff]); // what should be left out, and maybe another message
+                    // The end that should be left out, and maybe another message.
+                    wire.extend([0x00, 0x00, 0xff, 0xff]);
                     deflater.deflate(&message, true, &mut wire);
                 }
                 if random.one_in(8) {

@@ -1,5 +1,5 @@
-//! A stream of frames means the same however it is cut, and what RFC 6455 says: the decoder against
-//! a slow one that looks at the whole stream. What was decoded is encoded and decoded again.
+//! A stream of frames means the same for every cut, and what RFC 6455 says: the decoder is compared
+//! with a slow one that looks at the whole stream. Decoded messages are encoded and decoded again.
 //!
 //! An input: one byte of settings, four sizes of chunks, the stream.
 

@@ -1,6 +1,6 @@
-//! Where the bytes of an input go, and where those of a made one come from. Knows no target.
+//! How a target reads the bytes of an input, and how inputs are generated. Knows no target.
 
-/// An input, taken from its front. Behind its end everything is zero.
+/// An input, read from its front. Behind its end every byte is zero.
 pub struct Input<'d>(&'d [u8]);
 
 impl<'d> Input<'d> {

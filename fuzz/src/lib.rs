@@ -1,5 +1,5 @@
-//! The fuzz targets. Each is a function from bytes to nothing that panics if a promise does not
-//! hold, and a function that makes inputs of the right shape.
+//! The fuzz targets. Each is a function of bytes that panics if a promise does not hold, and a
+//! function that generates inputs of the right shape.
 //!
 //! They are here once and run twice: by libFuzzer (`cargo fuzz run NAME -s none`), and with the
 //! seeds and a fixed number of made inputs in the tests of `ikisocket` (`tests/fuzz.rs`), which

@@ -1,6 +1,6 @@
-//! DEFLATE as RFC 1951 describes it, bit by bit, and what RFC 7692 §7.2.2 makes of it: to see what
-//! is right, and what an inflater does not tell, how far back a stream refers and how many blocks
-//! it has.
+//! DEFLATE as RFC 1951 describes it, bit by bit, and as RFC 7692 §7.2.2 uses it. It is the oracle,
+//! and it reports what an inflater does not: how far back a stream refers, and how many blocks it
+//! has.
 
 /// Everything that came out so far: later messages refer to it.
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub struct SlowInflate {
     carried: Option<(u8, usize)>,
 }
 
-/// Why a message does not come out. Then its connection is of no more use.
+/// Why a message cannot be decompressed. Its connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It is longer than it may be.

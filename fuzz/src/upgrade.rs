@@ -1,6 +1,6 @@
-//! A request head means the same however it is cut, and what RFC 9112 and RFC 6455 say: the
-//! handshake against a slow parser that looks at the whole of it. Nothing that a client sends gets
-//! a line of its own into an answer.
+//! A request head means the same for every cut, and what RFC 9112 and RFC 6455 say: the handshake
+//! is compared with a slow parser that looks at the whole head. No value of a client adds a line to
+//! an answer.
 //!
 //! An input: one byte of settings, four sizes of chunks, what arrives.
 
@@ -345,14 +345,14 @@ fn assert_same(parsed: Result<Request, Refusal>, slow: Result<Slow<'_>, u16>) {
         assert_is_101(&request, &key, &slow);
     }
     for allowed in [&["https://example.org", "null"][..], &["*"], &[]] {
-        let everybody = allowed.is_empty() || allowed == ["*"];
+        let any_origin = allowed.is_empty() || allowed == ["*"];
         let named = match slow.values("origin")[..] {
             [origin] => {
                 allowed.iter().any(|each: &&str| each.as_bytes().eq_ignore_ascii_case(origin))
             }
             _ => false,
         };
-        assert_eq!(origin_allowed(&request, allowed), everybody || named);
+        assert_eq!(origin_allowed(&request, allowed), any_origin || named);
     }
     assert_is_one_answer(
         Response::text(slow.target)

@@ -20,11 +20,11 @@ pub const PACE: u64 = 100_000;
 pub const STEP: u64 = 1_000_000_000 / PACE;
 /// How often those that are due are broadcast.
 const EVERY: Duration = Duration::from_millis(10);
-/// No more are broadcast in one go, twice what is due each time: a feed that has fallen behind must
+/// The most updates in one batch, twice what is due each time: a feed that has fallen behind must
 /// not fill every socket at once.
 const MOST: u64 = 2 * EVERY.as_nanos() as u64 / STEP;
 const LARGE: usize = 1024 * 1024 * 1024;
-/// What is asked for; the kernel doubles it.
+/// The size that is asked for; the kernel doubles it.
 const SMALL: usize = 32 * 1024;
 
 /// One update. All have the same length, so that readers can count them by bytes.
@@ -75,12 +75,12 @@ pub fn now() -> u64 {
 
 struct Feed {
     latest: bool,
-    /// It begins when so many are there.
+    /// The feed begins when this many readers are connected.
     readers: usize,
     began: Option<u64>,
     /// Updates that were broadcast.
     done: u64,
-    /// When a reader was given up.
+    /// When a reader was disconnected as too slow.
     lost: Option<u64>,
 }
 

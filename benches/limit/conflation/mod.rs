@@ -18,7 +18,7 @@ const HEALTHY: usize = 500;
 
 /// The name of each row, what the feed does about slow readers, and whether there is one.
 const ROWS: [(&str, &str, bool); 5] = [
-    ("nobody stalls", "default", false),
+    ("no reader stalls", "default", false),
     ("`Disconnect`, the default", "default", true),
     ("`Disconnect`, `max_outbox` of 1 GiB", "large", true),
     ("`Latest`", "latest", true),

@@ -29,12 +29,12 @@ pub const TOTAL: u64 = WARM_UP + STALL + RECOVERY + 2 * PACE;
 pub const CURRENT: u64 = 50_000_000;
 /// Healthy readers that are decoded, and timed.
 const DECODED: usize = 10;
-/// What the one that stalls asks for; the kernel doubles it.
+/// The size that the stalling reader asks for; the kernel doubles it.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 const BUFFER: usize = 256 * 1024;
-/// Nothing takes longer.
+/// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A smaller share of the pace is told as too little.
+/// A smaller share of the pace is reported as too little.
 const HELD: f64 = 0.99;
 const MIB: f64 = 1024.0 * 1024.0;
 /// In nanoseconds.
@@ -143,7 +143,7 @@ impl Reader {
     }
 }
 
-/// What there was to see.
+/// The figures of a run.
 struct Seen {
     /// When the stall began, and when it ended.
     from: Option<Mark>,
@@ -151,7 +151,7 @@ struct Seen {
     /// The most memory of the server in between, in bytes, and what the healthy readers got.
     most: u64,
     ages: Histogram<u64>,
-    /// The one that stalled was given up.
+    /// The stalling reader was disconnected.
     lost: bool,
     /// When it read on, how many updates came before the first that was current, and the age of the
     /// oldest.
@@ -185,7 +185,7 @@ impl Seen {
         self.from.is_some() && self.to.is_none()
     }
 
-    /// Takes what the one that stalled reads on.
+    /// Takes an update that the stalling reader reads after its stall.
     fn take(&mut self, update: Update, now: u64) {
         let age = now.saturating_sub(update.due);
         self.oldest = self.oldest.max(age);
@@ -286,7 +286,7 @@ fn resident(pid: &str) -> Result<u64, Box<dyn Error>> {
     Ok(line.ok_or("the server has ended")?.trim().parse::<u64>()? * 1024)
 }
 
-/// What the server says.
+/// The server's own figures.
 fn page(address: SocketAddr) -> Result<Value, Box<dyn Error>> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET /figures HTTP/1.1\r\nHost: {address}\r\n\r\n")?;

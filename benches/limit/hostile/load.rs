@@ -16,15 +16,15 @@ use socket2::SockRef;
 
 use super::server::Delays;
 
-/// Of loads without end.
+/// How long loads without end last.
 const DURATION: Duration = Duration::from_secs(4);
-/// Loads that are over at once are made so often.
+/// How often loads are made that are over at once.
 const ROUNDS: usize = 3;
 /// Between two echoes that are asked for.
 const PAUSE: Duration = Duration::from_micros(300);
-/// Nothing takes longer.
+/// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Until what was sent is where it should be.
+/// How long the loads wait for sent bytes to arrive.
 const A_WHILE: Duration = Duration::from_millis(300);
 const HEADS: usize = 1500;
 /// No head may be longer.
@@ -293,7 +293,7 @@ impl Flooder {
     }
 }
 
-// What they send.
+// Their messages.
 
 /// One masked frame.
 fn frame(opcode: Opcode, compressed: bool, payload: &[u8]) -> Vec<u8> {
@@ -332,7 +332,8 @@ fn empty_blocks() -> Vec<u8> {
         bits.put(0b100, 3); // Not the last; dynamic.
         bits.put(0, 5); // 257 codes of literals and lengths,
         bits.put(0, 5); // one of distances,
-        bits.put(14, 4); // and 18 of code lengths. Of these two are used: "1", and "18", a run of zeros.
+        // and 18 of code lengths. Two of these are used: "1", and "18", a run of zeros.
+        bits.put(14, 4);
         for symbol in [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1] {
             bits.put(u32::from(symbol == 18 || symbol == 1), 3);
         }
@@ -371,7 +372,7 @@ impl Bits {
     }
 }
 
-// How they come.
+// Their connections.
 
 /// A request for an upgrade, without its end.
 fn request(path: &str) -> String {
@@ -398,7 +399,7 @@ fn connect(address: &str, path: &str) -> Result<TcpStream, Box<dyn Error>> {
     Ok(stream)
 }
 
-/// What a page of the server says.
+/// The text of a page of the server.
 fn figures(address: &str, path: &str) -> Result<Value, Box<dyn Error>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

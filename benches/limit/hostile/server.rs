@@ -21,7 +21,7 @@ struct Figures {
     /// Whether turns count just now, and the longest of those that did.
     counting: bool,
     longest: Duration,
-    /// Connections that came by `/topics`, and those of them that have gone.
+    /// Connections that came by `/topics`, and those of them that have ended.
     joined: usize,
     left: usize,
 }
@@ -56,7 +56,7 @@ pub fn serve(address: &str) -> Result<(), Box<dyn Error>> {
         })?;
     }
     println!("listening on {}", server.listen(address)?);
-    // The loop is turned in a loop of our own, so that a turn is nothing but work.
+    // An outer loop turns the server's, so that a turn contains only work.
     let mut poll = Poll::new()?;
     poll.registry().register(&mut SourceFd(&server.as_raw_fd()), Token(0), Interest::READABLE)?;
     let mut events = Events::with_capacity(1);
@@ -76,7 +76,7 @@ pub fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// How long a thread was ready to run and another had its core: so much is a wall time too long.
+/// How long a thread was ready to run while another had its core: a wall time is too long by that.
 pub struct Delays(Option<File>);
 
 impl Delays {

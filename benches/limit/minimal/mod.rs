@@ -1,5 +1,5 @@
-//! The bench's own client: the least that keeps a server busy, so that what the load tool does is
-//! not taken for what the server costs.
+//! The bench's own client: it does only what keeps a server busy, so that the load tool's work is
+//! not mistaken for the server's cost.
 //!
 //! It masks its frames once, with a fixed key, and sends the same bytes again and again. It counts
 //! the bytes that come back, and the messages are those bytes by the length of one. It measures no

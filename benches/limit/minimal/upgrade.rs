@@ -34,7 +34,7 @@ impl Upgrades {
 
     fn begin(&mut self, token: usize) -> Result<(), Box<dyn Error>> {
         let mut stream = TcpStream::connect(self.address)?;
-        // Closing it resets it, and leaves no port waiting.
+        // Closing the socket resets it, and leaves no port in TIME_WAIT.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(token), interest)?;

@@ -68,7 +68,7 @@ impl<T: Clone> Room<T> {
 
     pub fn send(&self, message: &T) {
         for (_, member) in self.0.lock().unwrap().iter() {
-            // It fails for nobody: who goes leaves the room first.
+            // It never fails: a connection that ends leaves the room first.
             let _ = member.send(message.clone());
         }
     }

@@ -125,7 +125,7 @@ fn broadcast(server: &Server) {
         }
     }
 
-    // Who has gone is no longer sent to.
+    // A connection that ended gets no more messages.
     close(clients.remove(0));
     clients[0].send(Message::text("still here")).unwrap();
     for mut client in clients {
