@@ -23,8 +23,8 @@ fn server() -> Server<Vec<Uuid>> {
     });
     let routes = server.route("/to", |all: &mut Vec<Uuid>, kws| all.push(kws.uuid())).unwrap();
     routes.on(Event::Message, |all, ep| {
-        // To everybody by name and in turn, so that the frames of one connection do not lie side by
-        // side.
+        // To all connections by name and in turn, so that the frames of one connection are not side
+        // by side.
         for _ in 0..2 {
             for &uuid in all.iter() {
                 ep.kws.emit_to(uuid, ep.data).unwrap();

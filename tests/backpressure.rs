@@ -1,8 +1,8 @@
-//! What happens when a peer reads more slowly than the server writes: nothing, to everybody else.
+//! A peer that reads more slowly than the server writes affects no other connection.
 //!
-//! In memory it is known to the byte what is on its way and what waits. What a system's socket
-//! takes at once is not, and there are as many partial writes as it likes: a large message and a
-//! storm of small ones have TCP.
+//! In memory, the tests know to the byte what is on its way and what waits. A system's socket takes
+//! an unknown number of bytes at once, and makes any number of partial writes. So a large message
+//! and a storm of small ones have tests over TCP.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn harness(max_outbox: usize) -> Harness<Diary> {
     Harness::new(server)
 }
 
-/// A client that has stopped reading, when so many bytes behind the response to its request are on
+/// A client that has stopped reading when `window` bytes behind the response to its request are on
 /// their way to it.
 fn connect_stuck(test: &mut Harness<Diary>, name: &str, window: usize) -> testing::Client {
     let stuck = test
@@ -153,8 +153,8 @@ fn a_peer_that_takes_nothing_of_what_waits_is_disconnected_as_stalled() {
     with_socket(test.server(), "ann", |kws| kws.emit(vec![0; 20 * KIB]));
     test.settle();
     test.advance(STALL_TIMEOUT - MILLISECOND);
-    // A single byte that it takes gives it the same time again. What it says has nothing to do with
-    // that, but keeps it from being silent.
+    // A single byte that it takes gives it the same time again. What it sends does not change that
+    // time, but keeps it from being silent.
     test.read_more(ann, 1);
     test.pong(ann, "");
     test.settle();

@@ -1,5 +1,4 @@
-//! Settings: whatever they are set to, a server is built that works, or an error says what is
-//! wrong.
+//! Settings: with any values, either the server works, or an error of `build` says what is wrong.
 
 mod common;
 

@@ -1,9 +1,9 @@
-//! How connections end: close and its promises, and what is told of every kind of end.
+//! How connections end: close and its promises, and the events of every kind of end.
 //!
-//! Which code and reason goes out behind what, and what is told when, does not depend on sockets,
-//! so that most of these tests have none. How a system's socket ends does, and so those of FIN,
-//! reset and last words have TCP: "The ends of sockets". A close is heard by a proper client in
-//! `tests/end_to_end.rs`.
+//! Which code and reason goes out behind which messages, and which event fires when, does not
+//! depend on sockets. So most of these tests have none. The tests of FIN, reset and the last
+//! messages are about the system's sockets, and use TCP: "The ends of sockets". In
+//! `tests/end_to_end.rs` another library's client receives a close.
 
 mod common;
 
@@ -117,11 +117,14 @@ fn a_close_with_a_full_queue_delivers_everything_first() {
 fn close_with_sends_every_legal_code() {
     let mut test = Harness::new(memory_server());
     for code in (1000..=1003).chain(1007..=1014).chain([3000, 3999, 4000, 4999]) {
-        let who = code.to_string();
-        let client = test.connect(format!("/{who}")).unwrap();
-        assert_eq!(with_socket(test.server(), &who, |kws| kws.close_with(code, "because")), Ok(()));
+        let name = code.to_string();
+        let client = test.connect(format!("/{name}")).unwrap();
+        assert_eq!(
+            with_socket(test.server(), &name, |kws| kws.close_with(code, "because")),
+            Ok(())
+        );
         test.expect_goodbye(client, code, "because");
-        let entry = test.state().only(&who, "disconnect");
+        let entry = test.state().only(&name, "disconnect");
         assert_eq!((entry.code, &*entry.reason, entry.clean), (Some(code), "because", true));
     }
 }
@@ -144,17 +147,17 @@ fn an_illegal_code_is_an_error_and_nothing_happens() {
 #[test]
 fn a_reason_is_cut_to_123_bytes_between_characters() {
     let mut test = Harness::new(memory_server());
-    for (who, reason, arrives) in [
+    for (name, reason, arrives) in [
         ("ann", "é".repeat(100), "é".repeat(61)),
         ("bob", "x".repeat(123), "x".repeat(123)),
         ("cid", "x".repeat(124), "x".repeat(123)),
         ("dan", format!("{}🦀", "x".repeat(120)), "x".repeat(120)),
     ] {
-        let [client] = connect(&mut test, [who]);
-        with_socket(test.server(), who, |kws| kws.close_with(4000, &reason)).unwrap();
+        let [client] = connect(&mut test, [name]);
+        with_socket(test.server(), name, |kws| kws.close_with(4000, &reason)).unwrap();
         test.expect_goodbye(client, 4000, &arrives);
-        assert_eq!(test.state().only(who, "close").reason, arrives);
-        assert_eq!(test.state().only(who, "disconnect").reason, arrives);
+        assert_eq!(test.state().only(name, "close").reason, arrives);
+        assert_eq!(test.state().only(name, "disconnect").reason, arrives);
     }
 }
 
@@ -180,7 +183,7 @@ fn a_closed_connection_is_not_counted_found_or_reached_but_still_answers() {
     assert!(sockets.get(ann_id).is_none());
     assert_eq!(sockets.uuids(), [bob_id]);
     assert_eq!(sockets.broadcast("to the living"), 1);
-    assert_eq!(sockets.fire(diary, "nobody listens", ""), 0);
+    assert_eq!(sockets.fire(diary, "no listener", ""), 0);
     let mut bobs = sockets.get(bob_id).unwrap();
     assert_eq!(bobs.set_uuid(ann_id), Ok(()), "the uuid is free");
     assert_eq!(bobs.emit_to(ann_id, "to the new owner"), Ok(Emitted::Queued));
@@ -226,13 +229,13 @@ fn a_flood_of_pongs_does_not_keep_a_closed_connection() {
 fn a_normal_close_of_a_peer_is_no_error_and_has_its_code_and_reason() {
     let mut test = Harness::new(memory_server());
     for code in [1000, 1001] {
-        let who = code.to_string();
-        let client = test.connect(format!("/{who}")).unwrap();
+        let name = code.to_string();
+        let client = test.connect(format!("/{name}")).unwrap();
         test.close(client, code, "bye");
         test.expect_goodbye(client, code, ""); // answered in kind
-        let Entry { error, code: told, reason, clean, .. } = test.state().only(&who, "disconnect");
+        let Entry { error, code: told, reason, clean, .. } = test.state().only(&name, "disconnect");
         assert_eq!((error, *told, &**reason, *clean), (&None, Some(code), "bye", true));
-        assert_eq!(test.state().events(&who), ["connect", "disconnect"]);
+        assert_eq!(test.state().events(&name), ["connect", "disconnect"]);
     }
 }
 
@@ -256,7 +259,7 @@ fn a_peer_that_closes_with_another_code_fires_error_then_disconnect() {
     let told = Error::ClosedByPeer { code: 4321.into(), reason: "out of tea".to_owned() };
     let Entry { error, code, reason, clean, .. } = test.state().only("ann", "disconnect");
     assert_eq!((error, *code, &**reason), (&Some(told.clone()), Some(4321), "out of tea"));
-    assert!(clean, "both said goodbye, after all");
+    assert!(clean, "both sent close frames, after all");
     assert_eq!(test.state().errors("ann"), [told]);
     assert_eq!(test.state().events("ann"), ["connect", "error", "disconnect"]);
 }
@@ -297,14 +300,14 @@ fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
 #[test]
 fn a_close_answered_with_fin_or_reset_ends_unclean_and_without_error() {
     let mut test = Harness::new(memory_server());
-    for (who, end) in [("ann", Harness::finish as fn(&mut _, _)), ("bob", Harness::reset)] {
-        let client = test.connect(Upgrade::to(format!("/{who}")).unresponsive()).unwrap();
-        with_socket(test.server(), who, |kws| kws.close());
+    for (name, end) in [("ann", Harness::finish as fn(&mut _, _)), ("bob", Harness::reset)] {
+        let client = test.connect(Upgrade::to(format!("/{name}")).unresponsive()).unwrap();
+        with_socket(test.server(), name, |kws| kws.close());
         test.expect(client, [Received::close(1000, "Connection closed")]);
         end(&mut test, client);
-        let Entry { error, code, clean, .. } = test.state().only(who, "disconnect");
+        let Entry { error, code, clean, .. } = test.state().only(name, "disconnect");
         assert_eq!((error, *code, *clean), (&None, Some(1000), false));
-        assert_eq!(test.state().events(who), ["connect", "close", "disconnect"]);
+        assert_eq!(test.state().events(name), ["connect", "close", "disconnect"]);
     }
 }
 
@@ -332,7 +335,7 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
             ep.kws.emit("late");
             let _ = ep.kws.emit_to(Uuid::nil(), "late");
             ep.kws.fire(diary, "connect", "late");
-            assert_eq!(ep.kws.fire(diary, "nobody listens", ""), 0);
+            assert_eq!(ep.kws.fire(diary, "no listener", ""), 0);
         });
     }
     let mut test = Harness::by_hand(server);
@@ -380,11 +383,11 @@ fn a_connection_that_never_upgraded_has_no_events() {
 
 // The ends of sockets.
 
-/// Turns until `who` is gone for good; returns its `disconnect`.
+/// Turns until the connection of this name is disconnected; returns its `disconnect`.
 #[track_caller]
-fn disconnect_of(server: &mut Server<Diary>, who: &str) -> Entry {
-    turn_until(server, |server| server.state().is_gone(who));
-    server.state().only(who, "disconnect").clone()
+fn disconnect_of(server: &mut Server<Diary>, name: &str) -> Entry {
+    turn_until(server, |server| server.state().is_gone(name));
+    server.state().only(name, "disconnect").clone()
 }
 
 #[test]

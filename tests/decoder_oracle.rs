@@ -65,9 +65,9 @@ fn streams_with_a_defect_fail_alike() {
     }
 }
 
-/// Damage may leave a frame without its end, or add one of the differences above. What remains to
-/// be said: we are never the laxer one, and what we decode before we fail is what tungstenite
-/// decodes.
+/// Damage may leave a frame without its end, or add one of the differences above. Two promises hold
+/// nevertheless: this decoder is never the laxer one, and everything that it decodes before it
+/// fails is what tungstenite decodes.
 #[test]
 fn damaged_streams_pass_only_if_they_pass_tungstenite() {
     for seed in 1..=STREAMS {
@@ -254,7 +254,7 @@ fn owned(decoded: Decoded<'_>) -> Decoded<'static> {
     }
 }
 
-/// A transport in memory: gives what was put in, swallows what is written.
+/// A transport in memory: it gives its content, and discards what is written.
 struct Memory(VecDeque<u8>);
 
 impl Read for Memory {

@@ -1,7 +1,7 @@
-//! Deferred upgrades: a request waits for its answer, gets exactly one, and delays nobody else.
+//! Deferred upgrades: a request waits for its answer, gets exactly one, and delays no other.
 //!
-//! None of it depends on sockets, but that an answer from another thread wakes a loop that waits:
-//! the first test is over TCP.
+//! Only one promise here depends on sockets: an answer from another thread wakes a loop that waits.
+//! Its test, the first one, is over TCP.
 
 mod common;
 
@@ -20,7 +20,7 @@ struct Desk {
     notes: Vec<String>,
 }
 
-/// A server with a route and a page, whose filter puts every answer off.
+/// A server with a route and a page, whose filter defers every answer.
 fn desk(settings: Builder) -> Harness<Desk> {
     let mut server = settings.build(Desk::default()).unwrap();
     server
@@ -122,7 +122,7 @@ fn an_answer_that_is_dropped_is_a_503() {
     drop(deferred);
     let answer = test.answer(ann).unwrap();
     assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
-    // So is that of a thread that panicked.
+    // So is the answer of a thread that panicked.
     let (bob, deferred) = ask(&mut test, "/bob");
     let panicked = thread::spawn(move || {
         let _deferred = deferred;
@@ -204,7 +204,7 @@ fn later_filters_run_after_the_answer_and_earlier_ones_only_once() {
     let mut test = Harness::new(server);
     let (ann, deferred) = ask(&mut test, "/ann");
     assert_eq!(test.state().notes, ["first", "second"]);
-    // The general answer may put it off again.
+    // The general answer may defer it again.
     let again = |desk: &mut Desk| desk.notes.push("again".to_owned());
     deferred
         .answer(move |desk, sockets, incoming| {

@@ -321,8 +321,8 @@ fn messages_that_waited_for_a_slow_reader_arrive_whole_and_in_order() {
     }
 }
 
-/// Connections share the compressors of their loop; what one was sent must not show in what another
-/// one gets.
+/// Connections share the compressors of their loop. The messages of one connection must not show in
+/// those of another.
 #[test]
 fn connections_that_talk_in_turn_each_keep_their_context() {
     let dedicated = Deflate::dedicated().minimum(20);
@@ -368,7 +368,7 @@ fn connections_that_talk_in_turn_each_keep_their_context() {
         let times = 1 + below(3);
         for _ in 0..times {
             clients[index].send_compressed(message.as_bytes());
-            // What is not compressed is in no window.
+            // An uncompressed message is in no window.
             clients[index].raw.send(&frame(TEXT, b"as it is"));
         }
         for _ in 0..times {
@@ -494,9 +494,9 @@ fn with_takeover_what_waits_is_counted_uncompressed() {
     });
 }
 
-// What it costs. These are about turns, so that they have no sockets.
+// Costs. These tests are about turns, so they have no sockets.
 
-/// Messages that came in, by who sent them, with their lengths.
+/// Messages that came in: the name of the sender, and the length.
 type Log = Vec<(String, usize)>;
 
 /// A server that notes what comes in; its route is `/:name`.
@@ -545,7 +545,7 @@ fn deflated(payload: &[u8]) -> Vec<u8> {
 }
 
 fn count(test: &mut Harness<Log>, name: &str) -> usize {
-    test.state().iter().filter(|(who, _)| who == name).count()
+    test.state().iter().filter(|(sender, _)| sender == name).count()
 }
 
 #[test]
@@ -572,7 +572,7 @@ fn others_have_their_turn_before_all_that_one_peer_sent_is_decompressed() {
                 turn.messages
             );
         }
-        let before_ann = test.state().iter().take_while(|(who, _)| who == "mallory").count();
+        let before_ann = test.state().iter().take_while(|(sender, _)| sender == "mallory").count();
         assert!(before_ann < 150, "{before_ann}");
     }
 }
@@ -701,8 +701,12 @@ fn a_costly_message_is_decompressed_in_several_turns_beside_others() {
         }
         assert!(turns > 1, "one piece");
         test.settle();
-        let sent: Vec<_> =
-            test.state().iter().filter(|(who, _)| who == "mallory").map(|(_, len)| *len).collect();
+        let sent: Vec<_> = test
+            .state()
+            .iter()
+            .filter(|(sender, _)| sender == "mallory")
+            .map(|(_, len)| *len)
+            .collect();
         assert_eq!(sent, [MIB, 9, 1], "in order");
         assert_eq!(test.server().stats().messages_in, turns as u64 + 3);
         // It is served as any other from then on.
@@ -789,8 +793,11 @@ fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
     }
     assert_eq!(test.server().stats().open, peers.len());
     for number in 0..peers.len() {
-        let came =
-            test.state().iter().filter(|(who, _)| *who == number.to_string()).map(|(_, len)| *len);
+        let came = test
+            .state()
+            .iter()
+            .filter(|(sender, _)| *sender == number.to_string())
+            .map(|(_, len)| *len);
         assert_eq!(came.collect::<Vec<_>>(), [MIB, 9, 1, 8], "from {number}, in order");
     }
 }

@@ -1,5 +1,5 @@
 //! Every verb and every event once through the whole stack: TCP, the system's poll, and tungstenite
-//! as the client. What each of them promises beside is held without sockets, in a file of its own.
+//! as the client. Their other promises have tests without sockets, in files of their own.
 
 mod common;
 
@@ -44,7 +44,7 @@ fn every_kind_of_emit_arrives() {
 fn every_way_to_reach_others_reaches_them() {
     let mut server = server();
     server.on(Event::Message, |diary, ep| {
-        let [ann, bob] = ["ann", "bob"].map(|who| diary.id(who));
+        let [ann, bob] = ["ann", "bob"].map(|name| diary.id(name));
         ep.kws.emit_to(bob, "emit_to").unwrap();
         assert_eq!(ep.kws.emit_to_list(&[bob, ann], "emit_to_list"), 2);
         assert_eq!(ep.kws.broadcast("broadcast"), 2);
@@ -53,8 +53,8 @@ fn every_way_to_reach_others_reaches_them() {
         assert_eq!(ep.kws.publish_all("topic", "publish_all"), 2);
     });
     let [mut ann, mut bob, mut cid] = connect(&mut server, ["ann", "bob", "cid"]);
-    for who in ["ann", "bob"] {
-        with_socket(&mut server, who, |kws| kws.join("topic").unwrap());
+    for name in ["ann", "bob"] {
+        with_socket(&mut server, name, |kws| kws.join("topic").unwrap());
     }
     ann.send("go");
     for expected in ["emit_to_list", "broadcast_all", "publish_all"] {
@@ -72,7 +72,7 @@ fn every_way_to_reach_others_reaches_them() {
     // The same from outside, a shared frame among it.
     let large = "large".repeat(10_000);
     let (diary, mut sockets) = server.lend();
-    let [ann_id, bob_id] = ["ann", "bob"].map(|who| diary.id(who));
+    let [ann_id, bob_id] = ["ann", "bob"].map(|name| diary.id(name));
     sockets.emit_to(ann_id, "emit_to").unwrap();
     sockets.emit_to_list(&[ann_id, bob_id], "emit_to_list");
     sockets.publish("topic", "publish");
@@ -106,7 +106,7 @@ fn what_is_known_of_a_connection_comes_from_its_request_and_stays_with_it() {
     let request = tungstenite::client::ClientRequestBuilder::new(uri);
     let request = request.with_header("Cookie", "user=ada").with_sub_protocol("v1");
     let mut ann = Client::request(&mut server, request).unwrap();
-    ann.send("who am I?");
+    ann.send("what am I?");
     assert_eq!(ann.text(&mut server), "ann a b ada v1");
     server.sockets().emit_to(Uuid::from_u128(1), "by the new uuid").unwrap();
     assert_eq!(ann.text(&mut server), "by the new uuid");

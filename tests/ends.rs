@@ -1,8 +1,8 @@
-//! The rule of ends: everything emitted arrives at a fair rate, and no connection stays.
+//! The rules of ends: a peer that reads at a fair rate gets everything, and no connection stays.
 //!
 //! What the kernel has taken is not what the peer has read. So a slow reader is alive while its
 //! socket takes bytes, a connection that ends has the time that its bytes need at the closing rate,
-//! and at the end of that time it is reset, whatever the peer does. Time is the test's.
+//! and at the end of that time it is reset, whatever the peer does. The tests set the time.
 
 mod common;
 
@@ -15,8 +15,8 @@ use ikisocket::{Builder, Error, Response, Server, Shutdown, SlowReader};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
-/// What the defaults allow a full outbox of 1 MiB: 5 s, 1 MiB and the kernel's 256 KiB at 32 KiB a
-/// second, and 5 s for the peer's FIN.
+/// The time that the defaults allow a full outbox of 1 MiB: 5 s, the time of 1 MiB and the kernel's
+/// 256 KiB at 32 KiB a second, and 5 s for the peer's FIN.
 const FULL_OUTBOX_ENDS: Duration = Duration::from_secs(50);
 
 fn harness(settings: Builder) -> Harness<Diary> {
@@ -30,14 +30,14 @@ fn reader(test: &mut Harness<Diary>, name: &str, window: usize, bytes_per_second
     test.connect(Upgrade::to(format!("/{name}")).faults(faults)).unwrap()
 }
 
-/// How many messages a client has received, and what came behind them.
+/// The number of messages that a client has received, and everything behind them.
 fn messages_and_rest(test: &mut Harness<Diary>, client: Client) -> (usize, Vec<Received>) {
     let received = test.received(client);
     let messages = received.iter().take_while(|each| matches!(each, Received::Binary(_))).count();
     (messages, received[messages..].to_vec())
 }
 
-/// Emits so much that the policy's limit is reached, and more.
+/// Emits more than the policy's limit.
 fn fill(test: &mut Harness<Diary>, name: &str) {
     with_socket(test.server(), name, |kws| {
         for _ in 0..200 {
@@ -111,7 +111,7 @@ fn a_host_that_vanishes_is_noticed_though_its_kernel_took_something() {
 #[test]
 fn progress_ends_an_unanswered_ping_also_when_the_outbox_is_empty_by_then() {
     let mut test = harness(Server::builder());
-    // It takes 40 s to read what the kernel holds, and never says anything.
+    // It takes 40 s to read the bytes that the kernel holds, and never sends anything.
     let faults = Faults::none().window(400 * KIB).reads_per_second(10_000);
     test.connect(Upgrade::to("/ann").faults(faults).unresponsive()).unwrap();
     with_socket(test.server(), "ann", |kws| {

@@ -1,9 +1,9 @@
-//! Who is called when: the order of events, `fire`, `off`, and what may not happen inside a
-//! callback.
+//! Which listener is called when: the order of events, `fire`, `off`, and what may not happen
+//! inside a callback.
 //!
-//! What is called in which order does not depend on sockets, so that these tests have none, and
-//! each does the same every time. The first one alone is about two hundred peers at once, and stays
-//! on TCP. Every verb and every event has its test over TCP in `tests/end_to_end.rs`.
+//! That order does not depend on sockets. So these tests have none, and each does the same in every
+//! run. Only the first test is about two hundred peers at once, and uses TCP. Every verb and every
+//! event has its test over TCP in `tests/end_to_end.rs`.
 
 mod common;
 
@@ -193,7 +193,7 @@ fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
     server.on("outer", |diary, ep| {
         diary.note("outer begins");
         assert_eq!(ep.kws.fire(diary, "inner", ep.data), 1);
-        assert_eq!(ep.kws.fire(diary, "nobody listens", ep.data), 0);
+        assert_eq!(ep.kws.fire(diary, "no listener", ep.data), 0);
         diary.note("outer ends");
     });
     server.on("outer", |diary, _| diary.note("second outer"));
@@ -230,7 +230,7 @@ fn a_fire_more_than_64_deep_calls_no_listener_and_records_one_error() {
     let id = diary.id("ann");
     assert_eq!(sockets.get(id).unwrap().fire(diary, "again", ""), 1);
     assert_eq!(diary.notes.len(), 64);
-    assert!(!diary.has("ann", "error"), "it is told later");
+    assert!(!diary.has("ann", "error"), "it fires later");
     let too_deep = Error::FireRefused { event: "again".to_owned(), depth: Some(64) };
     assert_eq!(test.state().errors("ann"), [too_deep]);
     assert_eq!(test.state().events("ann"), ["connect", "error"], "and it is open still");
@@ -257,14 +257,14 @@ fn a_fire_of_the_librarys_event_calls_no_listener_and_records_an_error() {
         for name in NAMES {
             assert_eq!(ep.kws.fire(diary, name, "fake"), 0);
         }
-        diary.note("nobody ran");
+        diary.note("no listener ran");
     });
     let refused = NAMES.map(|name| Error::FireRefused { event: name.to_owned(), depth: None });
 
     let mut test = Harness::new(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
-    assert_eq!(test.state().notes, ["nobody ran"]);
+    assert_eq!(test.state().notes, ["no listener ran"]);
     assert_eq!(test.state().errors("ann"), refused);
     assert_eq!(test.state().events("ann")[..2], ["connect", "message"]);
     assert_eq!(test.state().events("ann").len(), 2 + NAMES.len());
@@ -324,7 +324,7 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
                 other.close();
             }
         });
-        // Two are left, and one of them has stopped reading: at the third of these it is given up.
+        // Two remain, and one of them has stopped reading: the third of these emits disconnects it.
         for left in [1, 1, 0] {
             assert_eq!(ep.kws.broadcast(vec![0; 32 * 1024]), left);
         }
@@ -379,12 +379,12 @@ fn no_message_fires_on_a_connection_that_another_closed_in_the_same_turn() {
     let mut test = Harness::by_hand(server);
     let clients = connect(&mut test, ["ann", "bob", "cid"]);
     for client in clients {
-        test.send(client, "only one of these is heard");
+        test.send(client, "only one of these fires");
     }
     assert_eq!(test.turn().messages, 1);
     test.settle();
     assert_eq!(test.state().entries.iter().filter(|entry| entry.event == "message").count(), 1);
-    assert_eq!(["ann", "bob", "cid"].iter().filter(|who| test.state().is_gone(who)).count(), 2);
+    assert_eq!(["ann", "bob", "cid"].iter().filter(|name| test.state().is_gone(name)).count(), 2);
 }
 
 // What is kept with a connection.
@@ -404,7 +404,7 @@ fn in_disconnect_the_connections_data_is_there_and_emits_are_refused() {
         assert!(!ep.kws.is_alive());
         assert!(ep.kws.emit("too late").ok().is_err());
         assert!(ep.kws.ping("too late").ok().is_err());
-        assert_eq!(ep.kws.broadcast("nobody else is here"), 0);
+        assert_eq!(ep.kws.broadcast("no other connection is here"), 0);
         diary.note("all of it was checked");
     });
     let mut test = Harness::new(server);
@@ -426,7 +426,10 @@ fn no_client_ever_sees_the_request_of_another() {
     let mut server = memory_server_with(Server::builder());
     server
         .route("/:name", |_, kws| {
-            assert!(kws.attributes().is_empty(), "left over from whoever had the slot before");
+            assert!(
+                kws.attributes().is_empty(),
+                "left over from the connection that had the slot before"
+            );
             let name = name_of(kws);
             kws.set_attribute("first seen as", name);
         })

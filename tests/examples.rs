@@ -1,5 +1,5 @@
-//! The examples as their users run them: each says where it listens, answers clients, and says
-//! goodbye at Ctrl-C.
+//! The examples as their users run them: each prints its address, answers clients, and closes its
+//! connections at Ctrl-C.
 //!
 //! `cargo test` builds the programs too; `cargo test --test examples` alone does not.
 
@@ -17,7 +17,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
 
-/// Nothing here takes long; what has not come by then does not come.
+/// Nothing here takes long: an answer that has not come by then fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running example; it is killed when a test leaves it behind.
@@ -101,7 +101,7 @@ impl Example {
         stream
     }
 
-    /// Ctrl-C: these clients are told 1001, and the program ends well. Returns what it printed
+    /// Ctrl-C: these clients get 1001, and the program ends well. Returns what it printed
     /// meanwhile.
     fn interrupt(mut self, clients: impl IntoIterator<Item = Client>) -> Vec<String> {
         let kill =
@@ -287,7 +287,7 @@ fn two_plain_clients_of_the_chat_get_just_the_go_examples_messages() {
     let mut ann = chat.plain("/ws/ann");
     ann.welcome("ann");
     assert_eq!(chat.line(), "Connection event 1 - User: ann");
-    // A page in the room changes nothing for them but that it is somebody.
+    // A page in the room changes nothing for plain clients, except that it counts as a user.
     let mut page = chat.page("page");
     let page_uuid = page.welcome("page");
     assert_eq!(chat.line(), "Connection event 1 - User: page");
@@ -300,7 +300,7 @@ fn two_plain_clients_of_the_chat_get_just_the_go_examples_messages() {
     assert_eq!(page.json(), json!({ "joined": "page" }));
     assert_eq!(page.json(), json!({ "joined": "bob" }));
 
-    // Its own bytes, spaces and all, whoever they say they are from.
+    // The message's own bytes, with their spaces, whatever sender they name.
     let words = r#"{ "from": "somebody",  "to": "bob", "event": "CUSTOM_EVENT", "data": "hello" }"#;
     ann.send(words);
     assert_eq!(bob.text(), words);
@@ -359,11 +359,11 @@ fn chat_pages_and_plain_clients_talk_and_pages_see_the_true_sender() {
     page.send(r#"{"to":"zoe","data":"hello?"}"#);
     assert_eq!(page.json(), json!({ "undelivered": "zoe" }));
 
-    // More than the server would queue for anybody: refused, and nobody is disconnected for it.
+    // More than the server queues for one client: refused, and no client is disconnected for it.
     page.send(json!({ "to": "ann", "data": "x".repeat(1024 * 1024 - 26) }).to_string());
     assert_eq!(page.json(), json!({ "undelivered": "ann" }));
 
-    // To everybody is a page's privilege: in the Go example nobody has the empty name.
+    // Only a page can write to all: in the Go example no client has the empty name.
     ann.send(message("ann", "", "", "hello, everybody"));
     chat.wait_for("Error event - User: ann");
     chat.interrupt([ann, page]);
@@ -389,10 +389,10 @@ fn a_chat_name_that_was_taken_over_survives_the_first_connection() {
     assert_eq!(
         page.json_text(),
         message("page", "bob", "", "you?"),
-        "nobody joined and nobody left"
+        "no user joined and none left"
     );
 
-    // A page that loses its name is told so, in words that its script can tell from a lost
+    // A page that loses its name gets a close whose reason its script can tell from a lost
     // connection.
     let mut other = chat.page("page");
     assert_eq!(page.closed().0, 4000);

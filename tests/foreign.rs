@@ -1,8 +1,8 @@
 //! The loop inside another one: its descriptor, how long its turns are, and that nothing is
 //! forgotten between them.
 //!
-//! The descriptor, and what the system tells of it, needs sockets. What of its work a turn does is
-//! seen in a harness that is turned by hand.
+//! The tests of the descriptor need sockets. The tests of how much work a turn does use a harness
+//! that is turned by hand.
 #![cfg(unix)]
 
 mod common;
@@ -84,7 +84,7 @@ fn its_descriptor_is_readable_only_when_there_is_something_to_do() {
     assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().messages, 1);
     assert_eq!(client.try_next().unwrap().into_text().unwrap().as_str(), "hello");
     assert!(!host.wait(Some(Duration::ZERO)));
-    // Other threads are heard through it too.
+    // Commands of other threads make it readable, too.
     server.handle().send(|count, _| *count = 100).unwrap();
     assert!(host.wait(Some(PATIENCE)));
     server.poll(Some(Duration::ZERO)).unwrap();
@@ -165,7 +165,7 @@ fn bytes_count_too() {
     test.settle();
     peers.into_iter().for_each(|peer| test.write(peer, &message[59_000..]));
     test.settle();
-    assert!(["ann", "bob", "cid", "dan"].iter().all(|who| test.state().has(who, "message")));
+    assert!(["ann", "bob", "cid", "dan"].iter().all(|name| test.state().has(name, "message")));
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn deferred_connections_come_before_those_that_had_their_share() {
     (0..4).for_each(|_| _ = test.turn());
     assert!(test.state().has("modest", "message"));
     (0..40).for_each(|_| _ = test.turn());
-    let messages = ["ann", "bob"].map(|who| test.state().all(who, "message").len());
+    let messages = ["ann", "bob"].map(|name| test.state().all(name, "message").len());
     assert!(messages[0].abs_diff(messages[1]) < 5, "{messages:?}");
     test.settle();
-    assert!(["ann", "bob"].iter().all(|who| test.state().all(who, "message").len() == 100));
+    assert!(["ann", "bob"].iter().all(|name| test.state().all(name, "message").len() == 100));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_loop_that_spins_serves_its_clients_and_ends_with_a_shutdown() {
     assert_eq!(client.join().unwrap(), (true, true));
 }
 
-/// A loop that sees edges alone would not come back by itself for those that were not taken.
+/// An edge-triggered loop would not come back by itself for events that were not taken.
 #[test]
 fn a_turn_that_took_as_many_events_as_fit_is_followed_by_one_at_once() {
     let mut server = server_with(Server::builder().work_per_turn(4));

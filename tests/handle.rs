@@ -1,8 +1,8 @@
 //! Handles: commands from other threads arrive once each, in order for each thread, and none is
 //! lost silently.
 //!
-//! Where threads and the poll that they wake are the promise, the server is turned without a
-//! harness; it needs no socket even so. What a command does to clients is seen in memory.
+//! Tests of threads and of the poll that they wake turn the server without a harness, also without
+//! sockets. Tests of what a command does to clients use clients in memory.
 
 mod common;
 
@@ -73,7 +73,7 @@ fn many_commands_are_one_wake_up_and_an_idle_handle_is_none() {
         handle.send(|_, _| {}).unwrap();
     }
     assert_eq!(server.poll(Some(PATIENCE)).unwrap().commands, 100);
-    // Were each of them a wake-up, some would be left now.
+    // If each command woke the loop, some wake-ups would be pending now.
     assert_eq!(
         (server.poll(Some(Duration::ZERO)), server.next_timeout()),
         (Ok(Turn::default()), None)
@@ -92,7 +92,7 @@ fn a_turn_runs_its_share_of_the_commands_and_the_next_the_rest() {
     assert_eq!(server.next_timeout(), Some(Duration::ZERO));
     let mut sum = first;
     while sum < 2500 {
-        // Nobody wakes the loop for the rest: this must not wait.
+        // Nothing wakes the loop for the other commands: this must not wait.
         let commands = server.poll(Some(PATIENCE)).unwrap().commands;
         assert!(commands > 0, "{sum}");
         sum += commands;

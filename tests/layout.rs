@@ -88,8 +88,8 @@ fn paths(code: &str, prefix: &str) -> Vec<String> {
     paths
 }
 
-/// The file that a path leads to: that which defines the name, where a folder's `mod.rs` only
-/// passes it on.
+/// The file that a path leads to: the one that defines the name, where a folder's `mod.rs` only
+/// re-exports it.
 fn resolve(path: &str, files: &BTreeMap<String, String>) -> Option<String> {
     let names: Vec<&str> = path.split("::").collect();
     let depth =
@@ -105,7 +105,7 @@ fn resolve(path: &str, files: &BTreeMap<String, String>) -> Option<String> {
     Some(from_child.map_or(module, |(_, child)| child))
 }
 
-/// What a folder's `mod.rs` passes on of its files: `pub use child::{A, B};`.
+/// The names that a folder's `mod.rs` re-exports from its files: `pub use child::{A, B};`.
 fn passed_on(module: &str, files: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let mut names = Vec::new();
     for item in code(&files[module]).split(';') {
@@ -132,7 +132,7 @@ fn imports() -> BTreeSet<(String, String)> {
         let is_folder = files.keys().any(|file| file.starts_with(&format!("{module}::")));
         let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
         let code = code(text);
-        // What a folder only passes on is no import of its own.
+        // A re-export of a folder is no import of its own.
         let own: String = code
             .split_inclusive(';')
             .filter(|item| !item.contains("pub use") && !item.contains("pub(crate) use"))
@@ -146,7 +146,7 @@ fn imports() -> BTreeSet<(String, String)> {
         if is_folder {
             named.extend(paths(&own, "use ").into_iter().map(|path| format!("{module}::{path}")));
         }
-        // Nor is a name that it passes on, unless its own code uses it too.
+        // Nor is a name that it re-exports, unless its own code uses it too.
         if is_folder {
             for (name, child) in passed_on(module, &files) {
                 if own.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name) {

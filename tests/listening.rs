@@ -1,5 +1,5 @@
-//! Where a server listens beside the addresses that it binds itself: Unix sockets, sockets that
-//! were handed over, and those that systemd passes.
+//! Sockets on which a server listens, other than the addresses that it binds: Unix sockets, sockets
+//! from another process, and those that systemd passes.
 #![cfg(unix)]
 
 mod common;
@@ -247,7 +247,7 @@ fn of_servers_that_replace_a_stale_socket_at_the_same_time_one_listens() {
                 let mut server = Server::builder().build(()).unwrap();
                 start.wait();
                 let listens = server.listen_unix_replacing_stale(&place.0).is_ok();
-                start.wait(); // No one stops before all have tried.
+                start.wait(); // No thread stops before all have tried.
                 listens
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(attempt)).collect();
@@ -277,7 +277,7 @@ fn the_descriptors_that_a_server_listens_on_can_be_passed_on() {
     assert_eq!(unix.local_addr().unwrap().as_pathname(), Some(&*place.0));
 }
 
-// Sockets that were handed over.
+// Sockets from another process.
 
 #[test]
 fn a_handover_to_a_successor_refuses_no_attempt_to_connect() {
@@ -311,7 +311,7 @@ fn a_handover_to_a_successor_refuses_no_attempt_to_connect() {
     });
     assert_eq!(old.state().ids.len(), 1);
 
-    // In between, an attempt that nobody has accepted yet.
+    // In between, an attempt that the server has not accepted yet.
     let waiting = TcpStream::connect(address).unwrap();
     old.sockets().shutdown(Shutdown::default()).unwrap();
     new.listen_on(socket).unwrap();
@@ -376,7 +376,7 @@ fn a_server_that_stops_listening_keeps_its_peers_and_can_listen_again() {
     server.stop_listening();
     server.stop_listening();
     assert_eq!((server.local_addr(), place.0.exists()), (None, false));
-    assert!(TcpStream::connect(address).is_err(), "nobody listens");
+    assert!(TcpStream::connect(address).is_err(), "no server listens");
     ann.send("still here");
     assert_eq!(ann.text(&mut server), "still here");
     early.send(&upgrade_request("/bob").as_bytes()[20..]);
@@ -517,7 +517,7 @@ fn of_several_passed_descriptors_none_is_listened_on_if_one_is_wrong() {
     let mut child =
         activated_as("LISTEN_PID=$$ LISTEN_FDS=2", "activated_with_one_wrong_socket", right);
     assert!(child.wait().unwrap().success());
-    assert!(TcpStream::connect(address).is_err(), "nobody holds the socket any more");
+    assert!(TcpStream::connect(address).is_err(), "no process holds the socket any more");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who is alive: pings after silence, and the end of those who answer nothing. Time is the test's.
+//! Liveness: pings after silence, and the end of peers that answer nothing. The tests set the time.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! What is logged: what an operator wants to know, each at its level, and nothing for a message.
+//! The log: what an operator wants to know, each record at its level, and none for a message.
 //! Alone in its file, because there is one logger for the whole process.
 
 mod common;
@@ -66,7 +66,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     });
 
     let [mut ann, bob, mut cid] =
-        ["ann", "bob", "cid"].map(|who| Client::connect(&mut server, &format!("/{who}")));
+        ["ann", "bob", "cid"].map(|name| Client::connect(&mut server, &format!("/{name}")));
     with_socket(&mut server, "ann", |kws| kws.join("a").unwrap());
     for _ in 0..100 {
         ann.send("hello");
@@ -77,7 +77,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     }
     assert_logged([]);
 
-    // What nobody got is said once, and counted each time.
+    // A broadcast that no connection got is logged once, and counted each time.
     for _ in 0..100 {
         assert_eq!(server.sockets().broadcast(vec![0; 2000]), 0);
     }
@@ -104,7 +104,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     assert_logged([]);
 }
 
-/// Whether this is one line, whatever reads it: a log file, a terminal, a viewer in a browser.
+/// Whether this is one line for every reader: a log file, a terminal, a viewer in a browser.
 fn is_one_line(text: &str) -> bool {
     let forges = |c: char| {
         c.is_control()
@@ -150,7 +150,7 @@ fn nothing_that_a_peer_chooses_forges_a_line() {
         records[0].1.ends_with(&format!("closed by the peer with code 4000: {escaped}")),
         "{records:#?}"
     );
-    // What is not for logs is as it was.
+    // Values that are not for logs are unchanged.
     let left = server.state().only("ann", "disconnect");
     assert_eq!(left.reason, forged);
     assert!(

@@ -41,8 +41,8 @@ fn live(region: &Region<'_, System>) -> isize {
     counted.bytes_allocated as isize - counted.bytes_deallocated as isize
 }
 
-/// The cost of an idle connection in bytes; panics if connections that have been busy, or have
-/// gone, leave something behind.
+/// The cost of an idle connection in bytes. Panics if connections that were busy, or have ended,
+/// leave memory behind.
 fn cost(forget_request: bool) -> usize {
     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
     let mut options = RouteOptions::default();
@@ -85,7 +85,7 @@ fn cost(forget_request: bool) -> usize {
         closed == CONNECTIONS
     });
     let rest = live(&region);
-    assert!(rest < 256 * 1024, "when all have gone, {rest} bytes are left");
+    assert!(rest < 256 * 1024, "when all connections have ended, {rest} bytes are left");
     usize::try_from(idle).unwrap() / CONNECTIONS
 }
 

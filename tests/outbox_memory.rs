@@ -1,4 +1,4 @@
-//! What a full outbox takes, whatever small things it is full of: live heap, counted by the
+//! The memory of a full outbox, full of any kind of small messages: live heap, counted by the
 //! allocator. Alone in its file, because it counts the whole process.
 
 use std::alloc::System;
@@ -12,10 +12,10 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const LIMIT: usize = 256 * 1024;
-/// What a queue has beside what waits in it.
+/// The memory of a queue, beside that of its content.
 const CONSTANT: usize = 16 * 1024;
 
-/// A reader that takes nothing, and to which that is known.
+/// A reader that takes nothing, after the server has found that out.
 fn blocked(policy: SlowReader) -> (Harness<()>, Client) {
     let settings =
         Server::builder().max_outbox(LIMIT).slow_reader(policy).stall_timeout(Duration::MAX);

@@ -37,7 +37,7 @@ fn panicked_in<S>(test: &mut Harness<S>) -> Vec<String> {
     test.panics().into_iter().map(|panic| panic.event).collect()
 }
 
-/// Bob, who was there all the time, is served as before.
+/// Asserts that Bob's connection, which was open all the time, is served as before.
 #[track_caller]
 fn assert_unharmed(test: &mut Harness<Diary>, bob: Client) {
     with_socket(test.server(), "bob", |kws| kws.emit("the show goes on"));
@@ -134,12 +134,12 @@ fn a_panic_deep_inside_nested_fires_leaves_the_depth_as_it_was() {
         };
     });
     let mut test = Harness::new(server);
-    for who in ["ann", "bob", "cid"] {
-        test.connect(format!("/{who}")).unwrap();
+    for name in ["ann", "bob", "cid"] {
+        test.connect(format!("/{name}")).unwrap();
         let (diary, mut sockets) = test.server().lend();
-        let id = diary.id(who);
+        let id = diary.id(name);
         assert_eq!(sockets.get(id).unwrap().fire(diary, "deep", "1"), 1);
-        assert_eq!(test.state().errors(who), [panicked("deep")], "not too deep");
+        assert_eq!(test.state().errors(name), [panicked("deep")], "not too deep");
     }
     assert_eq!(panicked_in(&mut test), ["deep"; 3]);
 }
@@ -328,7 +328,7 @@ impl Drop for Spiteful {
 }
 
 impl Spiteful {
-    /// Moves it into the closure that says so.
+    /// Moves the value into the closure.
     fn keep(&self) {}
 }
 
@@ -463,7 +463,7 @@ fn two_attributes_whose_destructors_panic_are_counted_and_harmless() {
     let ann = test.connect("/ann").unwrap();
     test.reset(ann);
     test.settle();
-    assert_eq!(panics(&mut test), 2, "a connection that has gone");
+    assert_eq!(panics(&mut test), 2, "a connection that ended");
     assert!(
         matches!(test.connect("/refused"), Err(NotConnected::Refused(answer)) if answer.status == 403)
     );
@@ -576,7 +576,7 @@ fn a_timer_whose_destructor_panics_can_be_cancelled() {
     assert_eq!(server.stats().panics, 2);
 }
 
-/// A server with two of each thing that can be left with it, all of whose destructors panic.
+/// A server with two of each kind of value that it can own. All their destructors panic.
 fn spiteful_server<S: 'static>(state: S) -> Server<S> {
     quiet_panics();
     let mut server = Server::builder().build(state).unwrap();
@@ -623,7 +623,7 @@ fn spiteful_server<S: 'static>(state: S) -> Server<S> {
 fn a_server_drops_though_destructors_of_its_contents_panic() {
     drop(spiteful_server(()));
     assert_eq!(spiteful_server(7).into_state(), 7);
-    // What the state's own destructor throws is its owner's.
+    // A panic of the state's own destructor reaches the owner.
     let server = spiteful_server(Spiteful);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(server)));
     assert_eq!(*result.unwrap_err().downcast_ref::<&str>().unwrap(), ON_PURPOSE);

@@ -238,7 +238,7 @@ mod chat {
         let (logins, waiting) = mpsc::channel::<Login>();
         std::thread::spawn(move || {
             for (session, login) in waiting {
-                // An error says that the client has gone meanwhile.
+                // An error says that the client has left meanwhile.
                 let _ = match session.strip_prefix("session of ") {
                     Some(name) => {
                         let name = name.to_owned();
@@ -283,7 +283,7 @@ mod chat {
         let name = kws.string_attribute("name").unwrap_or_default().to_owned();
         let address = kws.header("X-Real-IP").unwrap_or("nowhere");
         kws.emit(format!("welcome {name} from {address}"));
-        // A user who logs in again takes the name along.
+        // The second login of a user takes the name along.
         if let Some(before) = chat.names.insert(name, kws.id())
             && let Some(mut before) = kws.sockets().by_id(before)
         {
@@ -551,15 +551,15 @@ mod go {
         test.expect_nothing(ann);
         test.close(bob, 1000, "");
         test.expect_goodbye(bob, 1000, "");
-        let nobody = Uuid::nil();
+        let missing = Uuid::nil();
         let log = [
             "connect - ann - ".to_owned(),
             "connect - bob - ".to_owned(),
             format!("message - ann - {hello}"),
             "CUSTOM_EVENT - ann - hello".to_owned(),
             format!("message - ann - {lost}"),
-            format!("no open connection has the uuid {nobody}"),
-            format!("error - ann - {nobody}"),
+            format!("no open connection has the uuid {missing}"),
+            format!("error - ann - {missing}"),
             "disconnect - bob - ".to_owned(),
         ];
         assert_eq!(test.state().log, log);

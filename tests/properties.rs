@@ -1,6 +1,6 @@
-//! What holds for all values, by going through them: sizes around the changes of a frame's header,
-//! and every window of permessage-deflate against `flate2` used directly. What holds for any bytes
-//! is in `tests/fuzz.rs`.
+//! Promises for all values, tested for many of them: sizes around the changes of a frame's header,
+//! and every window of permessage-deflate against `flate2` used directly. Promises for any bytes
+//! are in `tests/fuzz.rs`.
 
 use ikisocket::protocol::{
     Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, apply_mask, encode_frame,

@@ -1,10 +1,10 @@
-//! Requests at their limits: how long a head may be, what may come behind it, and what it counts of
-//! a turn's work.
+//! Requests at their limits: how long a head may be, what may come behind it, and how much of a
+//! turn's work it counts.
 
 use ikisocket::testing::{Client, Faults, Harness};
 use ikisocket::{Builder, Deferred, Server};
 
-/// The requests whose answer was put off.
+/// The requests whose answer was deferred.
 #[derive(Default)]
 struct Desk(Vec<Deferred<Desk>>);
 

@@ -1,4 +1,4 @@
-//! What a process is left with when many connections have gone: resident memory of the echo
+//! The memory of a process when many connections have ended: resident memory of the echo
 //! example, as Linux counts it, with the allocator that comes with it (glibc's).
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
@@ -18,8 +18,8 @@ const ROUNDS: usize = 5;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// How much larger than at the start the process may be, for each path. 5 000 kept requests of the
-/// shortest form take 700 KiB (144 bytes each), and glibc gives back nearly none of it: of each
-/// size it keeps some that were freed, and what lies below the highest of those stays.
+/// shortest form take 700 KiB (144 bytes each), and glibc gives nearly none of that back: it keeps
+/// some freed blocks of each size for reuse, and the memory below the highest of them stays.
 const MORE: [(&str, usize); 2] = [("/echo", 1280 * KIB), ("/forgetful", 768 * KIB)];
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
@@ -60,12 +60,12 @@ impl Echo {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
-    /// Waits until it waits: then a turn is over.
+    /// Waits until the process sleeps: then a turn is over.
     fn until_it_sleeps(&self) {
         until(|| self.proc("stat").rsplit_once(") ").unwrap().1.starts_with('S'));
     }
 
-    /// Waits until nobody is connected, and until the turn in which the last one went is over.
+    /// Waits until no client is connected, and the turn in which the last one ended is over.
     fn until_all_have_ended(&self) {
         until(|| self.open_files() == self.files);
         self.until_it_sleeps();
@@ -148,7 +148,7 @@ fn after_five_thousand_connections_the_process_is_as_small_as_before() {
     for (path, more) in MORE {
         let echo = Echo::start();
         let (start, anonymous) = (echo.memory("VmRSS"), echo.memory("RssAnon"));
-        assert!(start <= 8 * MIB, "{start} bytes before anybody has connected");
+        assert!(start <= 8 * MIB, "{start} bytes before the first connection");
         for round in 1..=ROUNDS {
             let clients: Vec<_> = (0..CONNECTIONS).map(|_| echo.connect(path)).collect();
             let idle = echo.memory("VmRSS");

@@ -1,8 +1,8 @@
 //! How a server ends: shutdown and its deadline, refusing upgrades, and being dropped.
 //!
-//! Whom a shutdown tells what, and when it is finished, does not depend on sockets, so that most of
-//! these tests have none, and time is theirs. That nobody is accepted any more, that a loop which
-//! waits returns, and that sockets are closed has TCP.
+//! What a shutdown sends, and when it is finished, does not depend on sockets. So most of these
+//! tests have none, and they set the time. Three promises have tests over TCP: no connection is
+//! accepted any more, a loop that waits returns, and sockets are closed.
 
 mod common;
 
@@ -109,9 +109,9 @@ fn the_deadline_resets_and_counts_peers_that_never_answer() {
     assert!(!test.server().is_finished());
     test.advance(moment);
     assert_eq!(test.server().finished().unwrap().remained, 2);
-    for who in ["deaf1", "deaf2"] {
-        assert_eq!(test.state().events(who), ["connect", "close", "disconnect"]);
-        assert!(!test.state().only(who, "disconnect").clean);
+    for name in ["deaf1", "deaf2"] {
+        assert_eq!(test.state().events(name), ["connect", "close", "disconnect"]);
+        assert!(!test.state().only(name, "disconnect").clean);
     }
     assert!(test.state().only("polite", "disconnect").clean);
 }
@@ -303,22 +303,22 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
     test.settle();
     let mut open = clients;
     for left in (1..10).rev() {
-        open.retain(|&client| !is_told(&mut test, client, 1012));
+        open.retain(|&client| !is_closed(&mut test, client, 1012));
         assert_eq!(
             (open.len(), test.server().sockets().len()),
             (left, left),
             "one a second, the first at once"
         );
-        assert!(test.connect("/ws").is_err(), "nobody new comes in");
+        assert!(test.connect("/ws").is_err(), "no new connection comes in");
         test.send(open[0], "still there?");
         test.expect(open[0], ["still there?"]);
         test.advance(Duration::from_secs(1));
     }
-    assert!(is_told(&mut test, open[0], 1012) && test.server().is_finished());
+    assert!(is_closed(&mut test, open[0], 1012) && test.server().is_finished());
 }
 
-/// Whether a client was told goodbye with this code, and the connection ended; else it got nothing.
-fn is_told(test: &mut Harness<()>, client: ikisocket::testing::Client, code: u16) -> bool {
+/// Whether a client got a close frame with this code and FIN; otherwise it must have got nothing.
+fn is_closed(test: &mut Harness<()>, client: ikisocket::testing::Client, code: u16) -> bool {
     match &test.received(client)[..] {
         [] => false,
         all => {
@@ -337,10 +337,10 @@ fn a_second_shutdown_closes_the_remaining_connections_at_once() {
     let how = Shutdown::default().spread(Duration::from_secs(3600));
     test.server().sockets().shutdown(how.clone()).unwrap();
     assert_eq!(test.server().sockets().len(), 2);
-    assert!(clients.into_iter().any(|client| is_told(&mut test, client, 1001)));
-    // They get what is asked for then.
+    assert!(clients.into_iter().any(|client| is_closed(&mut test, client, 1001)));
+    // The remaining connections get the code and reason of the second call.
     test.server().sockets().shutdown(how.code(CloseCode::SERVICE_RESTART)).unwrap();
     test.settle();
     assert!(test.server().is_finished());
-    assert_eq!(clients.into_iter().filter(|&client| is_told(&mut test, client, 1012)).count(), 2);
+    assert_eq!(clients.into_iter().filter(|&client| is_closed(&mut test, client, 1012)).count(), 2);
 }

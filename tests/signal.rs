@@ -35,7 +35,7 @@ fn a_wait_that_a_signal_interrupts_is_an_empty_turn() {
     let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
     let signals = Signals::to_this_thread();
     let started = std::time::Instant::now();
-    // Nobody connects: only a signal can end this wait early.
+    // No client connects: only a signal can end this wait early.
     assert_eq!(server.poll(Some(Duration::from_secs(10))), Ok(Turn::default()));
     assert!(started.elapsed() < Duration::from_secs(10));
     drop(signals);

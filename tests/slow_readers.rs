@@ -1,4 +1,4 @@
-//! What becomes of messages for a peer that reads more slowly than they are emitted, by policy.
+//! Which messages a peer gets that reads more slowly than they are emitted, by policy.
 
 mod common;
 
@@ -80,16 +80,16 @@ fn number_of(message: &str) -> usize {
     message[..6].parse().unwrap()
 }
 
-/// Emits numbered messages far beyond what the socket and the outbox take together; returns how
-/// many.
-fn overwhelm(server: &mut Server<Diary>, who: &str) -> usize {
+/// Emits many more numbered messages than the socket and the outbox take together; returns their
+/// number.
+fn overwhelm(server: &mut Server<Diary>, name: &str) -> usize {
     let mut emitted = 0;
     let mut since_pressure = 0;
     while since_pressure < 1000 {
-        let result = with_socket(server, who, |kws| kws.emit(numbered(emitted)));
+        let result = with_socket(server, name, |kws| kws.emit(numbered(emitted)));
         emitted += 1;
         since_pressure += usize::from(result != Emitted::Queued);
-        let waiting = with_socket(server, who, |kws| kws.waiting_bytes());
+        let waiting = with_socket(server, name, |kws| kws.waiting_bytes());
         assert!(waiting <= LIMIT, "{waiting}");
         if emitted % 16 == 0 {
             server.flush();
@@ -206,7 +206,7 @@ fn a_latest_value_keeps_its_place_among_the_others() {
     let mut server = server_of(Server::builder().slow_reader(SlowReader::DropNewest));
     let mut ann = Reader::connect(&mut server, "/ann");
     overwhelm(&mut server, "ann");
-    // Room for what follows: it reads until something was taken, and then no more.
+    // Room for the next messages: it reads until the socket took some bytes, and then stops.
     turn_until(&mut server, |server| {
         ann.try_next();
         with_socket(server, "ann", |ann| ann.waiting_bytes()) < LIMIT / 2
@@ -282,11 +282,11 @@ fn routes_and_connections_have_policies_of_their_own() {
     server.route_with("/own/:name", own, enter_narrow).unwrap();
     let _readers = ["/ann", "/bob", "/own/cid"].map(|path| Reader::connect(&mut server, path));
     with_socket(&mut server, "bob", |bob| bob.set_slow_reader(SlowReader::DropOldest));
-    for (who, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)]
+    for (name, newest, oldest) in [("ann", true, false), ("bob", false, true), ("cid", false, true)]
     {
-        overwhelm(&mut server, who);
-        let dropped = with_socket(&mut server, who, |kws| kws.dropped());
-        assert_eq!((dropped.newest > 0, dropped.oldest > 0), (newest, oldest), "{who}");
+        overwhelm(&mut server, name);
+        let dropped = with_socket(&mut server, name, |kws| kws.dropped());
+        assert_eq!((dropped.newest > 0, dropped.oldest > 0), (newest, oldest), "{name}");
     }
 }
 

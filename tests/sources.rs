@@ -1,4 +1,4 @@
-//! The user's own sources in the loop: who is called when, with what, and for how long.
+//! The user's own sources in the loop: which is called when, with what, and for how long.
 #![cfg(unix)]
 
 mod common;
@@ -134,7 +134,7 @@ fn a_source_that_stops_early_can_ask_for_another_call_after_the_others() {
     ann.send("between");
     assert_eq!(server.poll(Some(PATIENCE)).unwrap().sources, 1);
     assert_eq!(server.next_timeout(), Some(Duration::ZERO));
-    // No edge announces the rest: these turns must not wait. The last finds nothing.
+    // No event announces the other datagrams, so these turns must not wait. The last finds none.
     for _ in 0..3 {
         assert_eq!(server.poll(Some(PATIENCE)).unwrap().sources, 1);
     }

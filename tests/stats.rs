@@ -1,7 +1,7 @@
 //! Each figure says exactly what happened.
 //!
-//! What is counted does not depend on sockets, so that these tests have none. Those that measure
-//! how long turns take have the system's clock.
+//! The figures do not depend on sockets, so these tests have none. The tests of how long turns take
+//! use the system's clock.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn harness(settings: Builder) -> Harness<Diary> {
     Harness::new(server)
 }
 
-/// A client that has stopped reading, when so many bytes behind the response to its request are on
+/// A client that has stopped reading when `window` bytes behind the response to its request are on
 /// their way to it.
 fn connect_stuck(test: &mut Harness<Diary>, name: &str, window: usize) -> Client {
     let stuck = test
@@ -257,7 +257,7 @@ fn messages_and_bytes_are_counted_in_and_out() {
 
     let before = stats;
     let (diary, mut sockets) = test.server().lend();
-    let [ann_id, bob_id] = ["ann", "bob"].map(|who| diary.id(who));
+    let [ann_id, bob_id] = ["ann", "bob"].map(|name| diary.id(name));
     sockets.get(ann_id).unwrap().ping(b"").ok().unwrap();
     sockets.emit_to(bob_id, "to bob").unwrap();
     assert_eq!(sockets.emit_to_list(&[bob_id, bob_id, Uuid::nil()], "list"), 2);
@@ -298,7 +298,7 @@ fn what_is_queued_is_written_or_waits_or_is_dropped_with_its_connection() {
     assert_eq!(causes(stats.emits_refused.iter()), [("full", 1)]);
     assert_eq!(disconnects(&mut test), [("slow_consumer", 1)]);
     assert_eq!(stats.bytes_out - before.bytes_out, window as u64);
-    // Its last words wait: a close frame, for the stream was not cut inside a message.
+    // A close frame waits for it, because the stream was not cut inside a message.
     assert!((1..64).contains(&stats.bytes_waiting), "{}", stats.bytes_waiting);
     assert_eq!(stats.bytes_dropped, emits * 1004 - window as u64);
 }
@@ -333,7 +333,7 @@ fn refused_emits_are_counted_by_cause() {
     connect(&mut test, ["ann"]);
     let refused = |test: &mut Harness<Diary>| causes(test.server().stats().emits_refused.iter());
     assert_eq!(refused(&mut test), []);
-    assert!(test.server().sockets().emit_to(Uuid::nil(), "to nobody").is_err());
+    assert!(test.server().sockets().emit_to(Uuid::nil(), "to a missing one").is_err());
     assert_eq!(refused(&mut test), [("gone", 1)]);
     with_socket(test.server(), "ann", |kws| {
         assert!(kws.emit("x".repeat(2000)).ok().is_err());

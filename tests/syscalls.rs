@@ -1,6 +1,6 @@
 //! What an echo costs in system calls, counted by strace on the echo example: one recv and one send
-//! for each message, and no epoll_ctl once a connection is registered. Where there is no strace it
-//! says so.
+//! for each message, and no epoll_ctl once a connection is registered. Without strace the test says
+//! so and does nothing.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -51,11 +51,11 @@ fn an_echo_costs_one_recv_and_one_send_and_no_second_registration() {
         clients.iter_mut().for_each(|client| client.write_all(&message).unwrap());
         clients.iter_mut().for_each(|client| client.read_exact(&mut [0; 22]).unwrap());
     }
-    // strace passes the signal on to nobody: it is for its child.
+    // strace does not pass the signal on, so it goes to strace's child.
     let children = format!("/proc/{0}/task/{0}/children", strace.id());
     let child = std::fs::read_to_string(children).unwrap();
     assert!(Command::new("kill").args(["-TERM", child.trim()]).status().unwrap().success());
-    // Each says goodbye and is answered: one more recv for the close frame, one for FIN.
+    // Each client gets a close frame and answers: one more recv for its answer, one for FIN.
     for mut client in clients {
         client.read_exact(&mut [0; 4]).unwrap();
     }
@@ -67,7 +67,7 @@ fn an_echo_costs_one_recv_and_one_send_and_no_second_registration() {
         let line = table.lines().find(|line| line.split_whitespace().last() == Some(name));
         line.map_or(0, |line| line.split_whitespace().nth(3).unwrap().parse().unwrap())
     };
-    // Beside the messages: an upgrade and a goodbye for each connection.
+    // Beside the messages: an upgrade and a closing handshake for each connection.
     let (recv, send) = (calls("recvfrom"), calls("sendto"));
     assert!(
         (MESSAGES..=MESSAGES + 3 * CONNECTIONS).contains(&recv),

@@ -38,7 +38,7 @@ fn what_one_client_sends_another_gets_with_its_kind() {
         test.received(bob),
         [Received::text("text"), Received::binary(b"bytes"), Received::text("x".repeat(70_000))]
     );
-    assert!(test.received(bob).is_empty(), "each is told once");
+    assert!(test.received(bob).is_empty(), "each is reported once");
     assert!(test.received(ann).is_empty());
     assert_eq!(test.state().all("ann", "message").len(), 3);
 }
@@ -113,7 +113,7 @@ fn on_a_connection_that_has_ended_nothing_more_happens() {
     let (mut test, ann, _) = chat();
     test.reset(ann);
     test.settle();
-    test.send(ann, "nobody hears");
+    test.send(ann, "no listener");
     test.close(ann, 1000, "");
     test.finish(ann);
     test.wake(ann);
@@ -121,7 +121,7 @@ fn on_a_connection_that_has_ended_nothing_more_happens() {
     assert_eq!(test.state().events("ann"), ["connect", "error", "disconnect"]);
 }
 
-// What a test is told when something is not as expected.
+// What a failure says when something is not as expected.
 
 /// The message that `fails` panics with.
 fn failure(fails: impl FnOnce()) -> String {
@@ -282,7 +282,7 @@ fn a_panic_that_no_test_asked_for_fails_the_test() {
     );
     assert_eq!(test.panics().len(), 1);
     test.expect_nothing(ann);
-    assert!(test.panics().is_empty(), "each is told once");
+    assert!(test.panics().is_empty(), "each is reported once");
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn a_client_that_asks_need_not_have_an_answer_yet() {
     assert_eq!((answer.status, &*answer.text()), (401, "no"));
     test.expect(bob, [Received::Fin]);
     assert_eq!(test.server().stats().closed, 1, "it has answered the FIN");
-    // `connect` does not wait for what nobody answers.
+    // `connect` does not wait for an answer that never comes.
     assert_eq!(test.connect("/ws").unwrap_err(), NotConnected::Unanswered);
 }
 
@@ -420,7 +420,7 @@ fn the_response_to_an_upgrade_stays_known_in_whatever_pieces_it_came() {
 fn the_uuid_of_a_client_is_that_of_its_open_connection() {
     let (mut test, ann, bob) = chat();
     let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
-    assert_eq!([ann_id, bob_id], ["ann", "bob"].map(|who| test.state().id(who)));
+    assert_eq!([ann_id, bob_id], ["ann", "bob"].map(|name| test.state().id(name)));
     let swapped = Uuid::from_u128(7 << 64);
     with_socket(test.server(), "bob", |kws| kws.set_uuid(swapped)).unwrap();
     assert_eq!(test.uuid(bob), Some(swapped));
@@ -486,15 +486,15 @@ fn timeouts_come_in_their_order_however_far_time_is_moved_at_once() {
     let server = memory_server_with(Server::builder().ping_after(4 * SECOND).dead_after(SECOND));
     let mut test = Harness::new(server);
     test.server().route("/:name", enter).unwrap();
-    for who in ["/ann", "/bob", "/cid"] {
-        test.connect(Upgrade::to(who).unresponsive()).unwrap();
+    for name in ["/ann", "/bob", "/cid"] {
+        test.connect(Upgrade::to(name).unresponsive()).unwrap();
         test.advance(SECOND / 2);
     }
     test.advance(100 * SECOND);
     let gone: Vec<_> =
         test.state().entries.iter().filter(|entry| entry.event == "disconnect").collect();
     assert_eq!(
-        gone.iter().map(|entry| entry.who.as_str()).collect::<Vec<_>>(),
+        gone.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
         ["ann", "bob", "cid"]
     );
 }
@@ -562,7 +562,7 @@ fn a_client_that_reads_again_gets_what_waited_behind_its_full_window() {
     for _ in 0..100 {
         test.send(ann, "x".repeat(98));
     }
-    assert_eq!(test.received(bob).len(), 100, "nobody else waits");
+    assert_eq!(test.received(bob).len(), 100, "no other client waits");
     let waiting =
         |test: &mut Harness<Diary>| with_socket(test.server(), "slow", |kws| kws.waiting_bytes());
     assert_eq!(waiting(&mut test), 100 * 100 - 1000);
@@ -699,8 +699,8 @@ fn sockets_and_clients_in_memory_are_beside_each_other() {
 
 // Repetition.
 
-/// A long life of many clients, whose steps follow from `seed` alone; everything that anybody saw
-/// of it.
+/// A long run of many clients, whose steps follow from `seed` alone. Returns everything that the
+/// clients and the server saw.
 fn life(seed: u64) -> String {
     let mut random = seed;
     let mut below = move |limit: usize| {

@@ -1,5 +1,5 @@
 //! Timers and intervals of the user's own: when they are called, with what, and what they can do.
-//! Time is the test's, but for the wait of a poll, which only the system's clock can end.
+//! The tests set the time, except for the wait of a poll, which only the system's clock can end.
 
 mod common;
 
@@ -67,11 +67,11 @@ fn a_wait_without_end_ends_when_a_timer_is_due() {
 fn listeners_set_and_cancel_timers() {
     let mut server = memory_server();
     server.on(Event::Message, |diary, ep| {
-        let who = ep.socket_uuid;
+        let uuid = ep.socket_uuid;
         let mut sockets = ep.kws.sockets();
         let never = sockets.set_timer(SOON, note("cancelled"));
         sockets.set_timer(SOON, move |_, sockets| {
-            sockets.emit_to(who, "a little later").unwrap();
+            sockets.emit_to(uuid, "a little later").unwrap();
         });
         diary.note(format!("{} {}", sockets.cancel(never), sockets.cancel(never)));
     });
@@ -176,7 +176,7 @@ fn timers_get_no_more_than_their_share_of_a_turn_and_none_is_lost() {
     }
     let mut turns = 0;
     while server.next_timeout() == Some(Duration::ZERO) {
-        // Each begins with time left to wait, and waits for nothing.
+        // Each poll may wait, and must not: timers are due.
         assert!(server.poll(Some(PATIENCE)).unwrap().timers <= 1024);
         turns += 1;
     }

@@ -1,7 +1,7 @@
-//! Topics: who is in one gets what is published there, and nobody else does.
+//! Topics: the members of one get what is published there, and no other connection does.
 //!
-//! None of it depends on sockets, so that these tests have none. A publish is heard over TCP in
-//! `tests/end_to_end.rs`.
+//! None of it depends on sockets, so these tests have none. `tests/end_to_end.rs` publishes over
+//! TCP.
 
 mod common;
 
@@ -12,8 +12,8 @@ use ikisocket::{CloseCode, Error, Event, Server, Shutdown, Socket, TopicError, U
 /// A uuid that no connection of a harness has by itself.
 const NEW: Uuid = Uuid::from_u128(1 << 64);
 
-fn join(test: &mut Harness<Diary>, who: &str, topic: &str) {
-    assert_eq!(with_socket(test.server(), who, |kws| kws.join(topic)), Ok(true));
+fn join(test: &mut Harness<Diary>, name: &str, topic: &str) {
+    assert_eq!(with_socket(test.server(), name, |kws| kws.join(topic)), Ok(true));
 }
 
 /// A topic's members by name, sorted.
@@ -42,7 +42,7 @@ fn a_publish_reaches_all_members_but_oneself_and_publish_all_oneself_too() {
         assert_eq!(kws.publish("prices", "from ann to bob"), 1);
         assert_eq!(kws.publish_all("prices", &b"from ann to both"[..]), 2);
     });
-    // Who publishes need not be a member.
+    // A publisher need not be a member.
     assert_eq!(with_socket(test.server(), "cid", |kws| kws.publish("prices", "from cid")), 2);
     assert_eq!(test.server().sockets().publish("prices", "from the server"), 2);
     let to_both =
@@ -55,7 +55,7 @@ fn a_publish_reaches_all_members_but_oneself_and_publish_all_oneself_too() {
 #[test]
 fn members_come_and_go_by_their_own_messages() {
     let mut server = memory_server();
-    // Clients say where they want to be: `+prices`, `-prices`, and `prices hello` to tell its
+    // Clients join with `+prices`, leave with `-prices`, and send `prices hello` to its
     // members.
     server.on(Event::Message, |_, ep| {
         let text = ep.data.as_str().unwrap_or_default();
@@ -101,8 +101,8 @@ fn joining_twice_is_one_membership() {
 fn a_topic_is_there_while_it_has_members() {
     let mut test = Harness::new(memory_server());
     connect(&mut test, ["ann", "bob"]);
-    for (who, topic) in [("ann", "a"), ("ann", "b"), ("bob", "b")] {
-        join(&mut test, who, topic);
+    for (name, topic) in [("ann", "a"), ("ann", "b"), ("bob", "b")] {
+        join(&mut test, name, topic);
     }
     let sockets = test.server().sockets();
     let mut topics: Vec<_> = sockets.topics().collect();
@@ -116,7 +116,7 @@ fn a_topic_is_there_while_it_has_members() {
     let mut sockets = test.server().sockets();
     assert_eq!(sockets.topics().collect::<Vec<_>>(), [("b", 2)]);
     assert_eq!(sockets.members("a"), Vec::<Uuid>::new());
-    assert_eq!(sockets.publish("a", "nobody"), 0);
+    assert_eq!(sockets.publish("a", "to none"), 0);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_name_that_is_empty_or_too_long_is_refused_and_nothing_changes() {
         let error = kws.join(&huge).unwrap_err();
         assert_eq!(error.to_string(), "a topic's name has at most 256 bytes, not 10485760");
         assert_eq!(
-            (kws.publish_all(&huge, "to nobody"), kws.is_member(&huge), kws.leave(&huge)),
+            (kws.publish_all(&huge, "to none"), kws.is_member(&huge), kws.leave(&huge)),
             (0, false, false)
         );
         assert_eq!(kws.topics().len(), 1);
@@ -160,9 +160,9 @@ fn a_connection_may_be_in_no_more_topics_than_the_limit() {
 fn each_member_gets_emits_broadcasts_and_publishes_in_their_order() {
     let mut test = Harness::new(memory_server());
     let clients = connect(&mut test, ["ann", "bob", "cid"]);
-    for who in ["ann", "bob", "cid"] {
-        join(&mut test, who, "a");
-        join(&mut test, who, "b");
+    for name in ["ann", "bob", "cid"] {
+        join(&mut test, name, "a");
+        join(&mut test, name, "b");
     }
     let large = "x".repeat(100_000);
     let mut expected = Vec::new();
@@ -205,16 +205,16 @@ fn a_closed_connection_is_in_no_topic_from_that_moment_on() {
 fn in_disconnect_a_connection_says_what_it_was_in_and_can_tell_the_others() {
     let mut server = memory_server();
     server.on(Event::Disconnect, |diary, ep| {
-        let (who, topics) = (name_of(&ep.kws), topics_of(&ep.kws));
+        let (name, topics) = (name_of(&ep.kws), topics_of(&ep.kws));
         for topic in &topics {
-            ep.kws.publish(topic, format!("{who} left {topic}"));
+            ep.kws.publish(topic, format!("{name} left {topic}"));
         }
-        diary.note(format!("{who}: {}", topics.join(" ")));
+        diary.note(format!("{name}: {}", topics.join(" ")));
     });
     let mut test = Harness::new(server);
     let [ann, bob, cid] = connect(&mut test, ["ann", "bob", "cid"]);
-    for (who, topic) in [("ann", "a"), ("ann", "b"), ("bob", "b"), ("cid", "b"), ("ann", "own")] {
-        join(&mut test, who, topic);
+    for (name, topic) in [("ann", "a"), ("ann", "b"), ("bob", "b"), ("cid", "b"), ("ann", "own")] {
+        join(&mut test, name, topic);
     }
     test.finish(ann);
     test.settle();
@@ -234,7 +234,7 @@ fn a_connection_in_a_freed_slot_is_in_none_of_its_topics() {
     connect(&mut test, ["bob"]);
     with_socket(test.server(), "bob", |kws| {
         assert_eq!(kws.topics(), Vec::<String>::new());
-        assert_eq!(kws.publish_all("a", "nobody"), 0);
+        assert_eq!(kws.publish_all("a", "to none"), 0);
     });
 }
 
@@ -258,8 +258,8 @@ fn a_member_that_reads_too_slowly_is_given_up_and_the_others_miss_nothing() {
     let stuck = test.connect(Upgrade::to("/stuck").faults(Faults::none().window(1024))).unwrap();
     test.stop_reading(stuck);
     let readers = connect(&mut test, ["ann", "bob"]);
-    for who in ["ann", "stuck", "bob"] {
-        join(&mut test, who, "a");
+    for name in ["ann", "stuck", "bob"] {
+        join(&mut test, name, "a");
     }
     // Three of these are more than one kilobyte that is on its way and 64 that wait.
     for reached in [3, 3, 3, 2, 2] {

@@ -14,7 +14,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// The most that one connection's being in one topic may cost, in bytes.
 const PER_MEMBERSHIP: usize = 64;
-/// The most that a topic may cost beside, with a name of 16 bytes.
+/// The most that a topic itself may cost, with a name of 16 bytes.
 const PER_TOPIC: usize = 200;
 
 fn server(connections: usize) -> (Server<Diary>, Vec<Client>) {
@@ -51,10 +51,10 @@ fn a_membership_costs_64_bytes_a_topic_200_and_no_topic_one_word() {
     for connections in [1, 2, 5, 65, 129, 257] {
         for topics in [1, 2, 5, 33, 65] {
             let (mut server, _clients) = server(connections);
-            // Everybody in the same ones.
+            // All connections in the same topics.
             let cost = cost(&mut server, topics, |_| 0);
             let memberships = connections * topics;
-            // What is left over for small numbers: the tables' least sizes.
+            // 1024 bytes for the tables' least sizes, which matter for small numbers.
             let most = memberships * PER_MEMBERSHIP + topics * PER_TOPIC + 1024;
             assert!(cost <= most, "{connections} connections in {topics} topics: {cost} bytes");
             if connections == 257 {

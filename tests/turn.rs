@@ -1,9 +1,8 @@
 //! The loop: what a turn does and reports, when it blocks, where it listens, and what a server is
 //! built from.
 //!
-//! When a poll waits, what it accepts, and which edges the system tells is about sockets, so that
-//! those tests have some. What a turn does with what is there is seen in a harness that is turned
-//! by hand.
+//! Tests of when a poll waits, what it accepts, and which edges the system reports use sockets.
+//! Tests of what a turn does with its input use a harness that is turned by hand.
 
 mod common;
 
@@ -23,8 +22,8 @@ use ikisocket::{
 };
 use tungstenite::Message;
 
-/// Turns until the sum of all turns is `enough`. Each may wait as long as it likes: if it waits for
-/// nothing, the test fails.
+/// Turns until the sum of all turns is `enough`. Each turn may wait without a limit: a wait for an
+/// event that never comes fails the test.
 #[track_caller]
 fn turns<S>(server: &mut Server<S>, enough: impl Fn(&Turn) -> bool) -> Turn {
     let started = Instant::now();
@@ -112,7 +111,7 @@ fn what_is_emitted_between_turns_is_on_the_wire_before_the_next_wait() {
         ann
     });
     server.sockets().broadcast("hello");
-    // If it were written after the wait, this would wait for an answer to what was never said.
+    // If the message were written after the wait, this would wait for an answer to it for ever.
     turns(&mut server, |turn| turn.messages == 1);
     assert_eq!(server.state().only("ann", "message").data, "hello");
     drop(answering.join().unwrap());
@@ -169,7 +168,7 @@ fn a_peer_that_sends_much_gets_its_share_of_a_turn_and_loses_nothing() {
     assert!(first.messages < MESSAGES / 2, "{first:?}");
     assert!(test.state().has("bob", "message"), "he need not wait for her");
     assert_eq!(test.server().next_timeout(), Some(Duration::ZERO), "there is more to read");
-    // No edge announces the rest: it must be remembered.
+    // No event announces the rest of the input: the server must remember it.
     test.settle();
     assert_eq!(test.state().all("ann", "message").len(), MESSAGES);
 }
@@ -424,7 +423,7 @@ fn disconnects_are_spread_over_turns_and_each_fires_once_and_last() {
     assert!((0..PEERS).all(|number| test.state().ended[&format!("peer{number}")] == 1));
     let heard =
         (0..PEERS).filter(|number| messages(&mut test, &format!("peer{number}")) == 1).count();
-    assert_eq!(heard, PEERS, "what was sent before the end was heard");
+    assert_eq!(heard, PEERS, "all messages before the end fired");
 }
 
 #[test]
@@ -562,7 +561,7 @@ fn readiness_of_an_ended_connection_does_not_harm_the_next_in_its_slot() {
     let mut server = server_with(Server::builder().receive_buffer(1024));
     server.route("/:name", enter).unwrap();
     for round in 0..30 {
-        // It leaves with input unread, still on the list of those who have more.
+        // It ends with input unread, while it is still on the list of connections with more input.
         let mut gone = Raw::upgrade(&mut server, &format!("/gone{round}"));
         gone.send(&frame(TEXT, &[b'x'; 1000]).repeat(20));
         server.poll(Some(Duration::ZERO)).unwrap();
@@ -575,16 +574,16 @@ fn readiness_of_an_ended_connection_does_not_harm_the_next_in_its_slot() {
         for client in [&mut heir, &mut next] {
             assert_eq!(client.text(&mut server), "you are yourself");
         }
-        for who in [format!("heir{round}"), format!("next{round}")] {
-            assert_eq!(server.state().events(&who), ["connect"]);
-            with_socket(&mut server, &who, |kws| kws.close());
+        for name in [format!("heir{round}"), format!("next{round}")] {
+            assert_eq!(server.state().events(&name), ["connect"]);
+            with_socket(&mut server, &name, |kws| kws.close());
         }
         heir.end(&mut server);
         next.end(&mut server);
     }
 }
 
-// Where it listens.
+// Addresses.
 
 #[test]
 fn port_0_becomes_a_port_and_every_address_is_listened_on() {
@@ -644,14 +643,14 @@ fn several_servers_share_a_thread() {
     });
     let mut clients: Vec<_> =
         servers.iter_mut().map(|server| Client::connect(server, "/")).collect();
-    clients.iter_mut().for_each(|client| client.send("who are you?"));
+    clients.iter_mut().for_each(|client| client.send("which are you?"));
     for (server, client) in servers.iter_mut().zip(&mut clients) {
         let name = *server.state();
         assert_eq!(client.text(server), name);
     }
 }
 
-// What it is built from, and what it is.
+// Settings, and the type itself.
 
 #[test]
 fn a_setting_out_of_range_is_an_error_that_names_it() {

@@ -42,7 +42,7 @@ impl Place {
         Self { server, path }
     }
 
-    /// A client that has said nothing yet, on each kind of socket.
+    /// A client that has sent nothing yet, on each kind of socket.
     fn clients(&self) -> [Peer; 2] {
         let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         tcp.connect(&self.server.local_addr().unwrap().into()).unwrap();
@@ -96,7 +96,7 @@ impl Peer {
         });
     }
 
-    /// Turns the loop until `look` has found what it looks for in all that was received.
+    /// Turns the loop until `look` finds its pattern in everything that was received.
     #[track_caller]
     fn wait(&mut self, server: &mut Server<Log>, mut look: impl FnMut(&Self) -> bool) {
         turn_until(server, |_| {
@@ -279,7 +279,7 @@ fn passed_descriptors_delay_no_message_and_are_closed_at_once() {
     }
     peer.send(server, &frame(TEXT, b"three"));
     drop(passed);
-    // Before the client takes an answer: that it made room would be an event.
+    // Before the client takes an answer, because room in the socket would be an event.
     turn_until(server, |server| server.state().len() == 3);
     peer.expect(server, &[b"one", b"two", b"three"]);
     assert_eq!(kept.read(&mut [0]).unwrap(), 0, "nothing holds its other end any more");

@@ -1,8 +1,8 @@
 //! What user code can do with connections: emit, emit_to, broadcast, attributes, uuids, and the
 //! same between turns.
 //!
-//! None of it depends on sockets, so that these tests have none, but for that of random uuids,
-//! which a harness replaces by counted ones. Each verb is heard over TCP in `tests/end_to_end.rs`.
+//! None of it depends on sockets, so these tests have none. The one exception is the test of random
+//! uuids, which a harness replaces by counted ones. `tests/end_to_end.rs` uses each verb over TCP.
 
 mod common;
 
@@ -105,15 +105,15 @@ fn an_emit_to_a_missing_connection_fires_error_after_the_callback() {
         assert!(!diary.has("ann", "error"));
         diary.note("callback over");
     });
-    server.on(Event::Error, |diary, _| diary.note("told"));
+    server.on(Event::Error, |diary, _| diary.note("error"));
     let mut test = Harness::new(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     test.send(ann, "go");
-    assert_eq!(test.state().notes, ["callback over", "told"]);
+    assert_eq!(test.state().notes, ["callback over", "error"]);
     let error = test.state().only("ann", "error");
     assert_eq!(error.data, NEW.to_string());
     assert_eq!(error.error, Some(Error::Gone(NEW.into())));
-    assert_eq!(test.state().events("bob"), ["connect"], "nobody else is told");
+    assert_eq!(test.state().events("bob"), ["connect"], "no other connection gets an event");
 
     test.server().sockets().broadcast("both are open still");
     test.expect(ann, ["both are open still"]);
@@ -129,7 +129,7 @@ fn emit_to_list_counts_what_it_reached_and_a_socket_gets_the_errors() {
     let list = [ids[0], missing[0], ids[1], missing[1]];
 
     assert_eq!(test.server().sockets().emit_to_list(&list, "global"), 2);
-    assert_eq!(test.server().sockets().emit_to_list(&[], "nobody"), 0);
+    assert_eq!(test.server().sockets().emit_to_list(&[], "to none"), 0);
     clients.into_iter().for_each(|client| test.expect(client, ["global"]));
     assert!(!test.state().has("ann", "error"));
 

@@ -22,17 +22,17 @@ use std::time::Duration;
 
 use ikisocket::{Event, EventPayload, Server};
 
-/// Files that a message may lead through on its way to the listener.
+/// The most files that a message may pass on its way to the listener.
 const MOST_FILES_IN: usize = 8;
-/// Files that its echo may lead through until it is queued, and again until it is written.
+/// The most files that its echo may pass until it is queued, and again until it is written.
 const MOST_FILES_OUT: usize = 6;
-/// Lines of code in each of those files.
+/// The most lines of code in each of those files.
 const MOST_LINES: usize = 400;
-/// What the slot of a connection is, and counters: a reader follows a message without them.
+/// Files of a connection's slot and of counters: a reader follows a message without them.
 const NOT_COUNTED: [&str; 2] = ["src/token.rs", "src/hub/stats.rs"];
 
 const TEXT: &[u8; 20] = b"twenty bytes of text";
-/// gdb needs a few seconds. What takes longer hangs.
+/// gdb needs a few seconds. A longer run hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A function that was entered.
@@ -80,13 +80,13 @@ fn a_message_and_its_echo_lead_through_few_files_and_short_ones() {
         }
     }
     println!("{page}");
-    // Another system call inside a walk would mean that it is not the usual way.
+    // Another system call inside a walk would mean that this is not the usual path.
     let between: Vec<_> = report.lines().filter(|line| line.starts_with("before ")).collect();
     assert!(between.is_empty(), "{between:#?}");
     assert!(faults.is_empty(), "\n{faults}");
 }
 
-/// What gdb runs. By itself it tests that the three echoes arrive.
+/// The test that gdb runs. Without gdb it tests that the three echoes arrive.
 #[test]
 fn the_echo_that_is_walked() {
     let mut server = Server::builder().build(()).unwrap();
@@ -109,7 +109,7 @@ fn the_echo_that_is_walked() {
     message.extend(TEXT.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     for round in 1..=3 {
         client.write_all(&message).unwrap();
-        // The first message can take a way of its own.
+        // The first message can take another path.
         if round == 3 {
             a_message_is_there();
         }
@@ -141,7 +141,7 @@ fn listener(_: &mut (), ep: &mut EventPayload<'_, ()>) {
     ep.kws.emit(ep.data);
 }
 
-/// What the script says, or nothing where it cannot run.
+/// The output of the script, or `None` where it cannot run.
 fn walk() -> Option<String> {
     if !cfg!(debug_assertions) {
         return skip("this is no debug build, and functions are inlined");

@@ -8,7 +8,7 @@ fn skipped(why: &str) -> bool {
     false
 }
 
-/// Runs this test again in a process that may open so many descriptors, if this one may not.
+/// Runs this test again in a process that may open `needed` descriptors, if this one may not.
 pub fn with_descriptors(needed: usize) -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files =

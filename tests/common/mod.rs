@@ -1,8 +1,8 @@
 //! The test kit: a server that is turned by hand, and clients on the same thread that turn it while
 //! they wait.
 //!
-//! Nothing here sleeps. Whoever waits turns the loop until what it waits for is there, and panics
-//! at the caller's line when it has not come in [`PATIENCE`].
+//! Nothing here sleeps. A function that waits turns the loop until its condition holds. It panics
+//! at the caller's line when that takes longer than [`PATIENCE`].
 #![allow(dead_code)] // No test file needs all of it.
 
 use std::collections::HashMap;
@@ -19,9 +19,9 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
-/// What has not happened by then does not happen any more.
+/// A condition that does not hold by then fails the test.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest wait inside one turn; whatever the server has to do ends it sooner.
+/// The longest wait inside one turn. Work of the server ends it sooner.
 const TURN: Duration = Duration::from_millis(1);
 
 // Turning.
@@ -54,7 +54,7 @@ pub fn turn_for<S, R>(
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The `:name` that the connection came with.
-    pub who: String,
+    pub name: String,
     pub event: String,
     pub data: String,
     pub error: Option<Error>,
@@ -64,7 +64,7 @@ pub struct Entry {
     pub bytes_dropped: usize,
 }
 
-/// The state of most test servers: who is there, and what happened.
+/// The state of most test servers: the connections and their events.
 #[derive(Debug, Default)]
 pub struct Diary {
     pub entries: Vec<Entry>,
@@ -89,44 +89,44 @@ impl Diary {
         self.notes.push(note.into());
     }
 
-    pub fn id(&self, who: &str) -> Uuid {
-        self.ids[who]
+    pub fn id(&self, name: &str) -> Uuid {
+        self.ids[name]
     }
 
     /// The names of the events of one connection, in order.
-    pub fn events(&self, who: &str) -> Vec<&str> {
+    pub fn events(&self, name: &str) -> Vec<&str> {
         self.entries
             .iter()
-            .filter(|entry| entry.who == who)
+            .filter(|entry| entry.name == name)
             .map(|entry| entry.event.as_str())
             .collect()
     }
 
     /// All entries of one event of one connection.
-    pub fn all(&self, who: &str, event: &str) -> Vec<&Entry> {
-        self.entries.iter().filter(|entry| entry.who == who && entry.event == event).collect()
+    pub fn all(&self, name: &str, event: &str) -> Vec<&Entry> {
+        self.entries.iter().filter(|entry| entry.name == name && entry.event == event).collect()
     }
 
     /// The entry of an event that must have happened exactly once.
     #[track_caller]
-    pub fn only(&self, who: &str, event: &str) -> &Entry {
-        match self.all(who, event)[..] {
+    pub fn only(&self, name: &str, event: &str) -> &Entry {
+        match self.all(name, event)[..] {
             [entry] => entry,
-            _ => panic!("`{event}` of {who} did not happen exactly once: {:#?}", self.entries),
+            _ => panic!("`{event}` of {name} did not happen exactly once: {:#?}", self.entries),
         }
     }
 
-    pub fn has(&self, who: &str, event: &str) -> bool {
-        !self.all(who, event).is_empty()
+    pub fn has(&self, name: &str, event: &str) -> bool {
+        !self.all(name, event).is_empty()
     }
 
-    pub fn is_gone(&self, who: &str) -> bool {
-        self.has(who, "disconnect")
+    pub fn is_gone(&self, name: &str) -> bool {
+        self.has(name, "disconnect")
     }
 
-    /// The errors that one connection was told of, in order.
-    pub fn errors(&self, who: &str) -> Vec<Error> {
-        self.all(who, "error").into_iter().filter_map(|entry| entry.error.clone()).collect()
+    /// The errors of one connection's `error` events, in order.
+    pub fn errors(&self, name: &str) -> Vec<Error> {
+        self.all(name, "error").into_iter().filter_map(|entry| entry.error.clone()).collect()
     }
 }
 
@@ -187,7 +187,7 @@ pub fn name_of(kws: &Socket<'_, Diary>) -> String {
 
 fn write_down(diary: &mut Diary, ep: &mut EventPayload<'_, Diary>) {
     diary.entries.push(Entry {
-        who: name_of(&ep.kws),
+        name: name_of(&ep.kws),
         event: ep.name.to_owned(),
         data: String::from_utf8_lossy(&ep.data).into_owned(),
         error: ep.error.cloned(),
@@ -201,18 +201,18 @@ fn write_down(diary: &mut Diary, ep: &mut EventPayload<'_, Diary>) {
 /// Runs `act` on one connection, between turns.
 pub fn with_socket<R>(
     server: &mut Server<Diary>,
-    who: &str,
+    name: &str,
     act: impl FnOnce(&mut Socket<'_, Diary>) -> R,
 ) -> R {
     let (diary, mut sockets) = server.lend();
-    act(&mut sockets.get(diary.id(who)).expect("this connection is open"))
+    act(&mut sockets.get(diary.id(name)).expect("this connection is open"))
 }
 
 /// The panic message of tests that panic in callbacks: see [`quiet_panics`].
 pub const ON_PURPOSE: &str = "on purpose";
 
-/// Keeps panics with the message [`ON_PURPOSE`] out of the test's output; all others are printed as
-/// ever.
+/// Keeps panics with the message [`ON_PURPOSE`] out of the test's output. All other panics are
+/// printed.
 pub fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -239,7 +239,7 @@ pub fn connect<S, const N: usize>(test: &mut Harness<S>, names: [&str; N]) -> [t
 
 // Clients on sockets.
 
-/// A WebSocket client whose socket never blocks: what it waits for, it turns the server for.
+/// A WebSocket client whose socket never blocks: while it waits, it turns the server.
 pub struct Client {
     pub ws: WebSocket<TcpStream>,
 }
@@ -262,7 +262,7 @@ impl Client {
         }
     }
 
-    /// Connects with a request of one's own.
+    /// Connects with the given request.
     #[track_caller]
     pub fn request<S>(
         server: &mut Server<S>,
@@ -338,12 +338,12 @@ impl Client {
         });
     }
 
-    /// Goes without a word: the peer sees FIN, as long as everything was read.
+    /// Ends without a close frame: the peer sees FIN if everything was read.
     pub fn vanish(self) {
         self.ws.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     }
 
-    /// Goes with a reset.
+    /// Ends with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(self.ws.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
     }
@@ -355,7 +355,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Connects, and says nothing yet.
+    /// Connects, and sends nothing yet.
     pub fn connect<S>(server: &Server<S>) -> Self {
         Self { stream: stream_to(server.local_addr().unwrap()) }
     }
@@ -366,7 +366,7 @@ impl Raw {
         Self::upgrade_with(server, &upgrade_request(path)).0
     }
 
-    /// Connects and upgrades with a request of one's own; the response head comes back too.
+    /// Connects and upgrades with the given request; also returns the response head.
     #[track_caller]
     pub fn upgrade_with<S>(server: &mut Server<S>, request: &str) -> (Self, String) {
         let mut raw = Self::connect(server);
@@ -422,7 +422,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The next thing that is complete, as `take` makes it of that, if it is there.
+    /// What `take` makes of the next complete item, if there is one.
     pub fn next<R>(
         &mut self,
         raw: &Raw,
@@ -457,7 +457,7 @@ enum Available {
     End,
 }
 
-/// Reads what is there, until `into` is `limit` bytes long.
+/// Reads the bytes that have arrived, until `into` is `limit` bytes long.
 fn read_available(
     mut stream: &TcpStream,
     into: &mut Vec<u8>,
@@ -492,7 +492,7 @@ pub fn upgrade_request(path: &str) -> String {
 }
 
 /// A frame as a client sends it, for payloads up to 65535 bytes. The masking key is zero, so the
-/// payload stands there as it is.
+/// payload is unchanged.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {

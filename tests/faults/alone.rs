@@ -8,7 +8,7 @@ use std::process::Command;
 const INSIDE: &str = "IKISOCKET_TEST_INSIDE";
 
 /// Runs `test`, the body of the test of this name (`module::function`), in a process of its own
-/// that may open so many files.
+/// that may open at most `files` files.
 pub fn alone(name: &str, files: u32, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
         return test();

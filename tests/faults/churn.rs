@@ -1,4 +1,4 @@
-//! Connections that come and go without end: nothing of them stays.
+//! Churn: connections that begin and end without pause leave nothing behind.
 
 use ikisocket::Server;
 

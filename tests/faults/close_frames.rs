@@ -1,4 +1,4 @@
-//! Peers that do not keep to the order of a close: it ends the connection all the same, once.
+//! Peers that violate the order of a close: the connection still ends, and once.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A process without descriptors, and one with many connections that have not said what they want.
+//! A process without descriptors, and one with many connections that have sent no request.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ fn exhaustion() {
     let mut server = echo(Server::builder());
     let mut first = Peer::open(&mut server, "/ws");
     let second = Peer::open(&mut server, "/ws");
-    // All but one descriptor are taken, and that one the newcomer's own socket gets.
+    // All descriptors but one are taken, and the newcomer's own socket gets that one.
     let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(taken.len() < 40, "there is a limit");
     taken.pop();
@@ -43,20 +43,20 @@ fn exhaustion() {
         started.elapsed()
     );
 
-    // Those who are there are served meanwhile.
+    // The open connections are served meanwhile.
     for _ in 0..20 {
         first.send_at_once(&frame(TEXT, "still here"));
         first.expect_text(&mut server, "still here");
     }
     assert_eq!(newcomer.read_some(1), 0, "the newcomer waits");
 
-    // One has gone: the newcomer is served, without a new connection to remind the server.
+    // One connection ended: the newcomer is served, without a new event of the listener.
     second.reset();
     assert!(newcomer.head(&mut server).starts_with("HTTP/1.1 101 "));
     newcomer.send(&mut server, frame(TEXT, "at last"));
     newcomer.expect_text(&mut server, "at last");
 
-    // And when nobody goes but a descriptor becomes free elsewhere, it is found after the pause.
+    // A descriptor that becomes free elsewhere, while no connection ends, is found after the pause.
     taken.extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
     taken.pop();
     let mut last = Peer::connect(&server);
@@ -98,7 +98,7 @@ fn flood() {
     }
     assert!(turns < 500, "{turns} turns for 50 answers");
     assert_eq!(server.sockets().len(), 1);
-    // The flood's connections are no worse than others, once they say what they want.
+    // The flood's connections are served as others are once they send a request.
     for (number, peer) in flood.iter_mut().enumerate().step_by(50) {
         peer.send_at_once(&head.as_bytes()[number % head.len()..]);
         assert!(peer.head(&mut server).starts_with("HTTP/1.1 101 "));
@@ -161,7 +161,7 @@ fn one_line() {
     };
     (0..20).for_each(|_| come_and_go(&mut test));
     assert_eq!(WARNINGS.load(Ordering::Relaxed), 1);
-    // When it went well for a while, the next time is news.
+    // After some time without a shortage, the next one is logged again.
     test.skip(Duration::from_secs(60));
     come_and_go(&mut test);
     assert_eq!(WARNINGS.load(Ordering::Relaxed), 2);

@@ -1,11 +1,11 @@
-//! Peers that send much of what costs work and carries nothing: pings and fragments.
+//! Floods of frames that cost work and carry no data: pings and fragments.
 
 use ikisocket::{Builder, Server};
 use socket2::SockRef;
 
 use crate::kit::*;
 
-/// A server that sends messages back and writes nothing down, with so much to read in one go.
+/// An echo server that logs nothing, with a small send buffer for each connection.
 fn quiet_echo(settings: Builder) -> Server<()> {
     let mut server = settings.build(()).unwrap();
     server.listen("127.0.0.1:0").unwrap();
@@ -40,7 +40,7 @@ fn ping_floods_cost_one_pong_for_each_peer_and_delay_no_other() {
         witness.expect_text(&mut server, &round.to_string());
         assert!(turns < 10, "{turns} turns for one answer");
     }
-    assert!(waited > 0, "nobody was blocked");
+    assert!(waited > 0, "no peer was blocked");
     // The pongs of the one read that filled the socket, and the latest.
     assert!(waited <= BUFFER + 127, "{waited} bytes waited");
     assert_eq!(server.sockets().len(), 6, "it is no reason to be disconnected");
@@ -67,7 +67,7 @@ fn empty_fragments_without_end_are_1008_after_a_thousand() {
     let mut server = echo(Server::builder());
     let mut peer = Peer::open(&mut server, "/ws");
     let empty = fragment(CONTINUATION, "");
-    // The ping's answer shows that all before it was borne with.
+    // The answer to the ping shows that the server accepted everything before it.
     peer.send(
         &mut server,
         [fragment(TEXT, "a"), empty.repeat(1000), frame(PING, "alive")].concat(),
@@ -79,7 +79,7 @@ fn empty_fragments_without_end_are_1008_after_a_thousand() {
         more += 1;
         peer.read_some(usize::MAX) > 0
     });
-    assert!(more < 20, "{more} more were borne with");
+    assert!(more < 20, "{more} more were accepted");
     peer.try_send(&mut server, &empty.repeat(1000));
     peer.expect_close(&mut server, 1008);
     peer.part(&mut server);

@@ -1,6 +1,6 @@
 //! What happens when something fails: peers that vanish, flood or never read, and a process that
-//! runs out of what it needs. Every test asserts the same three things: whoever failed is told of
-//! once, nothing of it stays, and nobody else notices.
+//! runs out of descriptors. Every test asserts the same three things: the events of a failed
+//! connection fire once, nothing of it stays, and no other connection notices.
 
 mod alone;
 mod churn;

@@ -1,4 +1,4 @@
-//! The page that says what is tested is true.
+//! The tests that SECURITY.md names exist.
 
 use std::path::Path;
 

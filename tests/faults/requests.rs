@@ -31,7 +31,7 @@ fn a_thousand_slow_requests() {
         let mut peer = Peer::connect(&server);
         peer.send_at_once(&head.as_bytes()[..1]);
         slow.push((peer, 1));
-        // The system keeps only so many until they are accepted.
+        // The system keeps only a limited number of connections until they are accepted.
         if slow.len() % 50 == 0 {
             turn(&mut server);
         }
@@ -42,7 +42,9 @@ fn a_thousand_slow_requests() {
             *sent += 1;
         }
         witness.send_at_once(&frame(TEXT, rounds.to_string()));
-        turn_until(server, "the answer to one who is in", |_| witness.read_some(usize::MAX) > 0);
+        turn_until(server, "the answer to the open connection", |_| {
+            witness.read_some(usize::MAX) > 0
+        });
         witness.expect_text(server, &rounds.to_string());
         if rounds % 20 == 0 {
             Peer::open(server, "/ws").reset();
@@ -60,7 +62,7 @@ fn a_thousand_slow_requests() {
         assert_eq!(response.status(), 408);
     }
     drop(slow);
-    turn_until(&mut server, "nobody but the witness", |server| server.sockets().len() == 1);
+    turn_until(&mut server, "only the witness", |server| server.sockets().len() == 1);
     println!("{rounds} rounds, {} bytes of live heap for each slow request", most / SLOW as isize);
     assert!(most / (SLOW as isize) < 1024, "{most} bytes of live heap");
 }

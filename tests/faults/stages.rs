@@ -1,5 +1,5 @@
-//! FIN, RST and silence at every stage of a connection: it ends once, is told once and with the
-//! right reason, and disturbs nobody.
+//! FIN, RST and silence at every stage of a connection: it ends once, its events fire once and with
+//! the right reason, and no other connection is disturbed.
 
 use std::time::{Duration, Instant};
 
@@ -8,26 +8,26 @@ use socket2::SockRef;
 
 use crate::kit::*;
 
-/// How long a silent peer is borne with in each stage but an open one.
+/// How long a peer may be silent in each stage except an open one.
 const TIMEOUT: Duration = Duration::from_millis(40);
-/// Together, how long an open one may say nothing.
+/// The sum of both is how long an open connection may be silent.
 const PING_AFTER: Duration = Duration::from_millis(20);
 const DEAD_AFTER: Duration = Duration::from_millis(30);
 
-/// A stage of a connection, and what is told when the peer goes there.
+/// A stage of a connection, and the events that fire on the way there and at its end.
 pub struct Stage {
     pub name: &'static str,
     /// Brings a new connection there.
     pub enter: fn(&mut Server<Log>) -> Peer,
-    /// What was told on the way.
+    /// The events that fired on the way.
     so_far: &'static [&'static str],
-    /// The beginnings of what is told when the peer ends the connection with FIN,
+    /// The beginnings of the events' lines when the peer ends the connection with FIN,
     fin: &'static [&'static str],
     /// with RST,
     reset: &'static [&'static str],
-    /// or never says or takes anything again.
+    /// or never sends or takes anything again.
     silence: &'static [&'static str],
-    /// What it is given up for then is the stall timeout, not the silence.
+    /// The silent peer then fails with the stall timeout, not with the silence.
     stuck: bool,
 }
 
@@ -41,8 +41,8 @@ const SILENT: &[&str] = &["error Silent(50ms)", "disconnect Silent(50ms)"];
 const UNCLEAN: &[&str] = &["disconnect 1000 \"Connection closed\""];
 
 impl Stage {
-    /// Nobody has heard of the connection yet, or everything is told already.
-    const fn untold(
+    /// No event of the connection has fired yet, or all have fired already.
+    const fn without_events(
         name: &'static str,
         so_far: &'static [&'static str],
         enter: fn(&mut Server<Log>) -> Peer,
@@ -60,14 +60,16 @@ impl Stage {
 }
 
 pub const STAGES: [Stage; 17] = [
-    Stage::untold("before it is accepted", NOTHING, |server| Peer::connect(server)),
-    Stage::untold("before the head", NOTHING, |server| begun(server, "")),
-    Stage::untold("in the head", NOTHING, |server| begun(server, &upgrade("/ws", "")[..50])),
-    Stage::untold("at the last byte of the head", NOTHING, |server| {
+    Stage::without_events("before it is accepted", NOTHING, |server| Peer::connect(server)),
+    Stage::without_events("before the head", NOTHING, |server| begun(server, "")),
+    Stage::without_events("in the head", NOTHING, |server| {
+        begun(server, &upgrade("/ws", "")[..50])
+    }),
+    Stage::without_events("at the last byte of the head", NOTHING, |server| {
         let head = upgrade("/ws", "");
         begun(server, &head[..head.len() - 1])
     }),
-    Stage::untold("refused, before the refusal is read", NOTHING, |server| {
+    Stage::without_events("refused, before the refusal is read", NOTHING, |server| {
         begun(server, &upgrade("/nothing", ""))
     }),
     Stage::open("behind the head, before the 101 is read", CONNECT, |server| {
@@ -103,7 +105,7 @@ pub const STAGES: [Stage; 17] = [
         fin: UNCLEAN,
         reset: UNCLEAN,
         silence: UNCLEAN,
-        ..Stage::untold(
+        ..Stage::without_events(
             "closing",
             &["connect", "message \"close\"", "close 1000 \"Connection closed\""],
             |server| asking(server, "close"),
@@ -114,13 +116,13 @@ pub const STAGES: [Stage; 17] = [
         reset: UNCLEAN,
         silence: &["error Stalled(40ms)", "disconnect Stalled(40ms) 1000 \"Connection closed\""],
         stuck: true,
-        ..Stage::untold(
+        ..Stage::without_events(
             "closing, while messages wait",
             &["connect", "message \"much, and close\"", "close 1000 \"Connection closed\""],
             |server| asking(server, "much, and close"),
         )
     },
-    Stage::untold(
+    Stage::without_events(
         "draining behind its own close",
         &["connect", "disconnect 1000 \"\" clean"],
         |server| {
@@ -130,7 +132,7 @@ pub const STAGES: [Stage; 17] = [
             peer
         },
     ),
-    Stage::untold(
+    Stage::without_events(
         "draining behind a violation",
         &["connect", "error Protocol(Unmasked)", "disconnect Protocol(Unmasked) 1002"],
         |server| {
@@ -167,7 +169,7 @@ fn asking(server: &mut Server<Log>, what: &str) -> Peer {
     peer
 }
 
-/// A server that sends messages back, and does what some of them ask for.
+/// An echo server that also does what some messages ask for.
 pub fn obliging(settings: Builder) -> Server<Log> {
     let mut server = server(settings);
     server.route("/ws", |_, _| {}).unwrap();
@@ -189,7 +191,7 @@ pub fn obliging(settings: Builder) -> Server<Log> {
     server
 }
 
-/// Turns the loop until it has let go of one connection, of which `peer` reads all that comes.
+/// Turns the loop until it has removed one connection. `peer` reads everything that comes.
 pub fn turn_until_let_go(
     server: &mut Server<Log>,
     mut peer: Option<&mut Peer>,
@@ -207,7 +209,7 @@ pub fn turn_until_let_go(
     assert_eq!(closed, 1);
 }
 
-/// Asserts that one who stayed is served.
+/// Asserts that the connection which stayed open is served.
 pub fn assert_served(server: &mut Server<Log>, witness: &mut Peer, text: &str) {
     witness.send(server, frame(TEXT, text));
     turn_until(server, "the answer", |_| {
@@ -216,19 +218,19 @@ pub fn assert_served(server: &mut Server<Log>, witness: &mut Peer, text: &str) {
     });
 }
 
-/// Asserts what was told, but for the signs of life of the one who stayed.
-fn assert_told(server: &mut Server<Log>, name: &str, expected: &[&[&str]]) {
+/// Asserts which events fired, except the pongs of the connection which stayed open.
+fn assert_fired(server: &mut Server<Log>, name: &str, expected: &[&[&str]]) {
     let expected = expected.concat();
     server.state_mut().retain(|line| line != "pong");
-    let told = server.state();
-    let same = told.len() == expected.len()
-        && told.iter().zip(&expected).all(|(told, line)| told.starts_with(line));
-    assert!(same, "{name}: {told:#?} was told instead of {expected:#?}");
-    let clean = told
+    let fired = server.state();
+    let same = fired.len() == expected.len()
+        && fired.iter().zip(&expected).all(|(fired, line)| fired.starts_with(line));
+    assert!(same, "{name}: {fired:#?} fired instead of {expected:#?}");
+    let clean = fired
         .iter()
         .zip(&expected)
-        .all(|(told, line)| told.ends_with("clean") == line.ends_with("clean"));
-    assert!(clean, "{name}: {told:#?}");
+        .all(|(fired, line)| fired.ends_with("clean") == line.ends_with("clean"));
+    assert!(clean, "{name}: {fired:#?}");
 }
 
 #[test]
@@ -241,7 +243,7 @@ fn a_fin_at_any_stage_fires_once_and_everything_before_it_arrives() {
         peer.finish();
         turn_until_let_go(&mut server, Some(&mut peer), || {});
         assert_eq!(peer.end(&mut server), End::Fin, "{}", stage.name);
-        assert_told(&mut server, stage.name, &[stage.so_far, stage.fin]);
+        assert_fired(&mut server, stage.name, &[stage.so_far, stage.fin]);
         assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
     }
@@ -256,13 +258,13 @@ fn a_reset_at_any_stage_fires_once_and_disturbs_no_other_connection() {
         let peer = (stage.enter)(&mut server);
         peer.reset();
         turn_until_let_go(&mut server, None, || {});
-        assert_told(&mut server, stage.name, &[stage.so_far, stage.reset]);
+        assert_fired(&mut server, stage.name, &[stage.so_far, stage.reset]);
         assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
     }
 }
 
-/// A half-open peer: its machine has gone, and nothing ever tells the server.
+/// A half-open peer: its machine vanished, and the server gets no sign of that.
 #[test]
 fn a_peer_that_vanishes_at_any_stage_is_removed_at_that_stages_timeout() {
     for stage in STAGES {
@@ -279,10 +281,10 @@ fn a_peer_that_vanishes_at_any_stage_is_removed_at_that_stages_timeout() {
         server.state_mut().clear();
         let mut peer = (stage.enter)(&mut server);
         turn_until_let_go(&mut server, None, || witness.send_at_once(&frame(PONG, "")));
-        assert_told(&mut server, stage.name, &[stage.so_far, stage.silence]);
+        assert_fired(&mut server, stage.name, &[stage.so_far, stage.silence]);
         assert_eq!(server.sockets().len(), 1, "{}", stage.name);
         assert_served(&mut server, &mut witness, stage.name);
-        // Who has only begun to ask is told what was wrong.
+        // A peer that has sent a part of its request reads what was wrong.
         peer.read_some(usize::MAX);
         let late = peer.received().starts_with(b"HTTP/1.1 408 ");
         assert_eq!(

@@ -25,7 +25,7 @@ struct Seen {
     others: Vec<String>,
 }
 
-/// The path tells who they are; the slow ones have little room in the system's buffers.
+/// The path says which peer it is. The slow ones get small buffers of the system.
 fn stormy() -> Server<Seen> {
     let mut server = Server::builder()
         .max_outbox(OUTBOX)
@@ -55,7 +55,7 @@ fn stormy() -> Server<Seen> {
     server
 }
 
-/// One who reads each message to its end and compares it, without keeping it.
+/// A peer that reads each message to its end and compares it, without keeping it.
 struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -125,7 +125,7 @@ fn gibibyte() {
     let before = heap();
     let (mut sent, mut most, mut number, mut looks) = (0, 0, 0, 0);
     while sent < 1 << 30 {
-        // Whenever one has been given up, the next one takes its place: there is no moment without.
+        // When one has failed, the next one takes its place, so there is always one.
         if server.sockets().len() == READERS {
             never_reads =
                 Some(Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads"));
@@ -135,7 +135,7 @@ fn gibibyte() {
         frame_of(message, &mut frame);
         assert!(server.sockets().broadcast(message) >= READERS);
         most = most.max(heap() - before);
-        // Nobody is waited for: what was offered to the sockets once is there.
+        // The server waits for no peer: the bytes were offered to the sockets once.
         server.poll(Some(Duration::ZERO)).unwrap();
         for reader in &mut readers {
             reader.come = 0;
@@ -150,7 +150,7 @@ fn gibibyte() {
     }
     println!("{number} broadcasts, {looks} looks, {most} bytes of live heap at most");
     assert!(looks < 2 * READERS * number, "{looks} looks for {number} messages");
-    // What may wait for the one, the message on its way to the others, and little more.
+    // The outbox of the slow peer, the message on its way to the others, and little more.
     assert!(
         most > (OUTBOX / 2) as isize && most < (OUTBOX + 512 * KIB) as isize,
         "{most} bytes of live heap"
@@ -161,7 +161,7 @@ fn gibibyte() {
     assert!(seen.connects > 500, "{} did not read", seen.connects);
     assert!(
         seen.slow >= seen.connects - 1,
-        "{} of {} were told of as slow",
+        "{} of {} ended as slow consumers",
         seen.slow,
         seen.connects
     );

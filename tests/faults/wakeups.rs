@@ -26,8 +26,8 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
             .push(SockRef::from(&kws.transport().fd().unwrap()).try_clone().unwrap().into());
     };
     server.route("/ws", keep).unwrap();
-    // Whoever is told first takes away what has come for everybody else; the poll has already said
-    // that it is there.
+    // The first listener takes the input of all other connections away, after the poll has already
+    // reported it.
     let steal = ends.clone();
     server.on(Event::Message, move |log, ep| {
         for mut end in steal.borrow().iter() {
@@ -49,7 +49,7 @@ fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
         *server.state(),
         ["message \"hello\"".to_owned(), format!("{} bytes taken away", message.len())]
     );
-    // Nobody is worse off for it.
+    // No connection has suffered from it.
     ends.borrow_mut().clear();
     assert_served(&mut server, &mut ann, "after");
     assert_served(&mut server, &mut bob, "after");
@@ -68,7 +68,7 @@ fn turns_without_a_reason_change_nothing_at_any_stage() {
         }
         assert_eq!(*server.state(), told, "{}", stage.name);
         assert_ne!(server.next_timeout(), Some(Duration::ZERO), "{}: the loop spins", stage.name);
-        // Nor has it lost the connection.
+        // The connection is not lost either.
         peer.finish();
         crate::stages::turn_until_let_go(&mut server, Some(&mut peer), || {});
     }

@@ -1,4 +1,4 @@
-//! Peers that read slowly or not at all: nothing is lost, doubled or cut, and nobody else waits.
+//! Peers that read slowly or not at all: nothing is lost, doubled or cut, and no other waits.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -42,8 +42,8 @@ impl Source {
         (0..len).map(|at| number.wrapping_add(at as u8)).collect()
     }
 
-    /// Emits a few messages on the slow connection, some of them to everybody, as far as there is
-    /// room.
+    /// Emits a few messages on the slow connection, some of them to all connections, while they fit
+    /// into the outbox.
     fn emit(&mut self, kws: &mut Socket<'_, Source>) {
         for _ in 0..1 + self.random.below(30) {
             if self.left == 0 || kws.waiting_bytes() > 700 * KIB {
@@ -154,7 +154,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
 }
 
 /// A server whose connections have small buffers, and one that does not read.
-/// What the outbox relies on: without such an event what waits would never be offered again.
+/// The outbox relies on this event: without it the waiting bytes would never be offered again.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_short_write_is_followed_by_an_event_at_any_unsent_limit() {
@@ -178,7 +178,7 @@ fn a_short_write_is_followed_by_an_event_at_any_unsent_limit() {
         poll.registry().register(&mut server, Token(0), Interest::WRITABLE).unwrap();
         let (chunk, mut buffer) = (vec![0; 256 * KIB], vec![0; 64 * KIB]);
         for _ in 0..200 {
-            // Edge-triggered events before the short write say nothing about it.
+            // Edge-triggered events from before the short write do not report it.
             poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
             loop {
                 let len = 1 + random.below(chunk.len());
@@ -231,7 +231,7 @@ fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
 #[test]
 fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
     let (mut closed, mut reset) = (0, 0);
-    for (len, everybody) in [
+    for (len, to_all) in [
         (0, false),
         (1, false),
         (1000, false),
@@ -248,7 +248,7 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
         loop {
             let mut sockets = server.sockets();
             let Some(mut kws) = sockets.get(uuid) else { break };
-            match everybody {
+            match to_all {
                 false => match kws.emit(&message) {
                     Emitted::Refused(error) => {
                         assert_eq!(error, EmitError::Full);
@@ -265,7 +265,7 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
             assert!(taken < 10_000_000, "{len}: the outbox never fills");
         }
         turn_until_logged(&mut server, "disconnect", 1);
-        let name = format!("{len} bytes, {everybody}: {:?}", server.state());
+        let name = format!("{len} bytes, {to_all}: {:?}", server.state());
         assert!(server.state()[2].starts_with("error SlowConsumer { frame: "), "{name}");
         assert!(server.state()[3].starts_with("disconnect SlowConsumer { frame: "), "{name}");
         assert_eq!(server.state().len(), 4, "{name}");
@@ -335,7 +335,7 @@ fn before_an_outbox_counts_as_full_the_socket_is_offered_what_waits() {
 #[test]
 fn a_peer_that_takes_nothing_is_given_up_after_the_stall_timeout() {
     let timeout = Duration::from_millis(30);
-    for everybody in [false, true] {
+    for to_all in [false, true] {
         let (mut server, mut peer) =
             stuck(Server::builder().stall_timeout(timeout).ping_after(Duration::MAX));
         let mut sockets = server.sockets();
@@ -343,7 +343,7 @@ fn a_peer_that_takes_nothing_is_given_up_after_the_stall_timeout() {
         // Far more than the sockets keep, and less than the outbox.
         for _ in 0..100 {
             let message = vec![0; 10_000];
-            if everybody {
+            if to_all {
                 sockets.broadcast(message)
             } else {
                 usize::from(sockets.emit_to(uuid, message).is_ok())

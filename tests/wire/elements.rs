@@ -1,5 +1,5 @@
-//! Heads with one bad element: it costs itself where that is safe, and what can be read in two ways
-//! is refused.
+//! Heads with one bad element: where that is safe only the element is ignored. A head that can be
+//! read in two ways is refused.
 
 use ikisocket::{Builder, Server, Socket};
 
@@ -340,7 +340,7 @@ fn a_pair_of_the_query_that_is_no_text_costs_itself() {
 #[test]
 fn every_header_that_is_read_has_one_meaning_or_none() {
     let rows = vec![
-        // A bad element of `Upgrade` and `Connection` costs itself ...
+        // A bad element of `Upgrade` and `Connection` is ignored ...
         (
             "Upgrade with another element",
             replaced("Upgrade: websocket", b"Upgrade: websocket, caf\xe9"),

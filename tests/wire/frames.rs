@@ -97,7 +97,7 @@ fn the_pong_has_the_pings_data_and_precedes_what_the_listener_emits() {
     }
 }
 
-/// What a peer does wrong, and the code that it is told.
+/// What a peer does wrong, and the close code that it gets.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
     let unmasked = [0x81, 2, b'h', b'i'].to_vec();
     let control = |first: u8| raw(first, 126, &[0; 126]);
@@ -332,7 +332,7 @@ fn a_message_that_is_too_long_is_refused_by_its_header_alone() {
     assert_eq!(peer.frame(&mut server).payload.len(), 100_000, "exactly as long as allowed");
     peer.send(&mut server, raw(FIN | BINARY, 100_001, b""));
     peer.expect_close(&mut server, 1009);
-    // And by the first header with which its fragments become too long.
+    // A message in fragments is refused by the first header that makes it too long.
     let mut peer = Peer::open(&mut server, "/ws");
     peer.send(
         &mut server,

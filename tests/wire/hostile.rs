@@ -1,4 +1,4 @@
-//! Peers that vanish, flood or stop half-way: nobody else notices, and the loop neither grows nor
+//! Peers that vanish, flood or stop half-way: no other peer notices, and the loop neither grows nor
 //! spins.
 
 use std::panic::resume_unwind;
@@ -66,7 +66,7 @@ fn a_reset_at_any_moment_ends_one_connection_and_disturbs_no_other() {
             witness.expect_text(&mut server, name);
         }
     }
-    turn_until(&mut server, "nobody but the witness", |server| server.sockets().len() == 1);
+    turn_until(&mut server, "only the witness", |server| server.sockets().len() == 1);
     assert_serves(&mut server);
 }
 
@@ -161,7 +161,7 @@ fn a_peer_that_never_stops_sending_after_its_refusal_is_cut_off() {
     assert_serves(&mut server);
 }
 
-/// A reset would overtake what was said last (RFC 6455 §7.1.1, RFC 9112 §9.6).
+/// A reset would overtake the last bytes sent (RFC 6455 §7.1.1, RFC 9112 §9.6).
 #[test]
 fn a_client_that_is_still_sending_learns_why_it_was_closed() {
     let much = frame(BINARY, vec![0; 60_000]).repeat(60);

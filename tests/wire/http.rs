@@ -1,4 +1,4 @@
-//! Plain HTTP: pages beside the sockets.
+//! Plain HTTP: pages on the same port as the WebSocket routes.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -59,7 +59,7 @@ fn a_page_is_answered_and_the_connection_closed() {
 
 #[test]
 fn a_head_request_that_waited_is_always_refused_without_a_body() {
-    for cause in ["nobody decides", "a shutdown", "a filter", "the time"] {
+    for cause in ["no decision", "a shutdown", "a filter", "the time"] {
         for method in ["HEAD", "GET"] {
             let mut server = echo(Server::builder().handshake_timeout(Duration::from_millis(30)));
             server.get("/", |_, _, _| Response::html("home")).unwrap();
@@ -76,7 +76,7 @@ fn a_head_request_that_waited_is_always_refused_without_a_body() {
                 waiting.is_some()
             });
             match cause {
-                "nobody decides" => waiting = None,
+                "no decision" => waiting = None,
                 "a shutdown" => server.sockets().shutdown(Shutdown::default()).unwrap(),
                 "a filter" => {
                     waiting.take().unwrap().reject(Response::new(503).with_body("no")).unwrap()
@@ -129,7 +129,7 @@ fn old_and_busy_clients_are_served_too() {
         ("Connection: keep-alive", get("/about").replace("Host", "Connection: keep-alive\r\nHost")),
         ("a second request behind it", two),
         (
-            "a body that nobody reads",
+            "a body that the server does not read",
             get("/about").replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"),
         ),
         ("empty lines before", format!("\r\n\r\n{}", get("/about"))),

@@ -1,4 +1,4 @@
-//! Raw clients beside a server that is turned by hand, all in one thread: whoever waits, turns.
+//! Raw clients beside a server that is turned by hand, all in one thread: a wait turns the loop.
 
 use std::fmt::Debug;
 use std::io::{ErrorKind, Read, Write};
@@ -64,7 +64,7 @@ fn line<S>(ep: &EventPayload<'_, S>) -> String {
     format!("{}{data}{error}{code}{}", ep.name, if ep.clean { " clean" } else { "" })
 }
 
-/// Turns the loop until `done`, or fails saying what was waited for.
+/// Turns the loop until `done`, or fails and names the condition.
 pub fn turn_until<S>(
     server: &mut Server<S>,
     what: &str,
@@ -84,7 +84,7 @@ pub fn turn_until_logged(server: &mut Server<Log>, beginning: &str, times: usize
     });
 }
 
-/// Turns the loop until it has let go of `gone` connections.
+/// Turns the loop until it has removed `gone` connections.
 pub fn turn_until_closed<S>(server: &mut Server<S>, gone: usize) {
     let (mut closed, started) = (0, Instant::now());
     while closed < gone {
@@ -96,7 +96,7 @@ pub fn turn_until_closed<S>(server: &mut Server<S>, gone: usize) {
     }
 }
 
-/// Gives the loop the chance to take in what was sent so far.
+/// Turns the loop so that it can read the bytes that were sent so far.
 pub fn turn<S>(server: &mut Server<S>) {
     for _ in 0..3 {
         server.poll(Some(Duration::ZERO)).unwrap();
@@ -112,7 +112,7 @@ pub enum End {
     Reset,
 }
 
-/// A client that knows nothing of WebSocket but what a test tells it to send.
+/// A client that sends only the bytes of the test: it knows nothing of WebSocket.
 pub struct Peer {
     stream: TcpStream,
     received: Vec<u8>,
@@ -160,7 +160,7 @@ impl Peer {
         self.stream.local_addr().unwrap()
     }
 
-    /// Sends all of it; the loop turns while there is no room.
+    /// Sends all bytes. The loop turns while the socket is full.
     pub fn send<S>(&mut self, server: &mut Server<S>, bytes: impl AsRef<[u8]>) {
         let mut rest = bytes.as_ref();
         turn_until(server, "room to send", |_| {
@@ -175,12 +175,12 @@ impl Peer {
         });
     }
 
-    /// Sends all of it into the socket's own buffer, before the loop turns again.
+    /// Sends all bytes into the socket's own buffer, before the loop turns again.
     pub fn send_at_once(&mut self, bytes: &[u8]) {
         assert_eq!(self.stream.write(bytes).unwrap(), bytes.len());
     }
 
-    /// Sends as much as the other side takes: it may have hung up.
+    /// Sends as much as the server takes, which may have closed the connection.
     pub fn try_send<S>(&mut self, server: &mut Server<S>, bytes: &[u8]) {
         for piece in bytes.chunks(16 * 1024) {
             let _ = self.stream.write(piece);
@@ -188,7 +188,7 @@ impl Peer {
         }
     }
 
-    /// Whether the server has not hung up with a reset.
+    /// Whether the server has not reset the connection.
     pub fn is_connected(&self) -> bool {
         self.stream.take_error().unwrap().is_none() && self.stream.peer_addr().is_ok()
     }
@@ -215,7 +215,7 @@ impl Peer {
         while self.end.is_none() && self.read_some(usize::MAX) > 0 {}
     }
 
-    /// What was read and not looked at yet.
+    /// Bytes that were read and not looked at yet.
     pub fn received(&self) -> &[u8] {
         &self.received
     }
@@ -251,7 +251,7 @@ impl Peer {
         String::from_utf8(head).unwrap()
     }
 
-    /// A whole HTTP response, which is the last thing that comes, and the end of the connection.
+    /// A whole HTTP response, which must be the last bytes, and the end of the connection.
     pub fn response<S>(&mut self, server: &mut Server<S>) -> Response {
         let head = self.head(server);
         let end = self.end(server);
@@ -319,7 +319,7 @@ impl Peer {
         assert!(self.stream.take_error().unwrap().is_none());
     }
 
-    /// Hangs up with a reset.
+    /// Ends with a reset.
     pub fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
@@ -407,7 +407,7 @@ impl Frame {
         self.payload.first_chunk().copied().map(u16::from_be_bytes)
     }
 
-    /// The first frame of what was received, and its length there, if it is there in full.
+    /// The first received frame, and its length there, if it is complete.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         assert_eq!(first & 0xF0, FIN, "the server sends whole messages, without reserved bits");

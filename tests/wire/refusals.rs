@@ -1,4 +1,4 @@
-//! Which requests are refused with what, which refusal wins, and that its words arrive.
+//! Which requests are refused with which status, which refusal wins, and that it arrives.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ const FAULTS: [Fault; 14] = [
 ];
 
 impl Fault {
-    /// The status, a header with its value, and words that only this refusal has.
+    /// The status, a header with its value, and text that only this refusal has.
     fn answer(self) -> (u16, Option<(&'static str, &'static str)>, &'static str) {
         match self {
             MalformedLine => (400, None, "before the colon"),
@@ -117,7 +117,7 @@ fn strict(handshake_timeout: u64) -> Server<Log> {
     server
 }
 
-/// Sends a faulty handshake, and then `more` that nobody asked for; reads the whole answer.
+/// Sends a faulty handshake, and then `more` unexpected bytes; reads the whole answer.
 fn refuse(server: &mut Server<Log>, faults: &[Fault], more: usize) -> Response_ {
     server.sockets().refuse_upgrades(faults.contains(&Refusing));
     let mut peer = Peer::connect(server);
@@ -145,8 +145,8 @@ fn assert_refused(response: &Response_, fault: Fault, name: &str) {
     }
 }
 
-/// A head that breaks no line's form but two rules at once is only judged when it is there, so what
-/// is too large for that is not.
+/// A head whose lines have the right form, but which breaks two rules, is only judged when it is
+/// complete. A head that is too large for that is not judged.
 fn cannot_meet(former: Fault, latter: Fault) -> bool {
     let one_of = |a, b| former == a && latter == b;
     one_of(TwoHosts, TooLarge)
@@ -252,7 +252,7 @@ fn a_head_of_a_mebibyte_is_refused_before_its_end() {
     peer.try_send(&mut server, head.as_bytes());
     let response = peer.response(&mut server);
     assert_eq!(response.status(), 431);
-    // Past what is discarded for the sake of the last word the connection is cut off.
+    // The server discards a limited number of bytes so that the refusal arrives, then it resets.
     assert_eq!(response.header("Content-Length").unwrap(), response.body.len().to_string());
     assert_eq!(server.sockets().len(), 0);
 }

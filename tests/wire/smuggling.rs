@@ -49,7 +49,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
     let good = good();
     let body = "5\r\nhello\r\n0\r\n\r\n";
     let text: Vec<(&'static str, String, u16)> = vec![
-        // Whom is it for?
+        // Which host is it for?
         ("two Host", with("Host: other\r\n"), 400),
         ("the same Host twice", with("Host: localhost\r\n"), 400),
         ("Host in another case", with("hOST: other\r\n"), 400),
@@ -124,7 +124,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a header without a name", with(": 5\r\n"), 400),
         ("a name outside ASCII", with("Cöntent-Length: 5\r\n"), 400),
         ("a name in quotes", with("\"Host\": other\r\n"), 400),
-        // What is asked for?
+        // Which target does it ask for?
         ("authority form", line("GET localhost:80 HTTP/1.1"), 400),
         ("authority form of CONNECT", line("CONNECT localhost:80 HTTP/1.1"), 404),
         ("*", line("GET * HTTP/1.1"), 400),
@@ -145,7 +145,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, u16)> {
             431,
         ),
         ("a target outside ASCII", line("GET /wätched HTTP/1.1"), 404),
-        // In which way?
+        // In which method and version?
         ("HTTP/1.0", line("GET /watched HTTP/1.0"), 426),
         ("HTTP/0.9", "GET /watched\r\n".to_owned(), 400),
         ("HTTP/2 in the request line", line("GET /watched HTTP/2.0"), 400),
@@ -210,7 +210,7 @@ fn every_smuggled_request_gets_its_status_and_runs_no_callback() {
             let mut peer = Peer::connect(&server);
             peer.send(&mut server, [&request, behind.as_bytes()].concat());
             let response = peer.response(&mut server);
-            // One response of its length and then FIN: nothing that comes behind it is answered.
+            // One response of its length, then FIN: the request behind it gets no answer.
             response.assert_whole();
             assert_eq!(response.status(), status, "{name}: {response:?}");
             peer.part(&mut server);
@@ -314,7 +314,7 @@ fn what_follows_a_request_for_a_page_is_no_second_one() {
     }
 }
 
-/// Values that would end a header, a head or a response if they got into one as they are.
+/// Values that would end a header, a head or a response if they got into one unescaped.
 const SPLITTING: [&str; 8] = [
     "a\r\nSet-Cookie: stolen=1",
     "a\nSet-Cookie: stolen=1",
@@ -338,7 +338,7 @@ fn no_value_of_a_client_splits_a_response_of_a_filter_or_page() {
         let Some(value) = incoming.query("value").map(|value| value.into_owned()) else {
             return Ok(());
         };
-        // Kept as it is: attributes never reach the wire by themselves.
+        // Kept unescaped: attributes never reach the wire by themselves.
         incoming.attributes.set("value", value.clone());
         match incoming.query("as").as_deref() {
             Some("value") => {
@@ -401,11 +401,11 @@ fn no_value_of_the_program_splits_a_response_either() {
         let refused = server.route_with("/own", options, |_, _| {}).unwrap_err();
         assert_eq!(refused, RouteError::Subprotocol { name: value.to_owned() });
     }
-    // A second length, a second end: what the server writes itself cannot be contradicted.
+    // A second length or end: the program cannot contradict the headers that the server writes.
     for name in ["Content-Length", "transfer-encoding", "CONNECTION"] {
         assert_eq!(Response::new(200).with_header(name, "0").unwrap_err(), HeaderError::Reserved);
     }
-    // Nor can a response be one that another has to follow.
+    // A response cannot be one that another response has to follow.
     for status in [100, 101, 103, 199] {
         assert_eq!(Response::new(status).status(), 500);
     }

@@ -1,4 +1,4 @@
-//! The upgrade: however the request arrives, and what the callbacks see of it.
+//! The upgrade: how a request may arrive, and what the callbacks see of it.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
