@@ -31,7 +31,8 @@
 //! ```
 //!
 //! `kws` is one connection, a [`Socket`]. `ep` is an [`EventPayload`]: the connection (`ep.kws`),
-//! the message (`ep.data`), and what else the event tells.
+//! the message (`ep.data`), and the event's other fields. Three cargo features add something, and
+//! none is on by default: `deflate` (compression), `listenfd` (sockets from systemd) and `testing`.
 //!
 //! # The model
 //!
@@ -61,13 +62,14 @@
 //!   it). Exception: a server that is dropped fires nothing more.
 //! - **Nothing emitted is lost before a close.** The close frame goes out behind everything that
 //!   was emitted before it, and a peer that reads at the [closing rate](Builder::closing_rate) gets
-//!   all of it. Exceptions: a refused message, what a [`SlowReader`] policy or [`Latest`] drops,
-//!   [`Socket::abort`], the deadline of a shutdown, a server that is dropped, and a connection that
-//!   fails. Nothing is reordered between an emit and the socket, but pings and pongs may pass
-//!   messages that wait.
+//!   all of it. Nothing is reordered on the way, but pings and pongs may pass messages that wait.
+//!   Exceptions:
+//!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
+//!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
+//!   - a connection that fails: reset, stalled, silent, or too slow.
 //! - **No connection stays.** When a connection stops being open, or its response is queued, its
-//!   end is fixed. Nothing that the peer does moves it. (An open connection whose peer answers
-//!   pings stays.)
+//!   end is fixed, and nothing that the peer does moves it ([Closing](manual::closing)). An open
+//!   connection stays for as long as its peer answers pings.
 //! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
 //!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
 //!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another. No other connection is
@@ -75,8 +77,8 @@
 //! - **One recv, one send.** An echo costs one system call for each, and a socket is registered
 //!   once. Exceptions: Unix sockets need one more read, and large messages more of both.
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
-//!   Exception: [compression](manual::compression) encodes once for each kind of connection, or for
-//!   each connection.
+//!   Exception: [compression](manual::compression), which encodes once more for each window size,
+//!   or once for each connection.
 //! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
 //!   buffer. Exception: compression with a context of its own.
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
