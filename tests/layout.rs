@@ -226,3 +226,46 @@ fn each_file_that_the_architecture_names_exists_and_each_layer_is_named() {
         assert!(page.lines().any(|line| line.starts_with(&format!("  {layer} "))), "{layer}");
     }
 }
+
+/// The Markdown files in a folder of the manual, as `mod.rs` names them.
+fn chapters(folder: &Path, prefix: &str) -> Vec<String> {
+    let mut chapters = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            chapters.extend(self::chapters(&path, &format!("{name}/")));
+        } else if name.ends_with(".md") {
+            chapters.push(name);
+        }
+    }
+    chapters
+}
+
+#[test]
+fn each_chapter_is_included_in_the_manual_and_linked_from_its_contents() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |name: &str| fs::read_to_string(source.join(name)).unwrap();
+    let (manual, front, cookbook) =
+        (read("manual/mod.rs"), read("lib.rs"), read("manual/cookbook.md"));
+    let chapters = chapters(&source.join("manual"), "");
+    for chapter in &chapters {
+        let include = format!("include_str!(\"{chapter}\")");
+        let (_, after) = manual.split_once(&include).unwrap_or_else(|| panic!("{chapter}"));
+        let (_, declaration) = after.split_once("pub mod ").unwrap();
+        let module = declaration.split([' ', ';']).next().unwrap();
+        let (contents, link) = match chapter.starts_with("cookbook/") {
+            true => (&cookbook, format!("](cookbook::{module})")),
+            false => (&front, format!("](manual::{module})")),
+        };
+        assert!(contents.contains(&link), "{chapter} is not linked");
+    }
+    assert!(chapters.len() > 20, "{chapters:?}");
+}
+
+#[test]
+fn the_front_page_of_the_manual_has_at_most_150_lines() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
+    let lines = page.unwrap().lines().filter(|line| line.starts_with("//!")).count();
+    assert!((50..=150).contains(&lines), "{lines}");
+}
