@@ -1,4 +1,4 @@
-//! What can go wrong, one comparable enum per domain.
+//! The errors of the library, one comparable enum for each domain.
 
 use std::fmt;
 use std::io;
@@ -14,12 +14,13 @@ use crate::http::OriginError;
 use crate::protocol::{CloseCode, Violation};
 use crate::token::Recipient;
 
-/// An error of the operating system, in a form that can be compared and kept. Two are equal if kind
-/// and code are. Its [`source`](std::error::Error::source) is the [`io::Error`] itself.
+/// An error of the operating system, in a form that can be compared and kept. Two such errors are
+/// equal if their `kind` and `os_code` are. The [`source`](std::error::Error::source) is the
+/// [`io::Error`] itself.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct IoError {
-    /// What kind of error it was.
+    /// The kind of the error.
     pub kind: io::ErrorKind,
     /// The operating system's own code (`errno`), if it gave one.
     pub os_code: Option<i32>,
@@ -61,8 +62,8 @@ impl From<IoError> for io::Error {
     }
 }
 
-/// What `main` returns is printed with [`Debug`](fmt::Debug). These errors print their text there,
-/// which says what to do, and not the names of their fields.
+/// An error that `main` returns is printed with [`Debug`](fmt::Debug). For these errors, that
+/// prints their text, which says what to do, and not the names of their fields.
 macro_rules! debug_is_text {
     ($($error:ty),* $(,)?) => {$(
         impl fmt::Debug for $error {
@@ -86,23 +87,25 @@ debug_is_text!(
     UuidError,
 );
 
-/// Why a connection failed, or why a verb inside a callback did: the `error` of an `error` or
-/// `disconnect` event.
+/// The reason why a connection failed, or why a verb inside a callback did: the `error` of an
+/// `error` or `disconnect` event.
 ///
-/// Its text is one line, for logs: in what a peer or a callback chose, line breaks, other control
-/// characters and what turns the direction of writing are escaped. The fields hold it as it was.
+/// The text is one line, for logs. In text that a peer or a callback chose, it escapes line breaks,
+/// other control characters and characters that turn the direction of writing. The fields hold the
+/// original text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The peer broke the protocol or a limit; it was told so with the violation's close code.
+    /// The peer broke the protocol or a limit; the close frame that it was sent has the violation's
+    /// code.
     #[error("protocol violation: {0}")]
     Protocol(#[source] Violation),
     /// The peer closed with a code other than 1000 (normal) and 1001 (going away).
     #[error("closed by the peer with code {code}{}{}", if reason.is_empty() { "" } else { ": " }, Escaped(reason))]
     ClosedByPeer {
-        /// The code of its close frame.
+        /// The code of the peer's close frame.
         code: CloseCode,
-        /// The reason in its close frame; may be empty.
+        /// The reason in the peer's close frame; may be empty.
         reason: String,
     },
     /// The peer ended the TCP connection without a close frame (what other libraries call code
@@ -112,7 +115,8 @@ pub enum Error {
     /// Reading from or writing to the socket failed.
     #[error("socket: {0}")]
     Io(#[source] IoError),
-    /// More bytes would have waited for this peer than the outbox limit allows.
+    /// More bytes would have waited for this peer than
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
     #[error(
         "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting"
     )]
@@ -120,15 +124,15 @@ pub enum Error {
         /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes
         /// more.
         frame: usize,
-        /// Bytes that waited, counted in the same way.
+        /// The bytes that waited, counted in the same way.
         waiting: usize,
         /// The limit, in bytes ([`Builder::max_outbox`](crate::Builder::max_outbox)).
         limit: usize,
     },
-    /// Bytes waited for the peer and for this long it took none of them.
+    /// Bytes waited for the peer, and it took none of them for this long.
     #[error("stalled: the peer took nothing for {0:?}")]
     Stalled(Duration),
-    /// Nothing at all was heard from the peer, not even the answer to a ping, for this long.
+    /// No byte arrived from the peer for this long, not even the answer to a ping.
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
     /// A callback panicked while it handled this event of the connection.
@@ -140,21 +144,22 @@ pub enum Error {
         message: String,
     },
     /// `emit_to` or `emit_to_list` named a connection that is not open, or never was. The event's
-    /// data is its uuid as text, or its id.
+    /// data is the uuid as text, or the id.
     #[error("no open connection has the {kind} {0}", kind = .0.kind())]
     Gone(Recipient),
-    /// `fire` called nobody: the name belongs to the library, or listeners fired each other too
-    /// deep.
+    /// `fire` called no listener: the name belongs to the library, or listeners fired each other
+    /// too deep.
     #[error("fire(`{}`) was refused: {}", Escaped(event), match depth { Some(d) => format!("{d} nested calls are the limit"), None => "the name is a built-in event's".to_owned() })]
     FireRefused {
         /// The event's name.
         event: String,
-        /// The depth that would have been exceeded, or `None` if the name is a built-in's.
+        /// The depth that would have been exceeded, or `None` if the name is that of a built-in
+        /// event.
         depth: Option<u32>,
     },
 }
 
-/// Why a message was not queued.
+/// The reason why a message was not queued.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EmitError {
@@ -164,7 +169,8 @@ pub enum EmitError {
     /// `emit_to` named a connection that is not open, or never was.
     #[error("no open connection has the {kind} {0}", kind = .0.kind())]
     Gone(Recipient),
-    /// The message alone is larger than the outbox may be. The connection stays open.
+    /// The message by itself is larger than [`Builder::max_outbox`](crate::Builder::max_outbox).
+    /// The connection stays open.
     #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]
     TooLarge {
         /// The message's length in bytes.
@@ -174,7 +180,7 @@ pub enum EmitError {
     },
     /// The peer reads too slowly: the outbox is full and the socket took nothing more. With
     /// [`SlowReader::Disconnect`](crate::SlowReader) the connection is being disconnected with
-    /// [`Error::SlowConsumer`]; with the other policies it stays open, and the message was dropped.
+    /// [`Error::SlowConsumer`]. With the other policies it stays open, and the message was dropped.
     #[error("the peer reads too slowly: its outbox is full")]
     Full,
     /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).
@@ -185,43 +191,44 @@ pub enum EmitError {
     },
 }
 
-/// Why `set_uuid` changed nothing.
+/// The reason why `set_uuid` changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UuidError {
     /// Another open connection has this uuid.
     #[error("another open connection has the uuid {0}")]
     Duplicate(Uuid),
-    /// The connection is closing or closed: nobody could find it under any uuid.
+    /// The connection is closing or closed: it could not be found under any uuid.
     #[error("the connection is closed")]
     Closed,
 }
 
-/// Why a [`Handle`](crate::Handle) did not take a command.
+/// The reason why a [`Handle`](crate::Handle) did not accept a command.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The loop is behind: so many commands wait already.
+    /// The loop is behind: as many commands wait as are allowed.
     #[error(
         "{capacity} commands wait for the loop already: send fewer, turn it more often, or raise handle_queue"
     )]
     Full {
-        /// The most that may wait ([`Builder::handle_queue`](crate::Builder::handle_queue)).
+        /// The most commands that may wait
+        /// ([`Builder::handle_queue`](crate::Builder::handle_queue)).
         capacity: usize,
     },
     /// The server was dropped.
     #[error("the server is gone")]
     Gone,
-    /// What was asked for can never be done.
+    /// The command could never succeed: its close code may not be sent.
     #[error(transparent)]
     Close(CloseError),
 }
 
-/// Why an answer to a [`Deferred`](crate::Deferred) request reached nobody.
+/// The reason why an answer to a [`Deferred`](crate::Deferred) request was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AnswerError {
-    /// The client has gone, or its time was over, or it was answered otherwise.
+    /// The client has disconnected, its time was over, or the request was answered otherwise.
     #[error("the request does not wait for an answer any more")]
     Late,
     /// The server was dropped.
@@ -229,11 +236,11 @@ pub enum AnswerError {
     Gone,
 }
 
-/// Why `join` changed nothing.
+/// The reason why `join` changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TopicError {
-    /// A topic's name has at least one byte.
+    /// The topic's name is empty. It must have at least one byte.
     #[error("a topic's name cannot be empty")]
     Empty,
     /// The name is longer than 256 bytes.
@@ -242,19 +249,19 @@ pub enum TopicError {
         /// The name's length in bytes.
         len: usize,
     },
-    /// The connection is in as many topics as it may: leave one, or raise
+    /// The connection is in as many topics as are allowed: leave one, or raise
     /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection).
     #[error("the connection is in {limit} topics already, the most that are allowed")]
     TooMany {
         /// The limit.
         limit: usize,
     },
-    /// The connection is closing or closed: it would get nothing.
+    /// The connection is closing or closed: it would get no message of the topic.
     #[error("the connection is closed")]
     Closed,
 }
 
-/// Why a close was refused.
+/// The reason why a close was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CloseError {
@@ -264,7 +271,7 @@ pub enum CloseError {
     IllegalCode(CloseCode),
 }
 
-/// Why a server could not be built.
+/// The reason why a server could not be built.
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -273,87 +280,87 @@ pub enum BuildError {
     Setting {
         /// The builder's method.
         setting: &'static str,
-        /// What it accepts.
+        /// The values that it accepts.
         expected: &'static str,
     },
-    /// An origin is none that a browser would send.
+    /// An origin is not one that a browser would send.
     #[error("`{origin}` is no origin that a browser would send: {error}")]
     Origin {
-        /// What was given.
+        /// The origin as it was given.
         origin: String,
-        /// What is wrong with it, and what to do.
+        /// The mistake in it, and what to do.
         #[source]
         error: OriginError,
     },
-    /// The operating system gave no poll.
+    /// The operating system could not create a poll.
     #[error("cannot create the poll: {0}")]
     Io(#[source] IoError),
 }
 
-/// Why an address could not be listened on.
+/// The reason why the server could not listen on an address.
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The server could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// What was given is no address and no name that has one.
+    /// The text is neither an address nor a name that has one.
     #[error("cannot tell which address to listen on: {reason}; give one like 127.0.0.1:3000")]
     Resolve {
-        /// What the resolver said.
+        /// The resolver's message.
         reason: String,
     },
-    /// The server was asked to shut down: it listens no more.
+    /// The server was asked to shut down: it does not listen any more.
     #[error("the server is shut down")]
     ShutDown,
     /// The name resolved to no address at all.
     #[error("the name to listen on has no address")]
     NoAddress,
-    /// The operating system refused the address, for instance because something listens there
+    /// The operating system refused the address, for instance because another socket listens there
     /// already.
     #[error("cannot listen on {address}: {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         error: IoError,
     },
-    /// The operating system refused the path of a Unix socket, for instance because there is a file
-    /// already: of another server, or left by one that has crashed.
+    /// The operating system refused the path of a Unix socket, for instance because a file is there
+    /// already. The file may belong to another server, or be left by one that has crashed.
     #[error("cannot listen on {}: {error}{}", path.display(), Self::advice(error))]
     ListenUnix {
         /// The path.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         error: IoError,
     },
     /// A listening socket that was handed over cannot be used.
     #[error("cannot listen on the socket that was handed over: {error}")]
     HandedOver {
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         error: IoError,
     },
-    /// A socket that was handed over does not listen: nobody has called listen(2) on it, or it is a
+    /// A socket that was handed over does not listen: listen(2) was not called on it, or it is a
     /// connection.
     #[error(
         "the socket that was handed over does not listen: call listen on it first, or let `bind` of std's listeners make it"
     )]
     NotListening,
-    /// One of the descriptors of `LISTEN_FDS` is no TCP or Unix stream socket that listens.
+    /// One of the descriptors of `LISTEN_FDS` is not a listening TCP or Unix stream socket.
     #[error(
         "descriptor {index} (from 0) of LISTEN_FDS is no listening stream socket: use ListenStream= in the unit, without Accept=yes"
     )]
     ListenFd {
-        /// Which of them, from 0.
+        /// The position of the descriptor, from 0.
         index: usize,
     },
 }
 
 impl BindError {
-    /// What to do about a path that cannot be listened on.
+    /// Advice about a path that cannot be listened on.
     fn advice(error: &IoError) -> &'static str {
         match error.kind {
             io::ErrorKind::AddrInUse => {
@@ -385,25 +392,25 @@ impl From<BuildError> for io::Error {
     }
 }
 
-/// Why a route or page was not added.
+/// The reason why a route or page was not added.
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// The pattern cannot be understood.
+    /// The pattern is not valid.
     #[error("{0}")]
     Pattern(#[from] crate::http::PatternError),
-    /// There is one already for the same paths.
+    /// There is a route or page for the same paths already.
     #[error("`{pattern}` is taken already")]
     Duplicate {
         /// The pattern.
         pattern: String,
     },
-    /// An origin is none that a browser would send.
+    /// An origin is not one that a browser would send.
     #[error("`{origin}` is no origin that a browser would send: {error}")]
     Origin {
-        /// What was given.
+        /// The origin as it was given.
         origin: String,
-        /// What is wrong with it, and what to do.
+        /// The mistake in it, and what to do.
         #[source]
         error: OriginError,
     },
@@ -418,14 +425,14 @@ pub enum RouteError {
     Setting {
         /// The setting's name.
         setting: &'static str,
-        /// What it accepts.
+        /// The values that it accepts.
         expected: &'static str,
     },
 }
 
-/// Displays a text in one line: what could end the line, move the cursor or turn the direction of
-/// writing is escaped as `\n`, `\u{2028}` and so on. Everything else, backslashes too, stays as it
-/// is: a peer can write `\n` itself, but that ends no line.
+/// Displays a text in one line. Characters that could end the line, move the cursor or turn the
+/// direction of writing are escaped as `\n`, `\u{2028}` and so on. Every other character, also a
+/// backslash, stays unchanged: a peer can write `\n` itself, but that ends no line.
 pub(crate) struct Escaped<'t>(pub(crate) &'t str);
 
 impl fmt::Display for Escaped<'_> {
@@ -435,7 +442,7 @@ impl fmt::Display for Escaped<'_> {
             let (before, from) = rest.split_at(at);
             f.write_str(before)?;
             let mut chars = from.chars();
-            // Displayed one by one: `escape_debug` would leave some of them as they are.
+            // Displayed one by one: `escape_debug` would not escape some of them.
             match chars.next() {
                 Some('\n') => f.write_str("\\n")?,
                 Some('\r') => f.write_str("\\r")?,
@@ -450,7 +457,7 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// Control characters (with U+0085, the next line), line and paragraph separators (U+2028, U+2029),
-/// and what turns the direction of writing (Unicode's property Bidi_Control).
+/// and characters that turn the direction of writing (Unicode's property Bidi_Control).
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -2,36 +2,43 @@
 
 use std::fmt;
 
-/// The built-in events. Every other name is an event of your own, called by `fire`.
+/// The built-in events. Every other name is a custom event, which `fire` fires.
 ///
-/// For one connection they come in this order: `connect` (unless the route callback closed it),
-/// then messages, pings and pongs, `pressure` and `relief`; `close` if the server closed it;
-/// `error` if it failed; and always last, exactly once, `disconnect`.
+/// For one connection the events fire in this order:
+///
+/// - `connect`, unless the route callback closed the connection;
+/// - `message`, `ping`, `pong`, `pressure` and `relief`, as they happen;
+/// - `close`, if the server closed the connection;
+/// - `error`, if the connection failed;
+/// - `disconnect`, always last and exactly once.
+///
+/// An `error` about a verb in a callback fires at any time before `disconnect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {
-    /// A connection is open and its route callback has run.
+    /// A connection is open and its route callback has returned.
     Connect,
-    /// A text or binary message arrived: `data`.
+    /// A text or binary message arrived: `data` is its payload.
     Message,
-    /// A ping arrived and its pong is queued: `data` is the ping's.
+    /// A ping arrived and its pong is queued: `data` is the ping's payload.
     Ping,
-    /// A pong arrived: `data`.
+    /// A pong arrived: `data` is its payload.
     Pong,
-    /// The peer reads more slowly than you write: what waits for it has reached
-    /// [`Builder::high_water`](crate::Builder::high_water). If it has sunk to the low-water mark
-    /// before the listeners could be called, neither this nor `relief` fires.
+    /// The peer reads more slowly than the server writes: the bytes that wait for it have reached
+    /// [`Builder::high_water`](crate::Builder::high_water). If they have sunk to the low-water mark
+    /// before the listeners could be called, neither this event nor `relief` fires.
     Pressure,
-    /// After `pressure`: what waits has sunk to [`Builder::low_water`](crate::Builder::low_water).
+    /// After `pressure`: the bytes that wait have sunk to
+    /// [`Builder::low_water`](crate::Builder::low_water).
     Relief,
-    /// The server closed the connection: `code` and `reason`.
+    /// The server closed the connection, with `code` and `reason`.
     Close,
-    /// Something failed: `error`. Either a verb of a callback (then the connection goes on) or the
-    /// connection (then `disconnect` follows).
+    /// Something failed: `error` says what. If it was a verb of a callback, the connection stays
+    /// open. If it was the connection, `disconnect` follows.
     Error,
-    /// The connection is gone: `error` if it failed, `code` and `reason` if a close frame told
-    /// them, `clean` if both sides said goodbye. Attributes, params and uuid still answer; emits
-    /// are refused.
+    /// The connection has ended. `error` is set if it failed, `code` and `reason` if a close frame
+    /// carried them, `clean` if both sides sent a close frame. Attributes, params and uuid can
+    /// still be read; emits are refused.
     Disconnect,
 }
 
@@ -48,7 +55,7 @@ impl Event {
         Self::Disconnect,
     ];
 
-    /// The name of each, in the same order.
+    /// The name of each event, in the same order.
     pub(crate) const NAMES: [&'static str; Self::ALL.len()] = [
         "connect",
         "message",

@@ -1,8 +1,7 @@
-//! Tokens: what stands for a connection, a listener or another source between the poll and the
-//! tables.
+//! Tokens: the names of connections, listeners and other sources between the poll and the tables.
 //!
-//! A token carries the generation of its slot, so that a late event or a stale token for a reused
-//! slot finds nobody.
+//! A token carries the generation of its slot. So a late event or a stale token for a reused slot
+//! finds no connection.
 
 use std::fmt;
 
@@ -15,11 +14,11 @@ pub(crate) struct Token {
     pub(crate) generation: u32,
 }
 
-/// Which connection of a server it is: [`Socket::id`](crate::Socket::id). Unlike its uuid it never
+/// The id of a connection of a server: [`Socket::id`](crate::Socket::id). Unlike a uuid it never
 /// changes, and no later connection has the same one. It means nothing to another server.
 ///
-/// Two connections of a server could have the same id if more than 2³² others (on 32-bit systems
-/// 2¹¹) had come between them.
+/// The exception: two connections of a server could have the same id if more than 2³² others (on
+/// 32-bit systems 2¹¹) had come between them.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -35,25 +34,25 @@ pub(crate) struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub(crate) Token);
 
-/// By its place in the table, and how many connections had come before it.
+/// Shows the place in the table, and how many connections had used that place before.
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0.index, self.0.generation)
     }
 }
 
-/// To which connection a message goes: by its uuid, or by its id.
+/// The connection that a message goes to, by its uuid or by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Recipient {
     /// The open connection that has this uuid now.
     Uuid(Uuid),
-    /// This connection, whatever uuid it has.
+    /// The connection with this id, whatever uuid it has.
     Id(ConnectionId),
 }
 
 impl Recipient {
-    /// What it names a connection by.
+    /// The kind of name, for errors.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Uuid(_) => "uuid",
@@ -74,7 +73,7 @@ impl From<ConnectionId> for Recipient {
     }
 }
 
-/// The uuid, or the id.
+/// Shows the uuid, or the id.
 impl fmt::Display for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,11 +83,11 @@ impl fmt::Display for Recipient {
     }
 }
 
-/// Names one source of a server, for as long as it is watched.
+/// Names one source of a server, as long as it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub(crate) usize);
 
-/// What a poll token stands for.
+/// The thing that a poll token stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     Connection(Token),
@@ -99,7 +98,7 @@ pub(crate) enum Ready {
     Inbox,
 }
 
-/// The lowest bit says that it is no connection; then the next two say what it is.
+/// The lowest bit is set if the token is not a connection's; then the next two bits say what it is.
 const KIND_BITS: u32 = 1;
 const OTHER_BITS: u32 = 3;
 const LISTENER: usize = 0b001;
@@ -110,13 +109,13 @@ const SOURCE: usize = 0b101;
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
 const GENERATION_BITS: u32 = if usize::BITS == 64 { 32 } else { 11 };
 
-/// So many names of the user's sources can be told apart.
+/// The number of the user's sources that tokens can tell apart.
 pub(crate) const MAX_SOURCES: usize = 1 << (usize::BITS - OTHER_BITS);
 
-/// As many connections as one server can hold at a time.
+/// The number of connections that one server can hold at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 1 << INDEX_BITS;
 
-/// The generation after `generation`, as far as a token can tell them apart.
+/// The generation after `generation`, within the bits that a token has for it.
 pub(crate) fn next_generation(generation: u32) -> u32 {
     generation.wrapping_add(1) & (u32::MAX >> (32 - GENERATION_BITS))
 }

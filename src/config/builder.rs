@@ -10,14 +10,14 @@ use crate::http::{HeadLimits, check_origin, is_token};
 use crate::outbox::Deflate;
 use crate::protocol::Rules;
 
-/// What Linux takes for one TCP socket, at most, where it is not told otherwise (`tcp_wmem`).
+/// The most that Linux holds for one TCP socket with its default settings (`tcp_wmem`).
 const MOST_UNSENT: usize = 4 * 1024 * 1024;
-/// What may be in flight and in a slow peer's receive buffer: the default of Linux (`tcp_rmem`). It
-/// grows only for peers that read fast.
+/// How many bytes may be in flight and in a slow peer's receive buffer: the default of Linux
+/// (`tcp_rmem`). The buffer grows only for peers that read fast.
 const IN_FLIGHT: usize = 128 * 1024;
 
-/// Settings of a server, each with a default that suits most. A timeout of [`Duration::MAX`] never
-/// comes.
+/// Settings of a server. Each has a default that suits most servers. A timeout of [`Duration::MAX`]
+/// never expires.
 ///
 /// ```
 /// use std::time::Duration;
@@ -94,71 +94,89 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A request head must be complete so long after the connection was accepted, or it is answered
-    /// with 408. A client that has sent nothing at all by then gets no answer: its connection is
-    /// closed, and not counted as a [refusal](crate::RequestsRefused). If a filter [puts its answer
-    /// off](crate::Sockets::defer), that must have come by then, or it is answered with 503.
-    /// Default: 10 s.
+    /// The time in which a request head must be complete, counted from the accept. Default: 10 s.
+    ///
+    /// A client that has sent only a part of its head by then gets 408. One that has sent no byte
+    /// gets no answer: its connection is closed, and not counted as a
+    /// [refusal](crate::RequestsRefused). If a filter [defers its answer](crate::Sockets::defer),
+    /// the answer must arrive within this time too, or the client gets 503.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
-    /// A ping goes out after this time without a sign of life: no byte came from the peer, and its
-    /// socket, if it was full, took none. Default: 25 s. [`Duration::MAX`]: never.
+    /// The time without a sign of life after which the server sends a ping. Default: 25 s.
+    /// [`Duration::MAX`]: never.
+    ///
+    /// A sign of life is a byte from the peer, or a byte that its socket takes after it was full.
     pub fn ping_after(mut self, silence: Duration) -> Self {
         self.ping_after = silence;
         self
     }
 
-    /// A peer that gives no sign of life for this time after a ping is disconnected with
-    /// [`Error::Silent`](crate::Error::Silent). Any byte from it counts, and any byte that its
-    /// socket takes after it was full, because the ping may wait behind what a slow reader has not
-    /// read yet. What a socket takes at once does not count: the kernel of a vanished host takes it
-    /// too. Default: 20 s.
+    /// The time after a ping without a sign of life after which a peer is disconnected, with
+    /// [`Error::Silent`](crate::Error::Silent). Default: 20 s.
+    ///
+    /// Any byte from the peer counts as a sign of life. So does any byte that its socket takes
+    /// after it was full, because the ping may wait behind data that a slow reader has not read
+    /// yet. Data that a socket takes at once does not count: the kernel takes it even if the peer's
+    /// host has vanished.
     pub fn dead_after(mut self, silence: Duration) -> Self {
         self.dead_after = silence;
         self
     }
 
-    /// How long the peer's close frame is awaited once the kernel has taken ours, and the peer's
-    /// FIN after that. Where much may wait before it, there is more time: see
-    /// [`closing_rate`](Self::closing_rate). Default: 5 s.
+    /// The time that a peer has to answer a close frame, counted from when the kernel has taken
+    /// ours. Its FIN then has the same time. Default: 5 s.
+    ///
+    /// If much may wait in front of the close frame, the peer has more time: see
+    /// [`closing_rate`](Self::closing_rate).
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// A peer that takes nothing for this time while something waits for it is disconnected.
+    /// The time after which a peer is disconnected that takes nothing while data waits for it.
     /// Default: 30 s.
     ///
-    /// A full receive buffer is not opened again for each byte that is read: on Linux, about a
-    /// sixteenth of it has to be free. A peer whose buffer grew to several MiB while it read fast,
-    /// and that then reads some 50 KB per second, may take nothing for longer than the default.
+    /// A peer's kernel does not reopen a full receive buffer for each byte that is read. On Linux,
+    /// about a sixteenth of the buffer has to be free. A peer whose buffer grew to several MiB
+    /// while it read fast, and which then reads about 50 KB per second, may take nothing for longer
+    /// than the default.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
         self
     }
 
-    /// How fast a peer must read what was emitted before a close, and a response, in bytes per
-    /// second.
+    /// The rate at which a peer must read the data before a close frame, or a response, in bytes
+    /// per second. Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s,
+    /// and 5 s for the FIN.
     ///
-    /// When a connection stops being open, and when a response is queued, its end is fixed: after
-    /// the [`close_timeout`](Self::close_timeout), and the time that everything takes at this rate.
-    /// That is what waits in the outbox, and what the kernel and the peer's receive buffer may hold
-    /// of what the connection was sent before: all but 32 KiB of it, and no more than
-    /// `notsent_lowat` and 128 KiB (by default 256 KiB, which is 8 s). A peer that reads at this
-    /// rate gets everything and the close frame. Nothing moves the end: one that reads more slowly
-    /// is reset there, `disconnect` is not `clean` and carries the number of bytes that were
+    /// When a connection stops being open, and when a response is queued, the server fixes a
+    /// deadline for it. This is the [`close_timeout`](Self::close_timeout) and the time that all
+    /// pending data takes at this rate. Pending data is:
+    ///
+    /// - the bytes in the outbox;
+    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. The
+    ///   first 32 KiB of them do not count, and at most `notsent_lowat` and 128 KiB do (by default
+    ///   256 KiB, which takes 8 s).
+    ///
+    /// A peer that reads at this rate gets all of it and the close frame. Nothing moves the
+    /// deadline, with the one exception below. A peer that reads more slowly is reset at the
+    /// deadline. Its `disconnect` is then not `clean` and carries the number of bytes that were
     /// dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that takes
-    /// nothing at all ends with the [`stall_timeout`](Self::stall_timeout) if that comes before.
-    /// Once everything is taken, the peer's close frame is awaited for the close timeout and the
-    /// time for what the kernel may hold, but not beyond the end; then its FIN, in the same way.
+    /// nothing at all is disconnected by the [`stall_timeout`](Self::stall_timeout) if that expires
+    /// first.
     ///
-    /// The end is by the loop's clock: a loop that is not turned takes that time away from its
-    /// peers, but one that comes more than a second late to an end gives it anew if the socket
-    /// takes something. A peer that read fast before may have a receive buffer of several MiB; what
-    /// lies there is not known here and not counted.
+    /// When the kernel has taken everything, the server waits for the peer's close frame: for the
+    /// close timeout and the time for the bytes that the kernel may hold, but not beyond the
+    /// deadline. Then it waits for the peer's FIN in the same way.
+    ///
+    /// The deadline is measured by the loop's clock, so peers lose the time in which the loop is
+    /// not turned. The exception: if the loop comes to a deadline more than a second late, and the
+    /// socket takes something, the peer gets the whole time again. A peer that read fast before may
+    /// have a receive buffer of several MiB. The server does not know how much data lies there and
+    /// does not count it.
     ///
     /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for
     /// the FIN.
@@ -167,29 +185,32 @@ impl Builder {
         self
     }
 
-    /// The most that the kernel takes for one TCP connection ahead of what it has sent, in bytes,
-    /// on Linux and Android (`TCP_NOTSENT_LOWAT`). What it does not take waits in the outbox, where
-    /// pings pass it, where [`SlowReader`] and [`Latest`](crate::Latest) can act on it, and where
-    /// it is counted. What is in flight or in the peer's receive buffer is not bounded by it.
+    /// The most bytes that the kernel takes for one TCP connection ahead of those that it has sent,
+    /// on Linux and Android (`TCP_NOTSENT_LOWAT`). Default: 128 KiB, at least 4 KiB.
     ///
-    /// A lower value means less that a slow reader sees late; a higher one fewer system calls for
-    /// messages that are longer than it. Messages of 16 KiB cost the same at any value. With
-    /// messages of 1 MB, try 1 MiB: at 128 KiB an echo of 1 MB costs 1.2 to 1.6 times the CPU, and
-    /// messages that go in one direction up to twice, because what the kernel does not take is
-    /// copied to the outbox. [`usize::MAX`] leaves it to the system, where Linux takes up to 4 MiB
-    /// (`tcp_wmem`).
+    /// Bytes that the kernel does not take wait in the outbox. There, pings overtake them,
+    /// [`SlowReader`] and [`Latest`](crate::Latest) can act on them, and they are counted. The
+    /// option does not bound the bytes in flight or in the peer's receive buffer.
     ///
-    /// It is set on listening sockets and inherited by what they accept, and so it also applies to
-    /// every other process that accepts from a socket that was [handed
+    /// With a lower value, a slow reader gets fewer outdated messages. With a higher value,
+    /// messages longer than it need fewer system calls. Messages of 16 KiB cost the same at any
+    /// value. With messages of 1 MB, try 1 MiB: at 128 KiB an echo of 1 MB costs 1.2 to 1.6 times
+    /// the CPU, and messages that go in one direction up to twice, because data that the kernel
+    /// does not take is copied to the outbox. [`usize::MAX`] leaves the option to the system; Linux
+    /// then takes up to 4 MiB (`tcp_wmem`).
+    ///
+    /// The server sets the option on listening sockets, and accepted sockets inherit it. So it also
+    /// applies to every other process that accepts from a socket that was [handed
     /// over](crate::Server::listen_on). Unix sockets have no such option; they hold about 200 KiB
-    /// (`wmem_default`). Other systems are not asked. Default: 128 KiB, at least 4 KiB.
+    /// (`wmem_default`). On other systems the setting has no effect.
     pub fn notsent_lowat(mut self, bytes: usize) -> Self {
         self.notsent_lowat = bytes;
         self
     }
 
-    /// The longest message that is accepted, in bytes, all its fragments together; a longer one is
-    /// refused with close code 1009 as soon as its length is known. Default: 1 MiB.
+    /// The longest message that is accepted, in bytes, over all its fragments. Default: 1 MiB.
+    ///
+    /// A longer one is refused with close code 1009 as soon as its length is known.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
@@ -215,9 +236,11 @@ impl Builder {
         self
     }
 
-    /// What happens when more than [`max_outbox`](Self::max_outbox) would wait for a connection. A
-    /// route or a connection may have its own policy. Default: [`SlowReader::Disconnect`]. The
-    /// others need a limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
+    /// The policy when more than [`max_outbox`](Self::max_outbox) bytes would wait for a
+    /// connection. Default: [`SlowReader::Disconnect`].
+    ///
+    /// A route or a connection may have its own policy. Policies other than the default need a
+    /// limit: they cannot be used with a `max_outbox` of [`usize::MAX`].
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
         self.slow_reader = policy;
         self
@@ -229,8 +252,8 @@ impl Builder {
     /// Range: 1 to [`max_outbox`](Self::max_outbox). Default: half of `max_outbox`. With all
     /// defaults that is 512 KiB.
     ///
-    /// Listeners are called when the running callback has returned. If the outbox has sunk to
-    /// [`low_water`](Self::low_water) by then, `pressure` does not fire.
+    /// Listeners are called when the running callback has returned. If by then the outbox has sunk
+    /// to [`low_water`](Self::low_water), `pressure` does not fire.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.high_water = Some(bytes);
         self
@@ -254,7 +277,8 @@ impl Builder {
         self.low_water.unwrap_or(self.high() / 4)
     }
 
-    /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB, 256 to 65 535.
+    /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB. Range: 256 to 65
+    /// 535.
     pub fn max_head(mut self, bytes: usize) -> Self {
         self.max_head = bytes;
         self
@@ -266,16 +290,18 @@ impl Builder {
         self
     }
 
-    /// Open connections beyond this number get 503. Those that have not asked for anything yet, or
-    /// wait for the answer, are not counted; they end with the handshake timeout. Default: no limit
-    /// but the process's file descriptors.
+    /// The most connections that may be open; a request beyond this number gets 503. Default: no
+    /// limit but the process's file descriptors.
+    ///
+    /// Connections that have sent no request yet, or that wait for the answer, are not counted.
+    /// They end with the handshake timeout.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// The budget of one turn of the loop, in units of work. What is beyond it is left for the next
-    /// turn, which then does not wait. Default: 8192, at least 1.
+    /// The budget of one turn of the loop, in units of work. The loop leaves work beyond it for the
+    /// next turn, which then does not wait. Default: 8192, at least 1.
     ///
     /// One unit takes at most a microsecond on a machine of 2024, and much less where no peer is
     /// hostile. So the default bounds a turn to about 8 ms, without the time of your callbacks. A
@@ -294,7 +320,7 @@ impl Builder {
     /// | each topic that the connection was in | 2 |
     /// | a timeout | 4 |
     ///
-    /// Some work has a part of the budget of its own:
+    /// Some work has its own part of the budget:
     ///
     /// - Answers to deferred requests get an eighth of the budget in one turn.
     /// - Input behind our own close frame or response gets another eighth.
@@ -307,7 +333,7 @@ impl Builder {
     ///
     /// A turn may exceed the budget:
     ///
-    /// - It handles at least one message whole, whatever that costs.
+    /// - It handles at least one message whole, however much work that is.
     /// - One read of a [`receive_buffer`](Self::receive_buffer) may exceed it.
     /// - A broadcast reaches all its connections in the same turn.
     /// - The work of your callbacks counts only as far as it is in the table.
@@ -319,65 +345,75 @@ impl Builder {
         self
     }
 
-    /// The most commands of [handles](crate::Handle) that may wait for the loop; beyond that they
-    /// are refused with [`SendError::Full`](crate::SendError::Full). Answers to
-    /// [deferred](crate::Deferred) requests count, but are always taken. Default: 65 536, at least
-    /// 1.
+    /// The most commands of [handles](crate::Handle) that may wait for the loop. Default: 65 536,
+    /// at least 1.
+    ///
+    /// Further commands are refused with [`SendError::Full`](crate::SendError::Full). Answers to
+    /// [deferred](crate::Deferred) requests count, but are always accepted.
     pub fn handle_queue(mut self, commands: usize) -> Self {
         self.handle_queue = commands;
         self
     }
 
     /// The most topics that one connection may be in at a time; [`join`](crate::Socket::join)
-    /// refuses more. It bounds what a client can make the server remember where names come from
-    /// clients: about half a KiB for each topic that nobody else is in, with the longest name.
-    /// Default: 1024, at least 1.
+    /// refuses more. Default: 1024, at least 1.
+    ///
+    /// If clients choose the names, this bounds the memory that one client can take: about half a
+    /// KiB for each topic that has no other member, with the longest name.
     pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
         self.max_topics = topics;
         self
     }
 
-    /// The size of the one buffer into which every connection's input is read, in bytes. A message
-    /// that arrives in one read is handled without being copied. Default: 256 KiB, 1 KiB to 1 GiB;
-    /// what is not used of it costs no memory.
+    /// The size of the one buffer into which every connection's input is read, in bytes. Default:
+    /// 256 KiB. Range: 1 KiB to 1 GiB.
+    ///
+    /// A message that arrives in one read is handled without being copied. The part of the buffer
+    /// that is never used costs no memory.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
     }
 
-    /// `TCP_NODELAY`: small messages leave at once. Default: on.
+    /// Whether sockets have `TCP_NODELAY`, so that small messages leave at once. Default: on.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.nodelay = on;
         self
     }
 
-    /// Whether [`Stats::turn_durations`](crate::Stats::turn_durations) says how long turns take,
-    /// which costs four readings of the clock for each turn. Default: off.
+    /// Whether the loop measures how long its turns take, for
+    /// [`Stats::turn_durations`](crate::Stats::turn_durations). Default: off. It costs four
+    /// readings of the clock for each turn.
     pub fn measure_turns(mut self, on: bool) -> Self {
         self.measure_turns = on;
         self
     }
 
-    /// The subprotocols that are spoken, the best first: the server's order decides (RFC 6455
-    /// §4.2.2). A route may have its own. If the client asks for none of them the connection has
-    /// none. Default: none.
+    /// The subprotocols that the server speaks, the best first: the server's order decides (RFC
+    /// 6455 §4.2.2). Default: none.
+    ///
+    /// A route may have its own list. If the client asks for none of these subprotocols, the
+    /// connection has none.
     pub fn subprotocols<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The web pages that may connect, as their browsers say it: scheme, host and, unless it is the
-    /// scheme's own, port (`https://example.org`, `http://localhost:3000`; not
-    /// `https://example.org:443`, which no browser says). Everybody else gets 403, also whoever
-    /// does not say (RFC 6455 §10.2). `*` is anybody; for all hosts of a domain, look at the
-    /// `Origin` in a [filter](crate::Server::filter). A route may have its own. Default: anybody.
+    /// The origins of the web pages that may connect. Default: all.
+    ///
+    /// An origin is written as browsers send it: scheme, host and, unless it is the scheme's
+    /// default, port (`https://example.org`, `http://localhost:3000`; not
+    /// `https://example.org:443`, which no browser sends). A request with another origin gets 403,
+    /// and so does a request without one (RFC 6455 §10.2). `*` allows every request. To allow all
+    /// hosts of a domain, check the `Origin` header in a [filter](crate::Server::filter). A route
+    /// may have its own list.
     pub fn origins<N: Into<String>>(mut self, origins: impl IntoIterator<Item = N>) -> Self {
         self.origins = origins.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Compression for clients that offer permessage-deflate (RFC 7692). A route may have its own,
-    /// or none. Default: none.
+    /// Compression for clients that offer permessage-deflate (RFC 7692). Default: none. A route may
+    /// have its own setting, or no compression.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
         self.deflate = deflate.into();

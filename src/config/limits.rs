@@ -1,16 +1,16 @@
-//! What connections are held to, in the units of the loop. What each limit means and where it comes
-//! from is the builder's knowledge.
+//! Limits of connections, in the units of the loop. The builder documents what each limit means and
+//! where it comes from.
 
 use std::time::Duration;
 
 use crate::http::HeadLimits;
 use crate::protocol::Rules;
 
-/// What `Retry-After` tells those who are refused because of the server, not of themselves; in
-/// seconds.
+/// The `Retry-After`, in seconds, of refusals that are due to the server's state and not to the
+/// request.
 pub(crate) const RETRY_AFTER: u32 = 5;
 
-/// What the hub holds connections to; times in milliseconds.
+/// The limits that the hub enforces on connections; times in milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) handshake_timeout: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// How long a peer was silent when it is given up.
+    /// How long a peer may be silent before it is disconnected.
     pub(crate) fn silence(&self) -> Duration {
         Duration::from_millis(self.ping_after.saturating_add(self.dead_after))
     }
@@ -44,7 +44,7 @@ impl Limits {
         bytes.saturating_mul(1000).div_ceil(self.closing_rate)
     }
 
-    /// How long a peer took nothing when it is given up.
+    /// How long a peer may take nothing before it is disconnected.
     pub(crate) fn stall(&self) -> Duration {
         Duration::from_millis(self.stall_timeout)
     }

@@ -21,10 +21,10 @@ use crate::hub::{Hub, Notification, discard_payload, message_of};
 use crate::protocol::{CloseCode, Message, Payload};
 use crate::token::{ConnectionId, Token};
 
-/// Listeners that fire events whose listeners fire events, at most.
+/// The most levels of listeners that fire events whose listeners fire events.
 const MAX_DEPTH: u32 = 64;
 
-/// What an event tells beside its name and connection.
+/// The details of an event beside its name and connection.
 #[derive(Clone, Copy)]
 struct Details<'a> {
     data: Payload<'a>,
@@ -36,7 +36,7 @@ struct Details<'a> {
 }
 
 impl Details<'_> {
-    /// Of events that tell nothing beside.
+    /// The details of events that have none.
     const NONE: Self = Self {
         data: Payload::Binary(&[]),
         error: None,
@@ -47,7 +47,7 @@ impl Details<'_> {
     };
 }
 
-/// Which of an event's listeners have been called, and the first panic of theirs.
+/// The number of an event's listeners that have been called, and the first panic among them.
 #[derive(Default)]
 struct Called {
     count: usize,
@@ -112,24 +112,25 @@ impl<S> Context<'_, S> {
         self.drain_notifications();
     }
 
-    /// Fires `message` for what lies whole at the front of `input`, message by message, as long as
-    /// nothing has to be told between two of them and the turn's work is less than `until`.
+    /// Fires `message` for each whole message at the front of `input`, as long as no other event
+    /// has to fire between two of them and the turn's work is less than `until`.
     ///
-    /// One guard serves all of them, and the listeners are looked up once. For each message by
-    /// itself that took 86 of an echo's 457 instructions, with 16 in flight.
+    /// One guard serves all of them, and the listeners are looked up once. Doing both for each
+    /// message took 86 of an echo's 457 instructions, with 16 in flight.
     #[inline]
     pub(crate) fn messages(&mut self, token: Token, input: &mut &mut [u8], until: usize) {
         const NAME: &str = Event::Message.name();
         let Some(route) = self.hub.route_of_open(token) else { return };
         let listeners = self.registry.listeners_of(route, Event::Message);
         let [servers, routes] = listeners;
-        // The message that listeners are called with, and how many were: a panic ends the guard.
+        // The message that listeners are called with, and how many were called: a panic ends the
+        // guard.
         let (mut details, mut called) = (Details::NONE, 0);
         let result = self.catch(|context| {
             while let Some((message, uuid)) = context.hub.next_message(token, input) {
                 details.data = message;
                 servers.iter().chain(routes).for_each(|listener| {
-                    // The last listener may have changed it.
+                    // The previous listener may have changed it.
                     let uuid = if called == 0 { uuid } else { context.uuid(token) };
                     called += 1;
                     context.tell(listener, (token, uuid), NAME, details);
@@ -142,7 +143,7 @@ impl<S> Context<'_, S> {
         });
         if let Err(panic) = result {
             if called == 0 {
-                // No listener ran: it is no panic of the user's.
+                // No listener ran, so the panic is not in user code.
                 resume_unwind(panic);
             }
             let panicked = Some(self.caught(NAME, Some(token), panic));
@@ -150,7 +151,7 @@ impl<S> Context<'_, S> {
         }
     }
 
-    /// Fires `message` for one that came in pieces or compressed.
+    /// Fires `message` for a message that arrived in pieces or compressed.
     #[cold]
     pub(crate) fn message(&mut self, token: Token, message: &Message<'_>) {
         self.notify(token, Event::Message, Details { data: message.payload(), ..Details::NONE });
@@ -162,8 +163,8 @@ impl<S> Context<'_, S> {
         self.notify(token, event, Details { data: Payload::Binary(data), ..Details::NONE });
     }
 
-    /// Calls what the next timer that is due calls, unless it was set after `newest`; whether there
-    /// was one.
+    /// Calls the callback of the next due timer, unless it was set after `newest`; returns whether
+    /// there was one.
     pub(crate) fn timer(&mut self, newest: TimerId) -> bool {
         let Some((id, callback)) = self.registry.schedule.take_due(self.hub.now, newest) else {
             return false;
@@ -180,7 +181,8 @@ impl<S> Context<'_, S> {
                     let (state, mut sockets) = context.lend();
                     callback(state, &mut sockets);
                 });
-                // If it has cancelled itself it is dropped here, which is user code too.
+                // If the interval has cancelled itself, its callback is dropped here, which is user
+                // code too.
                 let _ = self.guard("timer", None, |context| {
                     context.registry.schedule.put_back(
                         id,
@@ -194,14 +196,14 @@ impl<S> Context<'_, S> {
         true
     }
 
-    /// Calls the callback of one of the user's own sources; whether it was there.
+    /// Calls the callback of one of the user's own sources; returns whether the source was there.
     pub(crate) fn source(&mut self, readiness: Readiness) -> bool {
         let Some(mut watched) = self.registry.sources.take(readiness.id) else { return false };
         let _ = self.guard("source", None, |context| {
             let (state, mut sockets) = context.lend();
             watched.ready(state, &mut sockets, readiness);
         });
-        // If it was removed meanwhile it is dropped here, which is user code too.
+        // If the source was removed meanwhile, it is dropped here, which is user code too.
         let _ = self.guard("source", None, |context| {
             context
                 .registry
@@ -213,7 +215,7 @@ impl<S> Context<'_, S> {
         true
     }
 
-    /// Does what another thread has sent.
+    /// Runs a task that another thread has sent.
     pub(crate) fn command(&mut self, task: Task<S>) {
         let _ = self.guard("command", None, |context| {
             let (state, mut sockets) = context.lend();
@@ -222,8 +224,8 @@ impl<S> Context<'_, S> {
         self.drain_notifications();
     }
 
-    /// Fires what was recorded, in order, and what is recorded meanwhile; whether there was
-    /// anything.
+    /// Fires the recorded notifications in order, also those recorded meanwhile; returns whether
+    /// there were any.
     #[inline]
     pub(crate) fn drain_notifications(&mut self) -> bool {
         let mut any = false;
@@ -263,8 +265,8 @@ impl<S> Context<'_, S> {
         self.call(token, event.name(), listeners, Called::default(), details);
     }
 
-    /// Calls the server's listeners, then the route's, behind those that have been `called`;
-    /// returns how many there are.
+    /// Calls the server's listeners, then the route's, after the first `called` of them; returns
+    /// how many there are in all.
     fn call(
         &mut self,
         token: Token,
@@ -286,7 +288,7 @@ impl<S> Context<'_, S> {
             }
         }
         if let Some(error) = panicked {
-            // A connection that is past being open has nothing more to lose.
+            // A connection that is no longer open cannot fail any more.
             if self.hub.is_open(token) && name != Event::Error.name() {
                 self.hub.fail(token, error);
             }
@@ -341,8 +343,8 @@ impl<S> Context<'_, S> {
     #[inline]
     fn catch<R>(&mut self, code: impl FnOnce(&mut Self) -> R) -> thread::Result<R> {
         self.hub.depth += 1;
-        // The state may be left half-changed, as after any panic that is caught; that is for its
-        // owner to judge, in the panic handler.
+        // The state may be left half-changed, as after any panic that is caught. The panic handler,
+        // which gets the state, has to judge that.
         let result = catch_unwind(AssertUnwindSafe(|| code(self)));
         self.hub.depth -= 1;
         result

@@ -1,7 +1,7 @@
-//! Deferred requests: the answer to a filter's question comes later, from any thread.
+//! Deferred requests: any thread may answer a filter's question later.
 //!
-//! Here is what user code holds. The hub keeps the request meanwhile (`Phase::Parked`), and
-//! `server::admission` goes on with it.
+//! This file holds the part that user code sees. The hub keeps the request meanwhile
+//! (`Phase::Parked`), and `server::admission` continues with it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use crate::http::Response;
 use crate::hub::Attributes;
 use crate::token::Token;
 
-/// A request that waits for its answer, from [`Sockets::defer`]: to be accepted or rejected once,
-/// from any thread.
+/// A request that waits for its answer, from [`Sockets::defer`]. Any thread may accept or reject
+/// it, once.
 ///
-/// Dropped without an answer (by a thread that panicked, say) it is answered with 503. The client
-/// waits no longer than [`Builder::handshake_timeout`](crate::Builder::handshake_timeout), which
-/// counts from when it connected: then it gets 503, too. If it goes away before, or the server
-/// shuts down, there is nobody to answer any more, and [`is_waiting`](Self::is_waiting) says so.
+/// A `Deferred` that is dropped without an answer (for instance by a thread that panicked) answers
+/// with 503. The client also gets 503 when
+/// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout) has passed since it connected.
+/// If the client disconnects before, or the server shuts down, no answer can be sent any more:
+/// [`is_waiting`](Self::is_waiting) then returns `false`.
 ///
 /// ```
 /// use ikisocket::{Response, Server};
@@ -52,13 +53,13 @@ pub struct Deferred<S> {
 }
 
 impl<S> Deferred<S> {
-    /// Lets the request go on: the filters behind the one that deferred it are asked, and if they
-    /// agree, a WebSocket connection opens with the attributes that were set before and here, or
-    /// the page is called.
+    /// Lets the request continue. The filters behind the one that deferred it run. If they agree, a
+    /// WebSocket connection opens with the attributes that were set before and here, or the page is
+    /// called.
     ///
     /// # Errors
     ///
-    /// As [`answer`](Self::answer).
+    /// The same as those of [`answer`](Self::answer).
     pub fn accept<F>(self, with: F) -> Result<(), AnswerError>
     where
         F: FnOnce(&mut Attributes) + Send + 'static,
@@ -69,7 +70,8 @@ impl<S> Deferred<S> {
         })
     }
 
-    /// Answers the request with this response: a page whose content had to be asked for, say.
+    /// Answers the request with this response, for instance with a page whose content came from
+    /// another thread.
     ///
     /// ```
     /// use ikisocket::Server;
@@ -88,30 +90,31 @@ impl<S> Deferred<S> {
     ///
     /// # Errors
     ///
-    /// As [`answer`](Self::answer).
+    /// The same as those of [`answer`](Self::answer).
     pub fn respond(self, response: impl Into<Response>) -> Result<(), AnswerError> {
         let response = response.into();
         self.answer(|_, _, _| Err(response))
     }
 
     /// Refuses the request with this response. It is the same as [`respond`](Self::respond), under
-    /// the name of what it means for an upgrade.
+    /// a name that fits an upgrade.
     ///
     /// # Errors
     ///
-    /// As [`answer`](Self::answer).
+    /// The same as those of [`answer`](Self::answer).
     pub fn reject(self, response: impl Into<Response>) -> Result<(), AnswerError> {
         self.respond(response)
     }
 
-    /// The general form of all these: `go_on` runs on the loop as the rest of the filter would,
-    /// with the state and the sockets lent. It may even defer the request again.
+    /// Answers the request with the result of `go_on`, the general form of the methods above.
+    /// `go_on` runs on the loop in the place of the filter, with the state and the sockets lent. It
+    /// may even defer the request again.
     ///
     /// # Errors
     ///
-    /// [`AnswerError::Late`] if the request waits no more, [`AnswerError::Gone`] if the server was
-    /// dropped. `Ok` says that it waited just now: if it has gone when the loop comes to it,
-    /// `go_on` is dropped.
+    /// [`AnswerError::Late`] if the request does not wait any more, [`AnswerError::Gone`] if the
+    /// server was dropped. `Ok` says only that the request waited at this moment. If it has ended
+    /// when the loop comes to it, `go_on` is dropped.
     pub fn answer<F>(mut self, go_on: F) -> Result<(), AnswerError>
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response>
@@ -121,7 +124,7 @@ impl<S> Deferred<S> {
         self.send(Some(Box::new(go_on)))
     }
 
-    /// Whether the client still waits. If not, the trouble of finding an answer can be saved.
+    /// Whether the client still waits. If it does not, the work for an answer can be saved.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.waits.load(Ordering::Acquire)
@@ -143,7 +146,7 @@ impl<S> Deferred<S> {
 impl<S> Drop for Deferred<S> {
     fn drop(&mut self) {
         if !self.answered {
-            // If nobody waits for it, nobody misses it.
+            // If the request does not wait any more, no answer is needed.
             let _ = self.send(None);
         }
     }

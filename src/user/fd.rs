@@ -1,4 +1,4 @@
-//! A descriptor as a source: what the loop can watch beside sockets of mio.
+//! A descriptor as a source, so that the loop can watch more than mio's sockets.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -9,10 +9,10 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
-/// A source for [`Sockets::add_source`](crate::Sockets::add_source) made of anything with a
+/// A source for [`Sockets::add_source`](crate::Sockets::add_source), made of anything with a
 /// descriptor that the system's poll can watch: a terminal, a pipe, a timerfd, an inotify instance.
-/// A regular file is none. It is used like what is inside ([`Deref`]). (mio's own
-/// [`SourceFd`] borrows the descriptor, so that it cannot be given away.)
+/// A regular file cannot be watched. The `Fd` is used like the value inside it ([`Deref`]). (mio's
+/// own [`SourceFd`] borrows the descriptor, so that it cannot be given away.)
 ///
 /// ```
 /// use std::io::{ErrorKind, Read};
@@ -38,28 +38,28 @@ use socket2::SockRef;
 pub struct Fd<T>(T);
 
 impl<T: AsFd> Fd<T> {
-    /// A source that leaves the descriptor's mode as it is. If that is blocking, as a terminal's
-    /// is, read no more than once in each call: the next read could stop the whole loop.
+    /// Makes a source and leaves the descriptor's mode unchanged. If the descriptor is blocking, as
+    /// a terminal is, read at most once in each call: the next read could stop the whole loop.
     #[must_use]
     pub fn new(inner: T) -> Self {
         Self(inner)
     }
 
-    /// A source whose descriptor is made non-blocking (`O_NONBLOCK`). That is a property of what is
-    /// opened, so it concerns every process that shares it: do not do this to a terminal.
+    /// Makes a source whose descriptor is non-blocking (`O_NONBLOCK`). The flag belongs to the open
+    /// file, so it affects every process that shares it: do not do this to a terminal.
     ///
     /// # Errors
     ///
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn nonblocking(inner: T) -> io::Result<Self> {
-        // This is fcntl(2), which is the same for every descriptor.
+        // This is fcntl(2), which works on every descriptor.
         SockRef::from(&inner).set_nonblocking(true)?;
         Ok(Self(inner))
     }
 }
 
 impl<T> Fd<T> {
-    /// What is inside.
+    /// Returns the value inside.
     #[must_use]
     pub fn into_inner(self) -> T {
         self.0

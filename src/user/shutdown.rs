@@ -1,11 +1,11 @@
-//! How a server stops.
+//! The settings of a shutdown.
 
 use std::time::Duration;
 
 use crate::protocol::CloseCode;
 
-/// How a server stops: [`Sockets::shutdown`](crate::Sockets::shutdown). Before a restart, 1012 and
-/// a spread keep the successor from being overrun:
+/// The settings of a shutdown: [`Sockets::shutdown`](crate::Sockets::shutdown). Before a restart,
+/// use code 1012 and a spread, so that the next server is not overloaded by clients that reconnect:
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,15 +21,16 @@ use crate::protocol::CloseCode;
 #[non_exhaustive]
 #[must_use = "it is handed to `shutdown`"]
 pub struct Shutdown {
-    /// The close code for everybody. Default: 1001, going away.
+    /// The close code for all connections. Default: 1001, going away.
     pub code: CloseCode,
-    /// The reason for everybody, cut to 123 bytes. Default: "Server shutdown".
+    /// The reason for all connections, cut to 123 bytes. Default: "Server shutdown".
     pub reason: String,
-    /// The closes are spread evenly over this time, the first at once, in no particular order, so
-    /// that clients do not all come back at once; until it is closed, each connection is served as
-    /// before. Default: none, all are closed at once.
+    /// The time over which the closes are spread evenly, so that clients do not all reconnect at
+    /// once. Default: none, all connections are closed at once. The first is closed at once; the
+    /// order is not guaranteed. Each connection is served as before until it is closed.
     pub spread: Duration,
-    /// What has not said goodbye so long after the last close is cut off. Default: 10 s.
+    /// The time after the last close at which the connections that are still open are reset.
+    /// Default: 10 s.
     pub deadline: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The verbs of `Socket`, one connection (the `kws` of the Go library), and of `Transport`.
+//! The methods of `Socket`, one connection (the `kws` of the Go library), and of `Transport`.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -38,15 +38,17 @@ impl<S> Socket<'_, S> {
         Duration::from_millis(self.hub.now)
     }
 
-    // What it sends.
+    // Sending.
 
-    /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. Never
-    /// blocks: it is queued, and leaves when the connection's input is handled, or when the turn
-    /// ends; between turns, when the next begins. A large one is offered to the socket at once.
+    /// Sends a message to this connection: `&str` and `String` as text, bytes as binary. It never
+    /// blocks.
     ///
-    /// It is [refused](EmitError) if the connection is closed, if the message is longer than
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox), or if it would have to wait behind too
-    /// much.
+    /// The message is queued. It leaves when the connection's input is handled, or when the turn
+    /// ends. Emitted between turns, it leaves when the next turn begins. A large message is offered
+    /// to the socket at once.
+    ///
+    /// The message is [refused](EmitError) if the connection is closed, if the message is longer
+    /// than [`Builder::max_outbox`](crate::Builder::max_outbox), or if more than that would wait.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
         let Outgoing { message, options } = message.into();
         self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &options)
@@ -57,24 +59,24 @@ impl<S> Socket<'_, S> {
         self.hub.emit(self.token, Opcode::Text, text.as_ref().as_bytes(), &SendOptions::USUAL)
     }
 
-    /// Sends a binary message, whatever the data's type.
+    /// Sends a binary message, whatever type the data has.
     pub fn emit_binary(&mut self, data: impl AsRef<[u8]>) -> Emitted {
         self.hub.emit(self.token, Opcode::Binary, data.as_ref(), &SendOptions::USUAL)
     }
 
-    /// Sends a message that replaces the one before it with the same key, if that still waits: as
-    /// `emit(Latest(key, message))`. See [`Latest`].
+    /// Sends a message that replaces the previous one with the same key if that one still waits. It
+    /// is the same as `emit(Latest(key, message))`: see [`Latest`].
     pub fn emit_latest<'m>(&mut self, key: u64, message: impl Into<Outgoing<'m>>) -> Emitted {
         self.emit(Latest(key, message))
     }
 
-    /// Sends a ping with up to 125 bytes; the peer's pong is an event. The library pings silent
-    /// peers by itself.
+    /// Sends a ping with up to 125 bytes. When the peer's pong arrives, `pong` fires. The library
+    /// also pings silent peers by itself.
     ///
     /// While the socket takes nothing, pings wait in front of the messages. All of them are sent,
-    /// in their order, and they count against [`Builder::max_outbox`](crate::Builder::max_outbox).
-    /// A program that numbers its pings must not expect a pong for each: a peer may answer only the
-    /// latest of several (RFC 6455 §5.5.3).
+    /// in their order, unless the connection ends first. They count against
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox). A program that numbers its pings must
+    /// not expect a pong for each: a peer may answer only the latest of several (RFC 6455 §5.5.3).
     pub fn ping(&mut self, data: impl AsRef<[u8]>) -> Emitted {
         let data = data.as_ref();
         if data.len() > 125 {
@@ -83,13 +85,13 @@ impl<S> Socket<'_, S> {
         self.hub.ping(self.token, data)
     }
 
-    /// Sends a message to another connection, by its uuid or its [id](Self::id). If it is not open,
-    /// an `error` event follows on this connection, whose data is that uuid or id.
+    /// Sends a message to another connection, by its uuid or its [id](Self::id). If no such
+    /// connection is open, `error` fires on this connection, with that uuid or id as its data.
     ///
     /// # Errors
     ///
-    /// [`EmitError::Gone`] if there is no such open connection; otherwise why the message was
-    /// refused there.
+    /// [`EmitError::Gone`] if there is no such open connection. Otherwise the reason why that
+    /// connection refused the message.
     pub fn emit_to<'m>(
         &mut self,
         to: impl Into<Recipient>,
@@ -102,9 +104,9 @@ impl<S> Socket<'_, S> {
         result
     }
 
-    /// Sends a message to each connection of a list, as often as it stands there; returns how many
-    /// took it. It is encoded once. For each uuid that is unknown an `error` event follows on this
-    /// connection.
+    /// Sends a message to each connection of a list; returns how many accepted it. A connection
+    /// that is twice in the list gets it twice. The message is encoded once. For each unknown uuid,
+    /// `error` fires on this connection.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         for &uuid in to {
             if self.hub.find(uuid).is_none() {
@@ -118,39 +120,39 @@ impl<S> Socket<'_, S> {
         self.hub.verb_failed(self.token, Error::Gone(to), to.to_string());
     }
 
-    /// Sends a message to every open connection but this one; returns how many took it. With this
-    /// one it is [`broadcast_all`](Self::broadcast_all), as is [`Sockets::broadcast`].
+    /// Sends a message to every open connection except this one; returns how many accepted it. To
+    /// include this one, use [`broadcast_all`](Self::broadcast_all) or [`Sockets::broadcast`].
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, Some(self.token), &message.into())
     }
 
-    /// Sends a message to every open connection, this one included; returns how many took it.
-    /// Without this one it is [`broadcast`](Self::broadcast).
+    /// Sends a message to every open connection, this one included; returns how many accepted it.
+    /// To leave this one out, use [`broadcast`](Self::broadcast).
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
     }
 
-    /// Sends a message to every member of a topic but this connection, which need not be one;
-    /// returns how many took it.
+    /// Sends a message to every member of a topic except this connection, which need not be a
+    /// member; returns how many accepted it.
     ///
-    /// It is encoded once, and what it costs is the number of members. To a topic that has none it
-    /// does nothing. Each member gets what is emitted, broadcast and published to it in the order
-    /// in which that was done; which member is served first is not guaranteed.
+    /// The message is encoded once, and the cost grows with the number of members. A topic without
+    /// members costs nothing. Each member gets all that is emitted, broadcast and published to it
+    /// in the order of those calls. Which member is served first is not guaranteed.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, Some(self.token), &message.into())
     }
 
-    /// Sends a message to every member of a topic, this connection included if it is one; returns
-    /// how many took it.
+    /// Sends a message to every member of a topic, this connection included if it is a member;
+    /// returns how many accepted it.
     pub fn publish_all<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, None, &message.into())
     }
 
-    /// Calls the listeners of an event of your own on this connection, here and now; returns how
-    /// many ran. Nothing is sent.
+    /// Calls the listeners of a custom event on this connection before it returns; returns how many
+    /// ran. Nothing is sent.
     ///
-    /// A built-in event's name, or more than 64 calls inside each other, calls nobody, and an
-    /// `error` event follows.
+    /// With a built-in event's name, or if more than 64 calls are nested, it calls no listener, and
+    /// `error` fires.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
         Context { state, hub: self.hub, registry: self.registry }.fire(
             self.token,
@@ -165,11 +167,14 @@ impl<S> Socket<'_, S> {
         let _ = self.close_with(CloseCode::NORMAL, "Connection closed");
     }
 
-    /// Closes the connection, behind everything that was emitted before. A `close` event follows,
-    /// and `disconnect` when the peer has answered or the close timeout is over. On a connection
+    /// Closes the connection after everything that was emitted before. `close` fires next, and
+    /// `disconnect` when the peer has answered or the close timeout has expired. On a connection
     /// that is closed already it does nothing.
     ///
-    /// The reason is cut to 123 bytes at a character's boundary (RFC 6455 §5.5).
+    /// What was emitted before is sent first, unless the peer reads too slowly
+    /// ([`Builder::closing_rate`](crate::Builder::closing_rate)) or the connection breaks.
+    ///
+    /// The reason is cut to 123 bytes at a character boundary (RFC 6455 §5.5).
     ///
     /// # Errors
     ///
@@ -182,10 +187,12 @@ impl<S> Socket<'_, S> {
         self.hub.close(self.token, code.into(), reason)
     }
 
-    /// Cuts the connection off, for whoever does not deserve a goodbye: what waits is dropped, the
-    /// peer sees a reset (TCP) or an end without a close frame, and the descriptor is free at the
-    /// end of the turn. `disconnect` follows, not clean, and without a code unless the connection
-    /// was closing already. What was emitted earlier in the same turn may not have been sent.
+    /// Resets the connection without a close frame. Use it for peers that deserve no orderly close.
+    ///
+    /// Waiting data is dropped, and data that was emitted earlier in the same turn may not have
+    /// been sent. The peer sees a reset (TCP) or the end of the stream. The descriptor is free at
+    /// the end of the turn. `disconnect` follows, not clean, and without a code unless the
+    /// connection was closing already.
     ///
     /// ```
     /// use ikisocket::{Event, Server};
@@ -198,94 +205,98 @@ impl<S> Socket<'_, S> {
         self.hub.abort(self.token);
     }
 
-    // What it is told of beside.
+    // Topics.
 
-    /// Makes the connection a member of a topic, which comes to be with its first member; `false`
-    /// if it is one already. Joining twice is one membership. It ends with [`leave`](Self::leave),
-    /// or by itself as soon as the connection closes.
+    /// Makes the connection a member of a topic; returns `false` if it is one already.
+    ///
+    /// A topic exists from its first member to its last. Joining twice is one membership. It ends
+    /// with [`leave`](Self::leave), or by itself when the connection closes.
     ///
     /// # Errors
     ///
-    /// [`TopicError::Empty`] and [`TopicError::TooLong`] if the name is empty or has more than 256
-    /// bytes, [`TopicError::TooMany`] if the connection is in
-    /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection) topics,
-    /// [`TopicError::Closed`] if it is closed; then nothing changes.
+    /// In these cases nothing changes: [`TopicError::Empty`] and [`TopicError::TooLong`] if the
+    /// name is empty or has more than 256 bytes; [`TopicError::TooMany`] if the connection is in
+    /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection) topics;
+    /// [`TopicError::Closed`] if it is closed.
     pub fn join(&mut self, topic: &str) -> Result<bool, TopicError> {
         self.hub.join(self.token, topic)
     }
 
-    /// Ends a membership; whether there was one. A topic ends with its last member.
+    /// Ends the connection's membership in a topic; returns whether there was one. The topic ends
+    /// with its last member.
     pub fn leave(&mut self, topic: &str) -> bool {
         self.hub.topics.leave(self.token.index, topic)
     }
 
-    /// Whether it is a member of a topic: it gets what is published there. A closed connection is
-    /// in none.
+    /// Whether the connection is a member of a topic, and so gets the messages published there. A
+    /// closed connection is in no topic.
     #[must_use]
     pub fn is_member(&self, topic: &str) -> bool {
         self.hub.topics.is_member(self.token.index, topic)
     }
 
-    /// The names of the topics that it is in, in no particular order. On a closed connection, those
-    /// that it was in when it closed, so that a `close` or `disconnect` listener can tell the
-    /// others.
+    /// The names of the topics that the connection is in, in no particular order. On a closed
+    /// connection, the topics that it was in when it closed, so that a `close` or `disconnect`
+    /// listener can notify the other members.
     #[must_use]
     pub fn topics(&self) -> Vec<String> {
         self.hub.topics.of(self.token.index)
     }
 
-    // Who it is.
+    // Identity and state.
 
-    /// Which connection it is: it never changes, and no later connection has the same id. It is for
-    /// maps of your own; to be found by others a connection has its [`uuid`](Self::uuid).
+    /// The connection's id: it never changes, and no later connection has the same one. Use it as a
+    /// key in your own maps. Other connections find this one by its [`uuid`](Self::uuid) too.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         ConnectionId(self.token)
     }
 
-    /// The uuid under which it is found; it answers after the end too. It is free for others as
-    /// soon as the connection closes.
+    /// The uuid under which the connection is found. It can still be read after the connection's
+    /// end. Other connections may take it as soon as this one closes.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         self.connection().uuid
     }
 
-    /// Changes the uuid; the old one finds nobody from now on. Its own one is accepted.
+    /// Changes the uuid; the old one names no connection from now on. The connection's own uuid is
+    /// accepted.
     ///
     /// # Errors
     ///
-    /// [`UuidError::Duplicate`] if another open connection has it, [`UuidError::Closed`] if this
-    /// one is closed; then nothing changes.
+    /// In these cases nothing changes: [`UuidError::Duplicate`] if another open connection has it,
+    /// [`UuidError::Closed`] if this one is closed.
     pub fn set_uuid(&mut self, uuid: Uuid) -> Result<(), UuidError> {
         self.hub.set_uuid(self.token, uuid)
     }
 
-    /// Whether it is open: neither side has closed it.
+    /// Whether the connection is open: neither side has closed it.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.hub.is_open(self.token)
     }
 
-    /// Bytes that wait for the socket, frame headers included.
+    /// The number of bytes that wait for the socket, frame headers included.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.connection().outbox.waiting()
     }
 
-    /// Messages that wait for the socket and of which it has taken nothing. They are counted when
-    /// you ask, so it costs time for each.
+    /// The number of messages that wait for the socket and of which it has taken nothing. They are
+    /// counted on each call, which takes time for each message.
     #[must_use]
     pub fn waiting_messages(&self) -> usize {
         self.hub.waiting_messages(self.token)
     }
 
-    /// Messages that it was not sent because it reads too slowly, since it connected.
+    /// Counts of messages that were not sent to this connection because it reads too slowly, since
+    /// it connected.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
         self.hub.dropped_of(self.token)
     }
 
-    /// What happens from now on when more than [`Builder::max_outbox`](crate::Builder::max_outbox)
+    /// Changes what happens when more than [`Builder::max_outbox`](crate::Builder::max_outbox)
     /// would wait for this connection. With a `max_outbox` of [`usize::MAX`] that never happens,
     /// and the policy has no effect.
     pub fn set_slow_reader(&mut self, policy: SlowReader) {
@@ -306,10 +317,10 @@ impl<S> Socket<'_, S> {
             .map(String::as_str)
     }
 
-    /// Where the peer is.
+    /// The address of the peer.
     ///
-    /// Behind a reverse proxy this is the proxy; what it says of the client is in a header of the
-    /// request.
+    /// Behind a reverse proxy this is the proxy's address. The proxy sends the client's address in
+    /// a header of the request.
     #[must_use]
     pub fn peer_address(&self) -> PeerAddress {
         self.connection().peer.get()
@@ -321,7 +332,7 @@ impl<S> Socket<'_, S> {
         Transport { stream: &self.connection().socket }
     }
 
-    // What it asked for.
+    // The request.
 
     /// The upgrade request; `None` if the route forgets requests and its callback has returned.
     #[must_use]
@@ -370,9 +381,9 @@ impl<S> Socket<'_, S> {
         self.request()?.cookie(name)
     }
 
-    // What user code keeps with it.
+    // Attributes.
 
-    /// Keeps a value of any type under a name, whatever was there before.
+    /// Keeps a value of any type under a name; it replaces the previous value.
     pub fn set_attribute(&mut self, key: impl Into<String>, value: impl Any) {
         self.attributes_mut().set(key, value);
     }
@@ -442,30 +453,30 @@ impl<S> fmt::Debug for Socket<'_, S> {
     }
 }
 
-/// The socket under a [`Socket`]: for its addresses and options, not for writing past the framing.
+/// The socket under a [`Socket`]. Use it for addresses and options, not to write past the framing.
 #[derive(Debug)]
 pub struct Transport<'a> {
     stream: &'a Stream,
 }
 
 impl<'a> Transport<'a> {
-    /// Our side's address; `None` once the connection is gone, and if it is not TCP. What comes by
-    /// IPv4 has an IPv4 address here, also on a socket that listens for both.
+    /// The local address; `None` if the connection has ended or is not TCP. A peer that came by
+    /// IPv4 has an IPv4 address here, also if the listener takes both.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.stream.tcp()?.local_addr().ok().map(canonical)
     }
 
-    /// The peer's address, as in [`PeerAddress::Tcp`]; `None` once the connection is gone, and if
-    /// it is not TCP.
+    /// The peer's address, as in [`PeerAddress::Tcp`]; `None` if the connection has ended or is not
+    /// TCP.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.stream.tcp()?.peer_addr().ok().map(canonical)
     }
 
-    /// Its descriptor, so that `socket2::SockRef` reaches every option; `None` if it has none,
-    /// which is so in tests without sockets alone. What is read from or written to it is missing in
-    /// the WebSocket stream.
+    /// The socket's descriptor, so that `socket2::SockRef` reaches every option. It is `None` only
+    /// in tests without sockets. Bytes that you read from it or write to it are missing in the
+    /// WebSocket stream.
     #[cfg(unix)]
     #[must_use]
     pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'a>> {
