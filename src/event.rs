@@ -12,7 +12,7 @@ use std::fmt;
 /// - `error`, if the connection failed;
 /// - `disconnect`, always last and exactly once.
 ///
-/// An `error` about a verb in a callback fires at any time before `disconnect`.
+/// An `error` about a verb in a callback may fire at any time before `disconnect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Event {

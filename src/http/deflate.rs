@@ -1,5 +1,5 @@
 //! permessage-deflate in the handshake (RFC 7692 §5.1, §7.1): which of the client's offers can be
-//! accepted, and the answer to it. Knows no compressor.
+//! accepted, and the answer to it. It knows no compressor.
 
 use super::extensions::{offers, params};
 use super::request::Request;
@@ -10,13 +10,12 @@ const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// What a window is without a word about it, in bits.
+/// The bits of a window that no parameter names.
 const DEFAULT_BITS: u8 = 15;
 /// The smallest window that compressors offer; the RFC also knows 8.
 const LEAST_BITS: u8 = 9;
 
-/// The parameters of permessage-deflate (RFC 7692 §7.1): what a server wants, or what was agreed
-/// on.
+/// The parameters of permessage-deflate (RFC 7692 §7.1): the server's wishes, or the agreement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeflateParams {
     /// The server compresses each message by itself.
@@ -40,16 +39,16 @@ impl Default for DeflateParams {
     }
 }
 
-/// Agrees on the first of the client's offers of permessage-deflate that can be accepted: the
-/// parameters, and the value of the answer's `Sec-WebSocket-Extensions`. `None` if there is none;
-/// then the connection is not compressed.
+/// Agrees on the first of the client's offers of permessage-deflate that can be accepted. Returns
+/// the parameters, and the value of the response's `Sec-WebSocket-Extensions`. `None` if no offer
+/// can be accepted; then the connection is not compressed.
 ///
-/// If the header is malformed (RFC 6455 §9.1), none can:
-/// [`check_handshake`](super::check_handshake) refuses such a
-/// request. An offer is passed over if it has an unknown, repeated or illegal parameter (RFC 7692
-/// §7), or if it wants the server to use a window of 8 bits, for which there is no compressor. A
-/// client's window is only made smaller if the client offers that. The answer names the server's
-/// window only if the client's offer does; a smaller one is used in any case.
+/// If the header is malformed (RFC 6455 §9.1), no offer can be accepted:
+/// [`check_handshake`](super::check_handshake) refuses such a request. An offer is skipped if it
+/// has an unknown, repeated or illegal parameter (RFC 7692 §7). It is also skipped if it asks for a
+/// server window of 8 bits, for which there is no compressor. A client's window is only made
+/// smaller if the client offers that. The response names the server's window only if the client's
+/// offer does; a smaller window is used in any case.
 ///
 /// ```
 /// use ikisocket::http::{DeflateParams, HeadLimits, Request, agree_on_deflate};
@@ -88,7 +87,7 @@ struct Offer {
 }
 
 impl Offer {
-    /// Reads what stands behind the extension's name; `None` if it is illegal.
+    /// Reads the parameters behind the extension's name; `None` if they are illegal.
     fn parse(behind: &[u8]) -> Option<Self> {
         let mut offer = Self::default();
         for (name, value) in params(behind) {
@@ -143,8 +142,9 @@ impl Offer {
                 answer += &format!("; {name}");
             }
         }
-        // Without an offer of it a client may refuse the answer (§7.1.2.1 allows it,
-        // nhooyr.io/websocket 1.8 does not), and it need not know: any window holds a smaller one.
+        // If the client did not offer the parameter, it may refuse the response (§7.1.2.1 allows
+        // it, nhooyr.io/websocket 1.8 does not). It also need not know the size: any window holds a
+        // smaller one.
         if server < DEFAULT_BITS && self.server_max_window_bits.is_some() {
             answer += &format!("; {SERVER_MAX_WINDOW_BITS}={server}");
         }
@@ -177,7 +177,7 @@ mod tests {
         agree_on_deflate(&request, wanted).map(|(_, answer)| answer)
     }
 
-    /// The answer of a server that wants nothing in particular, without the extension's name.
+    /// The answer of a server with default parameters, without the extension's name.
     fn plain(offers: &str) -> Option<String> {
         let answer = answer(offers, &DeflateParams::default())?;
         Some(answer.strip_prefix(NAME).unwrap().trim_start_matches("; ").to_owned())
@@ -248,7 +248,8 @@ mod tests {
             plain(r#"permessage-deflate; client_max_window_bits="1\2""#).unwrap(),
             "client_max_window_bits=12"
         );
-        // A malformed header also spoils what stands before and behind the fault (RFC 6455 §9.1).
+        // A malformed header also invalidates the offers before and behind the fault (RFC 6455
+        // §9.1).
         for malformed in [
             r#"foo; bar="\", permessage-deflate, \"""#,
             "foo; bar=\"a, permessage-deflate\"",
@@ -280,7 +281,7 @@ mod tests {
                 "; server_max_window_bits=10; client_max_window_bits=11",
             ),
         ] {
-            // What an endpoint does without a window of earlier messages concerns no offer.
+            // The behaviour of an endpoint without a window of earlier messages concerns no offer.
             for no_context_takeover in [false, true] {
                 let wanted = DeflateParams {
                     server_no_context_takeover: no_context_takeover,

@@ -1,19 +1,19 @@
-//! The grammar of `Sec-WebSocket-Extensions` (RFC 6455 §9.1). Knows no extension by name.
+//! The grammar of `Sec-WebSocket-Extensions` (RFC 6455 §9.1). It knows no extension by name.
 //!
-//! §9.1 makes a value that does not conform to this grammar the end of the handshake: the recipient
-//! "MUST immediately fail the WebSocket connection", which for a server is 400 (§4.2.1). That is
-//! right for a reason beyond the letter: where one parameter's value ends decides which extensions
-//! stand behind it, and these decide how every frame is read. So one malformed element does not
-//! cost itself alone. Two things are more lenient than the grammar, and neither can be read in two
-//! ways: empty elements of the list (RFC 9110 §5.6.1.2), and white space around each of its parts,
-//! which the grammar of that time implied.
+//! By §9.1 a value that does not conform to this grammar ends the handshake: the recipient "MUST
+//! immediately fail the WebSocket connection", which for a server is 400 (§4.2.1). There is a
+//! second reason: the end of one parameter's value decides which extensions stand behind it, and
+//! these decide how every frame is read. So one malformed element affects more than itself. Two
+//! points are more lenient than the grammar, and neither can be read in two ways: empty elements of
+//! the list (RFC 9110 §5.6.1.2), and white space around each part, which the grammar of that time
+//! implied.
 
 use std::borrow::Cow;
 
 use super::header_list::{elements, trim};
 use super::syntax::is_tchar;
 
-/// What was read last of a value.
+/// The kind of the last part that was read.
 #[derive(Clone, Copy)]
 enum At {
     /// Nothing, or a comma: an extension begins, or the value ends.
@@ -38,8 +38,8 @@ enum At {
 /// extension = token *( ";" token [ "=" ( token | quoted-string ) ] )
 /// ```
 ///
-/// What a quoted string stands for is a token too, so no comma and no semicolon is ever inside one.
-/// Each byte is looked at once.
+/// The content of a quoted string is a token too, so it never contains a comma or a semicolon. Each
+/// byte is looked at once.
 pub(super) fn is_well_formed(value: &[u8]) -> bool {
     use At::*;
     let mut at = Start;
@@ -64,8 +64,8 @@ pub(super) fn is_well_formed(value: &[u8]) -> bool {
     matches!(at, Start | Name | End | ParamName | ParamNameEnd | Value)
 }
 
-/// The offers of the extension of this name in a well-formed value, in their order: of each, what
-/// stands behind the name, up to the comma.
+/// The offers of the extension of this name in a well-formed value, in their order. Each is the
+/// text behind the name, up to the comma.
 pub(super) fn offers<'v>(value: &'v [u8], name: &str) -> impl Iterator<Item = &'v [u8]> {
     elements(value).filter_map(move |extension| {
         let (first, behind) = extension.split_at_checked(name.len())?;
@@ -74,8 +74,8 @@ pub(super) fn offers<'v>(value: &'v [u8], name: &str) -> impl Iterator<Item = &'
     })
 }
 
-/// The parameters that stand behind an extension's name, in their order: the name, and the value if
-/// there is one, without quotes and quoted pairs.
+/// The parameters behind an extension's name, in their order: the name, and the value if there is
+/// one, without quotes and quoted pairs.
 pub(super) fn params(text: &[u8]) -> impl Iterator<Item = (&[u8], Option<Cow<'_, [u8]>>)> {
     text.split(|&byte| byte == b';').skip(1).map(|param| {
         let equals = param.iter().position(|&byte| byte == b'=');
@@ -100,7 +100,7 @@ fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
 mod tests {
     use super::*;
 
-    /// Of each offer of `a` its parameters as `|param|param=value`, or `None` if the value is
+    /// The parameters of each offer of `a` as `|param|param=value`, or `None` if the value is
     /// malformed.
     fn read(value: &[u8]) -> Option<Vec<String>> {
         let text = |behind| {

@@ -1,5 +1,5 @@
-//! The WebSocket part of the handshake (RFC 6455 §4.2): what is required, and the 101 that accepts
-//! it. Knows no route, no setting and no connection.
+//! The WebSocket part of the handshake (RFC 6455 §4.2): the checks, and the 101 that accepts it. It
+//! knows no route, no setting and no connection.
 
 use std::net::Ipv6Addr;
 
@@ -13,14 +13,13 @@ use super::refusal::Refusal;
 use super::request::Request;
 use super::syntax::{is_field_value, is_token};
 
-/// What is appended to the client's key before hashing (RFC 6455 §1.3).
+/// The text that is appended to the client's key before hashing (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// 16 bytes in base64.
 const KEY_LENGTH: usize = 24;
 
-/// Base64 that does not insist on zeros in the unused last bits: the example key in RFC 6455 §4.1
-/// has ones.
+/// Base64 that accepts ones in the unused last bits: the example key in RFC 6455 §4.1 has them.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
@@ -42,7 +41,7 @@ impl Key {
 
     fn read(text: &[u8]) -> Result<Self, Refusal> {
         let key: [u8; KEY_LENGTH] = text.try_into().map_err(|_| Refusal::BadKey)?;
-        // 24 characters may stand for 16, 17 or 18 bytes.
+        // 24 characters may encode 16, 17 or 18 bytes.
         let mut nonce = [0; 18];
         match LENIENT.decode_slice(key, &mut nonce) {
             Ok(16) => Ok(Self(key)),
@@ -58,8 +57,8 @@ impl Key {
     }
 }
 
-/// Whether this is a handshake that a server can accept (RFC 6455 §4.2.1), whatever its method and
-/// path.
+/// Checks whether this is a handshake that a server can accept (RFC 6455 §4.2.1), whatever its
+/// method and path.
 ///
 /// # Errors
 ///
@@ -86,7 +85,7 @@ pub fn check_handshake(request: &Request) -> Result<Key, Refusal> {
 }
 
 /// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`, in ASCII (RFC 6455 §4.2.2, step 5.4). The
-/// key itself is not checked.
+/// key is not checked.
 ///
 /// ```
 /// use ikisocket::http::accept_key;
@@ -106,11 +105,11 @@ fn accept(key: &[u8]) -> [u8; 28] {
     accept
 }
 
-/// Appends the head of the 101 answer that accepts the handshake (RFC 6455 §4.2.2).
+/// Appends the head of the 101 response that accepts the handshake (RFC 6455 §4.2.2).
 ///
 /// `subprotocol` is the one that was chosen, `extensions` the whole value of
-/// `Sec-WebSocket-Extensions`. What cannot stand in its header (a subprotocol that is no token, a
-/// line break) is left out.
+/// `Sec-WebSocket-Extensions`. A value that cannot stand in its header (a subprotocol that is no
+/// token, a line break) is left out.
 pub fn write_switching_protocols(
     key: &Key,
     subprotocol: Option<&str>,
@@ -135,11 +134,11 @@ pub fn write_switching_protocols(
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Which of the server's subprotocols to speak: the index of the first one that the client also
-/// offered, in the server's order of preference. Names are compared exactly (RFC 6455 §4.2.2, step
-/// 4). An offer that is no token costs itself, not those beside it.
+/// Chooses the subprotocol: returns the index of the first of the server's names, in its order of
+/// preference, that the client also offered. Names are compared exactly (RFC 6455 §4.2.2, step 4).
+/// An offer that is not a token is ignored; the offers beside it still count.
 ///
-/// `None` if they have none in common: the handshake goes on without one.
+/// `None` if the two have none in common: the handshake then continues without a subprotocol.
 #[must_use]
 pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Option<usize> {
     if server.is_empty() {
@@ -148,8 +147,8 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
     let length = |name: &[u8]| 1_u64 << name.len().min(63);
     let lengths = server.iter().fold(0, |all, name| all | length(name.as_ref().as_bytes()));
     let mut best = server.len();
-    // The offers are gone through once, not once for each name, and few are compared with names: a
-    // head holds thousands of them.
+    // A head can hold thousands of offers. So they are walked through once, not once for each name,
+    // and few are compared with names.
     for offer in request
         .values("Sec-WebSocket-Protocol")
         .flat_map(elements)
@@ -157,7 +156,7 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
     {
         let better = server[..best].iter().position(|name| {
             let name = name.as_ref().as_bytes();
-            // That of their last bytes spares most comparisons of `v1` with `v2`.
+            // Comparing the last bytes first avoids most comparisons of `v1` with `v2`.
             (name.len(), name.last()) == (offer.len(), offer.last()) && name == offer
         });
         best = better.unwrap_or(best);
@@ -165,13 +164,14 @@ pub fn choose_subprotocol(request: &Request, server: &[impl AsRef<str>]) -> Opti
     (best < server.len()).then_some(best)
 }
 
-/// Whether the page that opened the connection is on the list (RFC 6455 §10.2), in any case,
-/// otherwise exactly: `https://example.org` does not allow `https://example.org:8443`.
+/// Whether the origin of the page that opened the connection is in the list (RFC 6455 §10.2). Case
+/// does not matter, otherwise the comparison is exact: `https://example.org` does not allow
+/// `https://example.org:8443`.
 ///
-/// An empty list, or `"*"` on it, allows every page, and `Origin` is not looked at. With a list, a
-/// request is not allowed without exactly one `Origin` line: two are refused whatever bytes they
-/// hold, also two of the same. Only browsers can be relied on to send it: this protects their
-/// users, it does not keep clients out.
+/// An empty list, or one with `"*"`, allows every page, and `Origin` is not looked at. With any
+/// other list, a request is allowed only with exactly one `Origin` line: two are refused whatever
+/// bytes they hold, even if they are equal. Only browsers send the header reliably. So the check
+/// protects their users; it does not keep other clients out.
 #[must_use]
 pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     if allowed.is_empty() || allowed.iter().any(|origin| origin.as_ref() == "*") {
@@ -185,36 +185,36 @@ pub fn origin_allowed(request: &Request, allowed: &[impl AsRef<str>]) -> bool {
     allowed.any(|each: &str| each.as_bytes().eq_ignore_ascii_case(origin))
 }
 
-/// Why a text is no origin that a browser would send, and what to write instead.
+/// The reason why a text is not an origin that a browser would send, and what to write instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OriginError {
-    /// It is not a scheme, a host and perhaps a port, as a browser writes them.
+    /// The text is not a scheme, a host and perhaps a port, as a browser writes them.
     #[error("write it like https://example.org, with nothing behind the host but perhaps a port")]
     Form,
-    /// It has a `*` in it.
-    #[error("`*` stands alone and is anybody; allow the hosts of a domain in a filter")]
+    /// The text contains a `*` and more.
+    #[error("`*` stands alone and allows every origin; allow the hosts of a domain in a filter")]
     Wildcard,
     /// The scheme is that of the connection, not of the page.
     #[error("it is the page that has an origin: write https for wss, and http for ws")]
     Scheme,
-    /// What stands behind the colon is no port: 1 to 65535, without zeros in front.
+    /// The text behind the colon is not a port: 1 to 65535, without leading zeros.
     #[error("behind the colon stands a port from 1 to 65535; without one there is no colon")]
     Port,
-    /// The port is the one that the scheme has anyway.
+    /// The port is the default of the scheme.
     #[error(
         "browsers leave out the port that the scheme has anyway, 443 of https and 80 of http: write https://example.org"
     )]
     DefaultPort,
 }
 
-/// Whether the text is what [`origin_allowed`] can find: `*`, `null`, or a scheme, a host and
-/// perhaps a port, as browsers write them (RFC 6454 §6.2): the scheme's own port left out, no slash
-/// at the end, an international name in its ASCII form.
+/// Checks that [`origin_allowed`] can find the text. It must be `*`, `null`, or a scheme, a host
+/// and perhaps a port, as browsers write them (RFC 6454 §6.2): without the scheme's default port,
+/// without a slash at the end, and with an international name in its ASCII form.
 ///
 /// # Errors
 ///
-/// What is wrong with it: a request with this origin would never come.
+/// The fault: no request with this origin would ever arrive.
 ///
 /// ```
 /// use ikisocket::http::{OriginError, check_origin};
@@ -237,7 +237,7 @@ pub fn check_origin(text: &str) -> Result<(), OriginError> {
     if ["ws", "wss"].iter().any(|each| scheme.eq_ignore_ascii_case(each)) {
         return Err(OriginError::Scheme);
     }
-    // Only within brackets are colons part of the host.
+    // Colons are part of the host only within brackets.
     let host_end = rest.find(']').map_or(0, |end| end + 1);
     let host_end = rest[host_end..].find(':').map_or(rest.len(), |colon| host_end + colon);
     let (host, port) = rest.split_at(host_end);
@@ -266,7 +266,7 @@ fn is_scheme(text: &str) -> bool {
 /// A name or an IPv4 address, or an IPv6 address in brackets and in its shortest form.
 fn is_host(text: &str) -> bool {
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        // How an IPv4 address inside one is written differs.
+        // The embedded IPv4 address of an IPv6 address is written in different ways.
         Some(inner) => inner.parse::<Ipv6Addr>().is_ok_and(|address| {
             address.to_ipv4_mapped().is_some() || address.to_string().eq_ignore_ascii_case(inner)
         }),
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(choose_subprotocol(&request, &[] as &[&str]), None);
     }
 
-    /// A name that counts how often it is looked at.
+    /// A name that counts how often it is compared.
     struct Counted<'c>(&'static str, &'c std::cell::Cell<usize>);
 
     impl AsRef<str> for Counted<'_> {

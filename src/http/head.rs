@@ -1,28 +1,28 @@
-//! Finds the end of a request head while it arrives, and refuses early what cannot become one.
-//! Knows the shape of lines only: what the headers mean is `request.rs`.
+//! Finds the end of a request head while it arrives, and refuses early bytes that cannot become a
+//! head. It knows the shape of lines only; `request.rs` knows the meaning of headers.
 
 use super::limits::HeadLimits;
 use super::refusal::{Refusal, malformed};
 use super::request::Request;
 use super::syntax::position;
 
-/// What [`HeadScanner::scan`] found.
+/// The result of [`HeadScanner::scan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// No end so far, and nothing wrong with it: call again when more has arrived.
+    /// The end has not arrived, and no fault was found: call again when more bytes have arrived.
     Partial,
-    /// The head ends here: its length in bytes, with the blank line. What follows is no longer
+    /// The head ends here: its length in bytes, with the blank line. The bytes behind it are not
     /// HTTP.
     Complete(usize),
 }
 
 /// Looks for the blank line that ends a request head (RFC 9112 §2.1), each byte once.
 ///
-/// It checks the form of each line as soon as the line is complete, so that a client which speaks
-/// something else (TLS, HTTP/2, a telnet user) is refused at once and not after the handshake
-/// timeout. Line ends must be CRLF: what else passes for one is read differently by different
-/// servers, and that is how requests are smuggled. Empty lines before the request line are skipped
-/// (RFC 9112 §2.2); they count as bytes of the head.
+/// It checks the form of each line as soon as the line is complete. So a client that speaks another
+/// protocol (TLS, HTTP/2, a telnet user) is refused at once and not after the handshake timeout.
+/// Lines must end with CRLF: servers differ in how they read other line ends, which allows request
+/// smuggling. Empty lines before the request line are skipped (RFC 9112 §2.2); they count as bytes
+/// of the head.
 ///
 /// ```
 /// use ikisocket::http::{HeadLimits, HeadScanner, Refusal, Scan};
@@ -37,14 +37,14 @@ pub enum Scan {
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HeadScanner {
-    /// How many bytes were looked at.
+    /// The number of bytes that were looked at.
     seen: usize,
-    /// Where the line begins that is not complete yet.
+    /// The position at which the incomplete line begins.
     line_start: usize,
     expects: Expects,
 }
 
-/// What the line that is arriving has to be.
+/// The kind of line that is arriving.
 #[derive(Debug, Clone, Copy, Default)]
 enum Expects {
     #[default]
@@ -54,18 +54,18 @@ enum Expects {
 }
 
 impl HeadScanner {
-    /// Looks at what is new in `received`, which holds *all* bytes of this head that have arrived
+    /// Looks at the new bytes in `received`, which holds *all* bytes of this head that have arrived
     /// so far.
     ///
-    /// After `Partial` call it again with more. After anything else it is done: use a new one for
+    /// After `Partial` call it again with more bytes. After any other result, use a new scanner for
     /// the next head.
     ///
     /// # Errors
     ///
     /// - [`Refusal::Malformed`]: a bare CR or LF, another control character, or a line that is not
     ///   HTTP/1.
-    /// - [`Refusal::HeadTooLarge`]: `limits.max_bytes` have arrived, are well-formed so far, and
-    ///   hold no end.
+    /// - [`Refusal::HeadTooLarge`]: `limits.max_bytes` have arrived without a fault and without an
+    ///   end.
     /// - [`Refusal::TooManyHeaders`]: one more header begins than `limits.max_headers`, and nothing
     ///   before it is malformed.
     pub fn scan(&mut self, received: &[u8], limits: &HeadLimits) -> Result<Scan, Refusal> {
@@ -88,7 +88,7 @@ impl HeadScanner {
                     }
                     self.line_start = self.seen;
                 }
-                // What follows it decides.
+                // The byte behind it decides.
                 (b'\r', None) => break,
                 (b'\r', _) => return Err(Refusal::Malformed("a CR is not followed by LF")),
                 (b'\n', _) => return Err(Refusal::Malformed("a line ends in LF without CR")),
@@ -105,8 +105,8 @@ impl HeadScanner {
         Err(Refusal::HeadTooLarge)
     }
 
-    /// Refuses a header that begins behind the last one that is allowed: thousands of them cost no
-    /// more than that.
+    /// Refuses a header that begins behind the last one that is allowed, so that thousands of
+    /// headers cost no more than the limit.
     fn check_count(&self, visible: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
         match (self.expects, visible.get(self.line_start)) {
             (Expects::FieldLine(before), Some(&first))
@@ -119,7 +119,7 @@ impl HeadScanner {
         }
     }
 
-    /// Takes a line with its CRLF; `true` if it is the blank one that ends the head.
+    /// Takes a line with its CRLF; returns `true` for the blank line that ends the head.
     fn end_of_line(&mut self, line: &[u8]) -> Result<bool, Refusal> {
         let blank = line == b"\r\n";
         let before = match self.expects {
@@ -133,7 +133,7 @@ impl HeadScanner {
         Ok(false)
     }
 
-    /// Whether a line, or the beginning of one, has the form that is expected here.
+    /// Checks that a line, or the beginning of one, has the form that is expected here.
     fn check_line(&self, line: &[u8]) -> Result<(), Refusal> {
         let parsed = match self.expects {
             Expects::RequestLine => httparse::Request::new(&mut []).parse(line).map(drop),
@@ -145,8 +145,8 @@ impl HeadScanner {
     }
 }
 
-/// Whether no head may hold this byte, but at the end of a line: a control character other than the
-/// tab.
+/// Whether a head may not hold this byte, except at the end of a line: a control character other
+/// than the tab.
 fn is_control(byte: u8) -> bool {
     (byte < b' ') & (byte != b'\t') | (byte == 0x7f)
 }

@@ -1,8 +1,8 @@
-//! The elements of headers that are lists (RFC 9110 §5.6.1), as bytes. Knows no header by name.
+//! The elements of headers that are lists (RFC 9110 §5.6.1), as bytes. It knows no header by name.
 
-/// The white space that may stand around things in a header (RFC 9110 §5.6.3). No other does,
-/// whatever Unicode calls white space: what one reader takes off and another does not makes two
-/// names of one.
+/// Removes the white space that may surround the parts of a header (RFC 9110 §5.6.3). No other
+/// characters count, whatever Unicode calls white space: if one reader removes a character and
+/// another does not, one name becomes two.
 pub(super) fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = text {
         text = rest;
@@ -15,9 +15,9 @@ pub(super) fn trim(mut text: &[u8]) -> &[u8] {
 
 /// The elements between commas, without white space around them and without the empty ones.
 ///
-/// None of the lists that are read this way may hold a quoted string. Where one does, it is part of
-/// an element that matches nothing, commas included, up to the end of the line if it is not closed:
-/// so an element is only found where readers with and without quoted strings both see it.
+/// None of the lists that are read this way may hold a quoted string. If one does, the string is
+/// part of an element that matches nothing, commas included, up to the end of the line if it is not
+/// closed. So an element is only found if readers with and without quoted strings both see it.
 pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = value;
     std::iter::from_fn(move || {
@@ -38,7 +38,7 @@ pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where an element ends in which there are quotes.
+/// The end of an element that contains quotes.
 fn end_with_quotes(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     let ends = list.iter().position(|byte| {

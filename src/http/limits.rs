@@ -1,10 +1,10 @@
-//! How large a request head may be.
+//! The largest request head that is accepted.
 
-/// The most that [`HeadLimits::max_bytes`] can be: a [`Request`](super::Request) keeps lengths in
-/// 16 bits.
+/// The largest useful [`HeadLimits::max_bytes`]: a [`Request`](super::Request) keeps lengths in 16
+/// bits.
 pub(super) const LARGEST_HEAD: usize = u16::MAX as usize;
 
-/// How large a request head may be.
+/// The largest request head that is accepted.
 ///
 /// ```
 /// use ikisocket::http::HeadLimits;

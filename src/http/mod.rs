@@ -1,28 +1,29 @@
-//! The opening handshake: the bytes of an HTTP/1.1 request head in, the bytes of an answer out.
+//! The opening handshake: it reads the bytes of an HTTP/1.1 request head and writes the bytes of a
+//! response.
 //!
-//! It knows no socket, no clock, no connection and no listener, so all of it can be used and
-//! tested in memory. What happens to a request, in order:
+//! It knows no socket, no clock, no connection and no listener, so all of it can be used and tested
+//! in memory. A request passes these steps in order:
 //!
-//! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses what cannot become
-//!    one.
-//! 2. [`Request::parse`] turns the head into an owned snapshot of what the client asks.
+//! 1. [`HeadScanner`] finds the end of the head while it arrives, and refuses bytes that cannot
+//!    become a head.
+//! 2. [`Request::parse`] turns the head into an owned snapshot of the request.
 //! 3. A router says which route its [`path`](Request::path) leads to; [`Request::set_params`] keeps
 //!    the parameters.
 //! 4. [`check_handshake`] decides whether it is a WebSocket handshake that can be accepted (RFC
-//!    6455 §4.2.1), [`origin_allowed`] and [`choose_subprotocol`] settle the rest of it.
+//!    6455 §4.2.1); [`origin_allowed`] and [`choose_subprotocol`] check the rest of it.
 //! 5. [`write_switching_protocols`] writes the 101, or a [`Refusal`] becomes a [`Response`].
 //!
-//! Nothing here panics, whatever the bytes.
+//! Nothing here panics, whatever bytes arrive.
 //!
-//! A server skips the first step for a head that comes in one piece and has the right form, as most
-//! do.
+//! A server skips the first step for a head that arrives in one piece and has the right form. Most
+//! heads do.
 //!
-//! What a head costs: a usual one 1 to 3 µs of CPU, half of that in a server. The most expensive
-//! ones that are known take about 4 ns for each byte, so 60 µs at the default limit of 16 KiB:
-//! lists of thousands of elements, and paths of nothing but escapes. Each step goes through the
-//! head once, and no step takes longer for a byte because of the bytes before it.
-//! `choose_subprotocol` alone can take longer, about 1 ns for each offer and each of the server's
-//! own names of the same length. `query` and `cookie` take up to 2 ns for each byte at each call.
+//! The cost of a head: a usual one takes 1 to 3 µs of CPU, and half of that in a server. The most
+//! expensive heads that are known take about 4 ns for each byte, so 60 µs at the default limit of
+//! 16 KiB: lists of thousands of elements, and paths that consist of escapes. Each step goes
+//! through the head once, and no step takes longer for a byte because of the bytes before it. Only
+//! `choose_subprotocol` can take longer, about 1 ns for each offer and each of the server's own
+//! names of the same length. `query` and `cookie` take up to 2 ns for each byte at each call.
 //! (`cargo bench --bench micro -- request` measures them.)
 //!
 //! ```
@@ -66,7 +67,7 @@
 //! the `*` is taken. The order in which routes were added has no influence. Two patterns that
 //! differ only in the names of their parameters are the same pattern.
 //!
-//! [`PatternError`] lists what is not a pattern.
+//! [`PatternError`] lists the texts that are not patterns.
 
 mod deflate;
 mod extensions;
@@ -118,7 +119,7 @@ mod tests {
         panic!("the head never ends: {}", String::from_utf8_lossy(bytes));
     }
 
-    /// The whole handshake without the scanner, unless that has to look at it.
+    /// The whole handshake without the scanner, unless the scanner has to look at the head.
     fn at_once(bytes: &[u8]) -> Option<Result<Key, Refusal>> {
         let (request, _) = Request::in_one_piece(bytes, &HeadLimits::default())?;
         Some(request.and_then(|request| check_handshake(&request)))
@@ -358,8 +359,8 @@ mod tests {
         let many = "X: a\r\n".repeat(96);
         assert_refused("101 headers", with(&many), 431, "too many headers");
         assert_accepted("100 headers", &with(&many[6..]));
-        // Up to the header that is one too many the head is judged, and behind that it is not read
-        // at all.
+        // The head is judged up to the header that is one too many. The text behind that is not
+        // read at all.
         let early = |line: &str| with(&format!("{line}{many}"));
         assert_refused("malformed before header 101", early("X : a\r\n"), 400, "before the colon");
         assert_refused(
@@ -426,7 +427,7 @@ mod tests {
                 let scanned = HeadScanner::default().scan(&bytes, &limits);
                 let parsed = Request::parse(&bytes, &limits);
                 if let (Err(refused), Ok(_)) = (&scanned, &parsed) {
-                    // What only the scanner refuses would be a way around it.
+                    // A fault that only the scanner refuses would be a way around it.
                     panic!("byte {byte} at {at}: {refused}");
                 }
                 if let Ok(request) = parsed {

@@ -1,5 +1,5 @@
-//! Which place a path leads to: `/ws/:id`, `/files/*rest`. Knows paths only, neither requests nor
-//! what a place holds.
+//! Patterns such as `/ws/:id` and `/files/*rest`, and the places that paths lead to. It knows paths
+//! only, neither requests nor the content of a place.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,11 +29,11 @@ pub struct Routes<T> {
     places: Vec<Place<T>>,
     /// Patterns without a catch-all → index in `places`.
     exact: Router<usize>,
-    /// What stands before a catch-all, by the number of slashes in it → index in `places`.
+    /// The part before a catch-all, by the number of slashes in it → index in `places`.
     catch_alls: BTreeMap<usize, Router<usize>>,
 }
 
-/// The names of a pattern's parameters, in its order.
+/// The names of a pattern's parameters, in the pattern's order.
 pub type ParamNames = Box<[Box<str>]>;
 
 struct Place<T> {
@@ -41,27 +41,27 @@ struct Place<T> {
     value: T,
 }
 
-/// A pattern without the names of its parameters: the same place has the same key.
+/// A pattern without the names of its parameters: patterns of the same place have the same key.
 #[derive(PartialEq)]
 struct Key {
-    /// As matchit writes it; of a catch-all only what stands before the `*`.
+    /// The pattern in matchit's syntax; of a catch-all only the part before the `*`.
     path: String,
     /// For a catch-all, the number of slashes before the `*`.
     catch_all: Option<usize>,
 }
 
-/// Why a pattern is not one, and what to write instead. The rules are those of
+/// The reason why a text is not a pattern, and what to write instead. The rules are those of
 /// [Patterns](super#patterns).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// It does not begin with `/`.
+    /// The text does not begin with `/`.
     #[error("a pattern starts with `/`: write `/chat`, not `chat`")]
     NoLeadingSlash,
-    /// A `:` or `*` at the beginning of a segment and nothing after it.
+    /// A segment that begins with `:` or `*` has no name after it.
     #[error("`:` and `*` begin a parameter and need a name: write `/:id` or `/*rest`")]
     EmptyName,
-    /// A name with other characters than letters, digits, `_` and `-`.
+    /// A name has other characters than letters, digits, `_` and `-`.
     #[error(
         "`{0}` is no name of a parameter: a parameter is a whole segment, its name letters, digits, `_` and `-`"
     )]
@@ -69,36 +69,38 @@ pub enum PatternError {
         /// The name as it was written.
         String,
     ),
-    /// Two parameters of the same name.
+    /// Two parameters have the same name.
     #[error("two parameters are called `{0}`: give each its own name")]
     DuplicateName(
-        /// The name that stands there twice.
+        /// The name that occurs twice.
         String,
     ),
-    /// A catch-all that is not the last segment.
+    /// A catch-all is not the last segment.
     #[error("a catch-all stands for the rest of the path: nothing can follow `*{0}`")]
     CatchAllNotLast(
         /// The name of the catch-all.
         String,
     ),
-    /// A parameter in the spelling of other routers. A literal `{id}` can be written `/%7Bid%7D`.
+    /// A parameter is written in the syntax of other routers. A literal `{id}` can be written
+    /// `/%7Bid%7D`.
     #[error("a parameter is written `:id` and a catch-all `*rest`, not `{0}`")]
     Braces(
         /// The segment as it was written.
         String,
     ),
-    /// A `?` or `#`. Only the path is compared.
+    /// The text contains a `?` or `#`. Only the path is compared.
     #[error("a pattern is a path without `?` and `#`: read the query from the request")]
     QueryOrFragment,
-    /// White space or a control character, which no path can hold. A space can be written `%20`.
+    /// The text contains white space or a control character, which no path can hold. A space can be
+    /// written `%20`.
     #[error("no path holds white space or control characters: write `%20` for a space")]
     Whitespace,
-    /// Escapes that are not UTF-8 once they are decoded: a request for such a path is refused.
+    /// The text is not UTF-8 after percent-decoding: a request for such a path is refused.
     #[error(
         "a pattern is UTF-8 once it is percent-decoded: write `/caf%C3%A9` or `/café`, not `/caf%E9`"
     )]
     NotUtf8,
-    /// The pattern is fine but cannot stand beside the others. No such combination is known.
+    /// The pattern is valid but conflicts with an earlier one. No such combination is known.
     #[error("this pattern is in conflict with another one")]
     Conflict,
 }
@@ -117,11 +119,12 @@ impl<T: fmt::Debug> fmt::Debug for Routes<T> {
 }
 
 impl<T> Routes<T> {
-    /// The place of a pattern, made if it is new, and the names of its parameters in this spelling.
+    /// Returns the place of a pattern, made if it is new, and the names of its parameters as
+    /// written here.
     ///
     /// # Errors
     ///
-    /// [`PatternError`] if it is not a pattern. Nothing has changed then.
+    /// [`PatternError`] if the text is not a pattern. Then nothing has changed.
     pub fn slot(&mut self, pattern: &str) -> Result<(&mut T, ParamNames), PatternError>
     where
         T: Default,
@@ -152,11 +155,11 @@ impl<T> Routes<T> {
     /// The place that a path leads to, and the values of its parameters, percent-decoded, in the
     /// order of the pattern.
     ///
-    /// `path` is a path as it stands in a request, still percent-encoded
+    /// `path` is a path as in a request, still percent-encoded
     /// ([`Request::path`](super::Request::path)).
     ///
-    /// A path that is not UTF-8 once it is percent-decoded leads nowhere: its parameters could not
-    /// be told from others. [`Request::parse`](super::Request::parse) refuses it.
+    /// A path that is not UTF-8 after percent-decoding leads to no place: its parameters could not
+    /// be distinguished from others. [`Request::parse`](super::Request::parse) refuses it.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<(&T, Vec<String>)> {
         let path = canonical(path)?;
@@ -192,15 +195,15 @@ fn look_up<'p>(router: &Router<usize>, path: &'p str) -> Option<(usize, Vec<&'p 
     Some((*found.value, values))
 }
 
-/// One spelling for all paths that mean the same (RFC 3986 §6.2.2): all escapes are decoded but
-/// those of `/`, which is no separator then, and of `%`, which must stay distinct from the
-/// beginning of an escape. `None` if that is not UTF-8.
+/// The one spelling of all paths with the same meaning (RFC 3986 §6.2.2). All escapes are decoded
+/// except those of `/`, which is then no separator, and of `%`, which must stay distinct from the
+/// beginning of an escape. `None` if the result is not UTF-8.
 fn canonical(path: &str) -> Option<Cow<'_, str>> {
     if !path.contains('%') {
         return Some(Cow::Borrowed(path));
     }
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    // One that is no escape is encoded.
+    // A `%` that begins no escape is encoded.
     let mut decoded = Vec::with_capacity(path.len() + 16);
     let mut rest = path.as_bytes();
     while let [first, after @ ..] = rest {
@@ -224,7 +227,7 @@ fn canonical(path: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-/// Takes a pattern apart: its key and the names of its parameters.
+/// Splits a pattern into its key and the names of its parameters.
 fn parse(pattern: &str) -> Result<(Key, ParamNames), PatternError> {
     let segments = pattern.strip_prefix('/').ok_or(PatternError::NoLeadingSlash)?;
     if pattern.contains(['?', '#']) {
@@ -441,7 +444,7 @@ mod tests {
         assert!(routes.find("/").is_none());
     }
 
-    /// The rule of [`Routes`] in its plainest form: try every pattern, take the best that matches.
+    /// The rule of [`Routes`] in its plainest form: try every pattern, take the best match.
     fn best<'p>(patterns: &[&'p str], path: &str) -> Option<&'p str> {
         let rank = |pattern: &str| -> Option<Vec<usize>> {
             let wanted: Vec<_> = pattern.split('/').collect();

@@ -1,12 +1,12 @@
-//! Why a request is not accepted, and the answer that tells the client. Knows nothing of how it was
-//! found out.
+//! The reasons for which a request is refused, and the response that reports each. It does not know
+//! how they are detected.
 
 use super::response::Response;
 
-/// Why a request was refused.
+/// The reason why a request was refused.
 ///
-/// The variants stand in the order in which they win when several apply. [`Refusal::response`] is
-/// the answer for the client; the `Display` text is its body.
+/// The variants are in order of precedence: if several apply, the first wins. [`Refusal::response`]
+/// is the response for the client; the `Display` text is its body.
 ///
 /// ```
 /// use ikisocket::http::Refusal;
@@ -22,7 +22,7 @@ pub enum Refusal {
     /// differently.
     #[error("Malformed request: {0}.")]
     Malformed(
-        /// What is wrong, in plain words.
+        /// The fault, in plain words.
         &'static str,
     ),
     /// 431: the head has more bytes than [`HeadLimits::max_bytes`](super::HeadLimits::max_bytes).
@@ -61,22 +61,23 @@ pub enum Refusal {
         "`Sec-WebSocket-Extensions` is malformed. Send `name; parameter=value`, with commas between extensions."
     )]
     BadExtensions,
-    /// 403: the page that opened the connection may not (RFC 6455 §10.2).
+    /// 403: the origin of the page that opened the connection is not allowed (RFC 6455 §10.2).
     #[error("Connections from this origin are not allowed.")]
     OriginNotAllowed,
-    /// 503: as many connections are open as the server takes.
+    /// 503: as many connections are open as the server allows.
     #[error("The server is full. Try again in {retry_after} s.")]
     Full {
         /// The value of the `Retry-After` header, in seconds.
         retry_after: u32,
     },
-    /// 503: the server takes no new connections at the moment, for instance because it shuts down.
+    /// 503: the server accepts no new connections at the moment, for instance because it shuts
+    /// down.
     #[error("The server takes no new connections. Try again in {retry_after} s.")]
     Refusing {
         /// The value of the `Retry-After` header, in seconds.
         retry_after: u32,
     },
-    /// 503: whoever had to decide about the request did not, or not in time.
+    /// 503: a filter's deferred answer did not come, or not in time.
     #[error("The server could not decide about this request. Try again in {retry_after} s.")]
     Undecided {
         /// The value of the `Retry-After` header, in seconds.
@@ -100,7 +101,7 @@ impl Refusal {
         }
     }
 
-    /// The answer for the client: the status, the headers that belong to it, and the reason as
+    /// The response for the client: the status, the headers that belong to it, and the reason as
     /// plain text.
     pub fn response(&self) -> Response {
         let response = Response::text(format!("{self}\n")).with_status(self.status());
@@ -121,7 +122,7 @@ impl Refusal {
     }
 }
 
-/// What httparse found wrong, in words for the client.
+/// The fault that httparse found, in words for the client.
 pub(super) fn malformed(error: httparse::Error) -> Refusal {
     Refusal::Malformed(match error {
         httparse::Error::Token => "the request line is not `METHOD target HTTP/1.1`",

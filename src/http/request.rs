@@ -1,5 +1,5 @@
-//! What the client asks, as an owned snapshot that stays with its connection. Knows HTTP only:
-//! whether the upgrade can be accepted is `handshake.rs`, where the path leads is `pattern.rs`.
+//! The client's request, as an owned snapshot that stays with its connection. It knows HTTP only:
+//! `handshake.rs` decides whether an upgrade can be accepted, and `pattern.rs` where a path leads.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,24 +13,24 @@ use super::limits::HeadLimits;
 use super::refusal::{Refusal, malformed};
 use super::syntax::{is_same, position};
 
-/// Header lines for which parsing needs no heap: as many as are allowed by default. Browsers send
-/// about fifteen.
+/// The number of header lines that are parsed without heap memory: as many as are allowed by
+/// default. Browsers send about fifteen.
 const USUAL_HEADERS: usize = 100;
-/// The shortest header line in bytes: `a:` and LF. (CR is looked for when the lines are known.)
+/// The shortest header line in bytes: `a:` and LF. (The CR is checked when the lines are known.)
 const SHORTEST_HEADER: usize = 3;
-/// Bytes of the length before each piece that is kept.
+/// The bytes of the length in front of each stored piece.
 const LENGTH: usize = size_of::<u16>();
 
 /// An HTTP/1.1 request without a body: method, target, headers, and the parameters of its route.
 ///
-/// It lives as long as its connection, so it owns what it says, in one allocation: no longer than
-/// the head that was sent, with the parameters of its route behind that. Looking something up walks
-/// through the headers and decodes on the way; keep what you need often.
+/// A request lives as long as its connection, so it owns its text, in one allocation. That is no
+/// longer than the head that was sent, plus the route's parameters. A look-up walks through the
+/// headers and decodes on the way; keep values that you need often.
 ///
-/// What it gives as text is what was sent, and never holds U+FFFD in place of bytes that are not
-/// UTF-8: two different values would look the same. A path or parameter that is not UTF-8 once it
-/// is percent-decoded is refused with 400; a header, a cookie or a pair of the query costs itself
-/// only and counts as absent.
+/// All text is the text that was sent. It never holds U+FFFD in place of bytes that are not UTF-8,
+/// because two different values would look the same. A path or parameter that is not UTF-8 after
+/// percent-decoding is refused with 400. A header, a cookie or a pair of the query that is not
+/// UTF-8 counts as absent; the others are not affected.
 ///
 /// ```
 /// use ikisocket::http::{HeadLimits, Request};
@@ -46,16 +46,16 @@ const LENGTH: usize = size_of::<u16>();
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// Method and target with a space between them, then each header as `name:value`, then name and
-    /// value of each parameter: each of these pieces behind its length. 16 bits are enough for
-    /// that, as a head has at most 65 535 bytes. In the head a header has CR and LF where its
-    /// length is here, so this is never longer than the head. All are one allocation of exactly
-    /// their length, because many small ones among other connections' keep the allocator from
-    /// giving memory back.
+    /// value of each parameter. The length of each piece is in front of it. 16 bits are enough for
+    /// a length, because a head has at most 65 535 bytes. In the head a header has CR and LF where
+    /// its length is here, so this is never longer than the head. All pieces are in one allocation
+    /// of exactly their length: many small allocations among those of other connections would keep
+    /// the allocator from giving memory back.
     pieces: Box<[u8]>,
-    /// Where the parameters begin.
+    /// The position at which the parameters begin.
     params_at: u16,
     http_minor: u8,
-    /// Found out once, in one walk through the headers: a list that says it may be as long as a
+    /// Determined once, in one walk through the headers: a list of options may be as long as a
     /// head.
     asks_websocket: bool,
     is_version_13: bool,
@@ -76,8 +76,8 @@ impl Request {
     ///   a target of no known form, a path that is not UTF-8 once it is percent-decoded,
     ///   `Content-Length` with `Transfer-Encoding` or without one meaning (RFC 9112 §6.3), two
     ///   `Sec-WebSocket-Key` (RFC 6455 §11.3.1), an upgrade to WebSocket with a body;
-    /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. Only what stands before the
-    ///   one that is too many is judged by the rules above.
+    /// - [`Refusal::TooManyHeaders`]: more than `limits.max_headers`. The rules above are applied
+    ///   only to the lines before the first header that is too many.
     pub fn parse(head: &[u8], limits: &HeadLimits) -> Result<Self, Refusal> {
         match read(head, limits, true, Self::from_parsed) {
             Err(Refusal::TooManyHeaders) => {
@@ -87,11 +87,12 @@ impl Request {
         }
     }
 
-    /// Reads a head that has arrived in one piece and has the right form, as most do: what
-    /// [`parse`](Self::parse) says of it, and its length in what was received. `None` if
-    /// [`HeadScanner`](super::HeadScanner) has to say whether more must come or what is wrong.
+    /// Reads a head that has arrived in one piece and has the right form, as most do. It returns
+    /// the result of [`parse`](Self::parse) and the head's length in `received`. `None` if
+    /// [`HeadScanner`](super::HeadScanner) has to find out whether more must arrive, or what is
+    /// wrong.
     ///
-    /// The scanner would find the same end: what it refuses has not the right form.
+    /// The scanner would find the same end: a head that it refuses does not have the right form.
     #[doc(hidden)] // for the benchmarks and the fuzz targets
     #[must_use]
     pub fn in_one_piece(
@@ -102,8 +103,8 @@ impl Request {
         read(visible, limits, true, Self::from_parsed).ok()
     }
 
-    /// Why a head is refused of which only this beginning may be looked at, whole lines with as
-    /// many headers as are allowed: because of what they say, or because there are more.
+    /// Refuses a head of which only this beginning may be looked at: whole lines, with as many
+    /// headers as are allowed. The reason is a fault in them, or else that there are more.
     pub(super) fn refuse_beginning(lines: &[u8], limits: &HeadLimits) -> Refusal {
         let head = [lines, b"\r\n"].concat();
         let checked = read(&head, limits, false, |parsed| check(parsed, false).map(drop));
@@ -139,7 +140,7 @@ impl Request {
         as_text(self.request_line().0)
     }
 
-    /// Whether this is the method. It spares a look at whether the bytes are text.
+    /// Whether this is the method. It avoids a check whether the bytes are text.
     pub(crate) fn has_method(&self, method: &str) -> bool {
         let line = self.pieces.get(LENGTH..).unwrap_or_default();
         line.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.starts_with(b" "))
@@ -153,30 +154,30 @@ impl Request {
 
     /// The path as it was sent, still percent-encoded, without the query.
     ///
-    /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2);
-    /// `*` and the target of CONNECT have none, it is empty then and leads nowhere.
+    /// Of an absolute target (`http://example.org/chat`) it is the path within (RFC 9112 §3.2.2).
+    /// `*` and the target of CONNECT have no path: it is then empty and leads to no route.
     #[must_use]
     pub fn path(&self) -> &str {
         path_of(self.target())
     }
 
-    /// The path, percent-decoded. A `/` in it may have been an encoded one. It is the text that was
-    /// sent: a request whose path is not UTF-8 is refused.
+    /// The path, percent-decoded. A `/` in it may have been an encoded one. No replacement
+    /// characters are in it: a request whose path is not UTF-8 is refused.
     #[must_use]
     pub fn decoded_path(&self) -> Cow<'_, str> {
         percent_decode_str(self.path()).decode_utf8_lossy()
     }
 
-    /// What follows the first `?` of the target, as it was sent.
+    /// The part of the target after the first `?`, as it was sent.
     #[must_use]
     pub fn query_string(&self) -> Option<&str> {
         let (_, query) = path_and_query(self.target()).split_once('?')?;
         Some(query)
     }
 
-    /// The value of a query key, decoded (`%20` and `+` are spaces). The last one wins. A pair that
-    /// is not UTF-8 once it is decoded counts as if it were not there; it stands in
-    /// [`query_string`](Self::query_string).
+    /// The value of a query key, decoded (`%20` and `+` are spaces). Of several values the last one
+    /// is returned. A pair that is not UTF-8 after decoding counts as absent;
+    /// [`query_string`](Self::query_string) still contains it.
     #[must_use]
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let pairs = self
@@ -242,7 +243,7 @@ impl Request {
     }
 
     /// The values of all headers of this name, in any case, in their order; without those that are
-    /// not UTF-8. To see how many lines there are, count them in [`headers`](Self::headers).
+    /// not UTF-8. To know the number of lines, count them in [`headers`](Self::headers).
     pub fn header_values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r str> {
         let values = self.values(name).filter(|_| !name.contains(':'));
         values.filter_map(|value| str::from_utf8(value).ok())
@@ -254,12 +255,13 @@ impl Request {
         self.fields().map(|(name, value)| (as_text(name), value))
     }
 
-    /// The value of a cookie, percent-decoded, without the quotes around it. The first one wins:
-    /// browsers send the one with the most specific path first (RFC 6265 §5.4).
+    /// The value of a cookie, percent-decoded, without the quotes around it. Of several values the
+    /// first one is returned: browsers send the one with the most specific path first (RFC 6265
+    /// §5.4).
     ///
-    /// A cookie whose name or value is not UTF-8, as it was sent or once it is decoded, counts as
-    /// if it were not there: it costs itself, not those beside it. Only spaces and tabs around
-    /// names and values are taken off (RFC 6265 §5.2).
+    /// A cookie counts as absent if its name or value is not UTF-8, as sent or after decoding; the
+    /// cookies beside it still count. Only spaces and tabs around names and values are removed (RFC
+    /// 6265 §5.2).
     #[must_use]
     pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
         let mut cookies = self.raw_cookies().filter(|(each, _)| *each == name.as_bytes());
@@ -288,9 +290,9 @@ impl Request {
     }
 
     /// Whether the client asks to change to the WebSocket protocol: `Upgrade` lists `websocket` and
-    /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). Whether that can be accepted,
-    /// [`check_handshake`](super::check_handshake) says; the method and the version play no role
-    /// here.
+    /// `Connection` lists `upgrade` (RFC 6455 §4.2.1). The method and the version play no role
+    /// here. [`check_handshake`](super::check_handshake) decides whether the upgrade can be
+    /// accepted.
     #[must_use]
     pub fn asks_websocket(&self) -> bool {
         self.asks_websocket
@@ -306,15 +308,16 @@ impl Request {
         self.bad_extensions
     }
 
-    /// Bytes of heap memory that it holds.
+    /// The bytes of heap memory that the request holds.
     #[doc(hidden)] // for tests/request_memory.rs
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.pieces.len()
     }
 
-    /// The values of all headers of this name, in any case, in their order. Where their number
-    /// matters, it is these that count. The name must be one: a colon ends it.
+    /// The values of all headers of this name, in any case, in their order, also those that are not
+    /// UTF-8. Code that counts headers uses these. `name` must be a header name: a colon would end
+    /// it.
     pub(super) fn values<'r>(&'r self, name: &str) -> impl Iterator<Item = &'r [u8]> {
         let name = name.as_bytes();
         self.lines().filter_map(move |line| {
@@ -347,8 +350,8 @@ impl Request {
     }
 }
 
-/// Reads a head, the whole of it or a beginning: what is made of its parts, and how long it is. An
-/// error says that its form is wrong.
+/// Reads a head or a beginning of one; returns the result of `make` on its parts, and its length.
+/// An error says that its form is wrong.
 fn read<T>(
     head: &[u8],
     limits: &HeadLimits,
@@ -384,7 +387,7 @@ fn read<T>(
     Ok((make(&parsed), length))
 }
 
-/// Goes through the pieces of a request.
+/// An iterator over the pieces of a request.
 struct Pieces<'r> {
     rest: &'r [u8],
 }
@@ -401,8 +404,8 @@ impl<'r> Iterator for Pieces<'r> {
     }
 }
 
-/// The request line only: headers hold secrets (cookies, authorization) that do not belong into
-/// logs.
+/// Shows only the request line: headers hold secrets (cookies, authorization) that must not get
+/// into logs.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -413,13 +416,13 @@ impl fmt::Debug for Request {
     }
 }
 
-/// What a cookie's value stands for.
+/// Decodes a cookie's value.
 fn cookie_value(value: &[u8]) -> Option<Cow<'_, str>> {
     let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
     percent_decode(quoted.unwrap_or(value)).decode_utf8().ok()
 }
 
-/// Appends a line of a head as a piece. No line of one that is kept is as long as its length can say.
+/// Appends a line of a head as a piece. Every line that is kept is shorter than the largest length.
 #[inline(always)] // else each header costs 30 instructions more
 fn push_line(first: &[u8], separator: u8, second: &[u8], pieces: &mut Vec<u8>) {
     let length = (first.len() + 1 + second.len()) as u16;
@@ -429,19 +432,20 @@ fn push_line(first: &[u8], separator: u8, second: &[u8], pieces: &mut Vec<u8>) {
     pieces.extend_from_slice(second);
 }
 
-/// Appends a piece. What would not fit its length is cut off.
+/// Appends a piece. The part that would not fit its length is cut off.
 fn push_piece(piece: &[u8], pieces: &mut Vec<u8>) {
     let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
     pieces.extend_from_slice(&length.to_ne_bytes());
     pieces.extend_from_slice(&piece[..length.into()]);
 }
 
-/// Everything but header values was text when it came in, so this never falls back.
+/// Everything but header values was checked to be text when it arrived, so the fallback is never
+/// used.
 fn as_text(piece: &[u8]) -> &str {
     simdutf8::basic::from_utf8(piece).unwrap_or_default()
 }
 
-/// The target without the scheme and the host that an absolute one begins with.
+/// The target without the scheme and the host of an absolute one.
 fn path_and_query(target: &str) -> &str {
     if target.starts_with('/') {
         return target;
@@ -485,8 +489,8 @@ fn check_target(method: &str, target: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What the headers say, if no two parts of the head contradict each other. In a mere beginning
-/// something may be missing.
+/// Checks that no two parts of the head contradict each other; returns the facts in the headers. In
+/// a beginning of a head, headers may be missing.
 fn check<'h>(parsed: &httparse::Request<'_, 'h>, is_whole: bool) -> Result<Said<'h>, Refusal> {
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     check_target(method, target)?;
@@ -497,14 +501,14 @@ fn check<'h>(parsed: &httparse::Request<'_, 'h>, is_whole: bool) -> Result<Said<
     if said.keys > 1 {
         return Err(Refusal::Malformed("more than one Sec-WebSocket-Key"));
     }
-    // What an escape stands for is text, or two paths would come to the same.
+    // The decoded path must be text, or two different paths could look the same.
     if !is_text(path_of(target)) {
         return Err(Refusal::Malformed("the path is not UTF-8 once it is percent-decoded"));
     }
     Ok(said)
 }
 
-/// What the headers say that decides how the request is read, found in one walk through them.
+/// The headers that decide how the request is read, found in one walk through them.
 #[derive(Default)]
 struct Said<'h> {
     hosts: usize,
@@ -513,7 +517,7 @@ struct Said<'h> {
     versions: usize,
     version: &'h [u8],
     chunked: bool,
-    /// The body's length as it was written, and what that means.
+    /// The body's length as it was written, and as a number.
     length: Option<(&'h [u8], u64)>,
     bad_length: Option<Refusal>,
     bad_extensions: bool,
@@ -558,7 +562,7 @@ impl<'h> Said<'h> {
         said
     }
 
-    /// RFC 9110 §8.6: a list of lengths is good if all are the same, written in the same way.
+    /// RFC 9110 §8.6: a list of lengths is valid if all are the same, written in the same way.
     fn add_lengths(&mut self, value: &'h [u8]) -> Result<(), Refusal> {
         for length in value.split(|&byte| byte == b',').map(trim) {
             match self.length {
@@ -580,7 +584,7 @@ impl<'h> Said<'h> {
         self.upgrade && self.connection
     }
 
-    /// RFC 9112 §3.2: exactly one valid `Host`; HTTP/1.0 may do without.
+    /// RFC 9112 §3.2: exactly one valid `Host`; HTTP/1.0 needs none.
     fn check_host(&self, http_minor: u8, is_whole: bool) -> Result<(), Refusal> {
         match self.hosts {
             0 if http_minor == 0 || !is_whole => Ok(()),
@@ -591,8 +595,8 @@ impl<'h> Said<'h> {
         }
     }
 
-    /// RFC 9112 §6.3: all readers must agree on where the body ends. An upgrade has none: the bytes
-    /// behind it would be taken for frames by one server and for a body by another.
+    /// RFC 9112 §6.3: all readers must agree on where the body ends. An upgrade has no body: one
+    /// server would take the bytes behind it for frames, another for a body.
     fn check_body(&self, http_minor: u8) -> Result<(), Refusal> {
         if let Some(refusal) = &self.bad_length {
             return Err(refusal.clone());
@@ -625,13 +629,13 @@ fn split_pair(pair: &[u8]) -> (&[u8], &[u8]) {
     split_once(pair, b'=').unwrap_or((pair, &[]))
 }
 
-/// What stands before and behind the first separator.
+/// The parts before and behind the first separator.
 fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = bytes.iter().position(|&byte| byte == separator)?;
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// What a key or value stands for. `None` if it is not UTF-8.
+/// Decodes a key or value. `None` if the result is not UTF-8.
 fn form_decoded(text: &[u8]) -> Option<Cow<'_, str>> {
     if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return str::from_utf8(text).ok().map(Cow::Borrowed);
@@ -639,7 +643,7 @@ fn form_decoded(text: &[u8]) -> Option<Cow<'_, str>> {
     String::from_utf8(form_bytes(text).collect()).ok().map(Cow::Owned)
 }
 
-/// The bytes that a key or value stands for.
+/// The decoded bytes of a key or value.
 fn form_bytes(text: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = text;
     let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -657,8 +661,8 @@ fn form_bytes(text: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// Whether a path is UTF-8 once it is percent-decoded. Only an escape of a byte outside ASCII
-/// (`%8x` to `%Fx`) can make it something else, and few paths have one.
+/// Whether a path is UTF-8 after percent-decoding. Only an escape of a byte outside ASCII (`%8x` to
+/// `%Fx`) can change that, and few paths have one.
 fn is_text(path: &str) -> bool {
     !has_pair(path.as_bytes(), |first, second| (first == b'%') & (second >= b'8'))
         || percent_decode_str(path).decode_utf8().is_ok()
@@ -668,8 +672,8 @@ fn has_bare_lf(head: &[u8]) -> bool {
     head.starts_with(b"\n") || has_pair(head, |first, second| (first != b'\r') & (second == b'\n'))
 }
 
-/// Whether two bytes in a row are such a pair. It looks at all of them without a branch for each,
-/// so that the compiler can take sixteen at a time.
+/// Whether any two adjacent bytes are such a pair. It looks at all bytes without a branch for each,
+/// so that the compiler can compare sixteen at a time.
 fn has_pair(bytes: &[u8], is_pair: impl Fn(u8, u8) -> bool) -> bool {
     let pairs = bytes.iter().zip(bytes.iter().skip(1));
     pairs.fold(false, |any, (&first, &second)| any | is_pair(first, second))

@@ -1,4 +1,4 @@
-//! A complete HTTP/1.1 answer, after which the connection closes. Knows no request and no
+//! A complete HTTP/1.1 response, after which the connection closes. It knows no request and no
 //! connection.
 
 use std::borrow::Cow;
@@ -8,12 +8,12 @@ use super::syntax::{is_field_value, is_token};
 /// Headers that [`Response::encode`] writes itself: a second one would contradict it.
 const OWN_HEADERS: [&str; 3] = ["Content-Length", "Transfer-Encoding", "Connection"];
 
-/// An HTTP answer: status, headers, body (RFC 9112 §2).
+/// An HTTP response: status, headers, body (RFC 9112 §2).
 ///
-/// It is always the last one on its connection: `Connection: close` and `Content-Length` are added
-/// when it is encoded. No header can hold a line break, so nothing that a user puts into one can
-/// split the answer. There is no `Date`: this room has no clock. Whoever has one may add the header
-/// (RFC 9110 §6.6.1).
+/// It is always the last response on its connection: encoding adds `Connection: close` and
+/// `Content-Length`. No header can hold a line break, so no user-supplied text in a header can
+/// split the response. There is no `Date`, because this module has no clock. A server with a clock
+/// may add the header (RFC 9110 §6.6.1).
 ///
 /// ```
 /// use ikisocket::http::Response;
@@ -34,24 +34,25 @@ pub struct Response {
     body: Vec<u8>,
 }
 
-/// Why [`Response::with_header`] refused a header.
+/// The reason why [`Response::with_header`] refused a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// The name is not a token (RFC 9110 §5.1): empty, or with a space, a colon, a non-ASCII
-    /// character…
+    /// The name is not a token (RFC 9110 §5.1): it is empty, or has a space, a colon, a non-ASCII
+    /// character or the like.
     #[error("a header name is letters, digits and hyphens, without spaces or a colon")]
     InvalidName,
     /// The value holds a line break or another control character (RFC 9110 §5.5).
     #[error("a header value holds no line breaks and no control characters")]
     InvalidValue,
-    /// `Content-Length`, `Transfer-Encoding` or `Connection`: these are written for you.
+    /// The header is `Content-Length`, `Transfer-Encoding` or `Connection`: the server sets these
+    /// itself.
     #[error("Content-Length, Transfer-Encoding and Connection are set by the server itself")]
     Reserved,
 }
 
-/// So that `?` may stand behind [`Response::with_header`] in a filter: a header that cannot be sent
-/// is the server's own fault.
+/// Allows `?` after [`Response::with_header`] in a filter. It becomes 500: a header that cannot be
+/// sent is the server's own fault.
 impl From<HeaderError> for Response {
     fn from(error: HeaderError) -> Self {
         log::error!("a response is replaced by 500: {error}");
@@ -73,7 +74,7 @@ impl From<&str> for Response {
     }
 }
 
-/// Whichever of the two there is: so that a page may use `?`.
+/// The response of the `Ok` or of the `Err`, so that a page may use `?`.
 impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
     fn from(result: Result<T, E>) -> Self {
         result.map_or_else(Into::into, Into::into)
@@ -81,10 +82,9 @@ impl<T: Into<Response>, E: Into<Response>> From<Result<T, E>> for Response {
 }
 
 impl Response {
-    /// An answer with this status, no headers and no body.
+    /// A response with this status, no headers and no body.
     ///
-    /// A status that cannot end an exchange (outside 200..=599) becomes 500: better than what the
-    /// client would make of it.
+    /// A status that cannot end an exchange (outside 200..=599) becomes 500.
     pub fn new(status: u16) -> Self {
         Self { status: final_status(status), headers: Vec::new(), body: Vec::new() }
     }
@@ -109,8 +109,8 @@ impl Response {
         Self::new(200).with_own_header("Content-Type", "application/json").with_body(body.into())
     }
 
-    /// 200 with bytes of this type (`image/png`, say). A type that cannot stand in a header becomes
-    /// `application/octet-stream`.
+    /// 200 with bytes of this media type (for instance `image/png`). A type that cannot stand in a
+    /// header becomes `application/octet-stream`.
     ///
     /// ```
     /// use ikisocket::Response;
@@ -127,20 +127,21 @@ impl Response {
         Self::new(200).with_own_header("Content-Type", known).with_body(body)
     }
 
-    /// The same answer with another status; see [`Response::new`] for those that cannot be.
+    /// The same response with another status; see [`Response::new`] for statuses that are not
+    /// allowed.
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = final_status(status);
         self
     }
 
-    /// The same answer with another body. Its `Content-Type` is not touched.
+    /// The same response with another body. Its `Content-Type` does not change.
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// Adds a header. Only `Content-Type` replaces the one before; others may stand there several
-    /// times (`Set-Cookie`).
+    /// Adds a header. A second `Content-Type` replaces the first; every other header may occur
+    /// several times (`Set-Cookie`).
     ///
     /// # Errors
     ///
@@ -168,7 +169,7 @@ impl Response {
         Ok(self)
     }
 
-    /// A header of this room's own making, known to be well-formed.
+    /// Adds a header of this module's own, known to be well-formed.
     pub(super) fn with_own_header(
         mut self,
         name: &'static str,
@@ -186,13 +187,14 @@ impl Response {
         self.status
     }
 
-    /// The body, also where [`Response::encode`] leaves it out.
+    /// The body, also in cases in which [`Response::encode`] leaves it out.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// The first header of this name, in any case. Not those that are only added when encoding.
+    /// The first header of this name, in any case. Headers that are only added when encoding are
+    /// not found.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
@@ -200,7 +202,7 @@ impl Response {
         Some(value)
     }
 
-    /// Appends the answer to `out` as it goes over the wire.
+    /// Appends the response to `out` in its wire format.
     ///
     /// `head_only` is for a HEAD request: all headers as for GET, with its `Content-Length`, but no
     /// body (RFC 9110 §9.3.2). 204, 205 and 304 never carry a body (RFC 9110 §15.3.5, §15.3.6,
@@ -223,7 +225,7 @@ impl Response {
         if has_length {
             line(&["Content-Length: ", &body.len().to_string()]);
         }
-        // RFC 9110 §7.8: whoever sends Upgrade also names it in Connection.
+        // RFC 9110 §7.8: a sender of Upgrade also names it in Connection.
         let connection = match self.header("Upgrade") {
             Some(_) => "close, Upgrade",
             None => "close",

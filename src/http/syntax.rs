@@ -1,19 +1,19 @@
-//! What tokens and header values are made of (RFC 9110 §5.5 and §5.6.2), and how to find and
+//! The characters of tokens and header values (RFC 9110 §5.5 and §5.6.2), and how to find and
 //! compare them.
 
-/// Whether the text is a token (RFC 9110 §5.6.2): what header names, methods and subprotocols are
-/// made of.
+/// Whether the text is a token (RFC 9110 §5.6.2): the form of header names, methods and
+/// subprotocols.
 #[must_use]
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-/// A character of a token.
+/// Whether the byte is a character of a token.
 pub(super) fn is_tchar(byte: u8) -> bool {
     TCHARS[usize::from(byte)]
 }
 
-/// Which bytes are characters of a token: a head may consist of nothing else.
+/// A table of the characters of a token.
 const TCHARS: [bool; 256] = {
     let mut tchars = [false; 256];
     let mut byte = 0;
@@ -27,7 +27,7 @@ const TCHARS: [bool; 256] = {
     tchars
 };
 
-/// Where the first byte of this kind is. Blocks without one are passed over as a whole, which is
+/// The position of the first byte of this kind. Blocks without one are skipped as a whole, which is
 /// eight times as fast as byte by byte: most of a large head is one long line.
 pub(super) fn position(bytes: &[u8], is_this: impl Fn(u8) -> bool) -> Option<usize> {
     if bytes.first().is_some_and(|&byte| is_this(byte)) {
@@ -42,7 +42,7 @@ pub(super) fn position(bytes: &[u8], is_this: impl Fn(u8) -> bool) -> Option<usi
 }
 
 /// Whether two texts differ at most in the case of ASCII letters. Most senders write names as the
-/// RFCs do: then a comparison of all bytes at once is enough.
+/// RFCs do, and then one comparison of all bytes is enough.
 pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     one == other || one.eq_ignore_ascii_case(other)
 }

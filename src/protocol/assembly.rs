@@ -1,5 +1,5 @@
-//! Puts together what arrives in pieces: a header, a frame, a fragmented message (RFC 6455 §5.4).
-//! It exists only while something is incomplete; what comes whole never passes here.
+//! Assembles input that arrives in pieces: a header, a frame, a fragmented message (RFC 6455 §5.4).
+//! It exists only while something is incomplete; complete input never passes here.
 
 use super::frame::HeaderStart;
 use super::message::interpret;
@@ -11,17 +11,17 @@ use std::borrow::Cow;
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     stage: Stage,
-    /// The message of which the last fragment has not come in full.
+    /// The message whose last fragment is incomplete.
     pub(super) message: Option<OpenMessage>,
 }
 
-/// Where in a frame the stream stands.
+/// The position of the stream in a frame.
 #[derive(Debug)]
 enum Stage {
     Header(HeaderBytes),
     /// In a text, binary or continuation frame: its payload goes to the open message.
     Data(OpenFrame),
-    /// In a Close, Ping or Pong; with the part of its payload that came before, at most 125 bytes.
+    /// In a Close, Ping or Pong, with the part of its payload that has arrived, at most 125 bytes.
     Control(OpenFrame, Vec<u8>),
 }
 
@@ -46,7 +46,7 @@ impl Assembly {
             }
     }
 
-    /// Goes through `input` until something is complete or nothing is left.
+    /// Goes through `input` until something is complete or the input ends.
     pub(super) fn advance<'i>(
         &mut self,
         input: &mut &'i mut [u8],
@@ -94,11 +94,11 @@ impl Assembly {
         }
     }
 
-    /// Opens or continues a message, unless its length would break a rule; a control frame stands
-    /// beside it.
+    /// Opens or continues a message, unless its length would break a rule. A control frame does not
+    /// affect the message.
     fn begin_frame(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
-        // In range where it matters: a message is checked against `max_message` below, a control
-        // frame has 125 bytes.
+        // The cast is safe where it matters: a message is checked against `max_message` below, and
+        // a control frame has 125 bytes.
         let frame = OpenFrame {
             opcode: header.opcode,
             fin: header.fin,
@@ -130,7 +130,7 @@ impl Assembly {
     }
 }
 
-/// The bytes of a header that is not there in full.
+/// The bytes of an incomplete header.
 #[derive(Debug, Default)]
 struct HeaderBytes {
     bytes: [u8; FrameHeader::MAX_LEN],
@@ -138,8 +138,8 @@ struct HeaderBytes {
 }
 
 impl HeaderBytes {
-    /// Takes what the header needs from `input`. `None`: all of `input` was taken, and more is
-    /// needed.
+    /// Takes the missing bytes of the header from `input`. `None`: all of `input` was taken, and
+    /// more is needed.
     fn complete(
         &mut self,
         input: &mut &mut [u8],
@@ -159,7 +159,7 @@ impl HeaderBytes {
             }
             None => None,
         };
-        // What was held before did not suffice, so a complete header is longer than that.
+        // The bytes held before did not suffice, so a complete header is longer than they are.
         let taken = header.map_or(copied, |(_, header_len)| header_len - held);
         let _ = input.split_off_mut(..taken);
         if header.is_some() {
@@ -182,7 +182,7 @@ struct OpenFrame {
 }
 
 impl OpenFrame {
-    /// Takes this frame's payload from `input`, as much as is there, and unmasks it.
+    /// Takes this frame's payload from `input`, as much as there is, and unmasks it.
     fn take_payload<'i>(&mut self, input: &mut &'i mut [u8]) -> &'i mut [u8] {
         let available = self.remaining.min(input.len());
         let piece = input.split_off_mut(..available).unwrap_or_default();
@@ -195,7 +195,7 @@ impl OpenFrame {
     }
 }
 
-/// A message that is not complete: what came of it so far.
+/// An incomplete message: the part that has arrived.
 #[derive(Debug)]
 pub(super) struct OpenMessage {
     pub(super) body: Body,
@@ -221,7 +221,8 @@ impl OpenMessage {
         }
     }
 
-    /// Whether the limits leave room for the frame of this header; all earlier ones are in.
+    /// Checks that the limits allow the frame of this header; all earlier frames are counted
+    /// already.
     fn admit(&mut self, header: &FrameHeader, rules: &Rules) -> Result<(), Violation> {
         let longest = match self.body {
             Body::Compressed { .. } => rules.max_compressed(),
@@ -240,8 +241,8 @@ impl OpenMessage {
         Ok(())
     }
 
-    /// Appends unmasked payload. Grows with what arrived, never by what a header declares:
-    /// declaring is free.
+    /// Appends unmasked payload. Memory grows with the bytes that arrived, never with the length
+    /// that a header declares, because declaring costs a peer nothing.
     fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
         match &mut self.body {
             Body::Text(text) => text.push(piece),

@@ -1,14 +1,15 @@
-//! Close codes and the payload of a Close frame (RFC 6455 §5.5.1, §7.4). Knows nothing of headers
-//! or of the closing handshake.
+//! Close codes and the payload of a Close frame (RFC 6455 §5.5.1, §7.4). It knows nothing of
+//! headers or of the closing handshake.
 
 use std::{borrow::Cow, fmt};
 
 /// The longest reason in bytes: 125 of a control frame, less two for the code.
 const MAX_REASON: usize = 123;
 
-/// Why a connection is closed: the number in a Close frame.
+/// The reason why a connection is closed: the number in a Close frame.
 ///
-/// Any `u16` can be held; only those of [`is_sendable`](Self::is_sendable) may appear on the wire.
+/// It can hold any `u16`. Only the codes of [`is_sendable`](Self::is_sendable) may appear on the
+/// wire.
 ///
 /// ```
 /// use ikisocket::protocol::CloseCode;
@@ -27,13 +28,13 @@ impl CloseCode {
     pub const GOING_AWAY: Self = Self(1001);
     /// 1002: the peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// 1003: a kind of data that this endpoint does not take.
+    /// 1003: the endpoint does not accept this kind of data.
     pub const UNSUPPORTED_DATA: Self = Self(1003);
     /// 1007: data that contradicts its kind, such as text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
-    /// 1008: against the endpoint's policy; for want of a better code.
+    /// 1008: the message is against the endpoint's policy, or no other code fits.
     pub const POLICY_VIOLATION: Self = Self(1008);
-    /// 1009: a message larger than the endpoint takes.
+    /// 1009: a message is larger than the endpoint accepts.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
     /// 1010: the client needs an extension that the server did not offer.
     pub const MANDATORY_EXTENSION: Self = Self(1010);
@@ -75,10 +76,10 @@ impl fmt::Display for CloseCode {
 /// The content of a received Close frame that was not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
-    /// Why; always [sendable](CloseCode::is_sendable) when it comes from the decoder.
+    /// The close code; always [sendable](CloseCode::is_sendable) when it comes from the decoder.
     pub code: CloseCode,
-    /// The same in words, at most 123 bytes, often empty. For logs: it is the peer's text, not to
-    /// be trusted.
+    /// The reason in words, at most 123 bytes, often empty. It is for logs: it is the peer's text,
+    /// and not to be trusted.
     pub reason: Cow<'a, str>,
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn truncate_reason(reason: &str) -> &str {
 /// (RFC 6455 §5.5.1). At most 125 bytes: a reason of more than 123 bytes is cut at a character
 /// boundary.
 ///
-/// Not checked: whether the code [is sendable](CloseCode::is_sendable).
+/// It does not check whether the code [is sendable](CloseCode::is_sendable).
 ///
 /// ```
 /// use ikisocket::protocol::{CloseCode, Opcode, encode_close, encode_frame};

@@ -1,5 +1,5 @@
-//! A whole message, owned or borrowed ([`Message`]), and the cheap view of one ([`Payload`]). Knows
-//! nothing of frames.
+//! A whole message, owned or borrowed ([`Message`]), and a cheap view of one ([`Payload`]). It
+//! knows nothing of frames.
 
 use super::{CloseCode, CloseFrame, Opcode, Violation, text};
 use std::borrow::Cow;
@@ -28,8 +28,8 @@ pub enum Message<'a> {
 }
 
 impl Message<'_> {
-    /// The same message, which owns its content: to keep it, or to send it to another thread. It
-    /// copies only what was borrowed.
+    /// Returns the same message with content that it owns, to keep it or to send it to another
+    /// thread. Only borrowed content is copied.
     #[must_use]
     pub fn into_owned(self) -> Message<'static> {
         match self {
@@ -47,7 +47,7 @@ impl Message<'_> {
         }
     }
 
-    /// The content, whatever its kind.
+    /// The content as bytes, whatever its kind.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.payload().as_bytes()
@@ -96,7 +96,7 @@ impl<'a> From<Cow<'a, str>> for Message<'a> {
     }
 }
 
-/// Without a copy if nothing else refers to the bytes.
+/// Does not copy if nothing else refers to the bytes.
 impl From<Bytes> for Message<'_> {
     fn from(bytes: Bytes) -> Self {
         Self::Binary(Cow::Owned(bytes.into()))
@@ -149,7 +149,7 @@ impl<'a> From<&'a Message<'_>> for Message<'a> {
 }
 
 /// A borrowed message, as small as a slice and `Copy`. It derefs to its bytes and remembers its
-/// kind, so that it can be passed on as what it was.
+/// kind, so that it can be passed on as the same kind.
 ///
 /// ```
 /// use ikisocket::protocol::Payload;
@@ -169,7 +169,7 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// The content, whatever its kind.
+    /// The content as bytes, whatever its kind.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {
         match self {
@@ -209,7 +209,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Text as it is; of binary data its length.
+/// Shows text unchanged, and of binary data its length.
 ///
 /// ```
 /// use ikisocket::Payload;
@@ -226,7 +226,7 @@ impl fmt::Display for Payload<'_> {
     }
 }
 
-/// Empty and binary.
+/// Returns an empty binary payload.
 impl Default for Payload<'_> {
     fn default() -> Self {
         Self::Binary(&[])
@@ -277,11 +277,11 @@ impl<'a> From<&'a Message<'_>> for Payload<'a> {
     }
 }
 
-/// Something complete that a [`Decoder`](super::Decoder) found. Borrowed from the input where it
-/// lay there in one piece.
+/// A complete unit that a [`Decoder`](super::Decoder) found. It is borrowed from the input if it
+/// was there in one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<'i> {
-    /// A whole message, its fragments put together.
+    /// A whole message, assembled from its fragments.
     Message(Message<'i>),
     /// A whole message that is still compressed; only if
     /// [`Rules::compression`](super::Rules::compression) allows it.
@@ -298,20 +298,20 @@ pub enum Decoded<'i> {
 /// bytes of its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compressed<'i> {
-    /// What comes out of it must be text.
+    /// Whether the decompressed message must be text.
     pub is_text: bool,
     /// The DEFLATE stream.
     pub payload: Cow<'i, [u8]>,
 }
 
 impl Compressed<'_> {
-    /// The same, with bytes of its own.
+    /// The same message with bytes of its own.
     #[must_use]
     pub fn into_owned(self) -> Compressed<'static> {
         Compressed { is_text: self.is_text, payload: Cow::Owned(self.payload.into_owned()) }
     }
 
-    /// The message, given what came out of it.
+    /// Makes the message from its decompressed bytes.
     ///
     /// # Errors
     ///
@@ -326,7 +326,7 @@ impl Compressed<'_> {
     }
 }
 
-/// What the whole, unmasked payload of an unfragmented frame means.
+/// Interprets the whole, unmasked payload of an unfragmented frame.
 #[inline]
 pub(super) fn interpret(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Decoded<'_>, Violation> {
     Ok(match opcode {
@@ -339,7 +339,7 @@ pub(super) fn interpret(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Decode
     })
 }
 
-/// The payload of a Close frame: nothing, or a code and a reason (RFC 6455 §5.5.1, §7.4).
+/// Parses the payload of a Close frame: nothing, or a code and a reason (RFC 6455 §5.5.1, §7.4).
 fn parse_close(payload: Cow<'_, [u8]>) -> Result<Option<CloseFrame<'_>>, Violation> {
     if payload.is_empty() {
         return Ok(None);

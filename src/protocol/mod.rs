@@ -1,5 +1,6 @@
-//! The WebSocket wire format without I/O (RFC 6455 §5–§8): bytes in, messages out, and back. It
-//! serves both roles, and knows no socket, no clock, no connection and no listener.
+//! The WebSocket wire format without I/O (RFC 6455 §5–§8): it decodes bytes into messages and
+//! encodes messages into bytes. It serves both roles, and knows no socket, no clock, no connection
+//! and no listener.
 //!
 //! | file | what it is for |
 //! |---|---|

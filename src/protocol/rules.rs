@@ -1,17 +1,17 @@
-//! What a decoder accepts: its role, the limits, and whether messages may be compressed.
+//! The rules of a decoder: its role, the limits, and whether messages may be compressed.
 
-/// Which side this endpoint is. A server takes masked frames only, a client unmasked ones only (RFC
+/// The side of this endpoint. A server accepts masked frames only, a client unmasked ones only (RFC
 /// 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Role {
-    /// Decodes what clients send.
+    /// Decodes frames from clients.
     #[default]
     Server,
-    /// Decodes what servers send.
+    /// Decodes frames from servers.
     Client,
 }
 
-/// What a [`Decoder`](super::Decoder) accepts. Many decoders share one `Rules`.
+/// The rules of a [`Decoder`](super::Decoder). Many decoders share one `Rules`.
 ///
 /// ```
 /// use ikisocket::protocol::{Role, Rules};
@@ -22,16 +22,15 @@ pub enum Role {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Which side we are. Default: server.
+    /// The side of this endpoint. Default: server.
     pub role: Role,
-    /// Longest message in bytes, over all its fragments; exactly so many are
-    /// accepted. Default: 1 MiB.
+    /// The longest message that is accepted, in bytes, over all its fragments. Default: 1 MiB.
     pub max_message: usize,
-    /// How many fragments of one message may be empty. They cost work and count for nothing in
-    /// [`max_message`](Self::max_message). Default: 1000.
+    /// The most fragments of one message that may be empty. They cost work, but add nothing to the
+    /// length that [`max_message`](Self::max_message) limits. Default: 1000.
     pub max_empty_fragments: u32,
-    /// permessage-deflate was agreed on: messages may be [compressed](super::Decoded::Compressed)
-    /// (RFC 7692 §6). Default: no.
+    /// Whether permessage-deflate was agreed on, so that messages may be
+    /// [compressed](super::Decoded::Compressed) (RFC 7692 §6). Default: no.
     pub compression: bool,
 }
 
@@ -71,9 +70,9 @@ impl Rules {
         Self { compression, ..self }
     }
 
-    /// The longest compressed message in bytes. What cannot be compressed grows a little (RFC 1951
-    /// §3.2.4), the more so in fragments that are compressed one by one; what comes out of it is
-    /// held to `max_message`.
+    /// The longest compressed message in bytes. Incompressible data grows a little (RFC 1951
+    /// §3.2.4), and more in fragments that are compressed one by one. The decompressed message is
+    /// limited by `max_message`.
     pub(super) fn max_compressed(&self) -> usize {
         self.max_message.saturating_add(self.max_message / 8).saturating_add(1024)
     }

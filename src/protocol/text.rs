@@ -1,11 +1,11 @@
-//! UTF-8, whole or in pieces (RFC 6455 §8.1, RFC 3629). Knows nothing of frames: pieces may be cut
-//! anywhere.
+//! UTF-8, whole or in pieces (RFC 6455 §8.1, RFC 3629). It knows nothing of frames: pieces may be
+//! cut anywhere.
 
 use super::Violation;
 use std::borrow::Cow;
 
 /// `simdutf8` works in blocks of 64 bytes and passes anything shorter on to the standard library;
-/// asking that at once saves the detour.
+/// calling that directly is faster.
 const SHORT: usize = 64;
 
 /// `bytes` as text, if they are UTF-8.
@@ -18,17 +18,17 @@ pub(super) fn check(bytes: &[u8]) -> Result<&str, Violation> {
     }
 }
 
-/// Text that arrives in pieces. Each byte is checked when it comes, and once.
+/// Text that arrives in pieces. Each byte is checked once, when it arrives.
 #[derive(Debug, Default)]
 pub(super) struct TextBuffer {
     text: String,
-    /// The first bytes of a character whose others have not come yet; zeros behind `pending_len`.
+    /// The first bytes of an incomplete character; zeros behind `pending_len`.
     pending: [u8; 4],
     pending_len: usize,
 }
 
 impl TextBuffer {
-    /// Length in bytes, the begun character included.
+    /// The length in bytes, with the incomplete character.
     pub(super) fn len(&self) -> usize {
         self.text.len() + self.pending_len
     }
@@ -42,8 +42,8 @@ impl TextBuffer {
             piece = rest;
             self.push_pending(byte)?;
         }
-        // The begun character at the end is cut off first: so one fast pass over the rest says yes
-        // or no, and nobody has to look for the place where it ended.
+        // The incomplete character at the end is cut off first. So one fast pass over the rest
+        // decides, and no search for the place where the text ended is needed.
         let (whole, begun) = piece.split_at(piece.len() - begun_character(piece));
         self.text.push_str(check(whole)?);
         for &byte in begun {
@@ -57,8 +57,7 @@ impl TextBuffer {
         if self.pending_len == 0 { Ok(self.text) } else { Err(Violation::InvalidUtf8) }
     }
 
-    /// Adds one byte to the begun character, which is never longer than four bytes: by then it is
-    /// whole or wrong.
+    /// Adds one byte to the incomplete character. It is complete or wrong after at most four bytes.
     fn push_pending(&mut self, byte: u8) -> Result<(), Violation> {
         self.pending[self.pending_len] = byte;
         self.pending_len += 1;
@@ -68,7 +67,7 @@ impl TextBuffer {
                 self.pending_len = 0;
                 Ok(())
             }
-            // No length of the error: the bytes are the beginning of some character.
+            // Without an error length, the bytes are the beginning of some character.
             Err(error) if error.error_len().is_none() => Ok(()),
             Err(_) => Err(Violation::InvalidUtf8),
         }
@@ -77,7 +76,7 @@ impl TextBuffer {
 
 /// How many bytes at the end of `bytes` (0 to 3) begin a character without completing it.
 ///
-/// Goes by the leading byte alone; whether the others are legal is for the caller to check.
+/// It looks at the leading byte only; the caller checks whether the others are legal.
 fn begun_character(bytes: &[u8]) -> usize {
     for (have, byte) in (1..=3).zip(bytes.iter().rev()) {
         let needed = match byte {
@@ -92,7 +91,7 @@ fn begun_character(bytes: &[u8]) -> usize {
     0
 }
 
-/// As [`check`], of bytes that may be owned.
+/// The same as [`check`], for bytes that may be owned.
 #[inline]
 pub(super) fn check_all(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Violation> {
     Ok(match bytes {
@@ -128,7 +127,7 @@ mod tests {
         "κόσμε, 水, 😀, é and plain letters",
     ];
 
-    /// The bytes, and how many of them suffice to know that they cannot become UTF-8.
+    /// The bytes, and the number of them after which it is certain that they cannot become UTF-8.
     const INVALID: &[(&[u8], usize)] = &[
         (b"\x80", 1), // a continuation byte that continues nothing
         (b"\xbf", 1),

@@ -1,12 +1,12 @@
-//! What a peer can do wrong on the wire, and the close code that RFC 6455 names for it. Knows no
-//! connection and takes no action: whoever drives the decoder decides what to send.
+//! Violations of the protocol on the wire, and the close code that RFC 6455 names for each. This
+//! module knows no connection and takes no action: the decoder's caller decides what to send.
 
 use super::CloseCode;
 
-/// A breach of RFC 6455, or of one of our limits, found while decoding.
+/// A violation of RFC 6455, or of one of our limits, found while decoding.
 ///
-/// Comparable, so a test can say `assert_eq!(outcome, Err(Violation::Unmasked))`. More variants may
-/// be added.
+/// Violations are comparable, so a test can say `assert_eq!(outcome, Err(Violation::Unmasked))`.
+/// More variants may be added.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -54,10 +54,10 @@ pub enum Violation {
     /// §7.2.2, RFC 1951).
     #[error("a compressed message is no DEFLATE stream, or was cut inside a block")]
     InvalidDeflate,
-    /// A compressed message has more DEFLATE blocks than 1000 and one for every 128 bytes,
-    /// compressed and decompressed together. Legal by the RFC, but each block can cost as much as a
-    /// kilobyte of data. Compressors that are not flushed after every few bytes stay below it, also
-    /// with the smallest blocks that zlib can be set to (`memLevel` 1).
+    /// A compressed message has more DEFLATE blocks than 1000 plus one for every 128 bytes,
+    /// compressed and decompressed together. The RFC allows it, but each block can cost as much as
+    /// a kilobyte of data. Compressors that are not flushed after every few bytes stay below the
+    /// limit, also with the smallest blocks that zlib can be set to (`memLevel` 1).
     #[error(
         "a compressed message has more than {limit} blocks for its length: flush the compressor less often"
     )]
@@ -95,7 +95,7 @@ impl Violation {
         match self {
             Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
-            // Legal by the RFC, so not a protocol error: it is our patience that ends.
+            // The RFC allows these, so they are not protocol errors but violations of our policy.
             Self::TooManyEmptyFragments { .. } | Self::TooManyBlocks { .. } => {
                 CloseCode::POLICY_VIOLATION
             }

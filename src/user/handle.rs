@@ -1,6 +1,6 @@
-//! Handles: what other threads hold to have something done on the loop.
+//! Handles, by which other threads run code on the loop.
 //!
-//! They know no connection, and of the loop only the inbox that their commands wait in.
+//! A handle knows no connection. Of the loop it knows only the inbox in which commands wait.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use crate::outbox::Outgoing;
 use crate::protocol::Message;
 use crate::token::Recipient;
 
-/// Has things done on a server's loop, from any thread: clone it for each that needs one. Its one
-/// primitive is [`send`](Self::send); the verbs beside it are short forms. It is [`Send`] and
-/// [`Sync`] whatever the state is, because only closures cross the threads.
+/// Runs code on a server's loop, from any thread: clone it for each thread. Its one primitive is
+/// [`send`](Self::send); the other methods are short forms of it. It is [`Send`] and [`Sync`]
+/// whatever the state is, because only closures cross the threads.
 ///
 /// A command waits in a queue ([`Builder::handle_queue`](crate::Builder::handle_queue)) until the
-/// loop turns. The commands of one thread run in the order in which it sent them, each of them
-/// once. Many commands wake the loop once. A handle that nobody uses costs the loop nothing.
+/// loop turns. The commands of one thread run in the order in which it sent them, each of them at
+/// most once. Many commands wake the loop once. An unused handle costs the loop nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,20 +51,20 @@ impl<S> Handle<S> {
         Self { sender: registry.inbox.sender() }
     }
 
-    /// Has `command` run on the loop, with the state and the sockets, in one of its next turns;
-    /// never inside this call, also not on the loop's own thread. It does not wait for that. If
-    /// something must come back, let the closure send it, over a channel for instance.
+    /// Runs `command` on the loop, with the state and the sockets, in one of its next turns. It
+    /// never runs inside this call, also not on the loop's own thread, and this call does not wait
+    /// for it. If you need a result, let the closure send it, for instance over a channel.
     ///
     /// A panic in the closure is caught like any other
-    /// ([`Server::on_panic`](crate::Server::on_panic)). What has not run when the server is dropped
-    /// never does: the closure is dropped. After a [`shutdown`](Sockets::shutdown) the loop takes
-    /// commands for as long as it is turned.
+    /// ([`Server::on_panic`](crate::Server::on_panic)). If the server is dropped before a command
+    /// has run, the closure is dropped and never runs. After a [`shutdown`](Sockets::shutdown) the
+    /// loop runs commands as long as it is turned.
     ///
     /// # Errors
     ///
     /// [`SendError::Full`] if [`handle_queue`](crate::Builder::handle_queue) commands wait already:
-    /// try again later, or do without. [`SendError::Gone`] if the server was dropped. In both cases
-    /// the closure is dropped here.
+    /// try again later, or skip the command. [`SendError::Gone`] if the server was dropped. In both
+    /// cases the closure is dropped here.
     pub fn send<F>(&self, command: F) -> Result<(), SendError>
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>) + Send + 'static,
@@ -76,17 +76,17 @@ impl<S> Handle<S> {
         self.sender.is_gone()
     }
 
-    /// No limit counts: there is one answer for each connection at most.
+    /// The limit does not apply: there is at most one answer for each connection.
     pub(super) fn send_answer(&self, answer: Answer<S>) -> Result<(), SendError> {
         self.sender.send(Command::Answer(answer), false)
     }
 
-    /// Sends a message to one connection: [`Sockets::emit_to`]. If it is gone by then, nothing
-    /// happens.
+    /// Sends a message to one connection: [`Sockets::emit_to`]. If that is not open when the
+    /// command runs, nothing happens.
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub fn emit_to(
         &self,
         to: impl Into<Recipient>,
@@ -102,7 +102,7 @@ impl<S> Handle<S> {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub fn emit_to_list(
         &self,
         to: impl Into<Vec<Uuid>>,
@@ -114,11 +114,12 @@ impl<S> Handle<S> {
         })
     }
 
-    /// Sends a message to every connection that is open by then: [`Sockets::broadcast`].
+    /// Sends a message to every connection that is open when the command runs:
+    /// [`Sockets::broadcast`].
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub fn broadcast(&self, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
         self.send(move |_, sockets| {
@@ -126,11 +127,11 @@ impl<S> Handle<S> {
         })
     }
 
-    /// Sends a message to the members that a topic has by then: [`Sockets::publish`].
+    /// Sends a message to the members that a topic has when the command runs: [`Sockets::publish`].
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub fn publish(
         &self,
         topic: impl Into<String>,
@@ -142,12 +143,12 @@ impl<S> Handle<S> {
         })
     }
 
-    /// Calls the listeners of an event of your own on every connection that is open by then:
-    /// [`Sockets::fire`].
+    /// Calls the listeners of a custom event on every connection that is open when the command
+    /// runs: [`Sockets::fire`].
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// The same as those of [`send`](Self::send).
     pub fn fire(
         &self,
         event: impl Into<String>,
@@ -159,17 +160,18 @@ impl<S> Handle<S> {
         })
     }
 
-    /// Asks the server to stop: [`Sockets::shutdown`].
+    /// Starts a shutdown: [`Sockets::shutdown`].
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send); and [`SendError::Close`] if the code may not be sent.
+    /// The same as those of [`send`](Self::send), and [`SendError::Close`] if the code may not be
+    /// sent.
     pub fn shutdown(&self, how: Shutdown) -> Result<(), SendError> {
         if !how.code.is_sendable() {
             return Err(SendError::Close(CloseError::IllegalCode(how.code)));
         }
         self.send(move |_, sockets| {
-            let _ = sockets.shutdown(how); // whose only error was looked for
+            let _ = sockets.shutdown(how); // its only error was checked above
         })
     }
 }

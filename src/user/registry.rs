@@ -1,5 +1,5 @@
-//! The types that refer to each other: what callbacks are lent, the callbacks themselves, and the
-//! registry of a server. Most of their methods stand in files of their own.
+//! The types that refer to each other: what callbacks get, the callbacks themselves, and the
+//! registry of a server. Most of their methods are in other files.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -35,47 +35,50 @@ pub struct Sockets<'a, S> {
 
 /// One connection.
 ///
-/// In callbacks of a connection that has closed meanwhile it still answers questions; emits are
-/// refused.
+/// A callback may get a connection that has closed meanwhile. Its state can still be read; emits
+/// are refused.
 pub struct Socket<'a, S> {
     pub(crate) hub: &'a mut Hub,
     pub(crate) registry: &'a Registry<S>,
     pub(crate) token: Token,
 }
 
-/// What a listener is told: which event, on which connection, with what.
+/// The argument of a listener: which event fired, on which connection, with which data.
 #[non_exhaustive]
 pub struct EventPayload<'a, S> {
     /// The connection.
     pub kws: Socket<'a, S>,
     /// The event's name.
     pub name: &'a str,
-    /// Which connection it is: see [`ConnectionId`].
+    /// The connection's id: see [`ConnectionId`].
     pub id: ConnectionId,
-    /// The connection's uuid when this listener was called; it answers in `disconnect` too. Another
-    /// connection may have the same one by then: a uuid is free as soon as its connection closes.
+    /// The connection's uuid at the time of the call; it is set in `disconnect` too. By then
+    /// another connection may have the same uuid: a uuid is free as soon as its connection closes.
     pub socket_uuid: Uuid,
-    /// What failed, in `error` and perhaps in `disconnect`.
+    /// The failure, in `error` and perhaps in `disconnect`.
     pub error: Option<&'a Error>,
-    /// The message, with its kind; the payload of a ping, pong or custom event. Empty where there
-    /// is none.
+    /// The message with its kind, or the payload of a ping, pong or custom event. Empty for other
+    /// events.
     pub data: Payload<'a>,
-    /// The close code, in `close` and `disconnect`: that of whoever closed first. If a failure
-    /// ended the connection, the one that the peer was told.
+    /// The close code, in `close` and `disconnect`, of the side that closed first. If a failure
+    /// ended the connection, it is the code that the server sent to the peer.
     pub code: Option<CloseCode>,
     /// The reason that came with `code`.
     pub reason: &'a str,
     /// In `disconnect`: whether both sides sent a close frame.
     pub clean: bool,
-    /// In `disconnect`: how many bytes were queued for the peer and dropped by then, frame headers
-    /// included; 0 elsewhere. What the kernel had taken is not counted, whether or not the peer has
-    /// read it. After a failure that a close frame tells the peer, what waits is still written; if
-    /// that is cut short, [`Stats::bytes_dropped`](crate::Stats::bytes_dropped) alone counts it.
+    /// In `disconnect`: the number of bytes that were queued for the peer and dropped by then,
+    /// frame headers included; 0 in other events.
+    ///
+    /// Bytes that the kernel had taken are not counted, whether or not the peer has read them. If a
+    /// failure is reported to the peer in a close frame, waiting bytes are still written after the
+    /// event. If that is cut short, only [`Stats::bytes_dropped`](crate::Stats::bytes_dropped)
+    /// counts them.
     pub bytes_dropped: usize,
 }
 
 impl<S> EventPayload<'_, S> {
-    /// The connection's attributes; they answer in `disconnect` too.
+    /// The connection's attributes; they can be read in `disconnect` too.
     #[must_use]
     pub fn socket_attributes(&self) -> &Attributes {
         self.kws.attributes()
@@ -98,30 +101,30 @@ impl<S> fmt::Debug for EventPayload<'_, S> {
     }
 }
 
-/// A listener: the state is lent to it, and it may not keep anything of its own that changes.
+/// A listener. The state is lent to it, and it may not have mutable state of its own.
 pub(crate) type Listener<S> = Box<dyn Fn(&mut S, &mut EventPayload<'_, S>)>;
 
-/// A request before it is answered: what filters and pages see.
+/// A request before it is answered, as filters and pages see it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Incoming {
-    /// What filters have found out; the connection has these attributes from the start.
+    /// The results of filters; the connection has these attributes from the start.
     pub attributes: Attributes,
     pub(crate) request: Request,
     pub(crate) peer: PeerAddress,
     pub(crate) token: Token,
-    /// A filter has put the answer off.
+    /// Set when a filter has deferred the answer.
     pub(crate) ticket: Option<Ticket>,
 }
 
 impl Incoming {
-    /// The request, with all that it says.
+    /// The whole request.
     #[must_use]
     pub fn request(&self) -> &Request {
         &self.request
     }
 
-    /// Where the peer is. Behind a reverse proxy this is the proxy.
+    /// The peer's address. Behind a reverse proxy this is the proxy's.
     #[must_use]
     pub fn peer_address(&self) -> PeerAddress {
         self.peer
@@ -168,16 +171,16 @@ impl Incoming {
 #[cfg(feature = "testing")]
 pub(crate) type Caught = Rc<RefCell<Vec<CaughtPanic>>>;
 
-/// A panic that was caught: what the panic handler is given.
+/// A caught panic, as the panic handler gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CaughtPanic {
-    /// What panicked: an event's name, or `route`, `filter` (also when its answer was put off),
-    /// `page`, `timer`, `source` or `command`.
+    /// The code that panicked: an event's name, or `route`, `filter` (also for its deferred
+    /// answer), `page`, `timer`, `source` or `command`.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
-    /// The connection that it happened on; `None` in what belongs to no connection.
+    /// The connection on which it happened; `None` for code that belongs to no connection.
     pub uuid: Option<Uuid>,
 }
 
@@ -194,14 +197,14 @@ pub(crate) type PanicHandler<S> = Box<dyn Fn(&mut S, &CaughtPanic)>;
 pub(crate) struct RouteEntry<S> {
     pub(crate) callback: RouteCallback<S>,
     pub(crate) listeners: Listeners<Listener<S>>,
-    /// They are asked behind the server's.
+    /// The route's own filters; the server's run first.
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) policy: Policy,
     pub(crate) forget_request: bool,
 }
 
-/// Which upgrades a route accepts, and how their connections are treated. Each route has a copy of
-/// the server's policy, in which it may change something.
+/// Which upgrades a route accepts, and how their connections are treated. Each route has its own
+/// copy of the server's policy and may change it.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) subprotocols: Vec<String>,
@@ -212,7 +215,7 @@ pub(crate) struct Policy {
     pub(crate) deflate: Option<Deflate>,
 }
 
-/// What is to be found at a path.
+/// The route and the page at a path.
 #[derive(Default)]
 pub(crate) struct Place {
     pub(crate) route: Option<(u32, ParamNames)>,
@@ -238,16 +241,16 @@ pub(crate) enum Command<S> {
     Answer(Answer<S>),
 }
 
-/// What an answer does on the loop: the rest of the filter that deferred the request.
+/// The effect of an answer on the loop: the rest of the filter that deferred the request.
 pub(crate) type Continuation<S> =
     Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + Send>;
 
 /// The answer to one deferred request, on its way to the loop.
 pub(crate) struct Answer<S> {
     pub(crate) token: Token,
-    /// It is for the request with this ticket, and for no other of that connection.
+    /// It answers the request with this ticket, and no other of that connection.
     pub(crate) waits: Arc<AtomicBool>,
-    /// `None` if whoever was to answer did not.
+    /// `None` if the `Deferred` was dropped without an answer.
     pub(crate) go_on: Option<Continuation<S>>,
 }
 
@@ -295,12 +298,12 @@ pub(crate) struct Registry<S> {
     pub(crate) sources: Sources<dyn Watched<S>>,
     /// Panics that were caught.
     pub(crate) panics: Cell<u64>,
-    /// The same for a harness, which asks for them.
+    /// The same panics for a harness, which takes them.
     #[cfg(feature = "testing")]
     pub(crate) caught: Option<Caught>,
-    /// What routes begin with.
+    /// The policy that new routes start with.
     pub(super) policy: Policy,
-    /// The limit that policies for slow readers act at.
+    /// The limit at which policies for slow readers act.
     pub(super) max_outbox: usize,
 }
 
@@ -337,12 +340,13 @@ impl<S> Registry<S> {
         [self.listeners.of(event), self.routes[route as usize].listeners.of(event)]
     }
 
-    /// Adds the panics that were caught here to those that the hub has caught.
+    /// Adds the panics that were caught here to those that the hub has counted.
     pub(crate) fn add_panics(&self, stats: Stats) -> Stats {
         Stats { panics: stats.panics + self.panics.get(), ..stats }
     }
 
-    /// Drops pieces of user data whose time is over; panics of their destructors are counted.
+    /// Drops pieces of user data that are no longer needed; panics of their destructors are
+    /// counted.
     pub(crate) fn discard<T>(&self, values: impl IntoIterator<Item = T>) {
         let mut discarded = Discarded::default();
         discarded.drop_all(values);
@@ -363,8 +367,8 @@ impl<S> Registry<S> {
 }
 
 impl<S> Drop for Registry<S> {
-    /// Each callback is dropped by itself: what it has captured is user data. Timers, sources and
-    /// the inbox see to theirs.
+    /// Each callback is dropped by itself, because it has captured user data. Timers, sources and
+    /// the inbox drop theirs in the same way.
     fn drop(&mut self) {
         let mut discarded = Discarded::default();
         for RouteEntry { callback, listeners, filters, .. } in self.routes.drain(..) {

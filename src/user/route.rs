@@ -1,4 +1,4 @@
-//! Routes and pages: adding them, and what is a route's own.
+//! Routes and pages: adding them, and the settings of one route.
 
 use super::registry::{
     EventPayload, Incoming, Listener, Page, Policy, Registry, RouteCallback, RouteEntry, Sockets,
@@ -54,7 +54,7 @@ impl<S> Registry<S> {
 }
 
 impl Policy {
-    /// What a request's offer of compression comes to: what the connection keeps, and the answer.
+    /// The result of a request's offer of compression: the connection's settings, and the answer.
     #[cfg(feature = "deflate")]
     pub(crate) fn agree_on_compression(&self, request: &Request) -> Option<(Agreed, String)> {
         self.deflate?.agree(request)
@@ -67,9 +67,8 @@ impl Policy {
     }
 }
 
-/// Settings of one route, instead of the server's.
-/// [`Server::route_with`](crate::Server::route_with) checks them. What is not set here is as on the
-/// server ([`Builder`](crate::Builder)).
+/// Settings of one route that replace the server's ([`Builder`](crate::Builder)). Settings that are
+/// not made here are the server's. [`Server::route_with`](crate::Server::route_with) checks them.
 ///
 /// ```
 /// use ikisocket::{Event, RouteOptions, Server};
@@ -90,7 +89,7 @@ pub struct RouteOptions {
     subprotocols: Option<Vec<String>>,
     origins: Option<Vec<String>>,
     slow_reader: Option<SlowReader>,
-    /// `Some(None)`: not compressed, whatever the server's setting.
+    /// `Some(None)`: no compression, whatever the server's setting.
     #[cfg(feature = "deflate")]
     deflate: Option<Option<Deflate>>,
     forget_request: bool,
@@ -112,28 +111,28 @@ impl RouteOptions {
     }
 
     /// Compression on this route, instead of the server's:
-    /// [`Builder::deflate`](crate::Builder::deflate). `None` is none.
+    /// [`Builder::deflate`](crate::Builder::deflate). `None` turns it off.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
         self.deflate = Some(deflate.into());
         self
     }
 
-    /// What happens to slow readers on this route, instead of the server's policy:
+    /// The policy for slow readers on this route, instead of the server's:
     /// [`Builder::slow_reader`](crate::Builder::slow_reader).
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
         self.slow_reader = Some(policy);
         self
     }
 
-    /// Drops each connection's request when the route callback has returned, to save its memory:
-    /// from then on `request`, `param`, `query`, `header` and `cookie` answer `None`.
+    /// Drops each connection's request when the route callback has returned, to save its memory.
+    /// From then on `request`, `param`, `query`, `header` and `cookie` return `None`.
     pub fn forget_request(mut self) -> Self {
         self.forget_request = true;
         self
     }
 
-    /// These settings, and the server's where there are none.
+    /// These settings, completed by the server's.
     fn over(self, server: &Policy, max_outbox: usize) -> Result<Policy, RouteError> {
         let mut policy = server.clone();
         if let Some(names) = self.subprotocols {
@@ -167,14 +166,14 @@ impl RouteOptions {
     }
 }
 
-/// A route that was just added, for listeners and filters of its own.
+/// A route that was just added. It takes listeners and filters of its own.
 pub struct Route<'r, S> {
     entry: &'r mut RouteEntry<S>,
 }
 
 impl<S> Route<'_, S> {
-    /// Calls `listener` on an event of this route's connections, after the server's own listeners
-    /// of that event.
+    /// Calls `listener` when an event fires on one of this route's connections, after the server's
+    /// own listeners of that event.
     pub fn on<F>(self, event: impl AsRef<str>, listener: F) -> Self
     where
         F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
@@ -184,7 +183,7 @@ impl<S> Route<'_, S> {
         self
     }
 
-    /// Asks `filter` before each upgrade on this route, after the server's own filters
+    /// Calls `filter` before each upgrade on this route, after the server's own filters
     /// ([`Server::filter`](crate::Server::filter)).
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! The verbs of `Sockets`, the open connections.
+//! The methods of `Sockets`, the open connections.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -25,16 +25,16 @@ use crate::protocol::Payload;
 use crate::token::{ConnectionId, Recipient, SourceId};
 
 impl<S> Sockets<'_, S> {
-    /// How many connections are open.
+    /// The number of open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.hub.open_len()
     }
 
-    /// The time on the loop's clock, since the server was built. In a callback it is when the
-    /// turn's wait ended, or a little later: the clock is not read for each callback. It has whole
-    /// milliseconds and never goes back. A test moves it (`testing::Harness::advance`), so that a
-    /// rate limit that uses it can be tested.
+    /// The time on the loop's clock, since the server was built. In a callback it is the time at
+    /// which the turn's wait ended, or a little later: the clock is not read for each callback. It
+    /// has whole milliseconds and never goes back. A test can move it
+    /// (`testing::Harness::advance`), so that code such as a rate limit can be tested.
     ///
     /// ```
     /// use std::time::Duration;
@@ -56,8 +56,8 @@ impl<S> Sockets<'_, S> {
         Duration::from_millis(self.hub.now)
     }
 
-    /// Messages that slow readers were not sent, all connections together, since the server was
-    /// built.
+    /// Counts of messages that were not sent because their reader was too slow, over all
+    /// connections, since the server was built.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
         self.hub.stats.dropped
@@ -86,8 +86,8 @@ impl<S> Sockets<'_, S> {
         Some(Socket { hub: self.hub, registry: self.registry, token })
     }
 
-    /// The open connection with this id. It is borrowed from these sockets: from inside a
-    /// connection, keep them in a variable first.
+    /// The open connection with this id. It is borrowed from these sockets. So inside a callback of
+    /// a connection, keep the result of [`Socket::sockets`] in a variable first.
     ///
     /// ```
     /// # use ikisocket::{ConnectionId, Event, Server};
@@ -105,7 +105,8 @@ impl<S> Sockets<'_, S> {
         is_open.then_some(Socket { hub: self.hub, registry: self.registry, token: id.0 })
     }
 
-    /// Calls `visit` with each connection that is open now, except those that it closes meanwhile.
+    /// Calls `visit` with each connection that is open now, except those that `visit` closes before
+    /// their turn.
     pub fn for_each(&mut self, mut visit: impl FnMut(&mut Socket<'_, S>)) {
         for token in self.hub.open_tokens() {
             if self.hub.is_open(token) {
@@ -127,8 +128,8 @@ impl<S> Sockets<'_, S> {
     ///
     /// # Errors
     ///
-    /// [`EmitError::Gone`] if there is no such open connection; otherwise why the message was
-    /// refused there.
+    /// [`EmitError::Gone`] if there is no such open connection. Otherwise the reason why that
+    /// connection refused the message.
     pub fn emit_to<'m>(
         &mut self,
         to: impl Into<Recipient>,
@@ -137,31 +138,33 @@ impl<S> Sockets<'_, S> {
         self.hub.emit_to(to.into(), &message.into())
     }
 
-    /// Sends a message to each connection of a list, as often as it stands there; returns how many
-    /// took it. It is encoded once. The unknown are passed over.
+    /// Sends a message to each connection of a list; returns how many accepted it. A connection
+    /// that is twice in the list gets it twice. The message is encoded once. Unknown uuids are
+    /// skipped.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::List(to), None, &message.into())
     }
 
-    /// Sends a message to every open connection; returns how many took it. On one connection the
-    /// verb of this name leaves that connection out ([`Socket::broadcast`]);
-    /// [`broadcast_all`](Self::broadcast_all) means the same on both.
+    /// Sends a message to every open connection; returns how many accepted it.
+    /// [`Socket::broadcast`], the method of this name on one connection, leaves that connection
+    /// out; [`broadcast_all`](Self::broadcast_all) means the same on both.
     ///
-    /// The message is encoded once, and no reader delays another. One that is longer than
-    /// [`Builder::max_outbox`](crate::Builder::max_outbox) reaches none.
+    /// The message is encoded once, and no reader delays another. A message longer than
+    /// [`Builder::max_outbox`](crate::Builder::max_outbox) reaches no connection.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.broadcast(Audience::Everybody, None, &message.into())
     }
 
-    /// Sends a message to every open connection; returns how many took it. It is the same as
-    /// [`broadcast`](Self::broadcast) here, under the name that means the same on one connection
+    /// Sends a message to every open connection; returns how many accepted it. It does the same as
+    /// [`broadcast`](Self::broadcast), under the name that means the same on one connection
     /// ([`Socket::broadcast_all`]).
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
         self.broadcast(message)
     }
 
-    /// Sends a message to the members of a topic; returns how many took it. It is encoded once, and
-    /// what it costs is the number of members. To a topic that has none it does nothing.
+    /// Sends a message to the members of a topic; returns how many accepted it. The message is
+    /// encoded once, and the cost grows with the number of members. A topic without members costs
+    /// nothing.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, None, &message.into())
     }
@@ -172,28 +175,28 @@ impl<S> Sockets<'_, S> {
         self.hub.members(topic)
     }
 
-    /// How many members a topic has. A topic is there while it has some.
+    /// The number of a topic's members. A topic exists as long as it has members.
     #[must_use]
     pub fn member_count(&self, topic: &str) -> usize {
         self.hub.topics.count(topic)
     }
 
-    /// Every topic with how many members it has, in no particular order.
+    /// Every topic with the number of its members, in no particular order.
     pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         self.hub.topics.iter()
     }
 
-    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look
-    /// at every connection.
+    /// The server's figures: connections, messages and bytes, and what was refused and why. The
+    /// call looks at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.registry.add_panics(self.hub.stats())
     }
 
-    /// Calls the listeners of an event of your own on every connection that is open now; returns
-    /// how many listeners ran. Nothing is sent.
+    /// Calls the listeners of a custom event on every connection that is open now; returns how many
+    /// listeners ran. Nothing is sent.
     ///
-    /// A built-in event's name calls nobody, and an `error` event follows on each connection.
+    /// With a built-in event's name it calls no listener, and `error` fires on each connection.
     pub fn fire<'d>(&mut self, state: &mut S, event: &str, data: impl Into<Payload<'d>>) -> usize {
         let data = data.into();
         let mut ran = 0;
@@ -207,13 +210,17 @@ impl<S> Sockets<'_, S> {
         ran
     }
 
-    /// Asks the server to stop: it accepts nobody any more, closes everybody with a code and a
-    /// reason, behind all that was emitted before, and waits for their goodbyes. It goes on being
-    /// polled until [`Server::is_finished`](crate::Server::is_finished);
+    /// Starts a shutdown. The server accepts no more connections. It closes all open ones with a
+    /// code and a reason, each after everything that was emitted to it before, and waits for their
+    /// close frames. Keep polling the server until
+    /// [`Server::is_finished`](crate::Server::is_finished) is true;
     /// [`Server::run`](crate::Server::run) then returns.
     ///
-    /// A second call closes at once whoever was not closed yet, with its own code and reason, and
-    /// changes nothing about the deadline.
+    /// Connections that are still open at the [deadline](Shutdown::deadline) are reset, and what
+    /// waits for them is dropped.
+    ///
+    /// A second call closes the remaining open connections at once, with its own code and reason.
+    /// It does not change the deadline.
     ///
     /// # Errors
     ///
@@ -224,27 +231,28 @@ impl<S> Sockets<'_, S> {
         self.hub.shutdown(how.code, &how.reason, spread, deadline)
     }
 
-    /// Whether new WebSocket connections get 503 from now on. Those that are open stay.
+    /// Sets whether new WebSocket connections get 503 from now on. Open connections stay.
     pub fn refuse_upgrades(&mut self, refuse: bool) {
         self.hub.refusing = refuse;
     }
 
-    /// Whether new WebSocket connections get 503: because of
+    /// Whether new WebSocket connections get 503, because of
     /// [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
     #[must_use]
     pub fn is_refusing(&self) -> bool {
         self.hub.refusing || self.hub.stopping.is_some()
     }
 
-    /// Calls `callback` once, in the first turn of the loop that begins at least `after` from now;
-    /// with [`Duration::ZERO`] that is the next turn, never this call. Timers that are due together
-    /// run in the order of their times, then of their setting.
+    /// Calls `callback` once, in the first turn of the loop that begins at least `after` from now.
+    /// With [`Duration::ZERO`] that is the next turn; `callback` never runs inside this call.
+    /// Timers that are due together run in the order of their times; of equal times, the timer that
+    /// was set first runs first.
     ///
-    /// "Now" is when the loop has last read its clock: in a callback, when the turn's wait ended or
-    /// later. That clock and the poll have whole milliseconds, and `after` is rounded up to them:
-    /// by a finer clock a timer may come up to 1 ms early. How late it comes is up to who turns the
-    /// loop; on a loop that has nothing else to do it is 1 ms at most, and what the operating
-    /// system adds. [`Duration::MAX`] never comes.
+    /// "Now" is the time at which the loop has last read its clock: in a callback, when the turn's
+    /// wait ended or later. That clock and the poll have whole milliseconds, and `after` is rounded
+    /// up to them. So by a finer clock a timer may fire up to 1 ms early. How late it fires depends
+    /// on how often the loop is turned. On a loop that has nothing else to do it is 1 ms at most,
+    /// plus the operating system's delay. A timer with [`Duration::MAX`] never fires.
     ///
     /// ```
     /// use std::time::Duration;
@@ -267,13 +275,13 @@ impl<S> Sockets<'_, S> {
         self.registry.schedule.set(at, None, Callback::Once(Box::new(callback)))
     }
 
-    /// Calls `callback` each time that `every` is over, from now on, until it is cancelled. The
-    /// times do not drift: each is reckoned from the one before, not from when the callback ran.
+    /// Calls `callback` each time that `every` has passed, from now on, until it is cancelled. The
+    /// times do not drift: each is computed from the previous time, not from when the callback ran.
     ///
-    /// If the loop was away for several of them, the callback runs once, and the next time is the
-    /// first that lies ahead. It goes on after a panic in the callback. `every` is rounded up to
-    /// whole milliseconds, to one at least: a sixtieth of a second becomes 17 ms, which is 58.8
-    /// times a second. For the rest see [`set_timer`](Self::set_timer).
+    /// If the loop was not turned for several of these times, the callback runs once, and the next
+    /// time is the first one in the future. The interval continues after a panic in the callback.
+    /// `every` is rounded up to whole milliseconds, to at least one: a sixtieth of a second becomes
+    /// 17 ms, which is 58.8 times a second. [`set_timer`](Self::set_timer) describes the clock.
     pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
@@ -283,8 +291,8 @@ impl<S> Sockets<'_, S> {
         self.registry.schedule.set(at, Some(every), Callback::Repeated(Box::new(callback)))
     }
 
-    /// Cancels a timer or an interval, which may be an interval that is just running; whether there
-    /// was one. From now on it is not called, also if it is due in this turn.
+    /// Cancels a timer or an interval; returns whether there was one. It may be the interval whose
+    /// callback is running. From now on the callback is not called, also if it is due in this turn.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         let Some(Removed(callback)) = self.registry.schedule.remove(timer) else { return false };
         self.registry.discard(callback);
@@ -292,9 +300,9 @@ impl<S> Sockets<'_, S> {
     }
 
     /// Watches a source of your own, any [`mio::event::Source`]: a UDP socket, or on Unix any
-    /// descriptor in an `Fd`. Whenever it is ready for what `interest` says, `callback` runs on the
-    /// loop with the state, the sockets and the source lent. The mio to make sources with is
-    /// [`ikisocket::mio`](crate::mio).
+    /// descriptor in an `Fd`. Whenever the source is ready for something in `interest`, `callback`
+    /// runs on the loop with the state, the sockets and the source lent. Make mio sources with
+    /// [`ikisocket::mio`](crate::mio), the version that the server uses.
     ///
     /// Readiness is edge-triggered: the callback is called once, when readiness begins. Read or write
     /// until the source would block, or schedule the next call with
@@ -330,8 +338,8 @@ impl<S> Sockets<'_, S> {
     ///
     /// # Errors
     ///
-    /// What the operating system said; the source is dropped. It may be of a kind that cannot be
-    /// watched (a regular file), or it is watched already.
+    /// The operating system's error; the source is dropped. The source may be of a kind that cannot
+    /// be watched (a regular file), or be watched already.
     pub fn add_source<E, F>(
         &mut self,
         source: E,
@@ -353,8 +361,8 @@ impl<S> Sockets<'_, S> {
             })
     }
 
-    /// Stops watching a source and drops it; whether there was one. Its own callback may do so too:
-    /// then it is dropped when that has returned.
+    /// Stops watching a source and drops it; returns whether there was one. Its own callback may
+    /// call this too: then the source is dropped when that callback has returned.
     pub fn remove_source(&mut self, source: SourceId) -> bool {
         self.registry
             .sources
@@ -370,9 +378,9 @@ impl<S> Sockets<'_, S> {
     ///
     /// There are two uses:
     ///
-    /// - A callback stops before the source would block, so that others are served in between. It
-    ///   calls this for its own source (`readiness.id`). If it stops without this call, no further
-    ///   event arrives for the data that it left.
+    /// - A callback stops before the source would block, so that connections and other sources are
+    ///   served in between. It calls this for its own source (`readiness.id`). If it stops without
+    ///   this call, no further event arrives for the data that it left.
     /// - Another callback has produced something for the source to write.
     pub fn wake_source(&mut self, source: SourceId) -> bool {
         self.registry.sources.wake(source)
@@ -384,14 +392,16 @@ impl<S> Sockets<'_, S> {
         Handle::new(self.registry)
     }
 
-    /// Puts the answer to a request off, for a [filter](crate::Server::filter) that has to ask
-    /// somebody else first. The filter then returns `Ok(())`, and the request waits for the
-    /// [`Deferred`], which may go to another thread. What the client sends meanwhile is kept, up to
-    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handled after the upgrade; more
-    /// than that is answered with 400.
+    /// Defers the answer to a request, for a [filter](crate::Server::filter) that needs the answer
+    /// of another thread or server first.
     ///
-    /// If the filter returns `Err` after all, that is the answer. If it defers twice, only the last
-    /// [`Deferred`] counts.
+    /// The filter then returns `Ok(())`, and the request waits for the [`Deferred`], which may go
+    /// to another thread. The server keeps what the client sends meanwhile, up to
+    /// [`Builder::max_head`](crate::Builder::max_head) bytes, and handles it after the upgrade. A
+    /// client that sends more gets 400.
+    ///
+    /// If the filter returns `Err` after all, the client gets that answer. If the filter defers
+    /// twice, only the last [`Deferred`] counts.
     pub fn defer(&mut self, incoming: &mut Incoming) -> Deferred<S> {
         let waits = Arc::new(AtomicBool::new(true));
         incoming.ticket = Some(Ticket(waits.clone()));
