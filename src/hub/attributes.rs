@@ -8,16 +8,16 @@ use super::destructors::Discarded;
 
 type Values = BTreeMap<Box<str>, Box<dyn Any>>;
 
-/// Values of any type by name; empty, it owns no memory.
+/// Values of any type by name. An empty collection owns no memory.
 #[derive(Default)]
 pub struct Attributes {
-    /// Boxed, so that the many connections that have none pay for one word.
+    /// Boxed: many connections have no attributes, and pay for one word only.
     values: Option<Box<Values>>,
 }
 
 impl Drop for Attributes {
-    /// A value's destructor is user code, and runs in the middle of a turn: a panic of it stays
-    /// here.
+    /// Drops the values. Their destructors are user code that runs in the middle of a turn, so
+    /// their panics are caught here.
     fn drop(&mut self) {
         let _ = self.discard();
     }
@@ -32,7 +32,7 @@ impl Attributes {
         discarded.count()
     }
 
-    /// Sets `key` to `value`, whatever it was before.
+    /// Sets `key` to `value`; it replaces the previous value.
     pub fn set(&mut self, key: impl Into<String>, value: impl Any) {
         self.values.get_or_insert_default().insert(key.into().into_boxed_str(), Box::new(value));
     }
@@ -76,7 +76,7 @@ impl Attributes {
         self.values.as_ref()?.get(key).map(|value| &**value)
     }
 
-    /// Removes `key`; `true` if it was there.
+    /// Removes `key`; returns `true` if it was there.
     pub fn remove(&mut self, key: &str) -> bool {
         self.values.as_mut().is_some_and(|values| values.remove(key).is_some())
     }
@@ -86,13 +86,13 @@ impl Attributes {
         self.values.iter().flat_map(|values| values.keys()).map(|key| &**key)
     }
 
-    /// How many are set.
+    /// The number of attributes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.values.as_ref().map_or(0, |values| values.len())
     }
 
-    /// Whether none is set.
+    /// Whether there are no attributes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

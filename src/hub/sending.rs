@@ -1,6 +1,7 @@
-//! What one connection is sent: which frame its outbox takes, and what happens if it has no room.
+//! Sending to one connection: which frame its outbox takes, and what happens if there is no room.
 //!
-//! When an outbox is offered to its socket is `flushing`'s, and what goes to many is `broadcast`'s.
+//! `flushing` decides when an outbox is offered to its socket; `broadcast` sends to many
+//! connections.
 
 use slab::Slab;
 
@@ -13,28 +14,28 @@ use crate::outbox::{Encoding, Flushed, Outgoing, Room, STAGE_SHARE, SendOptions,
 use crate::protocol::{CloseCode, FrameKind, Opcode, encode_close, encode_header};
 use crate::token::{Recipient, Token};
 
-/// What became of a message.
+/// The result of sending a message.
 ///
-/// That of [`Socket::emit`](crate::Socket::emit) may be ignored. `emit_to` gives the same as a
-/// [`Result`], which is never `Ok(Refused)`.
+/// The result of [`Socket::emit`](crate::Socket::emit) may be ignored. `emit_to` returns the same
+/// as a [`Result`], in which `Ok` is never `Refused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Emitted {
-    /// It is queued, and will be offered to the socket before the loop waits again.
+    /// The message is queued, and will be offered to the socket before the loop waits again.
     Queued,
-    /// It is queued, but the peer reads more slowly than you write: its socket takes nothing for
-    /// now.
+    /// The message is queued, but the peer reads more slowly than the server writes: its socket
+    /// takes nothing at the moment.
     Pressure,
-    /// It is not queued, for this reason.
+    /// The message is not queued, for this reason.
     Refused(EmitError),
 }
 
 impl Emitted {
-    /// The refusal as an error, for `?`.
+    /// Returns the refusal as an error, for `?`.
     ///
     /// # Errors
     ///
-    /// Why the message was refused.
+    /// The reason why the message was refused.
     pub fn ok(self) -> Result<Self, EmitError> {
         match self {
             Self::Queued | Self::Pressure => Ok(self),
@@ -51,8 +52,8 @@ pub(super) fn open(connections: &mut Slab<Connection>, token: Token) -> Option<&
     connections.get_mut(token.index as usize).filter(is_open)
 }
 
-/// Puts a connection on the list of those with something to write, unless it is on it or is flushed
-/// anyway.
+/// Puts a connection on the list of those with something to write, unless it is on the list already
+/// or is flushed anyway.
 #[inline]
 pub(super) fn schedule_flush(
     connection: &mut Connection,
@@ -91,7 +92,7 @@ impl Hub {
         self.emit_more(token, opcode, payload, options)
     }
 
-    /// An emit that cannot go the usual way.
+    /// Handles an emit that the fast path cannot handle.
     #[inline(never)]
     fn emit_more(
         &mut self,
@@ -108,7 +109,7 @@ impl Hub {
         emitted
     }
 
-    /// A ping of the user's; it is no message, and not counted as one.
+    /// Sends a ping of the user's. It is not counted as a message.
     pub(crate) fn ping(&mut self, token: Token, payload: &[u8]) -> Emitted {
         if !self.is_open(token) {
             return Emitted::Refused(EmitError::Closed);
@@ -116,8 +117,8 @@ impl Hub {
         self.queue(token, Opcode::Ping, payload, &SendOptions::USUAL)
     }
 
-    /// A frame that is large, or of which there is more than the log takes, or to a socket that
-    /// takes no more, or where compression was agreed on; the connection is open.
+    /// Queues a frame that the fast path cannot stage: it is large, the log is full, the socket
+    /// takes no more, or compression was agreed on. The connection is open.
     #[inline]
     fn queue(
         &mut self,
@@ -170,7 +171,7 @@ impl Hub {
         }
         let connection = &mut self.connections[token.index as usize];
         let (stage, now) = (&mut self.stage, self.now);
-        // Not before there is room: making it may end the queue.
+        // Not before there is room: making room may end the queue.
         if connection.compresses_late() {
             connection.outbox.use_queue(stage);
         }
@@ -207,7 +208,7 @@ impl Hub {
         }
     }
 
-    /// Queues a frame behind what a full socket does not take.
+    /// Queues a frame behind data that a full socket does not take.
     fn queue_behind(&mut self, token: Token, kind: FrameKind, payload: &[u8], key: Option<u64>) {
         let outbox = &mut self.connections[token.index as usize].outbox;
         match key {
@@ -224,7 +225,7 @@ impl Hub {
         self.note_pressure(token);
     }
 
-    /// Makes room for a frame of `len` bytes, as the connection's policy has it.
+    /// Makes room for a frame of `len` bytes, by the connection's policy.
     pub(super) fn make_room(
         &mut self,
         token: Token,
@@ -236,8 +237,8 @@ impl Hub {
         if !connection.outbox.lacks_room(len, limit, key) {
             return Ok(());
         }
-        // A socket that was found full says when it is not. Only one that is to be given up is
-        // asked once more.
+        // An event reports when a full socket takes bytes again. Only a socket whose connection
+        // would be disconnected is tried once more.
         if !connection.outbox.is_blocked() || connection.slow_reader == SlowReader::Disconnect {
             if let Err(error) = connection.flush(&mut self.stage, &mut self.common, self.now) {
                 self.socket_failed(token, error);
@@ -270,23 +271,23 @@ impl Hub {
         }
     }
 
-    /// Messages that a connection was not sent because it is slow.
+    /// Counts of messages that were not sent to a connection because it is slow.
     pub(crate) fn dropped_of(&self, token: Token) -> Dropped {
         self.dropped_by.get(&token.index).copied().unwrap_or_default()
     }
 
-    /// Messages that wait for a connection.
+    /// The number of messages that wait for a connection.
     pub(crate) fn waiting_messages(&self, token: Token) -> usize {
         self.get(token).map_or(0, |connection| connection.outbox.messages(&self.stage))
     }
 
-    /// Whether there is something for a connection that its socket does not take for now.
+    /// Whether bytes wait for a connection whose socket takes none at the moment.
     #[inline]
     pub(super) fn is_blocked(&self, token: Token) -> bool {
         self.get(token).is_some_and(|connection| connection.outbox.is_blocked())
     }
 
-    /// Something more waits for a socket that takes nothing.
+    /// Records that more bytes wait for a socket that takes nothing.
     pub(super) fn note_pressure(&mut self, token: Token) {
         self.arm(token.index);
         let high = self.limits.high_water;
@@ -298,8 +299,9 @@ impl Hub {
     }
 
     /// Whether listeners are to be called with a `pressure` or `relief` that was recorded earlier.
-    /// Not if its opposite has been recorded since then, and not `pressure` where no more than the
-    /// low-water mark waits any more. So the two take turns, beginning with `pressure`.
+    /// They are not if its opposite has been recorded since then, nor with `pressure` if no more
+    /// than the low-water mark waits any more. So the two events alternate, beginning with
+    /// `pressure`.
     pub(super) fn confirm(&mut self, token: Token, pressure: bool) -> bool {
         let low = self.limits.low_water;
         let Some(connection) = named(&mut self.connections, token) else { return false };
@@ -353,8 +355,8 @@ impl Hub {
         self.schedule_flush(token);
     }
 
-    /// A connection has something to write, and is offered to its socket soon, unless that takes
-    /// nothing for now.
+    /// Notes that a connection has something to write. It is offered to its socket soon, unless the
+    /// socket takes nothing at the moment.
     pub(super) fn schedule_flush(&mut self, token: Token) {
         let connection = &mut self.connections[token.index as usize];
         if !connection.outbox.is_blocked() {
@@ -508,7 +510,7 @@ mod tests {
                     .iter()
                     .filter(|(_, record)| matches!(record, Notification::Relief))
                     .count();
-                // Listeners are called now and then only.
+                // Listeners are called only sometimes.
                 while random(3) == 0
                     && let Some((_, record)) = hub.next_notification()
                 {
@@ -523,7 +525,7 @@ mod tests {
                     fired += 1;
                 }
             }
-            // In the end listeners know how it is.
+            // In the end listeners know the true state.
             let told = notifications(&mut hub);
             if let Some(connection) = hub.get(token).filter(|connection| connection.is_open()) {
                 let last = told

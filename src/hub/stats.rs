@@ -1,5 +1,5 @@
-//! What is going on: counts since the server was built, and how things stand when somebody asks.
-//! Whoever does something counts it here; nobody decides anything by it.
+//! The server's figures: counts since the server was built, and states that are read when they are
+//! asked for. The code that does something counts it here. No decision depends on these figures.
 
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
@@ -11,8 +11,9 @@ use crate::http::Refusal;
 /// A server's figures: [`Server::stats`](crate::Server::stats),
 /// [`Sockets::stats`](crate::Sockets::stats).
 ///
-/// The first part says how things stand at that moment, and costs a look at every connection.
-/// Everything else is counted since the server was built, never falls, and costs nothing to read.
+/// The figures up to `memberships` describe the moment of the call, which looks at every
+/// connection. All others are counts since the server was built: they never fall, and cost nothing
+/// to read.
 ///
 /// ```
 /// use ikisocket::{Response, Server};
@@ -28,64 +29,64 @@ use crate::http::Refusal;
 pub struct Stats {
     /// WebSocket connections that are open.
     pub open: usize,
-    /// Peers whose request has not come or is being answered.
+    /// Peers whose request has not arrived or is being answered.
     pub handshaking: usize,
-    /// WebSocket connections that one side has closed, and the other has not answered yet.
+    /// WebSocket connections that one side has closed and the other has not answered yet.
     pub closing: usize,
-    /// Peers to which nothing more is said: what waits is written, and their end of the connection
-    /// awaited.
+    /// Connections on which the server says nothing more: waiting bytes are written, then the
+    /// server waits for the peer to end the connection.
     pub draining: usize,
-    /// Connections whose socket takes nothing for now.
+    /// Connections whose socket takes nothing at the moment.
     pub blocked: usize,
-    /// Bytes that wait for sockets, of all connections together.
+    /// Bytes that wait for sockets, over all connections.
     pub bytes_waiting: usize,
-    /// Bytes that wait for the socket for which most do.
+    /// Bytes that wait for one socket, of the connection with the most.
     pub most_waiting: usize,
     /// Topics with members.
     pub topics: usize,
-    /// Memberships in topics, of all connections together.
+    /// Memberships in topics, over all connections.
     pub memberships: usize,
 
     /// Peers that connected.
     pub accepted: u64,
     /// Connections that were upgraded to WebSocket.
     pub upgraded: u64,
-    /// Requests that a page answered, also if a filter did instead.
+    /// Requests for pages that were answered, by the page or by a filter.
     pub pages: u64,
     /// Requests that were refused, by cause.
     pub requests_refused: RequestsRefused,
-    /// WebSocket connections that ended, by cause: as many as there were `disconnect` events.
+    /// WebSocket connections that ended, by cause; the sum is the number of `disconnect` events.
     pub disconnects: Disconnects,
-    /// Connections of every kind that are gone, with their descriptors.
+    /// Connections of every kind that have ended, their descriptors closed.
     pub closed: u64,
-    /// Connections of every kind whose time to end was over before the peer had answered the close
-    /// frame, before the socket had taken everything, or, if it was ever full, before the peer's
-    /// FIN came: see [`Builder::closing_rate`](crate::Builder::closing_rate).
+    /// Connections of every kind whose deadline passed before they ended by themselves. At that
+    /// time the peer had not answered the close frame, or the socket had not taken everything, or
+    /// the socket had been full at some time and the peer's FIN had not come: see
+    /// [`Builder::closing_rate`](crate::Builder::closing_rate).
     pub cut_short: u64,
 
-    /// Messages that came in whole; no pings and pongs.
+    /// Messages that arrived whole; pings and pongs are not counted.
     pub messages_in: u64,
-    /// Messages that were queued, one for each connection that a broadcast or publish reached; no
-    /// pings and pongs.
+    /// Messages that were queued, one for each connection that a broadcast or publish reached;
+    /// pings and pongs are not counted.
     pub messages_out: u64,
-    /// Bytes that were read, of requests and control frames too.
+    /// Bytes that were read, including requests and control frames.
     pub bytes_in: u64,
-    /// Bytes that were written, of responses and control frames too.
+    /// Bytes that were written, including responses and control frames.
     pub bytes_out: u64,
-    /// Bytes that were queued and not written, because their connection ended before.
+    /// Bytes that were queued and not written, because their connection ended first.
     pub bytes_dropped: u64,
     /// Messages that were not queued, by cause.
     pub emits_refused: EmitsRefused,
-    /// Messages that slow readers were not sent, by cause.
+    /// Messages that were not sent because their reader was too slow, by cause.
     pub dropped: Dropped,
 
-    /// Panics in callbacks, and in the destructors of what user code left with the server:
+    /// Panics in callbacks, and in the destructors of values that user code gave to the server:
     /// attributes, listeners, timers, sources.
     pub panics: u64,
     /// Turns of the loop.
     pub turns: u64,
-    /// How long turns took, if [`Builder::measure_turns`](crate::Builder::measure_turns) says that
-    /// they are measured.
+    /// The durations of turns, if [`Builder::measure_turns`](crate::Builder::measure_turns) is on.
     pub turn_durations: Option<TurnDurations>,
 }
 
@@ -100,12 +101,12 @@ macro_rules! by_cause {
         }
 
         impl $name {
-            /// Each cause by its name, with its count.
+            /// Each cause's name and count.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($cause), self.$cause)),*].into_iter()
             }
 
-            /// All causes together.
+            /// The sum over all causes.
             #[must_use]
             pub fn total(&self) -> u64 {
                 self.iter().map(|(_, count)| count).sum()
@@ -121,8 +122,8 @@ by_cause! {
         closed,
         /// No open connection had this uuid.
         gone,
-        /// The message alone was larger than the outbox may be. A broadcast, publish or list counts
-        /// once.
+        /// The message by itself was larger than the outbox limit. A broadcast, publish or list
+        /// counts once.
         too_large,
         /// The outbox was full: see [`SlowReader`](crate::SlowReader).
         full,
@@ -132,27 +133,28 @@ by_cause! {
 by_cause! {
     /// WebSocket connections that ended, by cause: see [`Error`].
     Disconnects {
-        /// Both sides said goodbye, with 1000 or 1001 if the peer began, or without a code.
+        /// Both sides sent a close frame. If the peer closed first, its code was 1000 or 1001, or
+        /// it sent none.
         clean,
         /// The peer did not answer our close frame.
         unanswered,
         /// The peer closed with another code: [`Error::ClosedByPeer`].
         closed_by_peer,
-        /// No close frame: [`Error::Lost`].
+        /// The connection ended without a close frame: [`Error::Lost`].
         lost,
         /// The socket failed, most often by a reset: [`Error::Io`].
         io,
         /// The peer broke the protocol or a limit: [`Error::Protocol`].
         protocol,
-        /// Too much waited: [`Error::SlowConsumer`].
+        /// Too many bytes waited: [`Error::SlowConsumer`].
         slow_consumer,
-        /// Nothing was taken for too long: [`Error::Stalled`].
+        /// The peer took nothing for too long: [`Error::Stalled`].
         stalled,
-        /// Nothing was heard for too long: [`Error::Silent`].
+        /// The peer gave no sign of life for too long: [`Error::Silent`].
         silent,
         /// A listener panicked: [`Error::Panicked`].
         panicked,
-        /// You cut it off: [`Socket::abort`](crate::Socket::abort).
+        /// Your code reset it: [`Socket::abort`](crate::Socket::abort).
         aborted,
     }
 }
@@ -160,33 +162,34 @@ by_cause! {
 by_cause! {
     /// Requests that were refused, by cause: see [`Refusal`].
     RequestsRefused {
-        /// 400: no request that RFC 9112 allows, or no list of extensions that RFC 6455 allows.
+        /// 400: a request that RFC 9112 does not allow, or a list of extensions that RFC 6455 does
+        /// not allow.
         malformed,
-        /// 431: too many bytes.
+        /// 431: the head has too many bytes.
         head_too_large,
-        /// 431: too many headers.
+        /// 431: the head has too many headers.
         too_many_headers,
-        /// 408: too late.
+        /// 408: the head was not complete in time.
         timed_out,
-        /// 404: nothing at this path.
+        /// 404: no route or page has this path.
         not_found,
-        /// 405: not with this method.
+        /// 405: the path does not allow this method.
         method_not_allowed,
         /// 426: a plain request on a WebSocket route.
         upgrade_required,
         /// 426: another version of WebSocket.
         unsupported_version,
-        /// 400: a bad key.
+        /// 400: `Sec-WebSocket-Key` is missing or wrong.
         bad_key,
-        /// 403: a web page of another origin.
+        /// 403: the origin of the web page is not allowed.
         origin_not_allowed,
         /// 503: [`Builder::max_connections`](crate::Builder::max_connections).
         full,
         /// 503: [`Sockets::refuse_upgrades`](crate::Sockets::refuse_upgrades), or a shutdown.
         refusing,
-        /// 503: a filter put its answer off, and it did not come, or not in time.
+        /// 503: a filter deferred its answer, and the answer did not come, or not in time.
         undecided,
-        /// An upgrade that a filter answered, or in which one panicked.
+        /// A filter answered the upgrade, or panicked in it.
         filter,
     }
 }
@@ -217,7 +220,7 @@ impl Disconnects {
             Some(Error::Stalled(_)) => &mut self.stalled,
             Some(Error::Silent(_)) => &mut self.silent,
             Some(Error::Panicked { .. }) => &mut self.panicked,
-            // Verbs fail with these; no connection ends by them.
+            // Verbs fail with these errors; no connection ends by them.
             Some(Error::Gone(_) | Error::FireRefused { .. }) => return,
         } += 1;
     }
@@ -243,18 +246,19 @@ impl RequestsRefused {
     }
 }
 
-/// How long turns of the loop took, each without its wait: a histogram.
+/// A histogram of the durations of the loop's turns, without the waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TurnDurations {
-    /// How many turns took at most [`bound(i)`](Self::bound) and more than the bound before.
+    /// The number of turns that took at most [`bound(i)`](Self::bound) and more than the previous
+    /// bound.
     pub buckets: [u64; Self::BUCKETS],
-    /// All turns together.
+    /// The sum of all durations.
     pub sum: Duration,
 }
 
 impl TurnDurations {
-    /// Up to 1 µs, 2 µs, 4 µs … 2²⁰ µs, and longer.
+    /// Up to 1 µs, 2 µs, 4 µs and so on to 2²⁰ µs, and longer.
     const BUCKETS: usize = 22;
 
     /// The longest duration that bucket `i` counts: 2ⁱ µs. The last one has no bound.
@@ -274,7 +278,7 @@ impl TurnDurations {
     }
 }
 
-/// Measures turns without their waits.
+/// Measures the durations of turns without their waits.
 pub(crate) struct Stopwatch {
     since: Instant,
     spent: Duration,
@@ -305,8 +309,8 @@ impl Stopwatch {
 }
 
 impl Stats {
-    /// The figures in Prometheus' text format 0.0.4, for a page: every name begins with
-    /// `ikisocket_`, sizes are in bytes, times in seconds.
+    /// The figures as a page in Prometheus' text format 0.0.4. Every name begins with `ikisocket_`,
+    /// sizes are in bytes, times in seconds.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut text = Text(String::with_capacity(8 * 1024));

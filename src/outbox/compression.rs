@@ -1,8 +1,8 @@
 //! permessage-deflate (RFC 7692) in the server: the settings, what one connection keeps for it, and
 //! what all connections of a loop share.
 //!
-//! It knows compressors, decompressors and what was agreed on. How a compressed frame waits and
-//! goes out is the outbox's affair.
+//! It knows compressors, decompressors and the agreement with the client. The outbox decides how a
+//! compressed frame waits and leaves.
 
 use std::borrow::Cow;
 use std::num::NonZeroU64;
@@ -10,45 +10,48 @@ use std::num::NonZeroU64;
 use crate::http::{DeflateParams, Request, agree_on_deflate};
 use crate::protocol::{Compressed, Decompressor, Deflater, Inflation, Message, Violation, Window};
 
-/// What is kept for the next message that is compressed for all.
+/// The capacity that is kept for the next message that is compressed for all connections.
 const KEEP_CAPACITY: usize = 256 * 1024;
-/// What a message's decompression may cost before the others have their turn, in bytes of a turn's
-/// budget: about 2.5 ms, and less than 4 ms in every stream that was measured. Few messages of 1
-/// MiB cost that.
+/// The most that decompressing a message may cost before other connections are served, in bytes of
+/// a turn's budget. That is about 2.5 ms, and less than 4 ms in every stream that was measured. Few
+/// messages of 1 MiB cost that much.
 const PIECE: usize = 5 << 20;
 
 /// The level of [`Deflate::dedicated`], and the window of the server, in bits. With these, the
-/// compressor takes less time than one of its own for each of 100 connections took at level 1, and
-/// messages of up to 16 KiB can refer to one before them as long as they are.
+/// shared compressor takes less time than a separate compressor for each of 100 connections took at
+/// level 1. Messages of up to 16 KiB can refer to an equally long message before them.
 /// `benches/limit/COMPRESSION.md` has the figures.
 const DEDICATED_LEVEL: u8 = 2;
 const DEDICATED_BITS: u8 = 14;
 
-/// How messages are compressed with permessage-deflate (RFC 7692), for clients that offer it. Off
-/// by default; on with [`Builder::deflate`](crate::Builder::deflate) or
-/// [`RouteOptions::deflate`](crate::RouteOptions::deflate).
+/// The settings of permessage-deflate (RFC 7692), for clients that offer it. Compression is off by
+/// default; [`Builder::deflate`](crate::Builder::deflate) or
+/// [`RouteOptions::deflate`](crate::RouteOptions::deflate) turns it on.
 ///
 /// All connections of a loop share its compressors and its decompressor: up to 370 KiB for each
-/// level and server's window in use, and 46 KiB. With [`shared`](Self::shared) no message refers to
-/// an earlier one: a connection costs about 130 bytes more, and a broadcast is compressed once.
-/// With [`dedicated`](Self::dedicated) each message can refer to those before it, which makes small
-/// similar messages much smaller. For that a connection keeps the newest bytes of its messages: of
-/// ours up to 16 KiB (its [window](Self::server_window_bits)), of the client's up to 32 KiB (its
-/// [window](Self::client_window_bits)). The memory is taken as they come. A broadcast is compressed
-/// for each.
+/// combination of level and server window in use, and 46 KiB. There are two modes:
 ///
-/// Of that window a message of ours refers to the newest 2 KiB, and to twice its own length if that
-/// is more: to refer to more takes more time and saves little. If the loop has compressed for no
-/// other connection since the message before it, it refers to the whole window.
+/// - With [`shared`](Self::shared) no message refers to an earlier one. A connection costs about
+///   130 bytes more, and a broadcast is compressed once.
+/// - With [`dedicated`](Self::dedicated) each message can refer to earlier ones, which makes small
+///   similar messages much smaller. For that, a connection keeps the newest bytes of its messages:
+///   of the server's messages up to 16 KiB (its [window](Self::server_window_bits)), of the
+///   client's up to 32 KiB (its [window](Self::client_window_bits)). The memory is allocated as
+///   messages come. A broadcast is compressed for each connection.
 ///
-/// What is compressed and decompressed counts of the [budget of a
+/// In that window, a message of the server refers to the newest 2 KiB, or to twice its own length
+/// if that is more: further references take more time and save little. A message refers to the
+/// whole window if the loop has compressed for no other connection since the previous message.
+///
+/// Compression and decompression count against the [budget of a
 /// turn](crate::Builder::work_per_turn). A message that takes long to decompress is decompressed in
-/// several turns, a few milliseconds in each. Meanwhile it takes a decompressor of its own (46 KiB)
-/// and its compressed bytes, and nothing more is read from its connection. A message with more than
-/// 1000 DEFLATE blocks, and one for every 128 bytes, compressed and decompressed together, ends its
-/// connection with close code 1008:
-/// [`Violation::TooManyBlocks`](crate::protocol::Violation::TooManyBlocks). One that is cut ends it
-/// with 1007.
+/// several turns, a few milliseconds in each. Meanwhile it occupies its own decompressor (46 KiB)
+/// and its compressed bytes, and nothing more is read from its connection.
+///
+/// A message may have at most 1000 DEFLATE blocks plus one for every 128 bytes, compressed and
+/// decompressed together. One with more ends its connection with close code 1008:
+/// [`Violation::TooManyBlocks`](crate::protocol::Violation::TooManyBlocks). A truncated message
+/// ends it with 1007.
 ///
 /// ```
 /// use ikisocket::{Deflate, Server};
@@ -65,7 +68,7 @@ pub struct Deflate {
 }
 
 impl Deflate {
-    /// Each message by itself; the client is asked for the same.
+    /// Settings in which each message is compressed by itself; the client is asked for the same.
     pub fn shared() -> Self {
         let params = DeflateParams {
             server_no_context_takeover: true,
@@ -75,49 +78,53 @@ impl Deflate {
         Self { params, level: 1, minimum: 128 }
     }
 
-    /// Messages may refer to earlier ones (context takeover), in both directions, if the client
-    /// agrees.
+    /// Settings in which messages may refer to earlier ones (context takeover), in both directions,
+    /// if the client agrees.
     pub fn dedicated() -> Self {
         let params =
             DeflateParams { server_max_window_bits: DEDICATED_BITS, ..DeflateParams::default() };
         Self { params, level: DEDICATED_LEVEL, ..Self::shared() }
     }
 
-    /// Whether the client's messages may refer to its earlier ones; that costs a connection up to
-    /// 32 KiB. Default: no if [`shared`](Self::shared), yes if [`dedicated`](Self::dedicated).
+    /// Sets whether the client's messages may refer to its earlier ones, which costs a connection
+    /// up to 32 KiB. Default: no if [`shared`](Self::shared), yes if
+    /// [`dedicated`](Self::dedicated).
     pub fn client_context_takeover(mut self, yes: bool) -> Self {
         self.params.client_no_context_takeover = !yes;
         self
     }
 
-    /// How much work is put into making messages small: 1 (fast) to 9 (small). Default: 1 if
-    /// [`shared`](Self::shared), 2 if [`dedicated`](Self::dedicated). Of 1 KiB of JSON by itself, 1
-    /// saves 51 %; 2 saves 63 % and takes twice as long; 6 saves 65 %. With the messages before it,
-    /// these are 59, 71 and 73 %.
+    /// Sets the effort to make messages small: 1 (fast) to 9 (small). Default: 1 if
+    /// [`shared`](Self::shared), 2 if [`dedicated`](Self::dedicated). Of 1 KiB of JSON by itself,
+    /// level 1 saves 51 %; level 2 saves 63 % and takes twice as long; level 6 saves 65 %. With
+    /// references to earlier messages, the savings are 59, 71 and 73 %.
     pub fn level(mut self, level: u8) -> Self {
         self.level = level;
         self
     }
 
-    /// Shorter messages, in bytes, are sent as they are. Default: 128.
+    /// Sets the length below which messages are sent uncompressed, in bytes. Default: 128.
     pub fn minimum(mut self, bytes: u32) -> Self {
         self.minimum = bytes;
         self
     }
 
-    /// How far back our messages refer, at most, as a power of 2 of bytes: 9 to 15. A
-    /// [dedicated](Self::dedicated) connection keeps as many. Default: 14 if dedicated, 15 if
-    /// [`shared`](Self::shared). The client may ask for less. The answer to its offer names the window only if the offer
-    /// does, because some clients refuse a parameter that they did not offer; a smaller window is
-    /// used without a word then, and any client understands it.
+    /// Sets how far back the server's messages may refer: the window, as a power of 2 of bytes, 9
+    /// to 15. Default: 14 if [dedicated](Self::dedicated), 15 if [`shared`](Self::shared). A
+    /// dedicated connection keeps this number of bytes.
+    ///
+    /// The client may ask for a smaller window. The response to its offer names the window only if
+    /// the offer does, because some clients refuse a parameter that they did not offer. A smaller
+    /// window is then used without being announced, and any client understands it.
     pub fn server_window_bits(mut self, bits: u8) -> Self {
         self.params.server_max_window_bits = bits;
         self
     }
 
-    /// How far back the client's messages may refer, as a power of 2 of bytes: 9 to 15. A
-    /// connection keeps as many, if they [refer to earlier ones](Self::client_context_takeover).
-    /// Default: 15. A client that does not offer `client_max_window_bits` keeps 15.
+    /// Sets how far back the client's messages may refer: the window, as a power of 2 of bytes, 9
+    /// to 15. Default: 15. A connection keeps this number of bytes if the client's messages [refer
+    /// to earlier ones](Self::client_context_takeover). A client that does not offer
+    /// `client_max_window_bits` keeps 15.
     pub fn client_window_bits(mut self, bits: u8) -> Self {
         self.params.client_max_window_bits = bits;
         self
@@ -145,7 +152,7 @@ impl Deflate {
         Ok(())
     }
 
-    /// What a request's offer comes to: what the connection keeps, and the value of
+    /// Answers a request's offer: returns the connection's settings, and the value of
     /// `Sec-WebSocket-Extensions`.
     pub(crate) fn agree(&self, request: &Request) -> Option<(Agreed, String)> {
         let (agreed, answer) = agree_on_deflate(request, &self.params)?;
@@ -163,38 +170,39 @@ impl Deflate {
     }
 }
 
-/// Which compressor: connections of the same kind can be sent the same bytes.
+/// The kind of a compressor: connections of the same kind can be sent the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     level: u8,
     bits: u8,
 }
 
-/// How a message goes out on a connection.
+/// The encoding of a message on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Plain,
-    /// Compressed now, as for every other connection of this kind.
+    /// Compressed now, with the same result for every connection of this kind.
     Shared(Kind),
-    /// Compressed when it goes to the socket, because the messages after it refer to it.
+    /// Compressed when it is offered to the socket, because the messages after it refer to it.
     Dedicated,
 }
 
-/// What a connection keeps of what was agreed on: a word.
+/// What one connection agreed on, in one word of memory.
 pub(crate) type Agreed = Box<Compression>;
 
-/// What one connection keeps for permessage-deflate.
+/// The compression state of one connection.
 pub(crate) struct Compression {
     kind: Kind,
     minimum: u32,
-    /// Our messages refer to each other.
+    /// Whether the server's messages refer to each other.
     keeps_context: bool,
-    /// To what our next message may refer: nothing, if they do not refer to each other.
+    /// The bytes to which the server's next message may refer; empty if its messages do not refer
+    /// to each other.
     sent: Window,
-    /// The name of our messages' context, from the first one on.
+    /// The name of the context of the server's messages, set with the first one.
     context: Option<Context>,
-    /// To what the client's next message may refer: nothing, if its messages do not refer to each
-    /// other.
+    /// The bytes to which the client's next message may refer; empty if its messages do not refer
+    /// to each other.
     received: Window,
     /// A message of which only a part is decompressed.
     unfinished: Option<Box<Unfinished>>,
@@ -202,7 +210,7 @@ pub(crate) struct Compression {
 
 /// A message of which only a part is decompressed.
 struct Unfinished {
-    /// Its own until it is finished.
+    /// Used for this message only, until it is finished.
     decompressor: Box<Decompressor>,
     compressed: Compressed<'static>,
     message: Vec<u8>,
@@ -220,12 +228,12 @@ impl Compression {
         }
     }
 
-    /// Whether our messages refer to each other.
+    /// Whether the server's messages refer to each other.
     pub(crate) fn keeps_context(&self) -> bool {
         self.keeps_context
     }
 
-    /// Appends the compressed form of our next message to `out`.
+    /// Appends the compressed form of the server's next message to `out`.
     pub(crate) fn deflate_next(&mut self, common: &mut Common, payload: &[u8], out: &mut Vec<u8>) {
         let context = *self.context.get_or_insert_with(|| common.name_context());
         let shared = common.deflater(self.kind);
@@ -238,15 +246,14 @@ impl Compression {
         self.sent.remember(payload);
     }
 
-    /// What [`deflate_next`](Self::deflate_next) costs for a message of `len` bytes, in bytes of a
+    /// The cost of [`deflate_next`](Self::deflate_next) for a message of `len` bytes, in bytes of a
     /// turn's budget.
     pub(crate) fn late_work(&self, len: usize) -> usize {
         Deflater::work(self.kind.level, len, &self.sent)
     }
 
-    /// Decompresses what the peer has sent, up to `limit` bytes; `None` if that costs more than is
-    /// done at once. Then [`inflate_on`](Self::inflate_on) goes on. What it costs is added to
-    /// `work`.
+    /// Decompresses a message of the peer, up to `limit` bytes. Returns `None` if the cost exceeds
+    /// one piece; then [`inflate_on`](Self::inflate_on) continues. The cost is added to `work`.
     pub(crate) fn inflate(
         &mut self,
         common: &mut Common,
@@ -254,7 +261,7 @@ impl Compression {
         limit: usize,
         work: &mut usize,
     ) -> Result<Option<Message<'static>>, Violation> {
-        // One that fails is not used again.
+        // A decompressor that fails is not used again.
         let mut decompressor =
             common.decompressor.take().unwrap_or_else(|| Box::new(Decompressor::new()));
         let (mut message, mut inflation) = (Vec::new(), decompressor.begin(&self.received));
@@ -267,7 +274,7 @@ impl Compression {
             &mut inflation,
             PIECE,
         );
-        // What is refused has cost as much.
+        // A refused message has cost its work too.
         *work += inflation.work;
         let is_done = result?;
         if is_done {
@@ -281,8 +288,8 @@ impl Compression {
         Ok(None)
     }
 
-    /// Goes on with an unfinished message; `None` if there is more to do, or if there is none. It
-    /// is to be followed by [`forget_unfinished`](Self::forget_unfinished) otherwise.
+    /// Continues with an unfinished message. Returns `None` if more is left to do, or if there is
+    /// none. After any other result, call [`forget_unfinished`](Self::forget_unfinished).
     pub(crate) fn inflate_on(
         &mut self,
         limit: usize,
@@ -308,22 +315,21 @@ impl Compression {
         self.unfinished.is_some()
     }
 
-    /// Forgets a message that was unfinished.
+    /// Forgets the unfinished message.
     pub(crate) fn forget_unfinished(&mut self) {
         self.unfinished = None;
     }
 }
 
-/// The name of one connection's context: no other has it, as long as the loop runs.
+/// The name of one connection's context. No other context of the loop ever has it.
 type Context = NonZeroU64;
 
-/// A compressor for the messages of every connection of a kind.
+/// The compressor for the messages of all connections of a kind.
 struct SharedDeflater {
     kind: Kind,
     deflater: Deflater,
-    /// The connection that it compressed for last, if that keeps its context: what it compresses
-    /// next for that connection goes on from there, without a look at the window. `None`: it is as
-    /// new.
+    /// The connection that it compressed for last, if that keeps its context. The next message for
+    /// that connection continues from there, and the window is not loaded. `None`: it is as new.
     holds: Option<Context>,
 }
 
@@ -331,7 +337,7 @@ struct SharedDeflater {
 #[derive(Default)]
 pub(crate) struct Common {
     deflaters: Vec<SharedDeflater>,
-    /// The contexts that were named so far.
+    /// The number of contexts that were named so far.
     contexts: u64,
     decompressor: Option<Box<Decompressor>>,
     spare: Vec<u8>,
@@ -339,8 +345,8 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// What messages have cost that were compressed when they went to a socket, in bytes of a turn's
-    /// budget, in all. It wraps around.
+    /// The total cost of messages that were compressed when they were offered to a socket, in bytes
+    /// of a turn's budget. It wraps around.
     pub(crate) fn late_work(&self) -> usize {
         self.late_work
     }
@@ -359,8 +365,8 @@ impl Common {
         &mut self.deflaters[at]
     }
 
-    /// Compresses a message for all connections of a kind; `None` if that does not make it smaller.
-    /// The buffer is to be given [back](Self::recycle). What it costs is added to `work`.
+    /// Compresses a message for all connections of a kind. Returns `None` if that does not make it
+    /// smaller. The caller must give the buffer [back](Self::recycle). The cost is added to `work`.
     pub(crate) fn deflate(
         &mut self,
         kind: Kind,

@@ -1,25 +1,26 @@
-//! What verbs take: a message, whether it may be compressed, and which earlier one it replaces.
+//! The argument of verbs that send: a message, whether it may be compressed, and which earlier one
+//! it replaces.
 
 use crate::protocol::Message;
 
-/// A message that is to be sent. Whatever becomes a [`Message`] becomes one.
+/// A message that is to be sent. Every type that converts into a [`Message`] converts into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing<'m> {
     pub(crate) message: Message<'m>,
     pub(crate) options: SendOptions,
 }
 
-/// How a message may be sent.
+/// The options of sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SendOptions {
-    /// It may be compressed, where that was agreed on.
+    /// Whether it may be compressed on connections that agreed on compression.
     pub(crate) compress: bool,
-    /// It replaces a waiting message with this key.
+    /// The key, if it replaces a waiting message with this key.
     pub(crate) key: Option<u64>,
 }
 
 impl SendOptions {
-    /// As any message.
+    /// The options of an ordinary message.
     pub(crate) const USUAL: Self = Self { compress: true, key: None };
 }
 
@@ -29,8 +30,9 @@ impl<'m, M: Into<Message<'m>>> From<M> for Outgoing<'m> {
     }
 }
 
-/// A message that is sent as it is, also where compression was agreed on: what is compressed
-/// already, or secret beside what a stranger can choose (RFC 7692 §8).
+/// A message that is sent uncompressed, also on connections that agreed on compression. Use it for
+/// data that is compressed already, and for secrets beside text that a stranger can choose (RFC
+/// 7692 §8).
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>, jpeg: &[u8]) {
@@ -51,7 +53,7 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
     }
 }
 
-/// A message of which only the latest value counts, as with a price or a position: it replaces a
+/// A message of which only the latest value counts, such as a price or a position: it replaces a
 /// waiting message with the same key.
 ///
 /// `Latest(key, message)` works with every verb that sends. While a peer's socket takes nothing,
@@ -59,13 +61,14 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
 /// the order. So a slow reader gets fewer messages, each of them whole, and the newest value of each
 /// key. While the socket takes messages, nothing is replaced.
 ///
-/// **What is not replaced.** What the socket has taken, or was being offered when it was found full,
-/// is sent. So a reader that goes on after a pause gets older values first. On Linux that is up to
-/// 128 KiB in the server's kernel ([`Builder::notsent_lowat`](crate::Builder::notsent_lowat)), and
-/// what is in flight or in the peer's receive buffer. For less, set a lower `notsent_lowat`.
+/// **Not replaced** are bytes that the socket has taken, or was being offered when it was found
+/// full: these are sent. So a reader that continues after a pause gets older values first. On Linux
+/// these are up to 128 KiB in the server's kernel
+/// ([`Builder::notsent_lowat`](crate::Builder::notsent_lowat)), plus the bytes in flight and in the
+/// peer's receive buffer. For less, set a lower `notsent_lowat`.
 ///
-/// **Keys** are numbers, so that none is copied: give each name a number once. A key belongs to one
-/// connection. The same key on another connection replaces nothing here.
+/// **Keys** are numbers, so that no key is copied: give each name a number once. A key belongs to
+/// one connection. The same key on another connection replaces nothing here.
 ///
 /// **Memory.** A waiting message with a key counts 128 bytes more than its frame against
 /// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB. The number

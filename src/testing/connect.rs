@@ -1,4 +1,4 @@
-//! What a client in memory asks for, and the answer that it gets if that is not a WebSocket.
+//! The request of a client in memory, and the response if it does not become a WebSocket.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::transport::PeerAddress;
 use crate::transport::faults::Faults;
 
 /// The upgrade request of a client, for [`Harness::connect`](super::Harness::connect). A path
-/// alone, as `&str`, will often do.
+/// alone, as `&str`, is often enough.
 ///
 /// ```
 /// use ikisocket::testing::{Faults, Upgrade};
@@ -25,7 +25,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// A request for a path, with its query if it has one. It is sent as it is.
+    /// A request for a path, with its query if it has one. The text is sent unchanged.
     pub fn to(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -36,37 +36,37 @@ impl Upgrade {
         }
     }
 
-    /// One more header. It is sent as it is.
+    /// Adds a header. The text is sent unchanged.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    /// The subprotocols that the client speaks, the best first, with commas between them.
+    /// Sets the subprotocols that the client speaks, the best first, separated by commas.
     pub fn subprotocols(self, names: &str) -> Self {
         self.header("Sec-WebSocket-Protocol", names)
     }
 
-    /// What the network does to this connection. Default: nothing.
+    /// Sets the faults of the network on this connection. Default: none.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
     }
 
-    /// Where the client is. Default: 192.0.2.1 (RFC 5737), each with a port of its own.
+    /// Sets the client's address. Default: 192.0.2.1 (RFC 5737), each client with its own port.
     pub fn peer(mut self, peer: PeerAddress) -> Self {
         self.peer = Some(peer);
         self
     }
 
-    /// The client answers nothing by itself: no ping, no close frame, no FIN. By default it answers
-    /// them at once, as every proper client does.
+    /// The client answers no ping, no close frame and no FIN. By default it answers them at once,
+    /// as every correct client does.
     pub fn unresponsive(mut self) -> Self {
         self.answers = false;
         self
     }
 
-    /// The request as it goes over the wire, its key the example of RFC 6455 §1.3.
+    /// The bytes of the request. Its key is the example of RFC 6455 §1.3.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self { path, headers, .. } = self;
@@ -99,12 +99,12 @@ pub struct Answer {
     pub status: u16,
     /// The headers, in their order.
     pub headers: Vec<(String, String)>,
-    /// What follows the head, as far as it has come.
+    /// The bytes behind the head that have arrived so far.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// Reads the bytes of a response; `None` if its head is not complete, or is none.
+    /// Reads the bytes of a response; `None` if its head is not complete or not valid.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut headers = [httparse::EMPTY_HEADER; 100];
@@ -129,14 +129,14 @@ impl Answer {
             .map(|(_, value)| &**value)
     }
 
-    /// The body as text, with replacement characters for what is none.
+    /// The body as text. Bytes that are not UTF-8 become replacement characters.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// With the body as text, for the failures of tests.
+/// Shows the body as text, for the failures of tests.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, headers, .. } = self;
@@ -149,15 +149,15 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Why there is no WebSocket connection.
+/// The reason why there is no WebSocket connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotConnected {
-    /// The server, a filter or a page answered otherwise.
+    /// The server, a filter or a page sent another response.
     Refused(Answer),
-    /// There was no whole response: the faults are in its way, it is
-    /// [deferred](crate::Sockets::defer) (then [`ask`](super::Harness::ask) for it), or the server
-    /// takes nobody in any more.
+    /// There was no whole response. The faults prevented it, the request is
+    /// [deferred](crate::Sockets::defer) (then use [`ask`](super::Harness::ask)), or the server
+    /// shuts down and accepts no more connections.
     Unanswered,
 }
 

@@ -1,6 +1,6 @@
-//! What a test says must have happened, and what it is told if something else has.
+//! The assertions of a test, and the messages of those that fail.
 //!
-//! It knows what clients got and which callbacks panicked, and nothing of how that comes to be.
+//! It knows what clients received and which callbacks panicked, and nothing of how that happened.
 
 use super::peer::Received;
 use super::{Client, Harness};
@@ -8,7 +8,7 @@ use crate::protocol::CloseCode;
 use crate::user::CaughtPanic;
 
 impl<S> Harness<S> {
-    /// Asserts that a client got exactly this since it was last asked, in this order: `&str` and
+    /// Asserts that a client received exactly these since its last check, in this order: `&str` and
     /// `String` are texts, everything else is a [`Received`].
     ///
     /// ```
@@ -26,8 +26,8 @@ impl<S> Harness<S> {
     ///
     /// # Panics
     ///
-    /// If it got something else, or bytes that were not [read](Self::read). The message says which
-    /// client it is, what it got and where the difference begins:
+    /// If it received something else, or bytes that were not [read](Self::read). The message names
+    /// the client, lists what it received, and shows where the difference begins:
     ///
     /// ```text
     /// Client(1) of /ws/bob got something else, first at 1:
@@ -59,31 +59,31 @@ impl<S> Harness<S> {
         }
     }
 
-    /// Asserts that a client got nothing since it was last asked.
+    /// Asserts that a client received nothing since its last check.
     ///
     /// # Panics
     ///
-    /// If it got something, with the same message as [`expect`](Self::expect).
+    /// If it received something, with the same message as [`expect`](Self::expect).
     #[track_caller]
     pub fn expect_nothing(&mut self, client: Client) {
         self.expect::<Received>(client, []);
     }
 
-    /// Asserts that the server has said goodbye to a client and nothing else since it was last
-    /// asked: a close frame with this code and reason, then FIN. To a client that closes first the
-    /// server answers with the client's code and an empty reason.
+    /// Asserts that since its last check a client received only the end of the connection: a close
+    /// frame with this code and reason, then FIN. If the client closed first, the server's close
+    /// frame has the client's code and an empty reason.
     ///
     /// # Panics
     ///
-    /// If it got something else, with the same message as [`expect`](Self::expect).
+    /// If it received something else, with the same message as [`expect`](Self::expect).
     #[track_caller]
     pub fn expect_goodbye(&mut self, client: Client, code: impl Into<CloseCode>, reason: &str) {
         self.expect(client, [Received::close(code, reason), Received::Fin]);
     }
 
-    /// The panics of callbacks that were caught since this was last asked. Those that nobody asks
-    /// for fail the test when the harness is dropped, because an assertion in a callback would come
-    /// to nothing otherwise.
+    /// Takes the panics of callbacks that were caught since the last call. Panics that the test
+    /// does not take fail it when the harness is dropped; otherwise an assertion in a callback
+    /// would have no effect.
     ///
     /// ```
     /// # use ikisocket::testing::Harness;

@@ -1,16 +1,16 @@
-//! Tests without sockets: your routes and listeners, driven in memory, with a clock that moves when
-//! you say so.
+//! Tests without sockets: your routes and listeners run in memory, with a clock that moves when the
+//! test moves it.
 //!
-//! With the feature `testing`, which is for a test's own dependency:
+//! Turn on the feature `testing` in the test's own dependency:
 //!
 //! ```toml
 //! [dev-dependencies]
 //! ikisocket = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! A [`Harness`] takes a server, as your program builds it, and gives it clients. There are no
-//! sockets and no waiting: a small test takes a millisecond in a debug build and a tenth of it in a
-//! release build, and does the same each time, to the byte and to the millisecond.
+//! A [`Harness`] takes a server, built as your program builds it, and gives it clients. There are
+//! no sockets and no waiting. A small test takes a millisecond in a debug build and a tenth of that
+//! in a release build. It does the same each time, to the byte and to the millisecond.
 //!
 //! ```
 //! use std::time::Duration;
@@ -45,28 +45,29 @@
 //!
 //! # The rules
 //!
-//! - **What a client does, it does now; the server comes to it when you look.**
-//!   [`send`](Harness::send) and its kin put bytes on the wire. [`expect`](Harness::expect),
-//!   [`received`](Harness::received), [`server`](Harness::server), [`state`](Harness::state) and
-//!   [`advance`](Harness::advance) first turn the loop until nothing is left to do. Who wants every
-//!   turn for himself takes [`Harness::by_hand`].
+//! - **A client acts at once; the server reacts when you look.** [`send`](Harness::send) and the
+//!   like put bytes on the wire. [`expect`](Harness::expect), [`received`](Harness::received),
+//!   [`server`](Harness::server), [`state`](Harness::state) and [`advance`](Harness::advance) first
+//!   turn the loop until it has nothing left to do. To make every turn yourself, use
+//!   [`Harness::by_hand`].
 //! - **Time stands still** until [`advance`](Harness::advance) moves it, from one timeout to the
-//!   next, so that each happens at its time and in its order. It begins where the server's clock
-//!   stood when the harness took it.
+//!   next, so that each timeout happens at its time and in its order. It begins at the time of the
+//!   server's clock when the harness took it.
 //! - **The loop is the real one**, with its limits and its order, and the connections behave like
 //!   TCP: edge-triggered events, short reads and writes, a window that fills up, FIN behind the
 //!   bytes. [`Faults`] make them worse.
-//! - **Clients are proper ones**: they read what comes, answer pings, close frames and FINs.
-//!   [`Upgrade::unresponsive`] and [`stop_reading`](Harness::stop_reading) make them less so, and
-//!   [`dial`](Harness::dial) gives one that speaks bytes alone.
-//! - **No panic is lost.** The server catches those of callbacks, an assertion's too. Those that
-//!   the test does not ask for ([`panics`](Harness::panics)) fail it when the harness is dropped.
-//! - **Everything repeats**: the order of events, masking keys, the uuids of connections. What your
-//!   own code takes from a clock, from chance or from a `HashMap`'s order does not.
+//! - **Clients are correct ones**: they read everything, answer pings, close frames and FINs.
+//!   [`Upgrade::unresponsive`] and [`stop_reading`](Harness::stop_reading) change that.
+//!   [`dial`](Harness::dial) makes a client that only sends and receives bytes.
+//! - **No panic is lost.** The server catches panics of callbacks, also those of assertions. Panics
+//!   that the test does not take ([`panics`](Harness::panics)) fail it when the harness is dropped.
+//! - **Everything repeats**: the order of events, masking keys, the uuids of connections. The
+//!   exception is your own code if it uses a clock, random numbers or the order of a `HashMap`.
 //!
-//! What is not imitated: the descriptor of a connection ([`Transport::fd`](crate::Transport::fd) is
-//! `None`), and accepting ([`Turn::accepted`](crate::Turn::accepted) counts sockets alone). Sockets
-//! that the server listens on work as ever, and are asked in each turn.
+//! Two things are not imitated: the descriptor of a connection
+//! ([`Transport::fd`](crate::Transport::fd) is `None`), and accepting
+//! ([`Turn::accepted`](crate::Turn::accepted) counts only sockets). If the server listens on real
+//! sockets, they work as usual, and each turn checks them.
 
 mod connect;
 mod expect;
@@ -90,38 +91,36 @@ use crate::transport::memory;
 use panics::Panics;
 use peer::Peer;
 
-/// A client that reads at a rate does it at least this often.
+/// The longest interval between reads of a client that reads at a rate.
 const READ_EVERY: Duration = Duration::from_millis(50);
-/// Turns without a rest, at most.
+/// The most turns without a rest.
 const MOST_TURNS: u32 = 10_000_000;
 
-/// One of a harness's clients. It stays valid when its connection has ended.
+/// One of a harness's clients. It stays valid after its connection has ended.
 ///
-/// It means nothing, or another client, to another harness.
+/// In another harness it names no client, or a different one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client(usize);
 
-/// A server and its clients, without sockets: see the [module](self).
+/// A server and its clients, without sockets: see the [module's documentation](self).
 pub struct Harness<S> {
     server: Server<S>,
     peers: Vec<Peer>,
-    /// The server's side of those whose connection goes on, by client.
+    /// The server's side of connections that continue, by client.
     going_on: Vec<(usize, Token)>,
     by_hand: bool,
     panics: Panics,
 }
 
 impl<S> Harness<S> {
-    /// Takes a server, stops its clock, and turns its loop whenever you look at what has become of
-    /// something.
+    /// Takes a server, stops its clock, and turns its loop whenever the test looks at a result.
     #[must_use]
     pub fn new(server: Server<S>) -> Self {
         Self::with(server, false)
     }
 
-    /// Takes a server and stops its clock. Its loop is turned by [`turn`](Self::turn),
-    /// [`settle`](Self::settle), [`advance`](Self::advance), [`connect`](Self::connect) and
-    /// [`get`](Self::get) alone.
+    /// Takes a server and stops its clock. Only [`turn`](Self::turn), [`settle`](Self::settle),
+    /// [`advance`](Self::advance), [`connect`](Self::connect) and [`get`](Self::get) turn its loop.
     #[must_use]
     pub fn by_hand(server: Server<S>) -> Self {
         Self::with(server, true)
@@ -133,14 +132,14 @@ impl<S> Harness<S> {
         Self { server, peers: Vec::new(), going_on: Vec::new(), by_hand, panics }
     }
 
-    // Clients that come.
+    // Clients that connect.
 
-    /// Connects a client, and turns the loop until it has its answer.
+    /// Connects a client, and turns the loop until the client has its response.
     ///
     /// # Errors
     ///
-    /// [`NotConnected`] has the answer if that is not a WebSocket. An answer that another thread
-    /// gives may come later: [`ask`](Self::ask), then [`wait_for`](Self::wait_for).
+    /// [`NotConnected`] has the response if it does not open a WebSocket. An answer of another
+    /// thread may come later: use [`ask`](Self::ask), then [`wait_for`](Self::wait_for).
     pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<Client, NotConnected> {
         let client = self.ask(upgrade).ok_or(NotConnected::Unanswered)?;
         self.settle();
@@ -154,9 +153,10 @@ impl<S> Harness<S> {
         Err(refused)
     }
 
-    /// As [`connect`](Self::connect), without waiting for the [answer](Self::answer): for requests
-    /// that are [deferred](crate::Sockets::defer), and for clients that send before they are
-    /// answered. `None` if the server takes nobody in any more, because it shuts down.
+    /// Connects a client like [`connect`](Self::connect), but does not wait for the
+    /// [response](Self::answer). Use it for requests that are [deferred](crate::Sockets::defer),
+    /// and for clients that send before they are answered. `None` if the server shuts down and
+    /// accepts no more connections.
     ///
     /// ```
     /// # use ikisocket::testing::Harness;
@@ -186,7 +186,7 @@ impl<S> Harness<S> {
         Some(client)
     }
 
-    /// Asks for a page; `None` if there was no whole response.
+    /// Requests a page; `None` if there was no whole response.
     pub fn get(&mut self, path: &str) -> Option<Answer> {
         let client = self.dial(Faults::none())?;
         self.write(client, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -196,8 +196,9 @@ impl<S> Harness<S> {
         Answer::parse(&self.peers[client.0].bytes)
     }
 
-    /// A client that speaks bytes alone, and has said nothing yet: for everything that a proper
-    /// client would not do. `None` if the server takes nobody in any more, because it shuts down.
+    /// Connects a client that sends and receives bytes, and has sent none yet. Use it for behaviour
+    /// that a correct client does not show. `None` if the server shuts down and accepts no more
+    /// connections.
     pub fn dial(&mut self, faults: Faults) -> Option<Client> {
         self.take_in(faults, None, "bytes".to_owned())
     }
@@ -219,7 +220,7 @@ impl<S> Harness<S> {
         Some(Client(index))
     }
 
-    // What clients do. On a connection that has ended it is lost, as on a network.
+    // Actions of clients. On a connection that has ended, their bytes are lost, as on a network.
 
     /// Sends a message: `&str` and `String` as text, bytes as binary.
     #[track_caller]
@@ -240,7 +241,7 @@ impl<S> Harness<S> {
         self.peer(client).send_frame(Opcode::Pong, data.as_ref());
     }
 
-    /// Sends a close frame, whatever its code.
+    /// Sends a close frame. The code is not checked.
     #[track_caller]
     pub fn close(&mut self, client: Client, code: impl Into<CloseCode>, reason: &str) {
         self.peer(client).send_close(Some((code.into(), reason)));
@@ -252,33 +253,33 @@ impl<S> Harness<S> {
         self.peer(client).send_close(None);
     }
 
-    /// Sends bytes as they are: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes
+    /// Sends these bytes unchanged: [`protocol::FrameHeader`](crate::protocol::FrameHeader) makes
     /// frames of every kind.
     #[track_caller]
     pub fn write(&mut self, client: Client, bytes: &[u8]) {
         self.peer(client).far.send(bytes);
     }
 
-    /// Sends FIN: the client sends nothing more, and still reads.
+    /// Sends FIN: the client sends nothing more, but still reads.
     #[track_caller]
     pub fn finish(&mut self, client: Client) {
         self.peer(client).far.end(End::Fin);
     }
 
-    /// Resets the connection, behind what was sent. The client hears nothing more.
+    /// Resets the connection after the bytes that were sent. The client receives nothing more.
     #[track_caller]
     pub fn reset(&mut self, client: Client) {
         self.peer(client).far.end(End::Reset);
     }
 
-    /// The client reads nothing from now on; what the server writes waits, as far as the
-    /// [window](Faults::window) goes.
+    /// The client reads nothing from now on. The server's bytes wait, up to the
+    /// [window](Faults::window).
     #[track_caller]
     pub fn stop_reading(&mut self, client: Client) {
         self.peer(client).allowance = 0;
     }
 
-    /// A client that has stopped reading reads so many bytes more.
+    /// A client that has stopped reading reads this number of bytes more.
     #[track_caller]
     pub fn read_more(&mut self, client: Client, bytes: usize) {
         let allowance = &mut self.peer(client).allowance;
@@ -291,24 +292,24 @@ impl<S> Harness<S> {
         self.read_more(client, usize::MAX);
     }
 
-    /// The poll tells the server that this connection is ready, though nothing has happened.
+    /// Makes the poll report this connection as ready, though nothing has happened.
     #[track_caller]
     pub fn wake(&mut self, client: Client) {
         self.peer(client).far.wake();
     }
 
-    // What came of it.
+    // Results.
 
-    /// What a client got since this was last asked. [`expect`](Self::expect) says more when it is
-    /// not what it should be.
+    /// Takes what a client received since the last call. [`expect`](Self::expect) gives a better
+    /// message if it is not what the test wants.
     #[track_caller]
     pub fn received(&mut self, client: Client) -> Vec<Received> {
         self.look();
         std::mem::take(&mut self.peer(client).received)
     }
 
-    /// The response to a client's request, as far as it has come; `None` while there is none, and
-    /// when it was [read](Self::read). What was agreed on in an upgrade is there:
+    /// The response to a client's request, as far as it has arrived. `None` if there is none yet,
+    /// and if its bytes were [read](Self::read). After an upgrade it shows the agreement:
     ///
     /// ```
     /// # use ikisocket::testing::{Harness, Upgrade};
@@ -326,8 +327,8 @@ impl<S> Harness<S> {
         self.peer(client).answer()
     }
 
-    /// The uuid of a client's connection, for [`Sockets::get`](crate::Sockets::get) and the like;
-    /// `None` if it is not open.
+    /// The uuid of a client's connection, for [`Sockets::get`](crate::Sockets::get) and similar
+    /// methods; `None` if it is not open.
     #[track_caller]
     pub fn uuid(&mut self, client: Client) -> Option<Uuid> {
         self.look();
@@ -336,15 +337,15 @@ impl<S> Harness<S> {
         self.server.uuid_of(*token)
     }
 
-    /// The bytes that a client of [`dial`](Self::dial) got since this was last asked. How its
-    /// connection ended is in [`received`](Self::received).
+    /// Takes the bytes that a client of [`dial`](Self::dial) received since the last call.
+    /// [`received`](Self::received) reports how its connection ended.
     #[track_caller]
     pub fn read(&mut self, client: Client) -> Vec<u8> {
         self.look();
         std::mem::take(&mut self.peer(client).bytes)
     }
 
-    /// The server. What is done with it reaches the clients when you look at one.
+    /// The server. Effects of using it reach the clients when the test looks at one.
     #[must_use]
     pub fn server(&mut self) -> &mut Server<S> {
         self.look();
@@ -357,14 +358,14 @@ impl<S> Harness<S> {
         self.server().state_mut()
     }
 
-    /// Gives the state back, and closes everything at once.
+    /// Returns the state, and closes all connections at once.
     pub fn into_state(self) -> S {
         self.server.into_state()
     }
 
     // Turns and time.
 
-    /// One turn of the loop, which never waits; then clients read, and answer.
+    /// Turns the loop once without waiting; then clients read, and answer.
     ///
     /// # Panics
     ///
@@ -373,10 +374,10 @@ impl<S> Harness<S> {
         self.turn_within(Duration::ZERO)
     }
 
-    /// Waits until a client gets something that the test has not seen: the answer to its request, a
-    /// message, the end of its connection; whether it did. It waits in real time, and no longer
-    /// than `at_most`, for what other threads send through a [`Handle`](crate::Handle) or a
-    /// [`Deferred`](crate::Deferred). The clock of the loop stands still meanwhile.
+    /// Waits until a client receives something that the test has not seen: the response to its
+    /// request, a message, the end of its connection. Returns whether it did. It waits in real
+    /// time, for at most `at_most`, because other threads send through a [`Handle`](crate::Handle)
+    /// or a [`Deferred`](crate::Deferred). The clock of the loop stands still meanwhile.
     ///
     /// ```
     /// use std::time::Duration;
@@ -399,7 +400,7 @@ impl<S> Harness<S> {
     ///
     /// # Panics
     ///
-    /// As [`settle`](Self::settle).
+    /// As for [`settle`](Self::settle).
     #[track_caller]
     pub fn wait_for(&mut self, client: Client, at_most: Duration) -> bool {
         let started = Instant::now();
@@ -426,12 +427,12 @@ impl<S> Harness<S> {
         turn
     }
 
-    /// Turns the loop until neither the server nor a client has anything left to do without time
-    /// going on; once at least.
+    /// Turns the loop, at least once, until neither the server nor a client has anything left to do
+    /// at this time.
     ///
     /// # Panics
     ///
-    /// If that never happens. Something answers each answer.
+    /// If that never happens, because each answer causes another one.
     pub fn settle(&mut self) {
         for _ in 0..MOST_TURNS {
             self.turn();
@@ -442,7 +443,7 @@ impl<S> Harness<S> {
         panic!("the server and its clients find no rest in {MOST_TURNS} turns");
     }
 
-    /// Lets time go on, from one timeout to the next, and settles after each.
+    /// Moves the clock, from one timeout to the next, and settles after each.
     pub fn advance(&mut self, by: Duration) {
         self.settle();
         let mut rest = by;
@@ -460,8 +461,8 @@ impl<S> Harness<S> {
         }
     }
 
-    /// Lets time go on all at once, and turns nothing: the owner of the loop is busy with something
-    /// else. What was due meanwhile is late.
+    /// Moves the clock in one step and turns nothing, as if the thread of the loop were busy with
+    /// something else. Timeouts in this time are then late.
     pub fn skip(&mut self, by: Duration) {
         self.server.advance_clock(by);
     }

@@ -1,8 +1,8 @@
-//! The panics of callbacks that a test has not asked for: they fail it.
+//! The panics of callbacks that a test has not taken: they fail it.
 
 use crate::user::{Caught, CaughtPanic};
 
-/// The panics of callbacks. Those that a test does not ask for fail it when the harness is dropped.
+/// The panics of callbacks. Panics that a test does not take fail it when the harness is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Panics(pub(super) Caught);
 
@@ -11,7 +11,7 @@ impl Panics {
         self.0.clone()
     }
 
-    /// The first of them, as a sentence; empty if there is none.
+    /// The first panic as a sentence; empty if there is none.
     pub(super) fn hint(&self) -> String {
         let caught = self.0.borrow();
         caught.first().map_or_else(String::new, |CaughtPanic { event, message, .. }| {

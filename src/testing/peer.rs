@@ -1,5 +1,5 @@
-//! The client's side of a connection in memory: frames out, with masks, and from the server's bytes
-//! to what a test compares.
+//! The client's side of a connection in memory: it sends masked frames, and turns the server's
+//! bytes into values that a test compares.
 //!
 //! It knows the protocol in the client's role. It knows no server and no clock.
 
@@ -14,8 +14,8 @@ use crate::protocol::{
 use crate::transport::faults::End;
 use crate::transport::memory::FarEnd;
 
-/// Something that a client got. It equals a `&str` if it is that text. Its `Debug` output has the
-/// beginning of what is long.
+/// Something that a client received. It equals a `&str` if it is that text. Its `Debug` output
+/// shows only the beginning of long payloads.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
@@ -23,10 +23,10 @@ pub enum Received {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
-    /// A message that is still compressed: only for a client whose request offered
-    /// permessage-deflate. See `protocol::Inflater`.
+    /// A message that is still compressed. Only a client whose request offered permessage-deflate
+    /// gets it. See `protocol::Inflater`.
     Compressed {
-        /// What comes out of it is text.
+        /// Whether the decompressed message is text.
         is_text: bool,
         /// The DEFLATE stream.
         payload: Vec<u8>,
@@ -38,16 +38,16 @@ pub enum Received {
     Pong(Vec<u8>),
     /// The server's close frame.
     Close {
-        /// Its code, if it has one.
+        /// The frame's code, if it has one.
         code: Option<CloseCode>,
-        /// Its reason; may be empty.
+        /// The frame's reason; may be empty.
         reason: String,
     },
     /// The server has ended the connection.
     Fin,
     /// The server has ended the connection with a reset.
     Reset,
-    /// What no client can understand. Nothing after it is looked at.
+    /// Bytes that no client can understand. The bytes after them are not looked at.
     Violation(Violation),
 }
 
@@ -64,7 +64,7 @@ impl Received {
         Self::Binary(data.into())
     }
 
-    /// Where two payloads of one kind differ first.
+    /// The position of the first difference between two payloads of one kind.
     pub(super) fn differs_at(&self, other: &Self) -> Option<usize> {
         let (one, other) = match (self, other) {
             (Self::Text(one), Self::Text(other)) => (one.as_bytes(), other.as_bytes()),
@@ -74,7 +74,7 @@ impl Received {
         Some(one.iter().zip(other).take_while(|(one, other)| one == other).count())
     }
 
-    /// A close frame with a code.
+    /// A close frame with a code and a reason.
     #[must_use]
     pub fn close(code: impl Into<CloseCode>, reason: impl Into<String>) -> Self {
         Self::Close { code: Some(code.into()), reason: reason.into() }
@@ -118,7 +118,7 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Characters or bytes of a payload that a failed test shows at most.
+/// The most characters or bytes of a payload that a failed test shows.
 const SHOWN: usize = 80;
 
 fn brief_text(text: &str) -> String {
@@ -131,7 +131,7 @@ fn brief_bytes(data: &[u8]) -> String {
     format!("b\"{}\"{}", begin.escape_ascii(), length_beyond(begin.len(), data.len()))
 }
 
-/// How long a payload is, if more of it is there than is shown.
+/// The length of a payload, if it is longer than the part that is shown.
 fn length_beyond(shown: usize, len: usize) -> String {
     if shown < len { format!("... {len} bytes") } else { String::new() }
 }
@@ -159,15 +159,15 @@ impl From<Decoded<'_>> for Received {
 pub(super) struct Peer {
     pub(super) far: FarEnd,
     pub(super) received: Vec<Received>,
-    /// What a client got that speaks no WebSocket, or not yet.
+    /// Bytes of a client that speaks no WebSocket, or not yet.
     pub(super) bytes: Vec<u8>,
-    /// How many bytes it reads; the most means all.
+    /// The number of bytes that it still reads; the maximum means all.
     pub(super) allowance: usize,
-    /// Bytes that it reads in each second from its upgrade on, if it is held to that.
+    /// The bytes that it reads in each second from its upgrade on, if it has a rate.
     rate: Option<u32>,
     /// Millionths of a byte that it may read already.
     carry: u128,
-    /// What a failed test calls it.
+    /// The client's name in failed tests.
     pub(super) name: String,
     speaks: Speaks,
     ended: bool,
@@ -176,7 +176,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 enum Speaks {
     Bytes,
-    /// It has asked for a WebSocket; whether it will answer by itself.
+    /// It has asked for a WebSocket; the field says whether it will answer by itself.
     Http {
         answers: bool,
     },
@@ -189,17 +189,17 @@ struct WebSocket {
     answer: Answer,
     decoder: Decoder,
     rules: Rules,
-    /// It answers pings and goodbyes by itself.
+    /// Whether it answers pings and close frames by itself.
     answers: bool,
     closed: bool,
     /// The server has broken the protocol.
     broken: bool,
-    /// What its next masking key is made of.
+    /// The seed of its next masking key.
     keys: u32,
 }
 
 impl Peer {
-    /// A client that speaks bytes.
+    /// Makes a client that sends and receives bytes.
     pub(super) fn new(far: FarEnd, name: String, rate: Option<u32>) -> Self {
         Self {
             far,
@@ -214,12 +214,12 @@ impl Peer {
         }
     }
 
-    /// Whether it reads as time goes on.
+    /// Whether it reads more as time passes.
     pub(super) fn reads_at_a_rate(&self) -> bool {
         self.rate.is_some() && self.allowance != usize::MAX && !self.ended
     }
 
-    /// Time goes on, and it may read more.
+    /// Lets time pass, so that it may read more.
     pub(super) fn wait(&mut self, time: Duration) {
         if let Some(rate) = self.rate.filter(|_| self.reads_at_a_rate()) {
             self.carry += u128::from(rate) * time.as_micros();
@@ -228,14 +228,14 @@ impl Peer {
         }
     }
 
-    /// From here on it waits for the answer to an upgrade request, and speaks WebSocket when that
-    /// is a 101.
+    /// From now on it waits for the response to an upgrade request, and speaks WebSocket if that is
+    /// a 101.
     pub(super) fn ask(&mut self, answers: bool) {
         self.speaks = Speaks::Http { answers };
         self.allowance = usize::MAX;
     }
 
-    /// The response that it got.
+    /// The response that it received.
     pub(super) fn answer(&self) -> Option<Answer> {
         match &self.speaks {
             Speaks::WebSocket(speaks) => Some(speaks.answer.clone()),
@@ -243,14 +243,14 @@ impl Peer {
         }
     }
 
-    /// The bytes that a client got which speaks nothing else, if there are some.
+    /// The bytes that a client received which speaks no protocol, if there are any.
     pub(super) fn unread(&self) -> Option<String> {
         (matches!(self.speaks, Speaks::Bytes) && !self.bytes.is_empty())
             .then(|| brief_bytes(&self.bytes))
     }
 
-    /// Takes what came of the response; whether it is whole, and a 101. What follows it is put back
-    /// into `bytes`.
+    /// Takes the bytes of the response; returns whether it is whole and a 101. The bytes behind it
+    /// are put back into `bytes`.
     fn is_upgraded(&mut self, bytes: &mut Vec<u8>) -> bool {
         let Speaks::Http { answers } = self.speaks else { return false };
         self.bytes.append(bytes);
@@ -277,8 +277,8 @@ impl Peer {
         true
     }
 
-    /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run; a client
-    /// that speaks nothing yet does too.
+    /// Sends one frame, masked (RFC 6455 §5.3) with a key that is the same in every run. A client
+    /// without a WebSocket can send one too.
     pub(super) fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut key = [0x1F, 0x2E, 0x3D, 0x4C];
         if let Speaks::WebSocket(speaks) = &mut self.speaks {
@@ -301,7 +301,7 @@ impl Peer {
         self.send_frame(Opcode::Close, &payload);
     }
 
-    /// Reads what is there for it, as far as it wants to, and answers; whether anything may come
+    /// Reads the available bytes, as far as it wants to, and answers; returns whether more may come
     /// later.
     pub(super) fn receive(&mut self) -> bool {
         let (bytes, end) = self.far.receive(self.allowance);
@@ -345,7 +345,7 @@ impl Peer {
         }
     }
 
-    /// Answers the server's end with its own.
+    /// Answers the server's FIN with its own.
     fn answer_end(&self) {
         if let Speaks::Http { answers: true } | Speaks::WebSocket(WebSocket { answers: true, .. }) =
             self.speaks
@@ -354,8 +354,8 @@ impl Peer {
         }
     }
 
-    /// Answers what was received from `first` on: pings with pongs, and a close frame in kind (RFC
-    /// 6455 §5.5).
+    /// Answers what was received from index `first` on: pings with pongs, and a close frame with a
+    /// close frame (RFC 6455 §5.5).
     fn reply(&mut self, first: usize) {
         for at in first..self.received.len() {
             match &self.received[at] {
