@@ -11,16 +11,17 @@ use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
 use crate::error::BindError;
 use crate::transport::{Accepted, Listener, ListeningSocket};
 
-/// Connections accepted from one listener in one turn, at most.
+/// The most connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
 impl<S> Server<S> {
-    /// Listens on one more address and returns it, with the port that the system chose if it was 0.
-    /// Of a name with several addresses it is the first that can be listened on.
+    /// Listens on one more address. Returns the address, with the port that the system chose if it
+    /// was 0. If a name has several addresses, the server listens on the first that the operating
+    /// system accepts.
     ///
     /// # Errors
     ///
-    /// [`BindError::Listen`] names the address and what the operating system said;
+    /// [`BindError::Listen`] with the address and the operating system's error;
     /// [`BindError::Resolve`] and [`BindError::NoAddress`] if there is no address to try;
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
@@ -44,40 +45,41 @@ impl<S> Server<S> {
         Err(last)
     }
 
-    /// Listens on a Unix socket at `path` too. The socket's file is made here, and removed when the
-    /// server stops listening or is dropped, unless another file has taken its place.
+    /// Listens on a Unix socket at `path`, in addition to other sockets. The call makes the
+    /// socket's file. The file is removed when the server stops listening or is dropped, unless
+    /// another file has taken its place.
     ///
-    /// A file that is there already is never removed, because another server may be listening on
-    /// it: after a crash, remove it before. Who may connect is decided by the permissions of its
-    /// directory, and by those of the file, which are up to the process's umask.
+    /// An existing file is never removed, because another server may be listening on it: after a
+    /// crash, remove it first. The permissions of the directory and of the file decide which
+    /// processes may connect; the file's permissions depend on the process's umask.
     ///
-    /// Two things differ from TCP. A connection that fails in the middle of a message ends without
-    /// a reset: the message is not whole, but only its length tells so. And a Unix socket is read
-    /// until it would block, which costs one more system call for each event: a read ends at passed
-    /// descriptors (`SCM_RIGHTS`), and no event tells that more lies behind them. The descriptors
-    /// are closed at once.
+    /// Two things differ from TCP. First, a connection that fails in the middle of a message ends
+    /// without a reset: the message is incomplete, and the peer can only see that from its length.
+    /// Second, a Unix socket is read until it would block, which costs one more system call for
+    /// each event. The reason is that a read ends at passed descriptors (`SCM_RIGHTS`), and no
+    /// event reports that more data lies behind them. The descriptors are closed at once.
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenUnix`] names the path and what the operating system said;
+    /// [`BindError::ListenUnix`] with the path and the operating system's error;
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(unix)]
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
         self.listen_at(path.as_ref(), Listener::bind_unix)
     }
 
-    /// As [`listen_unix`](Self::listen_unix), but if there is the file of a socket at which no
-    /// process answers, left by a server that has crashed, it is removed first.
+    /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), but first removes the file
+    /// of a socket at which no process answers, left by a server that has crashed.
     ///
-    /// Of several servers that do this at one path, one comes after the other: a file beside it
-    /// with `.lock` behind its name is locked meanwhile, and stays. A file that is no socket is
+    /// Several servers may do this at one path at the same time: they take turns, by a lock on a
+    /// file beside it with `.lock` behind its name. That file stays. A file that is not a socket is
     /// never removed. What is not guaranteed: a program that binds the path in another way, and has
     /// not called listen(2) yet, does not answer either.
     ///
     /// # Errors
     ///
-    /// As [`listen_unix`](Self::listen_unix), and what the operating system says of the lock's
-    /// file.
+    /// The same as those of [`listen_unix`](Self::listen_unix), and the operating system's error
+    /// about the lock's file.
     #[cfg(unix)]
     pub fn listen_unix_replacing_stale(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
         self.listen_at(path.as_ref(), Listener::bind_unix_replacing_stale)
@@ -97,12 +99,12 @@ impl<S> Server<S> {
             .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
     }
 
-    /// Listens on a socket that was made elsewhere too: a [`std::net::TcpListener`] or a
+    /// Listens on a socket that was made elsewhere: a [`std::net::TcpListener`] or a
     /// [`std::os::unix::net::UnixListener`]. A Unix socket's file stays when the server stops.
     ///
-    /// If several processes hold a socket, whoever comes first accepts a connection, and none is
-    /// refused while one of them lives: so a server can be replaced by its successor without losing
-    /// an attempt to connect.
+    /// If several processes hold a socket, the first process that accepts a connection gets it, and
+    /// no connection is refused as long as one of them lives. So one server can be replaced by
+    /// another without a refused connection.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -121,9 +123,9 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::NotListening`] if nobody has called listen(2) on the socket, as far as the
-    /// system tells (Linux, Android and FreeBSD do); [`BindError::HandedOver`] if the operating
-    /// system cannot use the socket so; [`BindError::ShutDown`] after a shutdown was asked for.
+    /// [`BindError::NotListening`] if listen(2) was not called on the socket, as far as the system
+    /// reports it (Linux, Android and FreeBSD do); [`BindError::HandedOver`] if the operating
+    /// system cannot use the socket; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
@@ -139,11 +141,11 @@ impl<S> Server<S> {
     }
 
     /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`,
-    /// descriptors from 3 on; see sd_listen_fds(3)), TCP or Unix, and returns how many there are: 0
-    /// if the process was started in another way or `LISTEN_PID` is missing, and from the second
-    /// call on. With the feature `listenfd`.
+    /// descriptors from 3 on; see sd_listen_fds(3)), TCP or Unix. Returns how many there are. That
+    /// is 0 if the process was started in another way, if `LISTEN_PID` is missing, and from the
+    /// second call on. It needs the feature `listenfd`.
     ///
-    /// It removes both variables from the environment: call it before other threads are started.
+    /// It removes both variables from the environment: call it before other threads start.
     ///
     /// ```no_run
     /// let mut server = ikisocket::Server::builder().build(())?;
@@ -155,11 +157,11 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// [`BindError::ListenFd`] names the first descriptor that is no listening stream socket, as
-    /// far as the system tells (see [`listen_on`](Self::listen_on)). Then none is listened on, and
-    /// every stream socket among them is closed. [`BindError::HandedOver`] if the operating system
-    /// cannot use one of them; those before it are listened on. [`BindError::ShutDown`] after a
-    /// shutdown was asked for.
+    /// [`BindError::ListenFd`] with the first descriptor that is not a listening stream socket, as
+    /// far as the system reports it (see [`listen_on`](Self::listen_on)). Then the server listens
+    /// on none of them, and every stream socket among them is closed. [`BindError::HandedOver`] if
+    /// the operating system cannot use one of them; the server then listens on those before it.
+    /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
         let passed = ListeningSocket::take_passed()?;
@@ -170,26 +172,29 @@ impl<S> Server<S> {
         Ok(count)
     }
 
-    /// Stops listening, on every socket; the connections that are here go on, and requests that
-    /// have come in by them are answered. Afterwards it may listen again. Without a listening
-    /// socket it does nothing.
+    /// Stops listening on every socket. Open connections continue, and requests on accepted
+    /// connections are answered. Afterwards the server may listen again. Without a listening socket
+    /// the call does nothing.
     ///
-    /// Its own copies of the sockets are closed, and the files of those that
-    /// [`listen_unix`](Self::listen_unix) made are removed. If nobody else holds a socket, whoever
-    /// waits there to be accepted is refused by the operating system. If a successor does
-    /// ([`listen_on`](Self::listen_on), `listen_fds`), nobody is refused: start it, wait until it
-    /// listens, then stop here. From then on every new connection is the successor's, and this
-    /// server serves those that it has for as long as they need. A
-    /// [`shutdown`](crate::Sockets::shutdown) stops listening too, and closes them.
+    /// The server closes its own copies of the sockets, and removes the files of sockets that
+    /// [`listen_unix`](Self::listen_unix) made. What happens to connections that wait to be
+    /// accepted depends on other holders of the socket.
+    ///
+    /// - If no other process holds the socket, the operating system refuses them.
+    /// - If a second server does ([`listen_on`](Self::listen_on), `listen_fds`), none is refused:
+    ///   start that server, wait until it listens, then stop here. From then on it gets every new
+    ///   connection, and this server serves its own as long as they last.
+    ///
+    /// A [`shutdown`](crate::Sockets::shutdown) also stops listening, and closes the connections.
     pub fn stop_listening(&mut self) {
         self.reactor.stop_listening();
         self.backlog.take_listeners();
         self.shortage = Shortage::default();
     }
 
-    /// The descriptors of all sockets that are listened on, also of those that were handed over, to
-    /// pass them on to a successor: [`try_clone_to_owned`](BorrowedFd::try_clone_to_owned) makes
-    /// one that may outlive the server.
+    /// The descriptors of all listening sockets, also of those that were handed over, to pass them
+    /// on to another process. [`try_clone_to_owned`](BorrowedFd::try_clone_to_owned) makes a
+    /// descriptor that may outlive the server.
     ///
     /// ```
     /// use ikisocket::Server;
@@ -207,13 +212,13 @@ impl<S> Server<S> {
         self.reactor.listening_fds()
     }
 
-    /// The first TCP address that is listened on.
+    /// The first TCP address on which the server listens.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.reactor.addresses().next()
     }
 
-    /// All TCP addresses that are listened on.
+    /// All TCP addresses on which the server listens.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.reactor.addresses().collect()
@@ -253,7 +258,8 @@ impl<S> Server<S> {
         self.backlog.push_listener(listener);
     }
 
-    /// Has listeners that found no descriptor free try again in the next turn, if one may be.
+    /// Makes listeners that found no free descriptor try again in the next turn, if there may be
+    /// one now.
     #[inline]
     pub(super) fn resume_listeners(&mut self) {
         if self.turn.closed > 0 || self.shortage.resume_at <= self.hub.now {

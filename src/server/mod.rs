@@ -1,4 +1,4 @@
-//! The server: what it is made of, and what its owner can do with it. Its loop is in `turn`.
+//! The server: its parts, and the methods of its owner. Its loop is in `turn`.
 
 mod accept;
 mod admission;
@@ -44,24 +44,24 @@ use paused_listeners::Shortage;
 use reactor::Reactor;
 pub use turn_report::Turn;
 
-/// What a shutdown left.
+/// The result of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finished {
-    /// WebSocket connections that were cut off because their goodbye had not come when the close
-    /// timeout or the deadline did.
+    /// WebSocket connections that were reset because the peer's close frame had not arrived at the
+    /// close timeout or the deadline.
     pub remained: usize,
 }
 
 /// An object of this trait cannot be sent to another thread. The compiler's first line names it.
 trait StaysOnTheThreadThatBuiltIt {}
 
-/// A WebSocket server with the user's state `S` in it, on one loop that its owner turns:
+/// A WebSocket server with the user's state `S` in it, on one loop that its owner turns with
 /// [`run`](Self::run) or [`poll`](Self::poll).
 ///
-/// It stays on the thread that built it, starts no other, and does nothing between calls. To run
-/// one on a thread of its own, build it there, and send a [`Handle`] back. Dropping it closes every
-/// connection at once; [`Sockets::shutdown`] closes them in good order.
+/// A server stays on the thread that built it, starts no other thread, and does nothing between
+/// calls. To run it on a thread of its own, build it there, and send a [`Handle`] back. Dropping
+/// the server closes every connection at once; [`Sockets::shutdown`] closes them with close frames.
 ///
 /// ```
 /// use std::sync::mpsc;
@@ -79,7 +79,7 @@ trait StaysOnTheThreadThatBuiltIt {}
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A server cannot be moved there afterwards: its callbacks need not be `Send`.
+/// A server cannot be moved to another thread afterwards: its callbacks need not be `Send`.
 ///
 /// ```compile_fail,E0277
 /// let mut server = ikisocket::Server::bind("127.0.0.1:0", ())?;
@@ -87,7 +87,8 @@ trait StaysOnTheThreadThatBuiltIt {}
 /// # Ok::<(), ikisocket::BindError>(())
 /// ```
 pub struct Server<S> {
-    /// The first field, so that the compiler names this one when a server is sent elsewhere.
+    /// The first field, so that the compiler names this field when a server is sent to another
+    /// thread.
     _stays: PhantomData<dyn StaysOnTheThreadThatBuiltIt>,
     state: S,
     hub: Hub,
@@ -96,48 +97,47 @@ pub struct Server<S> {
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
     buffer_len: usize,
-    /// What other threads have sent for this turn; empty between turns.
+    /// The commands that other threads have sent for this turn; empty between turns.
     commands: Vec<Command<S>>,
     /// The most work of each kind in one turn.
     work_per_turn: usize,
-    /// How much of it may be done in this part of the turn.
+    /// The most work in this part of the turn.
     limit: usize,
-    /// The same for connections that are read in the usual way: none is while something is kept of
-    /// others' input.
+    /// The same for connections that take the fast path. It is 0 while input of other connections
+    /// is kept.
     usual_limit: usize,
-    /// What one connection may have done now before the others have their turn, like all work in
-    /// bytes.
+    /// The most work for the current connection before others are served, like all work in bytes.
     share: usize,
     backlog: Backlog,
-    /// What of the buffer the last read has left, if it has left anything.
+    /// The part of the buffer that the last read has left unhandled.
     left: Range<usize>,
-    /// How much is read at once: what is kept of others' input is not longer than the buffer
-    /// altogether.
+    /// The length of one read. It keeps the kept input of all connections within the buffer's
+    /// length.
     most_read: usize,
     shortage: Shortage,
     /// What this turn has done so far.
     turn: Turn,
     clock: Clock,
     options: Options,
-    /// What a harness tells of connections in memory.
+    /// Readiness that a harness reports for connections in memory.
     #[cfg(feature = "testing")]
     readiness: Vec<(Token, memory::Readiness)>,
 }
 
 impl Server<()> {
-    /// The settings, to change them before a server is built.
+    /// The settings of a server to be built.
     pub fn builder() -> Builder {
         Builder::default()
     }
 }
 
 impl Builder {
-    /// Builds a server that owns `state` and listens nowhere yet: [`Server::listen`].
+    /// Builds a server that owns `state`. It does not listen yet: see [`Server::listen`].
     ///
     /// # Errors
     ///
     /// [`BuildError::Setting`] if a setting is out of its range, [`BuildError::Io`] if the
-    /// operating system gives no poll.
+    /// operating system cannot create a poll.
     pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
         self.check()?;
         Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
@@ -175,23 +175,23 @@ impl<S> Server<S> {
         })
     }
 
-    /// A server with default settings that owns `state` and listens on `address`; port 0 lets the
-    /// system choose one.
+    /// Builds a server with default settings that owns `state` and listens on `address`. With port
+    /// 0 the system chooses a port.
     ///
     /// # Errors
     ///
-    /// As [`listen`](Self::listen) and [`Builder::build`].
+    /// The same as those of [`listen`](Self::listen) and [`Builder::build`].
     pub fn bind(address: impl ToSocketAddrs, state: S) -> Result<Self, BindError> {
         let mut server = Builder::default().build(state)?;
         server.listen(address)?;
         Ok(server)
     }
 
-    // What user code registers.
+    // Registration.
 
-    /// Calls `listener` on an event of any connection: an [`Event`](crate::Event), or a name of
-    /// your own that `fire` calls. Several listeners run in the order of registration. A listener
-    /// returns nothing: what `emit` says is ignored with a semicolon.
+    /// Calls `listener` whenever an event fires on any connection: an [`Event`](crate::Event), or a
+    /// custom name that `fire` uses. Several listeners run in the order of registration. A listener
+    /// returns nothing: end an `emit` with a semicolon to ignore its result.
     pub fn on<F>(&mut self, event: impl AsRef<str>, listener: F) -> &mut Self
     where
         F: Fn(&mut S, &mut EventPayload<'_, S>) + 'static,
@@ -200,22 +200,23 @@ impl<S> Server<S> {
         self
     }
 
-    /// Removes all listeners of an event, those of routes too; returns how many there were. A
-    /// misspelt name has none.
+    /// Removes all listeners of an event, also those of routes; returns how many there were. For a
+    /// misspelt name that is 0.
     pub fn off(&mut self, event: impl AsRef<str>) -> usize {
         self.registry.off(event.as_ref())
     }
 
-    /// Accepts WebSocket connections at a path; `callback` runs once for each, right after the
-    /// upgrade, before `connect`.
+    /// Accepts WebSocket connections at a path. `callback` runs once for each connection, right
+    /// after the upgrade and before `connect` fires.
     ///
-    /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for all that follows; a static
-    /// segment beats a parameter. The rules in full: [`http`](crate::http#patterns).
+    /// `/ws/:id` has a parameter for one segment, `/files/*rest` one for the rest of the path. A
+    /// literal segment takes precedence over a parameter. All rules are in
+    /// [`http`](crate::http#patterns).
     ///
     /// # Errors
     ///
-    /// [`RouteError::Pattern`] if the pattern cannot be understood, [`RouteError::Duplicate`] if
-    /// its paths are taken.
+    /// [`RouteError::Pattern`] if the pattern is not valid, [`RouteError::Duplicate`] if there is a
+    /// route for the same paths.
     pub fn route<F>(&mut self, pattern: &str, callback: F) -> Result<Route<'_, S>, RouteError>
     where
         F: Fn(&mut S, &mut Socket<'_, S>) + 'static,
@@ -223,12 +224,14 @@ impl<S> Server<S> {
         self.route_with(pattern, RouteOptions::default(), callback)
     }
 
-    /// As [`route`](Self::route), with settings of its own instead of the server's.
+    /// Accepts WebSocket connections at a path like [`route`](Self::route), with the route's own
+    /// settings instead of the server's.
     ///
     /// # Errors
     ///
-    /// As [`route`](Self::route); and [`RouteError::Subprotocol`], [`RouteError::Origin`] or
-    /// [`RouteError::Setting`] if a setting is wrong. Then no route is added.
+    /// The same as those of [`route`](Self::route), and [`RouteError::Subprotocol`],
+    /// [`RouteError::Origin`] or [`RouteError::Setting`] if a setting is wrong. Then no route is
+    /// added.
     pub fn route_with<F>(
         &mut self,
         pattern: &str,
@@ -241,9 +244,10 @@ impl<S> Server<S> {
         self.registry.add_route(pattern, options, Box::new(callback))
     }
 
-    /// Answers plain GET and HEAD requests at a path with what `page` returns: a [`Response`], a
-    /// text, or a [`Result`] of two such things. The path may be a route's too: the upgrade
-    /// decides. The connection is closed after the response (`Connection: close`).
+    /// Answers plain GET and HEAD requests at a path with the result of `page`: a [`Response`], a
+    /// text, or a [`Result`] of two such types. A route may have the same path: it gets the
+    /// upgrades, the page all other requests. The connection is closed after the response
+    /// (`Connection: close`).
     ///
     /// ```
     /// use ikisocket::{Response, Server};
@@ -260,7 +264,7 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// As [`route`](Self::route).
+    /// The same as those of [`route`](Self::route).
     pub fn get<F, R>(&mut self, pattern: &str, page: F) -> Result<&mut Self, RouteError>
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &Incoming) -> R + 'static,
@@ -273,10 +277,10 @@ impl<S> Server<S> {
         Ok(self)
     }
 
-    /// Asks `filter` before each upgrade and page, after everything else was found right; `Err` is
-    /// the answer that the client gets instead. Several filters are asked in the order of
-    /// registration, until one refuses; then those of the route ([`Route::filter`]). One that has
-    /// to ask somebody else first [puts the answer off](Sockets::defer).
+    /// Calls `filter` before each upgrade and page, after all other checks. If it returns `Err`,
+    /// the client gets that response instead. Several filters run in the order of registration
+    /// until one refuses, then those of the route ([`Route::filter`]). A filter that needs the
+    /// answer of another thread or server [defers its answer](Sockets::defer).
     pub fn filter<F>(&mut self, filter: F) -> &mut Self
     where
         F: Fn(&mut S, &mut Sockets<'_, S>, &mut Incoming) -> Result<(), Response> + 'static,
@@ -285,10 +289,12 @@ impl<S> Server<S> {
         self
     }
 
-    /// Tells `handler` of every panic in a callback. The panic is caught in any case, and the
-    /// connection that it happened on is closed with 1011 if it is open, unless it was in an
-    /// `error` listener; a request whose filter or page panics gets 500. Whether the state can
-    /// still be used is for the handler to judge. With `panic = "abort"` nothing can be caught.
+    /// Calls `handler` after every panic in a callback.
+    ///
+    /// The panic is caught in any case. If it happened on an open connection, that is closed with
+    /// 1011, except after a panic in an `error` listener. A request whose filter or page panics
+    /// gets 500. The handler has to judge whether the state can still be used. With
+    /// `panic = "abort"` no panic can be caught.
     pub fn on_panic<F>(&mut self, handler: F) -> &mut Self
     where
         F: Fn(&mut S, &CaughtPanic) + 'static,
@@ -298,7 +304,7 @@ impl<S> Server<S> {
         self
     }
 
-    // What user code wants to be called for later.
+    // Timers, sources and handles.
 
     /// Calls `callback` once, `after` from now: [`Sockets::set_timer`].
     pub fn set_timer<F>(&mut self, after: Duration, callback: F) -> TimerId
@@ -308,7 +314,7 @@ impl<S> Server<S> {
         self.sockets().set_timer(after, callback)
     }
 
-    /// Calls `callback` each time that `every` is over: [`Sockets::set_interval`].
+    /// Calls `callback` each time that `every` has passed: [`Sockets::set_interval`].
     pub fn set_interval<F>(&mut self, every: Duration, callback: F) -> TimerId
     where
         F: FnMut(&mut S, &mut Sockets<'_, S>) + 'static,
@@ -316,7 +322,7 @@ impl<S> Server<S> {
         self.sockets().set_interval(every, callback)
     }
 
-    /// Cancels a timer or an interval; whether there was one: [`Sockets::cancel`].
+    /// Cancels a timer or an interval; returns whether there was one: [`Sockets::cancel`].
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         self.sockets().cancel(timer)
     }
@@ -326,7 +332,7 @@ impl<S> Server<S> {
     ///
     /// # Errors
     ///
-    /// What the operating system said; the source is dropped.
+    /// The operating system's error; the source is dropped.
     pub fn add_source<E, F>(
         &mut self,
         source: E,
@@ -340,12 +346,13 @@ impl<S> Server<S> {
         self.sockets().add_source(source, interest, callback)
     }
 
-    /// Stops watching a source and drops it; whether there was one: [`Sockets::remove_source`].
+    /// Stops watching a source and drops it; returns whether there was one:
+    /// [`Sockets::remove_source`].
     pub fn remove_source(&mut self, source: SourceId) -> bool {
         self.sockets().remove_source(source)
     }
 
-    /// A handle for other threads, to have something done on the loop. Make as many as you like.
+    /// A handle by which other threads run code on the loop. There may be any number of them.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
         Handle::new(&self.registry)
@@ -353,7 +360,7 @@ impl<S> Server<S> {
 
     // The state and the connections, between turns.
 
-    /// The state and the open connections, both to use at once. For one of them alone there are
+    /// The state and the open connections, to use both at once. For one of the two there are
     /// [`state_mut`](Self::state_mut) and [`sockets`](Self::sockets).
     #[must_use]
     pub fn lend(&mut self) -> (&mut S, Sockets<'_, S>) {
@@ -375,14 +382,14 @@ impl<S> Server<S> {
         self.lend().1
     }
 
-    /// What callbacks are called with.
+    /// The context that callbacks are called with.
     #[inline]
     fn context(&mut self) -> Context<'_, S> {
         Context { state: &mut self.state, hub: &mut self.hub, registry: &self.registry }
     }
 
-    /// What is going on: connections, messages and bytes, what was refused and why. It costs a look
-    /// at every connection.
+    /// The server's figures: connections, messages and bytes, and what was refused and why. The
+    /// call looks at every connection.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.registry.add_panics(self.hub.stats())
@@ -394,21 +401,21 @@ impl<S> Server<S> {
         &self.state
     }
 
-    /// The state, to change.
+    /// The state, mutably.
     #[must_use]
     pub fn state_mut(&mut self) -> &mut S {
         &mut self.state
     }
 
-    /// Gives the state back and closes everything at once.
+    /// Returns the state and closes all connections at once.
     pub fn into_state(self) -> S {
         self.state
     }
 }
 
-/// The descriptor of the poll, for another loop to watch: it is readable when something has
-/// happened here. Take nothing from it; call [`poll`](Server::poll) with [`Duration::ZERO`]. See
-/// the manual's section "In another loop".
+/// The descriptor of the poll, to be watched by another loop: it is readable when something has
+/// happened here. Do not read from it; call [`poll`](Server::poll) with [`Duration::ZERO`]. See the
+/// manual's section "In another loop".
 #[cfg(unix)]
 impl<S> AsFd for Server<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -416,7 +423,7 @@ impl<S> AsFd for Server<S> {
     }
 }
 
-/// As [`AsFd`].
+/// The same as with [`AsFd`].
 #[cfg(unix)]
 impl<S> AsRawFd for Server<S> {
     fn as_raw_fd(&self) -> RawFd {

@@ -1,4 +1,4 @@
-//! The turn of the loop, phase by phase, and what runs it.
+//! The turn of the loop, phase by phase, and the methods that run it.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::hub::{NEVER, Stopwatch, Timeout};
 use crate::token::{Ready, SourceId};
 use crate::user::{Answer, Command, Readiness, TimerId};
 
-/// What a turn has to know of how it began.
+/// The state at the beginning of a turn.
 struct Began {
     /// Timers that are set from now on do not run in this turn.
     newest_timer: TimerId,
     stopwatch: Option<Stopwatch>,
-    /// How many connections were upgraded, and pages called, before.
+    /// The numbers of connections that had been upgraded, and of pages that had been called.
     upgraded: u64,
     pages: u64,
 }
@@ -30,11 +30,12 @@ struct Began {
 impl<S> Server<S> {
     // The loop.
 
-    /// Turns the loop until a shutdown has finished. Without one it never returns.
+    /// Turns the loop until a shutdown has finished. Without a shutdown it never returns, except
+    /// with an error.
     ///
     /// # Errors
     ///
-    /// As [`poll`](Self::poll).
+    /// The same as those of [`poll`](Self::poll).
     pub fn run(&mut self) -> Result<Finished, IoError> {
         loop {
             self.poll(None)?;
@@ -44,14 +45,14 @@ impl<S> Server<S> {
         }
     }
 
-    /// Turns the loop until a shutdown has finished, and never sleeps: an event is seen as soon as
-    /// it is there, without the time that the operating system takes to wake a thread. It keeps one
-    /// core busy all the time, also when nothing happens; on a machine where others need that core
-    /// it is slower than [`run`](Self::run), not faster.
+    /// Turns the loop until a shutdown has finished, and never sleeps. An event is seen at once,
+    /// without the time that the operating system takes to wake a thread. It keeps one core busy
+    /// all the time, also when nothing happens. On a machine where other threads need that core it
+    /// is slower than [`run`](Self::run), not faster.
     ///
     /// # Errors
     ///
-    /// As [`poll`](Self::poll).
+    /// The same as those of [`poll`](Self::poll).
     pub fn run_spinning(&mut self) -> Result<Finished, IoError> {
         loop {
             self.poll(Some(Duration::ZERO))?;
@@ -61,23 +62,24 @@ impl<S> Server<S> {
         }
     }
 
-    /// Turns the loop once: writes what was emitted since the last turn, waits for something to
-    /// happen, at most for `timeout` (`None`: as long as it takes), and handles it. Listeners run
-    /// inside. `Some(Duration::ZERO)` never blocks.
+    /// Turns the loop once. It writes what was emitted since the last turn, waits for an event for
+    /// at most `timeout` (`None`: without limit), and handles it. Listeners run inside.
+    /// `Some(Duration::ZERO)` never blocks.
     ///
-    /// It may return early with nothing done, for instance after a signal. With `None` it returns
-    /// at once when a shutdown [is finished](Self::is_finished).
+    /// It may return early without having done anything, for instance after a signal. With `None`
+    /// it returns at once when a shutdown [is finished](Self::is_finished).
     ///
     /// # Errors
     ///
-    /// What the operating system's poll said. No connection can cause it.
+    /// The error of the operating system's poll. No connection can cause it.
     ///
     /// # Panics
     ///
-    /// Panics in callbacks are caught, and so are those in the destructors of what they have
-    /// captured and of attributes. Each callback, source and attribute is dropped under a guard of
-    /// its own. Inside one value that owns several others a second panic aborts the process, as
-    /// everywhere in Rust. A panic in a logger is not caught: after it, drop the server.
+    /// No panic of a callback reaches the caller: panics are caught, also those in the destructors
+    /// of captured values and of attributes. Each callback, source and attribute is dropped under a
+    /// guard of its own. There are two exceptions. If one value owns several others, a second panic
+    /// while they are dropped aborts the process, as everywhere in Rust. And a panic in a logger is
+    /// not caught: after it, drop the server.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<Turn, IoError> {
         let mut began = self.begin_turn();
         let settled = self.settle();
@@ -103,8 +105,8 @@ impl<S> Server<S> {
         self.hub.flush_dirty();
     }
 
-    /// How long [`poll`](Self::poll) may be put off if nothing happens on a socket; `None`: as long
-    /// as you like. Asking is harmless; polling later makes timeouts late.
+    /// The longest time for which [`poll`](Self::poll) may be deferred if nothing happens on a
+    /// socket; `None`: any time. A call has no effect; polling later than that makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
         if !self.hub.is_settled() || self.is_behind() || self.is_stopping_anew() {
@@ -113,14 +115,14 @@ impl<S> Server<S> {
         self.until_next(None)
     }
 
-    /// Whether a [`shutdown`](crate::Sockets::shutdown) has run its course: every `disconnect` is
-    /// told, and nothing more is to be said to anybody.
+    /// Whether a [`shutdown`](crate::Sockets::shutdown) has finished: every `disconnect` has fired,
+    /// and no connection has anything left to send.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished().is_some()
     }
 
-    /// What a [`shutdown`](crate::Sockets::shutdown) left, once it has run its course.
+    /// The result of a [`shutdown`](crate::Sockets::shutdown), once it has finished.
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
@@ -142,8 +144,8 @@ impl<S> Server<S> {
         }
     }
 
-    /// Waits for events. It does not wait if there is something to do; `settled` says that
-    /// something was done already.
+    /// Waits for events, unless there is something to do; `settled` says that something was done
+    /// already.
     #[inline]
     fn wait(
         &mut self,
@@ -151,7 +153,7 @@ impl<S> Server<S> {
         settled: bool,
         began: &mut Began,
     ) -> Result<(), IoError> {
-        // A wait without end would never end: nothing is left to wait for.
+        // A wait without limit would never end if nothing is left to wait for.
         let at_once = settled || self.is_behind() || (timeout.is_none() && self.is_finished());
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next(timeout) };
         if let Some(stopwatch) = &mut began.stopwatch {
@@ -165,7 +167,7 @@ impl<S> Server<S> {
         Ok(())
     }
 
-    /// Serves the connections that the poll says are ready, and notes what else is.
+    /// Serves the connections that the poll reports as ready, and notes other ready tokens.
     #[inline]
     fn serve_events(&mut self, buffer: &mut [u8]) {
         let events = std::mem::replace(&mut self.reactor.events, Events::with_capacity(0));
@@ -192,7 +194,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// The sources that are called in this turn though no event says so.
+    /// The sources that are called in this turn without an event.
     #[inline]
     fn take_woken(&mut self) -> Vec<SourceId> {
         if self.registry.sources.has_woken() {
@@ -249,15 +251,15 @@ impl<S> Server<S> {
     }
 
     /// Begins a shutdown that was asked for, then fires what was recorded and writes what was
-    /// emitted, until there is neither; whether there was anything to fire or to begin.
+    /// emitted, until there is neither. Returns whether there was anything to fire or to begin.
     pub(super) fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
             self.stop_listening();
         }
         if !self.hub.is_settled() {
-            // What goes out now is answered from now on, however long user code has run since the
-            // clock was read last.
+            // The answer to what goes out now is awaited from now on, however long user code has
+            // run since the clock was read.
             self.hub.now = self.clock();
         }
         while !self.hub.is_settled() {
@@ -267,7 +269,7 @@ impl<S> Server<S> {
         told
     }
 
-    /// Notes that something else than a connection is ready; a source is called at once.
+    /// Notes that a token other than a connection's is ready; a source is called at once.
     #[cold]
     fn note_other(&mut self, event: &Event) {
         match Ready::decode(event.token().0) {
@@ -298,12 +300,12 @@ impl<S> Server<S> {
         self.turn.sources += usize::from(self.context().source(readiness));
     }
 
-    /// Goes on with a request whose answer has come, and writes what follows from it once.
+    /// Continues with a request whose answer has come, and writes all results once.
     #[cold]
     fn resume(&mut self, answer: Answer<S>) {
         let token = answer.token;
         if !admission::waits(&self.hub, token, &answer.waits) {
-            // What it has captured is dropped here, which is user code too.
+            // The captured values are dropped here, which runs user code too.
             let _ = self.context().guard("filter", None, |_| drop(answer));
             return;
         }
@@ -322,7 +324,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Does what other threads have sent.
+    /// Runs the commands that other threads have sent.
     fn run_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
         let mut left = COMMANDS_PER_TURN.min(self.work_per_turn);
@@ -371,8 +373,8 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles the timeouts that are due. Before a connection is given up, its socket is asked once
-    /// more.
+    /// Handles the timeouts that are due. Before a connection is disconnected, its socket is tried
+    /// once more.
     fn expire(&mut self, buffer: &mut [u8]) {
         let mut looks = TIMEOUTS_PER_TURN.min(self.work_per_turn);
         if self.hub.next_deadline().is_none_or(|next| next > self.hub.now) {
@@ -402,7 +404,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Leaves a part of the budget for what ends connections, also if it is spent.
+    /// Reserves a part of the budget for work that ends connections, even if the budget is spent.
     #[inline]
     pub(super) fn begin_ending(&mut self) {
         self.limit = self.hub.ending_limit();

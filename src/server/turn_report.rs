@@ -1,6 +1,6 @@
-//! What a turn of the loop reports.
+//! The report on a turn of the loop.
 
-/// What one turn of the loop did.
+/// A report on what one turn of the loop did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
@@ -10,7 +10,7 @@ pub struct Turn {
     pub opened: usize,
     /// Requests that a page or a filter answered.
     pub pages: usize,
-    /// Messages, pings and pongs that listeners were told of.
+    /// Messages, pings and pongs that arrived and for which listeners were called.
     pub messages: usize,
     /// Commands of [handles](crate::Handle) that were run.
     pub commands: usize,
@@ -18,6 +18,6 @@ pub struct Turn {
     pub timers: usize,
     /// Calls of the user's own [sources](crate::Sockets::add_source).
     pub sources: usize,
-    /// Connections that are gone, with their descriptors.
+    /// Connections that ended, their descriptors closed.
     pub closed: usize,
 }

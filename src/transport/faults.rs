@@ -1,14 +1,14 @@
-//! What goes wrong on one connection in memory, said beforehand.
+//! The faults of one connection in memory, set in advance.
 
-/// How one side has ended.
+/// The way in which one side has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Fin,
     Reset,
 }
 
-/// What the network does to one connection of a [`Harness`](crate::testing::Harness). Sending and
-/// receiving are meant as the peer sees them.
+/// The faults of the network on one connection of a [`Harness`](crate::testing::Harness). "Sending"
+/// and "receiving" are from the peer's point of view.
 ///
 /// ```
 /// use ikisocket::testing::Faults;
@@ -45,69 +45,70 @@ impl Faults {
         }
     }
 
-    /// Each read and each write of the server moves at most so many bytes; 0 counts as 1.
+    /// Each read and each write of the server moves at most this number of bytes; 0 counts as 1.
     pub fn segments(self, bytes: usize) -> Self {
         self.reads_of(bytes).writes_of(bytes)
     }
 
-    /// Each read of the server gets at most so many bytes; 0 counts as 1.
+    /// Each read of the server gets at most this number of bytes; 0 counts as 1.
     pub fn reads_of(mut self, bytes: usize) -> Self {
         self.read_at_most = bytes.max(1);
         self
     }
 
-    /// Each write of the server takes at most so many bytes; 0 counts as 1.
+    /// Each write of the server takes at most this number of bytes; 0 counts as 1.
     pub fn writes_of(mut self, bytes: usize) -> Self {
         self.write_at_most = bytes.max(1);
         self
     }
 
-    /// Each read and write of the server that would get somewhere is interrupted before.
+    /// Each read and write of the server that would move bytes is interrupted first.
     pub fn interrupted(mut self) -> Self {
         self.interrupted = true;
         self
     }
 
-    /// Each read and write of the server that would get somewhere would block before, and an event
+    /// Each read and write of the server that would move bytes would block first, and an event
     /// follows.
     pub fn would_block(mut self) -> Self {
         self.would_block = true;
         self
     }
 
-    /// So many bytes wait between the server and a peer that does not read; then the server's
-    /// writes would block. Default: 256 KiB. With 0 the peer never gets anything.
+    /// At most this number of bytes wait between the server and a peer that does not read; then the
+    /// server's writes would block. Default: 256 KiB. With 0 the peer never gets anything.
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
         self
     }
 
-    /// The peer reads this number of bytes in each second that the harness
+    /// The peer reads this number of bytes in each second by which the harness
     /// [advances](crate::testing::Harness::advance), once its upgrade was answered. The kernel
-    /// holds back what it has taken and the peer has not read, up to the [window](Self::window),
-    /// and a full socket is writable again when less than half of that is left, as with
-    /// `TCP_NOTSENT_LOWAT` on Linux.
-    /// [`Harness::resume_reading`](crate::testing::Harness::resume_reading) ends it.
+    /// holds the bytes that it has taken and the peer has not read, up to the
+    /// [window](Self::window). A full socket is writable again when less than half of the window is
+    /// unread, as with `TCP_NOTSENT_LOWAT` on Linux.
+    /// [`Harness::resume_reading`](crate::testing::Harness::resume_reading) ends the rate.
     pub fn reads_per_second(mut self, bytes: u32) -> Self {
         self.reads_per_second = Some(bytes);
         self
     }
 
-    /// The peer's FIN comes when it has sent so many bytes, its upgrade request included; what it
-    /// sends after them is lost.
+    /// The peer's FIN comes when it has sent this number of bytes, its upgrade request included;
+    /// later bytes are lost.
     pub fn fin_after_sending(mut self, bytes: usize) -> Self {
         self.end_after_sending = Some((bytes, End::Fin));
         self
     }
 
-    /// The peer's reset comes when it has sent so many bytes, its upgrade request included; what it
-    /// sends after them is lost.
+    /// The peer's reset comes when it has sent this number of bytes, its upgrade request included;
+    /// later bytes are lost.
     pub fn reset_after_sending(mut self, bytes: usize) -> Self {
         self.end_after_sending = Some((bytes, End::Reset));
         self
     }
 
-    /// The peer's reset comes when the server has written so many bytes, its response included.
+    /// The peer's reset comes when the server has written this number of bytes, its response
+    /// included.
     pub fn reset_after_receiving(mut self, bytes: usize) -> Self {
         self.reset_after_receiving = Some(bytes);
         self

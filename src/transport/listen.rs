@@ -1,6 +1,6 @@
-//! Listening sockets: made here or handed over, TCP or Unix, and what comes in by them.
+//! Listening sockets, made here or handed over, TCP or Unix, and the connections that they accept.
 //!
-//! It knows sockets, their files and what can go wrong with both. It knows no poll's events and no
+//! It knows sockets, their files and the errors of both. It knows no events of the poll and no
 //! connection.
 
 use std::fmt;
@@ -28,14 +28,15 @@ use super::stream::{SHORT_MEANS_EMPTY, Stream};
 use crate::error::BindError;
 use crate::transport::{PeerAddress, canonical};
 
-/// Peers in a row that fail while they are accepted, before the listening socket itself is
+/// The number of successive peers that may fail during accept before the listening socket itself is
 /// suspected.
 const FAILURES: u32 = 64;
 
-/// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on):
-/// from a [`std::net::TcpListener`], or on Unix from a [`std::os::unix::net::UnixListener`].
+/// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on).
+/// It is made from a [`std::net::TcpListener`], or on Unix from a
+/// [`std::os::unix::net::UnixListener`].
 ///
-/// It is made non-blocking, which also concerns whoever holds a duplicate of it.
+/// The socket becomes non-blocking, which also affects every holder of a duplicate of it.
 #[derive(Debug)]
 pub struct ListeningSocket(Made);
 
@@ -60,8 +61,8 @@ impl From<std::os::unix::net::UnixListener> for ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Whether somebody has called listen(2) on it. The types that it was made from do not tell:
-    /// they may stand for any descriptor.
+    /// Whether listen(2) was called on it. The type that it was made from does not guarantee that:
+    /// it may hold any descriptor.
     pub(crate) fn is_listening(&self) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
         return match &self.0 {
@@ -75,13 +76,13 @@ impl ListeningSocket {
     /// Takes the sockets that systemd has passed: all of them, or none.
     #[cfg(all(unix, feature = "listenfd"))]
     pub(crate) fn take_passed() -> Result<Vec<Self>, BindError> {
-        // Without it they may be meant for another process, and what stands behind the numbers here
-        // may be anything.
+        // Without it they may be meant for another process, and the numbers may be any descriptors
+        // of this one.
         if std::env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty()) {
             return Ok(Vec::new());
         }
         let mut passed = listenfd::ListenFd::from_env();
-        // What was taken is closed when it is dropped; what was not stays open.
+        // A descriptor that was taken is closed when it is dropped; the others stay open.
         let taken: Vec<_> = (0..passed.len())
             .map(|index| match passed.take_tcp_listener(index) {
                 Ok(socket) => socket.map(Self::from),
@@ -103,14 +104,15 @@ fn is_stale(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A process that has many connections to accept would have us wait: it is there.
+        // If the process at the other end has many connections to accept, connecting would wait:
+        // that process is alive.
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     };
     is_socket && refused().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// What TCP connections are set to.
+/// The options of TCP connections.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) nodelay: bool,
@@ -123,14 +125,14 @@ impl Options {
     where
         SockRef<'s>: From<&'s S>,
     {
-        // 0 is the system's default, as before: an earlier server may have set it on a shared
+        // 0 restores the system's default: an earlier server may have set the option on a shared
         // socket.
         let bytes = i32::try_from(self.notsent_lowat).unwrap_or(0);
         SockRef::from(socket).set_tcp_notsent_lowat(bytes.unsigned_abs())
     }
 }
 
-/// A socket that is listened on.
+/// A socket on which the server listens.
 pub(crate) enum Listener {
     Tcp {
         socket: TcpListener,
@@ -139,20 +141,19 @@ pub(crate) enum Listener {
     },
     #[cfg(unix)]
     Unix {
-        /// The socket's file, if it was made here: then it is removed here, before the socket is
-        /// closed.
+        /// The socket's file, if it was made here: then it is removed before the socket is closed.
         _file: Option<SocketFile>,
         socket: UnixListener,
     },
 }
 
-/// What came of one attempt to accept.
+/// The result of one attempt to accept.
 pub(crate) enum Accepted {
     Stream(Stream, PeerAddress),
-    /// Nobody is waiting.
+    /// No connection is waiting.
     None,
-    /// The process or the system has no descriptor or memory left for another connection.
-    /// Or the listener itself is broken.
+    /// The process or the system has no descriptor or memory left for another connection, or the
+    /// listener itself is broken.
     Exhausted(io::Error),
 }
 
@@ -167,15 +168,15 @@ impl Listener {
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
 
-    /// As [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers is
-    /// removed first.
+    /// The same as [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers
+    /// is removed first.
     #[cfg(unix)]
     pub(crate) fn bind_unix_replacing_stale(path: &Path) -> io::Result<Self> {
         let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");
         let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
-        // Of servers that do this at the same time, one comes after the other: none removes what
-        // another has just made. It is unlocked when it is closed.
+        // Servers that do this at the same time take turns: none removes a file that another has
+        // just made. Closing the file unlocks it.
         lock.lock()?;
         match Self::bind_unix(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
@@ -203,7 +204,8 @@ impl Listener {
 
     fn of_tcp(socket: TcpListener, options: Options) -> io::Result<Self> {
         let address = canonical(socket.local_addr()?);
-        // On Linux an accepted socket inherits these, which saves system calls for each.
+        // On Linux an accepted socket inherits these options, which saves system calls for each
+        // connection.
         #[cfg(target_os = "linux")]
         {
             SockRef::from(&socket).set_tcp_nodelay(options.nodelay)?;
@@ -223,7 +225,7 @@ impl Listener {
         }
     }
 
-    /// Whether every short read from its connections says that nothing more is there: see
+    /// Whether every short read from its connections means that the socket is empty: see
     /// [`Stream::short_means_empty`].
     pub(crate) fn short_means_empty(&self) -> bool {
         match self {
@@ -242,7 +244,7 @@ impl Listener {
         }
     }
 
-    /// What the poll watches.
+    /// The source that the poll watches.
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Tcp { socket, .. } => socket,
@@ -260,8 +262,8 @@ impl Listener {
                 Err(error) if is_exhaustion(&error) || failures == FAILURES => {
                     return Accepted::Exhausted(error);
                 }
-                // An error of the peer that was to be accepted, not of the listener: it has gone
-                // again (accept(2)).
+                // An error of the peer that was to be accepted, not of the listener: the peer has
+                // disconnected already (accept(2)).
                 Err(_) => failures += 1,
             }
         }
@@ -287,7 +289,7 @@ impl Listener {
     }
 }
 
-/// Where it listens.
+/// Shows the address or path on which it listens.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -303,8 +305,8 @@ impl fmt::Display for Listener {
     }
 }
 
-/// The file of a Unix socket, removed when nobody listens there any more. If somebody else has put
-/// another file in its place, that stays.
+/// The file of a Unix socket. It is removed when the server stops listening. If another program has
+/// put a different file in its place, that file stays.
 #[cfg(unix)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -315,7 +317,7 @@ pub(crate) struct SocketFile {
 #[cfg(unix)]
 impl SocketFile {
     fn at(path: &Path) -> Option<Self> {
-        // The process may have changed its directory by the time that it is removed.
+        // The process may have changed its directory by the time the file is removed.
         let path = std::path::absolute(path).ok()?;
         let id = Self::id_of(&path)?;
         Some(Self { path, id })
@@ -338,7 +340,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether accepting has to wait until something is freed: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+/// Whether accepting has to wait until a resource is free: EMFILE, ENFILE, ENOBUFS, ENOMEM.
 fn is_exhaustion(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;

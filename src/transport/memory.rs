@@ -1,9 +1,8 @@
-//! A connection in memory: the server's end of it is a transport, the peer's end is moved by the
-//! harness.
+//! A connection in memory: the server's end is a transport, the harness moves the peer's end.
 //!
-//! It behaves like a TCP socket under an edge-triggered poll: an event is due once when there is
+//! It behaves like a TCP socket under an edge-triggered poll. An event is due once when there is
 //! something new, and not again until the server has met "would block" or a short read or write. It
-//! knows bytes, ends and faults, and nothing of what the bytes mean.
+//! knows bytes, ends and faults, and not the meaning of the bytes.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -12,7 +11,7 @@ use std::rc::Rc;
 
 use super::faults::{End, Faults};
 
-/// What a poll would tell of the server's end.
+/// The readiness that a poll would report for the server's end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
@@ -20,14 +19,14 @@ pub(crate) struct Readiness {
     pub(crate) read_closed: bool,
 }
 
-/// What is between the two ends.
+/// The state between the two ends.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     faults: Faults,
-    /// What the peer has sent and the server has not read, and the end behind it.
+    /// Bytes that the peer has sent and the server has not read, and the end behind them.
     to_server: VecDeque<u8>,
     peer_end: Option<End>,
-    /// What the server has written and the peer has not read, and the end behind it.
+    /// Bytes that the server has written and the peer has not read, and the end behind them.
     to_peer: Vec<u8>,
     server_end: Option<End>,
     /// The server's end will end with a reset.
@@ -43,7 +42,7 @@ pub(crate) struct Pipe {
     writing: Mood,
 }
 
-/// Which of its faults a kind of call shows next.
+/// The next fault of a kind of call.
 #[derive(Debug, Default)]
 enum Mood {
     #[default]
@@ -53,8 +52,8 @@ enum Mood {
 }
 
 impl Mood {
-    /// The fault that comes before a call that would get somewhere, if there is one: first the one
-    /// kind, then the other, then none.
+    /// The fault that precedes a call that would move bytes, if there is one: first the one kind,
+    /// then the other, then none.
     fn fault(&mut self, faults: &Faults) -> Option<ErrorKind> {
         if matches!(self, Self::Interrupted) {
             *self = Self::WouldBlock;
@@ -113,7 +112,7 @@ impl FarEnd {
         self.0.borrow_mut()
     }
 
-    /// The events that are due; they are due no more.
+    /// Takes the events that are due.
     pub(crate) fn take_readiness(&self) -> Option<Readiness> {
         let mut pipe = self.pipe_mut();
         let readiness = Readiness {
@@ -135,7 +134,7 @@ impl FarEnd {
         (pipe.readable, pipe.writable) = (true, true);
     }
 
-    /// What the peer sends. Behind its end, or when the server's end is closed, it is lost.
+    /// Sends bytes of the peer. They are lost behind its end, or when the server's end is closed.
     pub(crate) fn send(&self, bytes: &[u8]) {
         let mut pipe = self.pipe_mut();
         if pipe.peer_end.is_some() || pipe.is_server_gone(&self.0) {
@@ -179,7 +178,7 @@ impl FarEnd {
         self.pipe().peer_end == Some(End::Reset)
     }
 
-    /// Whether the server has let go of its end.
+    /// Whether the server has dropped its end.
     pub(crate) fn is_server_gone(&self) -> bool {
         self.pipe().is_server_gone(&self.0)
     }
@@ -302,7 +301,7 @@ impl Wire {
 }
 
 impl Drop for Wire {
-    /// What the server has not read turns its end into a reset, as TCP has it (RFC 2525 §2.17).
+    /// If the server has left bytes unread, its end becomes a reset, as with TCP (RFC 2525 §2.17).
     fn drop(&mut self) {
         let mut pipe = self.0.borrow_mut();
         let reset = pipe.reset_on_drop || !pipe.to_server.is_empty();
@@ -310,16 +309,16 @@ impl Drop for Wire {
     }
 }
 
-/// What the tests of the hub look at and change.
+/// Methods with which the tests of the hub look at and change the state.
 #[cfg(test)]
 impl FarEnd {
-    /// Lets the server write so many bytes more.
+    /// Lets the server write this number of bytes more.
     pub(crate) fn make_room(&self, bytes: usize) {
         let mut pipe = self.pipe_mut();
         pipe.faults.window = pipe.to_peer.len().saturating_add(bytes);
     }
 
-    /// How the server has ended its side, or will as soon as it lets go of it.
+    /// The way in which the server has ended its side, or will when it drops it.
     pub(crate) fn server_end(&self) -> Option<End> {
         let pipe = self.pipe();
         if pipe.reset_on_drop { Some(End::Reset) } else { pipe.server_end }

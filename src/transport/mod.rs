@@ -1,4 +1,4 @@
-//! What carries a connection's bytes, and where its peer is.
+//! The streams that carry a connection's bytes, and the addresses of peers.
 
 #[cfg(feature = "testing")]
 pub(crate) mod faults;
@@ -14,16 +14,16 @@ pub use listen::ListeningSocket;
 pub(crate) use listen::{Accepted, Listener, Options};
 pub(crate) use stream::Stream;
 
-/// Where a peer is.
+/// The address of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PeerAddress {
-    /// The address and port of a TCP peer. A peer that comes by IPv4 has an IPv4 address, also
-    /// where a socket listens for both (`[::]:80`) and the system writes it as `::ffff:192.0.2.1`:
-    /// so `is_loopback` and lists of allowed IPv4 addresses mean what they say.
+    /// The address and port of a TCP peer. A peer that connects by IPv4 has an IPv4 address, also
+    /// if a socket listens for both (`[::]:80`) and the system writes the address as
+    /// `::ffff:192.0.2.1`. So `is_loopback` and lists of allowed IPv4 addresses work as expected.
     Tcp(SocketAddr),
-    /// A peer on the same machine, by a Unix socket. The peer's end of one has no address; whoever
-    /// may open the socket's file is there.
+    /// A peer on the same machine, by a Unix socket. Its end has no address. Any process that may
+    /// open the socket's file can be the peer.
     Unix,
 }
 
@@ -47,12 +47,11 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-/// An IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2) as the IPv4 address that it
-/// is.
+/// The address, with an IPv4 address in IPv6 form (RFC 4291 §2.5.5.2) turned into an IPv4 address.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddrV4::new(ip, address.port()).into(),
-        // With its scope, without which a link-local address means nothing.
+        // This keeps the scope, without which a link-local address means nothing.
         IpAddr::V6(_) => address,
     }
 }

@@ -1,8 +1,9 @@
-//! Streams: what carries a connection's bytes.
+//! Streams, which carry a connection's bytes.
 //!
-//! A write that takes less than it is offered says that nothing more is taken for now, and that an
-//! event follows when there is room: an outbox does not offer the rest before. A read that gives
-//! less than there is room for says the same of input, where `short_means_empty` says so.
+//! A write that takes less than it is offered means that the socket takes nothing more at the
+//! moment, and that an event follows when it does. An outbox does not offer the rest before that. A
+//! read that fills less than the whole buffer means the same for input if `short_means_empty` is
+//! true.
 //!
 //! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
 
@@ -19,27 +20,28 @@ use socket2::SockRef;
 #[cfg(feature = "testing")]
 use super::memory::Wire;
 
-/// Whether a short write to a TCP socket says by itself that it is full and that an event follows
-/// (epoll(7), question 9). Elsewhere the event may come only after a write that would block.
+/// Whether a short write to a TCP socket by itself means that the socket is full and that an event
+/// follows (epoll(7), question 9). On other systems the event may come only after a write that
+/// would block.
 ///
 /// With `TCP_NOTSENT_LOWAT` (see `listen`) a socket is full when that number of bytes is unsent,
-/// and the event says that less than half of it is. A test over TCP holds that a short write is
-/// still followed by it.
+/// and the event comes when less than half of it is. A test over TCP checks that an event still
+/// follows a short write.
 const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// Whether a short read from a TCP socket says by itself that it is empty, but for two cases that
-/// the poll reports with the event: the end of the stream, and urgent data (`MSG_OOB`). A read ends
-/// at the mark of urgent data, whatever lies behind it. Elsewhere the poll does not report urgent
-/// data.
+/// Whether a short read from a TCP socket by itself means that the socket is empty. The poll
+/// reports the two exceptions with the event: the end of the stream, and urgent data (`MSG_OOB`). A
+/// read ends at the mark of urgent data, whatever lies behind it. On other systems the poll does
+/// not report urgent data.
 ///
 /// The urgent byte itself is never read. `SO_OOBINLINE` (RFC 6093 §6) would put it into the stream,
-/// where it could only be taken for a part of a frame: WebSocket knows no urgent data. Without that
-/// option it takes no part in the stream, as its sender meant. Of several urgent bytes that the
-/// loop has not passed yet, systems keep only the last one apart; the others become part of the
+/// where it could only be mistaken for a part of a frame: WebSocket has no urgent data. Without
+/// that option it is not part of the stream, as its sender intended. Of several urgent bytes that
+/// the loop has not passed yet, systems keep only the last one apart; the others become part of the
 /// stream.
 pub(crate) const SHORT_MEANS_EMPTY: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// What carries a connection's bytes.
+/// The stream that carries a connection's bytes.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -84,9 +86,9 @@ impl Write for Stream {
 }
 
 impl Stream {
-    /// Whether a short read says that nothing more is there, unless the event named a reason to
-    /// read on. A Unix socket says so never: a read ends at passed descriptors (`SCM_RIGHTS`) too,
-    /// which no event tells of.
+    /// Whether a short read means that the socket is empty, unless the event named a reason to read
+    /// on. For a Unix socket it never does: a read also ends at passed descriptors (`SCM_RIGHTS`),
+    /// which no event reports.
     pub(crate) fn short_means_empty(&self) -> bool {
         match self {
             Self::Tcp(_) => SHORT_MEANS_EMPTY,
@@ -130,16 +132,16 @@ impl Stream {
         }
     }
 
-    /// Makes the coming drop a reset, where the stream has one, so that the peer cannot take half a
-    /// message for a whole one.
+    /// Turns the next drop into a reset, if the stream has one, so that the peer cannot mistake
+    /// half a message for a whole one.
     pub(crate) fn reset_on_drop(&self) {
         match self {
-            // A zero linger time turns the close into a reset; if it cannot be set, the peer sees
-            // FIN, which is no worse than before.
+            // A zero linger time turns the close into a reset. If it cannot be set, the peer sees
+            // FIN, which is no worse than without this call.
             Self::Tcp(stream) => {
                 let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
             }
-            // It has no reset: the peer sees the end in the middle of a frame.
+            // A Unix socket has no reset: the peer sees the end in the middle of a frame.
             #[cfg(unix)]
             Self::Unix(_) => {}
             #[cfg(feature = "testing")]
@@ -147,7 +149,7 @@ impl Stream {
         }
     }
 
-    /// Reads from what is not TCP: kept out of the way of what is.
+    /// Reads from streams other than TCP, out of the way of the fast path.
     #[cfg(any(unix, feature = "testing"))]
     #[inline(never)]
     fn read_other(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -167,14 +169,14 @@ impl Stream {
             Self::Tcp(stream) => write_until_full(stream, slices),
             #[cfg(unix)]
             Self::Unix(stream) => write_until_full(stream, slices),
-            // It keeps the promise of its own accord.
+            // A stream in memory takes everything that it can at once.
             #[cfg(feature = "testing")]
             Self::Memory(wire) => wire.write_vectored(slices),
         }
     }
 }
 
-/// Offers `slices`, and what was not taken again, until the answer is "would block".
+/// Offers `slices`, then the part that was not taken, until the socket would block.
 fn write_until_full(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let mut taken = out.write_vectored(slices)?;
     while let Some(rest) = rest_of_slice(slices, taken) {
@@ -182,14 +184,15 @@ fn write_until_full(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<
             Ok(0) => break,
             Ok(more) => taken += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Full; or broken, which the poll tells too.
+            // The socket is full, or broken, which the poll reports too.
             Err(_) => break,
         }
     }
     Ok(taken)
 }
 
-/// What of the first slice that was not taken whole is left, when `taken` bytes of all were.
+/// The rest of the first slice that was not taken whole, after `taken` bytes of all slices were
+/// taken.
 fn rest_of_slice<'s>(slices: &'s [IoSlice<'_>], mut taken: usize) -> Option<&'s [u8]> {
     for slice in slices {
         if taken < slice.len() {
@@ -204,7 +207,7 @@ fn rest_of_slice<'s>(slices: &'s [IoSlice<'_>], mut taken: usize) -> Option<&'s 
 mod tests {
     use super::*;
 
-    /// Takes so many bytes from each write, and `room` in all.
+    /// Takes at most this number of bytes from each write, and `room` in all.
     struct Narrow {
         most: usize,
         room: usize,
