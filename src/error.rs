@@ -217,7 +217,7 @@ pub enum SendError {
         capacity: usize,
     },
     /// The server was dropped.
-    #[error("the server is gone")]
+    #[error("the server was dropped")]
     Gone,
     /// The command could never succeed: its close code may not be sent.
     #[error(transparent)]
@@ -232,7 +232,7 @@ pub enum AnswerError {
     #[error("the request does not wait for an answer any more")]
     Late,
     /// The server was dropped.
-    #[error("the server is gone")]
+    #[error("the server was dropped")]
     Gone,
 }
 

@@ -81,7 +81,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     for _ in 0..100 {
         assert_eq!(server.sockets().broadcast(vec![0; 2000]), 0);
     }
-    assert_logged([(Level::Warn, "a broadcast of 2000 bytes reached nobody")]);
+    assert_logged([(Level::Warn, "a broadcast of 2000 bytes reached no connection")]);
     assert_eq!(server.stats().emits_refused.too_large, 100);
 
     let mut stranger = Raw::connect(&server);

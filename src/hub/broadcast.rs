@@ -1,6 +1,6 @@
-//! A message for many: which connections get it, and the forms in which it is encoded, once each.
+//! Sending a message to many connections: which of them get it, and its encodings, each made once.
 //!
-//! How one connection is sent something is `sending`'s.
+//! `sending` sends to one connection.
 
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use crate::outbox::{Common, Encoding, Outgoing, SendOptions, Shared, Stage};
 use crate::protocol::Opcode;
 use crate::token::Token;
 
-/// A message for several connections, encoded once for each way in which it goes out.
+/// A message for several connections, encoded once for each encoding that they need.
 struct EncodedMessage<'m> {
     opcode: Opcode,
     payload: &'m [u8],
@@ -72,13 +72,13 @@ pub(crate) enum Audience<'a> {
     Everybody,
     /// The members of one topic.
     Topic(u32),
-    /// Each open connection of a list, as often as it stands there.
+    /// Each open connection of a list, once for each time that it is listed.
     List(&'a [Uuid]),
 }
 
 impl Hub {
-    /// Encodes a message once and gives it to an audience, which has open connections only, but
-    /// one; returns how many got it.
+    /// Encodes a message once and gives it to all open connections of an audience except one;
+    /// returns how many accepted it.
     pub(crate) fn broadcast(
         &mut self,
         to: Audience<'_>,
@@ -88,10 +88,11 @@ impl Hub {
         let payload = outgoing.message.as_bytes();
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
-            // What clients send may end up here: the count tells of all, the log of the first only.
+            // Clients may be able to cause this: the count includes every case, the log only the
+            // first.
             if !std::mem::replace(&mut self.warned, true) {
                 log::warn!(
-                    "a broadcast of {} bytes reached nobody: the outbox limit is {limit} bytes",
+                    "a broadcast of {} bytes reached no connection: the outbox limit is {limit} bytes",
                     payload.len()
                 );
             }
@@ -113,9 +114,9 @@ impl Hub {
         reached
     }
 
-    /// Refers each open connection of an audience but one to a frame in the log; returns how many.
-    /// Those for which that is not enough are added to `rest`. This is what a broadcast costs for
-    /// each connection, so nothing else is done here.
+    /// Refers each open connection of an audience except one to a frame in the log; returns how
+    /// many. Connections that need more work are added to `rest`. This loop is the cost of a
+    /// broadcast for each connection, so it does nothing else.
     fn stage_for(
         &mut self,
         to: Audience<'_>,
@@ -162,9 +163,9 @@ impl Hub {
         reached
     }
 
-    /// Gives one connection a shared frame, whatever waits there; whether it took it.
+    /// Gives one connection a shared frame, whatever waits there; returns whether it accepted it.
     fn emit_shared(&mut self, token: Token, encoded: &mut EncodedMessage<'_>) -> bool {
-        // It may stand in a list twice, and have failed meanwhile.
+        // A connection may be in a list twice, and have failed after the first message.
         let Some(connection) = open(&mut self.connections, token) else {
             self.stats.emits_refused.closed += 1;
             return false;
@@ -178,7 +179,7 @@ impl Hub {
             return false;
         }
         let connection = &mut self.connections[token.index as usize];
-        // Not before there is room: making it may end the queue.
+        // Not before there is room: making room may end the queue.
         if encoding == Encoding::Dedicated {
             if !connection.outbox.is_blocked() {
                 self.work += connection.late_work(len);

@@ -1,8 +1,8 @@
-//! One peer from its accept to its removal: its phase, its decoder, its outbox and what user code
-//! keeps with it.
+//! One peer from its accept to its removal: its phase, its decoder, its outbox and the attributes
+//! of user code.
 //!
-//! It knows no poll, no clock and no listener. Which phase follows which is decided in `phase`;
-//! here is when a phase has lasted long enough.
+//! It knows no poll, no clock and no listener. `phase` decides which phase follows which; this file
+//! decides when a phase has lasted too long.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -18,7 +18,7 @@ use crate::outbox::{Agreed, Common, Encoding, Flushed, Outbox, Stage};
 use crate::protocol::Decoder;
 use crate::transport::{PeerAddress, Stream, canonical};
 
-/// A peer's address as a connection keeps it: half as large as [`PeerAddress`] for most.
+/// A peer's address as a connection stores it: half as large as [`PeerAddress`] for most.
 pub(crate) enum KeptAddress {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
@@ -47,42 +47,42 @@ impl KeptAddress {
     }
 }
 
-/// Whether a connection waits to be read, and how far then.
+/// Whether a connection waits to be read, and how far it is then read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReadLater {
     #[default]
     No,
-    /// Not yet, but when it is ready again: it took much of its last turn.
+    /// It is read when it is ready again, not before: it took much of its last turn.
     Heavy,
-    /// A short read is the last.
+    /// It is read until a short read.
     UntilShort,
-    /// The end of the stream may be behind a short read.
+    /// It is read to the end of the stream, which may be behind a short read.
     ToTheEnd,
 }
 
-/// What a peer may have left unread without needing more time than the close timeout: a second's
-/// worth at the default closing rate, in bytes.
+/// The number of bytes that a peer may have left unread without needing more time than the close
+/// timeout: a second's worth at the default closing rate.
 const SOON_READ: u64 = 32 * 1024;
 
-/// When something is to be done with a connection if nothing happens before, and what.
+/// The next thing to do with a connection if nothing happens before, and its time.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline {
     pub(super) at: u64,
     pub(super) timeout: Timeout,
 }
 
-/// What is to be done with a connection whose time has come.
+/// The thing to do with a connection whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
-    /// The request head is late, or the answer to the request.
+    /// The request head is late, or the answer to the request is.
     Handshake,
-    /// A sign of life is asked for.
+    /// A ping is due.
     Ping,
-    /// No sign of life came.
+    /// The peer gave no sign of life.
     Silent,
-    /// The peer takes nothing of what waits.
+    /// The peer takes none of the waiting bytes.
     Stalled,
-    /// A close or the last words took too long.
+    /// A close or a response took too long.
     Close,
 }
 
@@ -91,34 +91,35 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
-    /// Compression was agreed on.
+    /// The state of compression, if it was agreed on.
     pub(crate) compression: Option<Agreed>,
     pub(crate) generation: u32,
-    /// Which of the server's routes it came by.
+    /// The route of the server by which it came.
     pub(crate) route: u32,
-    /// Which of the route's subprotocols was agreed on, counted from 1.
+    /// The subprotocol that was agreed on: its number in the route's list, counted from 1.
     pub(crate) subprotocol: Option<NonZeroU16>,
     /// It is on the list of connections with something to write.
     pub(crate) dirty: bool,
     /// Whether it is in the backlog of connections that wait to be read.
     pub(crate) read_later: ReadLater,
-    /// What happens when more would wait than may.
+    /// The policy when more bytes would wait than may.
     pub(crate) slow_reader: SlowReader,
-    /// As much waits as the high-water mark, and has not sunk to the low one since.
+    /// At least the high-water mark waits, and it has not sunk to the low one since.
     pub(crate) over_high_water: bool,
-    /// `pressure` fired last, and not `relief`.
+    /// `pressure` fired last, not `relief`.
     pub(crate) pressure_fired: bool,
-    /// A ping went out, and nothing was heard since.
+    /// A ping was sent, and no sign of life came since.
     pub(crate) ping_sent: bool,
     /// Its socket has been full at least once.
     pub(crate) was_blocked: bool,
-    /// The peer's FIN has come.
+    /// The peer's FIN has arrived.
     pub(crate) finished: bool,
-    /// Bytes that its socket has taken: the kernel holds no more than that. It begins anew at 4
-    /// GiB, which may cost a connection that closes just then some of its time to end.
+    /// The number of bytes that its socket has taken: the kernel holds no more than that. It
+    /// restarts at 4 GiB, which may cost a connection that closes just then some of its time to
+    /// end.
     pub(crate) taken: u32,
-    /// Milliseconds on the loop's clock, like all times here. Until it is open, when it was
-    /// accepted; while open, its last sign of life; afterwards, when its time to end is over.
+    /// Milliseconds on the loop's clock, like all times here. Before it is open: the time of its
+    /// accept. While open: its last sign of life. Afterwards: the end of its time to end.
     pub(crate) time: u64,
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Request>,
@@ -154,7 +155,7 @@ impl Connection {
         }
     }
 
-    /// How a message of `len` bytes goes out.
+    /// The encoding of a message of `len` bytes.
     #[inline]
     pub(crate) fn encoding(&self, len: usize, compress: bool) -> Encoding {
         self.compression
@@ -163,15 +164,15 @@ impl Connection {
             .map_or(Encoding::Plain, |compression| compression.encoding(len))
     }
 
-    /// Whether messages that wait are compressed just before they are offered to the socket.
+    /// Whether waiting messages are compressed just before they are offered to the socket.
     #[inline]
     pub(crate) fn compresses_late(&self) -> bool {
         self.compression.as_ref().is_some_and(|compression| compression.keeps_context())
     }
 
-    /// What it costs to compress a message of `len` bytes when it goes to the socket, in bytes of a
-    /// turn's budget. It counts when the message is queued. If it waits for a socket that takes
-    /// nothing, it counts when that takes it: [`Common::late_work`].
+    /// The cost of compressing a message of `len` bytes when it goes to the socket, in bytes of a
+    /// turn's budget. It counts when the message is queued. If the message waits for a socket that
+    /// takes nothing, it counts when the socket takes it: [`Common::late_work`].
     pub(crate) fn late_work(&self, len: usize) -> usize {
         self.compression.as_ref().map_or(0, |compression| compression.late_work(len))
     }
@@ -202,11 +203,11 @@ impl Connection {
         result
     }
 
-    /// Takes note of what a flush that did not simply take everything says about the peer.
+    /// Evaluates a flush that did not simply take everything.
     #[cold]
     fn note(&mut self, result: &io::Result<Flushed>, now: u64) {
-        // What a socket takes at once is no sign of life: the kernel of a vanished host takes it
-        // too.
+        // Bytes that a socket takes at once are no sign of life: the kernel takes them even if the
+        // peer's host has vanished.
         if let Ok(Flushed::Emptied | Flushed::Progress) = result
             && self.is_open()
         {
@@ -223,13 +224,13 @@ impl Connection {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Whether a message was decompressed in part: nothing more is read before all of it is.
+    /// Whether a message was decompressed in part: nothing more is read before the rest of it is.
     #[inline]
     pub(crate) fn is_inflating(&self) -> bool {
         self.compression.as_ref().is_some_and(|compression| compression.is_inflating())
     }
 
-    /// Whether it is past being open: our close frame or our response is queued or sent.
+    /// Whether it is not open any more: our close frame or our response is queued or sent.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(
             self.phase,
@@ -237,7 +238,7 @@ impl Connection {
         )
     }
 
-    /// What is to be done with it next if nothing happens, and when; `None` if it is dead.
+    /// The next deadline if nothing happens before; `None` if the connection is dead.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Deadline> {
         let deadline = match &self.phase {
             Phase::Handshaking(_) | Phase::Parked(_) => {
@@ -252,8 +253,8 @@ impl Connection {
                     self.or_stalled(ping, Timeout::Ping, limits)
                 }
             }
-            // No progress moves this end: what slows it down to a crawl would hold it open for
-            // ever.
+            // No progress moves this deadline: a peer that slows its reading to a crawl would hold
+            // the connection open for ever.
             Phase::Closing(_) | Phase::Draining | Phase::HalfClosed { .. } => {
                 self.or_stalled(self.time, Timeout::Close, limits)
             }
@@ -270,17 +271,16 @@ impl Connection {
         }
     }
 
-    /// Sets when its time to end is over, as it stops being open or a response is queued: every
-    /// byte that waits is taken at the closing rate at least, and then the peer's answer comes in
-    /// time.
+    /// Fixes the end of a connection's time when it stops being open or a response is queued. Every
+    /// waiting byte gets the time of the closing rate, and then the peer gets the time to answer.
     pub(crate) fn begin_end(&mut self, limits: &Limits, now: u64) {
         let unread = self.outbox.waiting() as u64 + self.unread(limits);
         self.time =
             now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
     }
 
-    /// Its socket has taken everything: sets how long the peer's close frame is awaited from now
-    /// on, or its FIN. Nothing else that the peer sends gives it more time.
+    /// Fixes how long the peer's close frame or FIN is awaited from now on, when the socket has
+    /// taken everything. Nothing else that the peer sends gives it more time.
     pub(crate) fn await_peer(&mut self, limits: &Limits, now: u64) {
         let least = now.saturating_add(limits.close_timeout);
         let answer = least.saturating_add(limits.closing_time(self.unread(limits)));
@@ -289,12 +289,12 @@ impl Connection {
         self.time = answer.min(end);
     }
 
-    /// How much of what its socket has taken the peer may not have read, in bytes.
+    /// The most bytes that the socket has taken and the peer may not have read.
     fn unread(&self, limits: &Limits) -> u64 {
         limits.kernel_holds.min(u64::from(self.taken).saturating_sub(SOON_READ))
     }
 
-    /// Counts what the socket has taken since `written` bytes were written in all.
+    /// Counts the bytes that the socket has taken since `written` bytes were written in all.
     #[inline]
     pub(crate) fn count_taken(&mut self, stage: &Stage, written: u64) {
         self.taken = self.taken.wrapping_add((stage.written - written) as u32);

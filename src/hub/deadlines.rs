@@ -1,8 +1,8 @@
 //! Coarse timeouts: at most one entry for each connection, none moved by traffic.
 //!
-//! An entry says when a connection has to be looked at, not when something has to happen to it: a
-//! connection that was heard from meanwhile is simply entered again for later. So a message costs
-//! nothing here.
+//! An entry says when a connection has to be looked at, not when something has to happen to it. A
+//! connection that has shown a sign of life meanwhile is entered again for a later time. So a
+//! message costs nothing here.
 //!
 //! It is a heap in two lists. With a `BTreeSet` of times and slots an idle connection takes 214
 //! bytes instead of 193 (`tests/memory.rs`), and its small nodes, freed among other connections'
@@ -16,15 +16,15 @@ pub(crate) const NEVER: u64 = u64::MAX;
 
 /// The place of a slot that has no entry.
 const NOWHERE: u32 = u32::MAX;
-/// A list is no longer than that when it is freed.
+/// The length to which a list is cut before it is freed.
 const FREE_MOST: usize = 1024;
 
-/// When which slot has to be looked at; times are milliseconds on the loop's clock.
+/// The times at which slots have to be looked at, in milliseconds on the loop's clock.
 #[derive(Default)]
 pub(crate) struct Timers {
     /// A binary heap: no entry is due before the one above it.
     heap: Vec<(u64, u32)>,
-    /// By slot, where its entry stands in the heap.
+    /// By slot, the place of its entry in the heap.
     places: Vec<u32>,
 }
 
@@ -57,12 +57,12 @@ impl Timers {
         }
     }
 
-    /// When a slot's entry is due; never if it has none.
+    /// The time of a slot's entry; never if it has none.
     pub(crate) fn due(&self, index: u32) -> u64 {
         self.place(index).map_or(NEVER, |place| self.heap[place].0)
     }
 
-    /// When the next entry is due.
+    /// The time of the next entry.
     pub(crate) fn next(&self) -> Option<u64> {
         self.heap.first().map(|&(at, _)| at)
     }
@@ -77,7 +77,7 @@ impl Timers {
         Some(index)
     }
 
-    /// Gives back what is not needed where there are so many slots.
+    /// Frees memory that is not needed for this number of slots.
     pub(crate) fn shrink(&mut self, slots: usize) {
         let used =
             self.places.iter().rposition(|&place| place != NOWHERE).map_or(0, |last| last + 1);
@@ -93,7 +93,7 @@ impl Timers {
             .map(|&place| place as usize)
     }
 
-    /// Moves an entry up to where none above it is due later.
+    /// Moves an entry up to a place where none above it is due later.
     fn rise(&mut self, mut place: usize) {
         let entry = self.heap[place];
         while place > 0 && entry < self.heap[(place - 1) / 2] {
@@ -103,7 +103,7 @@ impl Timers {
         self.put(place, entry);
     }
 
-    /// Moves an entry down to where none below it is due earlier.
+    /// Moves an entry down to a place where none below it is due earlier.
     fn sink(&mut self, mut place: usize) {
         let entry = self.heap[place];
         loop {
@@ -135,7 +135,8 @@ fn grow<E>(list: &mut Vec<E>, len: usize) {
     }
 }
 
-/// Gives back all but `len` entries. A long list is cut first and freed then: see `hub::shrink`.
+/// Frees the memory of all but `len` entries. A long list is first cut and then freed: see
+/// `hub::shrink`.
 fn give_back<E>(list: &mut Vec<E>, len: usize) {
     list.shrink_to(len.max(FREE_MOST));
     list.shrink_to(len);
@@ -163,7 +164,8 @@ mod tests {
         assert_eq!(timers.pop_due(30), None);
     }
 
-    /// The same as a sorted set of all entries, whatever is entered, moved, removed and taken out.
+    /// The result is the same as that of a sorted set of all entries, whatever is entered, moved,
+    /// removed and taken out.
     #[test]
     fn it_does_what_a_sorted_set_does() {
         const SLOTS: u32 = 100;

@@ -1,14 +1,14 @@
-//! Dropping what user code has left with the library.
+//! Dropping values that user code has given to the library.
 //!
 //! A destructor is user code. Each value is dropped under a guard of its own: a second panic while
-//! the first one unwinds would abort the process. Where one value owns several others, that is up
-//! to its own type.
+//! the first one unwinds would abort the process. If one value owns several others, its own type
+//! has to handle that.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// What was dropped, and what its destructors have thrown.
+/// The panics of destructors of dropped values.
 #[derive(Default)]
 #[must_use]
 pub(crate) struct Discarded {
@@ -27,7 +27,7 @@ impl Discarded {
         values.into_iter().for_each(|value| self.drop(value));
     }
 
-    /// Runs another piece of user code that an end takes.
+    /// Runs another piece of user code that belongs to the end of a value.
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
         let Err(payload) = catch_unwind(AssertUnwindSafe(code)) else { return };
         log::error!("a destructor panicked: {}", message_of(&*payload));
@@ -38,14 +38,14 @@ impl Discarded {
         }
     }
 
-    /// How many destructors panicked. The panics end here.
+    /// The number of destructors that panicked. The panics end here.
     pub(crate) fn count(self) -> u64 {
         self.first.into_iter().for_each(discard_payload);
         self.panics
     }
 
-    /// Lets the first panic go on, and adds the others to `counted`: for code that runs under a
-    /// guard, which counts that one.
+    /// Resumes the first panic, and adds the others to `counted`: for code under a guard, which
+    /// counts the first.
     pub(crate) fn raise(self, counted: &Cell<u64>) {
         if let Some(first) = self.first {
             counted.set(counted.get() + self.panics - 1);
@@ -54,14 +54,15 @@ impl Discarded {
     }
 }
 
-/// Dropping what was thrown is user code too; what that throws is not even dropped.
+/// Drops the value of a panic, which is user code too. If that panics, its value is not even
+/// dropped.
 pub(crate) fn discard_payload(payload: Box<dyn Any + Send>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(payload);
     }
 }
 
-/// The text that a panic was raised with.
+/// The message of a panic.
 pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))

@@ -1,4 +1,4 @@
-//! From the outbox to the socket: when a connection's outbox is offered, and what follows from what
+//! Writing outboxes to sockets: when a connection's outbox is offered, and what follows from what
 //! the socket has taken.
 //!
 //! The outbox decides how frames wait and are written.
@@ -29,21 +29,20 @@ impl Hub {
         }
         match result {
             Ok(Flushed::All) => {}
-            // If that has ended an unanswered ping, the next may be due sooner than what was
-            // entered.
+            // If that was the sign of life after a ping, the next ping may be due sooner than the
+            // entry.
             Ok(Flushed::Emptied) => self.arm(token.index),
             Ok(Flushed::Blocked | Flushed::Progress) => self.note_pressure(token),
             Err(error) => self.socket_failed(token, error),
         }
     }
 
-    /// The same for a connection that is not open any more, if it is still there.
+    /// The same for a connection that is not open any more, if it still exists.
     #[inline(never)]
     fn flush_ending(&mut self, token: Token) {
         let Some(connection) = alive(&mut self.connections, token) else { return };
         let waited = !connection.outbox.is_empty();
-        // The first offer since it stopped being open: the loop may have been turned late until
-        // here.
+        // The first offer since it stopped being open: the loop may have been turned late.
         if waited && !connection.outbox.is_blocked() {
             connection.begin_end(&self.limits, self.now);
         }
@@ -54,7 +53,7 @@ impl Hub {
         }
     }
 
-    /// Offers every outbox that something was added to since it was last offered.
+    /// Offers every outbox that has grown since its last offer.
     pub(crate) fn flush_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for token in dirty.drain(..) {
@@ -65,13 +64,13 @@ impl Hub {
                 }
             }
         }
-        // Flushing may have made others dirty; the larger list is kept.
+        // Flushing may have made other connections dirty; the larger list is kept.
         if self.dirty.is_empty() {
             self.dirty = dirty;
         }
     }
 
-    /// Empties the log: each connection that has something there is on the list or is active.
+    /// Empties the log: each connection with bytes in it is on the list or is active.
     #[cold]
     pub(super) fn flush_staged(&mut self) {
         self.flush_dirty();
@@ -86,13 +85,13 @@ impl Hub {
         );
     }
 
-    /// How many bytes sockets have taken.
+    /// The number of bytes that sockets have taken.
     #[inline]
     pub(crate) fn written(&self) -> u64 {
         self.stage.written
     }
 
-    /// The socket has room again.
+    /// Handles a socket that has room again.
     pub(crate) fn writable(&mut self, token: Token) {
         if self.get(token).is_some_and(|connection| connection.outbox.is_blocked()) {
             let before = self.common.late_work();

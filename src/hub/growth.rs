@@ -1,4 +1,4 @@
-//! How tables grow that have a place for each connection: by a share of what they have, so that
+//! The growth of tables with a place for each connection: by a share of their length, so that
 //! growing wastes little memory.
 //!
 //! With doubling, as `Vec` grows by itself, an idle connection takes 290 bytes instead of 193
@@ -7,7 +7,7 @@
 const SHARE: usize = 8;
 const LEAST: usize = 64;
 
-/// By how many places a table of `len` grows that needs `needed`, more than it has.
+/// The number of places by which a table of `len` grows that needs `needed`, more than it has.
 pub(crate) fn grow_by(len: usize, needed: usize) -> usize {
     (needed - len).max(len / SHARE).max(LEAST)
 }

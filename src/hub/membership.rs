@@ -1,11 +1,11 @@
-//! Who is in which topic: the names, the members by slot, and each slot's own list.
+//! The table of topics: their names, the members by slot, and each slot's own list.
 //!
 //! These lists take at most 59 bytes for a membership and 190 for a topic with its only member
 //! (`tests/topics_memory.rs`). With a map of sets for each direction, a connection that is in one
 //! topic takes 209 bytes for that, and a topic with its only member 256.
 //!
 //! It knows no connection, no uuid and no message. A slot that closes leaves every topic at once;
-//! the names of what it was in are kept beside until its slot is removed.
+//! the names of its topics are kept until the slot is removed.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub(crate) const MAX_NAME: usize = 256;
 /// 0.1 µs.
 const MOST_REHASHED: usize = 16 * 1024;
 
-/// A list of up to so many entries is not made smaller before it is empty.
+/// A list of up to this many entries is not made smaller before it is empty.
 const KEEP_ENTRIES: usize = 16;
 /// Tables of up to this many topics are not made smaller.
 const KEEP_TOPICS: usize = 64;
@@ -38,14 +38,14 @@ pub(crate) struct Topics {
     /// any.
     #[expect(clippy::box_collection, reason = "a slot without topics costs one word")]
     by_slot: Vec<Option<Box<Vec<Membership>>>>,
-    /// What slots were in when they closed.
+    /// The topics of closed slots at their close.
     former: HashMap<u32, Vec<Rc<str>>>,
     memberships: usize,
     /// With this many topics or fewer, memory is given back.
     shrink_at: usize,
 }
 
-/// A topic; it is there while it has members.
+/// A topic; it exists as long as it has members.
 struct Topic {
     name: Rc<str>,
     members: Vec<Member>,
@@ -54,19 +54,19 @@ struct Topic {
 /// One membership as its topic knows it.
 struct Member {
     slot: u32,
-    /// Where it stands in the slot's list.
+    /// Its position in the slot's list.
     at: u32,
 }
 
 /// One membership as its slot knows it.
 struct Membership {
     topic: u32,
-    /// Where it stands in the topic's list.
+    /// Its position in the topic's list.
     at: u32,
 }
 
 impl Topics {
-    /// Makes a slot a member, of at most `most` topics; whether it was none before.
+    /// Makes a slot a member, of at most `most` topics; returns whether it was not a member before.
     pub(crate) fn join(&mut self, slot: u32, name: &str, most: usize) -> Result<bool, TopicError> {
         if name.is_empty() {
             return Err(TopicError::Empty);
@@ -91,8 +91,8 @@ impl Topics {
         Ok(true)
     }
 
-    /// Ends one membership; whether there was one. However many members the topic has, only the two
-    /// lists' last entries move.
+    /// Ends one membership; returns whether there was one. However many members the topic has, only
+    /// the two lists' last entries move.
     pub(crate) fn leave(&mut self, slot: u32, name: &str) -> bool {
         let Some(position) = self.find(name).and_then(|topic| self.position(slot, topic)) else {
             return false;
@@ -113,7 +113,7 @@ impl Topics {
     }
 
     /// Ends every membership of a slot that has closed, and keeps the names until it is
-    /// [forgotten](Self::forget); how many there were.
+    /// [forgotten](Self::forget); returns how many there were.
     pub(crate) fn leave_all(&mut self, slot: u32) -> usize {
         let Some(list) = self.by_slot.get_mut(slot as usize).and_then(Option::take) else {
             return 0;
@@ -129,8 +129,8 @@ impl Topics {
         left
     }
 
-    /// Forgets what a closed slot was in: another connection may take the slot. Returns how many
-    /// topics it was in.
+    /// Forgets the topics of a closed slot: another connection may take the slot. Returns how many
+    /// there were.
     pub(crate) fn forget(&mut self, slot: u32) -> usize {
         if self.former.is_empty() {
             return 0;
@@ -142,13 +142,13 @@ impl Topics {
         count
     }
 
-    /// Gives back what has grown with the number of slots and topics, where far fewer are left.
+    /// Frees memory that grew with the number of slots and topics, if far fewer remain.
     pub(crate) fn shrink(&mut self) {
         let used = self.by_slot.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.by_slot.truncate(used);
         self.by_slot.shrink_to_fit();
-        // Each name is hashed again, and each slot looked at: with many left that would take longer
-        // than a turn may.
+        // Each name is hashed again, and each slot looked at: with many remaining, that would take
+        // longer than a turn may.
         if self.by_name.len() <= MOST_REHASHED {
             self.by_name.shrink_to_fit();
             self.topics.shrink_to_fit();
@@ -215,8 +215,8 @@ impl Topics {
         topic
     }
 
-    /// Gives back what the tables of topics had for many more, if few are left. Not while a list
-    /// that leads to topics is taken apart: they may move.
+    /// Frees the spare memory of the topics' tables if few topics remain. It must not be called
+    /// while a list that leads to topics is taken apart: they may move.
     fn shrink_if_few(&mut self) {
         if self.topics.len() <= self.shrink_at {
             self.shrink_tables();
@@ -232,7 +232,7 @@ impl Topics {
         }
         let len = self.topics.len();
         if len > MOST_REHASHED {
-            // With these left it would take longer than a turn may.
+            // With these remaining it would take longer than a turn may.
             self.shrink_at = MOST_REHASHED;
             return;
         }
@@ -240,12 +240,12 @@ impl Topics {
         if self.memberships <= places {
             self.close_ranks();
         } else {
-            // To move the topics would cost more than the topics that ended since the peak. What
-            // their places take is less than what the memberships do.
+            // Moving the topics would cost more than the topics that ended since the peak. Their
+            // places take less memory than the memberships.
             self.topics.shrink_to_fit();
         }
-        // The next try is worth its cost when half of these ended, even if nothing was won because
-        // a high place is taken.
+        // The next try is worth its cost when half of these have ended, even if no memory was freed
+        // because a high place is taken.
         self.shrink_at = len / 2;
     }
 
@@ -273,7 +273,7 @@ impl Topics {
         self.by_slot.get(slot as usize).and_then(Option::as_deref).map_or(&[], Vec::as_slice)
     }
 
-    /// Where a topic stands in a slot's list: the shorter of the two lists says it.
+    /// The position of a topic in a slot's list, found in the shorter of the two lists.
     fn position(&self, slot: u32, topic: u32) -> Option<usize> {
         let (list, members) = (self.list(slot), &self.topics[topic as usize].members);
         if members.len() < list.len() {
@@ -285,8 +285,8 @@ impl Topics {
         list.iter().position(|membership| membership.topic == topic)
     }
 
-    /// Takes a member out of its topic, which ends with its last one; the slot's list has the
-    /// membership no more.
+    /// Removes a member from its topic, which ends with its last one; the slot's list no longer has
+    /// the membership.
     fn remove_member(&mut self, Membership { topic, at }: Membership) {
         let members = &mut self.topics[topic as usize].members;
         members.swap_remove(at as usize);
@@ -316,7 +316,7 @@ fn slot_entry<E>(table: &mut Vec<Option<E>>, slot: u32) -> &mut Option<E> {
     &mut table[slot]
 }
 
-/// Appends an entry; most lists have one only, so the first one takes no room for more.
+/// Appends an entry. Most lists have only one entry, so the first one allocates no spare room.
 fn push<E>(list: &mut Vec<E>, entry: E) {
     if list.is_empty() {
         list.reserve_exact(1);
@@ -324,8 +324,8 @@ fn push<E>(list: &mut Vec<E>, entry: E) {
     list.push(entry);
 }
 
-/// Gives memory back when most of a list is gone, so that a membership costs what it costs however
-/// many there were.
+/// Frees memory when most of a list has been removed. So the memory of a membership does not depend
+/// on how many there were.
 fn give_back<E>(list: &mut Vec<E>) {
     if list.capacity() > KEEP_ENTRIES && list.len() <= list.capacity() / 4 {
         list.shrink_to(list.capacity() / 2);
@@ -366,7 +366,7 @@ mod tests {
         };
         for step in 0..20_000 {
             let (slot, name) = (random(40) as u32, random(60).to_string());
-            // Joining and leaving win in turn, so that lists grow long and empty again.
+            // Joining and leaving dominate in turn, so that lists grow long and empty again.
             match random(10) {
                 0 if random(8) == 0 => {
                     topics.leave_all(slot);
@@ -449,7 +449,7 @@ mod tests {
             (0..100)
                 .for_each(|number| assert_eq!(topics.join(0, &name(number), usize::MAX), Ok(true)));
             (0..100).for_each(|number| assert!(topics.leave(0, &name(number))));
-            // What a hash table says of its capacity varies with the traces of removed entries.
+            // A hash table reports a capacity that varies with the traces of removed entries.
             assert_eq!(topics.topics.capacity(), places, "round {round}");
             assert!((names / 2..=2 * names).contains(&topics.by_name.capacity()), "round {round}");
         }
@@ -486,7 +486,7 @@ mod tests {
         );
     }
 
-    /// One slot alone in `count` topics, each called by its number.
+    /// One slot in `count` topics without other members, each named by its number.
     fn alone_in(count: usize) -> Topics {
         let mut topics = Topics::default();
         (0..count).for_each(|number| {
@@ -495,7 +495,7 @@ mod tests {
         topics
     }
 
-    /// Ends the first topics of `total`, from the lowest number on, until only `left` are there.
+    /// Ends the first topics of `total`, from the lowest number on, until `left` remain.
     fn leave_until(topics: &mut Topics, total: usize, left: usize) {
         (total - topics.len()..total - left)
             .for_each(|number| assert!(topics.leave(0, &number.to_string())));
@@ -542,7 +542,7 @@ mod tests {
             (1024, 128),
             "a high place is taken"
         );
-        // One that comes does not bring the next try nearer.
+        // A new topic does not bring the next try nearer.
         assert_eq!(topics.join(0, "new", usize::MAX), Ok(true));
         assert_eq!(topics.shrink_at, 128);
     }

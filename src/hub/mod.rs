@@ -1,15 +1,14 @@
-//! The hub: every connection by slot and by uuid. Here is the table of them; each thing that
-//! happens to them has a file of its own: what comes in (`receiving`), what goes out (`sending`,
-//! `broadcast`, `topics`, `flushing`), which phase follows which (`transitions`), what is due when
-//! (`timeouts`).
+//! The hub: every connection by slot and by uuid. This file holds their table. Other files handle
+//! the parts of their lives: input (`receiving`), output (`sending`, `broadcast`, `topics`,
+//! `flushing`), phases (`transitions`), timeouts (`timeouts`).
 //!
-//! Bytes and the time come in as arguments; what listeners have to be called for goes out as
-//! notifications, in order. It holds no closure, knows no poll and reads no clock, so that a
-//! connection's whole life can be driven in memory.
+//! Bytes and the time are arguments; events for listeners are recorded as notifications, in order.
+//! The hub holds no closure, knows no poll and reads no clock, so that a connection's whole life
+//! can be tested in memory.
 //!
-//! The server is generic over the user's state, so that it is compiled in the user's crate and the
-//! hub is not. What is called for each message is marked `#[inline]` for that: without, an echo
-//! costs 63 instructions more, of 761.
+//! The server is generic over the user's state, so it is compiled in the user's crate, and the hub
+//! is not. For that reason, functions that are called for each message are marked `#[inline]`:
+//! without that, an echo costs 63 instructions more, of 761.
 
 mod attributes;
 mod broadcast;
@@ -64,75 +63,74 @@ pub(crate) use stats::Stopwatch;
 pub use stats::{Disconnects, EmitsRefused, RequestsRefused, Stats, TurnDurations};
 pub(crate) use transitions::{Resumed, Upgraded};
 
-/// What a list of those with something to do has from the beginning, and keeps: made when it is
-/// first needed, it would lie behind other connections' memory, and keep the allocator from giving
-/// that back.
+/// The initial capacity of a work list, which it keeps. Allocated when first needed, the list would
+/// lie behind other connections' memory, and keep the allocator from giving that back.
 const KEEP_ENTRIES: usize = 1024;
 const KEEP_NOTIFICATIONS: usize = 64;
-/// The usual length of a 101 response is a fourth of that.
+/// The capacity for a 101 response, which usually has a fourth of that length.
 const KEEP_HEAD: usize = 512;
 
-/// The least part of the budget that is left for timeouts, and for removing what has ended: an
+/// The part of the budget that timeouts, and removals of ended connections, have at least: an
 /// eighth.
 const ENDING_PART: usize = 8;
-/// What the removal of a connection counts of a turn's work, in bytes: the system call that closes
-/// it, most of all.
+/// The cost of removing a connection, in bytes of a turn's work; most of it is the system call that
+/// closes it.
 const REMOVED: usize = 8 * 1024;
-/// What forgetting a topic that it was in counts.
+/// The cost of forgetting a topic of the connection.
 const FORGET: usize = 256;
 
 pub(crate) struct Hub {
     connections: Slab<Connection>,
-    /// The open ones by their uuids.
+    /// The open connections by uuid.
     names: Names,
     generation: u32,
     open: usize,
     stage: Stage,
     /// Compressors that connections share.
     common: Common,
-    /// Connections with something to write that nobody has offered to their sockets yet.
+    /// Connections with something to write that has not been offered to their sockets yet.
     dirty: Vec<Token>,
-    /// The connection whose input is being handled: it is flushed when that is done, and need not
+    /// The connection whose input is being handled. It is flushed when that is done, and need not
     /// be on the list.
     active: Option<u32>,
-    /// Scratch of a broadcast: who cannot simply be referred to the log.
+    /// Scratch of a broadcast: connections for which a reference to the log is not enough.
     rest: Vec<Token>,
     notifications: VecDeque<(Token, Notification)>,
     dead: Vec<Token>,
     /// Scratch of an upgrade: its response.
     pub(crate) head: Vec<u8>,
-    /// With so many connections or fewer, memory is given back.
+    /// With this number of connections or fewer, memory is given back.
     shrink_at: usize,
     timers: Timers,
-    /// Who is in which topic; only open connections are in any.
+    /// The table of topics; only open connections are members.
     pub(crate) topics: Topics,
-    /// Messages that slow readers were not sent, by slot: few are slow, so that is not kept in each
-    /// connection.
+    /// Counts of messages that slow readers were not sent, by slot: few are slow, so the counts are
+    /// not kept in each connection.
     dropped_by: HashMap<u32, Dropped>,
-    /// What is counted; how things stand is only found out when somebody asks.
+    /// The counts; states are read only when they are asked for.
     pub(crate) stats: Stats,
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
     pub(crate) refusing: bool,
     pub(crate) stopping: Option<Stopping>,
-    /// What was done in this turn, in bytes: see `Builder::work_per_turn`.
+    /// The work of this turn, in bytes: see `Builder::work_per_turn`.
     pub(crate) work: usize,
     /// The budget of a turn, in bytes.
     pub(crate) work_per_turn: usize,
-    /// How many callbacks are running inside each other.
+    /// The number of callbacks that are running inside each other.
     pub(crate) depth: u32,
     pub(crate) uuids: Uuids,
-    /// An `error` listener is running: what fails inside it is not recorded, or it might never end.
+    /// An `error` listener is running: a failure inside it is not recorded, or it might never end.
     pub(crate) in_error_listener: bool,
-    /// The log was told of a broadcast that is too large for everybody.
+    /// The log has a line about a broadcast that is too large for every connection.
     warned: bool,
 }
 
-/// Where the uuids of new connections come from.
+/// The source of new connections' uuids.
 pub(crate) enum Uuids {
     Random,
-    /// The same in every run: how many there were already.
+    /// The same in every run: the number of uuids so far.
     #[cfg(feature = "testing")]
     Counted(u64),
 }
@@ -151,7 +149,7 @@ impl Uuids {
     }
 }
 
-/// The connection that a token names, if it is still there. It borrows the slots alone, so that the
+/// The connection that a token names, if it still exists. It borrows the slots alone, so that the
 /// rest of the hub can be used beside it.
 #[inline]
 fn named(connections: &mut Slab<Connection>, token: Token) -> Option<&mut Connection> {
@@ -197,7 +195,7 @@ impl Hub {
         }
     }
 
-    /// Takes in a peer that has just connected; `None` if there is no slot left.
+    /// Adds a peer that has just connected; `None` if there is no slot left.
     pub(crate) fn insert(&mut self, socket: Stream, peer: PeerAddress) -> Option<Token> {
         if self.connections.len() >= MAX_CONNECTIONS {
             return None;
@@ -238,7 +236,7 @@ impl Hub {
         self.get(token).is_some_and(Connection::is_open)
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub(crate) fn open_len(&self) -> usize {
         self.open
     }
@@ -247,13 +245,13 @@ impl Hub {
         self.tokens(Connection::is_open)
     }
 
-    /// Those that are like this.
+    /// The tokens of connections with this property.
     fn tokens(&self, are_like_this: impl Fn(&Connection) -> bool) -> Vec<Token> {
         let these = self.connections.iter().filter(|(_, connection)| are_like_this(connection));
         these.map(|(index, c)| Token { index: index as u32, generation: c.generation }).collect()
     }
 
-    /// What was counted, and how things stand.
+    /// The counts and the states of this moment.
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
             bytes_out: self.stage.written,
@@ -293,14 +291,14 @@ impl Hub {
         Ok(())
     }
 
-    /// How much work this turn may have done when timeouts or removals are over, which come now.
+    /// The work that this turn may have done when timeouts or removals, which come now, are over.
     /// They have a part of the budget even if it is spent.
     pub(crate) fn ending_limit(&self) -> usize {
         self.work_per_turn.max(self.work.saturating_add(self.work_per_turn / ENDING_PART))
     }
 
-    /// Removes the dead, as far as the budget of a turn goes; returns how many. The others have the
-    /// next turn.
+    /// Removes dead connections, within the budget of a turn; returns how many. The others follow
+    /// in the next turn.
     #[inline]
     pub(crate) fn remove_dead(&mut self) -> usize {
         if self.dead.is_empty() { 0 } else { self.remove_each_dead() }
@@ -311,12 +309,12 @@ impl Hub {
         let mut removed = 0;
         let slots = self.connections.capacity();
         let mut highest_left = false;
-        // The last one of all is kept a little longer: see `shrink`.
+        // The last connection of all is kept a little longer: see `shrink`.
         let mut last = None;
         let until = self.ending_limit();
         while let Some(token) = self.dead.pop() {
             if self.work >= until {
-                // The others have the next turn.
+                // The others follow in the next turn.
                 self.dead.push(token);
                 break;
             }
@@ -340,19 +338,19 @@ impl Hub {
         removed
     }
 
-    /// Whether some of the dead are left to be removed.
+    /// Whether dead connections are left to be removed.
     #[inline]
     pub(crate) fn has_dead(&self) -> bool {
         !self.dead.is_empty()
     }
 
-    /// Whether the loop has something to write or to tell before it may wait.
+    /// Whether the loop has something to write or to fire before it may wait.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         self.dirty.is_empty() && !self.has_notifications()
     }
 
-    /// Whether there is something to tell.
+    /// Whether notifications wait.
     #[inline]
     pub(crate) fn has_notifications(&self) -> bool {
         !self.notifications.is_empty()
@@ -363,7 +361,7 @@ impl Hub {
         if self.has_notifications() { self.take_notification() } else { None }
     }
 
-    /// Takes notifications until one is still true.
+    /// Takes notifications until one still holds.
     #[inline(never)]
     fn take_notification(&mut self) -> Option<(Token, Notification)> {
         loop {

@@ -1,9 +1,9 @@
-//! What happened to a connection. It becomes an event when the outermost callback has returned.
+//! An event of a connection that is recorded and fires when the outermost callback has returned.
 
 use crate::error::Error;
 use crate::protocol::CloseCode;
 
-/// Something that listeners have to be told of as soon as no other callback is running.
+/// An event that fires as soon as no other callback is running.
 pub(crate) enum Notification {
     Close {
         code: CloseCode,
@@ -20,7 +20,7 @@ pub(crate) enum Notification {
         code: Option<CloseCode>,
         reason: String,
         clean: bool,
-        /// Bytes that were queued, and dropped when this was recorded.
+        /// Queued bytes that were dropped when this was recorded.
         dropped: usize,
     },
 }

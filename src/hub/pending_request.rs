@@ -1,5 +1,5 @@
-//! A request that is not answered yet: what has arrived of its head, and what is kept while its
-//! answer is deferred.
+//! A request without an answer yet: the part of its head that has arrived, and the state that is
+//! kept while its answer is deferred.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,27 +16,27 @@ pub(crate) struct Head {
 /// A request that waits for its answer.
 pub(crate) struct Parked {
     pub(crate) destination: Destination,
-    /// The filter that is asked next.
+    /// The filter that runs next.
     pub(crate) filter: usize,
-    /// What came behind the request head.
+    /// The bytes that arrived behind the request head.
     pub(crate) early: Vec<u8>,
     pub(crate) ticket: Ticket,
 }
 
-/// What a request becomes when no filter objects.
+/// The result of a request to which no filter objects.
 pub(crate) enum Destination {
     Connection { route: u32, key: Key },
     Page { page: usize, head_only: bool },
 }
 
 impl Destination {
-    /// Whether it was asked for by HEAD: the answer has no body then.
+    /// Whether the method is HEAD: the response then has no body.
     pub(crate) fn is_head_only(&self) -> bool {
         matches!(self, Self::Page { head_only: true, .. })
     }
 }
 
-/// Tells the holder of a [`Deferred`](crate::Deferred) that its request still waits, until the
+/// Shows the holder of a [`Deferred`](crate::Deferred) that its request still waits, until the
 /// ticket is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket(pub(crate) Arc<AtomicBool>);

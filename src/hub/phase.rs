@@ -1,27 +1,28 @@
 //! The state machine of a connection, from its accept to its removal.
 //!
-//! `step` is all of it, as one table: in which state, what happened, which state is next, what is
-//! sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares the two cell
-//! by cell. The hub carries a step out (`transitions`). Nothing here knows a socket, a byte or a
-//! clock.
+//! `step` is the whole state machine, as one table: in which state, what happened, which state is
+//! next, what is sent, which events fire. ARCHITECTURE.md shows the same table, and a test compares
+//! the two cell by cell. The hub carries a step out (`transitions`). Nothing here knows a socket, a
+//! byte or a clock.
 
 use super::pending_request::{Head, Parked};
 use crate::error::Error;
 use crate::protocol::CloseCode;
 
-/// The part of a connection's life that it is in, with what belongs to that part alone.
+/// The phase of a connection's life, with the state that belongs to it alone.
 pub(crate) enum Phase {
     /// Waiting for the end of the request head.
     Handshaking(Option<Box<Head>>),
-    /// A filter has deferred the answer to the request. The request and its attributes are where an
-    /// open connection has them.
+    /// A filter has deferred the answer to the request. The request and its attributes are stored
+    /// as those of an open connection.
     Parked(Box<Parked>),
     Open,
-    /// Our close frame is queued or sent; the peer's, and the end of our queue, are awaited.
+    /// Our close frame is queued or sent. The connection waits for the peer's close frame and for
+    /// the end of our queue.
     Closing(Box<CloseState>),
-    /// What is queued is written, and nothing is added to it. What the peer sends is discarded.
+    /// Queued bytes are written, and no more are added. Bytes from the peer are discarded.
     Draining,
-    /// Our FIN is sent, and the peer's is awaited. What the peer sends is discarded.
+    /// Our FIN is sent, and the connection waits for the peer's. Bytes from the peer are discarded.
     HalfClosed {
         /// Both close frames have been sent.
         answered: bool,
@@ -30,7 +31,7 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// A close under way, and what its `disconnect` will tell.
+/// A close in progress, and the details of its `disconnect`.
 pub(crate) struct CloseState {
     pub(super) peer: PeerClose,
     pub(super) error: Option<Error>,
@@ -38,17 +39,17 @@ pub(crate) struct CloseState {
     pub(super) reason: String,
 }
 
-/// The peer's close frame, once ours is queued.
+/// The state of the peer's close frame, once ours is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerClose {
     Awaited,
-    /// It has come.
+    /// It has arrived.
     Answered,
-    /// It will not come: the peer has sent what no frame can follow, or its FIN.
+    /// It will not arrive: the peer has sent bytes that no frame can follow, or its FIN.
     Broken,
 }
 
-/// Which phase it is, without what belongs to it.
+/// The phase alone, without its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Handshaking,
@@ -90,8 +91,7 @@ impl State {
         Self::Dead,
     ];
 
-    /// The phase of this state; `None` of a request that is not answered, which keeps something of
-    /// its own.
+    /// The phase of this state; `None` for a request without an answer, which has state of its own.
     pub(super) fn with(self, close: CloseState) -> Option<Phase> {
         Some(match self {
             Self::Handshaking | Self::Parked => return None,
@@ -103,20 +103,21 @@ impl State {
         })
     }
 
-    /// Whether the connection says nothing more but what is queued.
+    /// Whether the connection sends nothing more than what is queued.
     pub(super) fn is_ending(self) -> bool {
         !matches!(self, Self::Handshaking | Self::Parked | Self::Open)
     }
 }
 
-/// What happened to a connection.
+/// The things that can happen to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Happened {
     /// No filter objects to the upgrade.
     Upgraded,
     /// A filter deferred the answer to the request.
     Deferred,
-    /// That answer has come. The other filters are asked, or the request is answered.
+    /// The answer to a deferred request has come. The other filters run, or the request gets its
+    /// response.
     Resumed,
     /// The request gets a response instead of an upgrade.
     Responded,
@@ -126,11 +127,11 @@ pub(super) enum Happened {
     PeerClosed,
     /// The peer's FIN has come.
     PeerFinished,
-    /// It failed for a reason that a close frame tells the peer: a violation, a panic, a reader
-    /// that was too slow and has received no part of a frame.
+    /// It failed for a reason that a close frame can report to the peer: a violation, a panic, a
+    /// reader that was too slow and has received no part of a frame.
     Failed,
-    /// It failed for a reason that the peer cannot be told: it is silent, takes nothing, or was too
-    /// slow and has received a part of a frame.
+    /// It failed for a reason that cannot be reported to the peer: the peer is silent, takes
+    /// nothing, or was too slow and has received a part of a frame.
     Unreachable,
     /// Reading from or writing to its socket failed.
     SocketFailed,
@@ -138,9 +139,9 @@ pub(super) enum Happened {
     Emptied,
     /// Its socket has taken all that was queued, and the peer's FIN came before that.
     EmptiedAfterFin,
-    /// The time for the request, or for the end, is over, or a shutdown ends it.
+    /// The time for the request, or the time to end, is over, or a shutdown ends it.
     TimedOut,
-    /// `abort`.
+    /// `abort` was called.
     Aborted,
 }
 
@@ -164,19 +165,19 @@ impl Happened {
     ];
 }
 
-/// What a step sends.
+/// The output of a step to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sends {
     Nothing,
-    /// The 101, or the response instead of it.
+    /// The 101, or another response.
     Response,
     /// A close frame, behind everything that is queued.
     Close,
     Fin,
-    /// Instead of what is queued.
+    /// A reset in place of the queued bytes.
     Reset,
-    /// A reset, unless the socket has taken everything and was never full: then nothing. So
-    /// the peer cannot take a part for the whole, and the kernel does not keep the rest.
+    /// A reset, unless the socket has taken everything and was never full: then nothing. So the
+    /// peer cannot mistake a part for the whole, and the kernel does not keep the rest.
     ResetIfShort,
 }
 
@@ -185,7 +186,7 @@ pub(super) enum Sends {
 pub(super) enum Fires {
     Nothing,
     Close,
-    /// `error`, if the code of the peer's close frame says that something went wrong.
+    /// `error`, if the code of the peer's close frame reports a failure.
     Error,
     Disconnect {
         /// Both sides sent a close frame, and the socket has taken everything.
@@ -201,14 +202,15 @@ pub(super) struct Step {
     pub(super) fires: Fires,
 }
 
-/// What follows when this happens in that state; `None` if it changes nothing.
+/// The step when this happens in that state; `None` if it changes nothing.
 #[inline]
 pub(super) fn follows(state: State, happened: Happened) -> Option<Step> {
     let step = step(state, happened);
     (step.next != state).then_some(step)
 }
 
-/// The table. What is not listed changes nothing: an end that has begun is not begun again.
+/// The table. A case that is not listed changes nothing: an end that has begun does not begin
+/// again.
 fn step(state: State, happened: Happened) -> Step {
     use Happened::*;
     use PeerClose::{Answered, Awaited, Broken};
@@ -235,7 +237,7 @@ fn step(state: State, happened: Happened) -> Step {
         (Open, Aborted) => (Dead, Sends::Reset, UNCLEAN),
 
         (Closing(Awaited), PeerClosed) => (Closing(Answered), Sends::Nothing, Fires::Nothing),
-        // It takes nothing from the peer that was emitted before our close frame.
+        // The messages that were emitted before our close frame still reach the peer.
         (Closing(Awaited), Failed | PeerFinished) => {
             (Closing(Broken), Sends::Nothing, Fires::Nothing)
         }

@@ -1,7 +1,7 @@
-//! What comes in from one peer: from the bytes that were read to what listeners have to hear of.
+//! Input of one peer: turns the bytes that were read into the units for which listeners are called.
 //!
-//! It knows no listener, and what becomes of a connection is not decided here: a close frame, a
-//! violation and too much of anything are handed to `transitions`.
+//! It knows no listener, and does not decide a connection's fate: a close frame, a violation and an
+//! exceeded limit are handed to `transitions`.
 
 use std::borrow::Cow;
 use std::io::{self, Read as _};
@@ -17,35 +17,35 @@ use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Payload, Violation};
 use crate::token::Token;
 
-/// What a message, a ping or a pong counts of a turn's work, in bytes: as much as a KiB that is
+/// The cost of a message, a ping or a pong, in bytes of a turn's work: the same as a KiB that is
 /// read.
 pub(crate) const MESSAGE: usize = 1024;
-/// What a frame that is decoded and dropped counts.
+/// The cost of a frame that is decoded and dropped.
 const SKIPPED: usize = 128;
 
-/// What a peer sent, when somebody has to hear of it.
+/// A unit of the peer's input that the server has to handle.
 pub(crate) enum Received<'i> {
-    /// It is not upgraded: what is in the input belongs to its request, or comes behind it.
+    /// The connection is not upgraded: the input belongs to its request, or comes behind it.
     Request,
     Message(Message<'i>),
     /// A ping, which is answered, or a pong.
     Control(Event, Cow<'i, [u8]>),
-    /// A message was decompressed in part: [`inflate_on`](Hub::inflate_on) goes on with it before
+    /// A message was decompressed in part: [`inflate_on`](Hub::inflate_on) continues it before
     /// anything behind it is handled.
     Unfinished,
 }
 
 impl Hub {
-    /// Reads from a connection's socket, once; `None` if it is gone. What comes is a sign of life.
-    /// It is to be handed to [`receive`](Self::receive), and up to [`end_input`](Self::end_input)
-    /// the connection's own replies are collected.
+    /// Reads from a connection's socket, once; `None` if the connection has ended. Input is a sign
+    /// of life. The caller hands it to [`receive`](Self::receive); until
+    /// [`end_input`](Self::end_input) the connection's own replies are collected.
     #[inline]
     pub(crate) fn read(&mut self, token: Token, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         self.read_if::<false>(token, buffer)
     }
 
-    /// The same if the connection is in its usual state: open, not waiting to be read, and its
-    /// socket takes what it is offered. `None` if it is not.
+    /// The same for the fast path: the connection is open, does not wait to be read, and its socket
+    /// is not full. `None` for all others.
     #[inline]
     pub(crate) fn read_usual(
         &mut self,
@@ -75,7 +75,7 @@ impl Hub {
             self.active = Some(token.index);
             if matches!(connection.phase, Phase::Open) {
                 connection.time = self.now;
-                // Its entry in the timers was for its death; the next ping may be due sooner.
+                // Its entry in the timers was for its time-out; the next ping may be due sooner.
                 if std::mem::take(&mut connection.ping_sent) {
                     self.arm(token.index);
                 }
@@ -84,7 +84,7 @@ impl Hub {
         Some(result)
     }
 
-    /// The same for what was not read just now.
+    /// The same for input that was not read just now.
     #[inline]
     pub(crate) fn begin_input(&mut self, token: Token) {
         self.active = Some(token.index);
@@ -96,9 +96,9 @@ impl Hub {
         open(&mut self.connections, token).map(|connection| connection.route)
     }
 
-    /// The message at the front of `input`, if it lies there whole, as most do, and is not
-    /// compressed; and the connection's uuid. [`receive`](Self::receive) finds out what is there
-    /// instead.
+    /// The message at the front of `input` and the connection's uuid, if the message is there
+    /// whole, as most are, and is not compressed. Otherwise [`receive`](Self::receive) finds out
+    /// what is there.
     #[inline]
     pub(crate) fn next_message<'i>(
         &mut self,
@@ -119,8 +119,8 @@ impl Hub {
         }
     }
 
-    /// Decodes from the front of `input` until there is something to tell; `None` when nothing more
-    /// will come of it.
+    /// Decodes from the front of `input` until there is something to handle; `None` when the input
+    /// holds nothing more.
     #[inline(never)]
     pub(crate) fn receive<'i>(
         &mut self,
@@ -133,7 +133,7 @@ impl Hub {
                 Phase::Open => true,
                 Phase::Closing(close) if close.peer == PeerClose::Awaited => false,
                 Phase::Handshaking(_) | Phase::Parked(_) => return Some(Received::Request),
-                // What comes behind the peer's close frame, too (RFC 6455 §5.5.1).
+                // This includes bytes behind the peer's close frame (RFC 6455 §5.5.1).
                 _ => return None,
             };
             let rules = match connection.compression {
@@ -167,7 +167,7 @@ impl Hub {
                     self.peer_closed(token, frame);
                     return None;
                 }
-                // After our own close frame only the peer's is of interest (RFC 6455 §7.1.2).
+                // After our own close frame only the peer's matters (RFC 6455 §7.1.2).
                 Ok(Some(_)) => self.work += SKIPPED,
                 Err(violation) => {
                     self.fail(token, Error::Protocol(violation));
@@ -178,8 +178,8 @@ impl Hub {
         None
     }
 
-    /// Goes on with a message that was decompressed in part. Meanwhile the peer's next sign of life
-    /// waits behind it.
+    /// Continues with a message that was decompressed in part. Meanwhile the peer's next sign of
+    /// life waits behind it.
     pub(crate) fn inflate_on(&mut self, token: Token) -> Option<Received<'static>> {
         let connection =
             named(&mut self.connections, token).filter(|connection| connection.is_open())?;

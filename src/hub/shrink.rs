@@ -1,31 +1,31 @@
-//! When far fewer are connected than were: what has grown with their number is given back.
+//! Gives memory back when far fewer connections are open than before.
 //!
-//! Without it, 5 000 connections that have gone leave 992 KB of live heap behind, with it 33 KB
+//! Without it, 992 KB of live heap remain after 5 000 connections have ended, with it 33 KB
 //! (`tests/memory.rs`).
 //!
-//! Long lists are cut where they lie before they are freed, down to almost nothing. glibc's malloc
-//! takes the length of a mapping that is freed for a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from
-//! there on it puts lists of that length among small memory, and keeps up to twice as much of free
-//! memory for good.
+//! Long lists are first cut in place, down to almost nothing, and then freed. glibc's malloc takes
+//! the length of a freed mapping as a hint (`M_MMAP_THRESHOLD` in mallopt(3)): from then on it puts
+//! lists of that length among small memory, and keeps up to twice that much free memory for good.
 
 use super::connection::Connection;
 use super::{Hub, KEEP_ENTRIES, KEEP_NOTIFICATIONS};
 
-/// Up to so many slots nothing is given back: a server whose few connections come and go does not
-/// ask the allocator each time.
+/// The number of slots up to which no memory is given back: a server with few connections does not
+/// call the allocator each time that one comes or ends.
 const KEEP_SLOTS: usize = 128;
-/// Memory is given back when no more than this share of the slots is taken, so that whoever comes
-/// and goes around one number costs nothing.
+/// Memory is given back when at most one in this many slots is taken. This is hysteresis: churn
+/// around one number does not reallocate.
 const SHRINK_SHARE: usize = 4;
 
 impl Hub {
-    /// So many are connected that it is worth while to give memory back when most have gone.
+    /// Notes that so many connections are open that memory should be given back when most have
+    /// ended.
     pub(super) fn will_shrink(&mut self) {
         self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
     }
 
-    /// Gives back what so few connections do not need; `last` was the last one if there is none any
-    /// more.
+    /// Frees the memory that the remaining connections do not need; `last` is the last one if none
+    /// remains.
     #[cold]
     pub(super) fn shrink(&mut self, last: Option<Connection>) {
         let slots = self.connections.capacity();
@@ -39,13 +39,13 @@ impl Hub {
             self.connections.shrink_to_fit();
             self.connections.remove(index);
         } else {
-            // As far as the highest slot that is taken.
+            // This keeps the slots up to the highest one that is taken.
             self.connections.shrink_to_fit();
         }
         let len = self.connections.len();
-        // Where a high slot is taken, little was won: the next try is worth its trouble when half
-        // of the others have left, too, or when that slot is free. From there on the lowest free
-        // slots are taken first.
+        // If a high slot is taken, little memory was freed. The next try is worth its cost when
+        // half of the other connections have ended too, or when that slot is free. From then on the
+        // lowest free slots are taken first.
         self.shrink_at = len / 2;
         self.timers.shrink(len);
         self.names.shrink(&self.connections, len);
@@ -65,7 +65,7 @@ mod tests {
     use crate::hub::test_kit::{hub, insert, open};
     use crate::token::Token;
 
-    /// Gives up a connection.
+    /// Ends a connection.
     fn leave(hub: &mut Hub, token: Token) {
         hub.peer_finished(token);
         hub.flush_dirty();
@@ -80,7 +80,7 @@ mod tests {
             let tokens: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000).0).collect();
             tokens.iter().for_each(|&token| leave(&mut hub, token));
             assert!(hub.connections.capacity() <= KEEP_SLOTS);
-            // Who was there is not who comes.
+            // A new connection must not be confused with an old one.
             let (token, _far) = insert(&mut hub, 0);
             assert!(tokens.iter().all(|&gone| hub.get(gone).is_none()) && hub.get(token).is_some());
             hub.timed_out(token);
@@ -92,7 +92,7 @@ mod tests {
     fn those_who_stay_are_the_same_however_many_have_gone() {
         let mut hub = hub();
         let all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
-        // The last one that came has the highest slot.
+        // The connection that came last has the highest slot.
         let (early, late) = (all[7].0, all[all.len() - 1].0);
         let uuids = [early, late].map(|token| hub.get(token).unwrap().uuid);
         for &(token, _) in all.iter().filter(|(token, _)| ![early, late].contains(token)) {
@@ -100,7 +100,7 @@ mod tests {
         }
         assert_eq!([early, late].map(|token| hub.is_open(token)), [true; 2]);
         assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), Some(late)]);
-        assert!(hub.connections.capacity() > late.index as usize, "nobody is moved");
+        assert!(hub.connections.capacity() > late.index as usize, "no connection is moved");
         leave(&mut hub, late);
         assert_eq!(uuids.map(|uuid| hub.find(uuid)), [Some(early), None]);
         let more: Vec<_> = (0..3 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
@@ -160,7 +160,8 @@ mod tests {
         (hub, all)
     }
 
-    /// Whether memory is given back when one leaves: a scratch list that has grown shows it.
+    /// Whether memory is given back when one connection ends: a scratch list that has grown shows
+    /// it.
     fn is_given_back_when_one_leaves(hub: &mut Hub, token: Token) -> bool {
         hub.rest.reserve_exact(2 * KEEP_ENTRIES);
         leave(hub, token);
@@ -197,7 +198,7 @@ mod tests {
             let given_back = is_given_back_when_one_leaves(&mut hub, lowest_first.next().unwrap());
             if given_back {
                 tries.push(hub.connections.len());
-                // That another one comes and leaves does not bring the next try nearer.
+                // A connection that comes and ends does not bring the next try nearer.
                 let (token, _far) = open(&mut hub, 1000);
                 assert!(
                     hub.connections.len() <= slots / 16

@@ -1,4 +1,4 @@
-//! A shutdown: which connections are closed when, what is cut off in the end, and when it is over.
+//! A shutdown: when connections are closed, which are reset in the end, and when it is finished.
 
 use super::Hub;
 use super::phase::Phase;
@@ -8,15 +8,15 @@ use crate::error::CloseError;
 use crate::http::Refusal;
 use crate::protocol::CloseCode;
 
-/// What a close by a shutdown counts of a turn's work, in bytes: its events and its system calls.
+/// The cost of a close by a shutdown, in bytes of a turn's work: its events and its system calls.
 const CLOSE: usize = 8 * 1024;
-/// What cutting off a connection counts of a turn's work, in bytes.
+/// The cost of resetting a connection, in bytes of a turn's work.
 const CUT_OFF: usize = 4 * 1024;
 
 impl Hub {
-    /// Refuses new connections and closes the open ones, one after the other over `spread`. What is
-    /// left `deadline` after the last close is cut off. A second call closes at once those that are
-    /// still open, with its own code and reason.
+    /// Refuses new connections and closes the open ones, one after the other over `spread`.
+    /// Connections that are still open `deadline` after the last close are reset. A second call
+    /// closes the remaining open ones at once, with its own code and reason.
     pub(crate) fn shutdown(
         &mut self,
         code: CloseCode,
@@ -47,7 +47,7 @@ impl Hub {
             }
         }
         self.close_next(self.work.saturating_add(self.work_per_turn));
-        // A request that is being answered just now still gets its answer.
+        // A request that is being answered now still gets its answer.
         for token in self.tokens(|connection| matches!(connection.phase, Phase::Handshaking(_))) {
             if self.active != Some(token.index) {
                 self.timed_out(token);
@@ -59,8 +59,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Closes those whose time has come in a shutdown, until the turn's work is so much; the others
-    /// have the next turn.
+    /// Closes the connections whose time in the shutdown has come, until the turn's work reaches
+    /// `until`; the others follow in the next turn.
     pub(crate) fn close_next(&mut self, until: usize) {
         while self.work < until
             && let Some(stopping) = &mut self.stopping
@@ -73,8 +73,9 @@ impl Hub {
         }
     }
 
-    /// Closes whose turn it is in a shutdown, and cuts off what is left when its deadline has come,
-    /// until the turn's work is so much. The others have the next turn.
+    /// Closes the connections whose time in the shutdown has come, and resets the remaining ones
+    /// when its deadline has passed, until the turn's work reaches `until`. The others follow in
+    /// the next turn.
     pub(crate) fn enforce_shutdown(&mut self, until: usize) {
         let Some(stopping) = &self.stopping else { return };
         let is_over = stopping.deadline <= self.now;
@@ -82,7 +83,7 @@ impl Hub {
         if !is_over {
             return;
         }
-        // One that is open is closed first: in the next turn, if it is not now.
+        // An open connection is closed first: in the next turn, if it is not now.
         for token in
             self.tokens(|connection| !matches!(connection.phase, Phase::Open | Phase::Dead))
         {
@@ -94,9 +95,9 @@ impl Hub {
         }
     }
 
-    /// Whether all that is left is to wait for the FINs of peers that have answered our close
-    /// frame. If the process ended before other FINs, the kernel could drop what such a peer has
-    /// not read.
+    /// Whether the shutdown only waits for the FINs of peers that have answered our close frame. If
+    /// the process ended before other FINs, the kernel could drop bytes that such a peer has not
+    /// read.
     pub(crate) fn has_said_all(&self) -> bool {
         self.connections.iter().all(|(_, connection)| match connection.phase {
             Phase::HalfClosed { answered } => answered && !connection.was_blocked,

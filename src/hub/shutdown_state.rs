@@ -1,28 +1,28 @@
-//! A shutdown under way: which connections are still to be closed, and when.
+//! A shutdown in progress: the connections still to be closed, and their times.
 
 use std::rc::Rc;
 
 use crate::protocol::CloseCode;
 use crate::token::Token;
 
-/// A shutdown under way.
+/// A shutdown in progress.
 pub(crate) struct Stopping {
-    /// When what remains is cut off; milliseconds on the loop's clock.
+    /// When the remaining connections are reset; milliseconds on the loop's clock.
     pub(crate) deadline: u64,
-    /// Connections that were cut off.
+    /// The number of connections that were reset.
     pub(crate) remained: usize,
     pub(super) code: CloseCode,
     pub(super) reason: Rc<str>,
-    /// Those that are still to be closed, and how many there were.
+    /// The connections still to be closed, and how many there were at first.
     pub(super) waiting: Vec<Token>,
     pub(super) total: usize,
     pub(super) begun: u64,
-    /// Over how many milliseconds the closes are spread.
+    /// The time over which the closes are spread, in milliseconds.
     pub(super) spread: u64,
 }
 
 impl Stopping {
-    /// When the next connection is to be closed.
+    /// The time at which the next connection is to be closed.
     pub(crate) fn next(&self) -> Option<u64> {
         if self.waiting.is_empty() {
             return None;

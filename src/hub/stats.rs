@@ -364,7 +364,7 @@ impl Stats {
         text.one(
             "connections_closed_total",
             "counter",
-            "Connections of every kind that are gone.",
+            "Connections of every kind that have ended.",
             self.closed,
         );
         text.one(

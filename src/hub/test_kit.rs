@@ -1,5 +1,4 @@
-//! Connections in memory, for the tests of the hub: how much the server may write is up to the
-//! test.
+//! Connections in memory for the tests of the hub; the test decides how much the server may write.
 
 use super::attributes::Attributes;
 use super::{Hub, Notification, Upgraded};
@@ -37,7 +36,7 @@ pub(super) fn open(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     (token, far)
 }
 
-/// No filter objects to the request of this connection.
+/// Upgrades this connection, as if no filter objected.
 pub(super) fn upgrade(hub: &mut Hub, token: Token) {
     let request = Request::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &hub.limits.head).unwrap();
     let head = b"101".to_vec();

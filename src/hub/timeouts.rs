@@ -1,7 +1,7 @@
-//! What is due when, and what is done with those whose time has come.
+//! The timeouts of connections: when each is due, and what then happens.
 //!
-//! Time is a number that the hub was given: no clock is read here, and how long a phase may last is
-//! the connection's own knowledge.
+//! The hub is given the time as a number: no clock is read here. The connection knows how long its
+//! phase may last.
 
 use super::connection::{Deadline, Timeout};
 use super::phase::Phase;
@@ -10,20 +10,20 @@ use crate::error::Error;
 use crate::protocol::Opcode;
 use crate::token::Token;
 
-/// A loop that comes so much too late to an end was not turned, in milliseconds.
+/// A loop that reaches a deadline later than this was not turned meanwhile, in milliseconds.
 const LATE: u64 = 1000;
 
 impl Hub {
-    /// When a connection has to be looked at next; milliseconds on the loop's clock.
+    /// The time at which a connection has to be looked at next; milliseconds on the loop's clock.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         let stopping = self.stopping.as_ref().filter(|_| !self.connections.is_empty());
         let stop = stopping.map(|stopping| stopping.next().unwrap_or(stopping.deadline));
         self.timers.next().into_iter().chain(stop).min()
     }
 
-    /// The next connection whose time has come, and for what. It looks at no more than `looks`,
-    /// because many may have been heard from since they were entered; those that are left over are
-    /// still due.
+    /// The next connection whose time has come, and the reason. It looks at no more than `looks`
+    /// entries, because many connections may have shown a sign of life since they were entered.
+    /// Entries that it has not looked at are still due.
     pub(crate) fn pop_due(&mut self, looks: &mut usize) -> Option<(Token, Timeout)> {
         while *looks > 0 {
             *looks -= 1;
@@ -39,8 +39,8 @@ impl Hub {
         None
     }
 
-    /// Whether the connection's time has come still, for the same thing, after its socket was
-    /// offered what waits: that it has room may be one of the events that did not fit into this
+    /// Whether the connection's time has still come, for the same reason, after its socket was
+    /// offered the waiting bytes. The event that the socket has room may not have fitted into this
     /// turn.
     pub(crate) fn is_still_due(&mut self, token: Token, timeout: Timeout) -> bool {
         if self.is_blocked(token) {
@@ -51,8 +51,8 @@ impl Hub {
         deadline.is_some_and(|deadline| deadline.at <= self.now && deadline.timeout == timeout)
     }
 
-    /// If the end of a connection has passed because the loop was not turned, and its socket, which
-    /// was full, has taken something just now, what still waits gets the time that it needs.
+    /// Gives a connection more time if its end has passed because the loop was not turned, and its
+    /// full socket has taken something just now. The waiting bytes get the time that they need.
     fn forgive_lateness(&mut self, token: Token) {
         let (now, limits) = (self.now, &self.limits);
         if let Some(connection) = named(&mut self.connections, token)
@@ -67,14 +67,15 @@ impl Hub {
         }
     }
 
-    /// Does what the time has come for, except for late request heads, which are answered.
+    /// Does what is due, except for late request heads, which get a response.
     pub(crate) fn expire(&mut self, token: Token, timeout: Timeout) {
         match timeout {
             Timeout::Ping => {
                 let asked = self.now.saturating_sub(self.limits.ping_after);
                 if let Some(connection) = self.get_mut(token) {
                     connection.ping_sent = true;
-                    // The answer's time counts from this ping, also if the loop was turned late.
+                    // The time for the answer counts from this ping, also if the loop was turned
+                    // late.
                     connection.time = asked;
                     self.push_control(token, Opcode::Ping, b"");
                 }
@@ -86,15 +87,15 @@ impl Hub {
         self.rearm(token);
     }
 
-    /// Enters the connection in the timers again, for whatever is due next.
+    /// Enters the connection in the timers again, for its next deadline.
     pub(crate) fn rearm(&mut self, token: Token) {
         if self.get(token).is_some() {
             self.arm(token.index);
         }
     }
 
-    /// Sees to it that the connection is looked at by its deadline. An entry that is too early is
-    /// left: it costs one look.
+    /// Makes sure that the connection is looked at by its deadline. An entry that is too early
+    /// stays: it costs one look.
     #[inline]
     pub(super) fn arm(&mut self, index: u32) {
         if let Some(Deadline { at, .. }) = self.connections[index as usize].deadline(&self.limits)
@@ -133,7 +134,7 @@ mod tests {
         let mut hub = hub();
         hub.limits.ping_after = 1000;
         let peers: Vec<_> = (0..5).map(|_| open(&mut hub, 0)).collect();
-        // All were heard from since: none is due, but each has to be looked at.
+        // All have shown a sign of life: none is due, but each has to be looked at.
         hub.now = 999;
         for (token, far) in &peers {
             far.send(b"x");
@@ -209,7 +210,7 @@ mod tests {
         hub.respond(token, &Response::text("x".repeat(100)), false);
         hub.flush_dirty();
         let end = hub.get(token).unwrap().time;
-        // It takes something often enough not to stall.
+        // It takes bytes often enough not to stall.
         while hub.now + STALL / 2 < end {
             hub.now += STALL / 2;
             far.make_room(1);
@@ -233,7 +234,7 @@ mod tests {
             hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL);
             hub.close(token, CloseCode::NORMAL, "").unwrap();
             hub.flush_dirty();
-            // A reader that takes a byte now and then does not stall, and is cut off all the same.
+            // A reader that takes a byte now and then does not stall, and is reset all the same.
             while hub.pop_due(&mut 1).is_none() {
                 hub.now = hub.next_deadline().unwrap();
             }
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_a_full_socket_took_late_may_be_unread_so_that_the_end_is_a_reset() {
-        // The longer one is offered to the socket at once, the other when the callback has
+        // The longer message is offered to the socket at once, the other when the callback has
         // returned.
         for len in [100, 20_000] {
             let mut hub = hub();

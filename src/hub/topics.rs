@@ -1,6 +1,7 @@
-//! Topics as connections have them: open ones may join, and members are found by what is published.
+//! The topics of connections: open connections may join, and a message is published to the members.
 //!
-//! The table of members is `membership`; a connection that closes leaves in `transitions`.
+//! `membership` holds the table of members; a connection that closes leaves its topics in
+//! `transitions`.
 
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use crate::outbox::Outgoing;
 use crate::token::Token;
 
 impl Hub {
-    /// Makes an open connection a member of a topic; whether it was none before.
+    /// Makes an open connection a member of a topic; returns whether it was not a member before.
     pub(crate) fn join(&mut self, token: Token, topic: &str) -> Result<bool, TopicError> {
         if !self.is_open(token) {
             return Err(TopicError::Closed);
@@ -25,14 +26,14 @@ impl Hub {
         members.filter_map(|index| Some(self.connections.get(index as usize)?.uuid)).collect()
     }
 
-    /// Gives a message to the members of a topic but one; returns how many got it.
+    /// Gives a message to the members of a topic except one; returns how many accepted it.
     pub(crate) fn publish(
         &mut self,
         topic: &str,
         except: Option<Token>,
         message: &Outgoing<'_>,
     ) -> usize {
-        // This may close connections, and with its last member a topic ends.
+        // This may close connections, and a topic ends with its last member.
         if self.stage.is_full() {
             self.flush_staged();
         }
@@ -50,7 +51,7 @@ mod tests {
     use crate::protocol::{CloseCode, Opcode, encode_frame};
     use crate::transport::memory::FarEnd;
 
-    /// What the table does, done slowly: each topic's members by uuid.
+    /// A slow model of the table: each topic's members by uuid.
     #[derive(Default)]
     struct Model {
         topics: HashMap<String, BTreeSet<Uuid>>,

@@ -1,7 +1,7 @@
-//! What happens in a connection's life, from its upgrade to its end.
+//! The transitions of a connection, from its upgrade to its end.
 //!
-//! Only here does one phase follow another, and which one is decided by the table in `phase`. It
-//! does not look for connections whose time has come: that is `timeouts`'s.
+//! One phase follows another only here; the table in `phase` decides which one. `timeouts` finds
+//! the connections whose time has come.
 
 use std::io;
 use std::num::NonZeroU16;
@@ -22,16 +22,16 @@ use crate::protocol::{CloseCode, CloseFrame, Decoder, truncate_reason};
 use crate::token::Token;
 use crate::transport::PeerAddress;
 
-/// What leaving a topic counts of a turn's work, in bytes.
+/// The cost of leaving a topic, in bytes of a turn's work.
 const LEAVE: usize = 2 * 1024;
 
-/// What the handshake hands over for a connection that opens.
+/// The result of the handshake for a connection that opens.
 pub(crate) struct Upgraded {
     /// The 101 response.
     pub(crate) head: Vec<u8>,
-    /// Which of the server's routes it came by.
+    /// The route of the server by which it came.
     pub(crate) route: u32,
-    /// Which of the route's subprotocols was agreed on, counted from 1.
+    /// The subprotocol that was agreed on: its number in the route's list, counted from 1.
     pub(crate) subprotocol: Option<NonZeroU16>,
     pub(crate) request: Request,
     pub(crate) attributes: Attributes,
@@ -47,10 +47,10 @@ pub(crate) struct Resumed {
     pub(crate) peer: PeerAddress,
 }
 
-/// What listeners and the peer are to be told of a step.
+/// The output of a step, to listeners and to the peer.
 #[derive(Default)]
 struct Cause {
-    /// What is sent to a request.
+    /// The response to a request.
     response: Bytes,
     error: Option<Error>,
     code: Option<CloseCode>,
@@ -65,16 +65,16 @@ impl From<Error> for Cause {
     }
 }
 
-/// What our close frame says. The peer's own reason is not sent back to it.
+/// The content of our close frame. The peer's own reason is not sent back to it.
 fn echo(happened: Happened, close: &CloseState) -> Option<(CloseCode, &str)> {
     let reason = if happened == Happened::PeerClosed { "" } else { &close.reason };
     close.code.map(|code| (code, reason))
 }
 
 impl Hub {
-    // What happens to a request.
+    // Transitions of a request.
 
-    /// The peer becomes an open connection.
+    /// Turns a peer into an open connection.
     pub(crate) fn open(&mut self, token: Token, upgrade: Upgraded) {
         let now = self.now;
         let Some(connection) = named(&mut self.connections, token) else { return };
@@ -99,7 +99,7 @@ impl Hub {
         self.happen(token, Happened::Upgraded, Cause { response, ..Cause::default() });
     }
 
-    /// The request waits for its answer.
+    /// Makes the request wait for its answer.
     pub(crate) fn park(
         &mut self,
         token: Token,
@@ -115,7 +115,7 @@ impl Hub {
         }
     }
 
-    /// The answer to a parked request has come; `None` if it does not wait any more.
+    /// Continues a parked request whose answer has come; `None` if it does not wait any more.
     pub(crate) fn resume(&mut self, token: Token) -> Option<Resumed> {
         let connection = self.get_mut(token)?;
         follows(connection.phase.state(), Happened::Resumed)?;
@@ -129,8 +129,8 @@ impl Hub {
         Some(Resumed { parked: *parked, request, attributes, peer: connection.peer.get() })
     }
 
-    /// The peer does not get what it asked for, but this refusal; without the text if it asked by
-    /// HEAD (RFC 9110 §9.3.2).
+    /// Answers the request with this refusal; without the text if the method is HEAD (RFC 9110
+    /// §9.3.2).
     pub(crate) fn refuse(&mut self, token: Token, refusal: &Refusal, head_only: bool) {
         let Some(connection) = self.get(token) else { return };
         let parked_head =
@@ -140,7 +140,7 @@ impl Hub {
         self.respond(token, &refusal.response(), head_only || parked_head);
     }
 
-    /// The peer gets a response instead of an upgrade, and is seen off.
+    /// Answers the request with a response instead of an upgrade, and ends the connection.
     pub(crate) fn respond(&mut self, token: Token, response: &Response, head_only: bool) {
         let mut bytes = Vec::new();
         response.encode(head_only, &mut bytes);
@@ -151,9 +151,9 @@ impl Hub {
         );
     }
 
-    // What ends a connection.
+    // Transitions that end a connection.
 
-    /// Closes from our side; on a connection that is not open it does nothing.
+    /// Closes from our side; does nothing on a connection that is not open.
     pub(crate) fn close(
         &mut self,
         token: Token,
@@ -174,13 +174,13 @@ impl Hub {
         Ok(())
     }
 
-    /// Cuts a connection off: what waits is dropped, and the peer sees a reset.
+    /// Resets a connection: waiting bytes are dropped, and the peer sees a reset.
     pub(crate) fn abort(&mut self, token: Token) {
         self.happen(token, Happened::Aborted, Cause::default());
     }
 
-    /// The peer's close frame: it is answered in kind, behind everything that waits (RFC 6455
-    /// §5.5.1).
+    /// Handles the peer's close frame: a close frame answers it, behind everything that waits (RFC
+    /// 6455 §5.5.1).
     #[cold]
     pub(super) fn peer_closed(&mut self, token: Token, frame: Option<CloseFrame<'_>>) {
         let Some(connection) = self.get_mut(token) else { return };
@@ -197,7 +197,7 @@ impl Hub {
         self.happen(token, Happened::PeerClosed, Cause { error, code, reason, ..Cause::default() });
     }
 
-    /// The peer's FIN has come.
+    /// Handles the peer's FIN.
     #[cold]
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
@@ -205,19 +205,20 @@ impl Hub {
         let was_open = connection.is_open();
         self.happen(token, Happened::PeerFinished, Error::Lost.into());
         if !was_open {
-            // At once, because its timeout may be looked at next: it may have ended in time.
+            // It is flushed at once, because its timeout may be looked at next: the connection may
+            // have ended in time.
             self.flush(token);
         }
     }
 
-    /// Reading from or writing to the socket failed.
+    /// Handles a failure of reading from or writing to the socket.
     #[cold]
     pub(crate) fn socket_failed(&mut self, token: Token, error: io::Error) {
         self.happen(token, Happened::SocketFailed, Error::Io(error.into()).into());
     }
 
-    /// Ends a connection for a reason of its own making or of the network's: the peer is told if it
-    /// can be.
+    /// Ends a connection that failed, or whose network did. The peer gets a close frame if that is
+    /// possible.
     #[cold]
     pub(crate) fn fail(&mut self, token: Token, error: Error) {
         let mut dropped = 0;
@@ -249,12 +250,12 @@ impl Hub {
         );
     }
 
-    /// The time for its request, or for its end, is over.
+    /// Handles the end of the time for the request, or of the time to end.
     pub(crate) fn timed_out(&mut self, token: Token) {
         self.happen(token, Happened::TimedOut, Cause::default());
     }
 
-    /// The socket of a connection that says nothing more has taken all that waited.
+    /// Notes that the socket of a connection that says nothing more has taken all waiting bytes.
     pub(super) fn emptied(&mut self, token: Token) {
         let Some(connection) = alive(&mut self.connections, token) else { return };
         let before = connection.phase.state();
@@ -272,7 +273,7 @@ impl Hub {
         }
     }
 
-    // What follows from it.
+    // Carrying out a step.
 
     /// Carries out one step of the state machine.
     #[cold]
@@ -285,7 +286,7 @@ impl Hub {
             log::debug!("connection {}: {error}", connection.peer.get());
         }
         let mut close = match std::mem::replace(&mut connection.phase, Phase::Dead) {
-            // Its `disconnect` tells why its end began.
+            // Its `disconnect` reports the reason for which its end began.
             Phase::Closing(close) => *close,
             _ => CloseState { peer: PeerClose::Awaited, error: None, code, reason },
         };
@@ -323,7 +324,7 @@ impl Hub {
         }
     }
 
-    /// Sends what a step sends; an error if its socket cannot be shut down.
+    /// Sends the output of a step; returns an error if the socket cannot be shut down.
     fn send(
         &mut self,
         token: Token,
@@ -379,15 +380,15 @@ impl Hub {
             .push_back((token, Notification::Disconnect { error, code, reason, clean, dropped }));
     }
 
-    /// An open connection stops being one: it is not found, counted or reached any more.
+    /// Makes an open connection one that is not found, counted or reached any more.
     fn leave_open(&mut self, token: Token) {
         self.names.remove(&self.connections, token.index);
         self.work += self.topics.leave_all(token.index) * LEAVE;
         self.open -= 1;
     }
 
-    /// The time of a connection to end is over. If the peer has not taken or read everything, as
-    /// far as that is known, it sees a reset.
+    /// Handles a connection whose time to end is over. If the peer may not have taken or read
+    /// everything, it sees a reset.
     fn cut_short(&mut self, token: Token, before: State) {
         let connection = &self.connections[token.index as usize];
         let unanswered = matches!(before, State::Closing(_));
@@ -401,8 +402,8 @@ impl Hub {
         }
     }
 
-    /// Nothing more is read or written: the connection is removed at the end of the turn. Returns
-    /// how many bytes that were queued are dropped.
+    /// Stops reading and writing: the connection is removed at the end of the turn. Returns the
+    /// number of queued bytes that are dropped.
     fn mark_dead(&mut self, token: Token) -> usize {
         let outbox = &mut self.connections[token.index as usize].outbox;
         let dropped = outbox.waiting();
@@ -412,8 +413,8 @@ impl Hub {
         dropped
     }
 
-    /// Records that a verb failed inside a callback of this connection. Nothing is recorded once
-    /// its `disconnect` is on its way, nor of what fails inside an `error` listener.
+    /// Records that a verb failed inside a callback of this connection. Nothing is recorded when
+    /// its `disconnect` is recorded already, and nothing for a failure inside an `error` listener.
     pub(crate) fn verb_failed(&mut self, token: Token, error: Error, data: String) {
         let listening =
             self.get(token).is_some_and(|c| matches!(c.phase, Phase::Open | Phase::Closing(_)));
@@ -488,7 +489,7 @@ mod tests {
         }
     }
 
-    /// A connection in that state, of which the peer has received all that was sent.
+    /// A connection in that state whose peer has received all bytes that were sent.
     fn connection_in(state: State) -> (Hub, Token, FarEnd) {
         let mut hub = hub();
         let (token, far) = match state {

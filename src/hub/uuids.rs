@@ -1,6 +1,6 @@
-//! Who has which uuid: slots by the uuid of their connection.
+//! The slots of connections by uuid.
 //!
-//! The uuids themselves stand in the connections; here is only a table of slots. With a
+//! The uuids themselves are in the connections; this is only a table of slots. With a
 //! `HashMap<Uuid, u32>` instead, an idle connection takes 219 bytes instead of 193
 //! (`tests/memory.rs`, with 5 000 of them).
 
@@ -16,7 +16,7 @@ use super::connection::Connection;
 #[derive(Default)]
 pub(super) struct Names {
     slots: HashTable<u32>,
-    /// Keyed, because users may take uuids from clients.
+    /// A keyed hash, because users may take uuids from clients.
     hasher: RandomState,
 }
 
@@ -27,8 +27,8 @@ impl Names {
         self.slots.find(hash(&self.hasher, uuid), named).copied()
     }
 
-    /// Enters a slot that is not here yet, with the uuid that its connection has; `false` if
-    /// another has that.
+    /// Enters a slot that is not in the table, with its connection's uuid; returns `false` if
+    /// another slot has that uuid.
     pub(super) fn insert(&mut self, connections: &Slab<Connection>, slot: u32) -> bool {
         let uuid = uuid_of(connections, slot).unwrap_or_default();
         let named = |&each: &u32| uuid_of(connections, each) == Some(uuid);
@@ -42,7 +42,7 @@ impl Names {
         }
     }
 
-    /// Takes a slot out, whose connection must still have the uuid that it was entered with.
+    /// Removes a slot, whose connection must still have the uuid that it was entered with.
     pub(super) fn remove(&mut self, connections: &Slab<Connection>, slot: u32) {
         let hash = hash_of(&self.hasher, connections, slot);
         if let Ok(entry) = self.slots.find_entry(hash, |&each| each == slot) {
@@ -50,7 +50,7 @@ impl Names {
         }
     }
 
-    /// Gives back what is not needed for so many.
+    /// Frees memory that is not needed for this number of slots.
     pub(super) fn shrink(&mut self, connections: &Slab<Connection>, len: usize) {
         let hasher = &self.hasher;
         self.slots.shrink_to(len, |&slot| hash_of(hasher, connections, slot));
@@ -65,7 +65,7 @@ fn hash_of(hasher: &RandomState, connections: &Slab<Connection>, slot: u32) -> u
     hash(hasher, uuid_of(connections, slot).unwrap_or_default())
 }
 
-/// As one number: as an array its length would be hashed too.
+/// Hashes the uuid as one number: as an array, its length would be hashed too.
 fn hash(hasher: &RandomState, uuid: Uuid) -> u64 {
     hasher.hash_one(uuid.as_u128())
 }

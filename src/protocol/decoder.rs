@@ -1,6 +1,6 @@
-//! From received bytes to whole messages and control frames (RFC 6455 §5.4–§5.6, §8.1). Knows no
-//! socket, no clock and no connection: it is handed whatever arrived, in any pieces, and gives back
-//! what is complete.
+//! Decodes received bytes into whole messages and control frames (RFC 6455 §5.4–§5.6, §8.1). It
+//! knows no socket, no clock and no connection. Its input is whatever arrived, in any pieces; its
+//! output is whatever is complete.
 
 use super::assembly::Assembly;
 use super::frame::HeaderStart;
@@ -12,9 +12,9 @@ use std::borrow::Cow;
 
 /// Decodes the stream of one connection.
 ///
-/// One pointer wide, and holds no memory between messages: only the bytes of something incomplete
-/// are kept. Frames that arrive whole are unmasked where they lie and handed out borrowed, without
-/// a copy or an allocation.
+/// A decoder is one pointer wide and holds no memory between messages: it keeps only the bytes of
+/// something incomplete. Frames that arrive whole are unmasked in place and returned as borrowed
+/// data, without a copy or an allocation.
 ///
 /// ```
 /// use ikisocket::protocol::{Decoded, Decoder, Message, Role, Rules};
@@ -40,11 +40,11 @@ pub struct Decoder {
 
 #[derive(Debug)]
 enum State {
-    /// In the middle of a message, or of a frame.
+    /// The stream is in the middle of a message, or of a frame.
     Assembling(Assembly),
-    /// After a violation: the stream cannot be understood any more.
+    /// A violation was found: the stream cannot be understood any more.
     Failed(Violation),
-    /// After the peer's Close frame.
+    /// The peer's Close frame was decoded.
     Closed,
 }
 
@@ -55,11 +55,11 @@ impl Decoder {
         Self { state: None }
     }
 
-    /// Takes from the front of `input` what the next complete thing needs, and returns that thing.
+    /// Takes the bytes of the next complete unit from the front of `input`, and returns that unit.
     ///
-    /// `Ok(None)` means that `input` is used up: everything in it was consumed, and the bytes of
-    /// something incomplete are kept here. Call it until then. `input` is advanced, and what it
-    /// stood on is overwritten by unmasking.
+    /// `Ok(None)` means that all of `input` was consumed, and the decoder keeps the bytes of
+    /// anything incomplete. Call it until then. `input` is advanced, and unmasking overwrites the
+    /// bytes that were consumed.
     ///
     /// After a Close frame all further input is consumed and ignored (RFC 6455 §5.5.1).
     ///
@@ -67,7 +67,7 @@ impl Decoder {
     ///
     /// A [`Violation`], at the first byte that decides it: a header's first two bytes, its length,
     /// or the first byte that is not UTF-8, even if the frame is incomplete. Every later call
-    /// returns the same violation. How much of `input` was then taken is not specified.
+    /// returns the same violation. It is not specified how much of `input` was then consumed.
     #[inline]
     pub fn decode<'i>(
         &mut self,
@@ -93,9 +93,9 @@ impl Decoder {
         self.decode_in_pieces(input, rules)
     }
 
-    /// The message at the front of `input`, if it is there whole, in one frame, and not compressed:
-    /// the same as [`decode`](Self::decode) gives, in half as many instructions. Else nothing is
-    /// taken.
+    /// The message at the front of `input`, if it is there whole, in one frame, and not compressed.
+    /// The result is the same as that of [`decode`](Self::decode), in half as many instructions. In
+    /// all other cases nothing is consumed.
     #[inline]
     pub(crate) fn whole_message<'i>(
         &mut self,
@@ -119,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// The way of everything that is not a whole frame between messages, and of everything illegal.
+    /// Decodes everything that is not a whole frame between messages, and everything illegal.
     #[inline(never)]
     fn decode_in_pieces<'i>(
         &mut self,
@@ -154,15 +154,16 @@ impl Decoder {
         self.state = Some(Box::new(state));
     }
 
-    /// Whether the stream stands between two messages: no frame and no message is begun, and it has
+    /// Whether the stream is between two messages: no frame and no message has begun, and it has
     /// not ended by a Close frame or a violation. Then the decoder holds no memory.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state.is_none()
     }
 
-    /// How many received bytes are held: of incomplete headers, payloads and messages. Capacity
-    /// reserved for their growth is not counted; it is at most about as much again.
+    /// The number of received bytes that are held: of incomplete headers, payloads and messages.
+    /// Capacity reserved for their growth is not counted; it is at most about the same number
+    /// again.
     #[must_use]
     pub fn buffered(&self) -> usize {
         match self.state.as_deref() {
@@ -172,8 +173,8 @@ impl Decoder {
     }
 }
 
-/// The next frame of `input`, unmasked, if it is an unfragmented one, legal, and there in full.
-/// Else `input` is left as it was; what is wrong or missing is found out by [`Assembly`].
+/// The next frame of `input`, unmasked, if it is unfragmented, legal, and there in full. In all
+/// other cases `input` stays unchanged, and [`Assembly`] finds out what is wrong or missing.
 #[inline]
 fn take_whole_frame<'i>(
     input: &mut &'i mut [u8],
@@ -184,7 +185,7 @@ fn take_whole_frame<'i>(
     take_frame(input, start, rules)
 }
 
-/// The same of a frame whose start is read and legal.
+/// The same for a frame whose start was read and is legal.
 #[inline]
 fn take_frame<'i>(
     input: &mut &'i mut [u8],
@@ -266,15 +267,16 @@ mod tests {
 
     type Step<'i> = Result<Option<Decoded<'i>>, Violation>;
 
-    /// All that comes out of a stream: what was decoded, and what went wrong.
+    /// Everything that comes out of a stream: the decoded units, and the violation if there was
+    /// one.
     type Outcome = (Vec<Decoded<'static>>, Option<Violation>);
 
-    /// Feeds `chunk` and collects what comes out of it.
+    /// Feeds `chunk` and collects the outcome.
     fn feed(decoder: &mut Decoder, chunk: &[u8], rules: &Rules) -> Outcome {
         feed_by(decoder, chunk, |decoder, input| decoder.decode(input, rules))
     }
 
-    /// The same by a decoder that is asked for whole messages first.
+    /// The same for a decoder that is asked for whole messages first.
     fn feed_messages(decoder: &mut Decoder, chunk: &[u8], rules: &Rules) -> Outcome {
         feed_by(decoder, chunk, |decoder, input| {
             let before = input.len();
@@ -347,8 +349,8 @@ mod tests {
         whole
     }
 
-    /// The stream fails with `violation` when its byte number `decisive` (from 1) arrives, and not
-    /// before.
+    /// Asserts that the stream fails with `violation` when its byte number `decisive` (from 1)
+    /// arrives, and not before.
     fn assert_fails_at(stream: &[u8], decisive: usize, violation: Violation, rules: &Rules) {
         let mut decoder = Decoder::new();
         for (i, byte) in stream.iter().enumerate() {

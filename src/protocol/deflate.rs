@@ -1,5 +1,5 @@
-//! Compressed messages (RFC 7692 §7.2): one message in, the DEFLATE stream of one message out, and
-//! back. Knows no frame and no negotiation.
+//! Compressed messages (RFC 7692 §7.2): turns one message into the DEFLATE stream of one message,
+//! and back. It knows no frame and no negotiation.
 
 use std::fmt;
 
@@ -8,40 +8,40 @@ use zlib_rs::{Deflate, DeflateFlush, Inflate, InflateError, InflateFlush, Status
 
 /// Every message ends with an empty block of which these bytes are not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// The tail and one byte more, which is not taken if a block ends with the tail.
+/// The tail and one byte more, which is not consumed if a block ends with the tail.
 const TAIL_AND_MORE: [u8; 5] = [0x00, 0x00, 0xff, 0xff, 0x00];
-/// A message of nothing: the first byte of an empty block (RFC 7692 §7.2.3.6).
+/// An empty message: the first byte of an empty block (RFC 7692 §7.2.3.6).
 const NOTHING: u8 = 0x00;
 /// The largest window that DEFLATE has, in bytes (RFC 1951 §2).
 const MOST_WINDOW: usize = 1 << 15;
-/// Blocks that a message may have, whatever its length.
+/// The number of blocks that a message may have, whatever its length.
 const MAX_BLOCKS: usize = 1000;
 /// A message may have one more block for this many bytes, compressed and decompressed together. The
-/// smallest blocks of a real compressor hold 127 symbols (zlib at `memLevel` 1); of those that
-/// cannot be compressed, a block takes 259 bytes.
+/// smallest blocks of a real compressor hold 127 symbols (zlib at `memLevel` 1); a block of
+/// incompressible symbols takes 259 bytes.
 const BYTES_PER_BLOCK: usize = 128;
-/// The least room that is made for what comes out.
+/// The least room that is made for decompressed bytes, in bytes.
 const LEAST_ROOM: usize = 512;
-/// The most room that is made before anything has come out.
+/// The most room that is made before any byte has come out, in bytes.
 const MOST_ROOM: usize = 32 * 1024;
-/// The most that the inflater takes, and gives, between two looks at what it has cost. Each piece
+/// The most bytes that the inflater takes, and gives, between two checks of its cost. Each piece
 /// costs a copy of the window.
 const PIECE_IN: usize = 64 * 1024;
 const PIECE_OUT: usize = 128 * 1024;
-/// A message of this many compressed bytes or fewer is decompressed without a look at the end of
+/// A message of this many compressed bytes or fewer is decompressed without a check at the end of
 /// each block. It cannot have too many.
 const SHORT: usize = 256;
 
-// What work costs, in bytes of the budget of a turn, of which each stands for half a nanosecond.
-// Measured with release builds, in CPU time, the best of 15 runs, with messages of 1 MiB. No stream
-// cost more than 1.2 times of what is estimated. Stored blocks and long repetitions cost much less.
-/// A byte that is decompressed: 4 ns. All of a message of literals cost 2.2 ns for each byte if
-/// they are equally likely, and 8 ns if codes of 1 and 11 bits alternate at random.
+// The costs of work, in bytes of the budget of a turn; each stands for half a nanosecond. They were
+// measured with release builds, in CPU time, the best of 15 runs, with messages of 1 MiB. No stream
+// cost more than 1.2 times the estimate. Stored blocks and long repetitions cost much less.
+/// A byte that is decompressed: 4 ns. A message that consists of literals cost 2.2 ns for each byte
+/// if they are equally likely, and 8 ns if codes of 1 and 11 bits alternate at random.
 const WORK_IN: usize = 8;
 /// A byte that comes out: 2 ns. Matches of three bytes cost that.
 const WORK_OUT: usize = 4;
-/// Each of the first bytes of a block: 100 ns. Blocks of little but code lengths cost 32 to 105 ns
-/// for each byte, and up to 5 µs for each block.
+/// Each of the first bytes of a block: 100 ns. Blocks that consist mostly of code lengths cost 32
+/// to 105 ns for each byte, and up to 5 µs for each block.
 const WORK_HEADER: usize = 200;
 const HEADER: usize = 48;
 /// Bytes of the window that are copied when a stream begins, for one byte of the budget: 32 KiB
@@ -49,8 +49,8 @@ const HEADER: usize = 48;
 /// memory, or 5 to 10 µs while other programs kept the memory busy.
 const COPIED: usize = 4;
 /// A message that is compressed: 6 µs. The stream begins with an empty table of 128 KiB, which
-/// takes 2 µs, and from level 2 on each message has codes of its own. Without a window, 20 bytes
-/// cost 2 µs at level 1 and 4 µs from level 2 on, and 200 bytes 3 and 8 µs.
+/// takes 2 µs, and from level 2 on each message has its own codes. Without a window, 20 bytes cost
+/// 2 µs at level 1 and 4 µs from level 2 on, and 200 bytes 3 and 8 µs.
 const WORK_DEFLATE: usize = 12 * 1024;
 /// A byte of the window to which it may refer: 1 ns.
 const WORK_KNOWN: usize = 2;
@@ -73,24 +73,24 @@ pub struct Deflater {
     stream: Deflate,
 }
 
-/// A message refers to this many times its own length of what came before it, and to
-/// [`LEAST_REACH`] at least. A byte more costs 1 ns for every message, while a byte of the message
-/// costs 4 to 15 ns, and saves little: quotes in JSON of 1 KiB became smaller by 71.0 % with the 2
-/// KiB before them and by 71.8 % with 16 KiB, which took 1.6 times as long.
+/// A message refers to this many times its own length of the bytes before it, and to at least
+/// [`LEAST_REACH`]. A further byte costs 1 ns for every message, while a byte of the message costs
+/// 4 to 15 ns, and saves little. Quotes in JSON of 1 KiB became smaller by 71.0 % with the 2 KiB
+/// before them, and by 71.8 % with 16 KiB, which took 1.6 times as long.
 const REACH: usize = 2;
 const LEAST_REACH: usize = 2 * 1024;
 
 impl Deflater {
     /// A compressor of a level, 1 (fast) to 9 (small), with a window of 2 to the power of
-    /// `window_bits`, 9 to 15; what is outside is taken to the nearest. It allocates about 245 KiB
-    /// for the smallest window and 370 KiB for the largest, whatever the level.
+    /// `window_bits`, 9 to 15. Values outside become the nearest one inside. It allocates about 245
+    /// KiB for the smallest window and 370 KiB for the largest, whatever the level.
     #[must_use]
     pub fn new(level: u8, window_bits: u8) -> Self {
         Self { stream: Deflate::new(level.clamp(1, 9).into(), false, window_bits.clamp(9, 15)) }
     }
 
     /// Appends the compressed `payload` to `out`. With `keep` the next message may refer to this
-    /// one (context takeover), else it will begin anew.
+    /// one (context takeover), otherwise it will start afresh.
     pub fn deflate(&mut self, payload: &[u8], keep: bool, out: &mut Vec<u8>) {
         match payload {
             [] => out.push(NOTHING),
@@ -101,11 +101,11 @@ impl Deflater {
         }
     }
 
-    /// Begins a stream of which the next message may refer to the newest bytes of `window`: to as
-    /// many as are worth their time for a message of `len` bytes.
+    /// Begins a stream whose next message may refer to the newest bytes of `window`: to as many as
+    /// are worth their time for a message of `len` bytes.
     ///
-    /// For the peer that stream goes on with the one before: each message ends at the end of a
-    /// byte, and the window has to hold what the peer has decompressed.
+    /// For the peer this stream continues the previous one: each message ends at a byte boundary,
+    /// and the window holds what the peer has decompressed.
     pub(crate) fn begin(&mut self, window: &Window, len: usize) {
         self.stream.reset();
         for known in window.newest(Self::reach(len)) {
@@ -114,7 +114,7 @@ impl Deflater {
         }
     }
 
-    /// To how many of the bytes before it a message of `len` bytes refers, at most.
+    /// The most bytes before it to which a message of `len` bytes refers.
     fn reach(len: usize) -> usize {
         len.saturating_mul(REACH).max(LEAST_REACH)
     }
@@ -139,7 +139,7 @@ impl Deflater {
         out.truncate(out.len() - TAIL.len());
     }
 
-    /// What it costs to compress a message of `len` bytes at a level, behind a window, in bytes of a
+    /// The cost of compressing a message of `len` bytes at a level, behind a window, in bytes of a
     /// turn's budget: 6 µs, for each byte 10 ns (level 1), 20 ns or 40 ns (from level 6 on), and 1
     /// ns for each byte of the window that it may refer to.
     pub(crate) fn work(level: u8, len: usize, window: &Window) -> usize {
@@ -166,9 +166,9 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15; what is outside is
-    /// taken to the nearest. It allocates about 46 KiB, whatever the window, and as much more as
-    /// has come out, up to the window's size.
+    /// A decompressor for a window of 2 to the power of `window_bits`, 9 to 15. Values outside
+    /// become the nearest one inside. It allocates about 46 KiB, whatever the window, and also as
+    /// many bytes as have come out, up to the window's size.
     #[must_use]
     pub fn new(window_bits: u8) -> Self {
         Self { decompressor: Decompressor::new(), window: Window::new(window_bits.clamp(9, 15)) }
@@ -180,21 +180,21 @@ impl Inflater {
         self.decompressor.begin(&self.window);
     }
 
-    /// Appends what `payload`, a compressed message, holds to `out`, at most `limit` bytes. Memory
-    /// is taken only for what comes out.
+    /// Decompresses `payload`, a compressed message, and appends at most `limit` bytes to `out`.
+    /// Memory is allocated only for bytes that come out.
     ///
     /// With the four bytes that its sender left out, the message must be a whole number of blocks
-    /// (RFC 7692 §7.2.2), and nothing may come out of these four. A message that ends with a block
+    /// (RFC 7692 §7.2.2), and no byte may come out of these four. A message that ends with a block
     /// that is marked as the last (BFINAL) is accepted without the byte that should follow it
     /// (§7.2.3.4), and so is a payload of no bytes.
     ///
     /// # Errors
     ///
-    /// [`Violation::MessageTooBig`] as soon as more than `limit` bytes come out,
-    /// [`Violation::TooManyBlocks`] if there are more blocks than 1000 and one for every 128 bytes,
-    /// compressed and decompressed together, [`Violation::InvalidDeflate`] if `payload` is no
-    /// DEFLATE stream or does not end where it may. Then this decompressor is of no more use for
-    /// its connection.
+    /// [`Violation::MessageTooBig`] as soon as more than `limit` bytes come out.
+    /// [`Violation::TooManyBlocks`] if there are more blocks than 1000 plus one for every 128
+    /// bytes, compressed and decompressed together. [`Violation::InvalidDeflate`] if `payload` is
+    /// not a DEFLATE stream or does not end where it may. After an error the decompressor must not
+    /// be used for its connection any more.
     pub fn inflate(
         &mut self,
         payload: &[u8],
@@ -217,8 +217,8 @@ impl fmt::Debug for Inflater {
     }
 }
 
-/// Decompresses a message of any connection, if it is given the connection's window. The stream has
-/// a window too, but forgets it when it ends (BFINAL).
+/// A decompressor for messages of any connection, given the connection's window. The stream has a
+/// window too, but forgets it when it ends (BFINAL).
 pub(crate) struct Decompressor {
     stream: Inflate,
     /// The stream has not begun.
@@ -230,14 +230,14 @@ impl Decompressor {
         Self { stream: Inflate::new(false, 15), is_new: true }
     }
 
-    /// Begins a message that may refer to `window`. It stays the same until the message is
-    /// decompressed, and then has to [remember](Window::remember) it.
+    /// Begins a message that may refer to `window`. The window must stay unchanged until the
+    /// message is decompressed, and then has to [remember](Window::remember) it.
     pub(crate) fn begin(&mut self, window: &Window) -> Inflation {
         Inflation { work: self.restart(window, &[]), ..Inflation::default() }
     }
 
-    /// Takes some of `input` and fills some of `room`; what the stream says, and how much of each.
-    /// With [`InflateFlush::Block`] it stops at the end of a block.
+    /// Takes some of `input` and fills some of `room`; returns the stream's status, and how much of
+    /// each. With [`InflateFlush::Block`] it stops at the end of a block.
     fn step(
         &mut self,
         input: &[u8],
@@ -245,7 +245,7 @@ impl Decompressor {
         flush: InflateFlush,
     ) -> (Result<Status, InflateError>, usize, usize) {
         if std::mem::take(&mut self.is_new) && flush == InflateFlush::Block {
-            // It stops before the first block too, as if one had ended.
+            // It also stops before the first block, as if one had ended.
             let status = self.stream.decompress(&[], room, flush);
             debug_assert_eq!(status, Ok(Status::BufError));
         }
@@ -255,8 +255,8 @@ impl Decompressor {
         (status, taken as usize, given as usize)
     }
 
-    /// Goes on with a message until it is done or has cost `most` more; whether it is done. Up to
-    /// then `out` ends with bytes that mean nothing.
+    /// Continues with a message until it is done or has cost `most` more; returns whether it is
+    /// done. Until then, `out` ends with bytes that have no meaning.
     pub(crate) fn inflate_some(
         &mut self,
         window: &Window,
@@ -341,8 +341,8 @@ impl Decompressor {
         Ok(true)
     }
 
-    /// What follows a whole message is taken as the rest of an empty block, and nothing comes of it
-    /// (RFC 7692 §7.2.2).
+    /// Checks the end of a whole message: the bytes left out are read as the rest of an empty
+    /// block, and no byte may come out of them (RFC 7692 §7.2.2).
     fn end(&mut self, window: &Window, message: &[u8]) -> Result<(), Violation> {
         match self.step(&TAIL_AND_MORE, &mut [0; 8], InflateFlush::Block) {
             (Ok(Status::StreamEnd), 0, 0) => {
@@ -354,8 +354,8 @@ impl Decompressor {
         Ok(())
     }
 
-    /// Begins a stream that may refer to what came before, of this message and of earlier ones;
-    /// what that costs, in bytes of a turn's budget.
+    /// Begins a stream that may refer to the bytes before, of this message and of earlier ones;
+    /// returns the cost, in bytes of a turn's budget.
     fn restart(&mut self, window: &Window, message: &[u8]) -> usize {
         self.stream.reset(false);
         let message = &message[message.len().saturating_sub(MOST_WINDOW)..];
@@ -371,20 +371,20 @@ impl Decompressor {
     }
 }
 
-/// How far the decompression of a message has come.
+/// The progress of a message's decompression.
 #[derive(Debug, Default)]
 pub(crate) struct Inflation {
-    /// Where the message begins in what it is appended to.
+    /// The position in the output at which the message begins.
     start: usize,
     taken: usize,
     given: usize,
     blocks: usize,
-    /// What it has cost, in bytes of a turn's budget.
+    /// The cost so far, in bytes of a turn's budget.
     pub(crate) work: usize,
 }
 
-/// Room for at least one byte behind the first `filled`. Memory is made at first for some of what
-/// so short a message may hold, then for as much again as there is, but never for more than one
+/// Makes room for at least one byte behind the first `filled`. At first it allocates for a part of
+/// what a message of this length may hold, then as much again as there is, but never more than one
 /// byte beyond `end`.
 fn make_room(out: &mut Vec<u8>, filled: usize, so_far: &Inflation, compressed: usize, end: usize) {
     if filled < out.len() {
@@ -550,8 +550,8 @@ mod tests {
         }
     }
 
-    /// A level that is fast, with these blocks: at most so many symbols in each, and a flush of a
-    /// kind after every so many bytes.
+    /// A fast level with small blocks: at most this number of symbols in each, and a flush of a
+    /// kind after every `every` bytes.
     fn in_blocks(message: &[u8], mem_level: i32, flush: DeflateFlush, every: usize) -> Vec<u8> {
         let config =
             DeflateConfig { level: 1, window_bits: -15, mem_level, ..DeflateConfig::default() };
@@ -581,8 +581,8 @@ mod tests {
         let dynamic = deflated(&mut Deflater::new(6, 15), &text(3000), false);
         let noise = deflated(&mut Deflater::new(6, 15), &noise(300), false);
         let two = [&fixed[..], &TAIL, &dynamic].concat();
-        // Without the empty block behind it, one of no bytes is a message of nothing; so is the
-        // first byte of a stored one.
+        // Without the empty block behind it, a message of no bytes is an empty message; so is the
+        // first byte of a stored block.
         for (name, wire, whole) in [
             ("stored", &stored[..], &[0, 1][..]),
             ("stored, with bytes like those that are added", &zeros, &[0, 1]),
@@ -621,7 +621,7 @@ mod tests {
             let mut inflater = Inflater::new(9);
             assert_eq!(inflated(&mut inflater, &[&last, end].concat()), hello());
             assert_eq!(inflated(&mut inflater, &again), hello());
-            // A stream of nothing that ends at once, before what refers to earlier messages, and
+            // An empty stream that ends at once, before a message that refers to earlier ones, and
             // behind it.
             assert_eq!(inflated(&mut inflater, &[&[0x03, 0x00], &again[..]].concat()), hello());
             assert_eq!(
@@ -636,7 +636,7 @@ mod tests {
             assert_eq!(
                 inflated(&mut inflater, &again),
                 Err(Violation::InvalidDeflate),
-                "it was told to forget"
+                "it was reset"
             );
         }
     }
@@ -667,8 +667,8 @@ mod tests {
 
     #[test]
     fn a_message_of_many_blocks_that_hold_little_is_refused() {
-        // A block of dynamic codes that holds nothing: the code lengths 18 and 1, the end of the
-        // block has one bit.
+        // A block of dynamic codes without content: the code lengths 18 and 1, the end of the block
+        // has one bit.
         let dynamic = [
             0x04, 0xc0, 0x81, 0x00, 0x00, 0x00, 0x00, 0x00, 0x90, 0xff, 0x6b, 0x00, 0x00, 0x00,
             0xff, 0xff,
@@ -744,7 +744,7 @@ mod tests {
     }
 
     /// The messages of several connections in random order: empty and short ones, longer than the
-    /// windows, like those before, and such as cannot be compressed.
+    /// windows, similar to earlier ones, and incompressible ones.
     fn mixed(connections: usize, count: usize) -> impl Iterator<Item = (usize, Vec<u8>)> {
         let (text, noise) = (text(70_000), noise(70_000));
         let mut seed = 99_u64;
@@ -766,8 +766,8 @@ mod tests {
         })
     }
 
-    /// What a stream that goes on makes of a message, in pieces, so that nothing but its window
-    /// holds what came before.
+    /// Decompresses a message with one continuing stream, in pieces, so that only its window holds
+    /// earlier bytes.
     fn streamed(stream: &mut Decompress, mut wire: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         loop {
@@ -782,7 +782,7 @@ mod tests {
         }
     }
 
-    /// RFC 7692 §7.2.1: the peer has one stream for all messages, and never begins anew.
+    /// RFC 7692 §7.2.1: the peer has one stream for all messages, and never starts afresh.
     #[test]
     fn connections_that_share_a_compressor_each_have_a_stream_that_goes_on() {
         const CONNECTIONS: usize = 4;
@@ -824,7 +824,7 @@ mod tests {
                         _ => wire.truncate(wire.len() - TAIL.len()),
                     }
                     if round % 5 == 0 {
-                        // A stream of nothing that ends at once (BFINAL).
+                        // An empty stream that ends at once (BFINAL).
                         wire.splice(0..0, [0x03, 0x00]);
                     }
                     let window = &mut received[from];

@@ -1,10 +1,11 @@
-//! Frame headers, read and written (RFC 6455 §5.2), and masking (§5.3). Knows one frame at a time:
-//! what may follow what is the decoder's. Frames that are sent lie behind each other in a log.
+//! Frame headers, read and written (RFC 6455 §5.2), and masking (§5.3). It knows one frame at a
+//! time; the decoder knows which frame may follow which. Frames that are sent lie behind each other
+//! in a log.
 
-// Read and written by hand, though `tungstenite::protocol::frame::FrameHeader` offers both: a
-// header of a 20-byte frame costs 38 instructions here and 227 there to parse, 19 and 124 to write
-// (callgrind, the same loop around each). It also asks for the whole header before it refuses one,
-// and takes lengths that are not minimal.
+// Headers are read and written by hand, though `tungstenite::protocol::frame::FrameHeader` offers
+// both. To parse the header of a 20-byte frame takes 38 instructions here and 227 there, to write
+// it 19 and 124 (callgrind, the same loop around each). tungstenite also asks for the whole header
+// before it refuses one, and accepts lengths that are not minimal.
 
 use super::{Role, Rules, Violation};
 use std::ops::{Deref, Index, Range};
@@ -17,9 +18,9 @@ const LEN_16: u8 = 126;
 /// In the place of the length: eight bytes of length follow.
 const LEN_64: u8 = 127;
 
-/// What a log has from the beginning, in bytes.
+/// The initial memory of a log, in bytes.
 const LEAST_LOG: usize = 4 * 1024;
-/// What a log keeps when it is cleared, in bytes.
+/// The memory that a log keeps when it is cleared, in bytes.
 const KEEP_LOG: usize = 256 * 1024;
 
 const FIN: u8 = 0x80;
@@ -29,7 +30,7 @@ const RSV3: u8 = 0x10;
 const OPCODE: u8 = 0x0F;
 const MASK: u8 = 0x80;
 
-/// What a frame is (RFC 6455 §5.2).
+/// The type of a frame (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Opcode {
@@ -43,7 +44,7 @@ pub enum Opcode {
     Close = 8,
     /// 9: asks for a Pong.
     Ping = 9,
-    /// 10: answers a Ping, or is just a sign of life.
+    /// 10: answers a Ping, or is only a sign of life.
     Pong = 10,
 }
 
@@ -104,7 +105,7 @@ impl FrameKind {
     pub(crate) const PING: Self = Opcode::Ping.plain();
     pub(crate) const PONG: Self = Opcode::Pong.plain();
 
-    /// The kind of the frame that `frames` begin with.
+    /// The kind of the first frame in `frames`.
     pub(crate) fn of(frames: &[u8]) -> Option<Self> {
         frames.first().map(|&first| Self(first))
     }
@@ -116,7 +117,7 @@ impl From<Opcode> for FrameKind {
     }
 }
 
-/// Everything that precedes the payload of a frame (RFC 6455 §5.2).
+/// The header of a frame: everything before its payload (RFC 6455 §5.2).
 ///
 /// A masked frame, as a client sends it:
 ///
@@ -135,15 +136,15 @@ impl From<Opcode> for FrameKind {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// The last fragment of its message, or the only one.
+    /// Whether this is the last fragment of its message, or the only one.
     pub fin: bool,
-    /// Reserved bit 1, the one of permessage-deflate.
+    /// Reserved bit 1, which permessage-deflate uses.
     pub rsv1: bool,
     /// Reserved bit 2.
     pub rsv2: bool,
     /// Reserved bit 3.
     pub rsv3: bool,
-    /// What the frame is.
+    /// The type of the frame.
     pub opcode: Opcode,
     /// The masking key, if the payload is masked.
     pub mask: Option<[u8; 4]>,
@@ -161,10 +162,10 @@ impl FrameHeader {
         Self { fin: true, rsv1: false, rsv2: false, rsv3: false, opcode, mask: None, len }
     }
 
-    /// Reads the header at the beginning of `bytes`, and says how many bytes it takes. `Ok(None)`:
-    /// more are needed.
+    /// Reads the header at the beginning of `bytes`; returns it and its length. `Ok(None)`: more
+    /// bytes are needed.
     ///
-    /// Reserved bits are reported, not judged: an extension may give them a meaning.
+    /// Reserved bits are reported, not checked: an extension may give them a meaning.
     ///
     /// # Errors
     ///
@@ -181,7 +182,7 @@ impl FrameHeader {
         }
     }
 
-    /// Appends this header to `out`, its length in the shortest form.
+    /// Appends this header to `out`, with its length in the shortest form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let flag = |set, bit| if set { bit } else { 0 };
         let first = flag(self.fin, FIN)
@@ -199,7 +200,7 @@ impl FrameHeader {
         }
     }
 
-    /// How many bytes [`encode`](Self::encode) appends.
+    /// The number of bytes that [`encode`](Self::encode) appends.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let length = match self.len {
@@ -211,9 +212,9 @@ impl FrameHeader {
     }
 }
 
-/// The first two bytes of a header, with an opcode that exists: enough to refuse a frame before the
-/// rest of its header is there. Kept as they came: with each bit in a field of its own, parsing a
-/// header took 55 instructions instead of 38.
+/// The first two bytes of a header, with an opcode that exists. They are enough to refuse a frame
+/// before the rest of its header has arrived. They are stored as received: with each bit in a field
+/// of its own, parsing a header took 55 instructions instead of 38.
 #[derive(Clone, Copy)]
 pub(super) struct HeaderStart {
     first: u8,
@@ -222,7 +223,7 @@ pub(super) struct HeaderStart {
 }
 
 impl HeaderStart {
-    /// Reads the first two bytes; `Ok(None)` if they are not there.
+    /// Reads the first two bytes; `Ok(None)` if they have not arrived.
     #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let &[first, second, ..] = bytes else {
@@ -240,8 +241,8 @@ impl HeaderStart {
         Ok(Some(start))
     }
 
-    /// The start of a frame that is a whole message and not compressed, if `bytes` begin with one
-    /// that [`parse`](Self::parse) and [`check`](Self::check) let pass between messages.
+    /// The start of a frame that is a whole uncompressed message, if `bytes` begin with a start
+    /// that [`parse`](Self::parse) and [`check`](Self::check) accept between messages.
     #[inline]
     pub(super) fn of_message(bytes: &[u8], role: Role) -> Option<Self> {
         let &[first, second, ..] = bytes else { return None };
@@ -264,7 +265,7 @@ impl HeaderStart {
         self.first & (RSV1 | RSV2 | RSV3) != 0
     }
 
-    /// Of the reserved bits, RSV1 alone is set.
+    /// Whether RSV1 is the only reserved bit that is set.
     fn has_only_rsv1(self) -> bool {
         self.first & (RSV1 | RSV2 | RSV3) == RSV1
     }
@@ -279,7 +280,8 @@ impl HeaderStart {
         self.second & !MASK
     }
 
-    /// RSV1 is legal on the first frame of a message once that was agreed on (RFC 7692 §6).
+    /// Checks reserved bits. RSV1 is legal on the first frame of a message if compression was
+    /// agreed on (RFC 7692 §6).
     #[cold]
     fn may_be_compressed(self, rules: &Rules) -> bool {
         rules.compression
@@ -287,8 +289,8 @@ impl HeaderStart {
             && matches!(self.opcode, Opcode::Text | Opcode::Binary)
     }
 
-    /// Whether a frame may begin so, at this place in the stream: what can be said after two bytes
-    /// (RFC 6455 §5.1, §5.2, §5.4).
+    /// Checks whether a frame may begin with these two bytes at this place in the stream (RFC 6455
+    /// §5.1, §5.2, §5.4).
     #[inline]
     pub(super) fn check(self, rules: &Rules, message_is_open: bool) -> Result<(), Violation> {
         if self.has_reserved_bits() && !self.may_be_compressed(rules) {
@@ -306,8 +308,8 @@ impl HeaderStart {
         }
     }
 
-    /// Reads the length and the masking key of the header of which this is the start, and which
-    /// `bytes` begin with.
+    /// Reads the length and the masking key of the header that begins with this start, at the
+    /// beginning of `bytes`.
     #[inline]
     pub(super) fn parse_rest(
         self,
@@ -361,8 +363,8 @@ impl HeaderStart {
     }
 }
 
-/// The bytes of an unmasked header, on the stack; derefs to them. For a vectored write of header
-/// and payload.
+/// The bytes of an unmasked header, on the stack; derefs to them. It serves a vectored write of
+/// header and payload.
 #[derive(Clone, Copy, Debug)]
 pub struct EncodedHeader {
     bytes: [u8; 10],
@@ -416,23 +418,23 @@ pub fn encode_header(kind: impl Into<FrameKind>, len: usize) -> EncodedHeader {
     EncodedHeader::new(kind.into().0, 0, len as u64)
 }
 
-/// Appends one unmasked, final frame to `out`: what a server sends.
+/// Appends one unmasked, final frame to `out`, as a server sends it.
 ///
-/// Not checked: that a control frame has at most 125 bytes, and that text is UTF-8.
+/// It does not check that a control frame has at most 125 bytes, and that text is UTF-8.
 #[inline]
 pub fn encode_frame(kind: impl Into<FrameKind>, payload: &[u8], out: &mut Vec<u8>) {
     let header = encode_header(kind, payload.len());
     out.reserve(header.bytes.len() + payload.len());
-    // All ten bytes and then fewer: a copy of fixed length is a few moves, one of unknown length is
-    // a call.
+    // All ten bytes are copied, then the length is reduced: a copy of fixed length is a few moves,
+    // one of unknown length is a call.
     let start = out.len();
     out.extend_from_slice(&header.bytes);
     out.truncate(start + header.len());
     out.extend_from_slice(payload);
 }
 
-/// Writes one unmasked, final frame to the front of `out`; its length. `None` if there may be no
-/// room: there is if `out` is ten bytes longer than `payload`.
+/// Writes one unmasked, final frame to the front of `out`; returns its length. `None` if `out` may
+/// be too short; it is long enough if it is ten bytes longer than `payload`.
 #[inline]
 fn write_frame(kind: FrameKind, payload: &[u8], out: &mut [u8]) -> Option<usize> {
     let header_len = match payload.len() {
@@ -442,8 +444,8 @@ fn write_frame(kind: FrameKind, payload: &[u8], out: &mut [u8]) -> Option<usize>
         }
         len => {
             let header = encode_header(kind, len);
-            // All ten bytes, and the payload over those that it does not need: a copy of fixed
-            // length is a few moves, one of unknown length is a call.
+            // All ten bytes are copied, and the payload over those that are not needed: a copy of
+            // fixed length is a few moves, one of unknown length is a call.
             *out.first_chunk_mut()? = header.bytes;
             header.len()
         }
@@ -453,10 +455,10 @@ fn write_frame(kind: FrameKind, payload: &[u8], out: &mut [u8]) -> Option<usize>
     Some(end)
 }
 
-/// Frames behind each other.
+/// Frames behind each other in one buffer.
 ///
-/// Its memory is there from the beginning, as zeros, and `len` says how much of it is used: a frame
-/// is written into a slice, and whether there is room is asked once. Appended to a `Vec` in two
+/// Its memory is allocated from the beginning, as zeros, and `len` says how much of it is used. So
+/// a frame is written into a slice, and its length is checked once. Appended to a `Vec` in two
 /// parts, a frame of 20 bytes took 20 instructions more.
 pub(crate) struct FrameLog {
     room: Vec<u8>,
@@ -510,9 +512,8 @@ impl Index<Range<usize>> for FrameLog {
     }
 }
 
-/// The length in bytes, header and payload, of the frame that `bytes` begin with, for walking over
-/// frames already encoded. `None` if its header is incomplete or illegal; the payload need not be
-/// there.
+/// The length in bytes, header and payload, of the first frame in `bytes`, for walking over encoded
+/// frames. `None` if its header is incomplete or illegal; the payload need not be there.
 ///
 /// ```
 /// # use ikisocket::protocol::{Opcode, encode_frame, frame_len};
@@ -532,7 +533,7 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
 /// Masks or unmasks `payload` in place; the two are the same operation (RFC 6455 §5.3).
 ///
 /// `offset` is the position of `payload[0]` in its frame's payload: 0 for a whole frame, and the
-/// number of bytes already done when a frame arrives in pieces. Only `offset % 4` matters.
+/// number of bytes done before if a frame arrives in pieces. Only `offset % 4` matters.
 ///
 /// ```
 /// use ikisocket::protocol::apply_mask;
@@ -547,8 +548,8 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
 /// ```
 #[inline]
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    // As a little-endian number whatever the machine, so that turning right drops the first bytes
-    // of the key.
+    // As a little-endian number on every machine, so that rotating right drops the first bytes of
+    // the key.
     let key = u32::from_le_bytes(key).rotate_right(8 * (offset % 4) as u32);
     if payload.len() < LONG {
         xor(payload, key);
@@ -557,12 +558,12 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     }
 }
 
-/// From this length on, in bytes, a payload is worth aligning.
+/// From this length on, in bytes, aligning a payload is worth its cost.
 const LONG: usize = 256;
-/// A line of the cache, and the widest vector, in bytes.
+/// The length of a cache line, and of the widest vector, in bytes.
 const LINE: usize = 64;
 
-/// Masks up to the first line of the cache by itself, so that the rest lies as vectors like it:
+/// Masks the bytes before the first cache line separately, so that the rest is aligned for vectors:
 /// 16 KiB behind a header took 177 ns without that, and 140 ns with it (x86-64-v3).
 #[inline(never)]
 fn xor_aligned(payload: &mut [u8], key: u32) {
@@ -573,7 +574,8 @@ fn xor_aligned(payload: &mut [u8], key: u32) {
 }
 
 /// A plain loop over words, which becomes vectors in every build. A loop over chunks of 64 bytes
-/// took 3060 ns for 16 KiB when it was built for a processor with AVX-512, where this takes 140.
+/// took 3060 ns for 16 KiB when it was built for a processor with AVX-512; this one takes 140 ns
+/// there.
 #[inline]
 fn xor(payload: &mut [u8], key: u32) {
     let twice = u64::from(key) << 32 | u64::from(key);
@@ -603,8 +605,8 @@ mod tests {
         Opcode::Pong,
     ];
 
-    /// `bytes` is refused with `violation` once `decisive` bytes are there, and asks for more
-    /// before.
+    /// Asserts that `bytes` are refused with `violation` once `decisive` bytes have arrived, and
+    /// that more are asked for before.
     fn assert_refused(bytes: &[u8], decisive: usize, violation: Violation) {
         for len in 0..=bytes.len() {
             let expected = if len < decisive { Ok(None) } else { Err(violation) };

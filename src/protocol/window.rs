@@ -1,9 +1,9 @@
-//! The window of a direction: the newest bytes of its messages, to which the next one may refer
-//! (RFC 7692 §7.1.2). Knows no DEFLATE.
+//! The window of one direction: the newest bytes of its messages, to which the next message may
+//! refer (RFC 7692 §7.1.2). It knows no DEFLATE.
 
 use std::collections::VecDeque;
 
-/// The newest bytes of a sequence of messages, up to a size. Memory is taken as they come.
+/// The newest bytes of a sequence of messages, up to a size. Memory is allocated as they come.
 #[derive(Debug)]
 pub(crate) struct Window {
     bytes: VecDeque<u8>,
@@ -21,7 +21,7 @@ impl Window {
         Self { bytes: VecDeque::new(), size: 0 }
     }
 
-    /// How many bytes it remembers.
+    /// The number of bytes that it remembers.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -30,21 +30,21 @@ impl Window {
         self.bytes.clear();
     }
 
-    /// Takes the bytes of the next message.
+    /// Adds the bytes of the next message.
     pub(crate) fn remember(&mut self, message: &[u8]) {
         let message = &message[message.len().saturating_sub(self.size)..];
         let excess = (self.bytes.len() + message.len()).saturating_sub(self.size);
         self.bytes.drain(..excess);
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
         if len + message.len() > capacity {
-            // `VecDeque` would take the next power of 2 or more, which may be twice the size.
+            // `VecDeque` would allocate at least the next power of 2, which may be twice the size.
             let wanted = (capacity * 2).clamp(len + message.len(), self.size);
             self.bytes.reserve_exact(wanted - len);
         }
         self.bytes.extend(message);
     }
 
-    /// The newest bytes, `most` at most, in two parts of which the first is the older one.
+    /// The newest bytes, at most `most`, in two parts; the first is the older one.
     pub(crate) fn newest(&self, most: usize) -> [&[u8]; 2] {
         let (older, newer) = self.bytes.as_slices();
         let newer = &newer[newer.len().saturating_sub(most)..];

@@ -114,10 +114,13 @@ impl<S> Server<S> {
     /// let mut old = Server::builder().build(())?;
     /// old.listen_on(socket.try_clone()?)?;
     ///
-    /// let mut new = Server::builder().build(())?; // the successor, usually in a process of its own
+    /// // The second server, usually in a process of its own.
+    /// let mut new = Server::builder().build(())?;
     /// new.listen_on(socket)?;
-    /// old.stop_listening(); // all new connections go to the successor, those that are here go on
-    /// old.sockets().shutdown(Shutdown::default())?; // whenever they have had the time that they need
+    /// // The new server gets all new connections; open ones continue on the old server.
+    /// old.stop_listening();
+    /// // Later: end the remaining connections.
+    /// old.sockets().shutdown(Shutdown::default())?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

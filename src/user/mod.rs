@@ -1,4 +1,5 @@
-//! What callbacks touch, what they have registered, and calling them.
+//! The types that callbacks use, the callbacks that user code has registered, and the code that
+//! calls them.
 
 mod call;
 mod defer;
@@ -27,7 +28,7 @@ pub use socket::Transport;
 pub use tables::sources::Readiness;
 pub use tables::timers::TimerId;
 
-/// Whatever the state is.
+/// These hold for every state.
 const _: () = {
     const fn may_go_to_any_thread<T: Send + Sync>() {}
     may_go_to_any_thread::<Handle<*const ()>>();

@@ -1,6 +1,6 @@
-//! The queue from other threads to the loop, which is woken when it has to be.
+//! The queue of commands from other threads to the loop. A send wakes the loop if it has to.
 //!
-//! It knows nothing of what is sent through it.
+//! It knows nothing of the commands themselves.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,9 +26,9 @@ struct Shared<C> {
 struct Queue<C> {
     commands: VecDeque<C>,
     capacity: usize,
-    /// The loop has been woken, or will come back by itself: it need not be woken again.
+    /// The loop has been woken, or will look at the queue by itself: it need not be woken again.
     awake: bool,
-    /// The server is gone.
+    /// The server was dropped.
     closed: bool,
 }
 
@@ -37,7 +37,7 @@ impl<C> Queue<C> {
         Self { commands: VecDeque::new(), capacity, awake: false, closed: false }
     }
 
-    /// Whether one more can be taken; what is not `limited` is taken at any length.
+    /// Whether one more command is accepted; a command that is not `limited` is always accepted.
     fn check(&self, limited: bool) -> Result<(), SendError> {
         if self.closed {
             Err(SendError::Gone)
@@ -48,13 +48,13 @@ impl<C> Queue<C> {
         }
     }
 
-    /// Adds one; whether the loop has to be woken for it.
+    /// Adds one command; returns whether the loop has to be woken for it.
     fn push(&mut self, command: C) -> bool {
         self.commands.push_back(command);
         !std::mem::replace(&mut self.awake, true)
     }
 
-    /// Moves up to `most` to `taken`; whether some are left.
+    /// Moves up to `most` commands to `taken`; returns whether more are left.
     fn take(&mut self, most: usize, taken: &mut Vec<C>) -> bool {
         let most = most.min(self.commands.len());
         taken.extend(self.commands.drain(..most));
@@ -65,7 +65,7 @@ impl<C> Queue<C> {
 
 impl<C> Shared<C> {
     fn lock(&self) -> MutexGuard<'_, Queue<C>> {
-        // Nothing that can panic runs under the lock, so a poisoned queue is still a whole one.
+        // No code that can panic runs under the lock, so a poisoned queue is still consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,13 +95,13 @@ impl<C> Inbox<C> {
         Sender { shared: self.shared.clone() }
     }
 
-    /// Moves up to `most` commands to `taken`; whether some are left. The loop is not woken for
-    /// those again.
+    /// Moves up to `most` commands to `taken`; returns whether more are left. The loop is not woken
+    /// for those again.
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<C>) -> bool {
         self.shared.lock().take(most, taken)
     }
 
-    /// Whether something waits that the next turn would do.
+    /// Whether commands wait that the next turn would run.
     #[cfg(feature = "testing")]
     pub(crate) fn has_commands(&self) -> bool {
         !self.shared.lock().commands.is_empty()
@@ -124,8 +124,7 @@ impl<C> Drop for Inbox<C> {
 }
 
 impl<C> Sender<C> {
-    /// Sends a command to the loop. If it is not `limited`, the capacity of the queue does not
-    /// count.
+    /// Sends a command to the loop. If it is not `limited`, the queue's capacity does not apply.
     ///
     /// # Errors
     ///
@@ -134,7 +133,7 @@ impl<C> Sender<C> {
         self.shared.send(command, limited)
     }
 
-    /// Commands that wait.
+    /// The number of commands that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.lock().commands.len()
     }

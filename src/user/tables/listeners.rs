@@ -1,4 +1,4 @@
-//! Which listeners there are, by event, in the order of registration.
+//! The registered listeners, by event, in the order of registration.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ impl<L> IntoIterator for Listeners<L> {
     type Item = L;
     type IntoIter = std::vec::IntoIter<L>;
 
-    /// All of them, in no particular order.
+    /// All listeners, in no particular order.
     fn into_iter(self) -> Self::IntoIter {
         let all: Vec<_> =
             self.builtin.into_iter().chain(self.custom.into_values()).flatten().collect();

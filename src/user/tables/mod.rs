@@ -1,5 +1,5 @@
-//! Tables of what user code has left with the server. None knows what the callbacks in it look
-//! like, and nothing of one is borrowed while user code runs.
+//! Tables of callbacks that user code has registered. No table knows the types of its callbacks,
+//! and none is borrowed while user code runs.
 
 pub(super) mod inbox;
 pub(super) mod listeners;

@@ -1,9 +1,8 @@
-//! The user's own sources: what else the loop watches, and what it calls when something happens
-//! there.
+//! The user's own sources, which the loop watches too, and their callbacks.
 //!
-//! It knows the poll only as the place where sources are registered, and no connection. Nothing of
-//! it is borrowed while user code runs: a source is taken out with its callback, called by the loop
-//! and put back, so that it can add and remove sources, itself included.
+//! It knows no connection, and the poll only as the place where sources are registered. Nothing in
+//! it is borrowed while user code runs. A source is taken out with its callback, called by the loop
+//! and put back, so that the callback can add and remove sources, itself included.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,23 +13,23 @@ use mio::event::{Event, Source};
 use crate::hub::Discarded;
 use crate::token::{MAX_SOURCES, Ready, SourceId};
 
-/// What a source is ready for, as far as the operating system says so; it may be wrong, so what
-/// would block must not be an error. The meaning of each flag, and on which systems it is there, is
-/// that of [`mio::event::Event`].
+/// The readiness of a source, as the operating system reports it. The report may be wrong, so code
+/// must not treat "would block" as an error. [`mio::event::Event`] describes each flag, and on
+/// which systems it is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Which source it is.
+    /// The source.
     pub id: SourceId,
-    /// Something can be read.
+    /// The source may have data to read.
     pub readable: bool,
-    /// Something can be written.
+    /// The source may accept data.
     pub writable: bool,
-    /// Nothing more will come behind what can be read.
+    /// The source has no further data behind what can be read now.
     pub read_closed: bool,
-    /// Nothing more can be written.
+    /// The source accepts no data any more.
     pub write_closed: bool,
-    /// There is an error to be asked for.
+    /// The source has an error, which can be asked for.
     pub error: bool,
 }
 
@@ -47,7 +46,7 @@ impl Readiness {
     }
 }
 
-/// What the table does with a source, whatever its type.
+/// The table's view of a source, whatever its type.
 pub(crate) trait Watch {
     fn source(&mut self) -> &mut dyn Source;
     /// Drops the source and its callback, each by itself.
@@ -58,14 +57,14 @@ struct Entry<W: ?Sized> {
     /// `None` while its callback runs.
     watched: Option<Box<W>>,
     interest: Interest,
-    /// It is on the list of those that are called without an event.
+    /// It is in the list of sources to be called without an event.
     woken: bool,
 }
 
 pub(crate) struct Sources<W: Watch + ?Sized> {
     poll: mio::Registry,
     entries: RefCell<HashMap<SourceId, Entry<W>>>,
-    /// Those that are to be called without an event.
+    /// Sources to be called without an event.
     woken: RefCell<Vec<SourceId>>,
     newest: Cell<usize>,
 }
@@ -75,7 +74,7 @@ impl<W: Watch + ?Sized> Sources<W> {
         Self { poll, entries: RefCell::default(), woken: RefCell::default(), newest: Cell::new(0) }
     }
 
-    /// Watches a source; with an error it comes back.
+    /// Watches a source; with an error the source is returned.
     pub(crate) fn add(
         &self,
         mut watched: Box<W>,
@@ -83,7 +82,7 @@ impl<W: Watch + ?Sized> Sources<W> {
     ) -> Result<SourceId, (std::io::Error, Box<W>)> {
         let mut entries = self.entries.borrow_mut();
         let free = |id: &SourceId| !entries.contains_key(id);
-        // Where a word is short, names come round some day.
+        // If a word is short, ids are reused some day.
         let id = (1..).map(|step| SourceId((self.newest.get() + step) % MAX_SOURCES)).find(free);
         let id = id.expect("fewer sources than names");
         let token = mio::Token(Ready::Source(id).encode());
@@ -96,7 +95,8 @@ impl<W: Watch + ?Sized> Sources<W> {
         Ok(id)
     }
 
-    /// Removes a source, and drops it unless its callback runs; `None` if there is none.
+    /// Removes a source, and drops it unless its callback is running; `None` if there is no such
+    /// source.
     pub(crate) fn remove(&self, id: SourceId) -> Option<Discarded> {
         let entry = self.entries.borrow_mut().remove(&id)?;
         Some(entry.watched.map(|watched| self.release(watched)).unwrap_or_default())
@@ -105,14 +105,14 @@ impl<W: Watch + ?Sized> Sources<W> {
     fn release(&self, mut watched: Box<W>) -> Discarded {
         let mut discarded = Discarded::default();
         discarded.run(|| {
-            // It may have closed itself; then there is nothing to be deregistered.
+            // The source may have closed its descriptor; then there is nothing to deregister.
             let _ = self.poll.deregister(watched.source());
         });
         watched.discard(&mut discarded);
         discarded
     }
 
-    /// Has a source called without an event; whether there is such a source.
+    /// Schedules a call of a source without an event; returns whether there is such a source.
     pub(crate) fn wake(&self, id: SourceId) -> bool {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(&id) else { return false };
@@ -122,14 +122,14 @@ impl<W: Watch + ?Sized> Sources<W> {
         true
     }
 
-    /// Whether some are to be called without an event.
+    /// Whether sources are to be called without an event.
     #[inline]
     pub(crate) fn has_woken(&self) -> bool {
         !self.woken.borrow().is_empty()
     }
 
-    /// Those that are to be called without an event. A source that is woken from now on is called
-    /// in the next turn.
+    /// Takes the list of sources to be called without an event. A source that is woken from now on
+    /// is called in the next turn.
     pub(crate) fn take_woken(&self) -> Vec<SourceId> {
         let mut entries = self.entries.borrow_mut();
         let woken = self.woken.take();
@@ -141,7 +141,8 @@ impl<W: Watch + ?Sized> Sources<W> {
         woken
     }
 
-    /// What a source is called with when there is no event: whatever it waits for may be there.
+    /// The readiness with which a source is called without an event: it may be ready for everything
+    /// in its interest.
     pub(crate) fn may_be_ready(&self, id: SourceId) -> Option<Readiness> {
         let interest = self.entries.borrow().get(&id)?.interest;
         let (readable, writable) = (interest.is_readable(), interest.is_writable());
@@ -159,7 +160,7 @@ impl<W: Watch + ?Sized> Sources<W> {
         self.entries.borrow_mut().get_mut(&id)?.watched.take()
     }
 
-    /// Goes on watching a source whose callback has run, unless it was removed meanwhile.
+    /// Continues to watch a source whose callback has run, unless it was removed meanwhile.
     pub(crate) fn put_back(&self, id: SourceId, watched: Box<W>) -> Discarded {
         if let Some(entry) = self.entries.borrow_mut().get_mut(&id) {
             entry.watched = Some(watched);

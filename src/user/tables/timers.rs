@@ -1,8 +1,8 @@
-//! The schedule: the user's own timers, when each is due and what it calls.
+//! The schedule: the user's own timers, their times and their callbacks.
 //!
-//! It knows no connection's timeouts (those are in `hub::timer`) and reads no clock. Nothing of it
-//! is borrowed while user code runs: a callback is taken out, called by the loop and put back, so
-//! that it can set and cancel timers itself.
+//! It reads no clock, and knows no connection's timeouts (`hub::deadlines` does). Nothing in it is
+//! borrowed while user code runs. A callback is taken out, called by the loop and put back, so that
+//! it can set and cancel timers itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -10,25 +10,26 @@ use std::num::NonZeroU64;
 
 use crate::hub::{Discarded, NEVER};
 
-/// Names one timer of a server. It is never used again: when the timer is over it names nothing.
+/// The id of one timer of a server. It is never reused: when the timer has ended, it names no
+/// timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId(u64);
 
 struct Timer<C> {
     /// Milliseconds on the loop's clock.
     at: u64,
-    /// Milliseconds from one time to the next; `None` if it runs once.
+    /// Milliseconds from one call to the next; `None` if it runs once.
     every: Option<NonZeroU64>,
     /// `None` while it runs.
     callback: Option<C>,
 }
 
-/// What a timer that was removed would have called; nothing if that is running.
+/// The callback of a timer that was removed; `None` if it is running.
 pub(crate) struct Removed<C>(pub(crate) Option<C>);
 
 pub(crate) struct Schedule<C> {
     table: RefCell<Table<C>>,
-    /// When the first is due: all that a turn looks at while nothing is.
+    /// The time of the first timer: as long as that is in the future, a turn looks at nothing else.
     next: Cell<u64>,
     newest: Cell<TimerId>,
 }
@@ -46,7 +47,7 @@ impl<C> Default for Schedule<C> {
 }
 
 impl<C> Schedule<C> {
-    /// When the first timer is due.
+    /// The time of the first timer.
     pub(crate) fn next(&self) -> u64 {
         self.next.get()
     }
@@ -66,8 +67,7 @@ impl<C> Schedule<C> {
         id
     }
 
-    /// Takes a timer out; what it would have called is dropped by the caller, when nothing is
-    /// borrowed any more.
+    /// Removes a timer. The caller drops its callback when nothing is borrowed any more.
     #[must_use = "it is user data"]
     pub(crate) fn remove(&self, id: TimerId) -> Option<Removed<C>> {
         let mut table = self.table.borrow_mut();
@@ -77,7 +77,7 @@ impl<C> Schedule<C> {
         Some(Removed(timer.callback))
     }
 
-    /// What is to be called next, if its time has come and it is not younger than `newest`.
+    /// Takes the next callback, if its time has come and its timer is not newer than `newest`.
     pub(crate) fn take_due(&self, now: u64, newest: TimerId) -> Option<(TimerId, C)> {
         if self.next.get() > now {
             return None;
@@ -94,8 +94,8 @@ impl<C> Schedule<C> {
         Some((id, callback))
     }
 
-    /// Enters an interval that has run again, unless it was cancelled meanwhile. Times that it
-    /// missed are passed over.
+    /// Schedules an interval that has run again, unless it was cancelled meanwhile. Times that it
+    /// missed are skipped.
     pub(crate) fn put_back(&self, id: TimerId, now: u64, callback: C) {
         let mut table = self.table.borrow_mut();
         let Some((timer, every)) =
@@ -115,7 +115,7 @@ impl<C> Schedule<C> {
 }
 
 impl<C> Drop for Schedule<C> {
-    /// What each timer would have called is dropped by itself: it is user data.
+    /// The callback of each timer is dropped by itself, because it is user data.
     fn drop(&mut self) {
         let mut discarded = Discarded::default();
         discarded.drop_all(std::mem::take(&mut self.table.get_mut().timers).into_values());
