@@ -213,7 +213,7 @@ fn unread_bytes_are_not_nothing() {
     test.write(raw, b"nonsense\r\n\r\n");
     let unread = failure(|| test.expect_nothing(raw));
     assert!(
-        unread.starts_with(r#"Client(0) received bytes that the test has not read: b"HTTP/1.1 400 "#),
+        unread.starts_with(r#"Client(0) received bytes that were not read: b"HTTP/1.1 400 "#),
         "{unread}"
     );
     test.read(raw);

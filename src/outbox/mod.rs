@@ -1,14 +1,14 @@
-//! What waits for one connection's socket: the one way from an emit to the wire.
+//! The bytes that wait for one connection's socket: every emit passes here on its way to the wire.
 //!
 //! It knows `io::Write`, frame boundaries and byte counts. It knows no connection, no listener and
-//! no clock but the time it is handed. Bytes leave in the order in which they came, with two
-//! exceptions: a control frame may pass whole frames that still wait, and of several pongs that
-//! came after the socket was found full only the latest goes out (RFC 6455 §5.5.3).
+//! no clock except the time that it is given. Bytes leave in the order in which they came, with two
+//! exceptions: a control frame may overtake whole frames that still wait, and of several pongs that
+//! came after the socket was found full only the latest is sent (RFC 6455 §5.5.3).
 //!
-//! While a socket takes what it is given, frames are appended to one log that the whole loop shares
-//! (the `Stage`), and each connection remembers only which part of it is its own: an echo needs no
-//! buffer, and a broadcast is encoded once and sent to each from the same bytes. Only what a socket
-//! would not take moves into a `Queue` of the connection's own.
+//! As long as a socket takes everything, frames are appended to one log that the whole loop shares
+//! (the `Stage`), and each connection remembers only its part of the log. So an echo needs no
+//! buffer, and a broadcast is encoded once and sent to each from the same bytes. Only bytes that a
+//! socket does not take move into the connection's own `Queue`.
 
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
@@ -48,16 +48,16 @@ pub(crate) enum Outbox {
     Queued(Box<Queue>),
 }
 
-/// What the limit of an outbox is compared with, in bytes.
+/// The two sides of the comparison with an outbox's limit, in bytes.
 pub(crate) struct Room {
-    /// What waits.
+    /// The waiting bytes.
     pub(crate) held: usize,
-    /// What a frame that comes needs.
+    /// The bytes of the new frame.
     pub(crate) needed: usize,
 }
 
 impl Outbox {
-    /// Bytes that wait here, headers included.
+    /// The number of bytes that wait here, headers included.
     pub(crate) fn waiting(&self) -> usize {
         match self {
             Self::Empty => 0,
@@ -66,7 +66,7 @@ impl Outbox {
         }
     }
 
-    /// Messages of which nothing was written yet.
+    /// The number of messages of which nothing was written yet.
     pub(crate) fn messages(&self, stage: &Stage) -> usize {
         match self {
             Self::Empty => 0,
@@ -77,16 +77,16 @@ impl Outbox {
         }
     }
 
-    /// Whether a frame of `len` bytes must not wait here as well, in the place of one with the same
-    /// key if it has one. A message as long as the limit may always wait alone: its header is not
-    /// counted then.
+    /// Whether a frame of `len` bytes has no room beside the waiting ones, in the place of the one
+    /// with the same key if there is one. A message as long as the limit may always wait alone: its
+    /// header is not counted then.
     pub(crate) fn lacks_room(&self, len: usize, limit: usize, key: Option<u64>) -> bool {
         let Room { held, needed } = self.room(len, key);
         held > 0 && held + needed > limit
     }
 
-    /// What the limit is compared with: what waits, and a frame of `len` bytes that comes, in the
-    /// place of one with the same key if it has one.
+    /// The bytes to compare with the limit: the waiting ones, and a new frame of `len` bytes, in
+    /// the place of the one with the same key if there is one.
     pub(crate) fn room(&self, len: usize, key: Option<u64>) -> Room {
         match (self, key) {
             (Self::Queued(queue), Some(key)) => {
@@ -106,7 +106,8 @@ impl Outbox {
         matches!(self, Self::Queued(queue) if queue.is_blocked())
     }
 
-    /// When the socket last took something, if it is blocked; milliseconds on the loop's clock.
+    /// The time at which the socket last took something, if it is blocked; milliseconds on the
+    /// loop's clock.
     pub(crate) fn blocked_since(&self) -> Option<u64> {
         match self {
             Self::Queued(queue) if queue.is_blocked() => Some(queue.progress_at()),
@@ -119,15 +120,16 @@ impl Outbox {
         matches!(self, Self::Queued(queue) if queue.is_mid_frame())
     }
 
-    /// An HTTP head or response, ahead of every frame. Only for an outbox that holds nothing else
-    /// yet.
+    /// Queues an HTTP head or response, ahead of every frame. The outbox must not hold anything
+    /// else yet.
     pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Bytes) {
         self.queued(stage).begin(head);
     }
 
-    /// The usual way of a frame: into the log, behind what the connection has there, or with that
-    /// into a queue if others have written behind it. `false` if the connection has a queue
-    /// already, if it would have more than `most` bytes waiting, or if the log is full.
+    /// Stages a frame, the fast path: it goes into the log, behind the connection's part of it. If
+    /// other connections have written behind that part, both go into a queue. `false` if the
+    /// connection has a queue already, if more than `most` bytes would wait for it, or if the log
+    /// is full.
     #[inline]
     pub(crate) fn stage_frame(
         &mut self,
@@ -159,20 +161,20 @@ impl Outbox {
         true
     }
 
-    /// Moves what the connection has in the log into a queue, and adds a frame there.
+    /// Moves the connection's part of the log into a queue, and adds a frame there.
     #[cold]
     #[inline(never)]
     fn unstage(&mut self, stage: &mut Stage, kind: FrameKind, payload: &[u8]) {
         self.queued(stage).append(|tail| encode_frame(kind, payload, tail));
     }
 
-    /// The usual way of a frame that goes to many: the outbox refers to it in the log. `false` if
-    /// it cannot, or if the connection would have more than `most` bytes there.
+    /// Refers to a frame for many connections in the log, the fast path. `false` if it cannot, or
+    /// if the connection would have more than `most` bytes there.
     #[inline]
     pub(crate) fn stage_shared(&mut self, stage: &mut Stage, shared: &Shared, most: usize) -> bool {
         let Range { start, end } = shared.place;
         match self {
-            // What is nowhere in the log begins at 0, where nothing that is staged ends.
+            // A frame without a place in the log begins at 0, where no staged part ends.
             Self::Staged { from, to } if *to as usize == start && end - *from as usize <= most => {
                 *to = place(end);
             }
@@ -203,7 +205,7 @@ impl Outbox {
         }
     }
 
-    /// A frame that was encoded once for many: the connection refers to it where it can.
+    /// Queues a frame that was encoded once for many connections: by reference if possible.
     pub(crate) fn push_shared(&mut self, stage: &mut Stage, shared: &mut Shared) {
         if self.stage_shared(stage, shared, usize::MAX) {
             return;
@@ -216,9 +218,9 @@ impl Outbox {
         }
     }
 
-    /// A ping or pong: it passes whole frames that wait for a blocked socket. Of the pongs that
-    /// wait there only the latest is kept (RFC 6455 §5.5.3 allows it), so that a peer that pings
-    /// without reading costs one frame.
+    /// Queues a ping or pong. It overtakes whole frames that wait for a blocked socket. Of the
+    /// pongs that wait there only the latest is kept (RFC 6455 §5.5.3 allows it), so that a peer
+    /// that pings without reading costs one frame.
     pub(crate) fn push_control(
         &mut self,
         stage: &mut Stage,
@@ -233,8 +235,8 @@ impl Outbox {
         queue.push_control(kind, payload);
     }
 
-    /// A message that replaces the one with the same key, if that waits for a blocked socket;
-    /// whether it did.
+    /// Queues a message in the place of the one with the same key, if that waits for a blocked
+    /// socket; returns whether it did.
     pub(crate) fn push_latest(
         &mut self,
         stage: &mut Stage,
@@ -253,7 +255,8 @@ impl Outbox {
         }
     }
 
-    /// As [`push_latest`](Self::push_latest), of a frame that was encoded once for many.
+    /// The same as [`push_latest`](Self::push_latest), for a frame that was encoded once for many
+    /// connections.
     pub(crate) fn push_shared_latest(
         &mut self,
         stage: &mut Stage,
@@ -272,14 +275,15 @@ impl Outbox {
     }
 
     /// Drops the messages that have waited longest, until a frame of `len` bytes has room, in the
-    /// place of one with the same key if it has one; returns how many. What is under way stays.
+    /// place of the one with the same key if there is one; returns how many. A frame that was
+    /// written in part stays.
     pub(crate) fn drop_oldest(&mut self, len: usize, limit: usize, key: Option<u64>) -> u64 {
         let Self::Queued(queue) = self else { return 0 };
         let (replaced, more) = key.map_or((0, 0), |key| (queue.held_by(key), queue::KEYED));
         queue.drop_oldest(limit.saturating_sub(len + more) + replaced, key)
     }
 
-    /// Offers a large frame to the socket from where its payload lies, behind whatever waits; only
+    /// Offers a large frame to the socket directly from its payload, behind all waiting bytes; only
     /// the rest is copied.
     pub(crate) fn write_through(
         &mut self,
@@ -314,7 +318,7 @@ impl Outbox {
         Ok(Flushed::Blocked)
     }
 
-    /// Offers the socket all that waits, until all is taken or the socket takes no more.
+    /// Offers the socket all waiting bytes, until it has taken all or takes no more.
     #[inline]
     pub(crate) fn flush(
         &mut self,
@@ -329,8 +333,8 @@ impl Outbox {
         }
     }
 
-    /// As [`flush`](Self::flush), for a connection whose compressed messages refer to each other:
-    /// frames that are marked as compressed are, just before they are offered.
+    /// The same as [`flush`](Self::flush), for a connection whose compressed messages refer to each
+    /// other. Frames that are marked for compression are compressed just before they are offered.
     pub(crate) fn flush_compressing(
         &mut self,
         stage: &mut Stage,
@@ -398,7 +402,7 @@ impl Outbox {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets all frames.
     pub(crate) fn clear(&mut self, stage: &mut Stage) {
         match std::mem::take(self) {
             Self::Empty => {}
@@ -407,13 +411,14 @@ impl Outbox {
         }
     }
 
-    /// Frames from here on wait in the connection's own queue until it is flushed. Those that are
-    /// marked as compressed still have to be: see [`flush_compressing`](Self::flush_compressing).
+    /// Makes frames wait in the connection's own queue from now on, until it is flushed. Frames
+    /// that are marked for compression still have to be compressed: see
+    /// [`flush_compressing`](Self::flush_compressing).
     pub(crate) fn use_queue(&mut self, stage: &mut Stage) {
         self.queued(stage);
     }
 
-    /// The connection's own queue, with what was staged in it.
+    /// The connection's own queue, with its staged frames in it.
     fn queued(&mut self, stage: &mut Stage) -> &mut Queue {
         if !matches!(self, Self::Queued(_)) {
             let mut queue = stage.queue();
@@ -430,7 +435,7 @@ impl Outbox {
     }
 }
 
-/// A place in the log, which is much shorter than that: see [`Stage::is_full`].
+/// A position in the log, which is much shorter than 4 GiB: see [`Stage::is_full`].
 fn place(at: usize) -> u32 {
     debug_assert!(u32::try_from(at).is_ok());
     at as u32
@@ -458,7 +463,7 @@ mod tests {
         }
     }
 
-    /// A socket with moods: it takes so many bytes at a time, would block or is interrupted.
+    /// A socket that takes a limited number of bytes at a time, would block, or is interrupted.
     struct Wire {
         random: Random,
         most: usize,
@@ -491,7 +496,7 @@ mod tests {
         }
     }
 
-    /// An outbox, its socket, and what has still to arrive there.
+    /// An outbox, its socket, and the frames that have still to arrive there.
     struct Pair {
         outbox: Outbox,
         wire: Wire,
@@ -524,8 +529,8 @@ mod tests {
             }
         }
 
-        /// The frame of which the socket has taken the beginning: that, and what the outbox keeps
-        /// of it.
+        /// The frame whose beginning the socket has taken: that beginning, and the rest in the
+        /// outbox.
         fn begun(&self) -> Option<Vec<u8>> {
             let Outbox::Queued(queue) = &self.outbox else { return None };
             let begun = !self.wire.received.is_empty() && self.head.is_empty();
@@ -548,13 +553,13 @@ mod tests {
         fn drop_waiting(&mut self, stage: &mut Stage) {
             let begun = self.begun();
             self.outbox.drop_waiting(stage);
-            // A head counts as begun; frames follow only when it is gone.
+            // A head counts as begun; frames follow only after all of it.
             self.frames.retain(|frame| Some(frame) == begun.as_ref());
             self.controls.retain(|frame| Some(frame) == begun.as_ref());
             self.latest = self.latest.take().filter(|frame| Some(frame) == begun.as_ref());
         }
 
-        /// Takes whole frames off the wire and compares; then the outbox must hold exactly the
+        /// Takes whole frames off the wire and compares them; then the outbox must hold exactly the
         /// rest.
         fn check(&mut self, was_blocked: bool, progress: bool, now: u64) {
             let wire = &mut self.wire.received;
@@ -598,7 +603,7 @@ mod tests {
         }
     }
 
-    /// A payload that no other has.
+    /// A payload that differs from all others.
     fn payload(random: &mut Random, number: &mut u32, most: usize) -> Vec<u8> {
         *number += 1;
         let len = 4 + random.below(most - 3);
@@ -814,7 +819,7 @@ mod tests {
         }
     }
 
-    /// An outbox of which the socket took one byte, so that it is blocked.
+    /// An outbox whose socket took one byte, so that it is blocked.
     fn blocked(stage: &mut Stage) -> Outbox {
         let mut outbox = Outbox::Empty;
         outbox.push_frame(stage, Opcode::Binary, b"first");
@@ -942,7 +947,7 @@ mod tests {
                 (Stage::default(), Outbox::Empty, Outbox::Empty);
             before.push_frame(&mut stage, Opcode::Binary, &[0; 3000]);
             let longest = len + FrameHeader::MAX_LEN;
-            // How long the header will be is not known before.
+            // The length of the header is not known in advance.
             assert!(!outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest - 1));
             assert!(outbox.stage_frame(&mut stage, Opcode::Binary, &vec![0; len], longest));
             let waiting = outbox.waiting();

@@ -1,9 +1,8 @@
-//! What stands in the place of `compression` in a build without the feature `deflate`: no
-//! connection is compressed.
+//! Replaces `compression` in a build without the feature `deflate`: no connection is compressed.
 
 use crate::protocol::{Compressed, Message, Violation};
 
-/// There is none.
+/// There are no such messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {}
 
@@ -15,7 +14,7 @@ pub(crate) enum Encoding {
     Dedicated,
 }
 
-/// There is none, so that what asks a connection for it costs nothing.
+/// No value of this type exists, so that asking a connection for it costs nothing.
 pub(crate) enum Agreed {}
 
 impl Agreed {
@@ -72,7 +71,7 @@ impl Common {
 
     pub(crate) fn recycle(&mut self, _: Vec<u8>) {}
 
-    /// None, in all.
+    /// No cost at all.
     pub(crate) fn late_work(&self) -> usize {
         0
     }

@@ -1,11 +1,11 @@
-//! What waits for a socket that did not take all it was offered: whole frames in their order, the
-//! rest of the one that is under way, and what may pass the others.
+//! The bytes that wait for a socket that did not take everything: whole frames in their order, the
+//! rest of the frame that was written in part, and the frames that may overtake others.
 //!
-//! A frame is a message: so the oldest can be dropped, and one that has a key can be replaced where
-//! it stands.
+//! A frame is a message. So the oldest can be dropped, and a frame with a key can be replaced in
+//! its place.
 //!
-//! Small frames lie side by side in one list: a queue that is full of empty messages, 256 KiB with
-//! their headers, takes 279 KB of heap. With a `Bytes` for each frame it takes 6 552 KB
+//! Small frames are stored side by side in one list: a queue that is full of empty messages, 256
+//! KiB with their headers, takes 279 KB of heap. With a `Bytes` for each frame it takes 6 552 KB
 //! (`tests/outbox_memory.rs`).
 
 use std::collections::{HashMap, VecDeque};
@@ -18,67 +18,68 @@ use crate::protocol::{FrameHeader, FrameKind, encode_frame, frame_len};
 
 /// Pieces handed to one vectored write; far below IOV_MAX, enough to fill a socket buffer.
 const SLICES: usize = 64;
-/// Pieces that a queue of the loop's may have room for.
+/// The capacity in pieces up to which the loop keeps a queue for reuse.
 pub(super) const KEEP_PIECES: usize = 256;
-/// What a message with a key takes beside its frame, in bytes, at most: an allocation of its own,
-/// its piece, and where its key is found.
+/// The most bytes that a message with a key takes beside its frame: its own allocation, its piece,
+/// and the entry of its key.
 pub(super) const KEYED: usize = 128;
 
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// The rest of what the socket took in part: one frame, or a response head. It is never cut or
-    /// passed.
+    /// The rest of a frame, or of a response head, that the socket took in part. It is never cut or
+    /// overtaken.
     pub(super) partial: Bytes,
-    /// Pings, which pass all that is below. They lie side by side, so that many empty ones take no
-    /// more memory than they count, and none is looked at when another comes.
+    /// Pings, which overtake everything below. They are stored side by side, so that many empty
+    /// ones take no more memory than they count, and adding one does not look at the others.
     urgent: BytesMut,
-    /// The latest pong, which passes all that is below too.
+    /// The latest pong, which also overtakes everything below.
     pong: Bytes,
     /// Frames that are compressed already.
     ready: Bytes,
     pub(super) waiting: VecDeque<Piece>,
-    /// The number of the first piece that waits; each that comes gets the next.
+    /// The number of the first waiting piece; each new piece gets the next number.
     first: u64,
-    /// Which piece has the message of a key.
+    /// The piece that holds the message of a key.
     latest: HashMap<u64, u64>,
-    /// Whole frames behind all others, still growing: small frames wait here side by side, because
+    /// Whole frames behind all others, still growing. Small frames wait here side by side, because
     /// each by itself would take many times its length.
     pub(super) tail: Vec<u8>,
     bytes: usize,
-    /// The socket took less than it was offered; it is asked again when the poll says that it is
-    /// writable.
+    /// The socket took less than it was offered. It is offered more when the poll reports that it
+    /// is writable.
     blocked: bool,
-    /// Milliseconds on the loop's clock when the socket last took something.
+    /// The time at which the socket last took something, in milliseconds on the loop's clock.
     progress_at: u64,
 }
 
-/// Whole frames that wait, one or several.
+/// One or several whole frames that wait.
 pub(super) struct Piece {
     frames: Bytes,
-    /// It is one frame, which a later message with this key replaces.
+    /// The key, if it is one frame that a later message with this key replaces.
     key: Option<u64>,
 }
 
 impl Queue {
-    /// Bytes that wait, headers included.
+    /// The number of bytes that wait, headers included.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What is held against the limit, in bytes: what waits, and what each key takes beside it, or
-    /// short messages with ever new keys would take far more memory than the limit says.
+    /// The number of bytes that count against the limit: the waiting ones, and the memory that each
+    /// key takes beside them. Without the latter, short messages with ever new keys would take far
+    /// more memory than the limit says.
     pub(super) fn held(&self) -> usize {
         self.bytes + self.latest.len() * KEYED
     }
 
-    /// The same of the message with this key, which would be replaced.
+    /// The same for the message with this key, which would be replaced.
     pub(super) fn held_by(&self, key: u64) -> usize {
         let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
         at.and_then(|at| self.waiting.get(at)).map_or(0, |piece| piece.frames.len() + KEYED)
     }
 
-    /// Messages that wait, of which the peer has received nothing. They are counted when that is
-    /// asked.
+    /// The number of waiting messages of which the peer has received nothing. Each call counts
+    /// them.
     pub(super) fn messages(&self) -> usize {
         let pieces =
             [&self.ready].into_iter().chain(self.waiting.iter().map(|piece| &piece.frames));
@@ -104,8 +105,8 @@ impl Queue {
         self.tail.capacity() <= STAGE_SHARE && pieces <= KEEP_PIECES
     }
 
-    /// Bytes that it has room for, itself not counted: frames side by side, pieces, and keys with
-    /// their places.
+    /// The number of bytes for which it has memory, itself not counted: frames side by side,
+    /// pieces, and keys with their places.
     pub(super) fn capacity(&self) -> usize {
         let pieces = self.waiting.capacity() * size_of::<Piece>();
         self.tail.capacity() + pieces + self.latest.capacity() * size_of::<(u64, u64)>()
@@ -129,7 +130,7 @@ impl Queue {
         self.bytes = self.partial.len();
     }
 
-    /// What goes out before everything else, and in one piece.
+    /// Sets the bytes that are sent before everything else, and in one piece.
     pub(super) fn begin(&mut self, rest: Bytes) {
         self.bytes += rest.len();
         self.partial = rest;
@@ -142,7 +143,7 @@ impl Queue {
         self.waiting.push_back(Piece { frames, key: None });
     }
 
-    /// Appends a frame behind everything else, beside the ones before it.
+    /// Appends a frame behind everything else, beside the previous ones.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.tail.len() >= STAGE_SHARE {
             self.close_open();
@@ -153,7 +154,7 @@ impl Queue {
     }
 
     /// Puts a frame in the place of the one that waits with the same key, or else behind
-    /// everything; whether it replaced one.
+    /// everything; returns whether it replaced one.
     pub(super) fn push_latest(&mut self, key: u64, frame: Bytes) -> bool {
         self.bytes += frame.len();
         let at = self.latest.get(&key).map(|number| (number - self.first) as usize);
@@ -168,7 +169,8 @@ impl Queue {
         false
     }
 
-    /// A control frame: it passes what waits. Of the pongs that wait only the latest is kept.
+    /// Queues a control frame, which overtakes waiting frames. Of the waiting pongs only the latest
+    /// is kept.
     pub(super) fn push_control(&mut self, kind: FrameKind, payload: &[u8]) {
         let mut frame = Vec::new();
         encode_frame(kind, payload, &mut frame);
@@ -181,14 +183,15 @@ impl Queue {
         }
     }
 
-    /// Bytes that are never dropped.
+    /// The number of bytes that are never dropped.
     fn undroppable(&self) -> usize {
         self.partial.len() + self.urgent.len() + self.pong.len() + self.ready.len()
     }
 
-    /// Drops the messages that have waited longest until no more than `limit` bytes are
-    /// [held](Self::held), or none is left that may be dropped; returns how many. The one with the
-    /// key `spared` stays in its place. Where what must stay is more, nothing is dropped.
+    /// Drops the messages that have waited longest until at most `limit` bytes are
+    /// [held](Self::held), or no message is left that may be dropped; returns how many. The message
+    /// with the key `spared` stays in its place. If the bytes that must stay exceed the limit,
+    /// nothing is dropped.
     pub(super) fn drop_oldest(&mut self, limit: usize, spared: Option<u64>) -> u64 {
         let mut dropped = 0;
         let mut aside = None;
@@ -260,7 +263,7 @@ impl Queue {
         Ok(if progress { Flushed::Emptied } else { Flushed::All })
     }
 
-    /// Takes `written` bytes off the front, in the order in which `offer` showed them.
+    /// Removes `written` bytes from the front, in the order in which `offer` showed them.
     pub(super) fn consume(&mut self, mut written: usize) {
         if written == self.bytes {
             return self.clear();
@@ -280,8 +283,8 @@ impl Queue {
                 }
             };
             if written < front.len() {
-                // The frame that the write ended in is under way from here on; the frames behind it
-                // in the piece are not.
+                // The frame in which the write ended is partly written from now on; the frames
+                // behind it in the piece are not.
                 let start = frame_start(front, written);
                 front.advance(start);
                 if start < written {
@@ -300,7 +303,7 @@ impl Queue {
         }
     }
 
-    /// Takes up to `written` bytes off the pings and the pong; returns how many.
+    /// Removes up to `written` bytes from the pings and the pong; returns how many.
     fn consume_urgent(&mut self, written: usize) -> usize {
         let whole = written.min(self.urgent.len());
         let start =
@@ -308,7 +311,7 @@ impl Queue {
         self.urgent.advance(start);
         let mut taken = whole;
         if start < whole {
-            // Copied, because a part of the buffer would keep all of it.
+            // Copied, because a reference to a part of the buffer would keep all of it.
             let len = frame_len(&self.urgent).unwrap_or(self.urgent.len()).min(self.urgent.len());
             self.partial = Bytes::copy_from_slice(&self.urgent[whole - start..len]);
             self.urgent.advance(len);
@@ -323,7 +326,7 @@ impl Queue {
 
     fn close_open(&mut self) {
         if !self.tail.is_empty() {
-            // Without spare room: a piece may wait for long.
+            // Without spare capacity: a piece may wait for long.
             let frames = Bytes::from(std::mem::take(&mut self.tail).into_boxed_slice());
             self.waiting.push_back(Piece { frames, key: None });
         }
@@ -338,7 +341,7 @@ impl Queue {
         Some(piece)
     }
 
-    /// Takes the first frame that waits in a piece; its bytes are still counted.
+    /// Takes the first waiting frame of the pieces; its bytes are still counted.
     fn take_first(&mut self) -> Option<Bytes> {
         let frames = &mut self.waiting.front_mut()?.frames;
         let frame = frames.split_to(frame_len(frames).unwrap_or(frames.len()).min(frames.len()));
@@ -348,9 +351,9 @@ impl Queue {
         Some(frame)
     }
 
-    /// Moves the first frames that wait to where they are offered next, compressed if they are
-    /// marked so. From there on they must go out, because what is compressed after them refers to
-    /// them; so it is no more than a socket takes readily.
+    /// Moves the first waiting frames to where they are offered next, compressed if they are marked
+    /// for it. From then on they must be sent, because later compressed frames refer to them. So it
+    /// moves no more than a socket takes readily.
     fn compress_next(&mut self, compress: &mut Compress<'_>) {
         self.close_open();
         let (mut ready, mut payload) = (Vec::new(), Vec::new());
@@ -371,7 +374,7 @@ impl Queue {
         self.ready = Bytes::from(ready);
     }
 
-    /// One vectored write of as much as fits, of what waits too if `all`; returns how much was
+    /// One vectored write of as much as fits, with waiting frames if `all`; returns how much was
     /// offered and how much was taken.
     fn offer(&self, out: &mut impl Write, all: bool) -> io::Result<(usize, usize)> {
         let mut slices = [IoSlice::new(&[]); SLICES];
@@ -398,7 +401,7 @@ impl Queue {
     }
 }
 
-/// How many messages lie side by side in `frames`.
+/// The number of messages side by side in `frames`.
 pub(super) fn messages_of(mut frames: &[u8]) -> usize {
     let mut messages = 0;
     while let Some(len) = frame_len(frames) {
@@ -446,8 +449,8 @@ mod tests {
         }
     }
 
-    /// What the queue does, done slowly: one message to an entry, the bytes of it that are written
-    /// counted.
+    /// A slow model of the queue: one entry for each message, with the number of its bytes that are
+    /// written.
     #[derive(Default)]
     struct Model {
         frames: Vec<(Vec<u8>, Option<u64>)>,
@@ -460,7 +463,7 @@ mod tests {
             self.frames.iter().map(|(frame, _)| frame.len()).sum::<usize>() - self.written
         }
 
-        /// The first message that nothing was written of.
+        /// The first message of which nothing was written.
         fn untouched(&self) -> usize {
             usize::from(self.written > 0)
         }
@@ -635,7 +638,7 @@ mod tests {
         }
     }
 
-    /// One that counts for less than it takes would let the loop keep more than it may.
+    /// A queue that counts for less than it takes would let the loop keep more than it may.
     #[test]
     fn a_queue_counts_for_all_it_has_room_for() {
         const PIECE: usize = size_of::<Piece>();
@@ -667,7 +670,7 @@ mod tests {
             let mut queue = Queue::default();
             queue.block(0);
             if ready > 0 {
-                // What was compressed stays, because what is compressed later refers to it.
+                // Compressed frames stay, because later compressed frames refer to them.
                 queue.push(encoded(Opcode::Text, b"ready to go"));
                 let full = &mut Wire::default();
                 assert_eq!(
@@ -695,7 +698,7 @@ mod tests {
             assert_eq!(queue.drop_oldest(stays + 30, None), 5, "no more than has to be");
             assert_eq!(queue.drop_oldest(stays, None), 5, "all of them, where that is enough");
             assert_eq!(queue.bytes(), stays);
-            // What stays goes out once and is counted.
+            // The frames that stay are sent once and are counted.
             let mut wire = Wire { room: 1000, ..Wire::default() };
             let mut bytes_out = 7;
             queue.flush(&mut wire, 0, Some(&mut plain), &mut bytes_out).unwrap();

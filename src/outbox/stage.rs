@@ -1,5 +1,4 @@
-//! The log that the whole loop shares, in which frames are staged until their sockets are offered
-//! them.
+//! The log of the whole loop, in which frames are staged until their sockets are offered them.
 //!
 //! A broadcast to 50 connections takes 15 666 instructions with the log, and took 71 001
 //! without (callgrind).
@@ -14,14 +13,14 @@
 //!  Eve              └────────────────┘              Staged { from: 7, to: 12 }
 //! ```
 //!
-//! An outbox refers to one piece of the log, without a gap. What goes to many lies there once. A
-//! frame that does not lie just behind the outbox's piece (the next one to Ann, behind Bob's) moves
-//! the piece and that frame into a queue of the connection's own.
+//! An outbox refers to one part of the log, without a gap. A frame for many connections is there
+//! once. A frame that is not directly behind the outbox's part (the next one to Ann, behind Bob's)
+//! moves the part and that frame into the connection's own queue.
 //!
 //! `staged` counts the outboxes that refer to the log. When a socket takes everything, its outbox
-//! is `Empty` again; when the last of them leaves, the log is empty and its memory is used again.
-//! When a socket takes a part, the rest of the piece moves into the connection's queue. So nothing
-//! in the log is older than a turn.
+//! is `Empty` again. When the last of these outboxes is, the log is emptied and its memory is
+//! reused. When a socket takes a part, the rest moves into the connection's queue. So nothing in
+//! the log is older than a turn.
 
 use std::ops::Range;
 
@@ -30,52 +29,52 @@ use bytes::{Bytes, BytesMut};
 use super::queue::Queue;
 use crate::protocol::{FrameKind, FrameLog, encode_header};
 
-/// When the log is as long as this, what is in it is written before more is added.
+/// When the log has this length, its frames are written before more are added.
 pub(super) const LONGEST_LOG: usize = 4 * 1024 * 1024;
 
-/// Room for response heads. When all of it is taken by sockets that are slow from the beginning,
-/// there is more.
+/// The memory for response heads. When sockets that are slow from the beginning have taken all of
+/// it, more is allocated.
 pub(super) const HEADS: usize = 4 * 1024;
 
-/// Queues that the loop keeps for reuse, at most: in one turn many connections may need one, as
-/// where several topics are published to by turns.
+/// The most queues that the loop keeps for reuse. In one turn many connections may need one, for
+/// instance if several topics are published to alternately.
 pub(super) const SPARE_QUEUES: usize = 1024;
 
-/// What they may take together, in bytes.
+/// The most memory that they may take together, in bytes.
 pub(super) const SPARE_BYTES: usize = 4 * 1024 * 1024;
 
-/// A shared frame from this size on is referred to while it waits; below, a copy takes less memory
-/// than the reference.
+/// A shared frame from this size on is kept by reference while it waits; below this size, a copy
+/// takes less memory than the reference.
 pub(super) const REFER: usize = 256;
 
-/// A shared frame with a payload of this many bytes or more is not in the log. Of those that are,
-/// each socket that takes a part has the rest copied; but where a socket takes everything, a
-/// delivery of 16 KiB takes 250 instructions by the log, and 1200 by a reference in a queue.
+/// A shared frame with a payload of this many bytes or more is not in the log. If a frame is in the
+/// log, each socket that takes a part of it has the rest copied. But if a socket takes everything,
+/// a delivery of 16 KiB takes 250 instructions by the log, and 1200 by a reference in a queue.
 pub(super) const ALONE: usize = 64 * 1024;
 
 /// The log of one loop, in which frames wait for the end of the callback or turn, and the queues it
 /// recycles.
 pub(crate) struct Stage {
     pub(super) log: FrameLog,
-    /// Where 101 responses wait until they are taken, which is soon.
+    /// The memory in which 101 responses wait until they are taken, which is soon.
     pub(super) heads: BytesMut,
-    /// Who points into the log: outboxes, and a frame that is being shared. At zero the log is
-    /// empty again.
+    /// The number of users of the log: outboxes, and a frame that is being shared. At zero the log
+    /// is emptied.
     pub(super) staged: usize,
-    /// Bytes that sockets took, ever.
+    /// The number of bytes that sockets have taken in all.
     pub(crate) written: u64,
     #[expect(clippy::vec_box, reason = "a queue moves between here and an outbox as one word")]
     pub(super) spare: Vec<Box<Queue>>,
-    /// What those have room for.
+    /// The memory of those queues, in bytes.
     pub(super) spare_bytes: usize,
 }
 
 /// A frame that was encoded once and goes to several connections.
 pub(crate) struct Shared {
-    /// Where it lies in the log; nowhere if it is too large for copies.
+    /// Its place in the log; empty if it is too large for copies.
     pub(super) place: Range<usize>,
-    /// The frame by itself: made at once if it is large, else when the first blocked connection
-    /// needs to keep it.
+    /// The frame by itself. It is made at once if it is large, otherwise when the first blocked
+    /// connection needs to keep it.
     pub(super) frame: Option<Bytes>,
 }
 
@@ -93,7 +92,7 @@ impl Default for Stage {
 }
 
 impl Stage {
-    /// Keeps a response head for an outbox, beside others, without an allocation for each.
+    /// Stores a response head for an outbox, beside others, without an allocation for each.
     pub(crate) fn hold(&mut self, head: &[u8]) -> Bytes {
         self.heads.extend_from_slice(head);
         self.heads.split().freeze()
@@ -111,17 +110,17 @@ impl Stage {
         Shared { place: from..self.log.len(), frame: None }
     }
 
-    /// Ends what [`share`](Self::share) began: until then its bytes stay in the log, whoever else
-    /// leaves it.
+    /// Ends the use of a frame that [`share`](Self::share) made. Until then its bytes stay in the
+    /// log, also if all outboxes are empty again.
     pub(crate) fn end_share(&mut self, shared: Shared) {
         if !shared.place.is_empty() {
             self.leave();
         }
     }
 
-    /// Whether what is in the log should be written before more is added. It may be in the middle
-    /// of a callback: else one that emits to thousands, or thousands of times, would have to hold
-    /// all of it at once.
+    /// Whether the log should be written before more is added, possibly in the middle of a
+    /// callback. Otherwise a callback that emits to thousands of connections, or thousands of
+    /// times, would have to hold all of it at once.
     pub(crate) fn is_full(&self) -> bool {
         self.log.len() >= LONGEST_LOG
     }
@@ -138,7 +137,7 @@ impl Stage {
         }
     }
 
-    /// Gives back what is kept for the next queues.
+    /// Frees the memory that is kept for the next queues.
     pub(crate) fn shrink(&mut self) {
         self.spare.clear();
         self.spare_bytes = 0;
@@ -173,7 +172,7 @@ impl Shared {
 
 pub(super) fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
     let header = encode_header(kind, payload.len());
-    // Without spare room: it may wait for long.
+    // Without spare capacity: it may wait for long.
     let mut frame = Vec::with_capacity(header.len() + payload.len());
     frame.extend_from_slice(&header);
     frame.extend_from_slice(payload);

@@ -1,5 +1,5 @@
-//! From the bytes of a request to an open connection, a page or a refusal: finds the place, asks
-//! the filters, answers.
+//! Admission: from the bytes of a request to an open connection, a page or a refusal. It finds the
+//! place, runs the filters, and answers.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
 use crate::user::{Answer, Context, Filter, Incoming, Policy, Registry};
 
-/// What a piece of a request counts of a turn's work, in bytes: more than its length says.
+/// The cost of a piece of a request, in bytes of a turn's work, beside its length.
 const REQUEST: usize = 4 * 1024;
-/// What a complete head counts beside that: its answer, with an upgrade's allocations.
+/// The further cost of a complete head: its answer, with an upgrade's allocations.
 const HEAD: usize = 12 * 1024;
-/// What each byte of a complete head counts: by what the worst head costs, in which every byte
-/// needs a thought.
+/// The cost of each byte of a complete head, by that of the worst known head, in which every byte
+/// needs work.
 const HEAD_BYTE: usize = 8;
 
-/// A request on its way through the filters.
+/// A request while filters run.
 struct Admission {
     incoming: Incoming,
     destination: Destination,
-    /// The filter that is asked next.
+    /// The filter that runs next.
     filter: usize,
 }
 
-/// Takes the request head off the front of `input`, as far as it is there, and answers it when it
+/// Takes the request head from the front of `input`, as far as it is there, and answers it when it
 /// is whole.
 #[cold]
 pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut &mut [u8]) {
@@ -49,9 +49,9 @@ pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut
     keep_early(context.hub, token, input);
 }
 
-/// A request head that is complete, or refused before it is.
+/// A request head that is complete, or was refused before.
 struct Whole {
-    /// Or why it is refused, and whether it asked by HEAD.
+    /// The request, or its refusal, and whether its method is HEAD.
     request: Result<Request, (Refusal, bool)>,
     work: usize,
 }
@@ -67,7 +67,7 @@ impl Whole {
     }
 }
 
-/// Takes a head off the front of `input`. What is not complete is kept in `partial`.
+/// Takes a head from the front of `input`. An incomplete one is kept in `partial`.
 fn take_head(
     partial: &mut Option<Box<Head>>,
     input: &mut &mut [u8],
@@ -83,7 +83,7 @@ fn take_head(
     }
     let head = partial.get_or_insert_default();
     let before = head.received.len();
-    // The scanner lets no head of that length go on.
+    // The scanner accepts no head that is longer.
     let take = input.len().min(limits.max_bytes.saturating_sub(before));
     head.received.extend_from_slice(&input[..take]);
     match head.scanner.scan(&head.received, limits) {
@@ -100,15 +100,15 @@ fn take_head(
     }
 }
 
-/// Whether a head begins like a HEAD request, also if it cannot be read as a whole. Its response
-/// has no body then, whatever it says (RFC 9110 §9.3.2).
+/// Whether a head begins like a HEAD request, also if it is not a valid head. Its response then has
+/// no body, whatever it says (RFC 9110 §9.3.2).
 fn asks_head(head: &[u8]) -> bool {
     let begins = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(head.len());
     head[begins..].starts_with(b"HEAD ")
 }
 
-/// Keeps what comes while a request waits for its answer. A client may not send anything before the
-/// upgrade (RFC 6455 §4.1), so a head's worth of bytes is enough for those that do.
+/// Keeps input while a request waits for its answer. A client may not send anything before the
+/// upgrade (RFC 6455 §4.1), so the length of a head is enough for clients that do.
 fn keep_early(hub: &mut Hub, token: Token, input: &mut &mut [u8]) {
     let limit = hub.limits.head.max_bytes;
     let Some(Phase::Parked(parked)) = hub.get_mut(token).map(|connection| &mut connection.phase)
@@ -126,13 +126,13 @@ fn keep_early(hub: &mut Hub, token: Token, input: &mut &mut [u8]) {
     advance(input, input.len());
 }
 
-/// Whether the request with this ticket waits still.
+/// Whether the request with this ticket still waits.
 pub(super) fn waits(hub: &Hub, token: Token, ticket: &Arc<AtomicBool>) -> bool {
     let phase = hub.get(token).map(|connection| &connection.phase);
     matches!(phase, Some(Phase::Parked(parked)) if Arc::ptr_eq(&parked.ticket.0, ticket))
 }
 
-/// Goes on with a request that waited for its answer; returns what came behind its head.
+/// Continues with a request that waited for its answer; returns the input behind its head.
 pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<u8> {
     let Answer { token, go_on, .. } = answer;
     let Some(go_on) = go_on else {
@@ -156,8 +156,8 @@ pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<
     early
 }
 
-/// Answers a request whose head did not come in time, or to which no answer did; if nothing came at
-/// all, there is nothing to answer.
+/// Answers a request whose head did not arrive in time, or whose deferred answer did not. If no
+/// byte arrived, there is nothing to answer.
 pub(super) fn late(hub: &mut Hub, token: Token) {
     match hub.get(token).map(|connection| &connection.phase) {
         Some(Phase::Handshaking(None)) => hub.timed_out(token),
@@ -170,12 +170,12 @@ pub(super) fn late(hub: &mut Hub, token: Token) {
     }
 }
 
-/// Answers a request about which nobody has decided.
+/// Answers a request without a decision.
 fn undecided(hub: &mut Hub, token: Token) {
     hub.refuse(token, &Refusal::Undecided { retry_after: RETRY_AFTER }, false);
 }
 
-/// Finds what is at the path of a request, and asks the filters.
+/// Finds the place at the path of a request, and runs the filters.
 fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
     let (hub, registry) = (&mut *context.hub, context.registry);
     let head_only = request.has_method("HEAD");
@@ -204,8 +204,8 @@ fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
     context.drain_notifications();
 }
 
-/// Goes on with what a filter has said, asks the others, and if none objects opens the connection
-/// or calls the page; or parks the request, if a filter has put its answer off.
+/// Continues after a filter: runs the others, and if none objects, opens the connection or calls
+/// the page. If a filter has deferred its answer, it parks the request.
 fn admit<S>(context: &mut Context<'_, S>, admission: Admission, mut verdict: Result<(), Response>) {
     let Admission { mut incoming, destination, mut filter } = admission;
     let token = incoming.token;
@@ -270,7 +270,7 @@ fn check_room(hub: &Hub) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// HEAD is allowed where GET is, at every path (RFC 9110 §9.1).
+/// Checks the method: HEAD is allowed where GET is, at every path (RFC 9110 §9.1).
 fn check_method(request: &Request) -> Result<(), Refusal> {
     if request.has_method("GET") || request.has_method("HEAD") {
         return Ok(());
@@ -278,10 +278,10 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
     Err(Refusal::MethodNotAllowed { allow: "GET, HEAD" })
 }
 
-/// Everything about an upgrade that can be wrong, in the order in which it counts.
+/// Checks an upgrade for every possible fault, in their order of precedence.
 ///
-/// HEAD is refused with what GET would be refused with. Where GET would be upgraded, HEAD gets 426:
-/// a handshake is a GET (RFC 6455 §4.1).
+/// HEAD gets the refusal that GET would get. If GET would be upgraded, HEAD gets 426: a handshake
+/// is a GET (RFC 6455 §4.1).
 fn check_upgrade(hub: &Hub, policy: &Policy, request: &Request) -> Result<Key, Refusal> {
     check_method(request)?;
     let key = http::check_handshake(request)?;
@@ -312,7 +312,7 @@ fn switch_protocols<S>(context: &mut Context<'_, S>, route: u32, key: &Key, inco
     context.hub.open(token, upgraded);
 }
 
-/// The filter that is asked after that many others: the server's come first, then the route's.
+/// The filter at this position: the server's come first, then the route's.
 fn filter_at<'r, S>(
     registry: &'r Registry<S>,
     destination: &Destination,

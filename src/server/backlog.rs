@@ -1,9 +1,8 @@
-//! The backlog: connections, listeners, commands and events that are left to be served without
-//! waiting.
+//! The backlog: connections, listeners, commands and events that are to be served without waiting.
 //!
-//! Most of it is connections that wait to be read, and the input of theirs that was read and is not
-//! handled yet. It knows no budget and no socket: what is put off, and how much of it is done
-//! at a time, is decided by the server.
+//! Most entries are connections that wait to be read, and their input that was read and is not
+//! handled yet. The backlog knows no budget and no socket: the server decides what is deferred, and
+//! how much of it is done at a time.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,7 +11,7 @@ use crate::token::Token;
 /// Input that was read and is not handled yet; never empty.
 pub(crate) struct Rest {
     pub(crate) bytes: Vec<u8>,
-    /// Where it begins: what is before was handled.
+    /// The position of the first unhandled byte.
     pub(crate) from: usize,
 }
 
@@ -20,17 +19,17 @@ pub(crate) struct Rest {
 pub(crate) struct Backlog {
     /// Connections that wait to be read, in the order in which they are served.
     waiting: VecDeque<Token>,
-    /// The same of those behind our close frame or response: they are read last.
+    /// The same for connections behind our close frame or response: they are read last.
     closing: VecDeque<Token>,
     /// Only a connection of one of the two lists has a rest.
     rests: HashMap<Token, Rest>,
-    /// Bytes of memory that the rests take.
+    /// The memory of the rests, in bytes.
     kept: usize,
     /// Listeners that may have more connections.
     accepting: Vec<usize>,
-    /// Other threads have sent commands.
+    /// Whether other threads have sent commands.
     commands: bool,
-    /// The poll may have more events than were taken.
+    /// Whether the poll may have more events than were taken.
     events: bool,
 }
 
@@ -55,7 +54,7 @@ impl Backlog {
 
     // Connections.
 
-    /// How many wait that are not closing.
+    /// The number of waiting connections that are not closing.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -79,7 +78,7 @@ impl Backlog {
     }
 
     pub(crate) fn take_rest(&mut self, token: Token) -> Option<Rest> {
-        // Most of the time there is none, and to look for one is to hash the token.
+        // Most of the time there is none, and a look-up would hash the token.
         if self.rests.is_empty() {
             return None;
         }
@@ -91,15 +90,15 @@ impl Backlog {
         Some(rest)
     }
 
-    /// Bytes of memory that the rests take.
+    /// The memory of the rests, in bytes.
     pub(crate) fn kept(&self) -> usize {
         self.kept
     }
 
     // Listeners, other threads, the poll.
 
-    /// Has a listener accept. It has one share of a turn, also if it was left over from the last
-    /// one.
+    /// Makes a listener accept. It has one share of a turn, also if it was left from the previous
+    /// turn.
     pub(crate) fn push_listener(&mut self, listener: usize) {
         if !self.accepting.contains(&listener) {
             self.accepting.push(listener);

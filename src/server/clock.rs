@@ -4,11 +4,11 @@
 use std::time::Duration;
 use std::time::Instant;
 
-/// What tells the time to one server.
+/// The clock of one server.
 pub(crate) enum Clock {
-    /// The time since then.
+    /// Shows the time since this moment.
     Real(Instant),
-    /// It stands still until it is moved.
+    /// Stands still until a test moves it.
     #[cfg(feature = "testing")]
     Virtual(Duration),
 }
@@ -30,7 +30,7 @@ impl Clock {
         since.as_millis() as u64
     }
 
-    /// Makes it virtual, from the time that it shows.
+    /// Makes it virtual, starting at the time that it shows.
     #[cfg(feature = "testing")]
     pub(crate) fn stop(&mut self) {
         *self = Self::Virtual(Duration::from_millis(self.now()));

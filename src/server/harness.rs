@@ -1,4 +1,4 @@
-//! What the harness for tests does with a server: connections in memory, and a clock that it moves.
+//! The test harness's access to a server: connections in memory, and a clock that it moves.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::transport::memory::{self, Wire};
 use crate::transport::{PeerAddress, Stream};
 use crate::user::Caught;
 
-/// What a harness needs.
+/// Methods for the harness.
 impl<S> Server<S> {
-    /// From here on time stands still, nothing is left to chance, and panics are handed over.
+    /// From now on time stands still, nothing is random, and panics are handed to the harness.
     pub(crate) fn make_repeatable(&mut self, caught: Caught) {
         self.clock.stop();
         self.hub.uuids = Uuids::Counted(0);
         self.registry.caught = Some(caught);
     }
 
-    /// Whether other threads, or callbacks through a handle, have sent something.
+    /// Whether other threads, or callbacks through a handle, have sent commands.
     pub(crate) fn has_mail(&self) -> bool {
         self.registry.inbox.has_commands()
     }
@@ -35,7 +35,7 @@ impl<S> Server<S> {
         self.clock.advance(by);
     }
 
-    /// Takes in a connection in memory, as if it were accepted; `None` if nobody is.
+    /// Adds a connection in memory, as if it were accepted; `None` if the server accepts none.
     pub(crate) fn take_in(&mut self, wire: Wire, peer: PeerAddress) -> Option<Token> {
         if self.hub.stopping.is_some() {
             return None;
@@ -44,7 +44,8 @@ impl<S> Server<S> {
         self.hub.insert(Stream::Memory(wire), peer)
     }
 
-    /// Tells the next turn what a poll would tell of a connection in memory.
+    /// Sets the readiness that the next turn sees for a connection in memory, as if the poll had
+    /// reported it.
     pub(crate) fn tell_ready(&mut self, token: Token, readiness: memory::Readiness) {
         self.readiness.push((token, readiness));
     }

@@ -1,5 +1,5 @@
-//! Reading: which connection has its turn when, how much of it is read and handled, and what is
-//! kept for later.
+//! Reading: the order in which connections are read, how much of each is read and handled, and what
+//! is kept for later.
 
 use std::io::ErrorKind;
 
@@ -13,43 +13,42 @@ use crate::hub::{Phase, ReadLater, Received};
 use crate::token::Token;
 use crate::user::Context;
 
-/// What the poll says of a connection.
+/// The poll's report on a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Wakeup {
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The end of the stream may be behind what there is.
+    /// The end of the stream may be behind the available bytes.
     pub(super) read_closed: bool,
-    /// A short read does not say that nothing more is there.
+    /// A short read does not mean that the socket is empty.
     pub(super) hides_more: bool,
 }
 
-/// What became of a read.
+/// The result of a read.
 #[derive(Clone, Copy)]
 pub(super) enum Progress {
-    /// There is nothing more for now, or ever.
+    /// There are no more bytes for now, or ever.
     Over,
-    /// It was short: the socket is drained, but for the end of the stream.
+    /// The read was short: the socket is empty, except perhaps for the end of the stream.
     Drained,
-    /// There may be more.
+    /// There may be more bytes.
     Full,
-    /// It was not read: see [`Hub::read_usual`].
+    /// The connection was not read: see [`Hub::read_usual`].
     Unusual,
     /// The connection's share was used up, perhaps before its input was.
     UsedUp,
 }
 
 impl<S> Server<S> {
-    /// Whether a short read from this connection leaves open what lies behind it, whatever its
-    /// event says.
+    /// Whether more may be behind a short read from this connection, whatever its event reports.
     #[inline]
     pub(super) fn short_may_hide(&self, token: Token) -> bool {
         self.reactor.short_may_hide
             && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
     }
 
-    /// Sets the share of each of the `ready` connections: half of what each could have, because
-    /// what is read counts too.
+    /// Sets the share of each of the `ready` connections: half of an equal part, because bytes read
+    /// count too.
     #[inline]
     pub(super) fn begin_shares(&mut self, ready: usize) {
         let (waiting, all) = (self.backlog.waiting(), self.hub.work_per_turn);
@@ -61,12 +60,12 @@ impl<S> Server<S> {
         };
     }
 
-    /// Serves a connection that is ready: to be read, to be written, and to be read to the end of
+    /// Serves a connection that is ready: to be read, to be written, or to be read to the end of
     /// its stream.
     ///
-    /// An open one that does not wait for its turn already, and did not take much of the last one,
-    /// comes before all others: one that sends little is served in the same turn, whatever they
-    /// send. Requests and ends come behind it.
+    /// An open connection that does not wait for its turn already, and did not take much of the
+    /// last one, comes before all others. So a connection that sends little is served in the same
+    /// turn, whatever others send. Requests and ending connections come behind it.
     #[inline]
     pub(super) fn serve_ready(&mut self, token: Token, wakeup: Wakeup, buffer: &mut [u8]) {
         if wakeup.readable && !wakeup.read_closed && self.hub.work < self.usual_limit {
@@ -101,16 +100,16 @@ impl<S> Server<S> {
         }
     }
 
-    /// Offers a connection's socket what it did not take before. What it takes counts as what is
-    /// read does.
+    /// Offers a connection's socket the bytes that it did not take before. Bytes that it takes
+    /// count like bytes that are read.
     pub(super) fn offer(&mut self, token: Token) {
         let before = self.hub.written();
         self.hub.writable(token);
         self.hub.work += (self.hub.written() - before) as usize;
     }
 
-    /// Reads what a connection has to say, up to its share of the turn. With `to_the_end` a short
-    /// read is not the last: the end of the stream, or what follows urgent data, may be behind it.
+    /// Reads a connection, up to its share of the turn. With `to_the_end` it continues after a
+    /// short read: the end of the stream, or data behind urgent data, may follow.
     #[cold]
     pub(super) fn read(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
         debug_assert!(!self.hub.is_inflating(token), "what comes next would overtake its message");
@@ -118,8 +117,7 @@ impl<S> Server<S> {
         self.read_on(token, progress, to_the_end, buffer);
     }
 
-    /// Goes on after a read: reads more while the share lasts, and leaves what there is beyond it
-    /// for later.
+    /// Continues after a read: reads more while the share lasts, and leaves the rest for later.
     #[cold]
     pub(super) fn read_on(
         &mut self,
@@ -148,7 +146,7 @@ impl<S> Server<S> {
         self.put_off(token, to_the_end);
     }
 
-    /// Reads once from a connection in any state, and handles what came until its share is used up.
+    /// Reads once from a connection in any state, and handles the input until its share is used up.
     #[cold]
     pub(super) fn read_once(&mut self, token: Token, buffer: &mut [u8]) -> Progress {
         let buffer = &mut buffer[..self.most_read];
@@ -161,8 +159,8 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If there
-    /// are none it reads them, if the connection is in its usual state.
+    /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If
+    /// `read` is 0, it first reads them, if the connection is on the fast path.
     #[inline(never)]
     pub(super) fn serve(&mut self, token: Token, mut read: usize, buffer: &mut [u8]) -> Progress {
         if read == 0 {
@@ -201,7 +199,7 @@ impl<S> Server<S> {
         Progress::Over
     }
 
-    /// Keeps input that was read, from a byte on, until the connection has its turn again.
+    /// Keeps input from a byte on until the connection has its turn again.
     #[cold]
     pub(super) fn keep(&mut self, token: Token, bytes: Vec<u8>, from: usize) {
         self.put_off(token, true);
@@ -211,14 +209,14 @@ impl<S> Server<S> {
         }
     }
 
-    /// Reads of a share that is used up to its last frame leave no rest.
+    /// Fixes the length of one read. A share that is used up exactly leaves no rest.
     pub(super) fn set_most_read(&mut self) {
         self.usual_limit = 0;
         let room = self.buffer_len.saturating_sub(self.backlog.kept());
         self.most_read = room.max(SHARE * SHORTEST_FRAME).min(self.buffer_len);
     }
 
-    /// Reads from a connection later: in this turn if its budget goes so far, or in the next.
+    /// Reads from a connection later: in this turn if its budget allows, otherwise in the next.
     #[cold]
     pub(super) fn put_off(&mut self, token: Token, to_the_end: bool) {
         let Some(connection) = self.hub.get_mut(token) else { return };
@@ -233,14 +231,14 @@ impl<S> Server<S> {
         connection.read_later = connection.read_later.max(how);
     }
 
-    /// Whether connections have had what this part of the turn has for all of them.
+    /// Whether all connections together have used the budget of this part of the turn.
     #[inline]
     pub(super) fn is_spent(&self) -> bool {
         self.hub.work >= self.limit
     }
 
-    /// Reads from the connections that wait, the first first and each its share, as often as the
-    /// budget allows; then from those that are closing, for an eighth of it.
+    /// Reads from the waiting connections, in their order and each its share, as long as the budget
+    /// allows; then from closing connections, for an eighth of it.
     #[inline]
     pub(super) fn serve_backlog(&mut self, buffer: &mut [u8]) {
         if self.backlog.has_connections() {
@@ -282,7 +280,7 @@ impl<S> Server<S> {
         self.set_most_read();
     }
 
-    /// Handles what was kept of a connection's input, and reads more if it has its share still.
+    /// Handles the kept input of a connection, and reads more if its share is not used up.
     pub(super) fn read_waiting(&mut self, token: Token, buffer: &mut [u8]) {
         self.hub.work += READ;
         let Some(connection) = self.hub.get_mut(token) else { return self.drop_rest(token) };
@@ -297,7 +295,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Handles what was kept of a connection's input, a part of it at a time; whether that was all.
+    /// Handles the kept input of a connection, a part at a time; returns whether that was all.
     pub(super) fn handle_rest(&mut self, token: Token, buffer: &mut [u8]) -> bool {
         let Some(Rest { bytes, mut from }) = self.backlog.take_rest(token) else { return true };
         self.set_most_read();
@@ -320,8 +318,8 @@ impl<S> Server<S> {
         true
     }
 
-    /// Handles what was read from one connection, and writes its replies once. If its share is used
-    /// up, the error is how many bytes are left.
+    /// Handles the input that was read from one connection, and writes its replies once. If its
+    /// share is used up, the error is the number of bytes that are left.
     #[inline(always)]
     pub(super) fn handle_input(
         &mut self,
@@ -350,15 +348,15 @@ impl<S> Server<S> {
         if used_up { Err(input.len()) } else { Ok(()) }
     }
 
-    /// Reads a connection, after what was read of it before: a message that was decompressed in
-    /// part, then what was kept.
+    /// Reads a connection after its earlier input: a message that was decompressed in part, then
+    /// the kept input.
     pub(super) fn read_in_order(&mut self, token: Token, to_the_end: bool, buffer: &mut [u8]) {
         if self.inflate_on(token) && self.handle_rest(token, buffer) {
             self.read(token, to_the_end, buffer);
         }
     }
 
-    /// Goes on with a message that was decompressed in part; whether that is done.
+    /// Continues with a message that was decompressed in part; returns whether it is done.
     #[cold]
     pub(super) fn inflate_on(&mut self, token: Token) -> bool {
         if !self.hub.is_inflating(token) {
@@ -385,7 +383,7 @@ impl<S> Server<S> {
     }
 }
 
-/// Handles what is at the front of `input`, whatever it is; whether the share is used up.
+/// Handles the front of `input`, whatever it is; returns whether the share is used up.
 #[cold]
 fn receive<S>(
     context: &mut Context<'_, S>,
@@ -401,8 +399,8 @@ fn receive<S>(
             context.control(token, event, &data);
         }
         Some(Received::Unfinished) => return true,
-        // What comes behind a close frame or a refusal is read and discarded until the peer's FIN:
-        // closing earlier would send a reset, which can overtake what was said last.
+        // Bytes behind a close frame or a refusal are read and discarded until the peer's FIN.
+        // Closing earlier would send a reset, which can overtake the last bytes that were sent.
         None => *input = &mut [],
     }
     false

@@ -1,21 +1,21 @@
-//! Listeners that could not accept: when they try again, and what the log has of it.
+//! Listeners that could not accept: when they try again, and when that is logged.
 
 use crate::hub::NEVER;
 
-/// When there is no descriptor for another connection, accepting is tried again after this time, in
-/// milliseconds, or when a connection ends.
+/// The time, in milliseconds, after which accepting is tried again when there was no descriptor for
+/// another connection. A connection that ends makes it try earlier.
 pub(super) const ACCEPT_PAUSE: u64 = 250;
-/// A listener that cannot accept is in the log once, and again when it could for so long, in
-/// milliseconds.
+/// The time without failure, in milliseconds, after which a listener's next failure is logged
+/// again.
 const ACCEPT_QUIET: u64 = 60_000;
 
-/// Listeners that could not accept, most often because there are no descriptors left.
+/// Listeners that could not accept, mostly because no descriptors are free.
 pub(super) struct Shortage {
-    /// Those that wait until a descriptor is free.
+    /// Listeners that wait until a descriptor is free.
     paused: Vec<usize>,
-    /// When they try again in any case; milliseconds on the loop's clock.
+    /// The time at which they try again in any case; milliseconds on the loop's clock.
     pub(super) resume_at: u64,
-    /// Those that have lost a connection, and when that was last.
+    /// Listeners that have lost a connection, and the time of the last loss.
     failing: Vec<(usize, u64)>,
 }
 
@@ -33,16 +33,16 @@ impl Shortage {
         self.resume_at = now.saturating_add(ACCEPT_PAUSE);
     }
 
-    /// Those that are to try again.
+    /// Takes the listeners that are to try again.
     #[cold]
     pub(super) fn resume(&mut self) -> Vec<usize> {
         self.resume_at = NEVER;
         std::mem::take(&mut self.paused)
     }
 
-    /// Notes that a connection could not be taken in by this listener; whether that is the first
-    /// one for a while. While descriptors are short, each connection that ends makes room for one
-    /// that comes: a line in the log for each helps no reader.
+    /// Notes that this listener could not accept a connection; returns whether that is the first
+    /// one for a while. While descriptors are short, each connection that ends makes room for a new
+    /// one: a line in the log for each helps no reader.
     #[cold]
     pub(super) fn begins(&mut self, listener: usize, now: u64) -> bool {
         match self.failing.iter_mut().find(|(each, _)| *each == listener) {

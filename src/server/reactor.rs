@@ -1,4 +1,4 @@
-//! The reactor: the poll, and what it watches.
+//! The reactor: the poll, and the sockets that it watches.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,19 +11,20 @@ use mio::{Events, Interest, Poll};
 use crate::token::{Ready, Token};
 use crate::transport::{Accepted, Listener, Stream};
 
-/// Events taken from the operating system at once, at most.
+/// The most events taken from the operating system at once.
 const EVENTS: usize = 1024;
 
 pub(crate) struct Reactor {
     poll: Poll,
     pub(crate) events: Events,
     listeners: Vec<Listener>,
-    /// There may be connections of which a short read does not say that nothing more is there.
+    /// Whether there may be connections for which a short read does not mean that the socket is
+    /// empty.
     pub(crate) short_may_hide: bool,
 }
 
 impl Reactor {
-    /// It takes no more than `events` at once; the rest stays with the operating system.
+    /// Takes at most `events` at once; the others stay with the operating system.
     pub(crate) fn new(events: usize) -> io::Result<Self> {
         let events = Events::with_capacity(events.min(EVENTS));
         Ok(Self { poll: Poll::new()?, events, listeners: Vec::new(), short_may_hide: false })
@@ -38,12 +39,12 @@ impl Reactor {
         Ok(())
     }
 
-    /// The TCP addresses that are listened on.
+    /// The TCP addresses on which it listens.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().filter_map(Listener::address)
     }
 
-    /// The descriptors that are listened on.
+    /// The descriptors on which it listens.
     #[cfg(unix)]
     pub(crate) fn listening_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.listeners.iter().map(Listener::fd)
@@ -53,8 +54,8 @@ impl Reactor {
         !self.listeners.is_empty()
     }
 
-    /// Stops listening; those that wait to be accepted are refused by the operating system, unless
-    /// somebody else holds the socket too.
+    /// Stops listening. The operating system refuses connections that wait to be accepted, unless
+    /// another process holds the socket too.
     pub(crate) fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..) {
             // The poll watches a socket until the last duplicate is closed.
@@ -79,18 +80,19 @@ impl Reactor {
         self.listeners.get(listener).map_or(Accepted::None, Listener::accept)
     }
 
-    /// What wakes the poll from another thread. There is one for each poll.
+    /// Makes a waker for other threads. There may be one for each poll.
     pub(crate) fn waker(&self) -> io::Result<mio::Waker> {
         mio::Waker::new(self.poll.registry(), mio::Token(Ready::Inbox.encode()))
     }
 
-    /// Where else sources can be registered with this poll.
+    /// Returns a registry by which other code registers sources with this poll.
     pub(crate) fn registry(&self) -> io::Result<mio::Registry> {
         self.poll.registry().try_clone()
     }
 
-    /// Registered once, for everything, edge-triggered: it is never changed again. Urgent data is
-    /// asked for because a read ends at its mark: its event says that a short read is not the last.
+    /// Registers a stream once, for everything, edge-triggered; that is never changed again. Urgent
+    /// data is included because a read ends at its mark: its event means that a short read is not
+    /// the last.
     pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -100,7 +102,7 @@ impl Reactor {
             Stream::Tcp(stream) => self.poll.registry().register(stream, token, interest),
             #[cfg(unix)]
             Stream::Unix(stream) => self.poll.registry().register(stream, token, interest),
-            // The harness tells what it is ready for.
+            // The harness reports the readiness of these.
             #[cfg(feature = "testing")]
             Stream::Memory(_) => Ok(()),
         }

@@ -44,7 +44,7 @@ impl<S> Harness<S> {
         let expected: Vec<Received> = expected.into_iter().map(Into::into).collect();
         let got = self.received(client);
         if let Some(unread) = self.peers[client.0].unread() {
-            panic!("{client:?} received bytes that the test has not read: {unread}");
+            panic!("{client:?} received bytes that were not read: {unread}");
         }
         if got != expected {
             let at =
