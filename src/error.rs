@@ -209,7 +209,7 @@ pub enum UuidError {
 pub enum SendError {
     /// The loop is behind: as many commands wait as are allowed.
     #[error(
-        "{capacity} commands wait for the loop already: send fewer, turn it more often, or raise handle_queue"
+        "{capacity} commands wait for the loop already: send fewer, turn the loop more often, or raise handle_queue"
     )]
     Full {
         /// The most commands that may wait
@@ -284,7 +284,7 @@ pub enum BuildError {
         expected: &'static str,
     },
     /// An origin is not one that a browser would send.
-    #[error("`{origin}` is no origin that a browser would send: {error}")]
+    #[error("`{origin}` is not an origin that a browser would send: {error}")]
     Origin {
         /// The origin as it was given.
         origin: String,
@@ -305,7 +305,7 @@ pub enum BindError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// The text is neither an address nor a name that has one.
-    #[error("cannot tell which address to listen on: {reason}; give one like 127.0.0.1:3000")]
+    #[error("cannot resolve the address to listen on: {reason}; give one like 127.0.0.1:3000")]
     Resolve {
         /// The resolver's message.
         reason: String,
@@ -351,7 +351,7 @@ pub enum BindError {
     NotListening,
     /// One of the descriptors of `LISTEN_FDS` is not a listening TCP or Unix stream socket.
     #[error(
-        "descriptor {index} (from 0) of LISTEN_FDS is no listening stream socket: use ListenStream= in the unit, without Accept=yes"
+        "descriptor {index} (from 0) of LISTEN_FDS is not a listening stream socket: use ListenStream= in the unit, without Accept=yes"
     )]
     ListenFd {
         /// The position of the descriptor, from 0.
@@ -406,7 +406,7 @@ pub enum RouteError {
         pattern: String,
     },
     /// An origin is not one that a browser would send.
-    #[error("`{origin}` is no origin that a browser would send: {error}")]
+    #[error("`{origin}` is not an origin that a browser would send: {error}")]
     Origin {
         /// The origin as it was given.
         origin: String,

@@ -118,7 +118,7 @@ fn an_origin_that_no_browser_sends_is_an_error_that_says_what_to_do() {
         let settings = Server::builder().origins(["https://example.org", origin]);
         let error = settings.build(()).unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("`{origin}` is no origin")) && error.contains(advice),
+            error.starts_with(&format!("`{origin}` is not an origin")) && error.contains(advice),
             "{error}"
         );
         let mut server = Server::builder().build(()).unwrap();

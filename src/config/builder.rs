@@ -157,9 +157,9 @@ impl Builder {
     /// pending data takes at this rate. Pending data is:
     ///
     /// - the bytes in the outbox;
-    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. The
-    ///   first 32 KiB of them do not count, and at most `notsent_lowat` and 128 KiB do (by default
-    ///   256 KiB, which takes 8 s).
+    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. All but
+    ///   32 KiB of them count, up to `notsent_lowat` plus 128 KiB (by default 256 KiB, which takes
+    ///   8 s).
     ///
     /// A peer that reads at this rate gets all of it and the close frame. Nothing moves the
     /// deadline, with the one exception below. A peer that reads more slowly is reset at the
@@ -177,9 +177,6 @@ impl Builder {
     /// socket takes something, the peer gets the whole time again. A peer that read fast before may
     /// have a receive buffer of several MiB. The server does not know how much data lies there and
     /// does not count it.
-    ///
-    /// Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s, and 5 s for
-    /// the FIN.
     pub fn closing_rate(mut self, bytes_per_second: usize) -> Self {
         self.closing_rate = bytes_per_second;
         self

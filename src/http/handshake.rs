@@ -203,7 +203,7 @@ pub enum OriginError {
     Port,
     /// The port is the default of the scheme.
     #[error(
-        "browsers leave out the port that the scheme has anyway, 443 of https and 80 of http: write https://example.org"
+        "browsers leave out the scheme's default port, 443 of https and 80 of http: write https://example.org"
     )]
     DefaultPort,
 }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn no_list_of_origins_allows_everybody() {
+    fn an_empty_list_of_origins_allows_every_origin() {
         assert!(origin_allowed(&request(""), &[] as &[&str]));
         assert!(origin_allowed(&request("Origin: null\r\n"), &["*"]));
     }

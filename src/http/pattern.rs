@@ -63,7 +63,7 @@ pub enum PatternError {
     EmptyName,
     /// A name has other characters than letters, digits, `_` and `-`.
     #[error(
-        "`{0}` is no name of a parameter: a parameter is a whole segment, its name letters, digits, `_` and `-`"
+        "`{0}` is not a parameter's name: a parameter is a whole segment, its name letters, digits, `_` and `-`"
     )]
     BadName(
         /// The name as it was written.
@@ -97,7 +97,7 @@ pub enum PatternError {
     Whitespace,
     /// The text is not UTF-8 after percent-decoding: a request for such a path is refused.
     #[error(
-        "a pattern is UTF-8 once it is percent-decoded: write `/caf%C3%A9` or `/café`, not `/caf%E9`"
+        "a pattern must be UTF-8 after percent-decoding: write `/caf%C3%A9` or `/café`, not `/caf%E9`"
     )]
     NotUtf8,
     /// The pattern is valid but conflicts with an earlier one. No such combination is known.

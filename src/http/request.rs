@@ -912,7 +912,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_headers_those_that_are_allowed_are_judged_and_the_others_are_not() {
+    fn only_the_allowed_number_of_headers_is_judged() {
         let limits = HeadLimits { max_headers: 2, ..HeadLimits::default() };
         for (before, headers, is_malformed) in [
             ("", "A: 1\r\nHost: a\r\nB: 2\r\n", false),

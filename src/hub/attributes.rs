@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_getter_answers_for_the_right_type_and_says_none_for_a_wrong_or_missing_one() {
+    fn a_getter_returns_none_for_a_wrong_type_or_a_missing_value() {
         let mut attributes = Attributes::default();
         attributes.set("name", "ada".to_owned());
         attributes.set("static", "lovelace");

@@ -69,7 +69,7 @@ impl<'m> EncodedMessage<'m> {
 /// Which connections get a message that is encoded once.
 #[derive(Clone, Copy)]
 pub(crate) enum Audience<'a> {
-    Everybody,
+    All,
     /// The members of one topic.
     Topic(u32),
     /// Each open connection of a list, once for each time that it is listed.
@@ -141,7 +141,7 @@ impl Hub {
             schedule_flush(connection, token, dirty, *active);
         };
         match to {
-            Audience::Everybody => {
+            Audience::All => {
                 connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each))
             }
             Audience::Topic(topic) => {
@@ -212,7 +212,7 @@ mod tests {
     use crate::hub::test_kit::{hub, open};
 
     #[test]
-    fn whoever_gets_a_message_it_is_encoded_once() {
+    fn a_message_is_encoded_once_for_every_audience() {
         let mut hub = hub();
         let message = Outgoing::from(&[1; 100]);
         let peers = [open(&mut hub, usize::MAX), open(&mut hub, usize::MAX)];
@@ -222,7 +222,7 @@ mod tests {
         }
         for way in 0..3 {
             let reached = match way {
-                0 => hub.broadcast(Audience::Everybody, None, &message),
+                0 => hub.broadcast(Audience::All, None, &message),
                 1 => hub.broadcast(Audience::List(&uuids), None, &message),
                 _ => hub.publish("a", None, &message),
             };
@@ -235,8 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_stands_twice_in_a_list_and_fails_at_the_first_message_is_counted_as_closed_at_the_second()
-     {
+    fn a_connection_listed_twice_that_fails_first_is_then_counted_as_closed() {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 0);
         let uuid = hub.get(token).unwrap().uuid;
@@ -262,7 +261,7 @@ mod tests {
         for (len, reached) in [(limit, 1), (limit + 1, 0)] {
             let message = vec![1; len];
             assert_eq!(
-                hub.broadcast(Audience::Everybody, None, &Outgoing::from(&message[..])),
+                hub.broadcast(Audience::All, None, &Outgoing::from(&message[..])),
                 reached,
                 "{len} bytes"
             );

@@ -118,7 +118,7 @@ mod tests {
         let (_, stuck) = open(&mut hub, 0);
         hub.begin_input(bob);
         for _ in 0..2000 {
-            assert!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[1; 10_000])) >= 2);
+            assert!(hub.broadcast(Audience::All, None, &Outgoing::from(&[1; 10_000])) >= 2);
             for token in [ann, bob] {
                 assert_eq!(
                     hub.emit(token, Opcode::Binary, &[2; 10_000], &SendOptions::USUAL),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_wait_are_counted_before_and_after_the_socket_was_offered_them() {
+    fn waiting_messages_are_counted_before_and_after_the_first_offer() {
         let mut hub = hub();
         let (token, far) = open(&mut hub, 0);
         for sent in 1..=3 {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_connections_are_emitted_to_between_turns_the_log_stays_short() {
+    fn the_log_stays_short_however_much_is_emitted_between_turns() {
         let mut hub = hub();
         hub.limits.max_outbox = 1024 * 1024;
         let peers: Vec<_> = (0..400).map(|_| open(&mut hub, usize::MAX)).collect();

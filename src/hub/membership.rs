@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_of_every_membership_agree_whoever_leaves_in_whatever_order() {
+    fn both_lists_of_every_membership_agree_in_every_order_of_leaving() {
         let mut topics = Topics::default();
         let mut seed = 1_u64;
         let mut random = |below: u64| {
@@ -430,8 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_with_many_members_stay_where_they_are_and_those_that_come_and_go_around_one_number_cost_nothing()
-     {
+    fn large_topics_are_not_moved_and_churn_around_one_number_costs_nothing() {
         let mut topics = Topics::default();
         let name = |number: usize| format!("topic {number}");
         (0..1000)
@@ -519,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_left_alone_while_to_hash_each_name_again_would_take_too_long() {
+    fn tables_are_not_shrunk_while_rehashing_them_would_take_too_long() {
         let mut topics = alone_in(8 * 16_384);
         let places = topics.topics.capacity();
         leave_until(&mut topics, 8 * 16_384, 16_384 + 1);
@@ -529,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_try_to_shrink_the_next_one_waits_until_half_of_the_topics_ended() {
+    fn the_next_try_to_shrink_waits_until_half_of_the_topics_have_ended() {
         let mut topics = alone_in(1024);
         for slot in 1..100 {
             (1000..1024).for_each(|number| {

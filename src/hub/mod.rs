@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_flushed_anyway_is_not_on_the_list_of_those_with_something_to_write() {
+    fn a_connection_that_is_flushed_anyway_is_not_listed_for_flushing() {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 1000);
         hub.active = Some(token.index);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_has_used_up_its_work_removes_as_many_as_an_eighth_of_it_pays() {
+    fn a_turn_without_work_left_removes_as_many_as_an_eighth_pays_for() {
         let mut hub = hub();
         hub.work_per_turn = 10 * 8 * (8 * 1024);
         hub.work = hub.work_per_turn;
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_counts_of_the_work_of_a_turn_and_so_does_each_topic_that_is_left() {
+    fn an_end_and_each_topic_of_it_count_as_work_of_the_turn() {
         let mut hub = hub();
         for topics in [0, 1, 3] {
             let (token, _far) = open(&mut hub, 1000);

@@ -234,7 +234,7 @@ mod tests {
     use crate::outbox::SendOptions;
 
     #[test]
-    fn what_comes_behind_the_close_frame_of_a_peer_that_reads_nothing_takes_no_memory() {
+    fn bytes_behind_the_close_frame_of_a_stuck_peer_take_no_memory() {
         let mut hub = hub();
         let (token, _far) = open(&mut hub, 0);
         hub.emit(token, Opcode::Binary, &[0; 100], &SendOptions::USUAL);

@@ -18,8 +18,7 @@ const KEEP_SLOTS: usize = 128;
 const SHRINK_SHARE: usize = 4;
 
 impl Hub {
-    /// Notes that so many connections are open that memory should be given back when most have
-    /// ended.
+    /// Notes that enough connections are open to give memory back when most of them have ended.
     pub(super) fn will_shrink(&mut self) {
         self.shrink_at = self.connections.capacity() / SHRINK_SHARE;
     }
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_have_gone_hardly_any_slots_are_left() {
+    fn when_all_have_ended_hardly_any_slots_remain() {
         let mut hub = hub();
         for _ in 0..2 {
             let tokens: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000).0).collect();
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_stay_are_the_same_however_many_have_gone() {
+    fn remaining_connections_keep_their_slots_however_many_end() {
         let mut hub = hub();
         let all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
         // The connection that came last has the highest slot.
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn when_most_have_gone_and_others_come_and_go_the_slots_of_the_peak_are_given_back() {
+    fn the_slots_of_a_peak_are_given_back_while_others_come_and_end() {
         let mut hub = hub();
         let mut all: Vec<_> = (0..40 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
         let mut random = 7_usize;
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_and_goes_around_one_number_costs_nothing() {
+    fn churn_around_one_number_reallocates_nothing() {
         let mut hub = hub();
         let mut all: Vec<_> = (0..20 * KEEP_SLOTS).map(|_| open(&mut hub, 1000)).collect();
         let before = hub.connections.capacity();
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_given_back_from_the_highest_when_a_quarter_is_taken_and_not_before() {
+    fn slots_are_given_back_when_a_quarter_is_taken_and_not_before() {
         let (mut hub, mut all) = full(8 * KEEP_SLOTS);
         let slots = all.len();
         while let Some(token) = all.pop_if(|_| hub.connections.len() > slots / 4 + 1) {
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_high_slot_is_taken_the_next_try_waits_until_half_of_the_others_left() {
+    fn with_a_high_slot_taken_the_next_try_waits_until_half_have_ended() {
         let (mut hub, all) = full(8 * KEEP_SLOTS);
         let slots = all.len();
         let mut lowest_first = all.into_iter();

@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_has_help_type_and_a_value_for_every_metric_and_each_bucket_holds_those_before() {
+    fn every_metric_has_help_type_and_value_and_buckets_are_cumulative() {
         let mut stats = Stats { open: 3, messages_in: 5, ..Stats::default() };
         stats.disconnects.lost = 2;
         let mut durations = TurnDurations::default();

@@ -117,11 +117,11 @@ mod tests {
     use crate::transport::faults::End;
 
     #[test]
-    fn a_peer_that_a_broadcast_found_stuck_is_given_up_after_the_stall_timeout() {
+    fn a_peer_found_stuck_by_a_broadcast_fails_after_the_stall_timeout() {
         let mut hub = hub();
         let (token, _) = open(&mut hub, 600);
         for _ in 0..6 {
-            assert_eq!(hub.broadcast(Audience::Everybody, None, &Outgoing::from(&[0; 200])), 1);
+            assert_eq!(hub.broadcast(Audience::All, None, &Outgoing::from(&[0; 200])), 1);
         }
         assert!(hub.get(token).unwrap().outbox.is_blocked());
         assert_eq!(hub.next_deadline(), Some(STALL));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_looks_at_so_many_and_leaves_the_rest_due() {
+    fn a_sweep_looks_at_a_limited_number_and_leaves_the_rest_due() {
         let mut hub = hub();
         hub.limits.ping_after = 1000;
         let peers: Vec<_> = (0..5).map(|_| open(&mut hub, 0)).collect();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_whose_socket_has_room_again_is_not_given_up_however_late_that_is_found_out() {
+    fn a_socket_with_room_again_prevents_a_stall_however_late_it_is_noticed() {
         for room in [0, 100] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, 100);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fin_that_answers_a_response_has_the_close_timeout_from_when_all_was_taken() {
+    fn the_fin_after_a_response_has_the_close_timeout_once_all_is_taken() {
         let mut hub = hub();
         let (mut whole, response) = (Vec::new(), Response::text("x".repeat(100)));
         response.encode(false, &mut whole);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_taken_just_before_its_end_leaves_the_close_timeout_for_the_fin() {
+    fn a_response_taken_just_in_time_leaves_the_close_timeout_for_the_fin() {
         let mut hub = hub();
         let (token, far) = insert(&mut hub, 10);
         hub.respond(token, &Response::text("x".repeat(100)), false);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_a_reset_where_the_peer_may_lack_something_and_a_fin_where_not() {
+    fn an_end_is_a_reset_if_the_peer_may_lack_bytes_and_else_a_fin() {
         for (room, end) in [(10, End::Reset), (150, End::Fin)] {
             let mut hub = hub();
             let (token, far) = open(&mut hub, room);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_of_a_shutdown_cuts_off_no_more_than_the_turn_has_work_left_for() {
+    fn the_deadline_of_a_shutdown_resets_within_the_work_of_the_turn() {
         let mut hub = hub();
         let _peers: Vec<_> = (0..5).map(|_| open(&mut hub, usize::MAX)).collect();
         hub.shutdown(CloseCode::GOING_AWAY, "", 0, CLOSE).unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fin_of_a_peer_that_is_found_when_its_end_is_over_ends_it_as_one_in_time_does() {
+    fn a_fin_that_is_found_after_the_end_counts_as_one_in_time() {
         let mut hub = hub();
         let (token, far) = open(&mut hub, usize::MAX);
         hub.close(token, CloseCode::NORMAL, "").unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_was_sent_no_more_than_32_kib_answers_a_close_within_the_close_timeout() {
+    fn a_peer_that_was_sent_up_to_32_kib_has_only_the_close_timeout() {
         for (sent, end) in [(32 * 1024, CLOSE), (32 * 1024 + 1, CLOSE + 1)] {
             let mut hub = hub();
             let (token, _far) = open(&mut hub, usize::MAX);

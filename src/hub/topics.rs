@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn memberships_and_who_gets_what_are_those_of_the_slow_model_whatever_happens() {
+    fn memberships_and_deliveries_are_those_of_the_slow_model() {
         let mut hub = hub();
         let mut model = Model::default();
         let mut peers: Vec<Peer> = Vec::new();
@@ -121,8 +121,8 @@ mod tests {
                     expected: Vec::new(),
                 });
             }
-            let who = random(peers.len());
-            let Peer { token, uuid, .. } = peers[who];
+            let at = random(peers.len());
+            let Peer { token, uuid, .. } = peers[at];
             let topic = random(12).to_string();
             match random(16) {
                 0..6 => {
@@ -156,10 +156,10 @@ mod tests {
                         model.leave(&topic, uuid);
                         model.join(&topic, new);
                     }
-                    peers[who].uuid = new;
+                    peers[at].uuid = new;
                 }
                 _ => {
-                    let mut peer = peers.swap_remove(who);
+                    let mut peer = peers.swap_remove(at);
                     let was = model.of(uuid);
                     model.leave_all(uuid);
                     if random(2) == 0 {

@@ -436,7 +436,7 @@ mod tests {
     use crate::transport::memory::FarEnd;
 
     #[test]
-    fn a_slow_consumer_is_told_if_no_frame_is_cut_and_reset_if_one_is() {
+    fn a_slow_consumer_gets_a_close_frame_unless_a_frame_is_cut() {
         let frame = encode_header(Opcode::Binary, 200).len() + 200;
         for (room, cut) in
             [(0, false), (1, true), (frame - 1, true), (frame, false), (2 * frame, false)]
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn in_every_state_each_thing_that_happens_has_the_consequences_that_the_table_names() {
+    fn every_step_in_every_state_is_that_of_the_table() {
         for (state, happened, was_blocked) in State::ALL
             .into_iter()
             .flat_map(|state| Happened::ALL.map(|happened| (state, happened)))

@@ -76,7 +76,7 @@ mod tests {
     use crate::hub::test_kit::{hub, open};
 
     #[test]
-    fn the_table_of_uuids_is_as_large_as_those_who_are_left_need_it() {
+    fn the_table_of_uuids_shrinks_to_the_remaining_connections() {
         let mut hub = hub();
         let all: Vec<_> = (0..2000).map(|_| open(&mut hub, 1000).0).collect();
         assert!(hub.names.slots.capacity() >= 2000);

@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_socket_does_whole_frames_arrive_in_their_order_and_every_byte_is_counted() {
+    fn whatever_the_socket_does_frames_arrive_whole_in_order_and_counted() {
         let mut random = Random(0x0DDB_A115);
         let mut number = 0;
         let (mut begun, mut blocked, mut steps) = (0, 0, 0);
@@ -724,8 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_pongs_that_wait_for_a_blocked_socket_only_the_latest_goes_out_and_it_passes_messages()
-    {
+    fn only_the_latest_waiting_pong_is_sent_and_it_overtakes_messages() {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
         let mut out: &mut [u8] = &mut [0; 3];
@@ -764,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn small_frames_that_wait_for_a_blocked_socket_take_little_more_memory_than_their_bytes() {
+    fn small_waiting_frames_take_little_more_memory_than_their_bytes() {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
         outbox.push_frame(&mut stage, Opcode::Text, b"one");
@@ -828,7 +827,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_for_reuse_is_given_back_when_that_is_asked_and_kept_again_later() {
+    fn memory_kept_for_reuse_is_freed_on_request_and_kept_again_later() {
         let mut stage = Stage::default();
         for _ in 0..2 {
             let mut outboxes: Vec<Outbox> = (0..10).map(|_| Outbox::Empty).collect();
@@ -857,7 +856,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queues_that_are_kept_for_reuse_have_room_for_four_megabytes_together_at_most() {
+    fn the_queues_kept_for_reuse_take_at_most_four_megabytes_together() {
         let mut stage = Stage::default();
         let mut outboxes: Vec<Outbox> = (0..200).map(|_| Outbox::Empty).collect();
         outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
@@ -941,7 +940,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_may_have_so_much_in_the_log_and_no_more_wherever_that_lies() {
+    fn a_connection_has_at_most_its_share_of_the_log() {
         for len in [0, 1, 100] {
             let (mut stage, mut before, mut outbox) =
                 (Stage::default(), Outbox::Empty, Outbox::Empty);
@@ -968,7 +967,7 @@ mod tests {
     }
 
     #[test]
-    fn of_shared_frames_a_connection_may_have_so_much_in_the_log_and_no_more_wherever_that_lies() {
+    fn a_connection_has_at_most_its_share_of_shared_frames_in_the_log() {
         let (mut stage, mut before, mut outbox) = (Stage::default(), Outbox::Empty, Outbox::Empty);
         before.push_frame(&mut stage, Opcode::Binary, &[0; 3000]);
         for waiting in [102, 204] {
@@ -1011,7 +1010,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_payload_of_64_kib_is_not_copied_into_the_log_and_a_shorter_one_is() {
+    fn a_shared_payload_of_64_kib_is_not_in_the_log_and_a_shorter_one_is() {
         let mut stage = Stage::default();
         for (len, in_log) in [(64 * 1024 - 1, 64 * 1024 + 3), (64 * 1024, 0)] {
             let shared = stage.share(Opcode::Binary, &vec![0; len]);

@@ -7,7 +7,7 @@ use crate::protocol::{Compressed, Message, Violation};
 pub(crate) enum Kind {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the ways of the other build")]
+#[expect(dead_code, reason = "the encodings of the other build")]
 pub(crate) enum Encoding {
     Plain,
     Shared(Kind),

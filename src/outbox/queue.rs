@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_that_wait_go_out_whole_in_their_order_and_before_what_waits_however_little_is_taken() {
+    fn waiting_pings_are_sent_whole_in_order_and_before_messages() {
         for room in 1..40 {
             let (mut queue, mut wire) = (Queue::default(), Wire::default());
             let mut expected = Vec::new();
@@ -664,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn where_what_must_stay_is_more_than_the_limit_nothing_is_dropped_whatever_it_is() {
+    fn nothing_is_dropped_if_what_must_stay_exceeds_the_limit() {
         let mut plain = |_: &[u8], _: &mut Vec<u8>| {};
         for (partial, ping, pong, ready) in (0..16).map(|n| (n & 1, n & 2, n & 4, n & 8)) {
             let mut queue = Queue::default();

@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_exactly_the_limit_passes_and_one_byte_more_fails_at_its_header() {
+    fn a_message_of_the_limit_passes_and_one_byte_more_fails_at_its_header() {
         let rules = Rules::default().max_message(10);
         let too_big = Violation::MessageTooBig { limit: 10 };
         let ten = [

@@ -12,7 +12,7 @@ use super::CloseCode;
 pub enum Violation {
     /// RSV1, RSV2 or RSV3 is set and no extension that was agreed on gives it a meaning there
     /// (§5.2).
-    #[error("a reserved header bit is set that no agreed extension gives a meaning")]
+    #[error("a reserved header bit is set, and no agreed extension uses it")]
     ReservedBits,
     /// The opcode is one of 3–7 or 11–15 (§5.2).
     #[error("opcode {0} is reserved")]
@@ -50,9 +50,9 @@ pub enum Violation {
     /// A Close frame with a payload of one byte, where a code needs two (§5.5.1).
     #[error("a close frame is too short for its code")]
     CloseFrameTooShort,
-    /// A compressed message is no DEFLATE stream, or not a whole number of its blocks (RFC 7692
+    /// A compressed message is not a DEFLATE stream, or not a whole number of its blocks (RFC 7692
     /// §7.2.2, RFC 1951).
-    #[error("a compressed message is no DEFLATE stream, or was cut inside a block")]
+    #[error("a compressed message is not a DEFLATE stream, or was cut inside a block")]
     InvalidDeflate,
     /// A compressed message has more DEFLATE blocks than 1000 plus one for every 128 bytes,
     /// compressed and decompressed together. The RFC allows it, but each block can cost as much as

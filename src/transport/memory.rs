@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_due_once_and_again_when_a_call_has_met_the_end_of_what_there_is() {
+    fn an_event_is_due_once_and_again_after_a_call_has_met_the_end() {
         let (mut wire, far) = pair(Faults::none().segments(2).window(3));
         let mut buffer = [0; 8];
         assert!(far.take_readiness().unwrap().writable, "as a new socket is");
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn each_call_that_gets_somewhere_is_interrupted_and_would_block_before_if_the_faults_say_so() {
+    fn each_call_that_moves_bytes_first_meets_the_faults() {
         let (mut wire, far) = pair(Faults::none().interrupted().would_block());
         let mut buffer = [0; 8];
         assert_eq!(kind(wire.read(&mut buffer)), Err(ErrorKind::WouldBlock));

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_whose_short_writes_mean_nothing_is_offered_the_rest_until_it_would_block() {
+    fn if_short_writes_mean_nothing_the_rest_is_offered_until_it_blocks() {
         let slices = [&b"one"[..], b"", b"two", b"three"];
         let whole = slices.concat();
         for most in [1, 2, 3, 4, 100] {

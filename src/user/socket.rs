@@ -123,13 +123,13 @@ impl<S> Socket<'_, S> {
     /// Sends a message to every open connection except this one; returns how many accepted it. To
     /// include this one, use [`broadcast_all`](Self::broadcast_all) or [`Sockets::broadcast`].
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Audience::Everybody, Some(self.token), &message.into())
+        self.hub.broadcast(Audience::All, Some(self.token), &message.into())
     }
 
     /// Sends a message to every open connection, this one included; returns how many accepted it.
     /// To leave this one out, use [`broadcast`](Self::broadcast).
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Audience::Everybody, None, &message.into())
+        self.hub.broadcast(Audience::All, None, &message.into())
     }
 
     /// Sends a message to every member of a topic except this connection, which need not be a

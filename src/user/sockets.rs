@@ -152,7 +152,7 @@ impl<S> Sockets<'_, S> {
     /// The message is encoded once, and no reader delays another. A message longer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox) reaches no connection.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> usize {
-        self.hub.broadcast(Audience::Everybody, None, &message.into())
+        self.hub.broadcast(Audience::All, None, &message.into())
     }
 
     /// Sends a message to every open connection; returns how many accepted it. It does the same as
@@ -260,9 +260,9 @@ impl<S> Sockets<'_, S> {
     ///
     /// let mut server = Server::bind("127.0.0.1:0", 0u64)?;
     /// server.on(Event::Connect, |_, ep| {
-    ///     let who = ep.socket_uuid;
+    ///     let uuid = ep.socket_uuid;
     ///     ep.kws.sockets().set_timer(Duration::from_secs(60), move |_, sockets| {
-    ///         let _ = sockets.emit_to(who, "you have been here for a minute"); // if still there
+    ///         let _ = sockets.emit_to(uuid, "you have been here for a minute"); // if still there
     ///     });
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
