@@ -94,7 +94,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// The time in which a request head must be complete, counted from the accept. Default: 10 s.
+    /// How long a request head may take to arrive, counted from the accept. Default: 10 s.
     ///
     /// A client that has sent only a part of its head by then gets 408. One that has sent no byte
     /// gets no answer: its connection is closed, and not counted as a
@@ -105,7 +105,7 @@ impl Builder {
         self
     }
 
-    /// The time without a sign of life after which the server sends a ping. Default: 25 s.
+    /// How long a peer may give no sign of life before the server sends a ping. Default: 25 s.
     /// [`Duration::MAX`]: never.
     ///
     /// A sign of life is a byte from the peer, or a byte that its socket takes after it was full.
@@ -114,7 +114,7 @@ impl Builder {
         self
     }
 
-    /// The time after a ping without a sign of life after which a peer is disconnected, with
+    /// How long the server waits for a sign of life after a ping. Then it disconnects the peer with
     /// [`Error::Silent`](crate::Error::Silent). Default: 20 s.
     ///
     /// Any byte from the peer counts as a sign of life. So does any byte that its socket takes
@@ -126,8 +126,8 @@ impl Builder {
         self
     }
 
-    /// The time that a peer has to answer a close frame, counted from when the kernel has taken
-    /// ours. Its FIN then has the same time. Default: 5 s.
+    /// How long the server waits for the peer's close frame, once the kernel has taken its own. It
+    /// then waits for the peer's FIN for the same time. Default: 5 s.
     ///
     /// If much may wait in front of the close frame, the peer has more time: see
     /// [`closing_rate`](Self::closing_rate).
@@ -136,7 +136,7 @@ impl Builder {
         self
     }
 
-    /// The time after which a peer is disconnected that takes nothing while data waits for it.
+    /// How long a peer may take nothing while data waits for it. Then the server disconnects it.
     /// Default: 30 s.
     ///
     /// A peer's kernel does not reopen a full receive buffer for each byte that is read. On Linux,
@@ -157,9 +157,9 @@ impl Builder {
     /// pending data takes at this rate. Pending data is:
     ///
     /// - the bytes in the outbox;
-    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. All but
-    ///   32 KiB of them count, up to `notsent_lowat` plus 128 KiB (by default 256 KiB, which takes
-    ///   8 s).
+    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. All
+    ///   but 32 KiB of them count, up to `notsent_lowat` plus 128 KiB (by default 256 KiB, which
+    ///   takes 8 s).
     ///
     /// A peer that reads at this rate gets all of it and the close frame. Nothing moves the
     /// deadline, with the one exception below. A peer that reads more slowly is reset at the
@@ -213,8 +213,8 @@ impl Builder {
         self
     }
 
-    /// The longest outbox of one connection, in bytes: messages that its socket has not taken, frame
-    /// headers included. Default: 1 MiB, at least 1 KiB.
+    /// The longest outbox of one connection, in bytes: messages that its socket has not taken,
+    /// frame headers included. Default: 1 MiB, at least 1 KiB.
     ///
     /// It bounds how far a peer may be behind. The kernel holds at most
     /// [`notsent_lowat`](Self::notsent_lowat) bytes more, and what is in flight to the peer. So set
@@ -226,8 +226,9 @@ impl Builder {
     /// disconnected with [`Error::SlowConsumer`](crate::Error::SlowConsumer).
     ///
     /// A single message that is longer than this limit is refused with
-    /// [`EmitError::TooLarge`](crate::EmitError::TooLarge), and the connection stays open. A message
-    /// of exactly this length has room when nothing else waits; its header is not counted then.
+    /// [`EmitError::TooLarge`](crate::EmitError::TooLarge), and the connection stays open. A
+    /// message of exactly this length has room when nothing else waits; its header is not counted
+    /// then.
     pub fn max_outbox(mut self, bytes: usize) -> Self {
         self.max_outbox = bytes;
         self
@@ -243,8 +244,8 @@ impl Builder {
         self
     }
 
-    /// Fires [`Event::Pressure`](crate::Event::Pressure) when a connection's outbox reaches this many
-    /// bytes and its socket takes nothing.
+    /// Fires [`Event::Pressure`](crate::Event::Pressure) when a connection's outbox reaches this
+    /// many bytes and its socket takes nothing.
     ///
     /// Range: 1 to [`max_outbox`](Self::max_outbox). Default: half of `max_outbox`. With all
     /// defaults that is 512 KiB.

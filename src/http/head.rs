@@ -30,7 +30,8 @@ pub enum Scan {
 /// let limits = HeadLimits::default();
 /// let mut scanner = HeadScanner::default();
 /// assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nHost:", &limits), Ok(Scan::Partial));
-/// assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x81", &limits), Ok(Scan::Complete(27)));
+/// let received = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\x81";
+/// assert_eq!(scanner.scan(received, &limits), Ok(Scan::Complete(27)));
 ///
 /// let talking = HeadScanner::default().scan(b"hello there\r\n", &limits);
 /// assert!(matches!(talking, Err(Refusal::Malformed(_))));

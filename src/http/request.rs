@@ -35,7 +35,8 @@ const LENGTH: usize = size_of::<u16>();
 /// ```
 /// use ikisocket::http::{HeadLimits, Request};
 ///
-/// let head = b"GET /caf%C3%A9?q=a+b&q=c HTTP/1.1\r\nHost: example.org\r\nCookie: id=4%202\r\n\r\n";
+/// let head = b"GET /caf%C3%A9?q=a+b&q=c HTTP/1.1\r\n\
+///     Host: example.org\r\nCookie: id=4%202\r\n\r\n";
 /// let request = Request::parse(head, &HeadLimits::default())?;
 /// assert_eq!(request.decoded_path(), "/café");
 /// assert_eq!(request.query("q").as_deref(), Some("c"));
@@ -423,7 +424,7 @@ fn cookie_value(value: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 /// Appends a line of a head as a piece. Every line that is kept is shorter than the largest length.
-#[inline(always)] // else each header costs 30 instructions more
+#[inline(always)] // otherwise each header costs 30 instructions more
 fn push_line(first: &[u8], separator: u8, second: &[u8], pieces: &mut Vec<u8>) {
     let length = (first.len() + 1 + second.len()) as u16;
     pieces.extend_from_slice(&length.to_ne_bytes());

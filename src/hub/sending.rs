@@ -544,7 +544,7 @@ mod tests {
             );
             hub.flush_dirty();
         }
-        far.make_room(usize::MAX); // and the event that says so is not handled yet
+        far.make_room(usize::MAX); // The event about that is not handled yet.
         assert_eq!(
             hub.emit(token, Opcode::Binary, &[0; 190], &SendOptions::USUAL),
             Emitted::Queued

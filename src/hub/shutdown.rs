@@ -69,7 +69,7 @@ impl Hub {
         {
             self.work += CLOSE;
             let (code, reason) = (stopping.code, stopping.reason.clone());
-            let _ = self.close(token, code, &reason); // The code was looked at.
+            let _ = self.close(token, code, &reason); // The code was checked.
         }
     }
 

@@ -57,9 +57,9 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
 /// waiting message with the same key.
 ///
 /// `Latest(key, message)` works with every verb that sends. While a peer's socket takes nothing,
-/// messages wait in its outbox. If one with the same key waits there, the new one takes its place in
-/// the order. So a slow reader gets fewer messages, each of them whole, and the newest value of each
-/// key. While the socket takes messages, nothing is replaced.
+/// messages wait in its outbox. If one with the same key waits there, the new one takes its place
+/// in the order. So a slow reader gets fewer messages, each of them whole, and the newest value of
+/// each key. While the socket takes messages, nothing is replaced.
 ///
 /// **Not replaced** are bytes that the socket has taken, or was being offered when it was found
 /// full: these are sent. So a reader that continues after a pause gets older values first. On Linux
@@ -71,8 +71,8 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
 /// one connection. The same key on another connection replaces nothing here.
 ///
 /// **Memory.** A waiting message with a key counts 128 bytes more than its frame against
-/// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB. The number
-/// of keys bounds the number of such messages.
+/// [`Builder::max_outbox`](crate::Builder::max_outbox): 1000 short prices wait in 150 KiB. The
+/// number of keys bounds the number of such messages.
 ///
 /// ```
 /// # fn listener<S>(kws: &mut ikisocket::Socket<'_, S>) {

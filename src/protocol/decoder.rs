@@ -29,7 +29,8 @@ use std::borrow::Cow;
 ///
 /// let mut received = *b"lo";
 /// let mut input = &mut received[..];
-/// assert_eq!(decoder.decode(&mut input, &rules), Ok(Some(Decoded::Message(Message::from("hello")))));
+/// let hello = Decoded::Message(Message::from("hello"));
+/// assert_eq!(decoder.decode(&mut input, &rules), Ok(Some(hello)));
 /// assert!(decoder.is_idle());
 /// ```
 #[derive(Debug, Default)]

@@ -80,7 +80,8 @@ impl TextBuffer {
 fn begun_character(bytes: &[u8]) -> usize {
     for (have, byte) in (1..=3).zip(bytes.iter().rev()) {
         let needed = match byte {
-            0x80..=0xBF => continue, // in the middle of a character: its leading byte stands further left
+            // In the middle of a character: its leading byte is further left.
+            0x80..=0xBF => continue,
             0xC0..=0xDF => 2,
             0xE0..=0xEF => 3,
             0xF0..=0xFF => 4,

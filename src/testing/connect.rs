@@ -11,7 +11,8 @@ use crate::transport::faults::Faults;
 /// ```
 /// use ikisocket::testing::{Faults, Upgrade};
 ///
-/// let ann = Upgrade::to("/ws/ann").header("Cookie", "user=ann").faults(Faults::none().segments(1));
+/// let slow = Faults::none().segments(1);
+/// let ann = Upgrade::to("/ws/ann").header("Cookie", "user=ann").faults(slow);
 /// # let _ = ann;
 /// ```
 #[derive(Clone, Debug)]
@@ -179,7 +180,7 @@ impl fmt::Display for NotConnected {
                 write!(f, "refused with {}: {}", answer.status, answer.text().trim_end())
             }
             Self::Unanswered => f.write_str(
-                "there was no whole response yet: of one that another thread gives, `ask` and `wait_for` wait; it may be cut by faults, or the server stops",
+                "there was no whole response: if another thread answers, use `ask` and `wait_for`; otherwise faults cut the response, or the server is shutting down",
             ),
         }
     }

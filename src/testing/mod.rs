@@ -17,10 +17,12 @@
 //! use ikisocket::{Event, Server};
 //! use ikisocket::testing::{Harness, Received};
 //!
-//! // What the program itself uses too.
+//! // The program itself uses this function too.
 //! fn chat() -> Result<Server<Vec<String>>, Box<dyn std::error::Error>> {
 //!     let mut server = Server::builder().build(Vec::new())?;
-//!     server.route("/ws/:name", |names, kws| names.push(kws.param("name").unwrap_or_default().to_owned()))?;
+//!     server.route("/ws/:name", |names, kws| {
+//!         names.push(kws.param("name").unwrap_or_default().to_owned());
+//!     })?;
 //!     server.on(Event::Message, |_, ep| {
 //!         ep.kws.broadcast(ep.data);
 //!     });
@@ -388,7 +390,7 @@ impl<S> Harness<S> {
     /// server.route("/ws", |_, _| {})?;
     /// server.filter(|_, sockets, incoming| {
     ///     let deferred = sockets.defer(incoming);
-    ///     std::thread::spawn(move || deferred.accept(|_| {})); // when it has asked a database
+    ///     std::thread::spawn(move || deferred.accept(|_| {})); // after a database query
     ///     Ok(())
     /// });
     /// let mut test = Harness::new(server);

@@ -35,7 +35,7 @@ use crate::token::Token;
 /// server.filter(|_, sockets, incoming| {
 ///     let cookie = incoming.cookie("session").unwrap_or_default().into_owned();
 ///     let deferred = sockets.defer(incoming);
-///     // In earnest: a channel to a few threads that stay.
+///     // In a real server: a channel to a few worker threads.
 ///     std::thread::spawn(move || match ask_the_database(&cookie) {
 ///         Some(user) => deferred.accept(|attributes| attributes.set("user", user)),
 ///         None => deferred.reject(Response::text("Log in first.").with_status(401)),

@@ -380,6 +380,6 @@ impl<S> Drop for Registry<S> {
         discarded.drop_all(self.pages.drain(..));
         discarded.drop_all(self.filters.drain(..));
         discarded.drop_all(self.on_panic.take());
-        discarded.count(); // No server is left that counts them.
+        discarded.count(); // No server remains to count them.
     }
 }

@@ -14,7 +14,8 @@ use crate::protocol::CloseCode;
 /// let at_once = Shutdown::default().deadline(Duration::from_millis(100));
 /// assert_eq!(at_once.code.to_string(), "1001");
 ///
-/// let restart = Shutdown::default().code(1012).reason("back soon").spread(Duration::from_secs(30));
+/// let spread = Duration::from_secs(30);
+/// let restart = Shutdown::default().code(1012).reason("back soon").spread(spread);
 /// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

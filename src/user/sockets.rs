@@ -304,10 +304,10 @@ impl<S> Sockets<'_, S> {
     /// runs on the loop with the state, the sockets and the source lent. Make mio sources with
     /// [`ikisocket::mio`](crate::mio), the version that the server uses.
     ///
-    /// Readiness is edge-triggered: the callback is called once, when readiness begins. Read or write
-    /// until the source would block, or schedule the next call with
-    /// [`wake_source`](Self::wake_source). If a callback leaves data unread without that, no further
-    /// event arrives for it. A callback may also be called when there is nothing to do.
+    /// Readiness is edge-triggered: the callback is called once, when readiness begins. Read or
+    /// write until the source would block, or schedule the next call with
+    /// [`wake_source`](Self::wake_source). If a callback leaves data unread without that, no
+    /// further event arrives for it. A callback may also be called when there is nothing to do.
     ///
     /// The source belongs to the server until it is [removed](Self::remove_source) or the server is
     /// dropped; then it is deregistered and dropped. A panic in the callback is caught, and the

@@ -119,7 +119,7 @@ impl<C> Drop for Inbox<C> {
         }
         let mut discarded = Discarded::default();
         discarded.drop_all(unrun);
-        discarded.count(); // No server is left that counts them.
+        discarded.count(); // No server remains to count them.
     }
 }
 

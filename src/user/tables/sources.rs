@@ -174,7 +174,7 @@ impl<W: Watch + ?Sized> Drop for Sources<W> {
     fn drop(&mut self) {
         for (_, entry) in std::mem::take(self.entries.get_mut()) {
             if let Some(watched) = entry.watched {
-                self.release(watched).count(); // No server is left that counts them.
+                self.release(watched).count(); // No server remains to count them.
             }
         }
     }

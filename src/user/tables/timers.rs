@@ -119,7 +119,7 @@ impl<C> Drop for Schedule<C> {
     fn drop(&mut self) {
         let mut discarded = Discarded::default();
         discarded.drop_all(std::mem::take(&mut self.table.get_mut().timers).into_values());
-        discarded.count(); // No server is left that counts them.
+        discarded.count(); // No server remains to count them.
     }
 }
 
