@@ -119,7 +119,7 @@ pub(crate) struct Connection {
     /// end.
     pub(crate) taken: u32,
     /// Milliseconds on the loop's clock, like all times here. Before it is open: the time of its
-    /// accept. While open: its last sign of life. Afterwards: the end of its time to end.
+    /// accept. While open: its last sign of life. Afterwards: the time by which it must have ended.
     pub(crate) time: u64,
     pub(crate) uuid: Uuid,
     pub(crate) request: Option<Request>,

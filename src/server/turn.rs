@@ -106,7 +106,7 @@ impl<S> Server<S> {
     }
 
     /// The longest time for which [`poll`](Self::poll) may be deferred if nothing happens on a
-    /// socket; `None`: any time. A call has no effect; polling later than that makes timeouts late.
+    /// socket; `None`: any time. The call changes nothing. Polling later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
         if !self.hub.is_settled() || self.is_behind() || self.is_stopping_anew() {

@@ -10,7 +10,7 @@ pub struct Turn {
     pub opened: usize,
     /// Requests that a page or a filter answered.
     pub pages: usize,
-    /// Messages, pings and pongs that arrived and for which listeners were called.
+    /// Messages, pings and pongs for which events fired.
     pub messages: usize,
     /// Commands of [handles](crate::Handle) that were run.
     pub commands: usize,

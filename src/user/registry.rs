@@ -57,8 +57,9 @@ pub struct EventPayload<'a, S> {
     pub socket_uuid: Uuid,
     /// The failure, in `error` and perhaps in `disconnect`.
     pub error: Option<&'a Error>,
-    /// The message with its kind, or the payload of a ping, pong or custom event. Empty for other
-    /// events.
+    /// The message with its kind, or the payload of a ping, pong or custom event. In an `error`
+    /// about a recipient that is not open ([`Error::Gone`]): its uuid or id as text. Otherwise
+    /// empty.
     pub data: Payload<'a>,
     /// The close code, in `close` and `disconnect`, of the side that closed first. If a failure
     /// ended the connection, it is the code that the server sent to the peer.

@@ -48,7 +48,8 @@ impl<S> Socket<'_, S> {
     /// to the socket at once.
     ///
     /// The message is [refused](EmitError) if the connection is closed, if the message is longer
-    /// than [`Builder::max_outbox`](crate::Builder::max_outbox), or if more than that would wait.
+    /// than [`Builder::max_outbox`](crate::Builder::max_outbox), or if more than that would wait
+    /// and the policy for slow readers ([`SlowReader`]) makes no room.
     pub fn emit<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Emitted {
         let Outgoing { message, options } = message.into();
         self.hub.emit(self.token, message.payload().opcode(), message.as_bytes(), &options)
@@ -136,8 +137,9 @@ impl<S> Socket<'_, S> {
     /// member; returns how many accepted it.
     ///
     /// The message is encoded once, and the cost grows with the number of members. A topic without
-    /// members costs nothing. Each member gets all that is emitted, broadcast and published to it
-    /// in the order of those calls. Which member is served first is not guaranteed.
+    /// members costs nothing. A member gets emitted, broadcast and published messages in the
+    /// order of the calls; only a [`Latest`] message takes the place of the one that it replaces.
+    /// Which member is served first is not guaranteed.
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> usize {
         self.hub.publish(topic, Some(self.token), &message.into())
     }
