@@ -132,7 +132,7 @@ pub enum Error {
     /// Bytes waited for the peer, and it took none of them for this long.
     #[error("stalled: the peer took nothing for {0:?}")]
     Stalled(Duration),
-    /// No byte arrived from the peer for this long, not even the answer to a ping.
+    /// The peer gave no sign of life for this long, not even the answer to a ping.
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
     /// A callback panicked while it handled this event of the connection.

@@ -275,8 +275,8 @@ impl Builder {
         self.low_water.unwrap_or(self.high() / 4)
     }
 
-    /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB. Range: 256 to 65
-    /// 535.
+    /// The longest request head, in bytes; a longer one gets 431. Default: 16 KiB.
+    /// Range: 256 to 65 535.
     pub fn max_head(mut self, bytes: usize) -> Self {
         self.max_head = bytes;
         self
