@@ -492,7 +492,7 @@ mod tests {
                         );
                     }
                     3 => {
-                        drop(hub.broadcast(Audience::All, None, &Outgoing::from(&vec![0; len][..])))
+                        hub.broadcast(Audience::All, None, &Outgoing::from(&vec![0; len][..]));
                     }
                     4 => {
                         far.make_room(random(2000));
