@@ -37,21 +37,6 @@ const AVOIDED: [&str; 15] = [
 const SPEAK_OF_PEOPLE: [(&str, &str); 1] =
     [("examples/chat/", "a chat is between people, and its page speaks to them")];
 
-/// Files that do not keep the rules yet: what is wrong there is printed, and does not fail.
-const NOT_YET: [&str; 11] = [
-    "README.md",
-    "examples/chat/",
-    "examples/common/",
-    "examples/embed.rs",
-    "examples/feed.rs",
-    "examples/load/",
-    "examples/metrics.rs",
-    "examples/nested.rs",
-    "examples/threads.rs",
-    "src/",
-    "tests/load.rs",
-];
-
 /// Tracked files that are not prose of this repository.
 const SKIPPED: [&str; 1] = ["benches/peers/node/"];
 
@@ -299,14 +284,12 @@ fn faults(name: &str, text: &str) -> Vec<Fault> {
 fn pages_comments_and_test_names_keep_the_rules_of_prose() {
     let files = files();
     assert!(files.len() > 200, "{} files were found", files.len());
-    let (mut wrong, mut not_yet) = (String::new(), String::new());
+    let mut wrong = String::new();
     for (name, text) in &files {
-        let report = if starts_with_any(name, &NOT_YET) { &mut not_yet } else { &mut wrong };
         for (number, fault) in faults(name, text) {
-            writeln!(report, "{name}:{number}: {fault}").unwrap();
+            writeln!(wrong, "{name}:{number}: {fault}").unwrap();
         }
     }
-    println!("{} faults in files that are not clean yet:\n{not_yet}", not_yet.lines().count());
     assert!(wrong.is_empty(), "{} faults:\n{wrong}", wrong.lines().count());
 }
 

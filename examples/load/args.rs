@@ -142,9 +142,7 @@ impl ScenarioName {
     fn example(self) -> &'static str {
         match self {
             ScenarioName::Echo => "echo ws://127.0.0.1:9001/echo --rate 10000 --html e.html",
-            ScenarioName::Broadcast => {
-                "broadcast ws://127.0.0.1:9001/bcast --publishers 5"
-            }
+            ScenarioName::Broadcast => "broadcast ws://127.0.0.1:9001/bcast --publishers 5",
             ScenarioName::Idle => "idle ws://127.0.0.1:9001/echo --pid $(pgrep -nx echo)",
             ScenarioName::Connect => "connect ws://127.0.0.1:9001/echo --duration 5",
             ScenarioName::Churn => "churn ws://127.0.0.1:9001/echo --connections 50 --messages 3",
