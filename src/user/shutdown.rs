@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::protocol::CloseCode;
 
 /// The settings of a shutdown: [`Sockets::shutdown`](crate::Sockets::shutdown). Before a restart,
-/// use code 1012 and a spread, so that the next server is not overloaded by clients that reconnect:
+/// set a spread, so that clients which reconnect do not overload the next server. Code 1012 says
+/// restart, but some clients take it for an error: [close codes](crate::manual::close_codes).
 ///
 /// ```
 /// use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::protocol::CloseCode;
 /// assert_eq!(at_once.code.to_string(), "1001");
 ///
 /// let spread = Duration::from_secs(30);
-/// let restart = Shutdown::default().code(1012).reason("back soon").spread(spread);
+/// let restart = Shutdown::default().reason("back soon").spread(spread);
 /// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
