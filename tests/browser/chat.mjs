@@ -227,6 +227,33 @@ async function looks(context, address, ann) {
   await page.close();
 }
 
+/** A talk of three: the picture in the README is the one of a desktop in light colours. */
+async function talk(context) {
+  const server = await serve("127.0.0.1:0");
+  const [ann, bob, carla] = [
+    await tab(context, server.address, "Ann"),
+    await tab(context, server.address, "Bob"),
+    await tab(context, server.address, "Carla"),
+  ];
+  await here(ann, 3);
+  await write(bob, "", "Is the demo at three still on?");
+  await shown(ann, "Bob", "Is the demo", false);
+  await write(ann, "", "Yes, in the small room on the second floor.");
+  await shown(carla, "Ann", "Yes, in the small room", false);
+  await write(carla, "Ann", "I will be ten minutes late.");
+  await shown(ann, "Carla", "I will be", true);
+  await write(ann, "Carla", "No problem, we begin with the figures.");
+  await shown(carla, "Ann", "No problem", true);
+  await write(bob, "", "See you there!");
+  await shown(ann, "Bob", "See you there!", false);
+  for (const view of views) {
+    await show(ann, view);
+    await check(`${view.name}: a talk of three looks right`, () => look(ann, view, "talk"));
+  }
+  for (const page of [ann, bob, carla]) await page.close();
+  await stop(server);
+}
+
 const message = (from, to, data) => JSON.stringify({ from, to, event: "", data });
 const welcome = (name) =>
   new RegExp(`^Hello user: ${escaped(name)} with UUID: ([0-9a-f-]{36})$`, "u");
@@ -387,6 +414,7 @@ try {
   const options = { executablePath: CHROMIUM, args: FLAGS };
   context = await chromium.launchPersistentContext(PROFILE, options);
   await checks(context);
+  await talk(context);
   await reports(context);
   await context.close();
 } catch (error) {
