@@ -67,9 +67,10 @@
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
-//! - **No connection stays.** When a connection stops being open, or its response is queued, its
-//!   end is fixed, and nothing that the peer does moves it ([Closing](manual::closing)). An open
-//!   connection stays for as long as its peer answers pings.
+//! - **No connection stays for ever.** When a WebSocket connection begins to close, or the response
+//!   to a plain request is queued, the time of its end is set, and the peer cannot delay it
+//!   ([Closing](manual::closing)). An open connection does not end for being idle while its peer
+//!   answers pings.
 //! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
 //!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
 //!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another. No other connection is
@@ -88,8 +89,9 @@
 //!   many messages a client sends in a second.
 //! - **A panic stays where it was.** It is caught, [`Server::on_panic`] is called, and its
 //!   connection is closed with 1011 if it is open. A panic in an `error` listener closes nothing. A
-//!   request whose filter or page panics gets 500. Each value that was left with the server is
-//!   dropped under a guard of its own. With `panic = "abort"` nothing is caught.
+//!   request whose filter or page panics gets 500. If the `drop` of a
+//!   value that you gave to the server panics, that panic is caught too, and the other values are
+//!   dropped all the same. With `panic = "abort"` nothing is caught.
 //!
 //! # What is not guaranteed
 //!
