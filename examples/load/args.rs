@@ -145,7 +145,7 @@ impl ScenarioName {
             ScenarioName::Broadcast => "broadcast ws://127.0.0.1:9001/bcast --publishers 5",
             ScenarioName::Idle => "idle ws://127.0.0.1:9001/echo --pid $(pgrep -nx echo)",
             ScenarioName::Connect => "connect ws://127.0.0.1:9001/echo --duration 5",
-            ScenarioName::Churn => "churn ws://127.0.0.1:9001/echo --connections 50 --messages 3",
+            ScenarioName::Churn => "churn ws://127.0.0.1:9001/echo --messages 3",
             ScenarioName::SlowReader => "slow-reader ws://127.0.0.1:9001/bcast --size 4k",
             ScenarioName::Search => "search ws://127.0.0.1:9001/echo --p99 2ms --step 0.5",
         }
