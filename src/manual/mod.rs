@@ -56,6 +56,8 @@ pub mod metrics {}
 [`Faults`]: crate::testing::Faults
 [`Harness::get`]: crate::testing::Harness::get
 [`Harness::ask`]: crate::testing::Harness::ask
+[`Harness::send`]: crate::testing::Harness::send
+[`Harness::server`]: crate::testing::Harness::server
 [`Harness::wait_for`]: crate::testing::Harness::wait_for
 [`Harness::advance`]: crate::testing::Harness::advance
 [`Harness::stop_reading`]: crate::testing::Harness::stop_reading
@@ -71,6 +73,8 @@ pub mod metrics {}
 [`Faults`]: crate::manual::testing
 [`Harness::get`]: crate::manual::testing
 [`Harness::ask`]: crate::manual::testing
+[`Harness::send`]: crate::manual::testing
+[`Harness::server`]: crate::manual::testing
 [`Harness::wait_for`]: crate::manual::testing
 [`Harness::advance`]: crate::manual::testing
 [`Harness::stop_reading`]: crate::manual::testing

@@ -63,8 +63,8 @@ impl<S> Server<S> {
     }
 
     /// Turns the loop once. It writes what was emitted since the last turn, waits for an event for
-    /// at most `timeout` (`None`: without limit), and handles it. Listeners run inside.
-    /// `Some(Duration::ZERO)` never blocks.
+    /// at most `timeout` (`None`: without limit), rounded up to whole milliseconds, and handles it.
+    /// Listeners run inside. `Some(Duration::ZERO)` never blocks.
     ///
     /// It may return early without having done anything, for instance after a signal. With `None`
     /// it returns at once when a shutdown [is finished](Self::is_finished).

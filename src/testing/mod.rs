@@ -347,7 +347,8 @@ impl<S> Harness<S> {
         std::mem::take(&mut self.peer(client).bytes)
     }
 
-    /// The server. Effects of using it reach the clients when the test looks at one.
+    /// The server. Effects of using it reach the clients when the test looks at one. Do not
+    /// [`poll`](Server::poll) it: that waits in real time, and does not serve the clients.
     #[must_use]
     pub fn server(&mut self) -> &mut Server<S> {
         self.look();
