@@ -36,9 +36,9 @@
 //!
 //! # The model
 //!
-//! **State is lent.** The server owns your state. Each callback gets `&mut` of it as its first
-//! argument, and the connection or the connections beside it. Both can be used at once, with no
-//! `Rc`, `RefCell` or lock. Between turns of the loop [`Server::lend`] gives the state and the
+//! **State is lent.** The server owns your state. The first argument of each callback is `&mut` of
+//! it. After it comes one connection, or all connections. Both can be used at once, with no `Rc`,
+//! `RefCell` or lock. Between turns of the loop [`Server::lend`] gives the state and the
 //! connections.
 //!
 //! **Listeners are `Fn`.** So are routes, filters and pages: what they change lives in the state. A
@@ -67,16 +67,16 @@
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
-//! - **No connection stays for ever.** When a WebSocket connection begins to close, or the response
-//!   to a plain request is queued, the time of its end is set, and the peer cannot delay it
-//!   ([Closing](manual::closing)). An open connection does not end for being idle while its peer
+//! - **No closing connection stays for ever.** When a WebSocket connection begins to close, or the
+//!   response to a plain request is queued, the time of its end is set, and the peer cannot delay
+//!   it ([Closing](manual::closing)). An open connection does not end for being idle while its peer
 //!   answers pings.
 //! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
 //!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
 //!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another. No other connection is
 //!   affected.
-//! - **One recv, one send.** An echo costs one system call for each, and a socket is registered
-//!   once. Exceptions: Unix sockets need one more read, and large messages more of both.
+//! - **One recv, one send.** An echo costs one `recv` and one `send`, and a socket is registered
+//!   with epoll once. Exceptions: Unix sockets need one more read, and large messages more of both.
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
 //!   Exception: [compression](manual::compression), which encodes once more for each window size,
 //!   or once for each connection.

@@ -211,7 +211,8 @@ impl Outbox {
             return;
         }
         let queue = self.queued(stage);
-        if shared.place.is_empty() || (queue.is_blocked() && shared.len() >= REFER) {
+        let refers = shared.len() >= if queue.is_blocked() { REFER } else { WRITE_THROUGH };
+        if shared.place.is_empty() || refers {
             queue.push(shared.frame(&stage.log));
         } else {
             queue.append(|open| open.extend_from_slice(&stage.log[shared.place.clone()]));
@@ -1007,6 +1008,17 @@ mod tests {
             let last = begun.iter().copied().filter(|&start| start <= at).max();
             assert_eq!(Some(frame_start(&frames, at)), last, "{at}");
         }
+    }
+
+    #[test]
+    fn a_queue_refers_to_a_shared_frame_of_16_kib() {
+        let mut stage = Stage::default();
+        let mut shared = stage.share(Opcode::Binary, &[0; 16 * 1024]);
+        let mut outbox = Outbox::Empty;
+        outbox.use_queue(&mut stage);
+        outbox.push_shared(&mut stage, &mut shared);
+        assert!(shared.frame.as_ref().is_some_and(|frame| !frame.is_unique()));
+        stage.end_share(shared);
     }
 
     #[test]
