@@ -37,9 +37,9 @@
 //! # The model
 //!
 //! **State is lent.** The server owns your state. The first argument of each callback is `&mut` of
-//! it. After it comes one connection, or all connections. Both can be used at once, with no `Rc`,
-//! `RefCell` or lock. Between turns of the loop [`Server::lend`] gives the state and the
-//! connections.
+//! it. After it comes an event with its connection, one connection, or all connections. The state
+//! and the connections can be used at the same time, with no `Rc`, `RefCell` or lock. Between turns
+//! of the loop [`Server::lend`] gives the state and the connections.
 //!
 //! **Listeners are `Fn`.** So are routes, filters and pages: what they change lives in the state. A
 //! timer or a command of another thread runs once and is `FnOnce`. Intervals and sources are
@@ -62,8 +62,8 @@
 //!   it). Exception: a server that is dropped fires nothing more.
 //! - **Nothing emitted is lost before a close.** The close frame goes out behind everything that
 //!   was emitted before it, and a peer that reads at the [closing rate](Builder::closing_rate) gets
-//!   all of it. Nothing is reordered on the way, but pings and pongs may pass messages that wait.
-//!   Exceptions:
+//!   all of it. Messages keep their order. Only pings and pongs may pass messages that wait, and a
+//!   [`Latest`] takes the position of the message that it replaces. Exceptions:
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
@@ -78,8 +78,8 @@
 //! - **One recv, one send.** An echo costs one `recv` and one `send`, and a socket is registered
 //!   with epoll once. Exceptions: Unix sockets need one more read, and large messages more of both.
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
-//!   Exception: [compression](manual::compression), which encodes once more for each window size,
-//!   or once for each connection.
+//!   Exception: [compression](manual::compression). Connections without a context of their own
+//!   share one more encoding for each window size. A connection with its own context needs its own.
 //! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
 //!   buffer. Exception: compression with a context of its own.
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
