@@ -10,7 +10,6 @@
 //! the library's way is done as in `src/protocol/deflate.rs` and `src/outbox/compression.rs`.
 
 use std::alloc::System;
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -19,6 +18,12 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush};
 
 #[path = "micro/quotes.rs"]
 mod quotes;
+// The library's own, which is not public. Not all of it is used here, and its tests do not run.
+#[allow(dead_code, unused_imports)]
+#[path = "../src/protocol/window.rs"]
+mod window;
+
+use window::Window;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -236,36 +241,6 @@ fn compress(compressor: &mut Deflate, message: &[u8], out: &mut Vec<u8>) -> usiz
     let before = compressor.total_out();
     compressor.compress(message, out, DeflateFlush::SyncFlush).expect("compressing cannot fail");
     (compressor.total_out() - before) as usize - 4
-}
-
-/// The newest bytes of a connection's messages.
-struct Window {
-    bytes: VecDeque<u8>,
-    size: usize,
-}
-
-impl Window {
-    fn new(bits: u8) -> Self {
-        Self { bytes: VecDeque::new(), size: 1 << bits }
-    }
-
-    fn newest(&self, most: usize) -> [&[u8]; 2] {
-        let (older, newer) = self.bytes.as_slices();
-        let newer = &newer[newer.len().saturating_sub(most)..];
-        [&older[older.len().saturating_sub(most - newer.len())..], newer]
-    }
-
-    fn remember(&mut self, message: &[u8]) {
-        let message = &message[message.len().saturating_sub(self.size)..];
-        let excess = (self.bytes.len() + message.len()).saturating_sub(self.size);
-        self.bytes.drain(..excess);
-        let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
-        if len + message.len() > capacity {
-            let wanted = (capacity * 2).clamp(len + message.len(), self.size);
-            self.bytes.reserve_exact(wanted - len);
-        }
-        self.bytes.extend(message);
-    }
 }
 
 #[derive(Clone, Copy, Default)]

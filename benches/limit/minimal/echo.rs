@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll};
 
-use super::peer::{BUFFER, Peer, echo_len};
+use super::peer::{BUFFER, Peer, connect, echo_len};
 use super::{Slice, Traffic};
 
 pub struct Echo {
@@ -28,10 +28,7 @@ impl Echo {
         frame: &[u8],
         in_flight: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let poll = Poll::new()?;
-        let peers = (0..connections)
-            .map(|token| Peer::connect(address, path, &poll, token))
-            .collect::<Result<_, _>>()?;
+        let (poll, peers) = connect(address, path, connections)?;
         Ok(Self {
             poll,
             peers,

@@ -50,6 +50,18 @@ pub fn is_upgraded(response: &[u8]) -> Result<bool, Box<dyn Error>> {
     Err(format!("no upgrade: {}", String::from_utf8_lossy(response)).into())
 }
 
+/// Makes the connections, and a poll that knows each by its place.
+pub fn connect(
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+) -> Result<(Poll, Vec<Peer>), Box<dyn Error>> {
+    let poll = Poll::new()?;
+    let peers = (0..connections).map(|token| Peer::connect(address, path, &poll, token));
+    let peers = peers.collect::<Result<_, _>>()?;
+    Ok((poll, peers))
+}
+
 pub struct Peer {
     stream: TcpStream,
     /// Bytes that are to be sent, and where in the frames they begin.
