@@ -152,31 +152,33 @@ impl Builder {
     /// per second. Default: 32 KiB per second, at least 1. A full outbox of 1 MiB may take 45 s,
     /// and 5 s for the FIN.
     ///
-    /// When a connection stops being open, and when a response is queued, the server fixes a
+    /// When a connection stops being open, and when a response is queued, the server sets a
     /// deadline for it. This is the [`close_timeout`](Self::close_timeout) and the time that all
     /// pending data takes at this rate. Pending data is:
     ///
     /// - the bytes in the outbox;
-    /// - the bytes sent before that the kernel and the peer's receive buffer may still hold. All
-    ///   but 32 KiB of them count, up to `notsent_lowat` plus 128 KiB (by default 256 KiB, which
-    ///   takes 8 s).
+    /// - the bytes that the kernel and the peer's receive buffer may still hold. The server cannot
+    ///   see them. So it counts everything that it has sent on this connection beyond the first 32
+    ///   KiB, but no more than `notsent_lowat` plus 128 KiB: by default 256 KiB, which take 8 s.
     ///
-    /// A peer that reads at this rate gets all of it and the close frame. Nothing moves the
-    /// deadline, with the one exception below. A peer that reads more slowly is reset at the
-    /// deadline. Its `disconnect` is then not `clean` and carries the number of bytes that were
-    /// dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A peer that takes
-    /// nothing at all is disconnected by the [`stall_timeout`](Self::stall_timeout) if that expires
-    /// first.
+    /// A peer that reads at this rate gets all of it and the close frame. A peer that reads more
+    /// slowly is reset at the deadline. Its `disconnect` is then not `clean` and carries the number
+    /// of bytes that were dropped, and [`Stats::cut_short`](crate::Stats::cut_short) counts it. A
+    /// peer that takes nothing at all is disconnected by the [`stall_timeout`](Self::stall_timeout)
+    /// if that expires first.
     ///
     /// When the kernel has taken everything, the server waits for the peer's close frame: for the
     /// close timeout and the time for the bytes that the kernel may hold, but not beyond the
-    /// deadline. Then it waits for the peer's FIN in the same way.
+    /// deadline. Then the server sends its FIN, and waits for the peer's FIN for as long, but not
+    /// beyond the deadline, or beyond the close timeout from now if that is later.
     ///
-    /// The deadline is measured by the loop's clock, so peers lose the time in which the loop is
-    /// not turned. The exception: if the loop comes to a deadline more than a second late, and the
-    /// socket takes something, the peer gets the whole time again. A peer that read fast before may
-    /// have a receive buffer of several MiB. The server does not know how much data lies there and
-    /// does not count it.
+    /// So the peer can move the deadline in that one way. The loop can move it too. The deadline is
+    /// measured by the loop's clock, so peers lose the time in which the loop is not turned. If the
+    /// loop comes to a deadline more than a second late, and the socket then takes something, the
+    /// peer gets the whole time again.
+    ///
+    /// A peer that read fast before may have a receive buffer of several MiB. The server does not
+    /// know how much data lies there, and counts no more than the above.
     pub fn closing_rate(mut self, bytes_per_second: usize) -> Self {
         self.closing_rate = bytes_per_second;
         self
