@@ -1,9 +1,10 @@
 //! A WebSocket server with events, for programs that own their thread.
 //!
-//! The model is that of Go's ikisocket (later `socketio`): listeners on named events, `emit`,
-//! `emit_to`, `broadcast`, `fire`, attributes, and a uuid for each connection. Underneath is one
-//! single-threaded epoll loop that you turn yourself. There is no async runtime, no thread but
-//! yours, no lock around your state, and no `unsafe` in this crate.
+//! The model is that of Go's package ikisocket, which is now called `socketio` and is not
+//! Socket.IO: listeners on named events, `emit`, `emit_to`, `broadcast`, `fire`, attributes, and a
+//! uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself.
+//! There is no async runtime, no thread but yours, no lock around your state, and no `unsafe` in
+//! this crate.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Server};
@@ -36,18 +37,21 @@
 //!
 //! # The model
 //!
-//! **State is lent.** The server owns your state. The first argument of each callback is `&mut` of
-//! it. After it comes an event with its connection, one connection, or all connections. The state
-//! and the connections can be used at the same time, with no `Rc`, `RefCell` or lock. Between turns
-//! of the loop [`Server::lend`] gives the state and the connections.
+//! **State is lent.** The server owns your state, a value of any type. The first argument of each
+//! callback is `&mut` of it. The second is an event with its connection (for a listener), one
+//! connection (for a route), or all connections (for the other callbacks below). The state and the
+//! connections can be used at the same time, with no `Rc`, `RefCell` or lock. Between turns of the
+//! loop [`Server::lend`] gives the state and the connections.
 //!
-//! **Listeners are `Fn`.** So are routes, filters and pages: what they change lives in the state. A
-//! timer or a command of another thread runs once and is `FnOnce`. Intervals and sources are
-//! `FnMut`.
+//! **Callbacks are closures.** Listeners, routes, filters and pages are `Fn`: what they change
+//! lives in the state. A filter may refuse a request, a page answers a plain GET, and both get the
+//! request as their third argument. A timer, and a command that another thread sends, run once and
+//! are `FnOnce`. Intervals are `FnMut`. So is the callback of a source, a descriptor of yours that
+//! the loop watches; its third argument is the source.
 //!
-//! **Two nouns have all the verbs.** [`Sockets`] are the open connections: `emit_to`, `broadcast`,
-//! `fire`, `get`, `len`, `shutdown`. [`Socket`] is one of them. [`Socket::sockets`] leads from one
-//! to all of them.
+//! **One connection is a [`Socket`], all open ones are [`Sockets`].** `Sockets` has `emit_to`,
+//! `broadcast`, `fire`, `get`, `for_each`, `len`, `shutdown`. [`Socket::sockets`] leads from one
+//! connection to all of them. A [`Handle`] sends to them from other threads.
 //!
 //! # The rules
 //!
@@ -55,51 +59,56 @@
 //!
 //! - **Only `fire` runs listeners inside a callback.** Everything else that happens there (a close,
 //!   a failed `emit_to`, a full outbox, a panic) is recorded. Its events fire in order when the
-//!   outermost callback has returned. So a broadcast never runs your code halfway through.
+//!   outermost callback has returned. So no listener runs in the middle of a broadcast.
 //! - **`disconnect` is last.** It fires exactly once for each connection whose route callback ran,
-//!   and no other event of the library fires after it. In it the uuid, the attributes and the
-//!   request still answer (the request unless the route [forgets](RouteOptions::forget_request)
-//!   it). Exception: a server that is dropped fires nothing more.
+//!   and no other event of the library fires after it. In it, the uuid, the attributes and the
+//!   request can still be read (the request unless the route
+//!   [forgets](RouteOptions::forget_request) it). Exception: a server that is dropped fires nothing
+//!   more.
 //! - **Nothing emitted is lost before a close.** The close frame goes out behind everything that
-//!   was emitted before it, and a peer that reads at the [closing rate](Builder::closing_rate) gets
-//!   all of it. Messages keep their order. Only pings and pongs may pass messages that wait, and a
-//!   [`Latest`] takes the position of the message that it replaces. Exceptions:
+//!   was emitted before it, and a peer that reads at the [closing rate](Builder::closing_rate) (32
+//!   KiB/s) or faster gets all of it. Messages keep their order. Only pings and pongs may pass
+//!   messages that wait, and a message in [`Latest`] takes the position of the waiting message that
+//!   it replaces. Exceptions:
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
 //! - **No closing connection stays for ever.** When a WebSocket connection begins to close, or the
-//!   response to a plain request is queued, the time of its end is set, and the peer cannot delay
-//!   it ([Closing](manual::closing)). An open connection does not end for being idle while its peer
-//!   answers pings.
+//!   response to a plain request is queued, its [deadline](manual::closing) is set, and the peer
+//!   cannot delay it. Exceptions: the last step, the wait for the peer's FIN, may end up to 5 s
+//!   later; and a loop that is turned late may give the time again. An open connection does not end
+//!   for being idle while its peer answers pings.
 //! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
 //!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
-//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another. No other connection is
-//!   affected.
+//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another; the others are not
+//!   affected. Exception: a message that by itself is longer than `max_outbox` is refused under
+//!   every policy, and the connection stays open.
 //! - **One recv, one send.** An echo costs one `recv` and one `send`, and a socket is registered
-//!   with epoll once. Exceptions: Unix sockets need one more read, and large messages more of both.
+//!   with epoll once. Exceptions: Unix sockets need one more read, and large messages need several
+//!   of each.
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
-//!   Exception: [compression](manual::compression). Connections without a context of their own
-//!   share one more encoding for each window size. A connection with its own context needs its own.
+//!   Exception: [compression](manual::compression). With `Deflate::shared` a broadcast is
+//!   compressed once for each window size and level in use, with `Deflate::dedicated` once for each
+//!   connection.
 //! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
-//!   buffer. Exception: compression with a context of its own.
+//!   buffer. Exception: with `Deflate::dedicated` it keeps the newest bytes of its messages.
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
 //!   have ended, and what grows with the number of topics when most topics have ended.
 //! - **Everything is bounded.** Messages, outboxes, request heads, handshakes and the work of a
 //!   turn have [limits](manual::limits). Not limited by default: the number of connections, and how
 //!   many messages a client sends in a second.
-//! - **A panic stays where it was.** It is caught, [`Server::on_panic`] is called, and its
-//!   connection is closed with 1011 if it is open. A panic in an `error` listener closes nothing. A
-//!   request whose filter or page panics gets 500. If the `drop` of a
-//!   value that you gave to the server panics, that panic is caught too, and the other values are
-//!   dropped all the same. With `panic = "abort"` nothing is caught.
+//! - **A panic costs one connection at most.** It is caught, [`Server::on_panic`] is called, and
+//!   its connection is closed with 1011 if it is open. A panic in an `error` listener closes
+//!   nothing. A request whose filter or page panics gets 500. If the `drop` of a value that you
+//!   gave to the server panics, that panic is caught too, and the other values are dropped all the
+//!   same. With `panic = "abort"` nothing is caught.
 //!
 //! # What is not guaranteed
 //!
 //! Timeouts and timers have whole milliseconds, and come late if you poll late. An emit's
 //! [`Queued`](Emitted::Queued) says that the message will be offered to the socket, not that the
-//! peer has read it. A listener that takes long delays all connections: the thread is yours. Freed
-//! memory goes to the allocator, which decides what of it goes back to the operating system, and
-//! when.
+//! peer has read it. A listener that runs for a long time delays all connections. Freed memory goes
+//! to the allocator, which decides what of it goes back to the operating system, and when.
 //!
 //! There is no TLS: put a reverse proxy in front ([nginx or haproxy](manual::cookbook::proxies)).
 //! There is no POST and no HTTP beyond small GET pages, no client, no Redis, and one loop for each
@@ -122,8 +131,8 @@
 //! | [Metrics and logging](manual::metrics) | `Stats`, Prometheus, the log |
 //! | [Testing](manual::testing) | your server in memory, with a clock that you move |
 //! | [Restarting without downtime](manual::restarting) | listening sockets, handover |
-//! | [From Go](manual::from_go) | a row for every function of ikisocket |
-//! | [The cookbook](manual::cookbook) | whole programs: JSON, login, rooms, rate limit, nginx, systemd |
+//! | [From Go](manual::from_go) | the functions of Go's package, and what replaces them |
+//! | [The cookbook](manual::cookbook) | tested functions and programs: JSON, login, rooms, rate limit, nginx, systemd |
 //!
 //! # Other crates, and the parts without I/O
 //!
@@ -136,7 +145,7 @@
 //! them.
 //!
 //! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
-//! [`protocol`] decodes and encodes for both roles.
+//! [`protocol`] decodes and encodes the frames of both sides, server and client.
 
 mod config;
 mod error;
