@@ -290,8 +290,8 @@ impl Builder {
         self
     }
 
-    /// The most connections that may be open; a request beyond this number gets 503. Default: no
-    /// limit but the process's file descriptors.
+    /// The most WebSocket connections that may be open; an upgrade beyond this number gets 503.
+    /// Default: no limit but the process's file descriptors. Pages are answered in any case.
     ///
     /// Connections that have sent no request yet, or that wait for the answer, are not counted.
     /// They end with the handshake timeout.

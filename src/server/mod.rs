@@ -293,8 +293,8 @@ impl<S> Server<S> {
     ///
     /// The panic is caught in any case. If it happened on an open connection, that is closed with
     /// 1011, except after a panic in an `error` listener. A request whose filter or page panics
-    /// gets 500. The handler has to judge whether the state can still be used. With
-    /// `panic = "abort"` no panic can be caught.
+    /// gets 500. The callback may have changed the state in part: the handler can check and repair
+    /// it, or end the process. With `panic = "abort"` no panic can be caught.
     pub fn on_panic<F>(&mut self, handler: F) -> &mut Self
     where
         F: Fn(&mut S, &CaughtPanic) + 'static,

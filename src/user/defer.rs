@@ -19,9 +19,9 @@ use crate::token::Token;
 ///
 /// A `Deferred` that is dropped without an answer (for instance by a thread that panicked) answers
 /// with 503. The client also gets 503 when
-/// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout) has passed since it connected.
-/// If the client disconnects before, or the server shuts down, no answer can be sent any more:
-/// [`is_waiting`](Self::is_waiting) then returns `false`.
+/// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout) has passed since it connected,
+/// and when the server shuts down. After that, or when the client has disconnected, no answer can
+/// be sent any more: [`is_waiting`](Self::is_waiting) then returns `false`.
 ///
 /// ```
 /// use ikisocket::{Response, Server};

@@ -31,7 +31,7 @@ pub struct Shutdown {
     /// once. Default: none, all connections are closed at once. The first is closed at once; the
     /// order is not guaranteed. Each connection is served as before until it is closed.
     pub spread: Duration,
-    /// The time after the last close at which the connections that are still open are reset.
+    /// The time after the end of the spread at which the connections that have not ended are reset.
     /// Default: 10 s.
     pub deadline: Duration,
 }
