@@ -74,6 +74,9 @@ macro_rules! debug_is_text {
     )*};
 }
 
+#[cfg(feature = "_tls")]
+debug_is_text!(TlsError);
+
 debug_is_text!(
     AnswerError,
     BindError,
@@ -86,6 +89,33 @@ debug_is_text!(
     TopicError,
     UuidError,
 );
+
+/// A count for each cause, by name.
+macro_rules! by_cause {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $cause:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$doc])* pub $cause: u64,)*
+        }
+
+        impl $name {
+            /// Each cause's name and count.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($cause), self.$cause)),*].into_iter()
+            }
+
+            /// The sum over all causes.
+            #[must_use]
+            pub fn total(&self) -> u64 {
+                self.iter().map(|(_, count)| count).sum()
+            }
+        }
+    };
+}
+
+pub(crate) use by_cause;
 
 /// The reason why a connection failed, or why a verb inside a callback did: the `error` of an
 /// `error` or `disconnect` event.
@@ -115,6 +145,10 @@ pub enum Error {
     /// Reading from or writing to the socket failed.
     #[error("socket: {0}")]
     Io(#[source] IoError),
+    /// The TLS session failed, or ended without its own end.
+    #[cfg(feature = "_tls")]
+    #[error("TLS: {0}")]
+    Tls(#[source] TlsFailure),
     /// More bytes would have waited for this peer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
     #[error(
@@ -156,6 +190,125 @@ pub enum Error {
         /// The depth that would have been exceeded, or `None` if the name is that of a built-in
         /// event.
         depth: Option<u32>,
+    },
+}
+
+impl Error {
+    /// The error of a connection whose socket failed.
+    pub(crate) fn of_socket(error: io::Error) -> Self {
+        #[cfg(feature = "_tls")]
+        if let Some(failure) = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsFailure>())
+        {
+            return Self::Tls(failure.clone());
+        }
+        Self::Io(error.into())
+    }
+}
+
+/// The reason why a TLS session failed. The peer has got the alert that belongs to it, if one does.
+#[cfg(feature = "_tls")]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TlsFailure {
+    /// A plain HTTP request came to a port that speaks TLS. It got a readable 400.
+    #[error("a plain HTTP request came to a port that speaks TLS")]
+    PlainHttp,
+    /// The peer's first byte begins no TLS handshake.
+    #[error("the peer does not speak TLS")]
+    NotTls,
+    /// The client speaks neither TLS 1.2 nor 1.3.
+    #[error("the client speaks neither TLS 1.2 nor 1.3")]
+    Version,
+    /// The client and the server have no cipher suite, key exchange or signature in common.
+    #[error("nothing in common with the client: {0}")]
+    NothingInCommon(String),
+    /// The client offered protocols (ALPN), and `http/1.1` is not among them.
+    #[error("the client offered protocols (ALPN) without http/1.1")]
+    Alpn,
+    /// A client certificate is required, and the client has shown none.
+    #[error("the client has shown no certificate")]
+    CertificateMissing,
+    /// The client's certificate was not accepted.
+    #[error("the client's certificate was not accepted: {0}")]
+    Certificate(String),
+    /// The peer sent this alert (RFC 8446 §6.2). For instance, `unknown_ca` means that it does not
+    /// know the root of the server's certificate.
+    #[error("the peer sent the alert {0}")]
+    Alert(String),
+    /// The peer ended the TCP connection without close_notify and without a close frame: what it
+    /// had sent last may be missing.
+    #[error("the peer ended the connection without close_notify")]
+    Truncated,
+    /// The peer broke the protocol, or something else went wrong.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The reason why TLS settings were not made or changed.
+#[cfg(feature = "_tls")]
+#[derive(Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file could not be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        #[source]
+        error: IoError,
+    },
+    /// A file or text has no certificate in it.
+    #[error("{from} has no certificate in it: it needs a PEM section BEGIN CERTIFICATE")]
+    NoCertificate {
+        /// The file, or the length of the text.
+        from: String,
+    },
+    /// A file or text has no private key in it that can be read.
+    #[error("{from} has no private key in it{}", if *encrypted { " but an encrypted one: decrypt it first, for instance with `openssl pkey`" } else { ": it needs a PEM section BEGIN PRIVATE KEY" })]
+    NoKey {
+        /// The file, or the length of the text.
+        from: String,
+        /// Whether there is one that is encrypted.
+        encrypted: bool,
+    },
+    /// A file or text is not valid.
+    #[error("{from} cannot be used: {reason}")]
+    Pem {
+        /// The file, or the length of the text.
+        from: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The private key does not belong to the certificate.
+    #[error("the key of {key} does not belong to the first certificate of {chain}")]
+    Mismatch {
+        /// The file of the certificate, or the length of the text.
+        chain: String,
+        /// The file of the key, or the length of the text.
+        key: String,
+    },
+    /// The name cannot have this certificate.
+    #[error("`{name}`: {reason}")]
+    Name {
+        /// The name, in lower case.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This processor cannot run the crypto provider. Another one is a matter of Cargo features.
+    #[error(
+        "this processor cannot run the crypto provider {provider}: use the feature `tls` instead"
+    )]
+    Processor {
+        /// The crypto provider.
+        provider: &'static str,
+    },
+    /// The settings contradict each other, or the system has no random numbers.
+    #[error("the TLS settings cannot be used: {reason}")]
+    Unusable {
+        /// The reason.
+        reason: String,
     },
 }
 

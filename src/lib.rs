@@ -170,6 +170,8 @@ pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, RouteError,
     SendError, TopicError, UuidError,
 };
+#[cfg(feature = "_tls")]
+pub use error::{TlsError, TlsFailure};
 pub use event::Event;
 pub use http::{HeaderError, Request, Response};
 pub use hub::{
@@ -184,6 +186,10 @@ pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 pub use server::{Finished, Server, Turn};
 pub use token::{ConnectionId, Recipient, SourceId};
+#[cfg(feature = "_tls")]
+pub use transport::tls::{
+    ClientCertificates, Pem, Tls, TlsFailures, TlsInfo, TlsStats, TlsVersion,
+};
 pub use transport::{ListeningSocket, PeerAddress};
 #[cfg(unix)]
 pub use user::Fd;

@@ -87,7 +87,7 @@ pub(crate) enum Timeout {
 }
 
 pub(crate) struct Connection {
-    pub(crate) socket: Stream,
+    pub(crate) stream: Stream,
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) decoder: Decoder,
@@ -128,9 +128,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: Stream, peer: PeerAddress, generation: u32, now: u64) -> Self {
+    pub(crate) fn new(stream: Stream, peer: PeerAddress, generation: u32, now: u64) -> Self {
         Self {
-            socket,
+            stream,
             phase: Phase::Handshaking(None),
             outbox: Outbox::Empty,
             decoder: Decoder::new(),
@@ -192,9 +192,9 @@ impl Connection {
                 let mut compress = |payload: &[u8], out: &mut Vec<u8>| {
                     compression.deflate_next(common, payload, out);
                 };
-                self.outbox.flush_compressing(stage, &mut self.socket, now, &mut compress)
+                self.outbox.flush_compressing(stage, &mut self.stream, now, &mut compress)
             }
-            _ => self.outbox.flush(stage, &mut self.socket, now),
+            _ => self.outbox.flush(stage, &mut self.stream, now),
         };
         self.count_taken(stage, written);
         if !matches!(result, Ok(Flushed::All)) {

@@ -97,6 +97,19 @@ impl Hub {
             let before = self.common.late_work();
             self.flush(token);
             self.work += self.common.late_work().wrapping_sub(before);
+        } else {
+            #[cfg(feature = "_tls")]
+            self.write_unsent(token);
+        }
+    }
+
+    /// Writes what a TLS session has to send by itself.
+    #[cfg(feature = "_tls")]
+    fn write_unsent(&mut self, token: Token) {
+        if let Some(stream) = self.get_mut(token).and_then(|c| c.stream.tls_mut())
+            && let Err(error) = stream.write_unsent()
+        {
+            self.socket_failed(token, error);
         }
     }
 }

@@ -43,6 +43,8 @@ use crate::config::{Dropped, Limits};
 use crate::error::UuidError;
 use crate::outbox::{Common, Stage};
 use crate::token::{MAX_CONNECTIONS, Token, next_generation};
+#[cfg(feature = "_tls")]
+use crate::transport::tls;
 use crate::transport::{PeerAddress, Stream};
 use deadlines::Timers;
 use membership::Topics;
@@ -125,6 +127,9 @@ pub(crate) struct Hub {
     pub(crate) in_error_listener: bool,
     /// The log has a line about a broadcast that is too large for every connection.
     warned: bool,
+    /// What connections over TLS share.
+    #[cfg(feature = "_tls")]
+    pub(crate) tls: tls::Common,
 }
 
 /// The source of new connections' uuids.
@@ -192,11 +197,13 @@ impl Hub {
             uuids: Uuids::Random,
             in_error_listener: false,
             warned: false,
+            #[cfg(feature = "_tls")]
+            tls: tls::Common::default(),
         }
     }
 
     /// Adds a peer that has just connected; `None` if there is no slot left.
-    pub(crate) fn insert(&mut self, socket: Stream, peer: PeerAddress) -> Option<Token> {
+    pub(crate) fn insert(&mut self, stream: Stream, peer: PeerAddress) -> Option<Token> {
         if self.connections.len() >= MAX_CONNECTIONS {
             return None;
         }
@@ -208,7 +215,7 @@ impl Hub {
             self.will_shrink();
         }
         self.generation = next_generation(self.generation);
-        let connection = Connection::new(socket, peer, self.generation, self.now);
+        let connection = Connection::new(stream, peer, self.generation, self.now);
         let index = self.connections.insert(connection) as u32;
         self.arm(index);
         self.stats.accepted += 1;
@@ -257,6 +264,8 @@ impl Hub {
             bytes_out: self.stage.written,
             topics: self.topics.len(),
             memberships: self.topics.memberships(),
+            #[cfg(feature = "_tls")]
+            tls: self.tls.stats(),
             ..self.stats.clone()
         };
         for (_, connection) in &self.connections {

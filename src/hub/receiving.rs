@@ -69,7 +69,10 @@ impl Hub {
         {
             return None;
         }
-        let result = connection.socket.read(buffer);
+        let result = match USUAL {
+            true => connection.stream.read_usual(buffer)?,
+            false => connection.stream.read(buffer),
+        };
         if let Ok(read @ 1..) = result {
             self.stats.bytes_in += read as u64;
             self.active = Some(token.index);
@@ -82,6 +85,21 @@ impl Hub {
             }
         }
         Some(result)
+    }
+
+    /// Whether more may be left behind the last read, however short it was. It counts the work of
+    /// decryption.
+    pub(crate) fn has_more(&mut self, token: Token) -> bool {
+        #[cfg(feature = "_tls")]
+        {
+            self.work += self.tls.take_work();
+            self.get(token).and_then(|c| c.stream.tls()).is_some_and(|stream| stream.has_more())
+        }
+        #[cfg(not(feature = "_tls"))]
+        {
+            let _ = token;
+            false
+        }
     }
 
     /// The same for input that was not read just now.

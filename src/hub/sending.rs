@@ -183,7 +183,7 @@ impl Hub {
         if payload.len() >= WRITE_THROUGH && !connection.compresses_late() {
             let written = stage.written;
             offered =
-                connection.outbox.write_through(stage, kind, payload, &mut connection.socket, now);
+                connection.outbox.write_through(stage, kind, payload, &mut connection.stream, now);
             connection.count_taken(stage, written);
             connection.was_blocked |= connection.outbox.is_blocked();
         } else {

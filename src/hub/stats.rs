@@ -5,8 +5,10 @@ use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
 use crate::config::Dropped;
-use crate::error::{EmitError, Error};
+use crate::error::{EmitError, Error, by_cause};
 use crate::http::Refusal;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::TlsStats;
 
 /// A server's figures: [`Server::stats`](crate::Server::stats),
 /// [`Sockets::stats`](crate::Sockets::stats).
@@ -88,31 +90,9 @@ pub struct Stats {
     pub turns: u64,
     /// The durations of turns, if [`Builder::measure_turns`](crate::Builder::measure_turns) is on.
     pub turn_durations: Option<TurnDurations>,
-}
-
-/// A count for each cause, by name.
-macro_rules! by_cause {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $cause:ident,)* }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct $name {
-            $($(#[$doc])* pub $cause: u64,)*
-        }
-
-        impl $name {
-            /// Each cause's name and count.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($cause), self.$cause)),*].into_iter()
-            }
-
-            /// The sum over all causes.
-            #[must_use]
-            pub fn total(&self) -> u64 {
-                self.iter().map(|(_, count)| count).sum()
-            }
-        }
-    };
+    /// TLS handshakes, by their result.
+    #[cfg(feature = "_tls")]
+    pub tls: TlsStats,
 }
 
 by_cause! {
@@ -144,6 +124,8 @@ by_cause! {
         lost,
         /// The socket failed, most often by a reset: [`Error::Io`].
         io,
+        /// The TLS session failed, or ended without close_notify; 0 without the feature `tls`.
+        tls,
         /// The peer broke the protocol or a limit: [`Error::Protocol`].
         protocol,
         /// Too many bytes waited: [`Error::SlowConsumer`].
@@ -215,6 +197,8 @@ impl Disconnects {
             Some(Error::ClosedByPeer { .. }) => &mut self.closed_by_peer,
             Some(Error::Lost) => &mut self.lost,
             Some(Error::Io(_)) => &mut self.io,
+            #[cfg(feature = "_tls")]
+            Some(Error::Tls(_)) => &mut self.tls,
             Some(Error::Protocol(_)) => &mut self.protocol,
             Some(Error::SlowConsumer { .. }) => &mut self.slow_consumer,
             Some(Error::Stalled(_)) => &mut self.stalled,

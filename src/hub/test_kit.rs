@@ -7,7 +7,7 @@ use crate::http::Request;
 use crate::token::Token;
 use crate::transport::faults::Faults;
 use crate::transport::memory::{FarEnd, pair};
-use crate::transport::{PeerAddress, Stream};
+use crate::transport::{PeerAddress, PlainStream};
 
 pub(super) const STALL: u64 = 500;
 pub(super) const CLOSE: u64 = 100;
@@ -23,7 +23,7 @@ pub(super) fn hub() -> Hub {
 pub(super) fn insert(hub: &mut Hub, room: usize) -> (Token, FarEnd) {
     let (wire, far) = pair(Faults::none().window(room));
     let peer = PeerAddress::Tcp(([127, 0, 0, 1], 1).into());
-    (hub.insert(Stream::Memory(wire), peer).unwrap(), far)
+    (hub.insert(PlainStream::Memory(wire).into(), peer).unwrap(), far)
 }
 
 /// A connection that is open and has written its 101; then its socket takes `room` bytes.

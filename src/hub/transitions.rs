@@ -203,7 +203,8 @@ impl Hub {
         let Some(connection) = self.get_mut(token) else { return };
         connection.finished = true;
         let was_open = connection.is_open();
-        self.happen(token, Happened::PeerFinished, Error::Lost.into());
+        let error = connection.stream.lost();
+        self.happen(token, Happened::PeerFinished, error.into());
         if !was_open {
             // It is flushed at once, because its timeout may be looked at next: the connection may
             // have ended in time.
@@ -214,7 +215,7 @@ impl Hub {
     /// Handles a failure of reading from or writing to the socket.
     #[cold]
     pub(crate) fn socket_failed(&mut self, token: Token, error: io::Error) {
-        self.happen(token, Happened::SocketFailed, Error::Io(error.into()).into());
+        self.happen(token, Happened::SocketFailed, Error::of_socket(error).into());
     }
 
     /// Ends a connection that failed, or whose network did. The peer gets a close frame if that is
@@ -338,8 +339,8 @@ impl Hub {
             Sends::Nothing => {}
             Sends::Response => connection.outbox.push_head(&mut self.stage, response),
             Sends::Close => self.push_close(token, close),
-            Sends::Fin => connection.socket.shutdown_write()?,
-            Sends::Reset => connection.socket.reset_on_drop(),
+            Sends::Fin => connection.stream.shutdown_write()?,
+            Sends::Reset => connection.stream.socket().reset_on_drop(),
             Sends::ResetIfShort => self.cut_short(token, before),
         }
         Ok(())
@@ -394,7 +395,7 @@ impl Hub {
         let unanswered = matches!(before, State::Closing(_));
         let may_lack_something = connection.was_blocked || !connection.outbox.is_empty();
         if may_lack_something {
-            connection.socket.reset_on_drop();
+            connection.stream.socket().reset_on_drop();
         }
         self.stats.cut_short += u64::from(unanswered || may_lack_something);
         if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {
@@ -513,7 +514,7 @@ mod tests {
         let connection = &mut hub.connections[token.index as usize];
         connection.outbox.clear(&mut hub.stage);
         if let State::HalfClosed { answered } = state {
-            connection.socket.shutdown_write().unwrap();
+            connection.stream.shutdown_write().unwrap();
             connection.phase = Phase::HalfClosed { answered };
         }
         if state == State::Dead {

@@ -8,7 +8,10 @@ use std::path::Path;
 
 use super::Server;
 use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
+use super::reactor::Reactor;
 use crate::error::BindError;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::{LEAST_BUFFER, Tls};
 use crate::transport::{Accepted, Listener, ListeningSocket};
 
 /// The most connections accepted from one listener in one turn.
@@ -25,6 +28,14 @@ impl<S> Server<S> {
     /// [`BindError::Resolve`] and [`BindError::NoAddress`] if there is no address to try;
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
+        self.listen_at(address, Reactor::listen)
+    }
+
+    fn listen_at(
+        &mut self,
+        address: impl ToSocketAddrs,
+        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
+    ) -> Result<SocketAddr, BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
@@ -35,7 +46,7 @@ impl<S> Server<S> {
         {
             let listening = Listener::bind(address, self.options).and_then(|listener| {
                 let address = listener.address().unwrap_or(address);
-                self.reactor.listen(listener).map(|()| address)
+                listen(&mut self.reactor, listener).map(|()| address)
             });
             match listening {
                 Ok(address) => return Ok(address),
@@ -65,7 +76,7 @@ impl<S> Server<S> {
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(unix)]
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
-        self.listen_at(path.as_ref(), Listener::bind_unix)
+        self.listen_at_path(path.as_ref(), Listener::bind_unix, Reactor::listen)
     }
 
     /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), but first removes the file
@@ -82,20 +93,22 @@ impl<S> Server<S> {
     /// about the lock's file.
     #[cfg(unix)]
     pub fn listen_unix_replacing_stale(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
-        self.listen_at(path.as_ref(), Listener::bind_unix_replacing_stale)
+        let bind = Listener::bind_unix_replacing_stale;
+        self.listen_at_path(path.as_ref(), bind, Reactor::listen)
     }
 
     #[cfg(unix)]
-    fn listen_at(
+    fn listen_at_path(
         &mut self,
         path: &Path,
         bind: impl FnOnce(&Path) -> std::io::Result<Listener>,
+        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
     ) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
         bind(path)
-            .and_then(|listener| self.reactor.listen(listener))
+            .and_then(|listener| listen(&mut self.reactor, listener))
             .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
     }
 
@@ -130,16 +143,23 @@ impl<S> Server<S> {
     /// reports it (Linux, Android and FreeBSD do); [`BindError::HandedOver`] if the operating
     /// system cannot use the socket; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
+        self.listen_on_made(socket.into(), Reactor::listen)
+    }
+
+    fn listen_on_made(
+        &mut self,
+        socket: ListeningSocket,
+        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
+    ) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        let socket = socket.into();
         let handed_over = |error: std::io::Error| BindError::HandedOver { error: error.into() };
         if !socket.is_listening().map_err(handed_over)? {
             return Err(BindError::NotListening);
         }
         Listener::from_made(socket, self.options)
-            .and_then(|listener| self.reactor.listen(listener))
+            .and_then(|listener| listen(&mut self.reactor, listener))
             .map_err(handed_over)
     }
 
@@ -167,12 +187,101 @@ impl<S> Server<S> {
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
+        self.listen_on_passed(Reactor::listen)
+    }
+
+    #[cfg(all(unix, feature = "listenfd"))]
+    fn listen_on_passed(
+        &mut self,
+        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
+    ) -> Result<usize, BindError> {
         let passed = ListeningSocket::take_passed()?;
         let count = passed.len();
         for socket in passed {
-            self.listen_on(socket)?;
+            self.listen_on_made(socket, &listen)?;
         }
         Ok(count)
+    }
+
+    // The same over TLS.
+
+    /// Listens on one more address like [`listen`](Self::listen), for connections over TLS. Other
+    /// sockets of the same server may be plain. It needs the feature `tls`.
+    ///
+    /// A plain HTTP request at this address gets a readable 400. A TLS handshake at a plain address
+    /// gets a 400 too, and the log has a line about the first one. With TLS the receive buffer has
+    /// at least 36 KiB ([`Builder::receive_buffer`](crate::Builder::receive_buffer)), because a
+    /// record is decrypted whole.
+    ///
+    /// ```no_run
+    /// # use ikisocket::{Server, Tls};
+    /// let tls = Tls::pem("chain.pem", "key.pem")?;
+    /// let mut server = Server::bind("0.0.0.0:80", ())?;
+    /// server.listen_tls("0.0.0.0:443", &tls)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`listen`](Self::listen).
+    #[cfg(feature = "_tls")]
+    pub fn listen_tls(
+        &mut self,
+        address: impl ToSocketAddrs,
+        tls: &Tls,
+    ) -> Result<SocketAddr, BindError> {
+        self.widen_buffer();
+        self.listen_at(address, |reactor, socket| reactor.listen_tls(socket, tls))
+    }
+
+    /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), for connections over TLS.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`listen_unix`](Self::listen_unix).
+    #[cfg(all(unix, feature = "_tls"))]
+    pub fn listen_unix_tls(&mut self, path: impl AsRef<Path>, tls: &Tls) -> Result<(), BindError> {
+        self.widen_buffer();
+        let listen = |reactor: &mut Reactor, socket| reactor.listen_tls(socket, tls);
+        self.listen_at_path(path.as_ref(), Listener::bind_unix, listen)
+    }
+
+    /// Listens on a socket that was made elsewhere like [`listen_on`](Self::listen_on), for
+    /// connections over TLS.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`listen_on`](Self::listen_on).
+    #[cfg(feature = "_tls")]
+    pub fn listen_on_tls(
+        &mut self,
+        socket: impl Into<ListeningSocket>,
+        tls: &Tls,
+    ) -> Result<(), BindError> {
+        self.widen_buffer();
+        self.listen_on_made(socket.into(), |reactor, socket| reactor.listen_tls(socket, tls))
+    }
+
+    /// Listens on every socket that systemd passes like [`listen_fds`](Self::listen_fds), for
+    /// connections over TLS. It also needs the feature `listenfd`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`listen_fds`](Self::listen_fds).
+    #[cfg(all(unix, feature = "listenfd", feature = "_tls"))]
+    pub fn listen_fds_tls(&mut self, tls: &Tls) -> Result<usize, BindError> {
+        self.widen_buffer();
+        self.listen_on_passed(|reactor, socket| reactor.listen_tls(socket, tls))
+    }
+
+    /// Makes the buffer as long as TLS needs it.
+    #[cfg(feature = "_tls")]
+    fn widen_buffer(&mut self) {
+        if self.buffer_len < LEAST_BUFFER {
+            self.buffer.resize(LEAST_BUFFER, 0);
+            self.buffer_len = LEAST_BUFFER;
+            self.set_most_read();
+        }
     }
 
     /// Stops listening on every socket. Open connections continue, and requests on accepted
@@ -235,11 +344,13 @@ impl<S> Server<S> {
         for _ in 0..ACCEPTS_PER_TURN.min(self.work_per_turn) {
             match self.reactor.accept(listener) {
                 Accepted::None => return,
-                Accepted::Stream(stream, peer) => {
+                Accepted::Stream(socket, peer) => {
                     self.turn.accepted += 1;
+                    let stream = self.reactor.stream(listener, socket);
                     let Some(token) = self.hub.insert(stream, peer) else { continue };
                     let Some(connection) = self.hub.get_mut(token) else { continue };
-                    if let Err(error) = self.reactor.register(&mut connection.socket, token) {
+                    if let Err(error) = self.reactor.register(connection.stream.socket_mut(), token)
+                    {
                         if self.shortage.begins(listener, now) {
                             log::warn!(
                                 "cannot watch the connection from {peer}: {error}; it is closed"

@@ -9,6 +9,8 @@ use crate::config::RETRY_AFTER;
 use crate::http::{self, HeadLimits, Key, Refusal, Request, Response, Scan};
 use crate::hub::{Destination, Head, Hub, Parked, Phase, Resumed, Upgraded};
 use crate::token::Token;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::TlsInfo;
 use crate::user::{Answer, Context, Filter, Incoming, Policy, Registry};
 
 /// The cost of a piece of a request, in bytes of a turn's work, beside its length.
@@ -145,7 +147,15 @@ pub(super) fn resume<S>(context: &mut Context<'_, S>, answer: Answer<S>) -> Vec<
     };
     let Parked { destination, filter, early, ticket } = parked;
     drop(ticket);
-    let mut incoming = Incoming { request, peer, attributes, token, ticket: None };
+    let mut incoming = Incoming {
+        request,
+        peer,
+        attributes,
+        #[cfg(feature = "_tls")]
+        tls: tls_info(context.hub, token),
+        token,
+        ticket: None,
+    };
     let verdict = context.guard("filter", None, |context| {
         let (state, mut sockets) = context.lend();
         go_on(state, &mut sockets, &mut incoming)
@@ -199,9 +209,22 @@ fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
         Err(refusal) => return hub.refuse(token, &refusal, head_only),
     };
     let Some(peer) = hub.get(token).map(|connection| connection.peer.get()) else { return };
-    let incoming = Incoming { request, peer, attributes: Default::default(), token, ticket: None };
+    let incoming = Incoming {
+        request,
+        peer,
+        attributes: Default::default(),
+        #[cfg(feature = "_tls")]
+        tls: tls_info(hub, token),
+        token,
+        ticket: None,
+    };
     admit(context, Admission { incoming, destination, filter: 0 }, Ok(()));
     context.drain_notifications();
+}
+
+#[cfg(feature = "_tls")]
+fn tls_info(hub: &Hub, token: Token) -> Option<Box<TlsInfo>> {
+    hub.get(token)?.stream.tls()?.info().map(Box::new)
 }
 
 /// Continues after a filter: runs the others, and if none objects, opens the connection or calls

@@ -1,6 +1,6 @@
 //! The loop's clock: the real one, or one that a test moves.
 
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "_tls"))]
 use std::time::Duration;
 use std::time::Instant;
 
@@ -28,6 +28,16 @@ impl Clock {
         };
         // 64 bits of milliseconds are 584 million years.
         since.as_millis() as u64
+    }
+
+    /// The time since the start. In a harness no time passes in a turn.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn precisely(&self) -> Duration {
+        match self {
+            Self::Real(started) => started.elapsed(),
+            #[cfg(feature = "testing")]
+            Self::Virtual(since) => *since,
+        }
     }
 
     /// Makes it virtual, starting at the time that it shows.

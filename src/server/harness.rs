@@ -7,7 +7,7 @@ use super::input::Wakeup;
 use crate::hub::Uuids;
 use crate::token::Token;
 use crate::transport::memory::{self, Wire};
-use crate::transport::{PeerAddress, Stream};
+use crate::transport::{PeerAddress, PlainStream};
 use crate::user::Caught;
 
 /// Methods for the harness.
@@ -41,7 +41,7 @@ impl<S> Server<S> {
             return None;
         }
         self.hub.now = self.clock();
-        self.hub.insert(Stream::Memory(wire), peer)
+        self.hub.insert(PlainStream::Memory(wire).into(), peer)
     }
 
     /// Sets the readiness that the next turn sees for a connection in memory, as if the poll had

@@ -44,7 +44,7 @@ impl<S> Server<S> {
     #[inline]
     pub(super) fn short_may_hide(&self, token: Token) -> bool {
         self.reactor.short_may_hide
-            && self.hub.get(token).is_some_and(|c| !c.socket.short_means_empty())
+            && self.hub.get(token).is_some_and(|c| !c.stream.socket().short_means_empty())
     }
 
     /// Sets the share of each of the `ready` connections: half of an equal part, because bytes read
@@ -153,7 +153,11 @@ impl<S> Server<S> {
         match self.hub.read(token, buffer) {
             Some(Ok(read @ 1..)) => {
                 self.hub.work += read;
-                self.serve(token, read, buffer)
+                let hides_more = self.hub.has_more(token);
+                match self.serve(token, read, buffer) {
+                    Progress::Drained if hides_more => Progress::Full,
+                    progress => progress,
+                }
             }
             end => self.stop_reading(token, end),
         }
@@ -260,10 +264,19 @@ impl<S> Server<S> {
                 self.backlog.push(token, true);
                 continue;
             }
+            #[cfg(feature = "_tls")]
+            if connection.stream.tls().is_some_and(|stream| stream.is_handshaking()) {
+                self.shake_hands(token, buffer);
+                continue;
+            }
             self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1))
                 .max(SHARE)
                 .min(self.limit);
             self.read_waiting(token, buffer);
+        }
+        #[cfg(feature = "_tls")]
+        for token in self.handshakes.end() {
+            self.backlog.push(token, false);
         }
         self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
         self.share = SHARE.min(self.hub.work_per_turn);
@@ -273,6 +286,18 @@ impl<S> Server<S> {
             self.read_waiting(token, buffer);
         }
         self.limit = self.hub.work_per_turn;
+    }
+
+    /// Continues with a TLS handshake if the time for them is not used up, else in the next turn.
+    #[cfg(feature = "_tls")]
+    fn shake_hands(&mut self, token: Token, buffer: &mut [u8]) {
+        if !self.handshakes.begin(token) {
+            return;
+        }
+        self.share = SHARE.min(self.limit);
+        let began = self.clock.precisely();
+        self.read_waiting(token, buffer);
+        self.handshakes.spend(self.clock.precisely() - began);
     }
 
     pub(super) fn drop_rest(&mut self, token: Token) {

@@ -5,6 +5,8 @@ mod admission;
 mod backlog;
 mod budget;
 mod clock;
+#[cfg(feature = "_tls")]
+mod handshakes;
 #[cfg(feature = "testing")]
 mod harness;
 mod input;
@@ -40,6 +42,8 @@ use crate::user::{
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
 use clock::Clock;
+#[cfg(feature = "_tls")]
+use handshakes::Handshakes;
 use paused_listeners::Shortage;
 use reactor::Reactor;
 pub use turn_report::Turn;
@@ -115,6 +119,8 @@ pub struct Server<S> {
     /// length.
     most_read: usize,
     shortage: Shortage,
+    #[cfg(feature = "_tls")]
+    handshakes: Handshakes,
     /// What this turn has done so far.
     turn: Turn,
     clock: Clock,
@@ -150,6 +156,10 @@ impl<S> Server<S> {
         hub.stats.turn_durations = settings.measure_turns.then(Default::default);
         hub.work_per_turn = settings.work_per_turn.saturating_mul(MESSAGE).min(MOST_WORK);
         let reactor = Reactor::new(settings.work_per_turn)?;
+        #[cfg(feature = "_tls")]
+        {
+            hub.tls = reactor.tls.clone();
+        }
         Ok(Self {
             _stays: PhantomData,
             state,
@@ -167,6 +177,8 @@ impl<S> Server<S> {
             left: 0..0,
             most_read: settings.receive_buffer,
             shortage: Shortage::default(),
+            #[cfg(feature = "_tls")]
+            handshakes: Handshakes::new(settings.handshake_time),
             turn: Turn::default(),
             clock: Clock::start(),
             options: Options { nodelay: settings.nodelay, notsent_lowat: settings.notsent_lowat },

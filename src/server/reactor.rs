@@ -9,45 +9,79 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll};
 
 use crate::token::{Ready, Token};
-use crate::transport::{Accepted, Listener, Stream};
+#[cfg(feature = "_tls")]
+use crate::transport::tls::{self, Tls};
+use crate::transport::{Accepted, Listener, PlainStream, Stream};
 
 /// The most events taken from the operating system at once.
 const EVENTS: usize = 1024;
 
+/// A socket on which the server listens, and what its connections begin with.
+struct Listening {
+    socket: Listener,
+    #[cfg(feature = "_tls")]
+    tls: Option<Tls>,
+}
+
 pub(crate) struct Reactor {
     poll: Poll,
     pub(crate) events: Events,
-    listeners: Vec<Listener>,
+    listeners: Vec<Listening>,
     /// Whether there may be connections for which a short read does not mean that the socket is
     /// empty.
     pub(crate) short_may_hide: bool,
+    /// What connections over TLS share.
+    #[cfg(feature = "_tls")]
+    pub(crate) tls: tls::Common,
 }
 
 impl Reactor {
     /// Takes at most `events` at once; the others stay with the operating system.
     pub(crate) fn new(events: usize) -> io::Result<Self> {
         let events = Events::with_capacity(events.min(EVENTS));
-        Ok(Self { poll: Poll::new()?, events, listeners: Vec::new(), short_may_hide: false })
+        Ok(Self {
+            poll: Poll::new()?,
+            events,
+            listeners: Vec::new(),
+            short_may_hide: false,
+            #[cfg(feature = "_tls")]
+            tls: tls::Common::default(),
+        })
     }
 
-    pub(crate) fn listen(&mut self, mut listener: Listener) -> io::Result<()> {
+    pub(crate) fn listen(&mut self, socket: Listener) -> io::Result<()> {
+        self.watch(Listening {
+            socket,
+            #[cfg(feature = "_tls")]
+            tls: None,
+        })
+    }
+
+    /// The same for connections over TLS.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn listen_tls(&mut self, socket: Listener, tls: &Tls) -> io::Result<()> {
+        self.watch(Listening { socket, tls: Some(tls.clone()) })
+    }
+
+    fn watch(&mut self, mut listening: Listening) -> io::Result<()> {
         let token = mio::Token(Ready::Listener(self.listeners.len()).encode());
-        self.poll.registry().register(listener.source(), token, Interest::READABLE)?;
-        log::info!("listening on {listener}");
-        self.short_may_hide |= !listener.short_means_empty();
-        self.listeners.push(listener);
+        let source = listening.socket.source();
+        self.poll.registry().register(source, token, Interest::READABLE)?;
+        log::info!("listening on {}", listening.socket);
+        self.short_may_hide |= !listening.socket.short_means_empty();
+        self.listeners.push(listening);
         Ok(())
     }
 
     /// The TCP addresses on which it listens.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners.iter().filter_map(Listener::address)
+        self.listeners.iter().filter_map(|listening| listening.socket.address())
     }
 
     /// The descriptors on which it listens.
     #[cfg(unix)]
     pub(crate) fn listening_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listeners.iter().map(Listener::fd)
+        self.listeners.iter().map(|listening| listening.socket.fd())
     }
 
     pub(crate) fn is_listening(&self) -> bool {
@@ -57,9 +91,9 @@ impl Reactor {
     /// Stops listening. The operating system refuses connections that wait to be accepted, unless
     /// another process holds the socket too.
     pub(crate) fn stop_listening(&mut self) {
-        for mut listener in self.listeners.drain(..) {
+        for mut listening in self.listeners.drain(..) {
             // The poll watches a socket until the last duplicate is closed.
-            if let Err(error) = self.poll.registry().deregister(listener.source()) {
+            if let Err(error) = self.poll.registry().deregister(listening.socket.source()) {
                 log::warn!("cannot stop watching a listening socket: {error}");
             }
         }
@@ -77,7 +111,19 @@ impl Reactor {
     }
 
     pub(crate) fn accept(&self, listener: usize) -> Accepted {
-        self.listeners.get(listener).map_or(Accepted::None, Listener::accept)
+        let Some(listening) = self.listeners.get(listener) else { return Accepted::None };
+        listening.socket.accept()
+    }
+
+    /// The stream of a connection that this listener has accepted.
+    pub(crate) fn stream(&self, listener: usize, socket: PlainStream) -> Stream {
+        #[cfg(feature = "_tls")]
+        if let Some(tls) = self.listeners.get(listener).and_then(|listening| listening.tls.as_ref())
+        {
+            return Stream::Tls(Box::new(self.tls.accept(socket, tls)));
+        }
+        let _ = listener;
+        Stream::Plain(socket)
     }
 
     /// Makes a waker for other threads. There may be one for each poll.
@@ -90,21 +136,21 @@ impl Reactor {
         self.poll.registry().try_clone()
     }
 
-    /// Registers a stream once, for everything, edge-triggered; that is never changed again. Urgent
+    /// Registers a socket once, for everything, edge-triggered; that is never changed again. Urgent
     /// data is included because a read ends at its mark: its event means that a short read is not
     /// the last.
-    pub(crate) fn register(&self, stream: &mut Stream, token: Token) -> io::Result<()> {
+    pub(crate) fn register(&self, stream: &mut PlainStream, token: Token) -> io::Result<()> {
         let token = mio::Token(Ready::Connection(token).encode());
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         match stream {
-            Stream::Tcp(stream) => self.poll.registry().register(stream, token, interest),
+            PlainStream::Tcp(socket) => self.poll.registry().register(socket, token, interest),
             #[cfg(unix)]
-            Stream::Unix(stream) => self.poll.registry().register(stream, token, interest),
+            PlainStream::Unix(socket) => self.poll.registry().register(socket, token, interest),
             // The harness reports the readiness of these.
             #[cfg(feature = "testing")]
-            Stream::Memory(_) => Ok(()),
+            PlainStream::Memory(_) => Ok(()),
         }
     }
 }

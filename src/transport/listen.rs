@@ -23,7 +23,7 @@ use socket2::SockRef;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::stream::{SHORT_MEANS_EMPTY, Stream};
+use super::plain::{PlainStream, SHORT_MEANS_EMPTY};
 #[cfg(all(unix, feature = "listenfd"))]
 use crate::error::BindError;
 use crate::transport::{PeerAddress, canonical};
@@ -149,7 +149,7 @@ pub(crate) enum Listener {
 
 /// The result of one attempt to accept.
 pub(crate) enum Accepted {
-    Stream(Stream, PeerAddress),
+    Stream(PlainStream, PeerAddress),
     /// No connection is waiting.
     None,
     /// The process or the system has no descriptor or memory left for another connection, or the
@@ -226,7 +226,7 @@ impl Listener {
     }
 
     /// Whether every short read from its connections means that the socket is empty: see
-    /// [`Stream::short_means_empty`].
+    /// [`PlainStream::short_means_empty`].
     pub(crate) fn short_means_empty(&self) -> bool {
         match self {
             Self::Tcp { .. } => SHORT_MEANS_EMPTY,
@@ -269,7 +269,7 @@ impl Listener {
         }
     }
 
-    fn accept_one(&self) -> io::Result<(Stream, PeerAddress)> {
+    fn accept_one(&self) -> io::Result<(PlainStream, PeerAddress)> {
         match self {
             Self::Tcp { socket, options, .. } => {
                 let (stream, peer) = socket.accept()?;
@@ -278,12 +278,12 @@ impl Listener {
                     #[cfg(target_os = "android")]
                     let _ = options.set_notsent_lowat(&stream);
                 }
-                Ok((Stream::Tcp(stream), PeerAddress::Tcp(canonical(peer))))
+                Ok((PlainStream::Tcp(stream), PeerAddress::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             Self::Unix { socket, .. } => {
                 let (stream, _) = socket.accept()?;
-                Ok((Stream::Unix(stream), PeerAddress::Unix))
+                Ok((PlainStream::Unix(stream), PeerAddress::Unix))
             }
         }
     }

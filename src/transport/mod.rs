@@ -5,13 +5,17 @@ pub(crate) mod faults;
 mod listen;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
+mod plain;
 mod stream;
+#[cfg(feature = "_tls")]
+pub(crate) mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 pub use listen::ListeningSocket;
 pub(crate) use listen::{Accepted, Listener, Options};
+pub(crate) use plain::PlainStream;
 pub(crate) use stream::Stream;
 
 /// The address of a peer.

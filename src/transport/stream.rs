@@ -1,64 +1,35 @@
-//! Streams, which carry a connection's bytes.
-//!
-//! A write that takes less than it is offered means that the socket takes nothing more at the
-//! moment, and that an event follows when it does. An outbox does not offer the rest before that. A
-//! read that fills less than the whole buffer means the same for input if `short_means_empty` is
-//! true.
-//!
-//! It knows system calls and their oddities. It knows no poll and nothing of what the bytes mean.
+//! The stream of a connection: its socket, plain or with TLS on it.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-#[cfg(unix)]
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::io::{self, IoSlice, Read, Write};
 
-use mio::net::TcpStream;
-#[cfg(unix)]
-use mio::net::UnixStream;
-use socket2::SockRef;
-
-#[cfg(feature = "testing")]
-use super::memory::Wire;
-
-/// Whether a short write to a TCP socket by itself means that the socket is full and that an event
-/// follows (epoll(7), question 9). On other systems the event may come only after a write that
-/// would block.
-///
-/// With `TCP_NOTSENT_LOWAT` (see `listen`) a socket is full when that number of bytes is unsent,
-/// and the event comes when less than half of it is. A test over TCP checks that an event still
-/// follows a short write.
-const SHORT_MEANS_FULL: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-/// Whether a short read from a TCP socket by itself means that the socket is empty. The poll
-/// reports the two exceptions with the event: the end of the stream, and urgent data (`MSG_OOB`). A
-/// read ends at the mark of urgent data, whatever lies behind it. On other systems the poll does
-/// not report urgent data.
-///
-/// The urgent byte itself is never read. `SO_OOBINLINE` (RFC 6093 §6) would put it into the stream,
-/// where it could only be mistaken for a part of a frame: WebSocket has no urgent data. Without
-/// that option it is not part of the stream, as its sender intended. Of several urgent bytes that
-/// the loop has not passed yet, systems keep only the last one apart; the others become part of the
-/// stream.
-pub(crate) const SHORT_MEANS_EMPTY: bool = cfg!(any(target_os = "linux", target_os = "android"));
+use super::plain::PlainStream;
+#[cfg(feature = "_tls")]
+use super::tls::TlsStream;
+use crate::error::Error;
+#[cfg(feature = "_tls")]
+use crate::error::TlsFailure;
 
 /// The stream that carries a connection's bytes.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-    /// In memory, with a test at the other end.
-    #[cfg(feature = "testing")]
-    Memory(Wire),
+    Plain(PlainStream),
+    #[cfg(feature = "_tls")]
+    Tls(Box<TlsStream>),
+}
+
+impl From<PlainStream> for Stream {
+    fn from(socket: PlainStream) -> Self {
+        Self::Plain(socket)
+    }
 }
 
 impl Read for Stream {
     #[inline]
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read(into),
-            #[cfg(any(unix, feature = "testing"))]
-            _ => self.read_other(into),
+            Self::Plain(socket) => socket.read(into),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.read(into),
         }
     }
 }
@@ -67,16 +38,18 @@ impl Write for Stream {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) if SHORT_MEANS_FULL => stream.write(bytes),
-            _ => self.write_until_full(&[IoSlice::new(bytes)]),
+            Self::Plain(socket) => socket.write(bytes),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 
     #[inline]
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) if SHORT_MEANS_FULL => stream.write_vectored(slices),
-            _ => self.write_until_full(slices),
+            Self::Plain(socket) => socket.write_vectored(slices),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.write_vectored(slices),
         }
     }
 
@@ -86,169 +59,60 @@ impl Write for Stream {
 }
 
 impl Stream {
-    /// Whether a short read means that the socket is empty, unless the event named a reason to read
-    /// on. For a Unix socket it never does: a read also ends at passed descriptors (`SCM_RIGHTS`),
-    /// which no event reports.
-    pub(crate) fn short_means_empty(&self) -> bool {
+    /// Reads on the fast path; `None` if the stream is over TLS, which has none.
+    #[inline(always)]
+    pub(crate) fn read_usual(&mut self, into: &mut [u8]) -> Option<io::Result<usize>> {
         match self {
-            Self::Tcp(_) => SHORT_MEANS_EMPTY,
-            #[cfg(unix)]
-            Self::Unix(_) => false,
-            #[cfg(feature = "testing")]
-            Self::Memory(_) => true,
+            Self::Plain(socket) => Some(socket.read(into)),
+            #[cfg(feature = "_tls")]
+            Self::Tls(_) => None,
         }
     }
 
-    /// The TCP stream, if it is one.
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+    pub(crate) fn socket(&self) -> &PlainStream {
         match self {
-            Self::Tcp(stream) => Some(stream),
-            #[cfg(unix)]
-            Self::Unix(_) => None,
-            #[cfg(feature = "testing")]
-            Self::Memory(_) => None,
+            Self::Plain(socket) => socket,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.socket(),
         }
     }
 
-    /// Its descriptor, if it has one.
-    #[cfg(unix)]
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn socket_mut(&mut self) -> &mut PlainStream {
         match self {
-            Self::Tcp(stream) => Some(stream.as_fd()),
-            Self::Unix(stream) => Some(stream.as_fd()),
-            #[cfg(feature = "testing")]
-            Self::Memory(_) => None,
+            Self::Plain(socket) => socket,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.socket_mut(),
         }
     }
 
-    /// Sends FIN: nothing more will be written.
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+    /// Sends FIN: nothing more will be written. Over TLS, close_notify comes before it, and both
+    /// may wait until the socket takes them.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.shutdown_write(),
+            Self::Plain(socket) => socket.shutdown_write(),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.shutdown_write(),
         }
     }
 
-    /// Turns the next drop into a reset, if the stream has one, so that the peer cannot mistake
-    /// half a message for a whole one.
-    pub(crate) fn reset_on_drop(&self) {
+    /// The error of an open connection whose peer has ended its input.
+    pub(crate) fn lost(&self) -> Error {
         match self {
-            // A zero linger time turns the close into a reset. If it cannot be set, the peer sees
-            // FIN, which is no worse than without this call.
-            Self::Tcp(stream) => {
-                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-            }
-            // A Unix socket has no reset: the peer sees the end in the middle of a frame.
-            #[cfg(unix)]
-            Self::Unix(_) => {}
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.reset_on_drop(),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) if stream.is_truncated() => Error::Tls(TlsFailure::Truncated),
+            _ => Error::Lost,
         }
     }
 
-    /// Reads from streams other than TCP, out of the way of the fast path.
-    #[cfg(any(unix, feature = "testing"))]
-    #[inline(never)]
-    fn read_other(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(into),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.read(into),
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.read(into),
-        }
+    /// The stream over TLS, if it is one.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn tls(&self) -> Option<&TlsStream> {
+        if let Self::Tls(stream) = self { Some(stream) } else { None }
     }
 
-    /// Writes until everything is taken or the socket would block.
-    #[inline(never)]
-    fn write_until_full(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => write_until_full(stream, slices),
-            #[cfg(unix)]
-            Self::Unix(stream) => write_until_full(stream, slices),
-            // A stream in memory takes everything that it can at once.
-            #[cfg(feature = "testing")]
-            Self::Memory(wire) => wire.write_vectored(slices),
-        }
-    }
-}
-
-/// Offers `slices`, then the part that was not taken, until the socket would block.
-fn write_until_full(out: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut taken = out.write_vectored(slices)?;
-    while let Some(rest) = rest_of_slice(slices, taken) {
-        match out.write(rest) {
-            Ok(0) => break,
-            Ok(more) => taken += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // The socket is full, or broken, which the poll reports too.
-            Err(_) => break,
-        }
-    }
-    Ok(taken)
-}
-
-/// The rest of the first slice that was not taken whole, after `taken` bytes of all slices were
-/// taken.
-fn rest_of_slice<'s>(slices: &'s [IoSlice<'_>], mut taken: usize) -> Option<&'s [u8]> {
-    for slice in slices {
-        if taken < slice.len() {
-            return Some(&slice[taken..]);
-        }
-        taken -= slice.len();
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Takes at most this number of bytes from each write, and `room` in all.
-    struct Narrow {
-        most: usize,
-        room: usize,
-        interrupt: bool,
-        taken: Vec<u8>,
-    }
-
-    impl Write for Narrow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.interrupt = !self.interrupt;
-            if self.interrupt && !self.taken.is_empty() {
-                return Err(ErrorKind::Interrupted.into());
-            }
-            let len = bytes.len().min(self.most).min(self.room);
-            if len == 0 {
-                return Err(ErrorKind::WouldBlock.into());
-            }
-            self.room -= len;
-            self.taken.extend_from_slice(&bytes[..len]);
-            Ok(len)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn if_short_writes_mean_nothing_the_rest_is_offered_until_it_blocks() {
-        let slices = [&b"one"[..], b"", b"two", b"three"];
-        let whole = slices.concat();
-        for most in [1, 2, 3, 4, 100] {
-            for room in 1..=whole.len() + 1 {
-                let mut out = Narrow { most, room, interrupt: false, taken: Vec::new() };
-                let taken = write_until_full(&mut out, &slices.map(IoSlice::new)).unwrap();
-                assert_eq!(taken, room.min(whole.len()), "{most} at a time into {room}");
-                assert_eq!(out.taken, whole[..taken]);
-            }
-        }
-        let mut full = Narrow { most: 1, room: 0, interrupt: false, taken: Vec::new() };
-        let error = write_until_full(&mut full, &slices.map(IoSlice::new)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    /// The stream over TLS, if it is one, to write to it.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn tls_mut(&mut self) -> Option<&mut TlsStream> {
+        if let Self::Tls(stream) = self { Some(stream) } else { None }
     }
 }

@@ -26,6 +26,8 @@ use crate::outbox::Deflate;
 use crate::protocol::{CloseCode, Payload};
 use crate::token::{ConnectionId, Token};
 use crate::transport::PeerAddress;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::TlsInfo;
 
 /// The open connections of a server.
 pub struct Sockets<'a, S> {
@@ -113,6 +115,8 @@ pub struct Incoming {
     pub attributes: Attributes,
     pub(crate) request: Request,
     pub(crate) peer: PeerAddress,
+    #[cfg(feature = "_tls")]
+    pub(crate) tls: Option<Box<TlsInfo>>,
     pub(crate) token: Token,
     /// Set when a filter has deferred the answer.
     pub(crate) ticket: Option<Ticket>,
@@ -129,6 +133,14 @@ impl Incoming {
     #[must_use]
     pub fn peer_address(&self) -> PeerAddress {
         self.peer
+    }
+
+    /// What was agreed on in the TLS handshake, and the client's certificate if it has shown one;
+    /// `None` if the connection is plain. It needs the feature `tls`.
+    #[cfg(feature = "_tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_deref()
     }
 
     /// The method: GET or HEAD for a page, GET for an upgrade.

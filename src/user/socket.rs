@@ -17,7 +17,9 @@ use crate::hub::{Attributes, Audience, Connection, Emitted};
 use crate::outbox::{Latest, Outgoing, SendOptions};
 use crate::protocol::{CloseCode, Opcode, Payload};
 use crate::token::{ConnectionId, Recipient};
-use crate::transport::{PeerAddress, Stream, canonical};
+#[cfg(feature = "_tls")]
+use crate::transport::tls::TlsInfo;
+use crate::transport::{PeerAddress, PlainStream, canonical};
 
 impl<S> Socket<'_, S> {
     fn connection(&self) -> &Connection {
@@ -328,10 +330,18 @@ impl<S> Socket<'_, S> {
         self.connection().peer.get()
     }
 
+    /// What was agreed on in the TLS handshake, and the client's certificate if it has shown one;
+    /// `None` if the connection is plain. It needs the feature `tls`.
+    #[cfg(feature = "_tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<TlsInfo> {
+        self.connection().stream.tls()?.info()
+    }
+
     /// The underlying connection.
     #[must_use]
     pub fn transport(&self) -> Transport<'_> {
-        Transport { stream: &self.connection().socket }
+        Transport { stream: self.connection().stream.socket() }
     }
 
     // The request.
@@ -458,7 +468,7 @@ impl<S> fmt::Debug for Socket<'_, S> {
 /// The socket under a [`Socket`]. Use it for addresses and options, not to write past the framing.
 #[derive(Debug)]
 pub struct Transport<'a> {
-    stream: &'a Stream,
+    stream: &'a PlainStream,
 }
 
 impl<'a> Transport<'a> {

@@ -1,0 +1,11 @@
+//! TLS (RFC 8446, RFC 5246) by rustls: a stream like the others, and the settings for it.
+
+mod info;
+mod provider;
+mod session;
+mod settings;
+mod stream;
+
+pub use info::{TlsFailures, TlsInfo, TlsStats, TlsVersion};
+pub use settings::{ClientCertificates, Pem, Tls};
+pub(crate) use stream::{Common, LEAST_BUFFER, TlsStream};

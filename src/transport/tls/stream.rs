@@ -1,0 +1,370 @@
+//! A stream over TLS: what is read from it is plaintext, and what is written to it is encrypted.
+//!
+//! The outbox and the hub use it like any other stream. Three things make that possible.
+//!
+//! - **Plaintext counts as taken only when its record has left.** A socket that takes a part of a
+//!   record leaves ciphertext behind, which cannot be made again, and is kept here. The last byte
+//!   of that record's plaintext is then reported as not taken. So the outbox still has the rest of
+//!   a frame, whose beginning is on the wire, and neither drops it nor lets another frame overtake
+//!   it. And an outbox is empty only when the ciphertext has left too.
+//! - **A record is encrypted when the socket is ready for it.** At most one record of ciphertext
+//!   waits for a connection; all other frames wait in the outbox.
+//! - **All input of a read is handled at once**, so that nothing readable waits where no poll sees
+//!   it. What is left is an incomplete record or handshake message.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::rc::Rc;
+
+use super::info::{TlsInfo, TlsStats, TlsVersion};
+use super::session::{LONGEST_RECORD, RECORD, Records, Session};
+use super::settings::{Config, Tls};
+use crate::error::TlsFailure;
+use crate::transport::plain::PlainStream;
+
+/// The least that a receive buffer has for TLS, in bytes: an incomplete record, and as much again.
+pub(crate) const LEAST_BUFFER: usize = 2 * LONGEST_RECORD;
+/// The least bytes that encryption adds to a record, of all suites: what is more than that in a
+/// read is of its further records.
+const LEAST_OVERHEAD: usize = 21;
+/// The cost of a record, in bytes of a turn's work, beside its plaintext.
+const RECORD_WORK: usize = 384;
+
+/// What the connections of one loop share.
+#[derive(Clone, Default)]
+pub(crate) struct Common(Rc<RefCell<Scratch>>);
+
+#[derive(Default)]
+struct Scratch {
+    /// Ciphertext that was read.
+    input: Vec<u8>,
+    /// The plaintext of a record that is made of several pieces.
+    plaintext: Vec<u8>,
+    /// Records to be written.
+    records: Records,
+    stats: TlsStats,
+    work: usize,
+}
+
+impl Common {
+    /// A stream over TLS, on a socket that was accepted just now.
+    pub(crate) fn accept(&self, socket: PlainStream, tls: &Tls) -> TlsStream {
+        TlsStream {
+            socket,
+            session: State::New(tls.config()),
+            common: self.clone(),
+            kept: Vec::new(),
+            unsent: Vec::new(),
+            withheld: false,
+            more: false,
+            closed: false,
+            truncated: false,
+            ends: false,
+        }
+    }
+
+    pub(crate) fn stats(&self) -> TlsStats {
+        self.0.borrow().stats
+    }
+
+    /// The work of records that were read since the last call, in bytes, beside their plaintext.
+    pub(crate) fn take_work(&self) -> usize {
+        std::mem::take(&mut self.0.borrow_mut().work)
+    }
+}
+
+enum State {
+    /// The peer has not sent anything.
+    New(Config),
+    Up(Box<Session>),
+    Failed(TlsFailure),
+}
+
+pub(crate) struct TlsStream {
+    socket: PlainStream,
+    session: State,
+    common: Common,
+    /// Input that the session has not consumed.
+    kept: Vec<u8>,
+    /// Ciphertext that the socket has not taken.
+    unsent: Vec<u8>,
+    /// The next byte that is written is the last one of a record in `unsent`.
+    withheld: bool,
+    /// The last read may have left something in the socket.
+    more: bool,
+    /// The peer has sent close_notify.
+    closed: bool,
+    /// The peer has sent FIN without close_notify.
+    truncated: bool,
+    /// FIN follows when everything is sent.
+    ends: bool,
+}
+
+impl TlsStream {
+    pub(crate) fn socket(&self) -> &PlainStream {
+        &self.socket
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut PlainStream {
+        &mut self.socket
+    }
+
+    /// Whether reading again may find something, though the poll reports nothing new.
+    pub(crate) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Whether the handshake is not complete: its next step may be one that takes much time.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        match &self.session {
+            State::New(_) => true,
+            State::Up(session) => session.is_handshaking(),
+            State::Failed(_) => false,
+        }
+    }
+
+    /// Whether the peer's input ended without close_notify: an attacker may have cut it off.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    pub(crate) fn info(&self) -> Option<TlsInfo> {
+        match &self.session {
+            State::Up(session) => session.info(),
+            State::New(_) | State::Failed(_) => None,
+        }
+    }
+
+    /// Writes the rest of a record or of a handshake, if the socket takes it.
+    pub(crate) fn write_unsent(&mut self) -> io::Result<()> {
+        if self.send_unsent()? && std::mem::take(&mut self.ends) {
+            self.socket.shutdown_write()?;
+        }
+        Ok(())
+    }
+
+    /// Sends close_notify (RFC 8446 §6.1), and FIN behind it.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+        if let State::Up(session) = &mut self.session {
+            let records = &mut self.common.0.borrow_mut().records;
+            records.clear();
+            // A session that cannot write ends without.
+            if session.close(&mut self.kept, records).is_ok() {
+                self.unsent.extend_from_slice(records.as_slice());
+            }
+        }
+        self.ends = true;
+        self.write_unsent()
+    }
+
+    /// Returns whether all is sent.
+    fn send_unsent(&mut self) -> io::Result<bool> {
+        if self.unsent.is_empty() {
+            return Ok(true);
+        }
+        let sent = send(&mut self.socket, &self.unsent)?;
+        if sent == self.unsent.len() {
+            self.unsent = Vec::new();
+            return Ok(true);
+        }
+        self.unsent.drain(..sent);
+        Ok(false)
+    }
+
+    /// Handles input; returns the number of plaintext bytes.
+    fn receive(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut [u8],
+        records: &mut Records,
+        stats: &mut TlsStats,
+    ) -> (usize, Result<(), TlsFailure>) {
+        if let Err(failure) = self.begin(input) {
+            return (0, Err(failure));
+        }
+        let State::Up(session) = &mut self.session else { return (0, Ok(())) };
+        let began = session.is_handshaking();
+        let (received, result) = session.receive(input, plaintext, records);
+        if began {
+            session.keep_name();
+        }
+        if began && !session.is_handshaking() {
+            stats.tls12 += u64::from(session.version() == Some(TlsVersion::Tls12));
+            stats.tls13 += u64::from(session.version() == Some(TlsVersion::Tls13));
+            stats.resumed += u64::from(session.is_resumed());
+        }
+        self.closed |= received.closed;
+        self.kept = input[received.consumed..].to_vec();
+        self.unsent.extend_from_slice(records.as_slice());
+        (received.plaintext, result)
+    }
+
+    /// Begins a session with the peer's first bytes.
+    fn begin(&mut self, first: &[u8]) -> Result<(), TlsFailure> {
+        let State::New(config) = &self.session else { return Ok(()) };
+        if first[0] != HANDSHAKE {
+            if looks_like_http(first) {
+                self.unsent = PLAIN_HTTP.to_vec();
+                return Err(TlsFailure::PlainHttp);
+            }
+            return Err(TlsFailure::NotTls);
+        }
+        self.session = State::Up(Box::new(Session::new(config.clone())?));
+        Ok(())
+    }
+}
+
+/// The content type of a handshake record (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Connection: close\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 49\r\n\
+    \r\n\
+    This port speaks TLS: use https:// or wss:// here.";
+
+/// Whether bytes begin like a request: with a method in capitals.
+fn looks_like_http(first: &[u8]) -> bool {
+    first.iter().take(3).all(u8::is_ascii_uppercase)
+}
+
+/// The number of bytes that the socket took: 0 if it would block.
+fn send(socket: &mut PlainStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match socket.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            result => return result,
+        }
+    }
+}
+
+impl Read for TlsStream {
+    /// Reads once from the socket. `into` has at least [`LEAST_BUFFER`] bytes. If there is no
+    /// plaintext in what has come, the error is `WouldBlock`, or `Interrupted` if there may be
+    /// more.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if let State::Failed(failure) = &self.session {
+            return Err(failed(failure));
+        }
+        if self.closed {
+            self.more = false;
+            return Ok(0);
+        }
+        let common = self.common.clone();
+        let scratch = &mut *common.0.borrow_mut();
+        let before = self.kept.len();
+        // Of what was kept, at most a record is plaintext.
+        let most = into.len() - before.min(LONGEST_RECORD);
+        if scratch.input.len() < before + most {
+            scratch.input.resize(before + most, 0);
+        }
+        let input = &mut scratch.input[..before + most];
+        input[..before].copy_from_slice(&self.kept);
+        let read = self.socket.read(&mut input[before..])?;
+        self.more = read == most;
+        if read == 0 {
+            self.truncated = true;
+            return Ok(0);
+        }
+        scratch.records.clear();
+        let input = &mut input[..before + read];
+        let (plaintext, result) =
+            self.receive(input, into, &mut scratch.records, &mut scratch.stats);
+        scratch.work += (read.saturating_sub(plaintext) / LEAST_OVERHEAD) * RECORD_WORK;
+        // What the socket does not take is sent later; a broken one is found by the next call.
+        let _ = self.send_unsent();
+        if let Err(failure) = result {
+            scratch.stats.failures.count(&failure);
+            self.kept = Vec::new();
+            self.session = State::Failed(failure);
+        }
+        match &self.session {
+            _ if plaintext > 0 => {
+                // The end, or the failure, is found by the next call.
+                self.more |= self.closed || matches!(self.session, State::Failed(_));
+                Ok(plaintext)
+            }
+            State::Failed(failure) => Err(failed(failure)),
+            _ if self.closed => Ok(0),
+            _ if self.more => Err(ErrorKind::Interrupted.into()),
+            _ => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.send_unsent()? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let session = match &mut self.session {
+            State::Up(session) => session,
+            State::New(_) => return Err(ErrorKind::NotConnected.into()),
+            State::Failed(failure) => return Err(failed(failure)),
+        };
+        let Scratch { plaintext, records, .. } = &mut *self.common.0.borrow_mut();
+        let mut taken = usize::from(std::mem::take(&mut self.withheld));
+        loop {
+            let piece = piece(slices, taken, plaintext);
+            if piece.is_empty() {
+                return Ok(taken);
+            }
+            records.clear();
+            session.encrypt(&mut self.kept, piece, records).map_err(|failure| failed(&failure))?;
+            taken += piece.len();
+            let sent = send(&mut self.socket, records.as_slice())?;
+            if let rest @ [_, ..] = &records.as_slice()[sent..] {
+                self.unsent.extend_from_slice(rest);
+                self.withheld = true;
+                return match taken - 1 {
+                    0 => Err(ErrorKind::WouldBlock.into()),
+                    taken => Ok(taken),
+                };
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The plaintext of the next record: what `slices` have from byte `from` on, up to the length of a
+/// record. Short pieces are put together in `scratch`.
+fn piece<'p>(slices: &'p [IoSlice<'_>], mut from: usize, scratch: &'p mut Vec<u8>) -> &'p [u8] {
+    let mut rest = slices.iter();
+    let first = loop {
+        let Some(slice) = rest.next() else { return &[] };
+        if from < slice.len() {
+            break &slice[from..];
+        }
+        from -= slice.len();
+    };
+    if first.len() >= RECORD || rest.len() == 0 {
+        return &first[..first.len().min(RECORD)];
+    }
+    scratch.clear();
+    scratch.extend_from_slice(first);
+    for slice in rest {
+        let most = RECORD - scratch.len();
+        scratch.extend_from_slice(&slice[..slice.len().min(most)]);
+    }
+    scratch
+}
+
+fn failed(failure: &TlsFailure) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, failure.clone())
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
