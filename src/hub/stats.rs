@@ -394,6 +394,25 @@ impl Stats {
             self.dropped.iter(),
         );
 
+        #[cfg(feature = "_tls")]
+        {
+            text.head("tls_handshakes_total", "counter", "TLS handshakes that were completed.");
+            for (version, handshakes) in [("1.2", self.tls.tls12), ("1.3", self.tls.tls13)] {
+                text.line("tls_handshakes_total", &[("version", version)], handshakes);
+            }
+            text.one(
+                "tls_resumed_total",
+                "counter",
+                "TLS handshakes that resumed an earlier session.",
+                self.tls.resumed,
+            );
+            text.causes(
+                "tls_failures_total",
+                "TLS sessions that failed.",
+                self.tls.failures.iter(),
+            );
+        }
+
         text.one("panics_total", "counter", "Panics in callbacks and destructors.", self.panics);
         text.one("turns_total", "counter", "Turns of the loop.", self.turns);
         if let Some(durations) = &self.turn_durations {

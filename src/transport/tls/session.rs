@@ -86,7 +86,7 @@ impl Session {
                 // Early data is refused, so none is read.
                 Ok(_) => done = true,
                 Err(error) => {
-                    self.encode_alert(&mut input[received.consumed + discard..], out);
+                    self.encode_queued(&mut input[received.consumed + discard..], out);
                     received.consumed = input.len();
                     return (received, Err(failure(&error)));
                 }
@@ -102,10 +102,12 @@ impl Session {
         }
     }
 
-    /// Appends the alert that a failure has queued. `rest` is the input behind it.
-    fn encode_alert(&mut self, rest: &mut [u8], out: &mut Records) {
-        while let Ok(ConnectionState::EncodeTlsData(data)) =
-            self.connection.process_tls_records(rest).state
+    /// Appends what is queued when input has failed, the alert as the last. `rest` is the input that
+    /// is not consumed. With nothing queued, a call would handle the record that has failed again.
+    fn encode_queued(&mut self, rest: &mut [u8], out: &mut Records) {
+        while self.connection.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(data)) =
+                self.connection.process_tls_records(rest).state
         {
             encode(data, out);
         }

@@ -221,7 +221,7 @@ const HANDSHAKE: u8 = 22;
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 49\r\n\
+    Content-Length: 50\r\n\
     \r\n\
     This port speaks TLS: use https:// or wss:// here.";
 
