@@ -16,6 +16,8 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Payload, Violation};
 use crate::token::Token;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::TlsStream;
 
 /// The cost of a message, a ping or a pong, in bytes of a turn's work: the same as a KiB that is
 /// read.
@@ -73,6 +75,10 @@ impl Hub {
             true => connection.stream.read_usual(buffer)?,
             false => connection.stream.read(buffer),
         };
+        #[cfg(feature = "_tls")]
+        if !USUAL {
+            self.work += self.tls.take_work();
+        }
         if let Ok(read @ 1..) = result {
             self.stats.bytes_in += read as u64;
             self.active = Some(token.index);
@@ -87,14 +93,10 @@ impl Hub {
         Some(result)
     }
 
-    /// Whether more may be left behind the last read, however short it was. It counts the work of
-    /// decryption.
-    pub(crate) fn has_more(&mut self, token: Token) -> bool {
+    /// Whether more may be left behind the last read, however short it was.
+    pub(crate) fn has_more(&self, token: Token) -> bool {
         #[cfg(feature = "_tls")]
-        {
-            self.work += self.tls.take_work();
-            self.get(token).and_then(|c| c.stream.tls()).is_some_and(|stream| stream.has_more())
-        }
+        return self.get(token).and_then(|c| c.stream.tls()).is_some_and(TlsStream::has_more);
         #[cfg(not(feature = "_tls"))]
         {
             let _ = token;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::hub::Connection;
 use crate::token::Token;
 
 /// Input that was read and is not handled yet; never empty.
@@ -15,13 +16,36 @@ pub(crate) struct Rest {
     pub(crate) from: usize,
 }
 
+/// The list in which a connection waits to be read.
+#[derive(Clone, Copy)]
+pub(crate) enum Queue {
+    Waiting,
+    #[cfg(feature = "_tls")]
+    Handshakes,
+    Closing,
+}
+
+impl Queue {
+    /// The list for a connection in its present state.
+    pub(crate) fn of(connection: &Connection) -> Self {
+        #[cfg(feature = "_tls")]
+        if connection.is_shaking_hands() {
+            return Self::Handshakes;
+        }
+        if connection.is_closing() { Self::Closing } else { Self::Waiting }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Backlog {
     /// Connections that wait to be read, in the order in which they are served.
     waiting: VecDeque<Token>,
+    /// The same for connections whose TLS handshake is not complete.
+    #[cfg(feature = "_tls")]
+    handshakes: VecDeque<Token>,
     /// The same for connections behind our close frame or response: they are read last.
     closing: VecDeque<Token>,
-    /// Only a connection of one of the two lists has a rest.
+    /// Only a connection of one of these lists has a rest.
     rests: HashMap<Token, Rest>,
     /// The memory of the rests, in bytes.
     kept: usize,
@@ -43,6 +67,10 @@ impl Backlog {
     /// Whether connections wait to be read.
     #[inline]
     pub(crate) fn has_connections(&self) -> bool {
+        #[cfg(feature = "_tls")]
+        if !self.handshakes.is_empty() {
+            return true;
+        }
         !self.waiting.is_empty() || !self.closing.is_empty()
     }
 
@@ -54,18 +82,27 @@ impl Backlog {
 
     // Connections.
 
-    /// The number of waiting connections that are not closing.
+    /// The number of waiting connections that are neither closing nor in a TLS handshake.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    pub(crate) fn push(&mut self, token: Token, closing: bool) {
-        let list = if closing { &mut self.closing } else { &mut self.waiting };
-        list.push_back(token);
+    pub(crate) fn push(&mut self, token: Token, queue: Queue) {
+        match queue {
+            Queue::Waiting => self.waiting.push_back(token),
+            #[cfg(feature = "_tls")]
+            Queue::Handshakes => self.handshakes.push_back(token),
+            Queue::Closing => self.closing.push_back(token),
+        }
     }
 
     pub(crate) fn pop_waiting(&mut self) -> Option<Token> {
         self.waiting.pop_front()
+    }
+
+    #[cfg(feature = "_tls")]
+    pub(crate) fn pop_handshake(&mut self) -> Option<Token> {
+        self.handshakes.pop_front()
     }
 
     pub(crate) fn pop_closing(&mut self) -> Option<Token> {

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 
-use super::backlog::Rest;
+use super::backlog::{Queue, Rest};
 use super::budget::{
     CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
     SHORTEST_FRAME,
@@ -228,8 +228,8 @@ impl<S> Server<S> {
             return;
         }
         if connection.read_later <= ReadLater::Heavy {
-            let closing = connection.is_closing();
-            self.backlog.push(token, closing);
+            let queue = Queue::of(connection);
+            self.backlog.push(token, queue);
         }
         let how = if to_the_end { ReadLater::ToTheEnd } else { ReadLater::UntilShort };
         connection.read_later = connection.read_later.max(how);
@@ -261,12 +261,7 @@ impl<S> Server<S> {
                 continue;
             };
             if connection.is_closing() {
-                self.backlog.push(token, true);
-                continue;
-            }
-            #[cfg(feature = "_tls")]
-            if connection.stream.tls().is_some_and(|stream| stream.is_handshaking()) {
-                self.shake_hands(token, buffer);
+                self.backlog.push(token, Queue::Closing);
                 continue;
             }
             self.share = ((self.limit - self.hub.work) / (self.backlog.waiting() + 1))
@@ -274,12 +269,10 @@ impl<S> Server<S> {
                 .min(self.limit);
             self.read_waiting(token, buffer);
         }
-        #[cfg(feature = "_tls")]
-        for token in self.handshakes.end() {
-            self.backlog.push(token, false);
-        }
         self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
         self.share = SHARE.min(self.hub.work_per_turn);
+        #[cfg(feature = "_tls")]
+        self.shake_hands(buffer);
         while !self.is_spent()
             && let Some(token) = self.backlog.pop_closing()
         {
@@ -288,16 +281,22 @@ impl<S> Server<S> {
         self.limit = self.hub.work_per_turn;
     }
 
-    /// Continues with a TLS handshake if the time for them is not used up, else in the next turn.
+    /// Continues with TLS handshakes until their time in a turn is used up: one of them costs as
+    /// much as hundreds of messages, and the clients decide how many there are. At least one
+    /// continues.
     #[cfg(feature = "_tls")]
-    fn shake_hands(&mut self, token: Token, buffer: &mut [u8]) {
-        if !self.handshakes.begin(token) {
-            return;
-        }
-        self.share = SHARE.min(self.limit);
+    fn shake_hands(&mut self, buffer: &mut [u8]) {
         let began = self.clock.precisely();
-        self.read_waiting(token, buffer);
-        self.handshakes.spend(self.clock.precisely() - began);
+        while let Some(token) = self.backlog.pop_handshake() {
+            if self.hub.get(token).is_some_and(|connection| connection.is_closing()) {
+                self.backlog.push(token, Queue::Closing);
+                continue;
+            }
+            self.read_waiting(token, buffer);
+            if self.clock.precisely() - began >= self.handshake_time {
+                break;
+            }
+        }
     }
 
     pub(super) fn drop_rest(&mut self, token: Token) {

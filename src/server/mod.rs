@@ -5,8 +5,6 @@ mod admission;
 mod backlog;
 mod budget;
 mod clock;
-#[cfg(feature = "_tls")]
-mod handshakes;
 #[cfg(feature = "testing")]
 mod harness;
 mod input;
@@ -42,8 +40,6 @@ use crate::user::{
 use backlog::Backlog;
 use budget::{MESSAGE, MOST_WORK, SHARE};
 use clock::Clock;
-#[cfg(feature = "_tls")]
-use handshakes::Handshakes;
 use paused_listeners::Shortage;
 use reactor::Reactor;
 pub use turn_report::Turn;
@@ -119,8 +115,9 @@ pub struct Server<S> {
     /// length.
     most_read: usize,
     shortage: Shortage,
+    /// The most time of a turn that TLS handshakes take, if it is more than one.
     #[cfg(feature = "_tls")]
-    handshakes: Handshakes,
+    handshake_time: Duration,
     /// What this turn has done so far.
     turn: Turn,
     clock: Clock,
@@ -178,7 +175,7 @@ impl<S> Server<S> {
             most_read: settings.receive_buffer,
             shortage: Shortage::default(),
             #[cfg(feature = "_tls")]
-            handshakes: Handshakes::new(settings.handshake_time),
+            handshake_time: settings.handshake_time,
             turn: Turn::default(),
             clock: Clock::start(),
             options: Options { nodelay: settings.nodelay, notsent_lowat: settings.notsent_lowat },

@@ -102,8 +102,9 @@ impl Session {
         }
     }
 
-    /// Appends what is queued when input has failed, the alert as the last. `rest` is the input that
-    /// is not consumed. With nothing queued, a call would handle the record that has failed again.
+    /// Appends what is queued when input has failed, the alert as the last. `rest` is the input
+    /// that is not consumed. With nothing queued, a call would handle the record that has failed
+    /// again.
     fn encode_queued(&mut self, rest: &mut [u8], out: &mut Records) {
         while self.connection.wants_write()
             && let Ok(ConnectionState::EncodeTlsData(data)) =

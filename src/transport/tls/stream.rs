@@ -25,6 +25,9 @@ use crate::transport::plain::PlainStream;
 
 /// The least that a receive buffer has for TLS, in bytes: an incomplete record, and as much again.
 pub(crate) const LEAST_BUFFER: usize = 2 * LONGEST_RECORD;
+/// The most bytes of one read. All their records are handled at once: of the shortest ones, with a
+/// byte of plaintext, these are 2850.
+const MOST_READ: usize = 64 * 1024;
 /// The least bytes that encryption adds to a record, of all suites: what is more than that in a
 /// read is of its further records.
 const LEAST_OVERHEAD: usize = 21;
@@ -257,7 +260,7 @@ impl Read for TlsStream {
         let scratch = &mut *common.0.borrow_mut();
         let before = self.kept.len();
         // Of what was kept, at most a record is plaintext.
-        let most = into.len() - before.min(LONGEST_RECORD);
+        let most = MOST_READ.min(into.len() - before.min(LONGEST_RECORD));
         if scratch.input.len() < before + most {
             scratch.input.resize(before + most, 0);
         }
