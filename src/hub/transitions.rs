@@ -3,10 +3,9 @@
 //! One phase follows another only here; the table in `phase` decides which one. `timeouts` finds
 //! the connections whose time has come.
 
+use std::borrow::Cow;
 use std::io;
 use std::num::NonZeroU16;
-
-use bytes::Bytes;
 
 use super::attributes::Attributes;
 use super::notification::Notification;
@@ -49,9 +48,9 @@ pub(crate) struct Resumed {
 
 /// The output of a step, to listeners and to the peer.
 #[derive(Default)]
-struct Cause {
+struct Cause<'r> {
     /// The response to a request.
-    response: Bytes,
+    response: Cow<'r, [u8]>,
     error: Option<Error>,
     code: Option<CloseCode>,
     reason: String,
@@ -59,7 +58,7 @@ struct Cause {
     dropped: usize,
 }
 
-impl From<Error> for Cause {
+impl From<Error> for Cause<'_> {
     fn from(error: Error) -> Self {
         Self { error: Some(error), ..Self::default() }
     }
@@ -88,15 +87,15 @@ impl Hub {
         connection.attributes = upgrade.attributes;
         connection.compression = upgrade.compression;
         connection.slow_reader = upgrade.slow_reader;
-        let response = self.stage.hold(&upgrade.head);
-        self.head = upgrade.head;
         self.connections[token.index as usize].uuid = self.uuids.next();
         while !self.names.insert(&self.connections, token.index) {
             self.connections[token.index as usize].uuid = self.uuids.next();
         }
         self.open += 1;
         self.stats.upgraded += 1;
+        let response = Cow::Borrowed(&upgrade.head[..]);
         self.happen(token, Happened::Upgraded, Cause { response, ..Cause::default() });
+        self.head = upgrade.head;
     }
 
     /// Makes the request wait for its answer.
@@ -278,7 +277,7 @@ impl Hub {
 
     /// Carries out one step of the state machine.
     #[cold]
-    fn happen(&mut self, token: Token, happened: Happened, cause: Cause) {
+    fn happen(&mut self, token: Token, happened: Happened, cause: Cause<'_>) {
         let Some(connection) = named(&mut self.connections, token) else { return };
         let before = connection.phase.state();
         let Some(Step { mut next, sends, fires }) = follows(before, happened) else { return };
@@ -331,7 +330,7 @@ impl Hub {
         token: Token,
         sends: Sends,
         before: State,
-        response: Bytes,
+        response: Cow<'_, [u8]>,
         close: Option<(CloseCode, &str)>,
     ) -> io::Result<()> {
         let connection = &mut self.connections[token.index as usize];
@@ -559,7 +558,7 @@ mod tests {
                     token,
                     happened,
                     Cause {
-                        response: Bytes::from_static(b"response"),
+                        response: b"response"[..].into(),
                         error: Some(Error::Lost),
                         code: Some(CloseCode::NORMAL),
                         ..Cause::default()

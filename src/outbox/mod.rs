@@ -10,6 +10,7 @@
 //! buffer, and a broadcast is encoded once and sent to each from the same bytes. Only bytes that a
 //! socket does not take move into the connection's own `Queue`.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
 
@@ -45,6 +46,11 @@ pub(crate) enum Outbox {
         from: u32,
         to: u32,
     },
+    /// A response head in the loop's log, offered to the socket soon. Behind it there is no frame.
+    StagedHead {
+        from: u32,
+        to: u32,
+    },
     Queued(Box<Queue>),
 }
 
@@ -61,7 +67,7 @@ impl Outbox {
     pub(crate) fn waiting(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Staged { from, to } => (to - from) as usize,
+            Self::Staged { from, to } | Self::StagedHead { from, to } => (to - from) as usize,
             Self::Queued(queue) => queue.bytes(),
         }
     }
@@ -69,7 +75,7 @@ impl Outbox {
     /// The number of messages of which nothing was written yet.
     pub(crate) fn messages(&self, stage: &Stage) -> usize {
         match self {
-            Self::Empty => 0,
+            Self::Empty | Self::StagedHead { .. } => 0,
             Self::Staged { from, to } => {
                 queue::messages_of(&stage.log[*from as usize..*to as usize])
             }
@@ -115,15 +121,26 @@ impl Outbox {
         }
     }
 
-    /// Whether the peer has received the beginning of a frame whose rest waits here.
+    /// Whether the peer has received the beginning of a frame whose rest waits here. A head counts
+    /// as begun, because no frame may come before it.
     pub(crate) fn is_mid_frame(&self) -> bool {
-        matches!(self, Self::Queued(queue) if queue.is_mid_frame())
+        match self {
+            Self::StagedHead { .. } => true,
+            Self::Queued(queue) => queue.is_mid_frame(),
+            Self::Empty | Self::Staged { .. } => false,
+        }
     }
 
     /// Queues an HTTP head or response, ahead of every frame. The outbox must not hold anything
-    /// else yet.
-    pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Bytes) {
-        self.queued(stage).begin(head);
+    /// else yet. A short head goes into the log, as a frame does.
+    pub(crate) fn push_head(&mut self, stage: &mut Stage, head: Cow<'_, [u8]>) {
+        if head.len() >= WRITE_THROUGH || stage.is_full() {
+            return self.queued(stage).begin(Bytes::from(head.into_owned()));
+        }
+        let from = stage.log.len();
+        stage.log.push_head(&head);
+        stage.staged += 1;
+        *self = Self::StagedHead { from: place(from), to: place(stage.log.len()) };
     }
 
     /// Stages a frame, the fast path: it goes into the log, behind the connection's part of it. If
@@ -330,6 +347,7 @@ impl Outbox {
         match self {
             Self::Empty => Ok(Flushed::All),
             Self::Staged { .. } => self.flush_staged(stage, out, now),
+            Self::StagedHead { .. } => self.flush_head(stage, out, now),
             Self::Queued(_) => self.flush_queue(stage, out, now, None),
         }
     }
@@ -377,6 +395,27 @@ impl Outbox {
     }
 
     #[inline(never)]
+    fn flush_head(
+        &mut self,
+        stage: &mut Stage,
+        out: &mut impl Write,
+        now: u64,
+    ) -> io::Result<Flushed> {
+        let Self::StagedHead { from, to } = *self else { return Ok(Flushed::All) };
+        let head = &stage.log[from as usize..to as usize];
+        let written = offer_one(out, head)?;
+        stage.written += written as u64;
+        if written == head.len() {
+            self.clear(stage);
+            return Ok(Flushed::All);
+        }
+        let queue = self.queued(stage);
+        queue.consume(written);
+        queue.block(now);
+        Ok(Flushed::Blocked)
+    }
+
+    #[inline(never)]
     fn flush_queue(
         &mut self,
         stage: &mut Stage,
@@ -398,6 +437,7 @@ impl Outbox {
     /// Forgets every frame of which the peer has received nothing.
     pub(crate) fn drop_waiting(&mut self, stage: &mut Stage) {
         match self {
+            Self::StagedHead { .. } => {}
             Self::Queued(queue) if queue.is_mid_frame() => queue.drop_waiting(),
             _ => self.clear(stage),
         }
@@ -407,7 +447,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self, stage: &mut Stage) {
         match std::mem::take(self) {
             Self::Empty => {}
-            Self::Staged { .. } => stage.leave(),
+            Self::Staged { .. } | Self::StagedHead { .. } => stage.leave(),
             Self::Queued(queue) => stage.recycle(queue),
         }
     }
@@ -419,14 +459,22 @@ impl Outbox {
         self.queued(stage);
     }
 
-    /// The connection's own queue, with its staged frames in it.
+    /// The connection's own queue, with its staged frames or head in it.
     fn queued(&mut self, stage: &mut Stage) -> &mut Queue {
         if !matches!(self, Self::Queued(_)) {
             let mut queue = stage.queue();
-            if let Self::Staged { from, to } = *self {
-                queue.append(|open| open.extend_from_slice(&stage.log[from as usize..to as usize]));
-                stage.leave();
+            match *self {
+                Self::Staged { from, to } => {
+                    let frames = &stage.log[from as usize..to as usize];
+                    queue.append(|open| open.extend_from_slice(frames));
+                }
+                Self::StagedHead { from, to } => {
+                    let head = &stage.log[from as usize..to as usize];
+                    queue.begin(Bytes::copy_from_slice(head));
+                }
+                _ => {}
             }
+            self.clear(stage);
             *self = Self::Queued(queue);
         }
         match self {
@@ -622,7 +670,8 @@ mod tests {
             for pair in &mut pairs {
                 if random.below(2) == 0 {
                     pair.head = vec![b'H'; 1 + random.below(40)];
-                    pair.outbox.push_head(&mut stage, pair.head.clone().into());
+                    let head = &pair.head[..];
+                    pair.outbox.push_head(&mut stage, head.into());
                 }
             }
             let length = 20 + random.below(200);
@@ -701,7 +750,9 @@ mod tests {
                 steps += 1;
                 let staged = pairs
                     .iter()
-                    .filter(|pair| matches!(pair.outbox, Outbox::Staged { .. }))
+                    .filter(|pair| {
+                        matches!(pair.outbox, Outbox::Staged { .. } | Outbox::StagedHead { .. })
+                    })
                     .count();
                 assert_eq!(stage.staged, staged);
                 assert!(staged > 0 || stage.len() == 0, "no outbox points into the log");
@@ -790,7 +841,7 @@ mod tests {
     fn a_queue_that_has_held_many_pieces_is_not_kept() {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
-        outbox.push_head(&mut stage, vec![b'H'; 100].into());
+        outbox.use_queue(&mut stage);
         let mut shared = stage.share(Opcode::Binary, &[0; WRITE_THROUGH]);
         (0..4 * KEEP_PIECES).for_each(|_| outbox.push_shared(&mut stage, &mut shared));
         outbox.clear(&mut stage);
@@ -806,7 +857,7 @@ mod tests {
             outbox.push_frame(&mut stage, Opcode::Binary, &[0; 100]);
             outbox.clear(&mut stage);
         }
-        outboxes.iter_mut().for_each(|outbox| outbox.push_head(&mut stage, vec![b'H'; 100].into()));
+        outboxes.iter_mut().for_each(|outbox| outbox.use_queue(&mut stage));
         outboxes.iter_mut().for_each(|outbox| outbox.clear(&mut stage));
         assert_eq!(stage.spare.len(), SPARE_QUEUES);
         for queue in &stage.spare {
@@ -984,7 +1035,7 @@ mod tests {
     fn a_message_replaces_none_before_the_socket_is_found_full() {
         let mut stage = Stage::default();
         let mut outbox = Outbox::Empty;
-        outbox.push_head(&mut stage, Bytes::from_static(b"head"));
+        outbox.push_head(&mut stage, b"head"[..].into());
         let mut shared = stage.share(Opcode::Binary, b"shared");
         for _ in 0..2 {
             assert!(!outbox.push_latest(&mut stage, Opcode::Binary.plain(), b"own", 1));
@@ -1053,12 +1104,43 @@ mod tests {
     }
 
     #[test]
-    fn a_new_loop_has_room_for_the_first_heads_and_little_more() {
+    fn only_a_long_head_or_one_with_a_frame_behind_it_needs_a_queue() {
         let mut stage = Stage::default();
-        let heads = stage.heads.capacity();
-        assert!((4000..=5000).contains(&heads), "{heads} bytes");
-        let heads: Vec<Bytes> = (0..20).map(|_| stage.hold(&[0; 200])).collect();
-        let side_by_side = heads.windows(2).all(|two| two[0].as_ptr_range().end == two[1].as_ptr());
-        assert!(side_by_side, "they lie in what was there from the beginning");
+        let is_staged = |outbox: &Outbox| matches!(outbox, Outbox::StagedHead { .. });
+        for (len, staged) in [(WRITE_THROUGH - 1, true), (WRITE_THROUGH, false)] {
+            let mut outbox = Outbox::Empty;
+            outbox.push_head(&mut stage, vec![b'H'; len].into());
+            assert_eq!(is_staged(&outbox), staged, "{len} bytes");
+            let mut out = Vec::new();
+            assert_eq!(outbox.flush(&mut stage, &mut out, 0).unwrap(), Flushed::All);
+            assert_eq!((out.len(), outbox.is_empty(), stage.len()), (len, true, 0));
+        }
+        let mut outbox = Outbox::Empty;
+        outbox.push_head(&mut stage, b"head"[..].into());
+        outbox.push_frame(&mut stage, Opcode::Binary, b"a frame");
+        assert!(!is_staged(&outbox));
+        stage.log.push(Opcode::Binary.into(), &[0; LONGEST_LOG]);
+        let mut outbox = Outbox::Empty;
+        outbox.push_head(&mut stage, b"head"[..].into());
+        assert!(!is_staged(&outbox));
+    }
+
+    #[test]
+    fn a_head_is_neither_dropped_nor_cut_nor_counted_as_a_message() {
+        for room in 0..4 {
+            let mut stage = Stage::default();
+            let mut outbox = Outbox::Empty;
+            outbox.push_head(&mut stage, b"head"[..].into());
+            outbox.drop_waiting(&mut stage);
+            assert_eq!((outbox.messages(&stage), outbox.waiting()), (0, 4));
+            let mut taken = [0; 4];
+            let flushed = outbox.flush(&mut stage, &mut &mut taken[..room], 7).unwrap();
+            assert_eq!((flushed, outbox.blocked_since()), (Flushed::Blocked, Some(7)));
+            outbox.drop_waiting(&mut stage);
+            assert!(outbox.is_mid_frame() && stage.len() == 0);
+            let mut rest = Vec::new();
+            outbox.flush(&mut stage, &mut rest, 8).unwrap();
+            assert_eq!([&taken[..room], &rest].concat(), b"head");
+        }
     }
 }

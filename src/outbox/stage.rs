@@ -24,17 +24,13 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::queue::Queue;
 use crate::protocol::{FrameKind, FrameLog, encode_header};
 
 /// When the log has this length, its frames are written before more are added.
 pub(super) const LONGEST_LOG: usize = 4 * 1024 * 1024;
-
-/// The memory for response heads. When sockets that are slow from the beginning have taken all of
-/// it, more is allocated.
-pub(super) const HEADS: usize = 4 * 1024;
 
 /// The most queues that the loop keeps for reuse. In one turn many connections may need one, for
 /// instance if several topics are published to alternately.
@@ -56,8 +52,6 @@ pub(super) const ALONE: usize = 64 * 1024;
 /// recycles.
 pub(crate) struct Stage {
     pub(super) log: FrameLog,
-    /// The memory in which 101 responses wait until they are taken, which is soon.
-    pub(super) heads: BytesMut,
     /// The number of users of the log: outboxes, and a frame that is being shared. At zero the log
     /// is emptied.
     pub(super) staged: usize,
@@ -82,7 +76,6 @@ impl Default for Stage {
     fn default() -> Self {
         Self {
             log: FrameLog::default(),
-            heads: BytesMut::with_capacity(HEADS),
             staged: 0,
             written: 0,
             spare: Vec::with_capacity(SPARE_QUEUES),
@@ -92,12 +85,6 @@ impl Default for Stage {
 }
 
 impl Stage {
-    /// Stores a response head for an outbox, beside others, without an allocation for each.
-    pub(crate) fn hold(&mut self, head: &[u8]) -> Bytes {
-        self.heads.extend_from_slice(head);
-        self.heads.split().freeze()
-    }
-
     /// Encodes one frame for several connections.
     pub(crate) fn share(&mut self, kind: impl Into<FrameKind>, payload: &[u8]) -> Shared {
         let kind = kind.into();

@@ -489,9 +489,23 @@ impl FrameLog {
     #[cold]
     #[inline(never)]
     fn grow_and_push(&mut self, kind: FrameKind, payload: &[u8]) {
-        let least = self.len + FrameHeader::MAX_LEN + payload.len();
-        self.room.resize(least.max(2 * self.room.len()), 0);
+        self.grow(FrameHeader::MAX_LEN + payload.len());
         self.push(kind, payload);
+    }
+
+    /// Appends the head of the response that comes before all frames of its connection.
+    pub(crate) fn push_head(&mut self, head: &[u8]) {
+        if self.room.len() - self.len < head.len() {
+            self.grow(head.len());
+        }
+        self.room[self.len..][..head.len()].copy_from_slice(head);
+        self.len += head.len();
+    }
+
+    /// Makes room for `more` bytes behind those that are used.
+    fn grow(&mut self, more: usize) {
+        let least = self.len + more;
+        self.room.resize(least.max(2 * self.room.len()), 0);
     }
 
     pub(crate) fn clear(&mut self) {
