@@ -328,8 +328,9 @@ impl Hub {
                 break;
             }
             if self.get(token).is_some() {
-                let mut connection = self.connections.remove(token.index as usize);
+                let connection = &mut self.connections[token.index as usize];
                 self.stats.panics += connection.attributes.discard();
+                let connection = self.connections.remove(token.index as usize);
                 self.timers.remove(token.index);
                 self.work += REMOVED + self.topics.forget(token.index) * FORGET;
                 if !self.dropped_by.is_empty() {
@@ -337,7 +338,9 @@ impl Hub {
                 }
                 removed += 1;
                 highest_left |= token.index as usize + 1 == slots;
-                last = self.connections.is_empty().then_some(connection);
+                if self.connections.is_empty() {
+                    last = Some(connection);
+                }
             }
         }
         self.stats.closed += removed as u64;

@@ -16,6 +16,9 @@ pub(crate) enum Notification {
     Pressure,
     Relief,
     Disconnect {
+        /// `error` fires just before it, with the same error. A notification of its own would need
+        /// a clone of the error.
+        failed: bool,
         error: Option<Error>,
         code: Option<CloseCode>,
         reason: String,

@@ -56,12 +56,15 @@ pub(super) fn upgrade(hub: &mut Hub, token: Token) {
 
 pub(super) fn notifications(hub: &mut Hub) -> Vec<String> {
     let told = std::iter::from_fn(|| hub.next_notification());
-    told.map(|(_, record)| match record {
-        Notification::Close { code, reason } => format!("close {code} {reason}"),
-        Notification::Error { error, .. } => format!("error {error:?}"),
-        Notification::Pressure => "pressure".to_owned(),
-        Notification::Relief => "relief".to_owned(),
-        Notification::Disconnect { error, code, .. } => format!("disconnect {error:?} {code:?}"),
+    told.flat_map(|(_, record)| match record {
+        Notification::Close { code, reason } => vec![format!("close {code} {reason}")],
+        Notification::Error { error, .. } => vec![format!("error {error:?}")],
+        Notification::Pressure => vec!["pressure".to_owned()],
+        Notification::Relief => vec!["relief".to_owned()],
+        Notification::Disconnect { failed, error, code, .. } => {
+            let before = error.as_ref().filter(|_| failed).map(|error| format!("error {error:?}"));
+            before.into_iter().chain([format!("disconnect {error:?} {code:?}")]).collect()
+        }
     })
     .collect()
 }

@@ -245,16 +245,22 @@ impl<S> Context<'_, S> {
             Notification::Close { code, reason } => {
                 (Event::Close, Details { code: Some(*code), reason, ..usual })
             }
-            Notification::Error { error, data } => {
-                (Event::Error, Details { error: Some(error), data: Payload::Text(data), ..usual })
-            }
-            Notification::Disconnect { error, code, reason, clean, dropped } => {
+            Notification::Error { error, data } => return self.fire_error(token, error, data),
+            Notification::Disconnect { failed, error, code, reason, clean, dropped } => {
+                if let (true, Some(error)) = (failed, error) {
+                    self.fire_error(token, error, "");
+                }
                 let (error, code, clean, bytes_dropped) = (error.as_ref(), *code, *clean, *dropped);
                 (Event::Disconnect, Details { error, code, reason, clean, bytes_dropped, ..usual })
             }
         };
-        self.hub.in_error_listener = event == Event::Error;
         self.notify(token, event, details);
+    }
+
+    fn fire_error(&mut self, token: Token, error: &Error, data: &str) {
+        let details = Details { error: Some(error), data: Payload::Text(data), ..Details::NONE };
+        self.hub.in_error_listener = true;
+        self.notify(token, Event::Error, details);
         self.hub.in_error_listener = false;
     }
 
@@ -262,7 +268,10 @@ impl<S> Context<'_, S> {
     fn notify(&mut self, token: Token, event: Event, details: Details<'_>) {
         let Some(connection) = self.hub.get(token) else { return };
         let listeners = self.registry.listeners_of(connection.route, event);
-        self.call(token, event.name(), listeners, Called::default(), details);
+        // Most events have none.
+        if listeners.iter().any(|each| !each.is_empty()) {
+            self.call(token, event.name(), listeners, Called::default(), details);
+        }
     }
 
     /// Calls the server's listeners, then the route's, after the first `called` of them; returns
