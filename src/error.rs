@@ -24,7 +24,41 @@ pub struct IoError {
     pub kind: io::ErrorKind,
     /// The operating system's own code (`errno`), if it gave one.
     pub os_code: Option<i32>,
-    cause: Arc<io::Error>,
+    cause: Cause,
+}
+
+/// An [`io::Error`] that can be cloned.
+enum Cause {
+    /// It is no more than a code. So the end of a connection allocates nothing for it.
+    Code(i32, io::Error),
+    Other(Arc<io::Error>),
+}
+
+impl Cause {
+    fn error(&self) -> &io::Error {
+        match self {
+            Self::Code(_, error) => error,
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) => Self::Code(code, error),
+            None => Self::Other(Arc::new(error)),
+        }
+    }
+}
+
+impl Clone for Cause {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Code(code, _) => Self::Code(*code, io::Error::from_raw_os_error(*code)),
+            Self::Other(error) => Self::Other(Arc::clone(error)),
+        }
+    }
 }
 
 impl PartialEq for IoError {
@@ -37,19 +71,19 @@ impl Eq for IoError {}
 
 impl fmt::Display for IoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.cause.fmt(f)
+        self.cause.error().fmt(f)
     }
 }
 
 impl std::error::Error for IoError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.cause)
+        Some(self.cause.error())
     }
 }
 
 impl From<io::Error> for IoError {
     fn from(error: io::Error) -> Self {
-        Self { kind: error.kind(), os_code: error.raw_os_error(), cause: Arc::new(error) }
+        Self { kind: error.kind(), os_code: error.raw_os_error(), cause: error.into() }
     }
 }
 
@@ -635,6 +669,24 @@ mod tests {
             ("👩\u{200d}🚀", "👩\u{200d}🚀"),
         ] {
             assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_clone_of_an_io_error_has_the_same_kind_code_text_and_source() {
+        let custom = || io::Error::other("no certificate");
+        let make: [fn() -> io::Error; 3] =
+            [|| io::Error::from_raw_os_error(104), || io::ErrorKind::TimedOut.into(), custom];
+        for make in make {
+            let (original, error) = (make(), IoError::from(make()));
+            let clone = error.clone();
+            assert_eq!((&error, error.kind), (&clone, original.kind()));
+            assert_eq!((clone.kind, clone.os_code), (original.kind(), original.raw_os_error()));
+            assert_eq!(clone.to_string(), original.to_string());
+            let source = std::error::Error::source(&clone).unwrap();
+            let source = source.downcast_ref::<io::Error>().unwrap();
+            assert_eq!((source.kind(), source.raw_os_error()), (clone.kind, clone.os_code));
+            assert_eq!(source.to_string(), original.to_string());
         }
     }
 }
