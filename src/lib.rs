@@ -75,12 +75,12 @@
 //!   - a connection that fails: reset, stalled, silent, or too slow.
 //! - **No closing connection stays for ever.** When a WebSocket connection begins to close, or the
 //!   response to a plain request is queued, its [deadline](manual::closing) is set, and the peer
-//!   cannot delay it. Exceptions: the last step, the wait for the peer's FIN, may end up to 5 s
-//!   later; and a loop that is turned late may give the time again. An open connection does not end
-//!   for being idle while its peer answers pings.
+//!   cannot delay it. Exceptions: the wait for the peer's FIN may last 5 s beyond the deadline; and
+//!   if you turn the loop late, the connection may get its whole time once more. An open connection
+//!   does not end for being idle while its peer answers pings.
 //! - **No connection waits for a slow reader.** An emit never blocks. What a socket does not take
 //!   waits in memory, up to [`Builder::max_outbox`]. Beyond that the connection fails with
-//!   [`Error::SlowConsumer`], unless its [policy](SlowReader) is another; the others are not
+//!   [`Error::SlowConsumer`], unless it has another [policy](SlowReader). Other connections are not
 //!   affected. Exception: a message that by itself is longer than `max_outbox` is refused under
 //!   every policy, and the connection stays open.
 //! - **One recv, one send.** An echo costs one `recv` and one `send`, and a socket is registered
