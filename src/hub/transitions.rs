@@ -213,7 +213,15 @@ impl Hub {
     /// Handles a failure of reading from or writing to the socket.
     #[cold]
     pub(crate) fn socket_failed(&mut self, token: Token, error: io::Error) {
-        self.happen(token, Happened::SocketFailed, Error::of_socket(error).into());
+        let error = Error::of_socket(error);
+        #[cfg(feature = "_tls")]
+        if let Error::Tls(failure) = &error
+            && let Some(connection) =
+                self.get(token).filter(|c| c.phase.state() == State::Handshaking)
+        {
+            log::debug!("no TLS session with {}: {failure}", connection.peer.get());
+        }
+        self.happen(token, Happened::SocketFailed, error.into());
     }
 
     /// Ends a connection that failed, or whose network did. The peer gets a close frame if that is
