@@ -59,6 +59,7 @@ pub mod metrics {}
 [`Harness::send`]: crate::testing::Harness::send
 [`Harness::server`]: crate::testing::Harness::server
 [`Harness::wait_for`]: crate::testing::Harness::wait_for
+[`Harness::state`]: crate::testing::Harness::state
 [`Harness::advance`]: crate::testing::Harness::advance
 [`Harness::stop_reading`]: crate::testing::Harness::stop_reading
 [`Harness::dial`]: crate::testing::Harness::dial
@@ -76,6 +77,7 @@ pub mod metrics {}
 [`Harness::send`]: crate::manual::testing
 [`Harness::server`]: crate::manual::testing
 [`Harness::wait_for`]: crate::manual::testing
+[`Harness::state`]: crate::manual::testing
 [`Harness::advance`]: crate::manual::testing
 [`Harness::stop_reading`]: crate::manual::testing
 [`Harness::dial`]: crate::manual::testing

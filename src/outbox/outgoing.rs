@@ -65,7 +65,9 @@ impl<'m, M: Into<Message<'m>>> From<Uncompressed<M>> for Outgoing<'m> {
 /// full: these are sent. So a reader that continues after a pause gets older values first. On Linux
 /// these are up to 128 KiB in the server's kernel
 /// ([`Builder::notsent_lowat`](crate::Builder::notsent_lowat)), plus the bytes in flight and in the
-/// peer's receive buffer. For less, set a lower `notsent_lowat`.
+/// peer's receive buffer. For less, set a lower `notsent_lowat`. Small messages fill these buffers
+/// slowly: 26 bytes at 60 Hz are then a minute old. What to do about that is in
+/// [the manual](crate::manual::emitting#where-only-the-latest-value-counts).
 ///
 /// **Keys** are numbers, so that no key is copied: give each name a number once. A key belongs to
 /// one connection. The same key on another connection replaces nothing here.
