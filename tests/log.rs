@@ -88,6 +88,20 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     stranger.send(b"GET / HTTP/1.0\r\n\r\n");
     stranger.read_to_end(&mut server).unwrap();
     assert_logged([(Level::Debug, "refused 127.0.0.1:")]);
+    // The beginning of a ClientHello. A port without TLS says so to its operator once.
+    for logs in [true, false] {
+        let mut confused = Raw::connect(&server);
+        confused.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+        let answer = String::from_utf8(confused.read_to_end(&mut server).unwrap()).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("a TLS handshake"));
+        match logs {
+            true => {
+                assert_logged([(Level::Warn, "127.0.0.1:"), (Level::Debug, "refused 127.0.0.1:")])
+            }
+            false => assert_logged([(Level::Debug, "refused 127.0.0.1:")]),
+        }
+    }
+    assert_eq!(server.stats().requests_refused.malformed, 2);
     bob.vanish();
     turn_until(&mut server, |server| server.state().is_gone("bob"));
     assert_logged([(Level::Debug, "connection 127.0.0.1:")]);

@@ -16,6 +16,10 @@ pub enum Scan {
     Complete(usize),
 }
 
+/// The beginning of a TLS handshake: the content type and the major version of a record (RFC 8446
+/// §5.1).
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
+
 /// Looks for the blank line that ends a request head (RFC 9112 §2.1), each byte once.
 ///
 /// It checks the form of each line as soon as the line is complete. So a client that speaks another
@@ -93,6 +97,7 @@ impl HeadScanner {
                 (b'\r', None) => break,
                 (b'\r', _) => return Err(Refusal::Malformed("a CR is not followed by LF")),
                 (b'\n', _) => return Err(Refusal::Malformed("a line ends in LF without CR")),
+                _ if received.starts_with(TLS_HANDSHAKE) => return Err(Refusal::TLS_HELLO),
                 _ => return Err(Refusal::Malformed("a control character in the head")),
             }
         }
@@ -177,6 +182,16 @@ mod tests {
         assert_eq!(scanner.scan(&bytes, &LIMITS), Ok(Scan::Partial));
         bytes[..14].fill(0);
         assert_eq!(scanner.scan(&bytes, &LIMITS), Ok(Scan::Partial));
+    }
+
+    #[test]
+    fn a_tls_handshake_is_refused_as_one_and_other_bytes_are_not() {
+        let scan = |bytes: &[u8]| HeadScanner::default().scan(bytes, &LIMITS);
+        assert_eq!(scan(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"), Err(Refusal::TLS_HELLO));
+        for other in [&b"\x16\x04\x01"[..], b"\x15\x03\x03", b"GET \x16\x03\x01"] {
+            let refusal = scan(other).unwrap_err();
+            assert_eq!(refusal, Refusal::Malformed("a control character in the head"));
+        }
     }
 
     #[test]

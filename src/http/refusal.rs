@@ -86,6 +86,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// A client that speaks TLS to a server that does not.
+    pub(crate) const TLS_HELLO: Self =
+        Self::Malformed("a TLS handshake in the place of a request; TLS is not spoken here");
+
     /// The HTTP status code.
     #[must_use]
     pub fn status(&self) -> u16 {

@@ -127,6 +127,8 @@ pub(crate) struct Hub {
     pub(crate) in_error_listener: bool,
     /// The log has a line about a broadcast that is too large for every connection.
     warned: bool,
+    /// The log has a line about a client that speaks TLS to a port without it.
+    pub(crate) warned_of_tls: bool,
     /// What connections over TLS share.
     #[cfg(feature = "_tls")]
     pub(crate) tls: tls::Common,
@@ -197,6 +199,7 @@ impl Hub {
             uuids: Uuids::Random,
             in_error_listener: false,
             warned: false,
+            warned_of_tls: false,
             #[cfg(feature = "_tls")]
             tls: tls::Common::default(),
         }

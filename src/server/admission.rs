@@ -46,9 +46,32 @@ pub(super) fn receive<S>(context: &mut Context<'_, S>, token: Token, input: &mut
     hub.work += work;
     match request {
         Ok(request) => answer(context, token, request),
-        Err((refusal, head_only)) => hub.refuse(token, &refusal, head_only),
+        Err((refusal, head_only)) => {
+            if refusal == Refusal::TLS_HELLO {
+                warn_of_tls(hub, token);
+            }
+            hub.refuse(token, &refusal, head_only);
+        }
     }
     keep_early(context.hub, token, input);
+}
+
+/// Logs that a client speaks TLS where the server does not: most often an address is wrong on one
+/// of the two sides. Any client can cause it, so only the first one has a line.
+fn warn_of_tls(hub: &mut Hub, token: Token) {
+    let Some(connection) = hub.get(token) else { return };
+    let peer = connection.peer.get();
+    // TLS inside of TLS is only malformed.
+    #[cfg(feature = "_tls")]
+    if connection.stream.tls().is_some() {
+        return;
+    }
+    if !std::mem::replace(&mut hub.warned_of_tls, true) {
+        log::warn!(
+            "{peer} speaks TLS to a port without TLS: its URL should begin with ws:// or http://, \
+             or the server should listen with TLS there. This is logged once"
+        );
+    }
 }
 
 /// A request head that is complete, or was refused before.
