@@ -3,12 +3,14 @@
 //! against it.
 //!
 //! `cargo run --release --example echo [ADDR] [--spin]`; with `--features deflate` it compresses
-//! for clients that offer that, as `--deflate` says.
+//! for clients that offer that, as `--deflate` says. With `--features tls` and `--tls CERT KEY` it
+//! speaks TLS.
 //!
 //! With `--spin` it never sleeps: it looks for events all the time, and keeps one core busy.
 
 use std::error::Error;
 
+use common::certificate::Certificate;
 use ikisocket::{Builder, Event, EventPayload, RouteOptions, Server};
 use lexopt::prelude::*;
 
@@ -19,16 +21,21 @@ const MIB: usize = 1024 * 1024;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut address = "127.0.0.1:9001".to_owned();
     let (mut mode, mut tuning, mut spin) = (None, Tuning::default(), false);
+    let mut certificate = Certificate::none();
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
             Value(word) => address = word.string()?,
             Long("deflate") => mode = Some(arguments.value()?.string()?),
             Long("spin") => spin = true,
+            Long("tls") => {
+                let [chain, key] = [arguments.value()?.string()?, arguments.value()?.string()?];
+                certificate = Certificate::read(chain, key)?;
+            }
             Long("window-bits") => tuning.window_bits = Some(arguments.value()?.parse()?),
             Long("level") => tuning.level = Some(arguments.value()?.parse()?),
             _ => {
-                return Err("usage: echo [ADDR] [--spin] [--deflate shared|dedicated|off] [--window-bits 9..15] [--level 1..9]".into());
+                return Err("usage: echo [ADDR] [--spin] [--tls CERT KEY] [--deflate shared|dedicated|off] [--window-bits 9..15] [--level 1..9]".into());
             }
         }
     }
@@ -42,11 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     server.route("/bcast", |_, _| {})?.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });
-    let address = server.listen(address)?;
+    let address = certificate.listen(&mut server, &address)?;
     println!("listening on {address}");
     match spin {
-        true => common::spin_until_interrupted(&mut server),
-        false => common::run_until_interrupted(&mut server),
+        true => common::spin_with_certificate(&mut server, &certificate),
+        false => common::run_with_certificate(&mut server, &certificate),
     }
 }
 

@@ -25,8 +25,9 @@ static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
     cargo
         .args(["build", "--quiet", "--example", "load", "--example", "echo", "--target-dir"])
         .arg(profile.parent().unwrap());
-    if cfg!(feature = "deflate") {
-        cargo.args(["--features", "deflate"]);
+    let features = [("deflate", cfg!(feature = "deflate")), ("tls", cfg!(feature = "tls"))];
+    for (feature, _) in features.iter().filter(|(_, is_on)| *is_on) {
+        cargo.args(["--features", feature]);
     }
     if profile.ends_with("release") {
         cargo.arg("--release");
@@ -870,7 +871,6 @@ fn what_cannot_be_measured_is_said_in_one_line() {
         error("echo ws://192.0.2.1:9/").contains("--allow-remote"),
         "TEST-NET-1, and no packet sent"
     );
-    assert!(error("echo wss://127.0.0.1/").contains("TLS"));
     assert!(error("echo").contains("--help"));
     assert!(
         error(&format!("echo {} --pid 4294967295", server.url("/echo")))
@@ -879,6 +879,116 @@ fn what_cannot_be_measured_is_said_in_one_line() {
     let help = run("--help");
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("SCENARIOS"));
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_the_feature_wss_is_refused_with_the_way_to_get_it() {
+    assert!(error("echo wss://127.0.0.1/").contains("--features tls"));
+    assert!(error("echo ws://127.0.0.1/ --against wss://127.0.0.1/").contains("--features tls"));
+}
+
+#[cfg(feature = "tls")]
+fn tls_file(name: &str) -> String {
+    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The echo example over TLS, with a certificate for `localhost` by the tests' root.
+#[cfg(feature = "tls")]
+fn tls_server() -> EchoServer {
+    EchoServer::start_with(&["--tls", &tls_file("localhost.pem"), &tls_file("localhost.key")])
+}
+
+/// Full and resumed handshakes that a report counts.
+#[cfg(feature = "tls")]
+fn handshakes(report: &Value) -> [f64; 2] {
+    ["tls_full_handshakes", "tls_resumed_handshakes"].map(|key| number(&report["measured"][0][key]))
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn every_scenario_runs_over_tls() {
+    let server = tls_server();
+    let root = tls_file("root.pem");
+    let url = |path: &str| format!("wss://{}{path}", server.address);
+    let tls = format!("--ca {root} --duration 0.3");
+    for line in [
+        "--connections 5 --size 0-3000 --in-flight 3 --text --verify --warm-up 0.1",
+        "--connections 4 --size 70k --threads 2 --verify --warm-up 0",
+        "--connections 5 --rate 1000 --warm-up 0",
+    ] {
+        let report = report(&format!("echo {} {tls} {line}", url("/echo")));
+        assert_sane(&report["measured"][0]);
+        let remarks = report["measured"][0]["remarks"].to_string();
+        assert!(remarks.contains("TLS 1.3, TLS_AES_"), "{remarks}");
+    }
+    let broadcast = report(&format!(
+        "broadcast {} {tls} --connections 10 --publishers 3 --at-once 5 --size 11-300 --verify",
+        url("/bcast")
+    ));
+    assert_sane(&broadcast["measured"][0]);
+    let idle = report(&format!("idle {} {tls} --connections 50 --messages 2", url("/echo")));
+    assert_eq!((&idle["held"], handshakes(&idle)), (&50.into(), [50.0, 0.0]));
+    let churn = report(&format!("churn {} {tls} --connections 4 --messages 3", url("/echo")));
+    assert_sane(&churn["measured"][0]);
+    let slow = report(&format!(
+        "slow-reader {} --ca {root} --connections 4 --size 4k --duration 0.6",
+        url("/bcast")
+    ));
+    slow["measured"].as_array().unwrap().iter().for_each(assert_sane);
+    let search = run(&format!(
+        "search {} --ca {root} --connections 2 --rate 8000 --step 0.05 --p99 0.1us --json -",
+        url("/echo")
+    ));
+    assert_eq!(search.status.code(), Some(3), "{}", String::from_utf8_lossy(&search.stderr));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn full_and_resumed_handshakes_are_counted() {
+    let server = tls_server();
+    let run = |options: &str| {
+        let url = format!("wss://{}/echo", server.address);
+        report(&format!("connect {url} --insecure --connections 2 --duration 0.3 {options}"))
+    };
+    let [full, resumed] = handshakes(&run(""));
+    assert!(full > 2.0 && resumed == 0.0, "{full} and {resumed}");
+    let [full, resumed] = handshakes(&run("--resume"));
+    assert!(full >= 1.0 && resumed > full, "{full} and {resumed}");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_and_plain_are_compared_in_one_run() {
+    let (plain, tls) = (EchoServer::start(), tls_server());
+    let report = report(&format!(
+        "echo wss://{}/echo --against {} --insecure --connections 3 --slices 12 --slice 0.05 \
+         --warm-up 0.1",
+        tls.address,
+        plain.url("/echo")
+    ));
+    assert!(report["comparison"]["time_each"]["median"].is_number());
+    assert!(number(&report["measured"][0]["tls_full_handshakes"]) >= 3.0);
+    assert!(report["measured"][1]["tls_full_handshakes"].is_null(), "plain has none");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn what_stands_in_the_way_of_tls_is_said_in_one_line() {
+    let (plain, tls) = (EchoServer::start(), tls_server());
+    let url = format!("wss://{}/echo", tls.address);
+    let nothing = error(&format!("echo {url}"));
+    assert!(nothing.contains("--ca FILE") && nothing.contains("--insecure"), "{nothing}");
+    let stranger = error(&format!("echo {url} --ca {}", tls_file("stranger.pem")));
+    assert!(stranger.contains("UnknownIssuer") && stranger.contains("--insecure"), "{stranger}");
+    let missing = error(&format!("echo {url} --ca /nowhere/root.pem"));
+    assert!(missing.contains("/nowhere/root.pem"), "{missing}");
+    let no_root = error(&format!("echo {url} --ca {}", tls_file("localhost.key")));
+    assert!(no_root.contains("no certificate"), "{no_root}");
+    let not_tls = error(&format!("echo wss://{}/echo --insecure", plain.address));
+    assert!(not_tls.contains("does the server speak TLS"), "{not_tls}");
+    let not_plain = error(&format!("echo ws://{}/echo", tls.address));
+    assert!(not_plain.contains("HTTP/1.1 400 Bad Request"), "{not_plain}");
 }
 
 /// A run that is measured, but in which something went wrong: its faults.

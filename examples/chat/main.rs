@@ -1,7 +1,9 @@
 //! A chat: the Go library's own example, message for message, and a web page at `/` for the same
 //! room.
 //!
-//! `cargo run --example chat [ADDR]`, then open <http://127.0.0.1:3000> in two tabs.
+//! `cargo run --example chat [ADDR]`, then open <http://127.0.0.1:3000> in two tabs. Over TLS:
+//! `cargo run --release --features tls --example chat -- --tls CERT KEY`, and
+//! <https://localhost:3000>. `--help` says how to make a certificate for that.
 //!
 //! A plain client connects to `/ws/<name>`. It gets `Hello user: …`, and `New user connected: …`
 //! for each client that comes later. It sends `{"from","to","event","data"}`, and the client called
@@ -31,9 +33,11 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use common::certificate::{self, Certificate};
 use ikisocket::{
     Event, EventPayload, HeaderError, Response, RouteOptions, Server, Socket, Sockets, Uuid,
 };
+use lexopt::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -71,6 +75,24 @@ impl Message {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut address = "127.0.0.1:3000".to_owned();
+    let mut certificate = Certificate::none();
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(word) => address = word.string()?,
+            Long("tls") => {
+                let [chain, key] = [arguments.value()?.string()?, arguments.value()?.string()?];
+                certificate = Certificate::read(chain, key)?;
+            }
+            Short('h') | Long("help") => {
+                println!("chat [ADDR] [--tls CERT KEY]\n\n{}", certificate::HELP);
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+
     let mut server = Server::builder().build(Chat::default())?;
     server.on(Event::Connect, |_, ep| say(format!("Connection event 1 - User: {}", name(&ep.kws))));
     server.on("CUSTOM_EVENT", |_, ep| say(format!("Custom event - User: {}", name(&ep.kws))));
@@ -88,9 +110,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     server.route_with("/ws/:id", options, join)?;
     server.get("/", |_, _, _| page())?;
     server.get("/healthz", |_, _, _| "ok")?;
-    let address = server.listen(common::address("127.0.0.1:3000"))?;
+    let address = certificate.listen(&mut server, &address)?;
     println!("listening on {address}");
-    common::run_until_interrupted(&mut server)
+    common::run_with_certificate(&mut server, &certificate)
 }
 
 /// The route's callback: a new client.

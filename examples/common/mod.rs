@@ -1,13 +1,19 @@
 //! What every example needs: its address, and a shutdown at Ctrl-C.
 #![allow(dead_code)] // None needs all of it.
 
+pub mod certificate;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use certificate::Certificate;
 use ikisocket::{Server, Shutdown};
 use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// The longest wait for events. A signal wakes the poll; this is for one that comes just before it.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// The address to listen on: the first argument, or `default`.
 #[allow(dead_code)] // An example with options of its own has no use for it.
@@ -27,23 +33,35 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Box<dyn Error>> {
 
 /// Turns the loop until Ctrl-C, then closes all connections with 1001.
 pub fn run_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
-    // The signal wakes the poll; the timeout is for one that comes just before it.
-    turn_until_interrupted(server, Duration::from_millis(250))
+    turn_until_interrupted(server, LONGEST_WAIT, &Certificate::none())
 }
 
-/// The same without ever sleeping, as [`Server::run_spinning`] does, until Ctrl-C.
-pub fn spin_until_interrupted<S>(server: &mut Server<S>) -> Result<(), Box<dyn Error>> {
-    turn_until_interrupted(server, Duration::ZERO)
+/// The same, and SIGHUP makes it read the certificate again.
+pub fn run_with_certificate<S>(
+    server: &mut Server<S>,
+    certificate: &Certificate,
+) -> Result<(), Box<dyn Error>> {
+    turn_until_interrupted(server, LONGEST_WAIT, certificate)
+}
+
+/// The same without ever sleeping, as [`Server::run_spinning`] does.
+pub fn spin_with_certificate<S>(
+    server: &mut Server<S>,
+    certificate: &Certificate,
+) -> Result<(), Box<dyn Error>> {
+    turn_until_interrupted(server, Duration::ZERO, certificate)
 }
 
 fn turn_until_interrupted<S>(
     server: &mut Server<S>,
     timeout: Duration,
+    certificate: &Certificate,
 ) -> Result<(), Box<dyn Error>> {
     let interrupted = interrupt_flag()?;
     let mut stopping = false;
     while !server.is_finished() {
         server.poll(Some(timeout))?;
+        certificate.renew();
         if !stopping && interrupted.load(Ordering::Relaxed) {
             stopping = true;
             server.sockets().shutdown(Shutdown::default())?;

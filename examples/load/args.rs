@@ -1,6 +1,8 @@
 //! The command line: what can be asked for, within which bounds.
 
-use crate::client::{DEFLATE_IS_BUILT_IN, Shape, TargetError, Upgrade, Url};
+use crate::client::{
+    DEFLATE_IS_BUILT_IN, Shape, TLS_IS_BUILT_IN, TargetError, Trust, Upgrade, Url,
+};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -232,6 +234,9 @@ pub struct Options {
     pub json: Option<PathBuf>,
     pub html: Option<PathBuf>,
     pub allow_remote: bool,
+    pub trust: Trust,
+    /// Connections continue the TLS sessions of earlier ones.
+    pub resume: bool,
 }
 
 /// What the command line asks for.
@@ -281,6 +286,7 @@ where
         (false, None, false, false, false);
     let mut upgrade = Upgrade::default();
     let (mut json, mut html, mut allow_remote) = (None, None, false);
+    let (mut ca, mut insecure, mut resume) = (None, false, false);
     // Each option as it was given, with its value.
     let mut seen: Vec<(String, Option<String>)> = Vec::new();
 
@@ -334,6 +340,9 @@ where
             "json" => json = Some(given("a file")?.text.into()),
             "html" => html = Some(given("a file")?.text.into()),
             "allow-remote" => allow_remote = true,
+            "ca" => ca = Some(given("a file")?.text.into()),
+            "insecure" => insecure = true,
+            "resume" => resume = true,
             other => return Err(usage(format!("there is no option --{other}; see --help"))),
         }
     }
@@ -352,6 +361,12 @@ where
         None => 40,
     });
     let url = Url::parse(url)?;
+    let trust = match (ca, insecure) {
+        (Some(_), true) => return Err(usage("--ca and --insecure: one of them is enough")),
+        (Some(file), false) => Trust::Roots(file),
+        (None, true) => Trust::Anything,
+        (None, false) => Trust::Nothing,
+    };
     let options = Options {
         command_line: command_line(scenario, &url, &seen),
         scenario,
@@ -387,6 +402,8 @@ where
         json,
         html,
         allow_remote,
+        trust,
+        resume,
     };
     check(&options)?;
     Ok(Command::Run(Box::new(options)))
@@ -399,6 +416,7 @@ fn command_line(scenario: ScenarioName, url: &Url, seen: &[(String, Option<Strin
     for (option, value) in seen {
         let value = match (option.as_str(), value) {
             ("json" | "html", _) => continue,
+            ("ca", _) => Some("…".to_owned()),
             ("header", Some(value)) => value.split_once(':').map(|(name, _)| format!("{name}: …")),
             (_, value) => value.clone(),
         };
@@ -460,6 +478,16 @@ fn check(options: &Options) -> Result<(), ArgsError> {
             "--deflate: this program was built without compression: cargo run --release \
              --features deflate --example load",
         ));
+    }
+    let speaks_tls = options.url.is_tls || options.against.as_ref().is_some_and(|url| url.is_tls);
+    if speaks_tls && !TLS_IS_BUILT_IN {
+        return Err(usage(
+            "wss://: this program was built without TLS: cargo run --release --features tls \
+             --example load",
+        ));
+    }
+    if !speaks_tls && (options.trust != Trust::Nothing || options.resume) {
+        return Err(usage("--ca, --insecure and --resume belong to a wss:// URL"));
     }
     if options.against_plain && (options.against.is_none() || !options.upgrade.deflate) {
         return Err(usage("--against-plain belongs to --against and --deflate"));
@@ -645,7 +673,7 @@ SCENARIOS
     search       the highest rate of echoes at which the 99th percentile stays under --p99
     SCENARIO --help says more about one of them, with its options, their defaults and an example
 
-URL              ws://host:port/path
+URL              ws://host:port/path, or wss://… for TLS, in a build with --features tls
 
 OPTIONS
   Load
@@ -681,6 +709,12 @@ OPTIONS
   The server
     --pid PID          its process: CPU per message and memory
     --allow-remote     an address that is not loopback
+  TLS (wss://)
+    --ca FILE          trust what this root vouches for (PEM; it may hold several). There is no
+                       other trust: for a public server it is the system's file
+    --insecure         accept any certificate, such as one that vouches for itself
+    --resume           resume sessions by the tickets of earlier connections, as browsers do;
+                       without it each handshake is a full one
   Comparing two servers
     --against URL      a second server, in alternating slices: A B, B A, A B, ...
     --against-pid PID
@@ -843,6 +877,13 @@ mod tests {
             ("idle ws://l/ --verify", "nothing to --verify without --messages"),
             ("search ws://l/ --rate 4 --step 1", "a rate of at least 100"),
             ("echo http://l/", "ws://"),
+            ("echo ws://l/ --insecure", "belong to a wss:// URL"),
+            ("echo ws://l/ --resume", "belong to a wss:// URL"),
+            ("echo wss://l/ --ca a --insecure", "one of them"),
+            #[cfg(not(feature = "tls"))]
+            ("echo wss://l/ --insecure", "--features tls"),
+            #[cfg(not(feature = "tls"))]
+            ("echo ws://l/ --against wss://l/", "--features tls"),
             ("echo ws://l/ --against ws://m/ --against-plain", "belongs to"),
             #[cfg(not(feature = "deflate"))]
             ("echo ws://l/ --deflate", "--features deflate"),

@@ -106,7 +106,8 @@ fn find_servers(options: &Options) -> Result<Vec<Server>, MeasureError> {
             (Some(_), 0) => format!("A  {url}"),
             (Some(_), _) => format!("B  {url}"),
         };
-        let target = Target::find(url.clone(), options.allow_remote)?;
+        let target =
+            Target::find(url.clone(), options.allow_remote, &options.trust, options.resume)?;
         let port = target.address.port();
         let sockets = process.and_then(|process| process.sockets(port));
         let mut remarks = Vec::new();
@@ -555,6 +556,17 @@ impl Run<'_> {
         };
         let mut measured =
             Measured::new(self.servers[server].name.clone(), distribution, sample, time);
+        if let Some(tls) = &self.servers[server].target.tls {
+            let [full, resumed] = tls.handshakes().map(|count| count as f64);
+            let fact = |key, label, value| Fact { key, label, value, unit: Unit::Count };
+            measured.facts.push(fact("tls_full_handshakes", "TLS handshakes, full", full));
+            measured.facts.push(fact("tls_resumed_handshakes", "TLS handshakes, resumed", resumed));
+            measured.remarks.push(format!(
+                "{}. Handshakes are counted from the beginning of the run; what records add to \
+                 the bytes is in no figure",
+                tls.agreed().unwrap_or("TLS, with which no handshake was completed")
+            ));
+        }
         if self.options.upgrade.deflate && sample.bytes > 0 {
             let saved = Fact {
                 key: "bytes_saved",

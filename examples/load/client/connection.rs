@@ -4,6 +4,7 @@
 use super::deflate::Unpacker;
 use super::handshake::{Upgrade, new_key};
 use super::tape::{Cursor, Tape, encode_masked};
+use super::tls::Session;
 use super::{Failure, Listener, Target};
 use crate::clock::Nanos;
 use crate::sample::Received;
@@ -19,6 +20,7 @@ pub struct Connection<T> {
     /// Its place in the fleet. A later connection may get the same one.
     pub token: usize,
     pub(super) stream: TcpStream,
+    tls: Option<Box<Session>>,
     phase: Phase,
     decoder: Decoder,
     /// Received since the message before, in bytes.
@@ -85,12 +87,14 @@ impl<T> Connection<T> {
         upgrade: &Upgrade,
         data: T,
         now: Nanos,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let key = new_key();
-        Connection {
+        let tls = target.tls.as_ref().map(Session::new).transpose()?;
+        Ok(Connection {
             data,
             token,
             stream,
+            tls: tls.map(Box::new),
             queued: upgrade.request(&target.url, &key),
             phase: Phase::Opening { since: now, key, answer: Vec::new() },
             decoder: Decoder::new(),
@@ -101,7 +105,7 @@ impl<T> Connection<T> {
             cursor: Cursor::default(),
             is_dirty: false,
             is_stalled: false,
-        }
+        })
     }
 
     pub fn is_open(&self) -> bool {
@@ -159,6 +163,21 @@ impl<T> Connection<T> {
 
     /// Writes what there is to write, until the socket takes no more.
     pub(super) fn flush(&mut self, tape: &Tape) -> io::Result<()> {
+        match self.try_flush(tape) {
+            // Not connected: the first bytes wait for the connection.
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn try_flush(&mut self, tape: &Tape) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.flush(&mut self.stream)?;
+        }
         loop {
             let from_queue = !self.queued.is_empty() && !self.cursor.is_inside_a_frame();
             let bytes = if from_queue {
@@ -170,17 +189,14 @@ impl<T> Connection<T> {
             } else {
                 self.cursor.rest_of_frame(tape)
             };
-            let written = match self.stream.write(bytes) {
+            let result = match &mut self.tls {
+                Some(tls) => tls.write(bytes),
+                None => self.stream.write(bytes),
+            };
+            let written = match result {
+                // Before the end of the handshake TLS keeps only so much.
+                Ok(0) => return Ok(()),
                 Ok(written) => written,
-                // Not connected: the upgrade request waits for the connection.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
-                    ) =>
-                {
-                    return Ok(());
-                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
@@ -192,10 +208,25 @@ impl<T> Connection<T> {
             } else {
                 self.queued = Vec::new();
             }
-            if is_short {
-                return Ok(()); // The socket is full; its readiness will come as an event.
+            match &mut self.tls {
+                // What it has taken is as good as written. It takes more once this is sent.
+                Some(tls) => tls.flush(&mut self.stream)?,
+                // The socket is full; its readiness will come as an event.
+                None if is_short => return Ok(()),
+                None => {}
             }
         }
+    }
+
+    /// Whether what was received is encrypted. Then what it says is appended to `plaintext`.
+    pub(super) fn decrypt(
+        &mut self,
+        received: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<bool, Failure> {
+        let Some(tls) = &mut self.tls else { return Ok(false) };
+        tls.receive(received, plaintext)?;
+        Ok(true)
     }
 
     /// Takes what was received at `now`, and passes the messages to the listener.

@@ -25,6 +25,9 @@ pub enum Failure {
         "the server declined permessage-deflate: turn its compression on, or leave out --deflate"
     )]
     NoDeflate,
+    #[cfg(feature = "tls")]
+    #[error("TLS failed: {0}")]
+    Tls(String),
     #[error("no answer to the upgrade within {0} s")]
     HandshakeTimeout(u64),
     #[error("protocol error of the server: {0}")]

@@ -10,13 +10,16 @@ mod failure;
 mod handshake;
 mod tape;
 mod target;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 
 pub use connection::{Connection, End};
 pub use deflate::{IS_BUILT_IN as DEFLATE_IS_BUILT_IN, Packer};
 pub use failure::Failure;
 pub use handshake::Upgrade;
 pub use tape::{KEY, Shape, Tape};
-pub use target::{Target, TargetError, Url};
+pub use target::{Target, TargetError, Trust, Url};
+pub use tls::{IS_BUILT_IN as TLS_IS_BUILT_IN, Tls};
 
 use crate::clock::{self, Nanos, SECOND};
 use connection::Terms;
@@ -67,6 +70,8 @@ pub struct Fleet<T> {
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
+    /// What was decrypted of that.
+    plaintext: Vec<u8>,
     connections: Slab<Connection<T>>,
     /// Those to which something was given outside of their own turn.
     dirty: Vec<usize>,
@@ -91,6 +96,7 @@ impl<T> Fleet<T> {
             poll: Poll::new()?,
             events: Events::with_capacity(Self::EVENTS),
             buffer: vec![0; RECEIVE_BUFFER],
+            plaintext: Vec::new(),
             connections: Slab::new(),
             dirty: Vec::new(),
             upgraded: 0,
@@ -122,7 +128,8 @@ impl<T> Fleet<T> {
             Token(token),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        entry.insert(Connection::new(stream, token, &self.target, &self.upgrade, data, now));
+        let connection = Connection::new(stream, token, &self.target, &self.upgrade, data, now)?;
+        entry.insert(connection);
         Ok(token)
     }
 
@@ -237,7 +244,16 @@ impl<T> Fleet<T> {
                 Err(e) => return self.end(token, e.into(), listener),
             };
             let was_open = connection.is_open();
-            let input = &mut self.buffer[..received];
+            self.plaintext.clear();
+            let input = match connection.decrypt(&self.buffer[..received], &mut self.plaintext) {
+                Ok(true) => &mut self.plaintext[..],
+                Ok(false) => &mut self.buffer[..received],
+                Err(failure) => {
+                    // The server learns why, if the socket takes it.
+                    let _ = connection.flush(&self.tape);
+                    return self.end(token, failure.into(), listener);
+                }
+            };
             let terms = Terms {
                 upgrade: &self.upgrade,
                 path: &self.target.url.path,

@@ -1,8 +1,9 @@
-//! Where to: the parts of a `ws://` URL, and the address behind it.
+//! Where to: the parts of a `ws://` or `wss://` URL, and the address behind it.
 
-use super::Failure;
+use super::{Failure, Tls};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the first connection, which only asks whether the port is open, may take.
@@ -10,10 +11,18 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    #[error("{0:?} is no WebSocket URL: write ws://host:port/path")]
+    #[error("{0:?} is no WebSocket URL: write ws://host:port/path or wss://…")]
     Scheme(String),
-    #[error("{0:?}: wss:// (TLS) is not supported: load the server behind the proxy")]
+    #[cfg(feature = "tls")]
+    #[error("TLS cannot be used: {0}")]
     Tls(String),
+    #[cfg(feature = "tls")]
+    #[error(
+        "wss:// needs --ca FILE, with the root that vouches for the server (PEM; for a public \
+         server the system's, such as /etc/ssl/certs/ca-certificates.crt), or --insecure, which \
+         accepts any certificate"
+    )]
+    TrustsNothing,
     #[error("{0:?} is no valid URL: {1}")]
     Invalid(String, &'static str),
     #[error("cannot resolve {0:?}: {1}")]
@@ -27,9 +36,20 @@ pub enum TargetError {
     Unreachable(#[from] Failure),
 }
 
+/// Which certificates of a server are accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    #[default]
+    Nothing,
+    /// Those that a root in this file vouches for.
+    Roots(PathBuf),
+    Anything,
+}
+
 /// A WebSocket URL (RFC 6455 §3), taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    pub is_tls: bool,
     pub host: String,
     pub port: u16,
     /// Path and query, beginning with a slash.
@@ -39,11 +59,9 @@ pub struct Url {
 impl Url {
     pub fn parse(text: &str) -> Result<Url, TargetError> {
         let invalid = |why| TargetError::Invalid(text.to_owned(), why);
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("wss") => {
-                return Err(TargetError::Tls(text.to_owned()));
-            }
+        let (is_tls, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => (true, rest),
             _ => return Err(TargetError::Scheme(text.to_owned())),
         };
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -69,6 +87,7 @@ impl Url {
             Some(port) => {
                 port.parse().map_err(|_| invalid("the port is not a number up to 65535"))?
             }
+            None if port.is_empty() && is_tls => 443,
             None if port.is_empty() => 80,
             None => return Err(invalid("what follows the ] is no port")),
         };
@@ -76,7 +95,7 @@ impl Url {
             return Err(invalid("the host is missing"));
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
-        Ok(Url { host: host.to_owned(), port, path: format!("{slash}{path}") })
+        Ok(Url { is_tls, host: host.to_owned(), port, path: format!("{slash}{path}") })
     }
 
     /// The value of the Host header.
@@ -91,7 +110,8 @@ impl Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ws://{}{}", self.authority(), self.path)
+        let scheme = if self.is_tls { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)
     }
 }
 
@@ -100,11 +120,19 @@ impl fmt::Display for Url {
 pub struct Target {
     pub url: Url,
     pub address: SocketAddr,
+    pub tls: Option<Tls>,
 }
 
 impl Target {
-    /// Resolves the host, and takes the first of its addresses with an open port.
-    pub fn find(url: Url, allow_remote: bool) -> Result<Target, TargetError> {
+    /// Resolves the host, and takes the first of its addresses with an open port. `resume`:
+    /// connections continue the TLS sessions of earlier ones.
+    pub fn find(
+        url: Url,
+        allow_remote: bool,
+        trust: &Trust,
+        resume: bool,
+    ) -> Result<Target, TargetError> {
+        let tls = url.is_tls.then(|| Tls::new(&url.host, trust, resume)).transpose()?;
         let resolve = |e: std::io::Error| TargetError::Resolve(url.host.clone(), e.to_string());
         let addresses = (url.host.as_str(), url.port).to_socket_addrs().map_err(resolve)?;
         let mut last = TargetError::Resolve(url.host.clone(), "the name has no address".to_owned());
@@ -113,7 +141,7 @@ impl Target {
                 return Err(TargetError::Remote(address));
             }
             match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
-                Ok(_) => return Ok(Target { url, address }),
+                Ok(_) => return Ok(Target { url, address, tls }),
                 Err(error) => last = Failure::of_connect(&error, address).into(),
             }
         }
@@ -133,9 +161,12 @@ mod tests {
             ("ws://[::1]:3/a", "[::1]:3", "/a"),
             ("ws://[::1]", "[::1]:80", "/"),
             ("ws://host?q", "host:80", "/?q"),
+            ("wss://host", "host:443", "/"),
+            ("wss://host:3443/a", "host:3443", "/a"),
         ] {
             let url = Url::parse(text).unwrap();
             assert_eq!((url.authority().as_str(), url.path.as_str()), (authority, path), "{text}");
+            assert_eq!(url.is_tls, text.starts_with("wss:"));
         }
     }
 
@@ -156,13 +187,15 @@ mod tests {
         for text in ["ws://a/#b", "ws://u:p@a/", "ws://a/ b", "ws://[::1]80/"] {
             assert!(matches!(Url::parse(text), Err(TargetError::Invalid(..))), "{text}");
         }
-        assert!(matches!(Url::parse("wss://a"), Err(TargetError::Tls(_))));
     }
 
     #[test]
     fn only_loopback_is_loaded_unasked() {
         // TEST-NET-1. It is refused before anything is sent to it.
         let url = Url::parse("ws://192.0.2.1:1/").unwrap();
-        assert!(matches!(Target::find(url, false), Err(TargetError::Remote(_))));
+        assert!(matches!(
+            Target::find(url, false, &Trust::Nothing, false),
+            Err(TargetError::Remote(_))
+        ));
     }
 }

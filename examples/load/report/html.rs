@@ -128,6 +128,8 @@ fn write_figures(series: usize, measured: &Measured, unit: &str, body: &mut Stri
         "server_resident_bytes",
         "broadcasts",
         "bytes_saved",
+        "tls_full_handshakes",
+        "tls_resumed_handshakes",
         "tool_busy",
     ];
     let facts = measured.facts.iter().filter(|fact| shown.contains(&fact.key));
