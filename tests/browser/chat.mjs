@@ -1,18 +1,30 @@
 // The checks of tests/browser/run, which prepares what is in the environment here.
 
 import { spawn } from "node:child_process";
+import { X509Certificate, createHash } from "node:crypto";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import readline from "node:readline";
 import { chromium } from "playwright-core";
 import WebSocket from "ws";
 import { check, assert, isInSight, look, result, show, views, DESKTOP } from "./views.mjs";
 import { reports } from "./report.mjs";
 
-const { EXAMPLES, CHROMIUM, PYTHON, PROFILE, LIMIT } = process.env;
+const { CERTIFICATES, EXAMPLES, CHROMIUM, PYTHON, PROFILE, LIMIT } = process.env;
 const PATIENCE = 15_000; // ms for one condition
+// A certificate and its key, by the authority of the tests.
+const pair = (name) => [`${CERTIFICATES}/${name}.pem`, `${CERTIFICATES}/${name}.key`];
+/** The hash of a public key, by which Chromium is told to accept its certificate, and no other. */
+function keyHash(name) {
+  const { publicKey } = new X509Certificate(readFileSync(pair(name)[0]));
+  const key = publicKey.export({ type: "spki", format: "der" });
+  return createHash("sha256").update(key).digest("base64");
+}
+const ACCEPTED = ["localhost", "renewed"];
 const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+  `--ignore-certificate-errors-spki-list=${ACCEPTED.map(keyHash)}`,
 ];
 // Names that neither a page nor a URL may take for its own language.
 const NODE = "<b>Nód</b> & 🦀/?#%", PYTHON_NAME = "Пи́тон";
@@ -27,11 +39,14 @@ function start(program, ...args) {
   return child;
 }
 
-/** A server on this address, port 0 for any; resolves when it listens. */
-async function serve(at) {
-  const server = start(`${EXAMPLES}/chat`, at);
-  const [line] = await once(readline.createInterface({ input: server.stdout }), "line");
+/** A server on this address, port 0 for any; resolves when it listens. With TLS, it has files. */
+async function serve(at, ...files) {
+  const server = start(`${EXAMPLES}/chat`, at, ...(files.length ? ["--tls", ...files] : []));
+  server.lines = readline.createInterface({ input: server.stdout });
+  const [line] = await once(server.lines, "line");
   server.address = line.replace(/^listening on /, "");
+  const port = server.address.replace(/.*:/, "");
+  server.base = files.length ? `https://localhost:${port}` : `http://${server.address}`;
   return server;
 }
 
@@ -74,8 +89,8 @@ class Inbox {
 
 const path = (name) => `/ws/${encodeURIComponent(name)}`;
 
-async function nodeClient(address, name = NODE) {
-  const socket = new WebSocket(`ws://${address}${path(name)}`);
+async function nodeClient(base, name = NODE, options = {}) {
+  const socket = new WebSocket(`${base.replace("http", "ws")}${path(name)}`, options);
   const inbox = new Inbox();
   socket.on("message", (data, isBinary) => inbox.put(isBinary ? data : data.toString()));
   await once(socket, "open");
@@ -86,9 +101,9 @@ async function nodeClient(address, name = NODE) {
   return { inbox, send: (text) => socket.send(text), leave };
 }
 
-function pythonClient(address) {
+function pythonClient(base) {
   const program = new URL("client.py", import.meta.url).pathname;
-  const child = start(PYTHON, program, `ws://${address}${path(PYTHON_NAME)}`);
+  const child = start(PYTHON, program, `${base.replace("http", "ws")}${path(PYTHON_NAME)}`);
   const inbox = new Inbox();
   const lines = readline.createInterface({ input: child.stdout });
   lines.on("line", (line) => inbox.put(JSON.parse(line)));
@@ -100,7 +115,7 @@ function pythonClient(address) {
 }
 
 /** A tab of a person in the room. */
-async function tab(context, address, name) {
+async function tab(context, base, name) {
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   page.complaints = [];
@@ -110,7 +125,7 @@ async function tab(context, address, name) {
     const isExpected = message.text().startsWith("WebSocket connection to");
     if (message.type() === "error" && !isExpected) page.complaints.push(message.text());
   });
-  await page.goto(`http://${address}/`);
+  await page.goto(`${base}/`);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Join" }).click();
   await connected(page, name);
@@ -149,12 +164,12 @@ const atTheEnd = (page) => page.waitForFunction(() => {
 });
 
 /** How a full room looks on a phone and on a desktop, light and dark. */
-async function looks(context, address, ann) {
+async function looks(context, base, ann) {
   const NAME = "Maximiliane-Theodora", LONG = "N".repeat(100), CUT = `${"N".repeat(MAX_NAME - 1)}…`;
-  const page = await tab(context, address, NAME);
+  const page = await tab(context, base, NAME);
   const guests = [];
   for (let guest = 10; guest < 22; guest++) {
-    guests.push(await nodeClient(address, `Guest ${guest}`));
+    guests.push(await nodeClient(base, `Guest ${guest}`));
   }
   const [first] = guests;
   await first.inbox.expect(welcome("Guest 10"));
@@ -165,7 +180,7 @@ async function looks(context, address, ann) {
     assert(`${limits}` === `${[MAX_NAME, MAX_WORDS]}`, `they are ${limits}`);
   });
   await check("a name that is too long is cut, and its owner learns that", async () => {
-    const owner = await nodeClient(address, LONG);
+    const owner = await nodeClient(base, LONG);
     guests.push(owner);
     await owner.inbox.expect(welcome(CUT));
     await owner.inbox.expect(`Your name was too long, it is now: ${CUT} (${MAX_NAME} characters)`);
@@ -231,9 +246,9 @@ async function looks(context, address, ann) {
 async function talk(context) {
   const server = await serve("127.0.0.1:0");
   const [ann, bob, carla] = [
-    await tab(context, server.address, "Ann"),
-    await tab(context, server.address, "Bob"),
-    await tab(context, server.address, "Carla"),
+    await tab(context, server.base, "Ann"),
+    await tab(context, server.base, "Bob"),
+    await tab(context, server.base, "Carla"),
   ];
   await here(ann, 3);
   await write(bob, "", "Is the demo at three still on?");
@@ -263,19 +278,19 @@ const anyUuid = (name) =>
 
 async function checks(context) {
   let server = await serve("127.0.0.1:0");
-  const { address } = server;
+  const { address, base } = server;
 
-  const ann = await tab(context, address, "Ann");
+  const ann = await tab(context, base, "Ann");
   await ann.setViewportSize(DESKTOP);
-  const node = await nodeClient(address);
+  const node = await nodeClient(base);
   await check("Node is welcomed as in the Go example", () => node.inbox.expect(welcome(NODE)));
-  const python = pythonClient(address);
+  const python = pythonClient(base);
   let uuid;
   await check("Python is welcomed as in the Go example", async () => {
     [, uuid] = await python.inbox.expect(welcome(PYTHON_NAME));
   });
   await check("Node learns that Python came", () => node.inbox.expect(newcomer(PYTHON_NAME, uuid)));
-  const bob = await tab(context, address, "Bob");
+  const bob = await tab(context, base, "Bob");
   await check("Node and Python learn that the second tab came", async () => {
     await node.inbox.expect(anyUuid("Bob"));
     await python.inbox.expect(anyUuid("Bob"));
@@ -344,7 +359,7 @@ async function checks(context) {
     assert(!node.inbox.length && !python.inbox.length, "there is more");
   });
   await check("a name that is used elsewhere is lost to that tab, which says so", async () => {
-    const other = await tab(context, address, "Bob");
+    const other = await tab(context, base, "Bob");
     await bob.getByRole("status").getByText("Somebody else uses your name now").waitFor();
     await bob.getByRole("button", { name: "Join" }).click();
     await connected(bob, "Bob");
@@ -352,7 +367,7 @@ async function checks(context) {
     await other.close();
   });
 
-  await looks(context, address, ann);
+  await looks(context, base, ann);
   await here(ann, 2);
   await here(bob, 2);
 
@@ -397,6 +412,74 @@ async function checks(context) {
   await stop(server);
 }
 
+/** The same chat over TLS. */
+async function secure(context) {
+  let server = await serve("127.0.0.1:0", ...pair("localhost"));
+  const { address, base } = server;
+  const ca = readFileSync(`${CERTIFICATES}/root.pem`);
+
+  const ann = await tab(context, base, "Ann"), bob = await tab(context, base, "Bob");
+  await check("https: the page is a secure one, and came by HTTP/1.1", async () => {
+    const [isSecure, protocol] = await ann.evaluate(() =>
+      [isSecureContext, performance.getEntriesByType("navigation")[0].nextHopProtocol]);
+    assert(isSecure && protocol === "http/1.1", `${isSecure}, ${protocol}`);
+  });
+  await check("https: its WebSocket is a wss: one", async () => {
+    const opened = bob.waitForEvent("websocket");
+    await bob.reload();
+    await bob.getByRole("button", { name: "Join" }).click();
+    const url = (await opened).url();
+    assert(url === `${base.replace("https", "wss")}${path("Bob")}`, url);
+    await connected(bob, "Bob");
+  });
+  await check("wss: tab → tab", async () => {
+    await write(ann, "Bob", "from tab to tab");
+    await shown(bob, "Ann", "from tab to tab", true);
+  });
+  const node = await nodeClient(base, NODE, { ca });
+  await check("wss: Node trusts the authority, and is welcomed", () =>
+    node.inbox.expect(welcome(NODE)));
+  await check("wss: tab → Node, and Node → tab", async () => {
+    await write(ann, NODE, "from tab to Node");
+    await node.inbox.expect(message("Ann", NODE, "from tab to Node"));
+    const long = "🦀 ".repeat(MAX_WORDS / 2);
+    node.send(message(NODE, "Ann", long));
+    await shown(ann, NODE, long.slice(0, 100), true);
+    assert(!node.inbox.length, "it was cut");
+  });
+  await check("wss: Node without the authority does not connect", async () => {
+    const stranger = new WebSocket(`${base.replace("https", "wss")}${path("stranger")}`);
+    const [error] = await once(stranger, "error");
+    assert(error.code === "UNABLE_TO_VERIFY_LEAF_SIGNATURE", error.code);
+  });
+  await node.leave();
+
+  await check("wss: tabs come back to a server with another certificate", async () => {
+    await stop(server);
+    for (const page of [ann, bob]) {
+      await page.getByRole("status").getByText("Connection lost.").waitFor();
+    }
+    server = await serve(address, ...pair("renewed"));
+    await connected(ann, "Ann");
+    await connected(bob, "Bob");
+    await write(bob, "Ann", "here again");
+    await shown(ann, "Bob", "here again", true);
+  });
+  await check("https: no script failed and the policy stopped nothing", async () => {
+    const complaints = [...ann.complaints, ...bob.complaints];
+    assert(!complaints.length, complaints.join("\n"));
+  });
+  await stop(server);
+
+  await check("https: a certificate that was not accepted is refused", async () => {
+    server = await serve("127.0.0.1:0", ...pair("rsa"));
+    const error = await bob.goto(`${server.base}/`).catch((error) => error);
+    assert(String(error).includes("ERR_CERT_AUTHORITY_INVALID"), String(error));
+    await stop(server);
+  });
+  for (const page of [ann, bob]) await page.close();
+}
+
 const overall = setTimeout(() => {
   console.log(`FAILED  not done after ${LIMIT} s`);
   report(1);
@@ -415,6 +498,7 @@ try {
   context = await chromium.launchPersistentContext(PROFILE, options);
   await checks(context);
   await talk(context);
+  await secure(context);
   await reports(context);
   await context.close();
 } catch (error) {
