@@ -255,7 +255,9 @@ fn failure(error: &Error) -> TlsFailure {
         Error::PeerIncompatible(reason) => match reason {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
-            | PeerIncompatible::SupportedVersionsExtensionRequired => TlsFailure::Version,
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            // Older versions have no such extension (RFC 5246 §7.4.1.4.1). It is looked for first.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired => TlsFailure::Version,
             _ => TlsFailure::NothingInCommon(format!("{reason:?}")),
         },
         Error::NoApplicationProtocol => TlsFailure::Alpn,
@@ -287,3 +289,31 @@ fn alert_name(alert: AlertDescription) -> String {
 
 type EncodeTlsData<'c> = unbuffered::EncodeTlsData<'c, ServerConnectionData>;
 type WriteTraffic<'c> = unbuffered::WriteTraffic<'c, ServerConnectionData>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::tls::Tls;
+
+    /// A session that has received a hello of this version, without extensions.
+    fn hello(version: [u8; 2]) -> Result<(), TlsFailure> {
+        let file = |name| format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+        let tls = Tls::pem(&file("localhost.pem"), &file("localhost.key")).unwrap();
+        let random = [7; 32];
+        // No session id; TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384; no compression.
+        let rest = [0, 0, 2, 0xc0, 0x2c, 1, 0];
+        let body = [&version[..], &random, &rest].concat();
+        let len = body.len() as u8;
+        let mut record = [&[22, 3, 1, 0, len + 4, 1, 0, 0, len][..], &body].concat();
+        let mut plaintext = vec![0; record.len()];
+        let mut session = Session::new(tls.config()).unwrap();
+        let (_, result) = session.receive(&mut record, &mut plaintext, &mut Records::default());
+        result
+    }
+
+    #[test]
+    fn a_client_of_an_older_version_fails_because_of_that() {
+        assert_eq!(hello([3, 1]), Err(TlsFailure::Version), "TLS 1.0");
+        assert_eq!(hello([3, 2]), Err(TlsFailure::Version), "TLS 1.1");
+    }
+}
