@@ -509,3 +509,37 @@ fn the_metrics_are_those_of_the_server() {
     assert!(page.contains("ikisocket_turn_duration_seconds_count "), "{page}");
     metrics.interrupt([client]);
 }
+
+/// A run that ends by itself: whether it ended well, and what it printed.
+fn finished(name: &str, arguments: &[&str]) -> (bool, String) {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
+}
+
+#[test]
+fn the_help_of_the_chat_says_how_to_make_a_certificate() {
+    let (ended_well, help) = finished("chat", &["--help"]);
+    assert!(ended_well && help.contains("--tls CERT KEY") && help.contains("openssl req -x509"));
+    assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+}
+
+#[cfg(not(feature = "_tls"))]
+#[test]
+fn without_the_feature_tls_is_refused_with_the_way_to_get_it() {
+    for name in ["chat", "echo"] {
+        let (ended_well, error) = finished(name, &["127.0.0.1:0", "--tls", "a.pem", "a.key"]);
+        assert!(!ended_well && error.contains("--features tls"), "{error}");
+    }
+}
+
+#[cfg(feature = "_tls")]
+#[test]
+fn a_certificate_that_cannot_be_used_is_named() {
+    for name in ["chat", "echo"] {
+        let (ended_well, error) = finished(name, &["127.0.0.1:0", "--tls", "/no/a.pem", "a.key"]);
+        assert!(!ended_well && error.contains("/no/a.pem"), "{error}");
+    }
+}
