@@ -179,7 +179,7 @@ pub enum Error {
     /// Reading from or writing to the socket failed.
     #[error("socket: {0}")]
     Io(#[source] IoError),
-    /// The TLS session failed, or ended without its own end.
+    /// The TLS session failed, or ended without close_notify. It needs the feature `tls`.
     #[cfg(feature = "_tls")]
     #[error("TLS: {0}")]
     Tls(#[source] TlsFailure),
@@ -239,46 +239,84 @@ impl Error {
     }
 }
 
-/// The reason why a TLS session failed. The peer has got the alert that belongs to it, if one does.
+/// The reason why a TLS session failed: in [`Error::Tls`], and counted by cause in
+/// [`TlsFailures`](crate::TlsFailures).
+///
+/// Where TLS has an alert for it (RFC 8446 §6.2), the peer is sent that alert. A failure before the
+/// WebSocket is open fires no event, so listeners see only [`Alert`](Self::Alert),
+/// [`Truncated`](Self::Truncated) and [`Other`](Self::Other).
+///
+/// The texts in the variants are for logs, and may change in any release.
+///
+/// ```
+/// use ikisocket::{Error, Event, Server, TlsFailure};
+///
+/// let mut server = Server::builder().build(())?;
+/// server.on(Event::Disconnect, |_, ep| {
+///     if let Some(Error::Tls(TlsFailure::Truncated)) = ep.error {
+///         println!("the last messages of {} may be missing", ep.socket_uuid);
+///     }
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg(feature = "_tls")]
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TlsFailure {
-    /// A plain HTTP request came to a port that speaks TLS. It got a readable 400.
+    /// A plain HTTP request came to a port that speaks TLS. It got a readable 400, not encrypted.
     #[error("a plain HTTP request came to a port that speaks TLS")]
     PlainHttp,
-    /// The peer's first byte begins no TLS handshake.
+    /// The peer's first byte begins no TLS handshake. Nothing was sent.
     #[error("the peer does not speak TLS")]
     NotTls,
-    /// The client speaks neither TLS 1.2 nor 1.3.
+    /// The client speaks neither TLS 1.2 nor 1.3. Alert: `protocol_version`.
     #[error("the client speaks neither TLS 1.2 nor 1.3")]
     Version,
-    /// The client and the server have no cipher suite, key exchange or signature in common.
+    /// The client and the server have no cipher suite, key exchange or signature in common. Alert:
+    /// most often `handshake_failure`.
     #[error("nothing in common with the client: {0}")]
     NothingInCommon(String),
-    /// The client offered protocols (ALPN), and `http/1.1` is not among them.
+    /// The client offered protocols (ALPN), and `http/1.1` is not among them. Alert:
+    /// `no_application_protocol` (RFC 7301 §3.2).
     #[error("the client offered protocols (ALPN) without http/1.1")]
     Alpn,
-    /// A client certificate is required, and the client has shown none.
+    /// A client certificate is [required](crate::ClientCertificates::Required), and the client has
+    /// shown none. Alert: `certificate_required`.
     #[error("the client has shown no certificate")]
     CertificateMissing,
-    /// The client's certificate was not accepted.
+    /// The client's certificate was not accepted, and why:
+    /// [`Tls::client_certificates`](crate::Tls::client_certificates) has the checks. The alert says
+    /// the same, such as `unknown_ca` or `certificate_expired`.
     #[error("the client's certificate was not accepted: {0}")]
     Certificate(String),
-    /// The peer sent this alert (RFC 8446 §6.2). For instance, `unknown_ca` means that it does not
-    /// know the root of the server's certificate.
+    /// The peer sent this alert, by its name in RFC 8446 §6.2. In a handshake it most often means
+    /// that the peer does not accept the server's certificate: `unknown_ca` (it does not know the
+    /// root, or a certificate is missing in the chain), `certificate_unknown`, `bad_certificate`,
+    /// `certificate_expired`.
     #[error("the peer sent the alert {0}")]
     Alert(String),
-    /// The peer ended the TCP connection without close_notify and without a close frame: what it
-    /// had sent last may be missing.
+    /// The peer ended the TCP connection without close_notify (RFC 8446 §6.1) and without a close
+    /// frame: what it had sent last may be missing. An attacker on the way may have cut it off; far
+    /// more often a program was killed. Messages that came before it are whole. Over TLS this is
+    /// what [`Error::Lost`] is without.
     #[error("the peer ended the connection without close_notify")]
     Truncated,
-    /// The peer broke the protocol, or something else went wrong.
+    /// The peer broke the protocol, or something else went wrong. Most such peers get the alert
+    /// `decode_error`, `illegal_parameter`, `unexpected_message` or `bad_record_mac`.
     #[error("{0}")]
     Other(String),
 }
 
-/// The reason why TLS settings were not made or changed.
+/// The reason why TLS settings were not made or changed: the error of the methods of
+/// [`Tls`](crate::Tls). Its text names the file, and says what to do. No text has a part of a
+/// private key in it.
+///
+/// ```
+/// use ikisocket::Tls;
+///
+/// let error = Tls::pem("missing.pem", "missing.key").unwrap_err();
+/// assert!(error.to_string().starts_with("cannot read missing.pem: "));
+/// ```
 #[cfg(feature = "_tls")]
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -303,10 +341,11 @@ pub enum TlsError {
     NoKey {
         /// The file, or the length of the text.
         from: String,
-        /// Whether there is one that is encrypted.
+        /// Whether there is one that is encrypted. The library asks for no password.
         encrypted: bool,
     },
-    /// A file or text is not valid.
+    /// A file or text is not valid PEM, or what is in it cannot be used as a certificate or as a
+    /// private key.
     #[error("{from} cannot be used: {reason}")]
     Pem {
         /// The file, or the length of the text.
@@ -314,7 +353,8 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The private key does not belong to the certificate.
+    /// The private key does not belong to the certificate. Perhaps one file is new and the other is
+    /// not yet: try again when both are.
     #[error("the key of {key} does not belong to the first certificate of {chain}")]
     Mismatch {
         /// The file of the certificate, or the length of the text.
@@ -322,7 +362,7 @@ pub enum TlsError {
         /// The file of the key, or the length of the text.
         key: String,
     },
-    /// The name cannot have this certificate.
+    /// The name is not a DNS name, or the certificate is not valid for it.
     #[error("`{name}`: {reason}")]
     Name {
         /// The name, in lower case.
@@ -330,7 +370,8 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// This processor cannot run the crypto provider. Another one is a matter of Cargo features.
+    /// This processor cannot run the crypto provider of the feature `tls-graviola`. The [chapter on
+    /// TLS](crate::manual::tls#crypto-providers) says which features it needs, and has the others.
     #[error(
         "this processor cannot run the crypto provider {provider}: use the feature `tls` instead"
     )]

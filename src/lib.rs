@@ -32,8 +32,9 @@
 //! ```
 //!
 //! `kws` is one connection, a [`Socket`]. `ep` is an [`EventPayload`]: the connection (`ep.kws`),
-//! the message (`ep.data`), and the event's other fields. Three cargo features add something, and
-//! none is on by default: `deflate` (compression), `listenfd` (sockets from systemd) and `testing`.
+//! the message (`ep.data`), and the event's other fields. Four cargo features add something, and
+//! none is on by default: `tls` (`wss://`; also `tls-ring` and `tls-graviola`), `deflate`
+//! (compression), `listenfd` (sockets from systemd) and `testing`.
 //!
 //! # The model
 //!
@@ -110,9 +111,8 @@
 //! peer has read it. A listener that runs for a long time delays all connections. Freed memory goes
 //! to the allocator, which decides what of it goes back to the operating system, and when.
 //!
-//! There is no TLS: put a reverse proxy in front ([nginx or haproxy](manual::cookbook::proxies)).
-//! There is no POST and no HTTP beyond small GET pages, no client, no Redis, and one loop for each
-//! server.
+//! There is no POST and no HTTP beyond small GET pages, no HTTP/2, no client, no Redis, and one
+//! loop for each server.
 //!
 //! # The manual
 //!
@@ -125,6 +125,7 @@
 //! | [Requests, filters, pages](manual::requests) | routes, logins, health checks, refusals |
 //! | [Time, threads, sources](manual::time_and_threads) | timers, other threads, foreign loops, busy polling |
 //! | [Compression](manual::compression) | permessage-deflate, and clients with faults |
+//! | [TLS](manual::tls) | certificates, clients' certificates, crypto providers, failures |
 //! | [Close codes](manual::close_codes) | which code to send, what a code means |
 //! | [Closing and its rates](manual::closing) | how long a close takes |
 //! | [Limits and memory](manual::limits) | every limit with its default |
@@ -132,7 +133,7 @@
 //! | [Testing](manual::testing) | your server in memory, with a clock that you move |
 //! | [Restarting without downtime](manual::restarting) | listening sockets, handover |
 //! | [From Go](manual::from_go) | the functions of Go's package, and what replaces them |
-//! | [The cookbook](manual::cookbook) | tested functions and programs: JSON, login, rooms, rate limit, nginx, systemd |
+//! | [The cookbook](manual::cookbook) | tested functions and programs: JSON, login, rooms, certbot, nginx, systemd |
 //!
 //! # Other crates, and the parts without I/O
 //!

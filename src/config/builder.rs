@@ -373,7 +373,7 @@ impl Builder {
     /// 256 KiB. Range: 1 KiB to 1 GiB.
     ///
     /// A message that arrives in one read is handled without being copied. The part of the buffer
-    /// that is never used costs no memory.
+    /// that is never used costs no memory. A server that speaks TLS has at least 36 KiB.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
@@ -394,9 +394,24 @@ impl Builder {
     }
 
     /// The most time that TLS handshakes take in one turn. Default: 2 ms, about 20 handshakes with
-    /// a P-256 key. The others continue in the next turn. Open connections come before them in each
-    /// turn, so a storm of handshakes delays their messages by this time. At least one handshake
-    /// continues in each turn. It needs the feature `tls`.
+    /// a P-256 key, or 6 with RSA-2048. Any value may be set. It needs the feature `tls`.
+    ///
+    /// The other handshakes continue in the next turn, in their order. Open connections come before
+    /// them in each turn, so a storm of handshakes delays messages by this time, and by the one
+    /// handshake that is under way when it is over. At least one continues in each turn, also at
+    /// zero. Handshakes that wait longer than
+    /// [`handshake_timeout`](Self::handshake_timeout) are given up.
+    ///
+    /// With a larger value more clients connect in a second while messages come too; with a smaller
+    /// one messages come more evenly.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ikisocket::Server;
+    ///
+    /// let server = Server::builder().handshake_time(Duration::from_micros(500)).build(())?;
+    /// # Ok::<(), ikisocket::BuildError>(())
+    /// ```
     #[cfg(feature = "_tls")]
     pub fn handshake_time(mut self, most: Duration) -> Self {
         self.handshake_time = most;

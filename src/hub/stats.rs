@@ -90,7 +90,7 @@ pub struct Stats {
     pub turns: u64,
     /// The durations of turns, if [`Builder::measure_turns`](crate::Builder::measure_turns) is on.
     pub turn_durations: Option<TurnDurations>,
-    /// TLS handshakes, by their result.
+    /// TLS handshakes, by their result. It needs the feature `tls`.
     #[cfg(feature = "_tls")]
     pub tls: TlsStats,
 }

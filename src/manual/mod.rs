@@ -32,6 +32,50 @@ pub mod time_and_threads {}
 #[cfg_attr(not(feature = "deflate"), doc = "[`Deflate`]: crate::manual::compression")]
 pub mod compression {}
 
+#[doc = include_str!("tls.md")]
+#[doc = ""]
+#[cfg_attr(
+    feature = "_tls",
+    doc = "[`Tls`]: crate::Tls
+[`Tls::pem`]: crate::Tls::pem
+[`Tls::name`]: crate::Tls::name
+[`Tls::replace`]: crate::Tls::replace
+[`Tls::client_certificates`]: crate::Tls::client_certificates
+[`Tls::key_log`]: crate::Tls::key_log
+[`Pem`]: crate::Pem
+[`TlsInfo`]: crate::TlsInfo
+[`TlsFailure`]: crate::TlsFailure
+[`Error::Tls`]: crate::Error::Tls
+[`Stats::tls`]: crate::Stats::tls
+[`Incoming::tls`]: crate::Incoming::tls
+[`Socket::tls`]: crate::Socket::tls
+[`Server::listen_tls`]: crate::Server::listen_tls
+[`Server::listen_on_tls`]: crate::Server::listen_on_tls
+[`Builder::handshake_time`]: crate::Builder::handshake_time
+"
+)]
+#[cfg_attr(
+    not(feature = "_tls"),
+    doc = "[`Tls`]: crate::manual::tls
+[`Tls::pem`]: crate::manual::tls
+[`Tls::name`]: crate::manual::tls
+[`Tls::replace`]: crate::manual::tls
+[`Tls::client_certificates`]: crate::manual::tls
+[`Tls::key_log`]: crate::manual::tls
+[`Pem`]: crate::manual::tls
+[`TlsInfo`]: crate::manual::tls
+[`TlsFailure`]: crate::manual::tls
+[`Error::Tls`]: crate::manual::tls
+[`Stats::tls`]: crate::manual::tls
+[`Incoming::tls`]: crate::manual::tls
+[`Socket::tls`]: crate::manual::tls
+[`Server::listen_tls`]: crate::manual::tls
+[`Server::listen_on_tls`]: crate::manual::tls
+[`Builder::handshake_time`]: crate::manual::tls
+"
+)]
+pub mod tls {}
+
 #[doc = include_str!("close_codes.md")]
 pub mod close_codes {}
 
@@ -124,6 +168,31 @@ pub mod cookbook {
 
     #[doc = include_str!("cookbook/proxies.md")]
     pub mod proxies {}
+
+    #[doc = include_str!("cookbook/certbot.md")]
+    #[doc = ""]
+    #[cfg_attr(
+        feature = "_tls",
+        doc = "[`Tls::replace`]: crate::Tls::replace
+[`Tls::name`]: crate::Tls::name
+"
+    )]
+    #[cfg_attr(
+        not(feature = "_tls"),
+        doc = "[`Tls::replace`]: crate::manual::tls
+[`Tls::name`]: crate::manual::tls
+"
+    )]
+    pub mod certbot {}
+
+    #[doc = include_str!("cookbook/client_certificates.md")]
+    #[doc = ""]
+    #[cfg_attr(
+        feature = "_tls",
+        doc = "[`Tls::client_certificates`]: crate::Tls::client_certificates"
+    )]
+    #[cfg_attr(not(feature = "_tls"), doc = "[`Tls::client_certificates`]: crate::manual::tls")]
+    pub mod client_certificates {}
 
     #[doc = include_str!("cookbook/systemd.md")]
     pub mod systemd {}

@@ -205,25 +205,39 @@ impl<S> Server<S> {
 
     // The same over TLS.
 
-    /// Listens on one more address like [`listen`](Self::listen), for connections over TLS. Other
-    /// sockets of the same server may be plain. It needs the feature `tls`.
+    /// Listens on one more address like [`listen`](Self::listen), for connections over TLS (`wss://`
+    /// and `https://`). Other sockets of the same server may be plain, or have other settings. It
+    /// needs the feature `tls`; see the [chapter on TLS](crate::manual::tls).
     ///
-    /// A plain HTTP request at this address gets a readable 400. A TLS handshake at a plain address
-    /// gets a 400 too, and the log has a line about the first one. With TLS the receive buffer has
-    /// at least 36 KiB ([`Builder::receive_buffer`](crate::Builder::receive_buffer)), because a
-    /// record is decrypted whole.
+    /// The server keeps a clone of `tls`: what is changed in it later, for instance by
+    /// [`Tls::replace`], holds for this address too.
     ///
-    /// ```no_run
-    /// # use ikisocket::{Server, Tls};
-    /// let tls = Tls::pem("chain.pem", "key.pem")?;
-    /// let mut server = Server::bind("0.0.0.0:80", ())?;
-    /// server.listen_tls("0.0.0.0:443", &tls)?;
+    /// The handshake and the request together have
+    /// [`Builder::handshake_timeout`](crate::Builder::handshake_timeout), and
+    /// [`Builder::handshake_time`](crate::Builder::handshake_time) says how much of a turn
+    /// handshakes take. If one fails, no event fires: [`Stats::tls`](crate::Stats::tls) counts it,
+    /// and the log has a line of level `debug`. A plain HTTP request at this address gets a
+    /// readable 400.
+    ///
+    /// A server that speaks TLS has a receive buffer of at least 36 KiB, also if
+    /// [`Builder::receive_buffer`](crate::Builder::receive_buffer) is less, because a record is
+    /// decrypted whole.
+    ///
+    /// ```
+    /// use ikisocket::{Server, Tls};
+    ///
+    /// # let (chain, key) = ("tests/tls/localhost.pem", "tests/tls/localhost.key");
+    /// let tls = Tls::pem(chain, key)?;
+    /// let mut server = Server::bind("127.0.0.1:0", ())?; // plain, for a health check
+    /// let address = server.listen_tls("127.0.0.1:0", &tls)?;
+    /// assert_eq!(server.local_addrs()[1], address);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// The same as those of [`listen`](Self::listen).
+    /// The same as those of [`listen`](Self::listen). What can be wrong with certificates is an
+    /// error of [`Tls::pem`] already.
     #[cfg(feature = "_tls")]
     pub fn listen_tls(
         &mut self,
@@ -234,7 +248,17 @@ impl<S> Server<S> {
         self.listen_at(address, |reactor, socket| reactor.listen_tls(socket, tls))
     }
 
-    /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), for connections over TLS.
+    /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), for connections over TLS
+    /// ([`listen_tls`](Self::listen_tls)): for a proxy that passes encrypted connections on as they
+    /// are. To replace the file of a server that has crashed, bind the path yourself and use
+    /// [`listen_on_tls`](Self::listen_on_tls).
+    ///
+    /// ```no_run
+    /// # let tls = ikisocket::Tls::pem("chain.pem", "key.pem")?;
+    /// # let mut server = ikisocket::Server::builder().build(())?;
+    /// server.listen_unix_tls("/run/chat/tls.sock", &tls)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -247,7 +271,17 @@ impl<S> Server<S> {
     }
 
     /// Listens on a socket that was made elsewhere like [`listen_on`](Self::listen_on), for
-    /// connections over TLS.
+    /// connections over TLS ([`listen_tls`](Self::listen_tls)). If another process accepts from the
+    /// same socket, it has to speak TLS too. Its tickets have other keys, so clients that reach it
+    /// make a full handshake.
+    ///
+    /// ```
+    /// # use ikisocket::{Server, Tls};
+    /// # let tls = Tls::pem("tests/tls/localhost.pem", "tests/tls/localhost.key")?;
+    /// # let mut server = Server::builder().build(())?;
+    /// server.listen_on_tls(std::net::TcpListener::bind("127.0.0.1:0")?, &tls)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -263,7 +297,17 @@ impl<S> Server<S> {
     }
 
     /// Listens on every socket that systemd passes like [`listen_fds`](Self::listen_fds), for
-    /// connections over TLS. It also needs the feature `listenfd`.
+    /// connections over TLS ([`listen_tls`](Self::listen_tls)). It also needs the feature
+    /// `listenfd`. All sockets of the unit speak TLS then; a plain one needs an address of its own.
+    ///
+    /// ```no_run
+    /// # let tls = ikisocket::Tls::pem("chain.pem", "key.pem")?;
+    /// # let mut server = ikisocket::Server::builder().build(())?;
+    /// if server.listen_fds_tls(&tls)? == 0 {
+    ///     server.listen_tls("127.0.0.1:3443", &tls)?; // started by hand
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -135,8 +135,9 @@ impl Incoming {
         self.peer
     }
 
-    /// What was agreed on in the TLS handshake, and the client's certificate if it has shown one;
-    /// `None` if the connection is plain. It needs the feature `tls`.
+    /// What was agreed on in the TLS handshake, and the client's certificates if it has shown any;
+    /// `None` if the connection is plain. It needs the feature `tls`. Later it is
+    /// [`Socket::tls`].
     #[cfg(feature = "_tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {

@@ -330,8 +330,23 @@ impl<S> Socket<'_, S> {
         self.connection().peer.get()
     }
 
-    /// What was agreed on in the TLS handshake, and the client's certificate if it has shown one;
-    /// `None` if the connection is plain. It needs the feature `tls`.
+    /// What was agreed on in the TLS handshake, and the client's certificates if it has shown any;
+    /// `None` if the connection is plain, or if its TLS session has failed. It needs the feature
+    /// `tls`.
+    ///
+    /// Each call copies the names and certificates, so it is for callbacks that run once for a
+    /// connection, and not for each message.
+    ///
+    /// ```
+    /// # let mut server = ikisocket::Server::builder().build(())?;
+    /// server.route("/ws", |_, kws| {
+    ///     if let Some(tls) = kws.tls() {
+    ///         let hello = format!("{} with {}", tls.version, tls.cipher_suite);
+    ///         kws.emit(hello);
+    ///     }
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg(feature = "_tls")]
     #[must_use]
     pub fn tls(&self) -> Option<TlsInfo> {

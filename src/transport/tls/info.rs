@@ -2,7 +2,14 @@
 
 use crate::error::{TlsFailure, by_cause};
 
-/// A version of TLS.
+/// A version of TLS. A newer version is greater.
+///
+/// ```
+/// use ikisocket::TlsVersion;
+///
+/// assert!(TlsVersion::Tls13 > TlsVersion::Tls12);
+/// assert_eq!(TlsVersion::Tls13.to_string(), "TLS 1.3");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TlsVersion {
@@ -21,30 +28,59 @@ impl std::fmt::Display for TlsVersion {
     }
 }
 
-/// What was agreed on in a TLS handshake, and which certificate the client has shown:
-/// [`Incoming::tls`](crate::Incoming::tls), [`Socket::tls`](crate::Socket::tls).
+/// What was agreed on in a TLS handshake, and which certificate the client has shown. Filters and
+/// pages see it by [`Incoming::tls`](crate::Incoming::tls), all other callbacks by
+/// [`Socket::tls`](crate::Socket::tls).
+///
+/// ```
+/// use ikisocket::{Response, Server, TlsVersion};
+///
+/// let mut server = Server::builder().build(())?;
+/// server.filter(|_, _, incoming| match incoming.tls() {
+///     Some(tls) if tls.version >= TlsVersion::Tls13 => Ok(()),
+///     _ => Err(Response::text("TLS 1.3 only.").with_status(403)),
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsInfo {
     /// The version.
     pub version: TlsVersion,
-    /// The registered name of the cipher suite, such as `TLS_AES_128_GCM_SHA256`.
+    /// The name of the cipher suite as IANA registers it, such as `TLS_AES_128_GCM_SHA256` or
+    /// `TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384`.
     pub cipher_suite: String,
-    /// The name that the client asked for (SNI, RFC 6066 §3), in lower case. `None` if it gave
-    /// none, as clients do that connect to an address.
+    /// The name that the client asked for (SNI, RFC 6066 §3), in lower case, at most 253 bytes.
+    /// `None` if it gave none, as clients do that connect to an address. The client may ask for any
+    /// name, also for one that has no [certificate](crate::Tls::name) here.
     pub server_name: Option<String>,
     /// The protocol that was agreed on (ALPN, RFC 7301): `http/1.1`, or `None` if the client
     /// offered none.
     pub alpn: Option<String>,
-    /// Whether an earlier session was resumed by a ticket (RFC 8446 §2.2).
+    /// Whether an earlier session was resumed by a ticket (RFC 8446 §2.2, RFC 5077).
     pub resumed: bool,
-    /// The client's certificates in DER, its own first. They are empty if the server asks for none
-    /// ([`Tls::client_certificates`](crate::Tls::client_certificates)), or if the client has none.
-    /// A resumed session has those of the earlier one.
+    /// The client's certificates in DER, its own first, then those that it sent to lead to a root.
+    /// There are none if the server asks for none, or if the client has none. They passed the
+    /// checks of [`Tls::client_certificates`](crate::Tls::client_certificates). A resumed session
+    /// has those of the earlier one.
     pub certificates: Vec<Vec<u8>>,
 }
 
-/// TLS handshakes, by their result: [`Stats::tls`](crate::Stats::tls).
+/// TLS handshakes, by their result: [`Stats::tls`](crate::Stats::tls). All are counts since the
+/// server was built, and never fall.
+///
+/// A handshake that neither completes nor fails, because the client leaves or its time is over, is
+/// in none of them.
+///
+/// ```
+/// # let mut server = ikisocket::Server::builder().build(())?;
+/// let tls = server.stats().tls;
+/// println!("{} handshakes, {} of them resumed", tls.tls12 + tls.tls13, tls.resumed);
+/// for (cause, count) in tls.failures.iter().filter(|(_, count)| *count > 0) {
+///     println!("{count} failed: {cause}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsStats {
@@ -59,7 +95,9 @@ pub struct TlsStats {
 }
 
 by_cause! {
-    /// TLS sessions that failed, by cause: see [`TlsFailure`].
+    /// TLS sessions that failed, by cause: see [`TlsFailure`]. A session that ended without
+    /// close_notify has not failed: [`Disconnects::tls`](crate::Disconnects::tls) counts it if its
+    /// connection was open.
     TlsFailures {
         /// A plain HTTP request.
         plain_http,

@@ -24,7 +24,26 @@ use crate::error::TlsError;
 /// The protocol that is agreed on by ALPN (RFC 7301): a WebSocket begins with HTTP/1.1.
 const ALPN: &[u8] = b"http/1.1";
 
-/// PEM text, or the file that it is in.
+/// PEM text (RFC 7468), or the file that it is in. The methods of [`Tls`] take what converts into
+/// it:
+///
+/// | argument | is |
+/// |---|---|
+/// | `&str`, `&String`, `&Path`, `&PathBuf` | the path of a file, which is read during the call |
+/// | `&[u8]`, `&[u8; N]`, `&Vec<u8>` | the text itself |
+///
+/// Sections of other kinds, and lines outside sections, are skipped. So the chain and the key may
+/// be in one file, which is then given twice.
+///
+/// ```
+/// use ikisocket::Tls;
+///
+/// # let (chain, key) = ("tests/tls/localhost.pem", "tests/tls/localhost.key");
+/// // For instance from an environment variable: text in a `String` is given as bytes.
+/// let key: String = std::fs::read_to_string(key)?;
+/// let tls = Tls::pem(chain, key.as_bytes())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Pem<'a> {
@@ -134,23 +153,34 @@ impl Pem<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientCertificates {
-    /// A client may have none. One that has a certificate which the roots do not vouch for is
-    /// refused.
+    /// A client is asked for a certificate, and may have none. One that shows a certificate which
+    /// the roots do not vouch for is refused ([`TlsFailure::Certificate`](crate::TlsFailure)).
+    ///
+    /// A browser that has a fitting certificate asks its user which one to show.
     Requested,
-    /// A client without a certificate is refused.
+    /// A client without a certificate is refused as well
+    /// ([`TlsFailure::CertificateMissing`](crate::TlsFailure)). Health checks and pages at this
+    /// address need one too.
     Required,
 }
 
 /// TLS for listening sockets ([`Server::listen_tls`](crate::Server::listen_tls)): the server's
-/// certificates and keys, and whether clients have to show one. It needs the feature `tls`, or
-/// another of the features that choose a crypto provider.
+/// certificates and keys, and whether clients have to show a certificate. It needs the feature
+/// `tls`, or another of the features that choose a crypto provider. The manual has a [chapter on
+/// TLS](crate::manual::tls).
 ///
-/// TLS 1.3 and 1.2 are spoken. Early data is refused, because an attacker can send it again
-/// (RFC 8446 §8). Sessions are resumed by tickets, with keys that change every 6 hours and are
-/// accepted for 12.
+/// TLS 1.3 (RFC 8446) and 1.2 (RFC 5246) are spoken, with the suites and the key exchanges of
+/// rustls: all of them have forward secrecy. By ALPN (RFC 7301), `http/1.1` is agreed on. Early
+/// data is refused, because an attacker can send it again (RFC 8446 §8). Sessions are resumed by
+/// tickets (RFC 8446 §4.6.1, RFC 5077), with keys that change every 6 hours and are accepted for
+/// 12. These keys are only in memory: another `Tls`, or another process, has its own.
 ///
 /// A clone is another handle to the same settings. It may be used on any thread: what is changed
-/// there holds for all connections that are accepted afterwards, by every server that has a clone.
+/// there holds for every server that listens with a clone. A change holds for later connections;
+/// open ones go on as they are.
+///
+/// What is not guaranteed: whether the chain leads to a root that clients know, and whether the
+/// certificates have expired. Neither is checked here; clients check both.
 ///
 /// ```no_run
 /// use ikisocket::{Server, Tls};
@@ -158,6 +188,13 @@ pub enum ClientCertificates {
 /// let tls = Tls::pem("/etc/ikisocket/chain.pem", "/etc/ikisocket/key.pem")?;
 /// let mut server = Server::builder().build(())?;
 /// server.listen_tls("[::]:443", &tls)?;
+///
+/// std::thread::spawn(move || {
+///     // Whenever there is a new certificate:
+///     if let Err(error) = tls.replace("/etc/ikisocket/chain.pem", "/etc/ikisocket/key.pem") {
+///         eprintln!("the old certificate stays: {error}");
+///     }
+/// });
 /// server.run()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -183,15 +220,34 @@ struct Choices {
 pub(super) struct Config(pub(super) Arc<ServerConfig>);
 
 impl Tls {
-    /// TLS with one certificate. `chain` has the server's certificate first, then those that lead
-    /// to a root that clients know; `key` is its private key (PKCS #8, PKCS #1 or SEC 1). Both are
-    /// PEM: a path (`&str`, `&Path`) or the text itself (`&[u8]`). Files are read now and not
-    /// again, so the process may give up its privileges afterwards.
+    /// TLS with one certificate, for all names ([`name`](Self::name) adds others).
+    ///
+    /// `chain` has the server's certificate first, then those that lead to a root that clients
+    /// know. `key` is its private key, not encrypted, in PKCS #8, PKCS #1 or SEC 1. Both are PEM: a
+    /// path or the text itself ([`Pem`]). Files are read during this call and not again, so the
+    /// process may give up its privileges afterwards.
+    ///
+    /// ```
+    /// use ikisocket::{Server, Tls};
+    ///
+    /// # let (chain, key) = ("tests/tls/localhost.pem", "tests/tls/localhost.key");
+    /// let tls = Tls::pem(chain, key)?;
+    /// let mut server = Server::builder().build(())?;
+    /// let address = server.listen_tls("127.0.0.1:0", &tls)?;
+    /// println!("wss://{address}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`TlsError`] says which file is missing, empty or wrong, whether the key belongs to another
-    /// certificate, and whether the processor cannot run the crypto provider.
+    /// - [`TlsError::Read`]: a file cannot be read.
+    /// - [`TlsError::NoCertificate`], [`TlsError::NoKey`]: there is none in it, or the key is
+    ///   encrypted.
+    /// - [`TlsError::Pem`]: the PEM, the certificate or the key is broken, or the crypto provider
+    ///   cannot use such a key.
+    /// - [`TlsError::Mismatch`]: the key belongs to another certificate.
+    /// - [`TlsError::Processor`]: this processor cannot run the crypto provider.
+    /// - [`TlsError::Unusable`]: the system has no random numbers for the keys of tickets.
     pub fn pem<'a>(chain: impl Into<Pem<'a>>, key: impl Into<Pem<'a>>) -> Result<Self, TlsError> {
         let provider = Arc::new(provider::chosen()?);
         let pair = pair(chain.into(), key.into(), &provider)?;
@@ -207,13 +263,29 @@ impl Tls {
         })))
     }
 
-    /// Replaces the certificate and key that [`pem`](Self::pem) set, for connections that are
-    /// accepted from now on. Open connections continue, and their tickets stay valid. On an error
-    /// nothing is changed.
+    /// Replaces the certificate and key that [`pem`](Self::pem) set, for handshakes that begin from
+    /// now on. Certificates of [names](Self::name) stay. Open connections continue, and tickets
+    /// stay valid: a client that resumes a session is shown no certificate. On an error nothing is
+    /// changed.
+    ///
+    /// It reads the files on the calling thread. No handshake waits meanwhile.
+    ///
+    /// ```
+    /// use ikisocket::{Tls, TlsError};
+    ///
+    /// # std::env::set_current_dir("tests/tls")?;
+    /// let tls = Tls::pem("localhost.pem", "localhost.key")?;
+    /// tls.replace("renewed.pem", "renewed.key")?;
+    ///
+    /// let half = tls.replace("localhost.pem", "renewed.key");
+    /// assert!(matches!(half, Err(TlsError::Mismatch { .. }))); // the renewed pair stays
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// The same as those of [`pem`](Self::pem).
+    /// The same as those of [`pem`](Self::pem), except [`TlsError::Processor`] and
+    /// [`TlsError::Unusable`].
     pub fn replace<'a>(
         &self,
         chain: impl Into<Pem<'a>>,
@@ -225,13 +297,33 @@ impl Tls {
     }
 
     /// Sets the certificate and key for clients that ask for `name` (SNI, RFC 6066 §3), or replaces
-    /// them. `*.example.org` stands for every name with one label more. Other clients, and those
-    /// that ask for no name, get the certificate of [`pem`](Self::pem).
+    /// them, for handshakes that begin from now on.
+    ///
+    /// Capitals and small letters are the same. `*.example.org` stands for `a.example.org` and all
+    /// others with one label more, but neither for `example.org` nor for `b.a.example.org`. An
+    /// exact name is preferred to it. Other clients, and those that ask for no name because they
+    /// connect to an address, get the certificate of [`pem`](Self::pem).
+    ///
+    /// What is not checked: whether the `Host` header of the request has the same name. Compare
+    /// [`TlsInfo::server_name`](crate::TlsInfo::server_name) in a filter if that matters.
+    ///
+    /// ```
+    /// use ikisocket::{Tls, TlsError};
+    ///
+    /// # std::env::set_current_dir("tests/tls")?;
+    /// let tls = Tls::pem("localhost.pem", "localhost.key")?;
+    /// tls.name("chat.example", "example.pem", "example.key")?;
+    /// tls.name("*.example.org", "example.pem", "example.key")?;
+    ///
+    /// let wrong = tls.name("example.com", "example.pem", "example.key");
+    /// assert!(matches!(wrong, Err(TlsError::Name { .. }))); // the certificate has another name
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// The same as those of [`pem`](Self::pem); [`TlsError::Name`] if `name` is not a DNS name, or
-    /// if the certificate is not valid for it. On an error nothing is changed.
+    /// The same as those of [`replace`](Self::replace); [`TlsError::Name`] if `name` is not a DNS
+    /// name, or if the certificate is not valid for it. On an error nothing is changed.
     pub fn name<'a>(
         &self,
         name: &str,
@@ -247,23 +339,48 @@ impl Tls {
         Ok(())
     }
 
-    /// Forgets the certificate for a name; returns whether there was one.
+    /// Forgets the certificate of a [name](Self::name), for handshakes that begin from now on.
+    /// Returns whether there was one. Clients that ask for this name then get the certificate of
+    /// [`pem`](Self::pem).
     pub fn forget_name(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
         self.0.certificates.change(|table| table.by_name.remove(&name).is_some())
     }
 
-    /// Asks clients for a certificate that one of the `roots` (PEM) vouches for, or requires one.
-    /// Only the chain is checked; what the certificate permits is for a
-    /// [filter](crate::Server::filter) to decide ([`Incoming::tls`](crate::Incoming::tls)).
-    /// Revocation lists are not looked at.
+    /// Asks clients for a certificate that one of the `roots` (PEM) vouches for, or requires one,
+    /// for connections that are accepted from now on. Default: no client is asked.
     ///
-    /// It may be called again with other roots. As always, open connections continue. Tickets that
-    /// were given before are not accepted any more.
+    /// Three things are checked: signatures lead from the client's certificate to one of the roots,
+    /// none of these certificates has expired, and they may be used for client authentication (RFC
+    /// 5280 §4.2.1.12; a certificate without this extension may be used for all). The names in it
+    /// are not looked at: which client may do what is for a [filter](crate::Server::filter) to
+    /// decide, from [`Incoming::tls`](crate::Incoming::tls). The manual has [a
+    /// recipe](crate::manual::cookbook::client_certificates).
+    ///
+    /// What is not checked: revocation lists. And a session that is resumed has the certificate of
+    /// the earlier one, which is not checked again, even if it has expired meanwhile. A client that
+    /// comes back every few hours can go on like this as long as the process runs. Filters are
+    /// called for each connection, so they can refuse such a client.
+    ///
+    /// It may be called again with other roots, or the other demand. Then tickets that were given
+    /// before are not accepted any more. It cannot be taken back: that takes a new `Tls`.
+    ///
+    /// ```
+    /// use ikisocket::{ClientCertificates, Server, Tls};
+    ///
+    /// # std::env::set_current_dir("tests/tls")?;
+    /// let tls = Tls::pem("localhost.pem", "localhost.key")?;
+    /// tls.client_certificates("root.pem", ClientCertificates::Required)?;
+    /// let mut server = Server::builder().build(())?;
+    /// server.listen_tls("127.0.0.1:0", &tls)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`TlsError`] if the roots cannot be read or used. On an error nothing is changed.
+    /// [`TlsError::Read`], [`TlsError::NoCertificate`] and [`TlsError::Pem`] if the roots cannot be
+    /// read or used; [`TlsError::Unusable`] if the system has no random numbers. On an error
+    /// nothing is changed.
     pub fn client_certificates<'a>(
         &self,
         roots: impl Into<Pem<'a>>,
@@ -280,14 +397,26 @@ impl Tls {
         self.choose(true, |choices| choices.clients = Some((Arc::new(roots), demand)))
     }
 
-    /// Writes the secrets of sessions to the file that the environment variable `SSLKEYLOGFILE`
-    /// names, for debugging. With that file the connections can be read, by Wireshark and by an
-    /// attacker. Without
-    /// the variable nothing is written.
+    /// Appends the secrets of sessions to the file that the environment variable `SSLKEYLOGFILE`
+    /// names, for debugging. With this file Wireshark can read the connections, and so can an
+    /// attacker. Default: off, whatever the variable says.
+    ///
+    /// It holds for connections that are accepted from now on, and cannot be taken back. The file
+    /// is opened during this call, and written while handshakes run, on the thread of the loop.
+    /// Without the variable, or if the file cannot be opened, nothing is written and no error is
+    /// reported.
+    ///
+    /// ```no_run
+    /// # let tls = ikisocket::Tls::pem("chain.pem", "key.pem")?;
+    /// if cfg!(debug_assertions) {
+    ///     tls.key_log()?;
+    /// }
+    /// # Ok::<(), ikisocket::TlsError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`TlsError`], if the settings cannot be made again.
+    /// [`TlsError::Unusable`] if the settings cannot be made again.
     pub fn key_log(&self) -> Result<(), TlsError> {
         self.choose(false, |choices| choices.key_log = true)
     }
