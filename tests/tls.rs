@@ -509,3 +509,82 @@ fn a_shutdown_closes_connections_over_tls_with_close_frames() {
     }
     assert_eq!(server.finished().unwrap().remained, 0);
 }
+
+// Changes while it runs.
+
+#[test]
+fn no_connection_fails_while_the_certificate_is_replaced_again_and_again() {
+    const CLIENTS: usize = 4;
+    const CONNECTIONS: usize = 40;
+    let tls = tls("localhost");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let settings_of_server = tls.clone();
+    let thread = std::thread::spawn(move || {
+        let mut server = Server::builder().build(()).unwrap();
+        server.route("/ws", |_, kws| _ = kws.emit("welcome")).unwrap();
+        let address = server.listen_tls("127.0.0.1:0", &settings_of_server).unwrap();
+        sender.send((address, server.handle())).unwrap();
+        server.run().unwrap();
+        server.stats().tls
+    });
+    let (address, handle) = receiver.recv().unwrap();
+    let client = move || {
+        let mut seen = [0; 2];
+        for _ in 0..CONNECTIONS {
+            let socket = TcpStream::connect(address).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let connection = ClientConnection::new(Arc::new(settings(None)), name).unwrap();
+            let stream = StreamOwned::new(connection, socket);
+            let (mut ws, _) = tungstenite::client("ws://localhost/ws", stream).unwrap();
+            assert_eq!(ws.read().unwrap(), Message::from("welcome"));
+            seen[usize::from(shown(&ws) == certificate("renewed"))] += 1;
+        }
+        seen
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| std::thread::spawn(client)).collect();
+    let mut replaced = 0;
+    while clients.iter().any(|client| !client.is_finished()) {
+        let name = ["renewed", "localhost"][replaced % 2];
+        let (chain, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        tls.replace(&chain, &key).unwrap();
+        replaced += 1;
+    }
+    let seen = clients.into_iter().map(|client| client.join().unwrap());
+    let seen = seen.fold([0; 2], |sum, seen| [sum[0] + seen[0], sum[1] + seen[1]]);
+    assert_eq!(seen[0] + seen[1], CLIENTS * CONNECTIONS);
+    assert!(replaced > 1 && seen[1] > 0, "{replaced} times, {seen:?}");
+    handle.shutdown(ikisocket::Shutdown::default()).unwrap();
+    let stats = thread.join().unwrap();
+    assert_eq!((stats.tls13, stats.failures.total()), ((CLIENTS * CONNECTIONS) as u64, 0));
+}
+
+// What the environment decides: each in a process of its own.
+
+fn child(name: &str, variable: &str, value: &std::path::Path) {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args([name, "--exact", "--ignored"]).env(variable, value);
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_secrets_of_sessions_are_logged_for_debugging_if_that_is_asked_for() {
+    let log = std::env::temp_dir().join(format!("ikisocket-keys-{}", std::process::id()));
+    child("serves_with_a_key_log", "SSLKEYLOGFILE", &log);
+    let lines = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    assert!(lines.contains("SERVER_TRAFFIC_SECRET_0 "), "{lines}");
+}
+
+#[test]
+#[ignore = "the child of another test"]
+fn serves_with_a_key_log() {
+    let tls = tls("localhost");
+    let mut server = server(&tls);
+    let log = std::env::var_os("SSLKEYLOGFILE").unwrap();
+    connect(&mut server, &Arc::new(settings(None)));
+    assert!(!std::fs::exists(&log).unwrap(), "it was not asked for");
+    tls.key_log().unwrap();
+    connect(&mut server, &Arc::new(settings(None)));
+}
