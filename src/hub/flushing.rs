@@ -103,6 +103,15 @@ impl Hub {
         }
     }
 
+    /// The same if its socket was not offered it yet, and no reply has gone out together with it.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn write_unoffered(&mut self, token: Token) {
+        if self.get(token).and_then(|c| c.stream.tls()).is_some_and(|stream| stream.is_unoffered())
+        {
+            self.write_unsent(token);
+        }
+    }
+
     /// Writes what a TLS session has to send by itself.
     #[cfg(feature = "_tls")]
     fn write_unsent(&mut self, token: Token) {

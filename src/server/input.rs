@@ -154,7 +154,10 @@ impl<S> Server<S> {
             Some(Ok(read @ 1..)) => {
                 self.hub.work += read;
                 let hides_more = self.hub.has_more(token);
-                match self.serve(token, read, buffer) {
+                let progress = self.serve(token, read, buffer);
+                #[cfg(feature = "_tls")]
+                self.hub.write_unoffered(token);
+                match progress {
                     Progress::Drained if hides_more => Progress::Full,
                     progress => progress,
                 }

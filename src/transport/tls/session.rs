@@ -213,6 +213,13 @@ impl Records {
         self.len = 0;
     }
 
+    /// Appends records that were made before.
+    pub(super) fn put(&mut self, records: &[u8]) {
+        self.memory.truncate(self.len);
+        self.memory.extend_from_slice(records);
+        self.len = self.memory.len();
+    }
+
     /// Appends what `write` writes. It is offered `len` bytes, and more if it asks for more; its
     /// error is the number of bytes that it needs, or `None` if no number is enough.
     fn append(
