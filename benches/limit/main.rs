@@ -26,6 +26,7 @@
 //! | `--idle` | whether a message costs more when 15 000 others are idle |
 //! | `--deflate` | what compression costs and saves; needs `--features deflate` |
 //! | `--hostile` | what a client waits beside hostile ones; needs `--features deflate` |
+//! | `--tls` | the table over TLS, with `--reference PROGRAM` or `--only TEXT`; needs `--features tls` |
 //! | `--conflation` | what one stalled reader among 500 costs, by what is done about it |
 //! | `--draw` | the picture of the README, from figures.json |
 //!
@@ -53,6 +54,7 @@ mod ratio;
 mod raw;
 mod server;
 mod table;
+mod tls;
 mod works;
 
 use options::Options;
@@ -74,6 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["raw", address] => Ok(raw::serve(address.parse()?)?),
+        #[cfg(feature = "_tls")]
+        ["raw-tls", chain, key, address] => tls::raw::serve(chain, key, address.parse()?),
         ["minimal", ..] => minimal::run(&arguments[1..]),
         ["mask", how, offset, rounds] => masks::work(how, offset.parse()?, rounds.parse()?),
         ["feed", keeping, readers, address] => {
@@ -89,6 +93,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--masks"] => masks::table(),
         ["--deflate"] => deflate::table(&Programs::build()?),
         ["--hostile"] => hostile::table(),
+        ["--tls"] => tls::table(None, ""),
+        ["--tls", "--reference", program] => tls::table(Some(program), ""),
+        ["--tls", "--only", text] => tls::table(None, text),
         ["--conflation"] => conflation::table(),
         ["--instructions"] => instructions::table(&Programs::build()?),
         ["--raw-reference", program] => table::raw_reference(Path::new(program)),

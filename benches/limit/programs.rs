@@ -73,9 +73,7 @@ impl Build {
     /// The echo example.
     pub fn echo(self) -> Result<PathBuf, Box<dyn Error>> {
         let mut words = vec!["build", "--release", "--example", "echo"];
-        if cfg!(feature = "deflate") {
-            words.extend(["--features", "deflate"]);
-        }
+        words.extend(features());
         executable(&self.cargo(&words)?, "echo")
     }
 
@@ -103,6 +101,20 @@ fn has_v3() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_v3() -> bool {
     false
+}
+
+/// The features of this bench, for the examples.
+fn features() -> Vec<&'static str> {
+    [
+        (cfg!(feature = "deflate"), "deflate"),
+        (cfg!(feature = "tls-aws-lc-rs"), "tls-aws-lc-rs"),
+        (cfg!(feature = "tls-ring"), "tls-ring"),
+        (cfg!(feature = "tls-graviola"), "tls-graviola"),
+    ]
+    .into_iter()
+    .filter(|(is_on, _)| *is_on)
+    .flat_map(|(_, name)| ["--features", name])
+    .collect()
 }
 
 /// The program that cargo says it built of the target `name`.
@@ -144,9 +156,7 @@ impl Programs {
     /// Builds the examples as a user would.
     pub fn build() -> Result<Self, Box<dyn Error>> {
         let mut words = vec!["build", "--release", "--example", "echo", "--example", "load"];
-        if cfg!(feature = "deflate") {
-            words.extend(["--features", "deflate"]);
-        }
+        words.extend(features());
         let built = Build::Generic.cargo(&words)?;
         Ok(Self {
             this: std::env::current_exe()?,

@@ -11,8 +11,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-const ACCEPT: Token = Token(usize::MAX);
-const BUFFER: usize = 512 * 1024;
+pub const ACCEPT: Token = Token(usize::MAX);
+pub const BUFFER: usize = 512 * 1024;
 
 struct Peer {
     stream: TcpStream,
@@ -24,7 +24,7 @@ struct Peer {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Stage {
+pub enum Stage {
     Upgrading,
     Echo,
     Broadcast,
@@ -47,20 +47,17 @@ impl Peer {
         }
         Ok(())
     }
+}
 
-    fn upgrade(&mut self, head: &[u8]) -> io::Result<()> {
-        let head = std::str::from_utf8(head).map_err(|_| ErrorKind::InvalidData)?;
-        let header = |line: &str| {
-            line.get(..18).is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-key:"))
-        };
-        let key =
-            head.lines().find(|line| header(line)).ok_or(ErrorKind::InvalidData)?[18..].trim();
-        let key = Key::parse(key).map_err(|_| ErrorKind::InvalidData)?;
-        self.stage = if head.starts_with("GET /bcast ") { Stage::Broadcast } else { Stage::Echo };
-        let mut response = Vec::new();
-        write_switching_protocols(&key, None, None, &mut response);
-        self.send(&response)
-    }
+/// Appends the response to a request; `None` if that is not understood.
+pub fn upgrade(head: &[u8], response: &mut Vec<u8>) -> Option<Stage> {
+    let head = std::str::from_utf8(head).ok()?;
+    let header = |line: &str| {
+        line.get(..18).is_some_and(|name| name.eq_ignore_ascii_case("sec-websocket-key:"))
+    };
+    let key = head.lines().find(|line| header(line))?[18..].trim();
+    write_switching_protocols(&Key::parse(key).ok()?, None, None, response);
+    Some(if head.starts_with("GET /bcast ") { Stage::Broadcast } else { Stage::Echo })
 }
 
 /// Serves `/echo` and `/bcast` on `address` until the process is ended.
@@ -145,7 +142,11 @@ fn turn(
     let all = kept + read == input.len();
     let received = &input[..kept + read];
     match peer.stage {
-        Stage::Upgrading if received.ends_with(b"\r\n\r\n") => peer.upgrade(received)?,
+        Stage::Upgrading if received.ends_with(b"\r\n\r\n") => {
+            replies.clear();
+            peer.stage = upgrade(received, replies).ok_or(ErrorKind::InvalidData)?;
+            peer.send(replies)?;
+        }
         Stage::Upgrading => peer.partial.extend_from_slice(received),
         Stage::Echo | Stage::Broadcast => {
             replies.clear();
@@ -163,7 +164,7 @@ fn turn(
 
 /// Turns every whole frame from a client into one from a server, its payload untouched; returns how
 /// much was used.
-fn turn_round(received: &[u8], replies: &mut Vec<u8>) -> usize {
+pub fn turn_round(received: &[u8], replies: &mut Vec<u8>) -> usize {
     let mut used = 0;
     while let [first, second, rest @ ..] = &received[used..] {
         let length_bytes = match second & 0x7f {
@@ -185,7 +186,7 @@ fn turn_round(received: &[u8], replies: &mut Vec<u8>) -> usize {
     used
 }
 
-fn taken(result: io::Result<usize>) -> io::Result<usize> {
+pub fn taken(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         result => result,

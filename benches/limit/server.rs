@@ -16,6 +16,7 @@ pub struct Running {
     address: String,
     /// Its only path, if it has not those of the echo example.
     path: Option<String>,
+    is_secure: bool,
 }
 
 impl Running {
@@ -40,7 +41,7 @@ impl Running {
     }
 
     fn of(process: Child, address: String) -> Self {
-        Self { pid: process.id(), process: Some(process), address, path: None }
+        Self { pid: process.id(), process: Some(process), address, path: None, is_secure: false }
     }
 
     /// One that runs already, at a URL. If that has a path, the server echoes there and does
@@ -50,7 +51,7 @@ impl Running {
         let rest = url.strip_prefix("ws://").ok_or("a URL begins with ws://")?;
         let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = Some(path).filter(|path| !path.is_empty()).map(|path| format!("/{path}"));
-        Ok(Self { process: None, pid, address: address.to_owned(), path })
+        Ok(Self { process: None, pid, address: address.to_owned(), path, is_secure: false })
     }
 
     /// Holds `count` connections to `url`, for as long as this is kept but at most a minute.
@@ -87,8 +88,15 @@ impl Running {
         self.path.is_none() || path == "/echo"
     }
 
+    /// It speaks TLS.
+    pub fn secure(mut self) -> Self {
+        self.is_secure = true;
+        self
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("ws://{}{}", self.address, self.path.as_deref().unwrap_or(path))
+        let scheme = if self.is_secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.address, self.path.as_deref().unwrap_or(path))
     }
 
     pub fn address(&self) -> &str {

@@ -10,7 +10,7 @@ pub struct Work {
 }
 
 impl Work {
-    const fn new(name: &'static str, ceiling: f64, load: &'static [&'static str]) -> Self {
+    pub const fn new(name: &'static str, ceiling: f64, load: &'static [&'static str]) -> Self {
         Self { name, load, ceiling }
     }
 

@@ -2,13 +2,12 @@
 //! sends the next ones.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::{Events, Poll};
 
 use super::peer::{BUFFER, Peer, connect, echo_len};
-use super::{Slice, Traffic};
+use super::{Dialer, Slice, Traffic};
 
 pub struct Broadcast {
     poll: Poll,
@@ -21,13 +20,13 @@ pub struct Broadcast {
 
 impl Broadcast {
     pub fn new(
-        address: SocketAddr,
+        dialer: &Dialer,
         path: &str,
         connections: usize,
         frame: &[u8],
         at_once: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let (poll, peers) = connect(address, path, connections)?;
+        let (poll, peers) = connect(dialer, path, connections)?;
         Ok(Self {
             poll,
             peers,

@@ -2,13 +2,12 @@
 //! another.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::{Events, Poll};
 
 use super::peer::{BUFFER, Peer, connect, echo_len};
-use super::{Slice, Traffic};
+use super::{Dialer, Slice, Traffic};
 
 pub struct Echo {
     poll: Poll,
@@ -22,13 +21,13 @@ pub struct Echo {
 
 impl Echo {
     pub fn new(
-        address: SocketAddr,
+        dialer: &Dialer,
         path: &str,
         connections: usize,
         frame: &[u8],
         in_flight: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let (poll, peers) = connect(address, path, connections)?;
+        let (poll, peers) = connect(dialer, path, connections)?;
         Ok(Self {
             poll,
             peers,

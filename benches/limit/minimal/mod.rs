@@ -10,7 +10,6 @@
 
 use std::error::Error;
 use std::fs;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lexopt::prelude::*;
@@ -22,6 +21,9 @@ mod broadcast;
 mod echo;
 mod peer;
 mod upgrade;
+pub mod wire;
+
+use wire::Dialer;
 
 /// How long what is in flight may take when a slice is over. A shared machine may stop for seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,27 +64,28 @@ struct Options {
     text: bool,
     in_flight: usize,
     at_once: usize,
+    resume: bool,
 }
 
 impl Options {
-    fn traffic(&self, address: SocketAddr, path: &str) -> Result<Box<dyn Traffic>, Box<dyn Error>> {
+    fn traffic(&self, dialer: Dialer, path: &str) -> Result<Box<dyn Traffic>, Box<dyn Error>> {
         let frame = peer::masked_frame(self.size, self.text);
         let connections = |default| self.connections.unwrap_or(default);
         Ok(match &*self.scenario {
             "echo" => {
-                Box::new(echo::Echo::new(address, path, connections(100), &frame, self.in_flight)?)
+                Box::new(echo::Echo::new(&dialer, path, connections(100), &frame, self.in_flight)?)
             }
             "broadcast" => {
                 let connections = connections(100);
                 Box::new(broadcast::Broadcast::new(
-                    address,
+                    &dialer,
                     path,
                     connections,
                     &frame,
                     self.at_once,
                 )?)
             }
-            "connect" => Box::new(upgrade::Upgrades::new(address, path, connections(16))?),
+            "connect" => Box::new(upgrade::Upgrades::new(dialer, path, connections(16))?),
             other => return Err(format!("the minimal client knows no {other}").into()),
         })
     }
@@ -114,6 +117,7 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         text: false,
         in_flight: 1,
         at_once: 1,
+        resume: false,
     };
     let (mut urls, mut pids) = (Vec::new(), Vec::new());
     let (mut slices, mut slice, mut warm_up) = (40, 0.15, 0.3);
@@ -129,6 +133,7 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             Long("text") => options.text = true,
             Long("in-flight") => options.in_flight = parser.value()?.parse()?,
             Long("at-once") => options.at_once = parser.value()?.parse()?,
+            Long("resume") => options.resume = true,
             Long("slices") => slices = parser.value()?.parse()?,
             Long("slice") => slice = parser.value()?.parse()?,
             Long("warm-up") => warm_up = parser.value()?.parse()?,
@@ -156,9 +161,13 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 }
 
 fn traffic(options: &Options, url: &str) -> Result<Box<dyn Traffic>, Box<dyn Error>> {
-    let rest = url.strip_prefix("ws://").ok_or("a URL begins with ws://")?;
+    let (scheme, rest) = url.split_once("://").ok_or("a URL begins with ws:// or wss://")?;
     let (address, path) = rest.split_once('/').ok_or("a URL has a path")?;
-    options.traffic(address.parse()?, &format!("/{path}"))
+    let dialer = match scheme {
+        "wss" => Dialer::secure(address.parse()?, options.resume)?,
+        _ => Dialer::plain(address.parse()?),
+    };
+    options.traffic(dialer, &format!("/{path}"))
 }
 
 /// The CPU time of a process's threads, in nanoseconds.

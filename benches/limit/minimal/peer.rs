@@ -3,10 +3,12 @@
 use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use ikisocket::protocol::{FrameHeader, Opcode, apply_mask};
-use mio::net::TcpStream;
-use mio::{Interest, Poll, Token};
+use mio::Poll;
+
+use super::wire::{Dialer, Wire};
 
 /// What one recv takes at most.
 pub const BUFFER: usize = 256 * 1024;
@@ -50,20 +52,25 @@ pub fn is_upgraded(response: &[u8]) -> Result<bool, Box<dyn Error>> {
     Err(format!("no upgrade: {}", String::from_utf8_lossy(response)).into())
 }
 
+/// Whether a socket is not connected yet, or would block.
+pub fn is_early(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
+}
+
 /// Makes the connections, and a poll that knows each by its place.
 pub fn connect(
-    address: SocketAddr,
+    dialer: &Dialer,
     path: &str,
     connections: usize,
 ) -> Result<(Poll, Vec<Peer>), Box<dyn Error>> {
     let poll = Poll::new()?;
-    let peers = (0..connections).map(|token| Peer::connect(address, path, &poll, token));
+    let peers = (0..connections).map(|token| Peer::connect(dialer, path, &poll, token));
     let peers = peers.collect::<Result<_, _>>()?;
     Ok((poll, peers))
 }
 
 pub struct Peer {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     /// Bytes that are to be sent, and where in the frames they begin.
     owed: usize,
     sent: usize,
@@ -74,26 +81,32 @@ pub struct Peer {
 impl Peer {
     /// Connects and upgrades, and waits for both.
     pub fn connect(
-        address: SocketAddr,
+        dialer: &Dialer,
         path: &str,
         poll: &Poll,
         token: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let mut stream = std::net::TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(super::PATIENCE))?;
-        stream.set_nodelay(true)?;
-        stream.write_all(request(address, path).as_bytes())?;
+        let mut stream = dialer.dial(poll, token)?;
+        let request = request(dialer.address(), path);
+        let mut sent = 0;
         let (mut response, mut buffer) = (Vec::new(), [0; 1024]);
+        let began = Instant::now();
         while !is_upgraded(&response)? {
-            match stream.read(&mut buffer)? {
-                0 => return Err("the server closed instead of upgrading".into()),
-                read => response.extend_from_slice(&buffer[..read]),
+            if began.elapsed() > super::PATIENCE {
+                return Err("the server does not upgrade".into());
+            }
+            match stream.write(&request.as_bytes()[sent..]) {
+                Ok(written) => sent += written,
+                Err(error) if is_early(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match stream.read(&mut buffer) {
+                Ok(0) => return Err("the server closed instead of upgrading".into()),
+                Ok(read) => response.extend_from_slice(&buffer[..read]),
+                Err(error) if is_early(&error) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        stream.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(stream);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut stream, Token(token), interest)?;
         Ok(Self { stream, owed: 0, sent: 0, partial: 0 })
     }
 
@@ -104,6 +117,7 @@ impl Peer {
             self.sent = 0; // Whole frames are out: the next ones lie in one piece from the start.
         }
         self.owed += bytes;
+        self.stream.flush()?;
         while self.owed > 0 {
             let end = frames.len().min(self.sent + self.owed);
             match self.stream.write(&frames[self.sent..end]) {

@@ -3,41 +3,37 @@
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
-use socket2::SockRef;
+use mio::{Events, Poll};
 
-use super::peer::{is_upgraded, request};
-use super::{Slice, Traffic};
+use super::peer::{is_early, is_upgraded, request};
+use super::wire::Wire;
+use super::{Dialer, Slice, Traffic};
 
 pub struct Upgrades {
     poll: Poll,
-    address: SocketAddr,
+    dialer: Dialer,
     request: String,
     visitors: Vec<Option<Visit>>,
 }
 
 struct Visit {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     is_requested: bool,
     response: Vec<u8>,
 }
 
 impl Upgrades {
-    pub fn new(address: SocketAddr, path: &str, visitors: usize) -> Result<Self, Box<dyn Error>> {
+    pub fn new(dialer: Dialer, path: &str, visitors: usize) -> Result<Self, Box<dyn Error>> {
         let visitors = (0..visitors).map(|_| None).collect();
-        Ok(Self { poll: Poll::new()?, address, request: request(address, path), visitors })
+        let request = request(dialer.address(), path);
+        Ok(Self { poll: Poll::new()?, dialer, request, visitors })
     }
 
     fn begin(&mut self, token: usize) -> Result<(), Box<dyn Error>> {
-        let mut stream = TcpStream::connect(self.address)?;
-        // Closing the socket resets it, and leaves no port in TIME_WAIT.
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(token), interest)?;
+        let stream = self.dialer.dial(&self.poll, token)?;
+        stream.reset_on_drop()?;
         self.visitors[token] = Some(Visit { stream, is_requested: false, response: Vec::new() });
         Ok(())
     }
@@ -46,16 +42,12 @@ impl Upgrades {
 impl Visit {
     /// Does what can be done; whether the server has upgraded it.
     fn go_on(&mut self, request: &str) -> Result<bool, Box<dyn Error>> {
+        self.stream.flush()?;
         if !self.is_requested {
             match self.stream.write(request.as_bytes()) {
                 Ok(written) if written == request.len() => self.is_requested = true,
                 Ok(_) => return Err("a socket did not take a whole request".into()),
-                // Not connected yet.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) =>
-                {
-                    return Ok(false);
-                }
+                Err(error) if is_early(&error) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
