@@ -17,15 +17,15 @@ use socket2::SockRef;
 use super::server::Delays;
 
 /// How long loads without end last.
-const DURATION: Duration = Duration::from_secs(4);
+pub const DURATION: Duration = Duration::from_secs(4);
 /// How often loads are made that are over at once.
 const ROUNDS: usize = 3;
 /// Between two echoes that are asked for.
-const PAUSE: Duration = Duration::from_micros(300);
+pub const PAUSE: Duration = Duration::from_micros(300);
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the loads wait for sent bytes to arrive.
-const A_WHILE: Duration = Duration::from_millis(300);
+pub const A_WHILE: Duration = Duration::from_millis(300);
 const HEADS: usize = 1500;
 /// No head may be longer.
 const HEAD: usize = 16 * 1024;
@@ -37,7 +37,15 @@ const CHUNK: usize = 64 * 1024;
 /// Makes the load of this name on the server at `address`, which is the process `server`, and
 /// prints what there was to see.
 pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error>> {
-    let quiet = Quiet::begin(address, server.to_owned())?;
+    #[cfg(feature = "_tls")]
+    if name.starts_with("tls-") {
+        let secure = figures(address, "/figures")?["tls"].as_str().unwrap_or_default().to_owned();
+        let stream = Box::new(super::secure::connect(&secure, "/echo")?);
+        let quiet = Quiet::begin(stream, address, server.to_owned())?;
+        super::secure::make(name, &secure, &quiet)?;
+        return print(quiet, address);
+    }
+    let quiet = Quiet::begin(Box::new(connect(address, "/echo")?), address, server.to_owned())?;
     match name {
         "nothing" => flood(&quiet, address, 0, b"")?,
         "texts" => flood(&quiet, address, 100, &frame(Opcode::Text, false, b""))?,
@@ -62,6 +70,11 @@ pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error
         "closed" => closed(&quiet, address)?,
         _ => return Err(format!("there is no load {name}").into()),
     }
+    print(quiet, address)
+}
+
+/// Prints what there was to see.
+fn print(quiet: Quiet, address: &str) -> Result<(), Box<dyn Error>> {
     let waits = quiet.end()?;
     let turn = figures(address, "/figures")?["longest"].as_f64();
     let ms = |nanos: u64| nanos as f64 / 1e6;
@@ -75,19 +88,27 @@ pub fn make(name: &str, address: &str, server: &str) -> Result<(), Box<dyn Error
 }
 
 /// The client that is not hostile, on a thread of its own.
-struct Quiet {
+pub struct Quiet {
     state: Arc<AtomicU8>,
     thread: JoinHandle<Result<Histogram<u64>, String>>,
     address: String,
 }
+
+/// A stream that blocks, plain or over TLS.
+pub trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Duplex for T {}
 
 const IDLE: u8 = 0;
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 
 impl Quiet {
-    fn begin(address: &str, server: String) -> Result<Self, Box<dyn Error>> {
-        let mut stream = connect(address, "/echo")?;
+    fn begin(
+        mut stream: Box<dyn Duplex>,
+        address: &str,
+        server: String,
+    ) -> Result<Self, Box<dyn Error>> {
         let state = Arc::new(AtomicU8::new(IDLE));
         let shared = state.clone();
         let thread = thread::spawn(move || {
@@ -117,7 +138,7 @@ impl Quiet {
     }
 
     /// What happens in `load` counts.
-    fn measure(
+    pub fn measure(
         &self,
         load: impl FnOnce() -> Result<(), Box<dyn Error>>,
     ) -> Result<(), Box<dyn Error>> {
@@ -129,7 +150,7 @@ impl Quiet {
     }
 
     /// What has happened to the server until now does not count.
-    fn ready(&self) -> Result<(), Box<dyn Error>> {
+    pub fn ready(&self) -> Result<(), Box<dyn Error>> {
         thread::sleep(A_WHILE);
         figures(&self.address, "/begin")?;
         Ok(())
@@ -296,7 +317,7 @@ impl Flooder {
 // Their messages.
 
 /// One masked frame.
-fn frame(opcode: Opcode, compressed: bool, payload: &[u8]) -> Vec<u8> {
+pub fn frame(opcode: Opcode, compressed: bool, payload: &[u8]) -> Vec<u8> {
     // A key of zeros masks nothing.
     let mut header =
         FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(opcode, payload.len() as u64) };
@@ -375,7 +396,7 @@ impl Bits {
 // Their connections.
 
 /// A request for an upgrade, without its end.
-fn request(path: &str) -> String {
+pub fn request(path: &str) -> String {
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n")

@@ -11,26 +11,45 @@ use crate::CORES;
 use crate::server::{Running, pinned};
 
 pub mod load;
+#[cfg(feature = "_tls")]
+mod secure;
 pub mod server;
 
 /// Another client's 99th percentile, and the longest turn's CPU time, in milliseconds.
 const GOAL: f64 = 20.0;
 
-/// The names of the loads, as `load` knows them, with what the table says of each, and whether
-/// compression is needed.
-const ROWS: [(&str, &str, bool); 12] = [
-    ("nothing", "nothing", false),
-    ("texts", "100 × empty texts without end", false),
-    ("pings", "100 × empty pings without end", false),
-    ("bytes", "100 × texts of 1 byte without end", false),
-    ("bursts", "100 × bursts of 40 000 empty texts", false),
-    ("bombs", "100 × 1 KB that inflate to 1 MiB, without end", true),
-    ("blocks", "20 × messages of empty DEFLATE blocks, without end", true),
-    ("commas", "1 500 heads of `Connection: ,,,` at once", false),
-    ("headers", "1 500 heads of 4 000 headers at once", false),
-    ("escapes", "1 500 heads of `/%41%41…` at once", false),
-    ("leavers", "1 000 disconnects with 1 024 topics each at once", false),
-    ("closed", "5 × a flood behind our close frame 1008", false),
+/// What a load needs.
+#[derive(Clone, Copy, PartialEq)]
+enum Needs {
+    Nothing,
+    Compression,
+    Tls,
+}
+
+use Needs::{Compression, Nothing, Tls};
+
+/// The names of the loads, as `load` knows them, with what the table says of each. Beside loads
+/// over TLS the other client speaks TLS too.
+const ROWS: [(&str, &str, Needs); 19] = [
+    ("nothing", "nothing", Nothing),
+    ("texts", "100 × empty texts without end", Nothing),
+    ("pings", "100 × empty pings without end", Nothing),
+    ("bytes", "100 × texts of 1 byte without end", Nothing),
+    ("bursts", "100 × bursts of 40 000 empty texts", Nothing),
+    ("bombs", "100 × 1 KB that inflate to 1 MiB, without end", Compression),
+    ("blocks", "20 × messages of empty DEFLATE blocks, without end", Compression),
+    ("commas", "1 500 heads of `Connection: ,,,` at once", Nothing),
+    ("headers", "1 500 heads of 4 000 headers at once", Nothing),
+    ("escapes", "1 500 heads of `/%41%41…` at once", Nothing),
+    ("leavers", "1 000 disconnects with 1 024 topics each at once", Nothing),
+    ("closed", "5 × a flood behind our close frame 1008", Nothing),
+    ("tls-nothing", "nothing, over TLS", Tls),
+    ("tls-halves", "TLS: 1 000 × half a hello, the oldest replaced", Tls),
+    ("tls-drips", "TLS: 100 × hellos byte by byte", Tls),
+    ("tls-pieces", "TLS: 100 × 64 KB of a handshake message in pieces", Tls),
+    ("tls-hellos", "TLS: storms of 500 full handshakes", Tls),
+    ("tls-records", "TLS: 50 × bursts of 10 000 records of 1 byte", Tls),
+    ("tls-updates", "TLS: 50 × bursts of 5 000 KeyUpdates", Tls),
 ];
 
 pub fn table() -> Result<(), Box<dyn Error>> {
@@ -43,10 +62,15 @@ pub fn table() -> Result<(), Box<dyn Error>> {
     );
     let this = std::env::current_exe()?;
     let mut missed = 0;
-    for (name, text, compressed) in ROWS {
-        if compressed && !cfg!(feature = "deflate") {
+    for (name, text, needs) in ROWS {
+        let missing = match needs {
+            Compression if !cfg!(feature = "deflate") => Some("deflate"),
+            Tls if !cfg!(feature = "_tls") => Some("tls"),
+            _ => None,
+        };
+        if let Some(feature) = missing {
             println!(
-                "{text:52} needs compression: cargo bench --bench limit --features deflate -- --hostile"
+                "{text:52} needs the feature: cargo bench --bench limit --features {feature} -- --hostile"
             );
             continue;
         }

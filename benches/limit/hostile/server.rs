@@ -24,6 +24,8 @@ struct Figures {
     /// Connections that came by `/topics`, and those of them that have ended.
     joined: usize,
     left: usize,
+    /// Where it speaks TLS.
+    tls: Option<String>,
 }
 
 /// Serves until the process is ended: `/echo`; `/hostile`, where nothing is done with messages;
@@ -52,8 +54,16 @@ pub fn serve(address: &str) -> Result<(), Box<dyn Error>> {
         server.get(path, move |figures, _, _| {
             figures.counting = counting.unwrap_or(figures.counting);
             let longest = figures.longest.as_secs_f64() * 1000.0;
-            Response::json(json!({ "longest": longest, "left": figures.left }).to_string())
+            let page = json!({ "longest": longest, "left": figures.left, "tls": figures.tls });
+            Response::json(page.to_string())
         })?;
+    }
+    #[cfg(feature = "_tls")]
+    {
+        use crate::tls::{CHAIN, KEY};
+
+        let address = server.listen_tls("127.0.0.1:0", &ikisocket::Tls::pem(CHAIN, KEY)?)?;
+        server.state_mut().tls = Some(address.to_string());
     }
     println!("listening on {}", server.listen(address)?);
     // An outer loop turns the server's, so that a turn contains only work.
