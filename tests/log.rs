@@ -118,6 +118,30 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     assert_logged([]);
 }
 
+#[test]
+#[cfg(feature = "_tls")]
+fn a_tls_handshake_that_fails_is_logged_with_its_cause() {
+    keep_log();
+    let file = |name| format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let tls = ikisocket::Tls::pem(&file("localhost.pem"), &file("localhost.key")).unwrap();
+    let mut server = Server::builder().build(()).unwrap();
+    server.listen_tls("127.0.0.1:0", &tls).unwrap();
+    logged();
+    for (bytes, cause) in [
+        (&b"\x00\x01\x02"[..], "the peer does not speak TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "a plain HTTP request came to a port that speaks TLS"),
+    ] {
+        let mut client = Raw::connect(&server);
+        client.send(bytes);
+        client.read_to_end(&mut server).unwrap();
+        let records = logged();
+        assert_eq!(records.len(), 1, "{records:#?}");
+        let (level, text) = &records[0];
+        assert_eq!(*level, Level::Debug);
+        assert!(text.contains(" 127.0.0.1:") && text.ends_with(cause), "{text}");
+    }
+}
+
 /// Whether this is one line for every reader: a log file, a terminal, a viewer in a browser.
 fn is_one_line(text: &str) -> bool {
     let forges = |c: char| {

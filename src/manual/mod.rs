@@ -77,6 +77,9 @@ pub mod compression {}
 pub mod tls {}
 
 #[doc = include_str!("close_codes.md")]
+#[doc = ""]
+#[cfg_attr(feature = "_tls", doc = "[`Error::Tls`]: crate::Error::Tls")]
+#[cfg_attr(not(feature = "_tls"), doc = "[`Error::Tls`]: crate::manual::tls")]
 pub mod close_codes {}
 
 #[doc = include_str!("closing.md")]
