@@ -95,6 +95,7 @@ impl HeadScanner {
                 }
                 // The byte behind it decides.
                 (b'\r', None) => break,
+                (first, None) if self.seen == 0 && first == TLS_HANDSHAKE[0] => break,
                 (b'\r', _) => return Err(Refusal::Malformed("a CR is not followed by LF")),
                 (b'\n', _) => return Err(Refusal::Malformed("a line ends in LF without CR")),
                 _ if received.starts_with(TLS_HANDSHAKE) => return Err(Refusal::TLS_HELLO),

@@ -232,7 +232,7 @@ mod tests {
             "TLS hello",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
             400,
-            "control character",
+            "a TLS handshake",
         );
         assert_refused("HTTP/0.9", "GET /\r\n", 400, "request line");
     }
