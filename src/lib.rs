@@ -90,7 +90,7 @@
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
 //!   Exception: [compression](manual::compression). With `Deflate::shared` a broadcast is
 //!   compressed once for each window size and level in use, with `Deflate::dedicated` once for each
-//!   connection.
+//!   connection. And over [TLS](manual::tls) each connection encrypts it for itself.
 //! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
 //!   buffer. Exception: with `Deflate::dedicated` it keeps the newest bytes of its messages.
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
