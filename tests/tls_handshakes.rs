@@ -54,7 +54,7 @@ fn answered(clients: &[Secure]) -> usize {
 }
 
 #[test]
-fn without_time_one_handshake_continues_in_each_turn_behind_open_connections() {
+fn without_time_one_handshake_continues_a_turn_behind_open_connections() {
     let mut server = server(Duration::ZERO);
     let config = config(&TLS13, None);
     let mut quiet = open(&mut server, &config);

@@ -3,7 +3,6 @@
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -131,7 +130,7 @@ const IDLE_CONNECTIONS: usize = 2000;
 const IDLE: usize = 4 * KIB + KIB / 2;
 
 #[test]
-fn an_idle_connection_over_tls_takes_at_most_4_and_a_half_kib_of_the_process() {
+fn an_idle_connection_over_tls_takes_at_most_4608_bytes_of_the_process() {
     if !descriptors::with_descriptors(IDLE_CONNECTIONS + 200) {
         return;
     }

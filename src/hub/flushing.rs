@@ -103,7 +103,7 @@ impl Hub {
         }
     }
 
-    /// The same if its socket was not offered it yet, and no reply has gone out together with it.
+    /// The same if its socket was not offered it yet, and no reply went out together with it.
     #[cfg(feature = "_tls")]
     pub(crate) fn write_unoffered(&mut self, token: Token) {
         if self.get(token).and_then(|c| c.stream.tls()).is_some_and(|stream| stream.is_unoffered())

@@ -1,5 +1,5 @@
-//! Hostile clients over TLS. What they send was made before, so that a server has more to do with it
-//! than they have.
+//! Hostile clients over TLS. What they send was made before, so that a server has more to do with
+//! it than they have.
 
 use std::collections::VecDeque;
 use std::error::Error;

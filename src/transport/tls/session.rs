@@ -35,6 +35,8 @@ pub(super) struct Received {
     /// what follows.
     pub(super) consumed: usize,
     pub(super) plaintext: usize,
+    /// The number of records with plaintext.
+    pub(super) records: usize,
     /// The peer has sent close_notify: it sends nothing more (RFC 8446 §6.1).
     pub(super) closed: bool,
 }
@@ -77,6 +79,7 @@ impl Session {
                         let end = received.plaintext + record.payload.len();
                         plaintext[received.plaintext..end].copy_from_slice(record.payload);
                         received.plaintext = end;
+                        received.records += 1;
                         discard += record.discard;
                     }
                 }
