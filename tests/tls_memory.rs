@@ -215,3 +215,33 @@ fn at_most_64_kib_of_a_handshake_message_wait_for_its_end() {
     println!("a record more: {cost} bytes");
     assert_eq!(server.stats().tls.failures.other, SEVERAL as u64 + 1);
 }
+
+#[test]
+fn what_reads_leave_of_short_records_is_bounded_for_all_connections() {
+    const FLOODS: usize = 40;
+    let _alone = ALONE.lock();
+    // With this budget a turn handles one read of some of them.
+    let mut server = Server::builder().work_per_turn(512).build(()).unwrap();
+    server.route("/ws", |(), _| {}).unwrap();
+    server.listen_tls("127.0.0.1:0", &tls()).unwrap();
+    let config = config(&TLS13, None);
+    let text = [0x81, 0x80, 0, 0, 0, 0];
+    let mut floods: Vec<_> = (0..FLOODS)
+        .map(|_| {
+            let mut client = open(&mut server, &config);
+            let records: Vec<u8> =
+                text.repeat(400).iter().flat_map(|&byte| client.encrypt(&[byte])).collect();
+            (client, records)
+        })
+        .collect();
+    let all: usize = floods.iter().map(|(_, records)| records.len()).sum();
+    let region = Region::new(ALLOCATOR);
+    floods.iter_mut().for_each(|(client, records)| client.socket.write_all(records).unwrap());
+    let (mut most, mut messages) = (0, 0);
+    while messages < FLOODS * 400 {
+        messages += server.poll(Some(Duration::from_millis(100))).unwrap().messages;
+        most = live(&region).max(most);
+    }
+    println!("of {all} bytes in short records at most {most} are held");
+    assert!(most <= 256 * KIB + 64 * KIB + FLOODS * 3 * KIB && all > 4 * most);
+}
