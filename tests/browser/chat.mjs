@@ -424,9 +424,13 @@ async function secure(context) {
       [isSecureContext, performance.getEntriesByType("navigation")[0].nextHopProtocol]);
     assert(isSecure && protocol === "http/1.1", `${isSecure}, ${protocol}`);
   });
+  await check("https: the browser speaks TLS 1.3", async () => {
+    const { protocol } = await (await bob.goto(`${base}/`)).securityDetails();
+    assert(protocol === "TLS 1.3", protocol);
+  });
   await check("https: its WebSocket is a wss: one", async () => {
     const opened = bob.waitForEvent("websocket");
-    await bob.reload();
+    await bob.getByLabel("Your name").fill("Bob");
     await bob.getByRole("button", { name: "Join" }).click();
     const url = (await opened).url();
     assert(url === `${base.replace("https", "wss")}${path("Bob")}`, url);
