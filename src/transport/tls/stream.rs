@@ -339,9 +339,9 @@ const HANDSHAKE: u8 = 22;
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 50\r\n\
+    Content-Length: 51\r\n\
     \r\n\
-    This port speaks TLS: use https:// or wss:// here.";
+    This port speaks TLS: use https:// or wss:// here.\n";
 
 /// Whether bytes begin like a request: with a method in capitals.
 fn looks_like_http(first: &[u8]) -> bool {
