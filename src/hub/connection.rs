@@ -197,15 +197,13 @@ impl Connection {
             _ => self.outbox.flush(stage, &mut self.stream, now),
         };
         self.count_taken(stage, written);
-        if !matches!(result, Ok(Flushed::All)) {
-            self.note(&result, now);
-        }
-        result
+        if matches!(result, Ok(Flushed::All)) { result } else { self.note(result, now) }
     }
 
     /// Evaluates a flush that did not simply take everything.
     #[cold]
-    fn note(&mut self, result: &io::Result<Flushed>, now: u64) {
+    fn note(&mut self, result: io::Result<Flushed>, now: u64) -> io::Result<Flushed> {
+        let result = result.map(|flushed| self.with_progress(flushed, now));
         // Bytes that a socket takes at once are no sign of life: the kernel takes them even if the
         // peer's host has vanished.
         if let Ok(Flushed::Emptied | Flushed::Progress) = result
@@ -217,6 +215,32 @@ impl Connection {
         if let Ok(Flushed::Blocked | Flushed::Progress) = result {
             self.was_blocked = true;
         }
+        result
+    }
+
+    /// A part of a TLS record that the socket has taken is progress too. Its plaintext counts as
+    /// taken when the rest of it has left.
+    fn with_progress(&mut self, flushed: Flushed, now: u64) -> Flushed {
+        #[cfg(feature = "_tls")]
+        if self.stream.tls_mut().is_some_and(|stream| stream.take_progress())
+            && flushed == Flushed::Blocked
+        {
+            self.outbox.note_progress(now);
+            return Flushed::Progress;
+        }
+        let _ = now;
+        flushed
+    }
+
+    /// Whether the peer would lack the rest of a frame if the outbox were dropped. A frame whose
+    /// last byte is only withheld by TLS is complete once its record has left.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        #[cfg(feature = "_tls")]
+        if self.outbox.rest_of_frame() == 1 && self.stream.tls().is_some_and(|tls| tls.withholds())
+        {
+            return false;
+        }
+        self.outbox.is_mid_frame()
     }
 
     #[inline]
@@ -280,7 +304,8 @@ impl Connection {
     /// Fixes the end of a connection's time when it stops being open or a response is queued. Every
     /// waiting byte gets the time of the closing rate, and then the peer gets the time to answer.
     pub(crate) fn begin_end(&mut self, limits: &Limits, now: u64) {
-        let unread = self.outbox.waiting() as u64 + self.unread(limits);
+        let waiting = self.outbox.waiting() + self.stream.unsent();
+        let unread = waiting as u64 + self.unread(limits);
         self.time =
             now.saturating_add(limits.close_timeout).saturating_add(limits.closing_time(unread));
     }

@@ -115,10 +115,15 @@ impl Hub {
     /// Writes what a TLS session has to send by itself.
     #[cfg(feature = "_tls")]
     fn write_unsent(&mut self, token: Token) {
-        if let Some(stream) = self.get_mut(token).and_then(|c| c.stream.tls_mut())
-            && let Err(error) = stream.write_unsent()
-        {
-            self.socket_failed(token, error);
+        let Some(connection) = self.get_mut(token) else { return };
+        let Some(stream) = connection.stream.tls_mut() else { return };
+        let was_ending = stream.is_ending();
+        match stream.write_unsent() {
+            Err(error) => self.socket_failed(token, error),
+            Ok(()) if was_ending && !stream.is_ending() && connection.finished => {
+                self.peer_finished(token);
+            }
+            Ok(()) => {}
         }
     }
 }

@@ -135,6 +135,9 @@ pub(super) enum Happened {
     Unreachable,
     /// Reading from or writing to its socket failed.
     SocketFailed,
+    /// Its TLS session failed: nothing more can be said but the alert, which is on its way.
+    #[cfg_attr(not(feature = "_tls"), allow(dead_code))]
+    SessionFailed,
     /// Its socket has taken all that was queued, and the peer's FIN has not come.
     Emptied,
     /// Its socket has taken all that was queued, and the peer's FIN came before that.
@@ -147,7 +150,7 @@ pub(super) enum Happened {
 
 #[cfg(test)]
 impl Happened {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Upgraded,
         Self::Deferred,
         Self::Resumed,
@@ -158,6 +161,7 @@ impl Happened {
         Self::Failed,
         Self::Unreachable,
         Self::SocketFailed,
+        Self::SessionFailed,
         Self::Emptied,
         Self::EmptiedAfterFin,
         Self::TimedOut,
@@ -226,6 +230,9 @@ fn step(state: State, happened: Happened) -> Step {
         (Handshaking | Parked, PeerFinished | SocketFailed | TimedOut) => {
             (Dead, Sends::Nothing, Fires::Nothing)
         }
+        // The peer's input is discarded until its FIN. Closing earlier would send a reset, which
+        // can overtake the alert.
+        (Handshaking | Parked, SessionFailed) => (Draining, Sends::Nothing, Fires::Nothing),
         (Handshaking | Parked, Aborted) => (Dead, Sends::Reset, Fires::Nothing),
 
         (Open, Closed) => (Closing(Awaited), Sends::Close, Fires::Close),
@@ -234,6 +241,7 @@ fn step(state: State, happened: Happened) -> Step {
         (Open, Failed) => (Draining, Sends::Close, Fires::ErrorAndDisconnect),
         (Open, Unreachable) => (Dead, Sends::Reset, Fires::ErrorAndDisconnect),
         (Open, SocketFailed) => (Dead, Sends::Nothing, Fires::ErrorAndDisconnect),
+        (Open, SessionFailed) => (Draining, Sends::Nothing, Fires::ErrorAndDisconnect),
         (Open, Aborted) => (Dead, Sends::Reset, UNCLEAN),
 
         (Closing(Awaited), PeerClosed) => (Closing(Answered), Sends::Nothing, Fires::Nothing),
@@ -248,6 +256,7 @@ fn step(state: State, happened: Happened) -> Step {
         (Closing(_), Unreachable) => (Dead, Sends::ResetIfShort, Fires::ErrorAndDisconnect),
         (Closing(_), TimedOut) => (Dead, Sends::ResetIfShort, UNCLEAN),
         (Closing(_), SocketFailed) => (Dead, Sends::Nothing, UNCLEAN),
+        (Closing(_), SessionFailed) => (Draining, Sends::Nothing, UNCLEAN),
         (Closing(_), Aborted) => (Dead, Sends::Reset, UNCLEAN),
 
         // Its events have fired already.

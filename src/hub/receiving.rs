@@ -79,32 +79,42 @@ impl Hub {
         if !USUAL {
             self.work += self.tls.take_work();
         }
+        let some = matches!(result, Ok(1..));
+        // Over TLS, bytes without plaintext are a sign of life too: a part of a record, for
+        // instance.
+        #[cfg(feature = "_tls")]
+        let some = some || (!USUAL && connection.stream.tls().is_some_and(TlsStream::has_read));
+        if some && matches!(connection.phase, Phase::Open) {
+            connection.time = self.now;
+            // Its entry in the timers was for its time-out; the next ping may be due sooner.
+            if std::mem::take(&mut connection.ping_sent) {
+                self.arm(token.index);
+            }
+        }
         if let Ok(read @ 1..) = result {
             self.stats.bytes_in += read as u64;
             self.active = Some(token.index);
-            if matches!(connection.phase, Phase::Open) {
-                connection.time = self.now;
-                // Its entry in the timers was for its time-out; the next ping may be due sooner.
-                if std::mem::take(&mut connection.ping_sent) {
-                    self.arm(token.index);
-                }
-            }
         }
         Some(result)
     }
 
-    /// Whether more may be left behind the last read, however short it was.
-    pub(crate) fn has_more(&self, token: Token) -> bool {
+    /// Whether the last read of a connection over TLS may have left something in its socket: the
+    /// length of the plaintext does not tell it. `None` if it is not over TLS, or if nothing has
+    /// come.
+    pub(crate) fn has_more_over_tls(&self, token: Token) -> Option<bool> {
         #[cfg(feature = "_tls")]
-        return self.get(token).and_then(|c| c.stream.tls()).is_some_and(TlsStream::has_more);
+        {
+            let stream = self.get(token)?.stream.tls()?;
+            stream.has_read().then(|| stream.has_more())
+        }
         #[cfg(not(feature = "_tls"))]
         {
             let _ = token;
-            false
+            None
         }
     }
 
-    /// The same for input that was not read just now.
+    /// The same as [`read`](Self::read) for input that was not read just now.
     #[inline]
     pub(crate) fn begin_input(&mut self, token: Token) {
         self.active = Some(token.index);

@@ -100,7 +100,9 @@ impl Hub {
     /// read.
     pub(crate) fn has_said_all(&self) -> bool {
         self.connections.iter().all(|(_, connection)| match connection.phase {
-            Phase::HalfClosed { answered } => answered && !connection.was_blocked,
+            Phase::HalfClosed { answered } => {
+                answered && !connection.was_blocked && connection.stream.unsent() == 0
+            }
             Phase::Dead => true,
             _ => false,
         })

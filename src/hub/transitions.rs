@@ -200,6 +200,10 @@ impl Hub {
     pub(crate) fn peer_finished(&mut self, token: Token) {
         let Some(connection) = self.get_mut(token) else { return };
         connection.finished = true;
+        if connection.stream.is_ending() {
+            // Our FIN ends it.
+            return;
+        }
         let was_open = connection.is_open();
         let error = connection.stream.lost();
         self.happen(token, Happened::PeerFinished, error.into());
@@ -215,13 +219,28 @@ impl Hub {
     pub(crate) fn socket_failed(&mut self, token: Token, error: io::Error) {
         let error = Error::of_socket(error);
         #[cfg(feature = "_tls")]
-        if let Error::Tls(failure) = &error
-            && let Some(connection) =
+        if let Error::Tls(failure) = &error {
+            if let Some(connection) =
                 self.get(token).filter(|c| c.phase.state() == State::Handshaking)
-        {
-            log::debug!("no TLS session with {}: {failure}", connection.peer.get());
+            {
+                log::debug!("no TLS session with {}: {failure}", connection.peer.get());
+            }
+            return self.session_failed(token, error);
         }
         self.happen(token, Happened::SocketFailed, error.into());
+    }
+
+    /// Handles a failure of the TLS session: nothing more can be encrypted, so waiting bytes are
+    /// dropped.
+    #[cfg(feature = "_tls")]
+    fn session_failed(&mut self, token: Token, error: Error) {
+        let Some(connection) = alive(&mut self.connections, token) else { return };
+        let dropped = connection.outbox.waiting();
+        connection.outbox.clear(&mut self.stage);
+        self.stats.bytes_dropped += dropped as u64;
+        let cause = Cause { error: Some(error), dropped, ..Cause::default() };
+        self.happen(token, Happened::SessionFailed, cause);
+        self.schedule_flush(token);
     }
 
     /// Ends a connection that failed, or whose network did. The peer gets a close frame if that is
@@ -240,7 +259,7 @@ impl Hub {
                 connection.outbox.drop_waiting(&mut self.stage);
                 dropped = waiting - connection.outbox.waiting();
                 self.stats.bytes_dropped += dropped as u64;
-                let half_written = connection.outbox.is_mid_frame();
+                let half_written = connection.is_mid_frame();
                 (!half_written).then(|| {
                     (CloseCode::POLICY_VIOLATION, "too slow: messages were waiting".to_owned())
                 })
@@ -309,6 +328,12 @@ impl Hub {
         if self.send(token, sends, before, response, echo(happened, &close)).is_err() {
             // The peer has reset the connection: its FIN will not come.
             next = State::Dead;
+        } else if next == State::Dead
+            && sends == Sends::Fin
+            && self.connections[token.index as usize].stream.is_ending()
+        {
+            // The peer's FIN has come, and ours waits for the socket.
+            next = State::HalfClosed { answered: before == State::Closing(PeerClose::Answered) };
         }
         if next == State::Dead {
             dropped += self.mark_dead(token);
@@ -346,7 +371,7 @@ impl Hub {
             Sends::Response => connection.outbox.push_head(&mut self.stage, response.into()),
             Sends::Close => self.push_close(token, close),
             Sends::Fin => connection.stream.shutdown_write()?,
-            Sends::Reset => connection.stream.socket().reset_on_drop(),
+            Sends::Reset => connection.stream.reset_on_drop(),
             Sends::ResetIfShort => self.cut_short(token, before),
         }
         Ok(())
@@ -400,11 +425,13 @@ impl Hub {
     /// Handles a connection whose time to end is over. If the peer may not have taken or read
     /// everything, it sees a reset.
     fn cut_short(&mut self, token: Token, before: State) {
-        let connection = &self.connections[token.index as usize];
+        let connection = &mut self.connections[token.index as usize];
         let unanswered = matches!(before, State::Closing(_));
-        let may_lack_something = connection.was_blocked || !connection.outbox.is_empty();
+        let may_lack_something = connection.was_blocked
+            || !connection.outbox.is_empty()
+            || connection.stream.unsent() > 0;
         if may_lack_something {
-            connection.stream.socket().reset_on_drop();
+            connection.stream.reset_on_drop();
         }
         self.stats.cut_short += u64::from(unanswered || may_lack_something);
         if let Some(stopping) = self.stopping.as_mut().filter(|_| unanswered) {

@@ -121,6 +121,14 @@ impl Outbox {
         }
     }
 
+    /// Notes that the socket has taken something which no flush has counted.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn note_progress(&mut self, now: u64) {
+        if let Self::Queued(queue) = self {
+            queue.note_progress(now);
+        }
+    }
+
     /// Whether the peer has received the beginning of a frame whose rest waits here. A head counts
     /// as begun, because no frame may come before it.
     pub(crate) fn is_mid_frame(&self) -> bool {
@@ -129,6 +137,12 @@ impl Outbox {
             Self::Queued(queue) => queue.is_mid_frame(),
             Self::Empty | Self::Staged { .. } => false,
         }
+    }
+
+    /// The bytes of that rest.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn rest_of_frame(&self) -> usize {
+        if let Self::Queued(queue) = self { queue.rest_of_frame() } else { 0 }
     }
 
     /// Queues an HTTP head or response, ahead of every frame. The outbox must not hold anything

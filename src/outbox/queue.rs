@@ -95,8 +95,19 @@ impl Queue {
         self.progress_at
     }
 
+    #[cfg(feature = "_tls")]
+    pub(super) fn note_progress(&mut self, now: u64) {
+        self.progress_at = now;
+    }
+
     pub(super) fn is_mid_frame(&self) -> bool {
         !self.partial.is_empty()
+    }
+
+    /// The bytes that are left of the frame that is partly written.
+    #[cfg(feature = "_tls")]
+    pub(super) fn rest_of_frame(&self) -> usize {
+        self.partial.len()
     }
 
     /// Whether it is small enough to be kept for another connection.

@@ -320,7 +320,7 @@ impl<S> Server<S> {
 
     /// Makes the buffer as long as TLS needs it.
     #[cfg(feature = "_tls")]
-    fn widen_buffer(&mut self) {
+    pub(super) fn widen_buffer(&mut self) {
         if self.buffer_len < LEAST_BUFFER {
             self.buffer.resize(LEAST_BUFFER, 0);
             self.buffer_len = LEAST_BUFFER;

@@ -6,8 +6,12 @@ use super::Server;
 use super::input::Wakeup;
 use crate::hub::Uuids;
 use crate::token::Token;
-use crate::transport::memory::{self, Wire};
-use crate::transport::{PeerAddress, PlainStream};
+#[cfg(feature = "_tls")]
+use crate::transport::PlainStream;
+use crate::transport::memory;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::{LEAST_BUFFER, Tls, TlsStream};
+use crate::transport::{PeerAddress, Stream};
 use crate::user::Caught;
 
 /// Methods for the harness.
@@ -35,13 +39,30 @@ impl<S> Server<S> {
         self.clock.advance(by);
     }
 
-    /// Adds a connection in memory, as if it were accepted; `None` if the server accepts none.
-    pub(crate) fn take_in(&mut self, wire: Wire, peer: PeerAddress) -> Option<Token> {
-        if self.hub.stopping.is_some() {
-            return None;
-        }
+    /// Whether it accepts connections.
+    pub(crate) fn takes_in(&self) -> bool {
+        self.hub.stopping.is_none()
+    }
+
+    /// Adds a connection in memory, as if it were accepted.
+    pub(crate) fn take_in(&mut self, stream: Stream, peer: PeerAddress) -> Option<Token> {
         self.hub.now = self.clock();
-        self.hub.insert(PlainStream::Memory(wire).into(), peer)
+        self.hub.insert(stream, peer)
+    }
+
+    /// The server's end of a connection over TLS in memory.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn stream_over_tls(&mut self, socket: PlainStream, tls: &Tls) -> TlsStream {
+        self.widen_buffer();
+        self.reactor.tls.accept(socket, tls)
+    }
+
+    /// Continues with a handshake outside of the loop. Its failure is found again by the loop.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn continue_handshake(stream: &mut TlsStream) {
+        let read = std::io::Read::read(stream, &mut [0; LEAST_BUFFER]);
+        debug_assert!(!matches!(read, Ok(1..)), "the client has said nothing yet");
+        let _ = stream.write_unsent();
     }
 
     /// Sets the readiness that the next turn sees for a connection in memory, as if the poll had

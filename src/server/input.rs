@@ -153,14 +153,21 @@ impl<S> Server<S> {
         match self.hub.read(token, buffer) {
             Some(Ok(read @ 1..)) => {
                 self.hub.work += read;
-                let hides_more = self.hub.has_more(token);
+                let more = self.hub.has_more_over_tls(token);
                 let progress = self.serve(token, read, buffer);
                 #[cfg(feature = "_tls")]
                 self.hub.write_unoffered(token);
                 match progress {
-                    Progress::Drained if hides_more => Progress::Full,
+                    Progress::Drained if more == Some(true) => Progress::Full,
                     progress => progress,
                 }
+            }
+            // Something has come over TLS, and no plaintext.
+            Some(Err(error))
+                if error.kind() == ErrorKind::Interrupted
+                    && self.hub.has_more_over_tls(token) == Some(false) =>
+            {
+                Progress::Drained
             }
             end => self.stop_reading(token, end),
         }

@@ -73,6 +73,7 @@
 
 mod connect;
 mod expect;
+mod line;
 mod panics;
 mod peer;
 
@@ -87,9 +88,12 @@ pub use peer::Received;
 use crate::protocol::{CloseCode, Message, Opcode};
 use crate::server::{Server, Turn};
 use crate::token::Token;
-use crate::transport::PeerAddress;
 use crate::transport::faults::End;
 use crate::transport::memory;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::Tls;
+use crate::transport::{PeerAddress, PlainStream, Stream};
+use line::Line;
 use panics::Panics;
 use peer::Peer;
 
@@ -112,6 +116,9 @@ pub struct Harness<S> {
     going_on: Vec<(usize, Token)>,
     by_hand: bool,
     panics: Panics,
+    /// The settings by which clients are accepted over TLS.
+    #[cfg(feature = "_tls")]
+    tls: Option<Tls>,
 }
 
 impl<S> Harness<S> {
@@ -131,7 +138,57 @@ impl<S> Harness<S> {
     fn with(mut server: Server<S>, by_hand: bool) -> Self {
         let panics = Panics::default();
         server.make_repeatable(panics.caught());
-        Self { server, peers: Vec::new(), going_on: Vec::new(), by_hand, panics }
+        Self {
+            server,
+            peers: Vec::new(),
+            going_on: Vec::new(),
+            by_hand,
+            panics,
+            #[cfg(feature = "_tls")]
+            tls: None,
+        }
+    }
+
+    /// Makes all clients that connect from now on speak TLS with the server, as if it listened with
+    /// [`Server::listen_tls`]. It needs the feature `tls`.
+    ///
+    /// Use it for callbacks that look at [`Incoming::tls`](crate::Incoming::tls) or
+    /// [`Socket::tls`](crate::Socket::tls). All other tests need no TLS: events, messages and
+    /// closes are the same.
+    ///
+    /// - A client has done its handshake when it is made, without a turn of the loop and without
+    ///   [faults](Faults): their bytes are counted from there on, and they are those of TLS
+    ///   records. A client that has to show a certificate has none, and fails.
+    /// - It speaks TLS 1.3, asks for the name `localhost`, and trusts every certificate.
+    /// - [`finish`](Self::finish) sends close_notify before FIN.
+    ///   [`truncate`](Self::truncate) does not.
+    /// - [`dial_plain`](Self::dial_plain) makes a client whose bytes are those on the wire.
+    ///
+    /// Everything repeats, except for the bytes of the ciphertext, which only
+    /// [`dial_plain`](Self::dial_plain) shows. The length of a handshake depends on the
+    /// certificate's key: a signature by ECDSA has up to 3 bytes more or less each time.
+    ///
+    /// ```
+    /// use ikisocket::testing::Harness;
+    /// use ikisocket::{Server, Tls};
+    /// # let file = |name| std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name);
+    /// # let (chain, key) = (file("localhost.pem"), file("localhost.key"));
+    ///
+    /// let mut server = Server::builder().build(())?;
+    /// server.route("/ws", |_, kws| {
+    ///     let tls = kws.tls().unwrap();
+    ///     kws.emit(tls.server_name.unwrap_or_default());
+    /// })?;
+    /// let mut test = Harness::new(server).over_tls(&Tls::pem(&chain, &key)?);
+    /// let ann = test.connect("/ws")?;
+    /// test.expect(ann, ["localhost"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "_tls")]
+    #[must_use]
+    pub fn over_tls(mut self, tls: &Tls) -> Self {
+        self.tls = Some(tls.clone());
+        self
     }
 
     // Clients that connect.
@@ -205,19 +262,75 @@ impl<S> Harness<S> {
         self.take_in(faults, None, "bytes".to_owned())
     }
 
+    /// Connects a client like [`dial`](Self::dial) over TLS with these settings of the server. The
+    /// bytes that the client sends and receives are those of TLS. So your test needs an
+    /// implementation of TLS, or sends bytes that no implementation would send.
+    ///
+    /// ```no_run
+    /// # use ikisocket::testing::{Faults, Harness};
+    /// # use ikisocket::{Server, Tls};
+    /// let tls = Tls::pem("chain.pem", "key.pem")?;
+    /// let mut test = Harness::new(Server::builder().build(())?);
+    /// let client = test.dial_tls(&tls, Faults::none()).unwrap();
+    /// test.write(client, b"GET / HTTP/1.1\r\n\r\n");
+    /// assert!(test.read(client).starts_with(b"HTTP/1.1 400 "));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "_tls")]
+    pub fn dial_tls(&mut self, tls: &Tls, faults: Faults) -> Option<Client> {
+        if !self.server.takes_in() {
+            return None;
+        }
+        let (wire, far) = memory::pair(faults.clone());
+        let stream = self.server.stream_over_tls(PlainStream::Memory(wire), tls);
+        self.add(Stream::Tls(Box::new(stream)), far.into(), &faults, None, "bytes".to_owned())
+    }
+
+    /// Connects a client like [`dial`](Self::dial), but without TLS in a harness that is
+    /// [over TLS](Self::over_tls): its bytes are those on the wire, as those of a client that does
+    /// not speak TLS, or breaks its rules.
+    #[cfg(feature = "_tls")]
+    pub fn dial_plain(&mut self, faults: Faults) -> Option<Client> {
+        match self.tls.clone() {
+            Some(tls) => self.dial_tls(&tls, faults),
+            None => self.dial(faults),
+        }
+    }
+
     fn take_in(
         &mut self,
         faults: Faults,
         peer: Option<PeerAddress>,
         name: String,
     ) -> Option<Client> {
+        if !self.server.takes_in() {
+            return None;
+        }
+        #[cfg(feature = "_tls")]
+        if let Some(tls) = &self.tls {
+            let (wire, far) = memory::pair(Faults::none());
+            let (mut line, mut stream) =
+                (Line::from(far), self.server.stream_over_tls(PlainStream::Memory(wire), tls));
+            line.begin_tls(faults.clone(), || Server::<S>::continue_handshake(&mut stream));
+            return self.add(Stream::Tls(Box::new(stream)), line, &faults, peer, name);
+        }
+        let (wire, far) = memory::pair(faults.clone());
+        self.add(PlainStream::Memory(wire).into(), far.into(), &faults, peer, name)
+    }
+
+    fn add(
+        &mut self,
+        stream: Stream,
+        line: Line,
+        faults: &Faults,
+        peer: Option<PeerAddress>,
+        name: String,
+    ) -> Option<Client> {
         let index = self.peers.len();
         let port = 1024 + (index % 60_000) as u16;
         let peer = peer.unwrap_or(PeerAddress::Tcp(([192, 0, 2, 1], port).into()));
-        let rate = faults.reads_per_second;
-        let (wire, far) = memory::pair(faults);
-        let token = self.server.take_in(wire, peer)?;
-        self.peers.push(Peer::new(far, name, rate));
+        let token = self.server.take_in(stream, peer)?;
+        self.peers.push(Peer::new(line, name, faults.reads_per_second));
         self.going_on.push((index, token));
         Some(Client(index))
     }
@@ -259,19 +372,26 @@ impl<S> Harness<S> {
     /// frames of every kind.
     #[track_caller]
     pub fn write(&mut self, client: Client, bytes: &[u8]) {
-        self.peer(client).far.send(bytes);
+        self.peer(client).line.send(bytes);
     }
 
     /// Sends FIN: the client sends nothing more, but still reads.
     #[track_caller]
     pub fn finish(&mut self, client: Client) {
-        self.peer(client).far.end(End::Fin);
+        self.peer(client).line.end(End::Fin);
+    }
+
+    /// Sends FIN without close_notify, over TLS: an attacker may have cut the connection off.
+    #[cfg(feature = "_tls")]
+    #[track_caller]
+    pub fn truncate(&mut self, client: Client) {
+        self.peer(client).line.far.end(End::Fin);
     }
 
     /// Resets the connection after the bytes that were sent. The client receives nothing more.
     #[track_caller]
     pub fn reset(&mut self, client: Client) {
-        self.peer(client).far.end(End::Reset);
+        self.peer(client).line.end(End::Reset);
     }
 
     /// The client reads nothing from now on. The server's bytes wait, up to the
@@ -297,7 +417,7 @@ impl<S> Harness<S> {
     /// Makes the poll report this connection as ready, though nothing has happened.
     #[track_caller]
     pub fn wake(&mut self, client: Client) {
-        self.peer(client).far.wake();
+        self.peer(client).line.far.wake();
     }
 
     // Results.
@@ -421,7 +541,7 @@ impl<S> Harness<S> {
 
     fn turn_within(&mut self, wait: Duration) -> Turn {
         for &(index, token) in &self.going_on {
-            if let Some(readiness) = self.peers[index].far.take_readiness() {
+            if let Some(readiness) = self.peers[index].line.far.take_readiness() {
                 self.server.tell_ready(token, readiness);
             }
         }
@@ -482,7 +602,7 @@ impl<S> Harness<S> {
     }
 
     fn is_busy(&self) -> bool {
-        self.going_on.iter().any(|&(index, _)| self.peers[index].far.has_readiness())
+        self.going_on.iter().any(|&(index, _)| self.peers[index].line.far.has_readiness())
             || self.server.next_timeout() == Some(Duration::ZERO)
             || self.server.has_mail()
     }

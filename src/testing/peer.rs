@@ -7,12 +7,14 @@ use std::fmt;
 use std::time::Duration;
 
 use super::connect::Answer;
+use super::line::{Arrived, Line};
+#[cfg(feature = "_tls")]
+use crate::error::TlsFailure;
 use crate::protocol::{
     CloseCode, Compressed, Decoded, Decoder, FrameHeader, Message, Opcode, Role, Rules, Violation,
     apply_mask, encode_close,
 };
 use crate::transport::faults::End;
-use crate::transport::memory::FarEnd;
 
 /// Something that a client received. It equals a `&str` if it is that text. Its `Debug` output
 /// shows only the beginning of long payloads.
@@ -43,8 +45,16 @@ pub enum Received {
         /// The frame's reason; may be empty.
         reason: String,
     },
-    /// The server has ended the connection.
+    /// The server has ended the connection. Over TLS, it has sent close_notify before.
     Fin,
+    /// The server has ended the connection without close_notify, over TLS: the client cannot know
+    /// whether it has received everything.
+    #[cfg(feature = "_tls")]
+    Truncated,
+    /// The TLS session has failed: [`TlsFailure::Alert`] with the server's alert, or another
+    /// failure that the client has found itself.
+    #[cfg(feature = "_tls")]
+    Tls(TlsFailure),
     /// The server has ended the connection with a reset.
     Reset,
     /// Bytes that no client can understand. The bytes after them are not looked at.
@@ -112,6 +122,10 @@ impl fmt::Debug for Received {
             Self::Close { code: Some(code), reason } => write!(f, "Close({code}, {reason:?})"),
             Self::Close { code: None, .. } => f.write_str("Close(no code)"),
             Self::Fin => f.write_str("Fin"),
+            #[cfg(feature = "_tls")]
+            Self::Truncated => f.write_str("Truncated"),
+            #[cfg(feature = "_tls")]
+            Self::Tls(failure) => f.debug_tuple("Tls").field(failure).finish(),
             Self::Reset => f.write_str("Reset"),
             Self::Violation(violation) => f.debug_tuple("Violation").field(violation).finish(),
         }
@@ -157,7 +171,7 @@ impl From<Decoded<'_>> for Received {
 /// One client.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) far: FarEnd,
+    pub(super) line: Line,
     pub(super) received: Vec<Received>,
     /// Bytes of a client that speaks no WebSocket, or not yet.
     pub(super) bytes: Vec<u8>,
@@ -200,9 +214,9 @@ struct WebSocket {
 
 impl Peer {
     /// Makes a client that sends and receives bytes.
-    pub(super) fn new(far: FarEnd, name: String, rate: Option<u32>) -> Self {
+    pub(super) fn new(line: Line, name: String, rate: Option<u32>) -> Self {
         Self {
-            far,
+            line,
             received: Vec::new(),
             bytes: Vec::new(),
             allowance: if rate.is_some() { 0 } else { usize::MAX },
@@ -292,7 +306,7 @@ impl Peer {
         header.encode(&mut frame);
         frame.extend_from_slice(payload);
         apply_mask(&mut frame[header.encoded_len()..], key, 0);
-        self.far.send(&frame);
+        self.line.send(&frame);
     }
 
     pub(super) fn send_close(&mut self, close: Option<(CloseCode, &str)>) {
@@ -304,21 +318,33 @@ impl Peer {
     /// Reads the available bytes, as far as it wants to, and answers; returns whether more may come
     /// later.
     pub(super) fn receive(&mut self) -> bool {
-        let (bytes, end) = self.far.receive(self.allowance);
+        let arrived = self.line.receive(self.allowance);
+        #[cfg(feature = "_tls")]
+        let failure = arrived.failure;
+        let Arrived { bytes, read, end, .. } = arrived;
         if self.allowance != usize::MAX {
-            self.allowance -= bytes.len();
+            self.allowance -= read;
         }
         if !bytes.is_empty() {
             self.understand(bytes);
+        }
+        #[cfg(feature = "_tls")]
+        if let Some(failure) = failure {
+            self.received.push(Received::Tls(failure));
         }
         if let Some(end) = end
             && !self.ended
         {
             self.ended = true;
-            self.received.push(if end == End::Fin { Received::Fin } else { Received::Reset });
+            self.received.push(match end {
+                End::Reset => Received::Reset,
+                #[cfg(feature = "_tls")]
+                End::Fin if self.line.is_truncated() => Received::Truncated,
+                End::Fin => Received::Fin,
+            });
             self.answer_end();
         }
-        !(self.far.is_server_gone() && (self.ended || self.far.is_reset()))
+        !(self.line.far.is_server_gone() && (self.ended || self.line.far.is_reset()))
     }
 
     fn understand(&mut self, mut bytes: Vec<u8>) {
@@ -346,11 +372,11 @@ impl Peer {
     }
 
     /// Answers the server's FIN with its own.
-    fn answer_end(&self) {
+    fn answer_end(&mut self) {
         if let Speaks::Http { answers: true } | Speaks::WebSocket(WebSocket { answers: true, .. }) =
             self.speaks
         {
-            self.far.end(End::Fin);
+            self.line.end(End::Fin);
         }
     }
 

@@ -128,6 +128,16 @@ impl FarEnd {
         pipe.readable || pipe.writable
     }
 
+    /// From now on it has these faults, and their bytes are counted from here: all that was sent
+    /// before was no part of the test. The events are those of a new connection.
+    #[cfg(feature = "_tls")]
+    pub(crate) fn begin(&self, faults: Faults) {
+        let mut pipe = self.pipe_mut();
+        (pipe.faults, pipe.sent, pipe.received) = (faults, 0, 0);
+        (pipe.readable, pipe.writable) = (!pipe.to_server.is_empty(), true);
+        pipe.end_if_due();
+    }
+
     /// Makes all events due, whether or not anything has happened.
     pub(crate) fn wake(&self) {
         let mut pipe = self.pipe_mut();

@@ -95,6 +95,33 @@ impl Stream {
         }
     }
 
+    /// Turns the next drop into a reset, if the stream has one.
+    pub(crate) fn reset_on_drop(&mut self) {
+        match self {
+            Self::Plain(socket) => socket.reset_on_drop(),
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.reset_on_drop(),
+        }
+    }
+
+    /// The bytes that wait for the socket, beside those in the outbox.
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.unsent(),
+        }
+    }
+
+    /// Whether the FIN of [`shutdown_write`](Self::shutdown_write) waits for the socket.
+    pub(crate) fn is_ending(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.is_ending(),
+        }
+    }
+
     /// The error of an open connection whose peer has ended its input.
     pub(crate) fn lost(&self) -> Error {
         match self {

@@ -1,7 +1,7 @@
 //! One TLS session: records in, plaintext and records out. The handshake is a part of it.
 //!
 //! It uses the unbuffered API of rustls 0.23, and hides it: it knows no socket, and no buffer but
-//! its arguments. Only this file and `settings` name types of rustls.
+//! its arguments. Only this file, `settings`, `provider` and `client` name types of rustls.
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{self, ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
@@ -89,17 +89,13 @@ impl Session {
                 // Early data is refused, so none is read.
                 Ok(_) => done = true,
                 Err(error) => {
-                    self.encode_queued(&mut input[received.consumed + discard..], out);
-                    received.consumed = input.len();
+                    received.consumed += discard;
+                    self.encode_queued(&mut input[received.consumed..], out);
                     return (received, Err(failure(&error)));
                 }
             }
             received.consumed += discard;
             if done {
-                if received.closed {
-                    // Nothing behind close_notify counts.
-                    received.consumed = input.len();
-                }
                 return (received, Ok(()));
             }
         }
@@ -260,7 +256,7 @@ fn encode(mut data: EncodeTlsData<'_>, out: &mut Records) {
 }
 
 /// Why a session failed, in the library's own terms.
-fn failure(error: &Error) -> TlsFailure {
+pub(super) fn failure(error: &Error) -> TlsFailure {
     match error {
         Error::PeerIncompatible(reason) => match reason {
             PeerIncompatible::Tls12NotOffered

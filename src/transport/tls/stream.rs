@@ -1,17 +1,21 @@
 //! A stream over TLS: what is read from it is plaintext, and what is written to it is encrypted.
 //!
-//! The outbox and the hub use it like any other stream. Three things make that possible.
+//! The outbox and the hub use it like any other stream. Four things make that possible.
 //!
-//! - **Plaintext counts as taken only when its record has left.** A socket that takes a part of the
-//!   records leaves ciphertext behind, which cannot be made again, and is kept here. The last byte
-//!   of their plaintext is then reported as not taken. So the outbox still has the rest of a frame,
-//!   whose beginning is on the wire, and neither drops it nor lets another frame overtake it. And
-//!   an outbox is empty only when the ciphertext has left too.
+//! - **An outbox is empty only when its ciphertext has left.** A socket that takes a part of the
+//!   records leaves ciphertext behind, which cannot be made again, and is kept here. Its plaintext
+//!   is reported as taken, so that the outbox neither drops nor overtakes what is on the wire in
+//!   part. But if nothing else was offered, its last byte is reported as not taken: the outbox then
+//!   waits with the end of a frame. A byte in the middle of what was offered may be the first of a
+//!   frame, of which the outbox would believe that nothing is on the wire.
 //! - **Records are encrypted when the socket is ready for them.** At most those of one send wait
 //!   for a connection, 65 KiB; all other frames wait in the outbox.
-//! - **A read that leaves something says so**, because no poll sees what waits here: an incomplete
-//!   record or handshake message, which waits for more, or whole records. Those are left when the
-//!   records before them have taken much time.
+//! - **An end says that it is one.** close_notify comes before FIN, also if the stream is dropped,
+//!   unless that is to be a reset. After a failure the alert comes before it, and what the peer
+//!   sends until its own end is discarded: unread bytes would turn the close into a reset, which
+//!   can overtake the alert.
+//! - **All input of a read is handled at once**, so that nothing readable waits where no poll sees
+//!   it. What is left is an incomplete record or handshake message.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -26,18 +30,14 @@ use crate::transport::plain::PlainStream;
 
 /// The least that a receive buffer has for TLS, in bytes: an incomplete record, and as much again.
 pub(crate) const LEAST_BUFFER: usize = 2 * LONGEST_RECORD;
-/// The most bytes of one read from a socket.
+/// The most bytes of one read.
 const MOST_READ: usize = 64 * 1024;
-/// The same while [`MOST_LEFT`] bytes are left of earlier reads.
-const SHORT_READ: usize = 2 * 1024;
-/// The bytes that all connections of a loop together leave of their reads before reads get short.
-const MOST_LEFT: usize = 256 * 1024;
+/// The same for a peer whose last read had records that took much time: more than [`MUCH_WORK`].
+const SHORT_READ: usize = 4 * 1024;
+/// The work of 128 short records, or of 16 key updates.
+const MUCH_WORK: usize = 64 * 1024;
 /// The bytes of a record's header (RFC 8446 §5.1).
 const HEADER: usize = 5;
-/// The session gets this number of records at once.
-const RECORDS_AT_ONCE: usize = 16;
-/// A read stops behind records with this much work: 128 short ones, or 16 key updates.
-const MOST_WORK: usize = 64 * 1024;
 /// The most bytes of a handshake that may wait for the rest of a message. A message may come in any
 /// number of records, and all of them are kept until it is whole.
 const MOST_HANDSHAKE: usize = 64 * 1024;
@@ -67,8 +67,6 @@ struct Scratch {
     records: Records,
     stats: TlsStats,
     work: usize,
-    /// The memory of whole records that are left of reads, in bytes.
-    left: usize,
 }
 
 impl Common {
@@ -78,14 +76,16 @@ impl Common {
             socket,
             session: State::New(tls.config()),
             common: self.clone(),
-            kept: Kept::default(),
+            kept: Vec::new(),
             unsent: Vec::new(),
             unoffered: false,
             withheld: false,
-            more: false,
+            last_read: LastRead::Nothing,
+            reads_short: false,
             closed: false,
             truncated: false,
-            ends: false,
+            progress: false,
+            end: End::Open,
         }
     }
 
@@ -103,41 +103,31 @@ enum State {
     /// The peer has not sent anything.
     New(Config),
     Up(Box<Session>),
+    /// It has failed, and no call has returned that yet.
     Failed(TlsFailure),
+    /// It has failed, and what the peer still sends is discarded.
+    Over(TlsFailure),
 }
 
-/// Input that the session has not consumed: first what it was shown, then what it was not.
-#[derive(Default)]
-struct Kept {
-    memory: Vec<u8>,
-    /// Where it begins in `memory`.
-    from: usize,
-    /// The bytes of the whole records that the session was shown: a part of a handshake message.
-    seen: usize,
-    /// Whole records follow that the session was not shown.
-    is_behind: bool,
+/// The result of the last read from the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastRead {
+    /// Nothing has come: it would block, was interrupted, or has failed.
+    Nothing,
+    /// Less than was asked for.
+    Short,
+    /// As much as was asked for, or the session has more to report.
+    Full,
 }
 
-impl Kept {
-    fn seen(&mut self) -> &mut [u8] {
-        &mut self.memory[self.from..self.from + self.seen]
-    }
-}
-
-/// What handling input adds to.
-struct Shared<'s> {
-    records: &'s mut Records,
-    stats: &'s mut TlsStats,
-    work: &'s mut usize,
-}
-
-/// The result of handling input.
-#[derive(Default)]
-struct Handled {
-    consumed: usize,
-    seen: usize,
-    plaintext: usize,
-    is_behind: bool,
+/// The state of our end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    /// close_notify is made, and FIN follows when everything is sent.
+    Waits,
+    /// Nothing more is sent: FIN was, or the socket is broken, or the end is a reset.
+    Over,
 }
 
 pub(crate) struct TlsStream {
@@ -145,21 +135,23 @@ pub(crate) struct TlsStream {
     session: State,
     common: Common,
     /// Input that the session has not consumed.
-    kept: Kept,
+    kept: Vec<u8>,
     /// Ciphertext that the socket has not taken.
     unsent: Vec<u8>,
     /// The socket was not offered `unsent` yet: the next records are sent together with it.
     unoffered: bool,
     /// The next byte that is written is the last one of the records in `unsent`.
     withheld: bool,
-    /// The last read may have left something in the socket.
-    more: bool,
+    last_read: LastRead,
+    /// The records of the last read took much time.
+    reads_short: bool,
     /// The peer has sent close_notify.
     closed: bool,
     /// The peer has sent FIN without close_notify.
     truncated: bool,
-    /// FIN follows when everything is sent.
-    ends: bool,
+    /// The socket has taken a part of `unsent` since that was asked last.
+    progress: bool,
+    end: End,
 }
 
 impl TlsStream {
@@ -173,7 +165,12 @@ impl TlsStream {
 
     /// Whether reading again may find something, though the poll reports nothing new.
     pub(crate) fn has_more(&self) -> bool {
-        self.more
+        self.last_read == LastRead::Full
+    }
+
+    /// Whether the last read has taken bytes from the socket, with plaintext in them or not.
+    pub(crate) fn has_read(&self) -> bool {
+        self.last_read != LastRead::Nothing
     }
 
     /// Whether it has something to send that its socket was not offered.
@@ -186,8 +183,13 @@ impl TlsStream {
         match &self.session {
             State::New(_) => true,
             State::Up(session) => session.is_handshaking(),
-            State::Failed(_) => false,
+            State::Failed(_) | State::Over(_) => false,
         }
+    }
+
+    /// Whether close_notify and FIN wait for the socket.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.end == End::Waits
     }
 
     /// Whether the peer's input ended without close_notify: an attacker may have cut it off.
@@ -198,30 +200,64 @@ impl TlsStream {
     pub(crate) fn info(&self) -> Option<TlsInfo> {
         match &self.session {
             State::Up(session) => session.info(),
-            State::New(_) | State::Failed(_) => None,
+            _ => None,
         }
+    }
+
+    /// Whether the next byte that is written is in a record already, which has not left.
+    pub(crate) fn withholds(&self) -> bool {
+        self.withheld
+    }
+
+    /// The bytes of records that have not left.
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Whether the socket has taken a part of a record since the last call. Its plaintext counts as
+    /// taken later, but the peer has read something.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 
     /// Writes the rest of a record or of a handshake, if the socket takes it.
     pub(crate) fn write_unsent(&mut self) -> io::Result<()> {
-        if self.send_unsent()? && std::mem::take(&mut self.ends) {
+        if self.send_unsent()? && self.end == End::Waits {
+            self.end = End::Over;
             self.socket.shutdown_write()?;
         }
         Ok(())
     }
 
-    /// Sends close_notify (RFC 8446 §6.1), and FIN behind it.
+    /// Turns the next drop into a reset: see [`PlainStream::reset_on_drop`].
+    pub(crate) fn reset_on_drop(&mut self) {
+        self.end = End::Over;
+        self.socket.reset_on_drop();
+    }
+
+    /// Sends close_notify (RFC 8446 §6.1), and FIN behind it. From then on only the end of the
+    /// peer's input is found. The session handles nothing more: it has sent its last alert, and
+    /// would have to send another one if the peer broke the protocol.
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+        self.close();
+        self.write_unsent()
+    }
+
+    /// Makes close_notify, if nothing did and the session can say it.
+    fn close(&mut self) {
+        if self.end != End::Open {
+            return;
+        }
+        self.end = End::Waits;
         if let State::Up(session) = &mut self.session {
             let records = &mut self.common.0.borrow_mut().records;
             records.clear();
             // A session that cannot write ends without.
-            if session.close(self.kept.seen(), records).is_ok() {
+            if session.close(&mut self.kept, records).is_ok() {
                 self.unsent.extend_from_slice(records.as_slice());
             }
         }
-        self.ends = true;
-        self.write_unsent()
+        self.kept = Vec::new();
     }
 
     /// Returns whether all is sent.
@@ -230,74 +266,56 @@ impl TlsStream {
         if self.unsent.is_empty() {
             return Ok(true);
         }
-        let sent = send(&mut self.socket, &self.unsent)?;
+        let sent = send(&mut self.socket, &self.unsent).inspect_err(|_| self.end = End::Over)?;
         if sent == self.unsent.len() {
             self.unsent = Vec::new();
             return Ok(true);
         }
         self.unsent.drain(..sent);
+        self.progress |= sent > 0;
         Ok(false)
     }
 
-    /// Handles input, of which the session was shown the first `seen` bytes. It stops behind
-    /// records that have taken much time.
+    /// Handles input; returns the number of plaintext bytes.
     fn receive(
         &mut self,
         input: &mut [u8],
-        seen: usize,
         plaintext: &mut [u8],
-        shared: &mut Shared<'_>,
-    ) -> (Handled, Result<(), TlsFailure>) {
-        let mut handled = Handled { seen, ..Handled::default() };
+        Scratch { records, stats, work, .. }: &mut Scratch,
+    ) -> (usize, Result<(), TlsFailure>) {
         if let Err(failure) = self.begin(input) {
-            return (handled, Err(failure));
+            return (0, Err(failure));
         }
-        let State::Up(session) = &mut self.session else { return (handled, Ok(())) };
+        let State::Up(session) = &mut self.session else { return (0, Ok(())) };
         let began = session.is_handshaking();
-        let mut work = 0;
-        let result = loop {
-            let shown = handled.consumed + handled.seen;
-            let (len, count) = whole_records(&input[shown..]);
-            // The beginning of an incomplete record is shown too: it may be wrong.
-            let is_last = count < RECORDS_AT_ONCE;
-            let end = if is_last { input.len() } else { shown + len };
-            let (received, result) = session.receive(
-                &mut input[handled.consumed..end],
-                &mut plaintext[handled.plaintext..],
-                shared.records,
-            );
-            handled.consumed += received.consumed;
-            handled.seen = (shown + len).saturating_sub(handled.consumed);
-            handled.plaintext += received.plaintext;
-            self.closed |= received.closed;
-            let silent = count.saturating_sub(received.records);
-            work += received.records * RECORD_WORK + silent * SILENT_WORK;
-            if is_last || result.is_err() || received.closed {
-                break result;
-            }
-            if work >= MOST_WORK {
-                handled.is_behind = true;
-                break Ok(());
-            }
-        };
-        *shared.work += work;
+        let records_in = whole_records(input);
+        let (received, mut result) = session.receive(input, plaintext, records);
         if began {
             session.keep_name();
         }
         if began && !session.is_handshaking() {
-            let stats = &mut *shared.stats;
             stats.tls12 += u64::from(session.version() == Some(TlsVersion::Tls12));
             stats.tls13 += u64::from(session.version() == Some(TlsVersion::Tls13));
             stats.resumed += u64::from(session.is_resumed());
         }
-        self.unsent.extend_from_slice(shared.records.as_slice());
+        self.closed |= received.closed;
+        self.kept = Vec::new();
+        let rest = &input[received.consumed..];
         let most = if session.is_handshaking() { MOST_HANDSHAKE } else { LONGEST_RECORD };
-        let waits = if handled.is_behind { handled.seen } else { input.len() - handled.consumed };
-        if result.is_ok() && waits > most {
-            let failure = TlsFailure::Other("a handshake message is too long".to_owned());
-            return (handled, Err(failure));
+        // Nothing behind close_notify counts, or behind a failure.
+        if !self.closed && result.is_ok() {
+            if rest.len() > most {
+                result = Err(TlsFailure::Other("a handshake message is too long".to_owned()));
+            } else {
+                self.kept = rest.to_vec();
+            }
         }
-        (handled, result)
+        self.unsent.extend_from_slice(records.as_slice());
+        let silent = records_in.saturating_sub(received.records);
+        let took = received.records * RECORD_WORK + silent * SILENT_WORK;
+        self.reads_short = took > MUCH_WORK;
+        *work += took;
+        (received.plaintext, result)
     }
 
     /// Begins a session with the peer's first bytes.
@@ -315,22 +333,19 @@ impl TlsStream {
     }
 }
 
-/// The length of the whole records at the beginning of `input`, and their number: as many as the
-/// session gets at once.
-fn whole_records(input: &[u8]) -> (usize, usize) {
-    let (mut len, mut count) = (0, 0);
-    while count < RECORDS_AT_ONCE
-        && let [_, _, _, high, low, rest @ ..] = &input[len..]
-    {
+/// The number of whole records at the beginning of `input`.
+fn whole_records(input: &[u8]) -> usize {
+    let (mut from, mut count) = (0, 0);
+    while let [_, _, _, high, low, rest @ ..] = &input[from..] {
         // The session refuses a record that is too long.
         let payload = usize::from(u16::from_be_bytes([*high, *low]));
         if rest.len() < payload {
             break;
         }
-        len += HEADER + payload;
+        from += HEADER + payload;
         count += 1;
     }
-    (len, count)
+    count
 }
 
 /// The content type of a handshake record (RFC 8446 §5.1).
@@ -360,96 +375,105 @@ fn send(socket: &mut PlainStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 impl Read for TlsStream {
-    /// Reads once from the socket, or handles what is left of an earlier read. `into` has at least
-    /// [`LEAST_BUFFER`] bytes. If there is no plaintext in the input, the error is `WouldBlock`, or
-    /// `Interrupted` if there may be more.
+    /// Reads once from the socket. `into` has at least [`LEAST_BUFFER`] bytes. If there is no
+    /// plaintext in what has come, the error is `Interrupted`.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.last_read = LastRead::Nothing;
         if let State::Failed(failure) = &self.session {
-            return Err(failed(failure));
+            let failure = failure.clone();
+            let error = failed(&failure);
+            self.session = State::Over(failure);
+            return Err(error);
         }
         if self.closed {
-            self.more = false;
             return Ok(0);
         }
         let common = self.common.clone();
-        let Scratch { input: memory, records, stats, work, left, .. } = &mut *common.0.borrow_mut();
-        let mut kept = std::mem::take(&mut self.kept);
-        let was_behind = kept.is_behind;
-        let input = if was_behind {
-            *left -= kept.memory.len();
-            &mut kept.memory[kept.from..]
-        } else {
-            let before = kept.memory.len();
-            // Of what was kept, at most a record is plaintext.
-            let room = into.len() - before.min(LONGEST_RECORD);
-            let most = room.min(if *left < MOST_LEFT { MOST_READ } else { SHORT_READ });
-            if memory.len() < before + most {
-                memory.resize(before + most, 0);
+        let scratch = &mut *common.0.borrow_mut();
+        if self.end != End::Open || matches!(self.session, State::Over(_)) {
+            return self.discard(into, scratch);
+        }
+        let before = self.kept.len();
+        // Of what was kept, at most a record is plaintext.
+        let most = if self.reads_short { SHORT_READ } else { MOST_READ };
+        let most = most.min(into.len() - before.min(LONGEST_RECORD));
+        let mut memory = std::mem::take(&mut scratch.input);
+        if memory.len() < before + most {
+            memory.resize(before + most, 0);
+        }
+        let input = &mut memory[..before + most];
+        input[..before].copy_from_slice(&self.kept);
+        let result = match self.socket.read(&mut input[before..]) {
+            Ok(read @ 1..) => {
+                self.last_read = if read == most { LastRead::Full } else { LastRead::Short };
+                // What was kept is copied, and copied again if it is kept again.
+                scratch.work += before;
+                self.handle(&mut input[..before + read], into, scratch)
             }
-            memory[..before].copy_from_slice(&kept.memory);
-            let read = match self.socket.read(&mut memory[before..before + most]) {
-                Ok(read @ 1..) => read,
-                end => {
-                    self.kept = kept;
-                    self.more = false;
-                    self.truncated |= end.is_ok();
-                    return end;
+            Ok(_) => {
+                self.truncated = true;
+                Ok(0)
+            }
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
+                    self.end = End::Over;
                 }
-            };
-            self.more = read == most;
-            &mut memory[..before + read]
-        };
-        records.clear();
-        let waited = self.unsent.len();
-        let mut shared = Shared { records, stats, work };
-        let (handled, result) = self.receive(input, kept.seen, into, &mut shared);
-        let plaintext = handled.plaintext;
-        if handled.is_behind && was_behind {
-            kept.from += handled.consumed;
-            kept.seen = handled.seen;
-            self.kept = kept;
-        } else {
-            self.kept = Kept {
-                memory: input[handled.consumed..].to_vec(),
-                from: 0,
-                seen: handled.seen,
-                is_behind: handled.is_behind,
-            };
-        }
-        if plaintext > 0 && result.is_ok() && waited == 0 {
-            // The replies to the plaintext may go out with it.
-            self.unoffered = !self.unsent.is_empty();
-        } else {
-            // What the socket does not take is sent later; a broken one is found by the next call.
-            let _ = self.send_unsent();
-        }
-        if let Err(failure) = result {
-            stats.failures.count(&failure);
-            self.kept = Kept::default();
-            self.session = State::Failed(failure);
-        }
-        if self.kept.is_behind {
-            *left += self.kept.memory.len();
-            self.more = true;
-        }
-        match &self.session {
-            _ if plaintext > 0 => {
-                // The end, or the failure, is found by the next call.
-                self.more |= self.closed || matches!(self.session, State::Failed(_));
-                Ok(plaintext)
+                Err(error)
             }
-            State::Failed(failure) => Err(failed(failure)),
-            _ if self.closed => Ok(0),
-            _ if self.more => Err(ErrorKind::Interrupted.into()),
-            _ => Err(ErrorKind::WouldBlock.into()),
-        }
+        };
+        scratch.input = memory;
+        result
     }
 }
 
-impl Drop for TlsStream {
-    fn drop(&mut self) {
-        if self.kept.is_behind {
-            self.common.0.borrow_mut().left -= self.kept.memory.len();
+impl TlsStream {
+    /// Handles input that was read just now.
+    fn handle(
+        &mut self,
+        input: &mut [u8],
+        into: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> io::Result<usize> {
+        let is_blocked = !self.unsent.is_empty() && !self.unoffered;
+        scratch.records.clear();
+        let (plaintext, result) = self.receive(input, into, scratch);
+        if plaintext > 0 && result.is_ok() && !is_blocked {
+            // The replies to the plaintext may go out with it.
+            self.unoffered = !self.unsent.is_empty();
+        } else if !is_blocked || result.is_err() {
+            // What the socket does not take is sent later; a broken one is found by the next call.
+            let _ = self.send_unsent();
+        }
+        let mut end = Err(ErrorKind::Interrupted.into());
+        if let Err(failure) = result {
+            scratch.stats.failures.count(&failure);
+            end = Err(failed(&failure));
+            self.session = match plaintext {
+                0 => State::Over(failure),
+                _ => State::Failed(failure),
+            };
+        } else if self.closed {
+            end = Ok(0);
+        }
+        if plaintext == 0 {
+            return end;
+        }
+        if self.closed || matches!(self.session, State::Failed(_)) {
+            // The end, or the failure, is found by the next call.
+            self.last_read = LastRead::Full;
+        }
+        Ok(plaintext)
+    }
+
+    /// Reads what the peer sends behind our close_notify or a failure, and forgets it.
+    fn discard(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<usize> {
+        match self.socket.read(into)? {
+            0 => Ok(0),
+            read => {
+                self.last_read = if read == into.len() { LastRead::Full } else { LastRead::Short };
+                scratch.work += read;
+                Err(ErrorKind::Interrupted.into())
+            }
         }
     }
 }
@@ -460,13 +484,16 @@ impl Write for TlsStream {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.end != End::Open {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
         if !self.unoffered && !self.send_unsent()? {
             return Err(ErrorKind::WouldBlock.into());
         }
         let session = match &mut self.session {
             State::Up(session) => session,
             State::New(_) => return Err(ErrorKind::NotConnected.into()),
-            State::Failed(failure) => return Err(failed(failure)),
+            State::Failed(failure) | State::Over(failure) => return Err(failed(failure)),
         };
         let Scratch { plaintext, records, .. } = &mut *self.common.0.borrow_mut();
         let mut taken = usize::from(std::mem::take(&mut self.withheld));
@@ -480,17 +507,19 @@ impl Write for TlsStream {
         }
         loop {
             let piece = piece(slices, taken, plaintext);
-            session
-                .encrypt(self.kept.seen(), piece, records)
-                .map_err(|failure| failed(&failure))?;
+            session.encrypt(&mut self.kept, piece, records).map_err(|failure| failed(&failure))?;
             taken += piece.len();
             left -= piece.len();
             if left > 0 && (records.as_slice().len() < AT_ONCE || left <= SHORT_TAIL) {
                 continue;
             }
-            let sent = send(&mut self.socket, records.as_slice())?;
+            let sent =
+                send(&mut self.socket, records.as_slice()).inspect_err(|_| self.end = End::Over)?;
             if let rest @ [_, ..] = &records.as_slice()[sent..] {
                 self.unsent.extend_from_slice(rest);
+                if left > 0 {
+                    return Ok(taken);
+                }
                 self.withheld = true;
                 return match taken - 1 {
                     0 => Err(ErrorKind::WouldBlock.into()),
@@ -536,8 +565,22 @@ fn failed(failure: &TlsFailure) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, failure.clone())
 }
 
+/// Says close_notify if nothing did: the socket sends FIN.
+impl Drop for TlsStream {
+    fn drop(&mut self) {
+        if self.end == End::Open {
+            self.close();
+            // What the socket does not take now is lost, and the peer sees that.
+            let _ = self.send_unsent();
+        }
+    }
+}
+
 impl fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsStream").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
