@@ -67,3 +67,9 @@ fn compressed_messages_come_out_again_and_nonsense_is_harmless() {
 fn whole_connections_keep_their_promises() {
     run("connection", targets::connection::run, targets::connection::generate, 400);
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn records_and_handshakes_in_any_pieces_do_no_harm() {
+    run("tls", targets::tls::run, targets::tls::generate, 1000);
+}

@@ -12,4 +12,8 @@ pub mod frames;
 pub mod input;
 #[cfg(feature = "deflate")]
 pub mod slow_inflate;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(feature = "tls")]
+pub mod tls_client;
 pub mod upgrade;
