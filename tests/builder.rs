@@ -4,7 +4,6 @@ mod common;
 
 use std::time::Duration;
 
-use ikisocket::testing::Harness;
 use ikisocket::{BuildError, Builder, Event, RouteOptions, Server};
 
 /// Every setting that is a time.
@@ -43,7 +42,7 @@ fn try_out(settings: Builder) -> Option<String> {
             ep.kws.sockets().handle().send(|(), sockets| _ = sockets.broadcast("from a handle"));
         ep.kws.close();
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let Ok(client) = test.connect("/ws") else { return Some("refused".to_owned()) };
     test.advance(Duration::from_millis(10));
     test.send(client, "hello ".repeat(100));

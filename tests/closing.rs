@@ -24,7 +24,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn close_sends_1000_connection_closed_and_fires_close_then_disconnect() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| kws.close());
     test.expect_goodbye(ann, 1000, "Connection closed");
@@ -48,7 +48,7 @@ fn twelve_closes_are_one_close_and_one_disconnect() {
             ep.kws.close_with(3000 + 1, "another reason").unwrap();
         }
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "close me");
     test.expect_goodbye(ann, 1000, "Connection closed"); // the first one counts
@@ -64,7 +64,7 @@ fn close_fires_after_the_running_callback() {
         diary.note("callback over");
     });
     server.on(Event::Close, |diary, _| diary.note("close"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
     assert_eq!(test.state().notes, ["callback over", "close"]);
@@ -80,7 +80,7 @@ fn what_was_emitted_before_a_close_always_arrives_before_the_close_frame() {
         ep.kws.close();
         assert_eq!(ep.kws.emit("too late"), Emitted::Refused(EmitError::Closed));
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     // However the network cuts it.
     for size in 1..100 {
         let client = test
@@ -95,7 +95,7 @@ fn what_was_emitted_before_a_close_always_arrives_before_the_close_frame() {
 
 #[test]
 fn a_close_with_a_full_queue_delivers_everything_first() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let ann = test.connect(Upgrade::to("/ann").faults(Faults::none().window(1000))).unwrap();
     test.stop_reading(ann);
     let mut expected = Vec::new();
@@ -115,7 +115,7 @@ fn a_close_with_a_full_queue_delivers_everything_first() {
 
 #[test]
 fn close_with_sends_every_legal_code() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     for code in (1000..=1003).chain(1007..=1014).chain([3000, 3999, 4000, 4999]) {
         let name = code.to_string();
         let client = test.connect(format!("/{name}")).unwrap();
@@ -131,7 +131,7 @@ fn close_with_sends_every_legal_code() {
 
 #[test]
 fn an_illegal_code_is_an_error_and_nothing_happens() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
@@ -146,7 +146,7 @@ fn an_illegal_code_is_an_error_and_nothing_happens() {
 
 #[test]
 fn a_reason_is_cut_to_123_bytes_between_characters() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     for (name, reason, arrives) in [
         ("ann", "é".repeat(100), "é".repeat(61)),
         ("bob", "x".repeat(123), "x".repeat(123)),
@@ -163,7 +163,7 @@ fn a_reason_is_cut_to_123_bytes_between_characters() {
 
 #[test]
 fn a_closed_connection_is_not_counted_found_or_reached_but_still_answers() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
     let (diary, mut sockets) = test.server().lend();
@@ -199,7 +199,7 @@ fn a_closed_connection_is_not_counted_found_or_reached_but_still_answers() {
 fn no_message_fires_after_a_close() {
     let mut server = memory_server();
     server.on(Event::Message, |_, ep| ep.kws.close());
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     test.send(ann, "one");
     test.send(ann, "two");
@@ -212,7 +212,7 @@ fn no_message_fires_after_a_close() {
 
 #[test]
 fn a_flood_of_pongs_does_not_keep_a_closed_connection() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     with_socket(test.server(), "ann", |kws| kws.close());
     for _ in 0..5 {
@@ -227,7 +227,7 @@ fn a_flood_of_pongs_does_not_keep_a_closed_connection() {
 
 #[test]
 fn a_normal_close_of_a_peer_is_no_error_and_has_its_code_and_reason() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     for code in [1000, 1001] {
         let name = code.to_string();
         let client = test.connect(format!("/{name}")).unwrap();
@@ -241,7 +241,7 @@ fn a_normal_close_of_a_peer_is_no_error_and_has_its_code_and_reason() {
 
 #[test]
 fn a_peer_that_closes_without_a_code_is_no_error() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.close_without_code(ann);
     test.expect(ann, [Received::Close { code: None, reason: String::new() }, Received::Fin]);
@@ -252,7 +252,7 @@ fn a_peer_that_closes_without_a_code_is_no_error() {
 
 #[test]
 fn a_peer_that_closes_with_another_code_fires_error_then_disconnect() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.close(ann, 4321, "out of tea");
     test.expect_goodbye(ann, 4321, "");
@@ -266,7 +266,7 @@ fn a_peer_that_closes_with_another_code_fires_error_then_disconnect() {
 
 #[test]
 fn a_close_that_the_peer_never_answers_ends_unclean_at_the_timeout() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     with_socket(test.server(), "ann", |kws| kws.close_with(4000, "answer me")).unwrap();
     test.expect(ann, [Received::close(4000, "answer me")]);
@@ -285,7 +285,7 @@ fn a_close_that_the_peer_never_answers_ends_unclean_at_the_timeout() {
 #[test]
 fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
     for flush in [false, true] {
-        let mut test = Harness::by_hand(memory_server());
+        let mut test = common::harness_by_hand(memory_server());
         test.connect("/ann").unwrap();
         with_socket(test.server(), "ann", |kws| kws.close());
         test.skip(2 * CLOSE_TIMEOUT);
@@ -299,7 +299,7 @@ fn a_close_that_goes_out_late_leaves_the_peer_its_time_all_the_same() {
 
 #[test]
 fn a_close_answered_with_fin_or_reset_ends_unclean_and_without_error() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     for (name, end) in [("ann", Harness::finish as fn(&mut _, _)), ("bob", Harness::reset)] {
         let client = test.connect(Upgrade::to(format!("/{name}")).unresponsive()).unwrap();
         with_socket(test.server(), name, |kws| kws.close());
@@ -313,7 +313,7 @@ fn a_close_answered_with_fin_or_reset_ends_unclean_and_without_error() {
 
 #[test]
 fn when_both_close_at_once_each_close_is_the_others_answer() {
-    let mut test = Harness::by_hand(memory_server());
+    let mut test = common::harness_by_hand(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.close(ann, 3000, "mine");
     with_socket(test.server(), "ann", |kws| kws.close());
@@ -338,7 +338,7 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
             assert_eq!(ep.kws.fire(diary, "no listener", ""), 0);
         });
     }
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let names = ["normal", "odd", "lost", "reset", "violation", "closed", "silent"];
     let clients =
         names.map(|name| test.connect(Upgrade::to(format!("/{name}")).unresponsive()).unwrap());
@@ -370,7 +370,7 @@ fn disconnect_is_always_last_and_comes_exactly_once() {
 
 #[test]
 fn a_connection_that_never_upgraded_has_no_events() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let visitors = [(); 3].map(|()| test.dial(Faults::none()).unwrap());
     test.write(visitors[0], b"GET /ann HTTP/1.1\r\n");
     test.write(visitors[1], b"GET /ann HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -438,7 +438,7 @@ fn a_peer_that_sends_too_much_reads_1009_and_then_fin_and_no_reset() {
     ann.send(&frame(TEXT, &[b'x'; 60_000]));
     let bytes = ann.read_to_end(&mut server).expect("FIN, not RST");
     assert_eq!((bytes[0], &bytes[2..4]), (0x80 | CLOSE, &1009_u16.to_be_bytes()[..]));
-    assert!(ann.stream.take_error().unwrap().is_none(), "no RST behind the FIN either");
+    assert!(ann.stream.socket().take_error().unwrap().is_none(), "no RST behind the FIN either");
     ann.send(b"it may even go on for a while");
     let error = Error::Protocol(Violation::MessageTooBig { limit: 1000 });
     assert_eq!(server.state().errors("ann"), [error]);
@@ -449,7 +449,7 @@ fn a_peer_that_sends_too_much_reads_1009_and_then_fin_and_no_reset() {
 
 #[test]
 fn abort_resets_at_once_and_fires_disconnect_without_a_code() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         kws.emit("never sent");
@@ -468,7 +468,7 @@ fn abort_resets_at_once_and_fires_disconnect_without_a_code() {
 
 #[test]
 fn abort_does_not_wait_for_the_answer_to_a_close_and_tells_what_that_said() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         kws.close_with(4000, "enough").unwrap();

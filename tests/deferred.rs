@@ -41,7 +41,7 @@ fn desk(settings: Builder) -> Harness<Desk> {
         desk.waiting.push(sockets.defer(incoming));
         Ok(())
     });
-    Harness::new(server)
+    common::harness(server)
 }
 
 /// Asks for an upgrade that waits for its answer.
@@ -69,7 +69,8 @@ fn a_request_that_a_thread_accepts_opens_with_the_attributes_of_both() {
                 .unwrap();
         }
     });
-    let mut server = Server::bind("127.0.0.1:0", ()).unwrap();
+    let mut server = Server::builder().build(()).unwrap();
+    common::listen(&mut server);
     server.filter(move |(), sockets, incoming| {
         let name = incoming.param("name").unwrap_or_default().to_owned();
         incoming.attributes.set("user", name.clone());
@@ -201,7 +202,7 @@ fn later_filters_run_after_the_answer_and_earlier_ones_only_once() {
             Ok(())
         });
     }
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let (ann, deferred) = ask(&mut test, "/ann");
     assert_eq!(test.state().notes, ["first", "second"]);
     // The general answer may defer it again.
@@ -256,7 +257,7 @@ fn a_filter_that_refuses_after_all_has_the_last_word() {
         desk.waiting.push(sockets.defer(incoming));
         Err(Response::text("no").with_status(403))
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     assert_eq!(test.connect("/").unwrap_err().status(), Some(403));
     let deferred = test.state().waiting.pop().unwrap();
     assert_eq!(deferred.accept(|_| {}), Err(AnswerError::Late));
@@ -324,7 +325,7 @@ fn an_answer_to_a_question_that_was_asked_anew_is_ignored() {
         desk.waiting.push(sockets.defer(incoming));
         Ok(())
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let (ann, deferred) = ask(&mut test, "/ann");
     deferred.accept(|_| {}).unwrap();
     assert_eq!(status(&mut test, ann), 101);
@@ -352,7 +353,7 @@ fn a_routes_own_filters_are_asked_after_the_servers_and_for_no_other_path() {
         });
     server.route("/other", |_, _| {}).unwrap();
     server.get("/own", |_, _, _| "a page at the same path").unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     for (path, answer, last) in [("/own?may", 101, "open"), ("/own", 403, "second")] {
         let (client, deferred) = ask(&mut test, path);
         assert_eq!(test.state().notes, ["server /own", "first"]);

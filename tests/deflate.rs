@@ -555,7 +555,7 @@ fn others_have_their_turn_before_all_that_one_peer_sent_is_decompressed() {
     assert!(frame.len() < 1100, "{}", frame.len());
     for mode in [Deflate::shared(), Deflate::dedicated()] {
         // Each read brings one frame.
-        let mut test = Harness::by_hand(noting(with(mode).receive_buffer(frame.len())));
+        let mut test = common::harness_by_hand(noting(with(mode).receive_buffer(frame.len())));
         let peers: Vec<_> = (0..30).map(|_| join(&mut test, "mallory")).collect();
         let ann = join(&mut test, "ann");
         for peer in &peers {
@@ -581,7 +581,7 @@ fn others_have_their_turn_before_all_that_one_peer_sent_is_decompressed() {
 fn what_is_refused_for_its_blocks_is_work_of_the_turn_too() {
     // Empty stored blocks: few bytes to read, and many beginnings of blocks.
     let frame = long_frame(Opcode::Binary, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(1100));
-    let mut test = Harness::by_hand(noting(with(Deflate::shared()).work_per_turn(2000)));
+    let mut test = common::harness_by_hand(noting(with(Deflate::shared()).work_per_turn(2000)));
     let peers: Vec<_> = (0..20).map(|_| join(&mut test, "mallory")).collect();
     test.settle();
     peers.iter().for_each(|peer| test.write(*peer, &frame));
@@ -607,7 +607,7 @@ fn what_listeners_compress_is_work_of_the_turn() {
                     assert!(ep.kws.emit(&text).ok().is_ok());
                 }
             });
-            let mut test = Harness::by_hand(server);
+            let mut test = common::harness_by_hand(server);
             let peers: Vec<_> =
                 (0..30).map(|number| join(&mut test, &number.to_string())).collect();
             for peer in &peers {
@@ -628,7 +628,8 @@ fn what_listeners_compress_is_work_of_the_turn() {
 #[test]
 fn the_windows_of_peers_that_send_little_are_work_of_the_turn() {
     let least_turns = |fill: usize| {
-        let mut test = Harness::by_hand(noting(with(Deflate::dedicated()).work_per_turn(500)));
+        let mut test =
+            common::harness_by_hand(noting(with(Deflate::dedicated()).work_per_turn(500)));
         let peers: Vec<_> = (0..300).map(|_| join(&mut test, "mallory")).collect();
         let mut deflater = Deflater::new(6, 15);
         let mut wire = Vec::new();
@@ -657,7 +658,7 @@ fn what_is_compressed_when_a_slow_reader_reads_again_is_work_of_that_turn() {
             ep.kws.sockets().broadcast(&message);
         }
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let slow: Vec<_> = (0..20).map(|_| join(&mut test, "slow")).collect();
     slow.iter().for_each(|client| test.stop_reading(*client));
     let ann = join(&mut test, "ann");
@@ -683,7 +684,7 @@ fn a_costly_message_is_decompressed_in_several_turns_beside_others() {
     let payload = noise(MIB);
     let wire = long_frame(Opcode::Binary, &deflated(&payload));
     for mode in [Deflate::shared(), Deflate::dedicated()] {
-        let mut test = Harness::by_hand(noting(with(mode).receive_buffer(4 * MIB)));
+        let mut test = common::harness_by_hand(noting(with(mode).receive_buffer(4 * MIB)));
         let names = ["mallory", "ann"];
         let [mallory, ann] = names.map(|name| join(&mut test, name));
         // In the same read there is more behind it.
@@ -722,7 +723,7 @@ fn a_compressed_message_behind_our_close_frame_does_not_fire() {
     for mode in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = noting(with(mode));
         server.on(Event::Message, |_, ep| ep.kws.close());
-        let mut test = Harness::new(server);
+        let mut test = common::harness(server);
         let ann = join(&mut test, "ann");
         test.write(ann, &compressed_frame(TEXT, &deflated(b"hello")).repeat(3));
         test.write(ann, &compressed_frame(TEXT, &deflated(b"hello")));
@@ -741,7 +742,7 @@ fn a_connection_may_end_while_its_message_is_decompressed() {
             server.on(Event::Disconnect, |log: &mut Log, ep| {
                 log.push(("gone".to_owned(), usize::from(ep.clean)))
             });
-            let mut test = Harness::by_hand(server);
+            let mut test = common::harness_by_hand(server);
             let mallory = join(&mut test, "mallory");
             test.write(mallory, &[&wire[..], &close].concat());
             test.turn();
@@ -776,7 +777,7 @@ fn a_connection_may_end_while_its_message_is_decompressed() {
 #[test]
 fn a_peer_whose_message_is_decompressed_slowly_is_not_taken_for_silent() {
     let wire = long_frame(Opcode::Binary, &deflated(&noise(MIB)));
-    let mut test = Harness::by_hand(noting(with(Deflate::shared()).receive_buffer(4 * MIB)));
+    let mut test = common::harness_by_hand(noting(with(Deflate::shared()).receive_buffer(4 * MIB)));
     let peers: Vec<_> = (0..40).map(|number| join(&mut test, &number.to_string())).collect();
     let behind =
         [&compressed_frame(TEXT, &deflated(b"behind it")), &frame(TEXT, b"!")[..]].concat();

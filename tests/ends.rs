@@ -22,7 +22,7 @@ const FULL_OUTBOX_ENDS: Duration = Duration::from_secs(50);
 fn harness(settings: Builder) -> Harness<Diary> {
     let mut server = memory_server_with(settings);
     server.route("/:name", enter).unwrap();
-    Harness::new(server)
+    common::harness(server)
 }
 
 fn reader(test: &mut Harness<Diary>, name: &str, window: usize, bytes_per_second: u32) -> Client {
@@ -199,7 +199,7 @@ fn a_shutdown_awaits_the_fin_of_a_peer_that_the_kernel_holds_bytes_for() {
 fn a_page_arrives_at_the_closing_rate() {
     let mut server = memory_server_with(Server::builder());
     server.get("/big", |_, _, _| Response::new(200).with_body(vec![b'x'; MIB])).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let page = test.dial(Faults::none().reads_per_second(33_000)).unwrap();
     test.write(page, b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
     test.advance(33 * SECOND);
@@ -306,7 +306,7 @@ fn a_page_that_is_not_read_ends_in_time_and_is_counted() {
     for rate in [0, 1, 80, 20_000] {
         let mut server = memory_server_with(Server::builder());
         server.get("/big", |_, _, _| Response::new(200).with_body(vec![b'x'; MIB])).unwrap();
-        let mut test = Harness::new(server);
+        let mut test = common::harness(server);
         let page = test.dial(Faults::none().reads_per_second(rate)).unwrap();
         test.write(page, b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
         test.settle();

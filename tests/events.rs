@@ -10,7 +10,7 @@ mod common;
 use common::{
     Client, Diary, connect, enter, memory_server, memory_server_with, name_of, server, with_socket,
 };
-use ikisocket::testing::{Faults, Harness, Received, Upgrade};
+use ikisocket::testing::{Faults, Received, Upgrade};
 use ikisocket::{Error, Event, Server, Uuid};
 
 #[test]
@@ -39,7 +39,7 @@ fn a_global_fire_calls_a_listener_once_for_each_open_connection() {
         let note = format!("{} {}", name_of(&ep.kws), String::from_utf8_lossy(&ep.data));
         diary.note(note);
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let clients: Vec<_> = (0..20).map(|i| test.connect(format!("/{i:02}")).unwrap()).collect();
     with_socket(test.server(), "07", |kws| kws.close());
     let (diary, mut sockets) = test.server().lend();
@@ -60,7 +60,7 @@ fn the_callback_comes_first_then_connect_then_messages_then_disconnect() {
             assert!(diary.entries.is_empty());
         })
         .unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "hello");
     test.send(ann, b"x");
@@ -79,7 +79,7 @@ fn an_emit_in_the_callback_arrives_before_an_emit_in_connect() {
             kws.emit("callback");
         })
         .unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.expect(ann, ["callback", "connect"]);
 }
@@ -88,7 +88,7 @@ fn an_emit_in_the_callback_arrives_before_an_emit_in_connect() {
 fn a_callback_that_closes_gets_no_connect() {
     let mut server = memory_server_with(Server::builder());
     server.route("/:name", |_, kws| kws.close()).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["close", "disconnect"]);
@@ -100,7 +100,7 @@ fn a_message_fires_with_its_kind_and_is_answered_in_kind() {
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     for text in ["täxt", ""] {
         test.send(ann, text);
@@ -114,7 +114,7 @@ fn a_message_fires_with_its_kind_and_is_answered_in_kind() {
 
 #[test]
 fn a_ping_is_answered_and_fires_and_a_pong_fires_with_its_data() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.ping(ann, "are you there");
     test.expect(ann, [Received::Pong(b"are you there".to_vec())]);
@@ -136,7 +136,7 @@ fn listeners_run_as_registered_the_servers_before_the_routes() {
         .on("mine", |diary, _| diary.note("route 2"));
     server.on("mine", |diary, _| diary.note("server 2"));
     server.route("/other/:name", enter).unwrap().on("mine", |diary, _| diary.note("other route"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     connect(&mut test, ["ann", "other/bob"]);
 
     let (diary, mut sockets) = test.server().lend();
@@ -155,7 +155,7 @@ fn off_removes_every_listener_of_the_event_those_of_routes_too() {
         .unwrap()
         .on("mine", |diary, _| diary.note("mine of the route"))
         .on(Event::Message, |diary, _| diary.note("message of the route"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
 
     let server = test.server();
@@ -175,7 +175,7 @@ fn off_removes_every_listener_of_the_event_those_of_routes_too() {
 fn a_builtins_name_as_a_string_means_the_builtin() {
     let mut server = memory_server();
     server.on("connect", |diary, _| diary.note("connected"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     connect(&mut test, ["ann"]);
     assert_eq!(test.state().notes, ["connected"]);
 }
@@ -200,7 +200,7 @@ fn fire_runs_the_listeners_before_it_returns_and_inside_each_other() {
     server.on("inner", |diary, ep| {
         diary.note(format!("inner {}", String::from_utf8_lossy(&ep.data)))
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
     assert_eq!(
@@ -224,7 +224,7 @@ fn a_fire_more_than_64_deep_calls_no_listener_and_records_one_error() {
         diary.note("ran");
         ep.kws.fire(diary, "again", "");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     connect(&mut test, ["ann"]);
     let (diary, mut sockets) = test.server().lend();
     let id = diary.id("ann");
@@ -261,7 +261,7 @@ fn a_fire_of_the_librarys_event_calls_no_listener_and_records_an_error() {
     });
     let refused = NAMES.map(|name| Error::FireRefused { event: name.to_owned(), depth: None });
 
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
     assert_eq!(test.state().notes, ["no listener ran"]);
@@ -287,7 +287,7 @@ fn what_fails_inside_an_error_listener_is_only_returned() {
     server.on(Event::Message, |diary, ep| {
         ep.kws.fire(diary, "error", "");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "go");
     test.expect(ann, ["the end of the error listener"]);
@@ -334,7 +334,7 @@ fn nothing_but_fire_runs_a_listener_inside_a_callback() {
     server.on_panic(|watch, _| watch.inside = false);
     server.route("/:name", |_, _| {}).unwrap();
 
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let slow = test.connect(Upgrade::to("/slow").faults(Faults::none().window(32 * 1024))).unwrap();
     test.stop_reading(slow);
     let [_other, actor] = connect(&mut test, ["other", "actor"]);
@@ -376,7 +376,7 @@ fn no_message_fires_on_a_connection_that_another_closed_in_the_same_turn() {
             }
         });
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let clients = connect(&mut test, ["ann", "bob", "cid"]);
     for client in clients {
         test.send(client, "only one of these fires");
@@ -407,7 +407,7 @@ fn in_disconnect_the_connections_data_is_there_and_emits_are_refused() {
         assert_eq!(ep.kws.broadcast("no other connection is here"), 0);
         diary.note("all of it was checked");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann?q=a%20b"]);
     test.finish(ann);
     assert_eq!(test.state().notes, ["all of it was checked"]);
@@ -437,7 +437,7 @@ fn no_client_ever_sees_the_request_of_another() {
     server.on(Event::Message, |diary, ep| note(diary, "message", &ep.kws));
     server.on(Event::Disconnect, |diary, ep| note(diary, "disconnect", &ep.kws));
 
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let mut number = 0;
     for _round in 0..30 {
         let mut clients = Vec::new();

@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{ON_PURPOSE, PATIENCE, connect, memory_server, quiet_panics, turn_until, with_socket};
-use ikisocket::testing::Harness;
 use ikisocket::{CloseCode, CloseError, Event, Handle, SendError, Server, Shutdown, Turn};
 
 /// Sends again while the queue is full.
@@ -138,7 +137,7 @@ fn a_handle_that_outlives_its_server_gets_errors_and_drops_its_commands() {
 fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
     let mut server = memory_server();
     server.on("own", |diary, ep| diary.note(format!("own {}", ep.data.as_str().unwrap())));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
     let handle = test.server().handle();
@@ -172,7 +171,7 @@ fn a_command_that_a_listener_sends_runs_in_the_next_turn() {
         });
         diary.note(format!("listener {sent:?}"));
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "do it");
     assert_eq!(test.turn().commands, 0);
@@ -186,7 +185,7 @@ fn a_panic_in_a_command_reaches_the_panic_handler_and_the_others_run() {
     quiet_panics();
     let mut server = memory_server();
     server.on_panic(|diary, panic| diary.note(format!("{} {:?}", panic.event, panic.uuid)));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     let handle = test.server().handle();
     handle.send(|_, _| panic!("{ON_PURPOSE}")).unwrap();

@@ -369,7 +369,7 @@ fn a_server_that_stops_listening_keeps_its_peers_and_can_listen_again() {
     let address = server.local_addr().unwrap();
     let mut ann = Client::connect(&mut server, "/ann");
     let _unix = connect(&mut server, &place.0);
-    let mut early = common::Raw::connect(&server);
+    let mut early = common::Raw::connect(&mut server);
     early.send(&upgrade_request("/bob").as_bytes()[..20]);
     turn_until(&mut server, |server| server.stats().accepted == 3);
 

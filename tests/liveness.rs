@@ -16,7 +16,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn harness() -> Harness<Diary> {
     let mut server = memory_server_with(Server::builder());
     server.route("/:name", enter).unwrap();
-    Harness::new(server)
+    common::harness(server)
 }
 
 /// A client that gives no sign of life by itself.
@@ -108,7 +108,7 @@ fn a_late_ping_leaves_as_much_time_for_its_answer_as_one_in_time() {
 fn without_a_ping_timeout_no_peer_is_pinged_or_disconnected() {
     let mut server = memory_server_with(Server::builder().ping_after(Duration::MAX));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = mute(&mut test, "/ann");
     test.advance(1_000_000 * PING_AFTER);
     test.expect_nothing(ann);
@@ -120,7 +120,7 @@ fn without_a_ping_timeout_no_peer_is_pinged_or_disconnected() {
 fn a_peer_whose_input_was_deferred_is_read_before_it_is_declared_dead() {
     let mut server = memory_server_with(Server::builder().work_per_turn(2));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let ann = mute(&mut test, "/ann");
     let bob = mute(&mut test, "/bob");
     test.advance(PING_AFTER);
@@ -137,7 +137,7 @@ fn after_an_answered_ping_the_next_is_due_in_time() {
     let mut server =
         memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     for _ in 0..3 {
         test.advance(PING_AFTER);
@@ -152,7 +152,7 @@ fn after_progress_has_ended_a_ping_the_next_is_due_in_time() {
         let settings = Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER);
         let mut server = memory_server_with(settings.stall_timeout(Duration::MAX));
         server.route("/:name", enter).unwrap();
-        let mut test = Harness::new(server);
+        let mut test = common::harness(server);
         let faults = Faults::none().window(64 * 1024);
         let ann = test.connect(Upgrade::to("/ann").faults(faults).unresponsive()).unwrap();
         test.stop_reading(ann);

@@ -84,7 +84,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     assert_logged([(Level::Warn, "a broadcast of 2000 bytes reached no connection")]);
     assert_eq!(server.stats().emits_refused.too_large, 100);
 
-    let mut stranger = Raw::connect(&server);
+    let mut stranger = Raw::connect(&mut server);
     stranger.send(b"GET / HTTP/1.0\r\n\r\n");
     stranger.read_to_end(&mut server).unwrap();
     assert_logged([(Level::Debug, "refused 127.0.0.1:")]);

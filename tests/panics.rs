@@ -55,7 +55,7 @@ fn a_panic_in_a_listener_closes_with_1011_and_the_other_listeners_run() {
         .route("/:name", enter)
         .unwrap()
         .on(Event::Message, |diary, _| diary.note("the route's listener"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
@@ -82,7 +82,7 @@ fn what_was_emitted_before_a_panic_arrives() {
         ep.kws.emit("last words");
         panic!("{ON_PURPOSE}");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
     test.expect(ann, ["last words".into(), Received::close(1011, "internal error"), Received::Fin]);
@@ -94,7 +94,7 @@ fn messages_behind_one_that_panicked_do_not_fire() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, panic_on_purpose);
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     for _ in 0..3 {
         test.send(ann, "go");
@@ -113,7 +113,7 @@ fn fire_returns_though_a_listener_that_it_called_panicked() {
         assert_eq!(ep.kws.fire(diary, "mine", ""), 2);
         diary.note("back");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
     test.expect_goodbye(ann, 1011, "internal error");
@@ -133,7 +133,7 @@ fn a_panic_deep_inside_nested_fires_leaves_the_depth_as_it_was() {
             _ => ep.kws.fire(diary, "deep", &*(depth + 1).to_string()),
         };
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     for name in ["ann", "bob", "cid"] {
         test.connect(format!("/{name}")).unwrap();
         let (diary, mut sockets) = test.server().lend();
@@ -149,7 +149,7 @@ fn a_panic_in_the_route_callback_closes_with_1011_and_there_is_no_connect() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.route("/bad/:name", |_, _| panic!("{ON_PURPOSE}")).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/bad/ann").unwrap();
     test.expect_goodbye(ann, 1011, "internal error");
@@ -165,7 +165,7 @@ fn a_panic_in_the_route_callback_closes_with_1011_and_there_is_no_connect() {
 fn a_panic_in_a_connect_listener_closes_with_1011() {
     let mut server = server();
     server.route("/:name", enter).unwrap().on(Event::Connect, panic_on_purpose);
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.expect_goodbye(ann, 1011, "internal error");
     assert_eq!(test.state().events("ann"), ["connect", "error", "disconnect"]);
@@ -182,7 +182,7 @@ fn a_panic_in_a_filter_or_a_page_is_answered_with_500() {
         assert!(incoming.query("panic").is_none(), "{ON_PURPOSE}");
         Ok(())
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     assert_eq!(test.connect("/ann?panic").unwrap_err().status(), Some(500));
     for (path, status) in [("/page", 500), ("/good?panic", 500), ("/good", 200)] {
@@ -201,7 +201,7 @@ fn a_panic_in_a_final_event_reaches_the_panic_handler_only() {
     for event in [Event::Close, Event::Error, Event::Disconnect] {
         server.on(event, panic_on_purpose);
     }
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     with_socket(test.server(), "ann", |kws| kws.fire(&mut Diary::default(), "error", ""));
@@ -228,7 +228,7 @@ fn a_panic_in_the_panic_handler_is_caught_too() {
         diary.note(caught.event.clone());
         panic!("{ON_PURPOSE}");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
@@ -245,7 +245,7 @@ fn a_panic_without_a_handler_and_without_a_message_is_caught_too() {
     server.route("/", |_, _| {}).unwrap();
     server.on(Event::Message, |_, _| std::panic::resume_unwind(Box::new(7)));
     server.on(Event::Disconnect, |errors, ep| errors.extend(ep.error.cloned()));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let client = test.connect("/").unwrap();
     test.send(client, "go");
     let [Error::Panicked { event, .. }] = &test.state()[..] else { panic!("{:?}", test.state()) };
@@ -261,7 +261,7 @@ fn a_panic_after_a_close_changes_nothing_about_the_close() {
         ep.kws.close();
         panic!("{ON_PURPOSE}");
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "go");
     test.expect_goodbye(ann, 1000, "Connection closed");
@@ -280,7 +280,7 @@ fn a_panic_after_a_close_in_the_route_callback_keeps_the_close() {
             panic!("{ON_PURPOSE}");
         })
         .unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.expect_goodbye(ann, 1000, "Connection closed");
     assert_eq!(test.state().events("ann"), ["close", "disconnect"]);
@@ -293,7 +293,7 @@ fn a_panic_whose_payload_panics_when_it_is_dropped_is_caught_as_well() {
     let mut server = server();
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, |_, _| std::panic::panic_any(Spiteful));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     let bob = test.connect("/bob").unwrap();
     test.send(ann, "go");
@@ -308,7 +308,7 @@ fn a_panic_handler_whose_panic_panics_in_its_drop_is_harmless() {
     server.on_panic(|_, _| std::panic::panic_any(Spiteful));
     server.route("/:name", enter).unwrap();
     server.on(Event::Message, panic_on_purpose);
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     let bob = test.connect("/bob").unwrap();
     test.send(ann, "go");
@@ -344,7 +344,7 @@ fn a_panic_in_the_drop_of_an_interval_that_cancelled_itself_is_caught() {
         assert!(sockets.cancel(id.get().unwrap()));
     });
     own.set(Some(interval));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     test.advance(Duration::from_secs(5));
     assert_eq!(test.state().notes, ["once", "timer on purpose"]);
     assert_eq!(test.panics().len(), 1);
@@ -363,7 +363,7 @@ fn a_panic_in_the_drop_of_a_source_that_removed_itself_is_caught() {
         })
         .unwrap();
     assert!(server.sockets().wake_source(source));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     assert_eq!(test.state().notes, ["once", "source on purpose"]);
     assert!(!test.server().remove_source(source), "it is gone");
     assert_eq!(test.panics().len(), 1);
@@ -384,7 +384,7 @@ fn a_panic_when_a_late_answer_is_dropped_is_caught() {
         state.deferred = Some(sockets.defer(incoming));
         Ok(())
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let client = test.dial(Default::default()).unwrap();
     test.write(client, upgrade_request("/").as_bytes());
     test.settle();
@@ -413,7 +413,7 @@ fn a_panic_in_the_destructor_of_an_attribute_is_caught() {
             _ => Ok(()),
         }
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let clients = connect(&mut test, ["ann", "bob"]);
     let Err(NotConnected::Refused(answer)) = test.connect("/cid") else {
         panic!("cid is not let in")
@@ -456,7 +456,7 @@ fn two_attributes_whose_destructors_panic_are_counted_and_harmless() {
         }
         Ok(())
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     let panics = |test: &mut Harness<State>| test.server().stats().panics;
 
@@ -506,7 +506,7 @@ fn listeners_that_are_removed_together_are_dropped_one_by_one() {
         .on("mine", move |_, _| one.keep())
         .on("mine", move |_, _| other.keep());
     assert_eq!((server.off("mine"), server.off("mine"), server.stats().panics), (4, 0, 4));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let bob = test.connect("/bob").unwrap();
     assert_unharmed(&mut test, bob);
 }
@@ -561,7 +561,7 @@ fn a_source_its_callback_and_its_deregistration_may_all_panic() {
     // In its own callback; the handler is called with the first.
     let source = add(&mut server, true);
     assert!(server.sockets().wake_source(source));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     assert_eq!(test.state().notes, ["source on purpose"]);
     assert_eq!(test.server().stats().panics, 6);
     assert_eq!(test.panics().len(), 1);
@@ -642,7 +642,7 @@ fn answers_no_longer_needed_are_dropped_one_by_one_with_the_server() {
         state.deferred.push(sockets.defer(incoming));
         Ok(())
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     for _ in 0..2 {
         let client = test.dial(Default::default()).unwrap();
         test.write(client, upgrade_request("/").as_bytes());

@@ -60,7 +60,7 @@ fn a_shutdown_sends_1001_behind_all_emits_and_empties_the_server() {
 
 #[test]
 fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let how = Shutdown::default().code(CloseCode::SERVICE_RESTART).reason("é".repeat(100));
     test.server().sockets().shutdown(how).unwrap();
@@ -69,7 +69,7 @@ fn a_shutdown_has_the_code_and_the_reason_that_are_asked_for() {
 
 #[test]
 fn a_shutdown_with_an_illegal_code_does_nothing() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let how = Shutdown::default().code(1006);
     assert_eq!(test.server().sockets().shutdown(how), Err(CloseError::IllegalCode(1006.into())));
@@ -98,7 +98,7 @@ fn a_shutdown_of_an_empty_server_is_finished_after_one_turn() {
 fn the_deadline_resets_and_counts_peers_that_never_answer() {
     // The deadline comes before the close timeout.
     let (deadline, moment) = (Duration::from_secs(1), Duration::from_millis(1));
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     for path in ["/deaf1", "/deaf2"] {
         test.connect(Upgrade::to(path).unresponsive()).unwrap();
     }
@@ -126,7 +126,7 @@ fn the_deadline_wakes_a_loop_that_waits_without_a_limit() {
 
 #[test]
 fn with_no_time_at_all_each_peer_still_gets_the_close_frame() {
-    let mut test = Harness::by_hand(memory_server());
+    let mut test = common::harness_by_hand(memory_server());
     let ann = test.connect(Upgrade::to("/ann").unresponsive()).unwrap();
     test.server().sockets().shutdown(within(Duration::ZERO)).unwrap();
     test.turn();
@@ -137,7 +137,7 @@ fn with_no_time_at_all_each_peer_still_gets_the_close_frame() {
 #[test]
 fn a_second_shutdown_changes_nothing_about_the_deadline() {
     let deadline = Duration::from_secs(1);
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let deaf = test.connect(Upgrade::to("/deaf").unresponsive()).unwrap();
     test.server().sockets().shutdown(within(deadline)).unwrap();
     let later = within(Duration::from_secs(3600)).code(CloseCode::SERVICE_RESTART);
@@ -162,8 +162,7 @@ fn run_returns_when_a_listener_asked_for_a_shutdown_and_all_are_gone() {
     let leaving = [ann, bob].map(|client| {
         std::thread::spawn(move || {
             let Client { mut ws } = client;
-            ws.get_ref().set_nonblocking(false).unwrap();
-            ws.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+            ws.get_ref().block(PATIENCE);
             let mut heard = Vec::new();
             loop {
                 match ws.read() {
@@ -190,7 +189,7 @@ fn a_shutdown_in_a_route_callback_closes_the_newcomer_too() {
             kws.sockets().shutdown(Shutdown::default()).unwrap();
         })
         .unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.expect_goodbye(ann, 1001, "Server shutdown");
     assert!(test.server().is_finished());
@@ -199,7 +198,7 @@ fn a_shutdown_in_a_route_callback_closes_the_newcomer_too() {
 
 #[test]
 fn a_shutdown_waits_for_no_connection_before_its_upgrade() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let visitor = test.dial(Faults::none()).unwrap();
     test.write(visitor, b"GET /visitor HTTP/1.1\r\n");
     test.settle();
@@ -227,7 +226,7 @@ fn a_page_or_a_filter_that_asks_for_a_shutdown_is_answered_in_full() {
             sockets.shutdown(Shutdown::default()).unwrap();
             Err(response())
         });
-        let mut test = Harness::new(server);
+        let mut test = common::harness(server);
         let ann = test.ask(path).unwrap();
         assert_eq!(test.answer(ann).unwrap().body.len(), length, "{path}");
         assert!(test.server().is_finished());
@@ -238,7 +237,7 @@ fn a_page_or_a_filter_that_asks_for_a_shutdown_is_answered_in_full() {
 fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
     let mut server = memory_server();
     server.get("/page", |_, _, _| Response::text("hello")).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.server().sockets().refuse_upgrades(true);
     assert!(test.server().sockets().is_refusing());
@@ -257,14 +256,15 @@ fn refused_upgrades_get_503_while_the_open_ones_and_the_pages_live_on() {
 fn dropping_the_server_closes_everything_at_once() {
     let mut server = server();
     let address = server.local_addr().unwrap();
-    let visitor = Raw::connect(&server);
-    while server.poll(Some(PATIENCE)).unwrap().accepted == 0 {}
+    let visitor = Raw::connect(&mut server);
+    while server.stats().accepted == 0 {
+        server.poll(Some(PATIENCE)).unwrap();
+    }
     let open = Raw::upgrade(&mut server, "/ann");
     drop(server);
     assert!(is_refused_at(address));
     for mut client in [visitor, open] {
-        client.stream.set_nonblocking(false).unwrap();
-        client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.stream.block(PATIENCE);
         assert_eq!(client.stream.read(&mut [0; 100]).unwrap(), 0);
     }
 }
@@ -274,7 +274,7 @@ fn connections_that_the_close_timeout_resets_are_counted_too() {
     let timeout = Duration::from_secs(2);
     let mut server = memory_server_with(Server::builder().close_timeout(timeout));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     test.connect(Upgrade::to("/silent").unresponsive()).unwrap();
     test.server().sockets().shutdown(within(2 * timeout)).unwrap();
     test.advance(timeout);
@@ -295,7 +295,7 @@ fn a_shutdown_spreads_its_closes_evenly_and_serves_the_others_meanwhile() {
     server.on(Event::Message, |_, ep| {
         ep.kws.emit(ep.data);
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let clients: Vec<_> = (0..10).map(|_| test.connect("/ws").unwrap()).collect();
     let spread = Duration::from_secs(10);
     let how = Shutdown::default().code(CloseCode::SERVICE_RESTART).spread(spread);
@@ -332,7 +332,7 @@ fn is_closed(test: &mut Harness<()>, client: ikisocket::testing::Client, code: u
 fn a_second_shutdown_closes_the_remaining_connections_at_once() {
     let mut server = Server::builder().build(()).unwrap();
     server.route("/ws", |_, _| {}).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let clients = [(); 3].map(|()| test.connect("/ws").unwrap());
     let how = Shutdown::default().spread(Duration::from_secs(3600));
     test.server().sockets().shutdown(how.clone()).unwrap();

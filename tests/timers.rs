@@ -6,7 +6,6 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Diary, ON_PURPOSE, PATIENCE, connect, memory_server, quiet_panics};
-use ikisocket::testing::Harness;
 use ikisocket::{Event, Server, Sockets, TimerId};
 
 const SOON: Duration = Duration::from_millis(5);
@@ -19,7 +18,7 @@ fn note(what: &'static str) -> impl Fn(&mut Diary, &mut Sockets<'_, Diary>) {
 
 #[test]
 fn a_timer_is_called_once_with_the_state_and_the_sockets() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     test.server().set_timer(SOON, |diary, sockets| {
         diary.note(format!("{} here", sockets.len()));
@@ -36,7 +35,7 @@ fn a_timer_is_called_once_with_the_state_and_the_sockets() {
 
 #[test]
 fn a_timer_in_the_past_comes_in_the_next_turn_and_never_inside_the_call() {
-    let mut test = Harness::by_hand(memory_server());
+    let mut test = common::harness_by_hand(memory_server());
     test.server().set_timer(Duration::ZERO, |diary, sockets| {
         diary.note("first");
         sockets.set_timer(Duration::ZERO, note("second"));
@@ -75,7 +74,7 @@ fn listeners_set_and_cancel_timers() {
         });
         diary.note(format!("{} {}", sockets.cancel(never), sockets.cancel(never)));
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     test.send(ann, "now");
     test.expect_nothing(ann);
@@ -94,7 +93,7 @@ fn an_interval_goes_on_until_it_cancels_itself() {
         }
     });
     server.state_mut().1 = Some(id);
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     test.advance(10 * SOON);
     assert_eq!((test.state().0, test.server().next_timeout()), (3, None));
     assert!(!test.server().cancel(id));
@@ -102,7 +101,7 @@ fn an_interval_goes_on_until_it_cancels_itself() {
 
 #[test]
 fn an_interval_that_fell_behind_is_called_once_and_keeps_its_step() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     test.server().set_interval(Duration::from_millis(10), note("tick"));
     // The owner of the loop is busy with something else.
     test.skip(Duration::from_millis(57));
@@ -115,7 +114,7 @@ fn an_interval_that_fell_behind_is_called_once_and_keeps_its_step() {
 
 #[test]
 fn timers_come_when_they_are_due_on_the_clock_of_a_test() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     test.server().set_timer(Duration::from_millis(30), note("timer"));
     test.server().set_interval(Duration::from_millis(20), note("interval"));
     test.server().set_timer(Duration::MAX, note("never"));
@@ -144,7 +143,7 @@ fn a_timer_that_another_one_cancels_in_the_same_turn_is_not_called() {
         let id = server.set_timer(SOON, |_, _| {});
         server.state_mut().push(id);
     }
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     test.skip(2 * SOON);
     assert_eq!(test.turn().timers, 1);
     assert_eq!(test.server().next_timeout(), None);
@@ -158,7 +157,7 @@ fn a_panic_in_a_timer_reaches_the_panic_handler_and_the_interval_stays() {
         diary.note(format!("{} {} {:?}", panic.event, panic.message, panic.uuid))
     });
     server.set_interval(SOON, |_, _| panic!("{ON_PURPOSE}"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     test.advance(2 * SOON);
     let told = format!("timer {ON_PURPOSE} None");
     assert_eq!(test.state().notes, [&*told, &told]);

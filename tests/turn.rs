@@ -48,14 +48,19 @@ fn counts(turn: Turn) -> [usize; 5] {
 fn poll_returns_what_the_turn_did() {
     let mut server = server();
     server.get("/page", |_, _, _| Response::text("hello")).unwrap();
-    let mut ann = Raw::connect(&server);
-    assert_eq!(counts(turns(&mut server, |turn| turn.accepted == 1)), [1, 0, 0, 0, 0]);
+    let mut ann = Raw::connect(&mut server);
+    // A client over TLS has turned the loop for its handshake.
+    let accepted = usize::from(!common::over_tls());
+    assert_eq!(
+        counts(turns(&mut server, |turn| turn.accepted == accepted)),
+        [accepted, 0, 0, 0, 0]
+    );
     ann.send(upgrade_request("/ann").as_bytes());
     assert_eq!(counts(turns(&mut server, |turn| turn.opened == 1)), [0, 1, 0, 0, 0]);
     ann.send(&[frame(TEXT, b"text"), frame(PING, b""), frame(PONG, b"")].concat());
     assert_eq!(counts(turns(&mut server, |turn| turn.messages == 3)), [0, 0, 0, 3, 0]);
-    Raw::connect(&server).send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert_eq!(counts(turns(&mut server, |turn| turn.closed == 1)), [1, 0, 1, 0, 1]);
+    Raw::connect(&mut server).send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(counts(turns(&mut server, |turn| turn.closed == 1)), [accepted, 0, 1, 0, 1]);
     drop(ann);
     assert_eq!(counts(turns(&mut server, |turn| turn.closed == 1)), [0, 0, 0, 0, 1]);
 }
@@ -102,8 +107,7 @@ fn flush_alone_writes_what_was_emitted() {
 fn what_is_emitted_between_turns_is_on_the_wire_before_the_next_wait() {
     let mut server = server();
     let ann = Client::connect(&mut server, "/ann");
-    ann.ws.get_ref().set_nonblocking(false).unwrap();
-    ann.ws.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    ann.ws.get_ref().block(PATIENCE);
     let answering = std::thread::spawn(move || {
         let mut ann = ann;
         let heard = ann.ws.read().unwrap();
@@ -123,7 +127,7 @@ fn replies_and_broadcasts_of_a_turn_are_written_in_that_turn() {
     server.on(Event::Message, |_, ep| {
         ep.kws.broadcast_all(ep.data);
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let clients = connect(&mut test, ["ann", "bob"]);
     test.send(clients[0], "to all");
     assert_eq!(test.turn().messages, 1);
@@ -134,7 +138,7 @@ fn replies_and_broadcasts_of_a_turn_are_written_in_that_turn() {
 
 #[test]
 fn next_timeout_is_none_or_the_next_timer_or_zero_with_work_to_do() {
-    let mut test = Harness::by_hand(memory_server());
+    let mut test = common::harness_by_hand(memory_server());
     assert_eq!(test.server().next_timeout(), None);
     connect(&mut test, ["ann"]);
     let soonest = |test: &mut Harness<_>| test.server().next_timeout().unwrap();
@@ -156,11 +160,14 @@ fn next_timeout_is_none_or_the_next_timer_or_zero_with_work_to_do() {
 
 #[test]
 fn a_peer_that_sends_much_gets_its_share_of_a_turn_and_loses_nothing() {
+    if common::only_plain("the share of a read of 1 KiB is tested, and TLS needs longer ones") {
+        return;
+    }
     const MESSAGES: usize = 60;
     let mut server =
         memory_server_with(Server::builder().receive_buffer(1024).work_per_turn(MESSAGES / 2));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     (0..MESSAGES).for_each(|_| test.send(ann, "x".repeat(1000)));
     test.send(bob, "me too");
@@ -205,7 +212,7 @@ fn counting(settings: Builder) -> Harness<Counts> {
         let name = ep.kws.param("name").unwrap().to_owned();
         *counts.ended.entry(name).or_default() += 1;
     });
-    Harness::by_hand(server)
+    common::harness_by_hand(server)
 }
 
 fn messages(test: &mut Harness<Counts>, name: &str) -> usize {
@@ -264,7 +271,9 @@ fn bursts_of_a_hundred_idle_connections_do_not_delay_a_quiet_one() {
 #[test]
 fn deferred_connections_and_ones_newly_ready_are_all_served() {
     const OTHERS: usize = 120;
-    let mut test = counting(Server::builder().work_per_turn(100));
+    // A record costs something too.
+    let budget = if common::over_tls() { 150 } else { 100 };
+    let mut test = counting(Server::builder().work_per_turn(budget));
     let flooder = test.connect("/flood").unwrap();
     let others: Vec<_> = (0..OTHERS)
         .map(|number| test.connect(format!("/other{number}").as_str()).unwrap())
@@ -278,7 +287,7 @@ fn deferred_connections_and_ones_newly_ready_are_all_served() {
         for _ in 0..60 {
             others.iter().for_each(|&other| test.send(other, "!"));
             let turn = test.turn();
-            assert!(turn.messages <= 200, "{turn:?}");
+            assert!(turn.messages <= 2 * budget, "{turn:?}");
         }
         assert!(messages(&mut test, "flood") > flooded, "the flooder starves");
         for (number, before) in before.into_iter().enumerate() {
@@ -333,7 +342,7 @@ fn input_that_was_kept_comes_before_input_that_is_read_later() {
     for work in [7, 100] {
         let mut server = memory_server_with(Server::builder().work_per_turn(work));
         server.route("/:name", enter).unwrap();
-        let mut test = Harness::by_hand(server);
+        let mut test = common::harness_by_hand(server);
         let [ann] = connect(&mut test, ["ann"]);
         let mut sent = Vec::new();
         for _ in 0..20 {
@@ -565,8 +574,7 @@ fn readiness_of_an_ended_connection_does_not_harm_the_next_in_its_slot() {
         let mut gone = Raw::upgrade(&mut server, &format!("/gone{round}"));
         gone.send(&frame(TEXT, &[b'x'; 1000]).repeat(20));
         server.poll(Some(Duration::ZERO)).unwrap();
-        socket2::SockRef::from(&gone.stream).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(gone);
+        gone.stream.reset();
         let mut heir = Client::connect(&mut server, &format!("/heir{round}"));
         turn_until(&mut server, |server| server.state().is_gone(&format!("gone{round}")));
         let mut next = Client::connect(&mut server, &format!("/next{round}"));
@@ -587,6 +595,9 @@ fn readiness_of_an_ended_connection_does_not_harm_the_next_in_its_slot() {
 
 #[test]
 fn port_0_becomes_a_port_and_every_address_is_listened_on() {
+    if common::only_plain("it is about addresses") {
+        return;
+    }
     let mut server = Server::builder().build(0).unwrap();
     server.route("/", |opened, _| *opened += 1).unwrap();
     assert_eq!((server.local_addr(), server.local_addrs()), (None, vec![]));
@@ -634,7 +645,8 @@ fn a_name_that_is_no_address_is_an_error() {
 #[test]
 fn several_servers_share_a_thread() {
     let mut servers = ["one", "two", "three"].map(|name| {
-        let mut server = Server::bind("127.0.0.1:0", name).unwrap();
+        let mut server = Server::builder().build(name).unwrap();
+        common::listen(&mut server);
         server.route("/", |_, _| {}).unwrap();
         server.on(Event::Message, |name, ep| {
             ep.kws.emit(*name);
@@ -700,7 +712,7 @@ fn the_longest_timeouts_and_the_smallest_sizes_work() {
         ep.kws.emit(ep.data);
         ep.kws.close();
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     assert_eq!(test.server().next_timeout(), None);
     assert_eq!(test.connect("/bob").unwrap_err().status(), Some(503));
@@ -744,7 +756,7 @@ fn answers_to_deferred_requests_that_come_at_once_are_given_over_turns() {
         desk.0.push(sockets.defer(incoming));
         Ok(())
     });
-    let mut test = Harness::by_hand(server);
+    let mut test = common::harness_by_hand(server);
     for _ in 0..REQUESTS {
         test.ask("/ws").unwrap();
     }

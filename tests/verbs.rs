@@ -9,7 +9,7 @@ mod common;
 use std::collections::HashSet;
 
 use common::{ON_PURPOSE, connect, enter, memory_server, memory_server_with, name_of, with_socket};
-use ikisocket::testing::{Faults, Harness, Received};
+use ikisocket::testing::{Faults, Received};
 use ikisocket::{EmitError, Emitted, Error, Event, Server, Uuid, UuidError};
 
 /// A uuid that no connection of a harness has by itself.
@@ -24,7 +24,7 @@ fn small_and_large() -> [String; 2] {
 
 #[test]
 fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         kws.emit("text");
@@ -45,7 +45,7 @@ fn strings_arrive_as_text_and_bytes_as_binary_unless_said_otherwise() {
 fn a_message_larger_than_the_outbox_is_refused_and_closes_no_connection() {
     let mut server = memory_server_with(Server::builder().max_outbox(1024));
     server.route("/:name", enter).unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann] = connect(&mut test, ["ann"]);
     let too_large = Emitted::Refused(EmitError::TooLarge { len: 1025, limit: 1024 });
     with_socket(test.server(), "ann", |kws| {
@@ -59,7 +59,7 @@ fn a_message_larger_than_the_outbox_is_refused_and_closes_no_connection() {
 
 #[test]
 fn a_ping_longer_than_a_control_frame_is_refused() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         assert_eq!(kws.ping([0; 126]), Emitted::Refused(EmitError::PingTooLong { len: 126 }));
@@ -72,7 +72,7 @@ fn a_ping_longer_than_a_control_frame_is_refused() {
 
 #[test]
 fn emit_to_reaches_the_one_that_is_named() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     let [ann_id, bob_id] = [ann, bob].map(|client| test.uuid(client).unwrap());
     let mut sockets = test.server().sockets();
@@ -84,7 +84,7 @@ fn emit_to_reaches_the_one_that_is_named() {
 
 #[test]
 fn emit_to_a_missing_or_closed_one_is_an_error_that_names_it() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let id = test.uuid(ann).unwrap();
     let mut sockets = test.server().sockets();
@@ -106,7 +106,7 @@ fn an_emit_to_a_missing_connection_fires_error_after_the_callback() {
         diary.note("callback over");
     });
     server.on(Event::Error, |diary, _| diary.note("error"));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     test.send(ann, "go");
     assert_eq!(test.state().notes, ["callback over", "error"]);
@@ -122,7 +122,7 @@ fn an_emit_to_a_missing_connection_fires_error_after_the_callback() {
 
 #[test]
 fn emit_to_list_counts_what_it_reached_and_a_socket_gets_the_errors() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let clients = connect(&mut test, ["ann", "bob"]);
     let missing = [NEW, Uuid::nil()];
     let ids = clients.map(|client| test.uuid(client).unwrap());
@@ -141,7 +141,7 @@ fn emit_to_list_counts_what_it_reached_and_a_socket_gets_the_errors() {
 
 #[test]
 fn a_connection_that_is_in_a_list_twice_gets_the_message_twice() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let clients = connect(&mut test, ["ann", "bob"]);
     let [ann, bob] = clients.map(|client| test.uuid(client).unwrap());
     for message in small_and_large() {
@@ -156,7 +156,7 @@ fn a_connection_that_is_in_a_list_twice_gets_the_message_twice() {
 
 #[test]
 fn a_global_broadcast_reaches_each_connection_exactly_once() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let clients: Vec<_> = (0..50).map(|i| test.connect(format!("/{i}")).unwrap()).collect();
     for message in small_and_large() {
         assert_eq!(test.server().sockets().broadcast(&message), 50);
@@ -174,7 +174,7 @@ fn broadcast_reaches_all_but_the_sender_and_broadcast_all_the_sender_too() {
         assert_eq!(ep.kws.broadcast("from ann to the others"), 2);
         assert_eq!(ep.kws.broadcast_all("from ann to all"), 3);
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann, bob, cid] = connect(&mut test, ["ann", "bob", "cid"]);
     test.send(ann, "go");
     test.expect(ann, ["from ann to all"]);
@@ -185,7 +185,7 @@ fn broadcast_reaches_all_but_the_sender_and_broadcast_all_the_sender_too() {
 
 #[test]
 fn a_connection_before_its_upgrade_is_not_counted_and_gets_no_broadcast() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let visitor = test.dial(Faults::none()).unwrap();
     connect(&mut test, ["ann"]);
     assert_eq!(test.uuid(visitor), None);
@@ -199,7 +199,7 @@ fn a_connection_before_its_upgrade_is_not_counted_and_gets_no_broadcast() {
 
 #[test]
 fn an_attribute_answers_for_its_type_and_none_for_a_wrong_or_missing_one() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         kws.set_attribute("name", "Ada");
@@ -238,7 +238,7 @@ fn what_a_filter_finds_out_is_an_attribute_from_the_start() {
             assert_eq!(kws.string_attribute("user"), Some("Ada"));
         })
         .unwrap();
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     connect(&mut test, ["ann?user=Ada"]);
     with_socket(test.server(), "ann", |kws| assert_eq!(kws.string_attribute("user"), Some("Ada")));
 }
@@ -251,7 +251,7 @@ fn attributes_belong_to_one_connection_and_stay_from_turn_to_turn() {
         ep.kws.set_attribute("seen", seen);
         ep.kws.emit(seen.to_string());
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     for expected in ["1", "2", "3"] {
         test.send(ann, "count");
@@ -265,7 +265,7 @@ fn attributes_belong_to_one_connection_and_stay_from_turn_to_turn() {
 
 #[test]
 fn set_uuid_moves_the_connection_and_the_old_uuid_finds_none_at_once() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann] = connect(&mut test, ["ann"]);
     let old = test.uuid(ann).unwrap();
     let mut sockets = test.server().sockets();
@@ -282,7 +282,7 @@ fn set_uuid_moves_the_connection_and_the_old_uuid_finds_none_at_once() {
 
 #[test]
 fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
     let mut sockets = test.server().sockets();
     let mut kws = sockets.get(ann).unwrap();
@@ -296,7 +296,7 @@ fn set_uuid_to_that_of_another_changes_nothing_and_to_its_own_is_fine() {
 
 #[test]
 fn a_uuid_that_was_given_up_is_free_for_others() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann, bob] = connect(&mut test, ["ann", "bob"]).map(|client| test.uuid(client).unwrap());
     let mut sockets = test.server().sockets();
     sockets.get(ann).unwrap().set_uuid(NEW).unwrap();
@@ -307,7 +307,7 @@ fn a_uuid_that_was_given_up_is_free_for_others() {
 
 #[test]
 fn a_closed_connection_cannot_change_its_uuid() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     connect(&mut test, ["ann"]);
     with_socket(test.server(), "ann", |kws| {
         let own = kws.uuid();
@@ -335,7 +335,7 @@ fn every_connection_has_a_random_uuid_of_its_own() {
 
 #[test]
 fn lend_gives_the_state_and_the_sockets_together() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let [ann, _] = connect(&mut test, ["ann", "bob"]);
     let (diary, mut sockets) = test.server().lend();
     assert_eq!((sockets.len(), sockets.is_empty()), (2, false));
@@ -352,7 +352,7 @@ fn lend_gives_the_state_and_the_sockets_together() {
 
 #[test]
 fn for_each_visits_each_open_connection_and_none_that_it_closed() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     connect(&mut test, ["ann", "bob", "cid"]);
     let mut visited = Vec::new();
     test.server().sockets().for_each(|kws| visited.push(name_of(kws)));
@@ -378,7 +378,7 @@ fn a_listener_reaches_another_connection_and_the_state_at_once() {
             }
         }
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [ann, bob] = connect(&mut test, ["ann", "bob"]);
     test.send(ann, "hi");
     for client in [ann, bob] {
@@ -392,7 +392,7 @@ fn a_listener_reaches_another_connection_and_the_state_at_once() {
 
 #[test]
 fn an_id_stays_and_no_later_connection_has_the_same_one() {
-    let mut test = Harness::new(memory_server());
+    let mut test = common::harness(memory_server());
     let mut ids = Vec::new();
     for _ in 0..100 {
         let ann = test.connect("/ann").unwrap();
@@ -429,7 +429,7 @@ fn listeners_and_the_panic_handler_see_the_uuid_of_the_moment() {
         diary.notes.push("seen".to_owned());
     });
     server.on_panic(|diary, caught| diary.notes.push(format!("{:?}", caught.uuid)));
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let ann = test.connect("/ann").unwrap();
     test.send(ann, "hello");
     let handler = format!("{:?}", Some(NEW));
@@ -443,7 +443,7 @@ fn disconnect_carries_its_own_id_though_its_uuid_has_a_new_owner() {
     server.on(Event::Disconnect, |diary, ep| {
         diary.notes.push(format!("{:?} {}", ep.id, ep.socket_uuid == NEW));
     });
-    let mut test = Harness::new(server);
+    let mut test = common::harness(server);
     let [old, new] = ["/old", "/new"].map(|path| test.connect(path).unwrap());
     let [old_uuid, new_uuid] = [old, new].map(|client| test.uuid(client).unwrap());
     let mut sockets = test.server().sockets();

@@ -5,6 +5,8 @@
 //! at the caller's line when that takes longer than [`PATIENCE`].
 #![allow(dead_code)] // No test file needs all of it.
 
+mod tls;
+
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +20,9 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
+
+#[allow(unused_imports)] // Nor this.
+pub use tls::{Stream, harness, harness_by_hand, listen, only_plain, over_tls, record_overhead};
 
 /// A condition that does not hold by then fails the test.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,7 +145,7 @@ pub fn server() -> Server<Diary> {
 /// The same with settings, and without the route.
 pub fn server_with(settings: Builder) -> Server<Diary> {
     let mut server = memory_server_with(settings);
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     server
 }
 
@@ -241,7 +246,7 @@ pub fn connect<S, const N: usize>(test: &mut Harness<S>, names: [&str; N]) -> [t
 
 /// A WebSocket client whose socket never blocks: while it waits, it turns the server.
 pub struct Client {
-    pub ws: WebSocket<TcpStream>,
+    pub ws: WebSocket<Stream>,
 }
 
 impl Client {
@@ -269,8 +274,8 @@ impl Client {
         request: impl IntoClientRequest + Unpin,
     ) -> Result<Self, tungstenite::Error> {
         let request = request.into_client_request()?;
-        let host = request.uri().authority().unwrap().to_string();
-        let stream = stream_to(host.parse().unwrap());
+        let host: SocketAddr = request.uri().authority().unwrap().as_str().parse().unwrap();
+        let stream = Stream::over(TcpStream::connect(host).unwrap(), server);
         let mut attempt = Some(tungstenite::client(request, stream));
         turn_for(server, |_| match attempt.take()? {
             Ok((ws, _)) => Some(Ok(Self { ws })),
@@ -340,24 +345,30 @@ impl Client {
 
     /// Ends without a close frame: the peer sees FIN if everything was read.
     pub fn vanish(self) {
-        self.ws.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+        self.ws.get_ref().shutdown_write().unwrap();
+    }
+
+    /// The same, but over TLS without close_notify.
+    pub fn truncate(self) {
+        self.ws.into_inner().truncate();
     }
 
     /// Ends with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(self.ws.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+        self.ws.into_inner().reset();
     }
 }
 
 /// A client that speaks raw bytes, for everything that a proper client would never do.
 pub struct Raw {
-    pub stream: TcpStream,
+    pub stream: Stream,
 }
 
 impl Raw {
-    /// Connects, and sends nothing yet.
-    pub fn connect<S>(server: &Server<S>) -> Self {
-        Self { stream: stream_to(server.local_addr().unwrap()) }
+    /// Connects, and sends nothing yet, but over TLS its part of the handshake.
+    #[track_caller]
+    pub fn connect<S>(server: &mut Server<S>) -> Self {
+        Self { stream: Stream::connect(server) }
     }
 
     /// Connects and upgrades; what follows the response head stays unread.
@@ -459,7 +470,7 @@ enum Available {
 
 /// Reads the bytes that have arrived, until `into` is `limit` bytes long.
 fn read_available(
-    mut stream: &TcpStream,
+    mut stream: &Stream,
     into: &mut Vec<u8>,
     limit: usize,
 ) -> std::io::Result<Available> {
@@ -474,13 +485,6 @@ fn read_available(
         }
     }
     Ok(Available::Open)
-}
-
-fn stream_to(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    stream
 }
 
 /// A request that is upgraded (the key is the RFC's example).

@@ -8,6 +8,8 @@ use crate::stages::{STAGES, assert_served, obliging, turn_until_let_go};
 
 /// How often each stage is gone through: with all stages, more than 10 000 connections.
 const ROUNDS: usize = 600;
+/// The same over TLS, where each connection has a handshake.
+const ROUNDS_TLS: usize = 30;
 /// What may be there once the buffers that are kept for reuse are, in bytes. One byte for each
 /// connection would be more.
 const GROWTH: isize = 4096;
@@ -37,7 +39,8 @@ fn ten_thousand_resets() {
         round(&mut server);
     }
     let before = (heap(), descriptors());
-    for _ in 0..ROUNDS {
+    let rounds = if over_tls() { ROUNDS_TLS } else { ROUNDS };
+    for _ in 0..rounds {
         round(&mut server);
     }
     let after = (heap(), descriptors());

@@ -8,7 +8,7 @@ use crate::kit::*;
 /// An echo server that logs nothing, with a small send buffer for each connection.
 fn quiet_echo(settings: Builder) -> Server<()> {
     let mut server = settings.build(()).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     server
         .route("/ws", |_, kws| {
             SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4096).unwrap()
@@ -22,8 +22,9 @@ fn quiet_echo(settings: Builder) -> Server<()> {
 fn ping_floods_cost_one_pong_for_each_peer_and_delay_no_other() {
     const BUFFER: usize = 8 * 1024;
     let mut server = quiet_echo(Server::builder().receive_buffer(BUFFER));
-    let mut flooders: Vec<_> =
-        (0..5).map(|_| Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws")).collect();
+    let mut flooders: Vec<_> = (0..5)
+        .map(|_| Peer::connect_narrow(&mut server, 4096).upgrade(&mut server, "/ws"))
+        .collect();
     let mut witness = Peer::open(&mut server, "/ws");
     let mut waited = 0;
     for round in 0..30 {
@@ -41,8 +42,9 @@ fn ping_floods_cost_one_pong_for_each_peer_and_delay_no_other() {
         assert!(turns < 10, "{turns} turns for one answer");
     }
     assert!(waited > 0, "no peer was blocked");
-    // The pongs of the one read that filled the socket, and the latest.
-    assert!(waited <= BUFFER + 127, "{waited} bytes waited");
+    // The pongs of the one read that filled the socket, and the latest. TLS has longer reads.
+    let read = if over_tls() { 36 * 1024 + 10 } else { BUFFER };
+    assert!(waited <= read + 127, "{waited} bytes waited");
     assert_eq!(server.sockets().len(), 6, "it is no reason to be disconnected");
 }
 

@@ -60,7 +60,7 @@ impl Stage {
 }
 
 pub const STAGES: [Stage; 17] = [
-    Stage::without_events("before it is accepted", NOTHING, |server| Peer::connect(server)),
+    Stage::without_events("before it is accepted", NOTHING, Peer::connect),
     Stage::without_events("before the head", NOTHING, |server| begun(server, "")),
     Stage::without_events("in the head", NOTHING, |server| {
         begun(server, &upgrade("/ws", "")[..50])

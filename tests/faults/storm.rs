@@ -2,7 +2,6 @@
 //! server hold.
 
 use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use ikisocket::{Event, Server};
@@ -32,7 +31,7 @@ fn stormy() -> Server<Seen> {
         .ping_after(Duration::MAX)
         .build(Seen::default())
         .unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     server.route("/reads", |_, _| {}).unwrap();
     let never_reads = |_: &mut Seen, kws: &mut ikisocket::Socket<'_, Seen>| {
         SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap();
@@ -57,7 +56,7 @@ fn stormy() -> Server<Seen> {
 
 /// A peer that reads each message to its end and compares it, without keeping it.
 struct Reader {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
     /// Bytes of the message that have come, its header included.
     come: usize,
@@ -65,7 +64,11 @@ struct Reader {
 
 impl Reader {
     fn open(server: &mut Server<Seen>) -> Self {
-        Self { stream: Peer::open(server, "/reads").handle(), buffer: vec![0; 64 * KIB], come: 0 }
+        Self {
+            stream: Peer::open(server, "/reads").into_stream(),
+            buffer: vec![0; 64 * KIB],
+            come: 0,
+        }
     }
 
     /// Takes what has come of `frame`; whether that is all of it.
@@ -127,8 +130,9 @@ fn gibibyte() {
     while sent < 1 << 30 {
         // When one has failed, the next one takes its place, so there is always one.
         if server.sockets().len() == READERS {
-            never_reads =
-                Some(Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads"));
+            never_reads = Some(
+                Peer::connect_narrow(&mut server, 4 * KIB).upgrade(&mut server, "/never-reads"),
+            );
         }
         payload[..8].copy_from_slice(&(number as u64).to_be_bytes());
         let message = &payload[..LENGTHS[number % LENGTHS.len()]];
@@ -176,7 +180,7 @@ fn one_peer_can_make_the_server_hold_only_a_message_and_an_outbox() {
 fn the_most() {
     const PIECE: usize = 1000;
     let mut server = stormy();
-    let mut peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/never-reads");
+    let mut peer = Peer::connect_narrow(&mut server, 4 * KIB).upgrade(&mut server, "/never-reads");
     let uuid = server.sockets().uuids()[0];
     let before = heap();
     // All but the last byte of the longest message, in many fragments.

@@ -15,6 +15,9 @@ use crate::stages::{STAGES, assert_served, obliging};
 
 #[test]
 fn a_socket_that_is_said_to_be_readable_and_is_empty_changes_nothing() {
+    if only_plain("bytes that are taken away break a session") {
+        return;
+    }
     /// The server's own ends of both connections, as another reader.
     type Ends = Rc<RefCell<Vec<TcpStream>>>;
     let ends = Ends::default();

@@ -110,7 +110,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
         pressure: 0,
     };
     let mut server = Server::builder().build(source).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     server
         .route("/slow", |_, kws| {
             SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(NARROW).unwrap()
@@ -119,7 +119,7 @@ fn nothing_is_lost_doubled_or_cut_however_slowly_it_is_read() {
     server.route("/quick", |_, _| {}).unwrap();
     server.on(Event::Message, |source, ep| source.emit(&mut ep.kws));
     server.on(Event::Error, |_, ep| panic!("{:?}", ep.error));
-    let mut slow = Peer::connect_narrow(&server, NARROW).upgrade(&mut server, "/slow");
+    let mut slow = Peer::connect_narrow(&mut server, NARROW).upgrade(&mut server, "/slow");
     let uuid = server.sockets().uuids()[0];
     let mut quick = Peer::open(&mut server, "/quick");
     let mut random = Random(77);
@@ -224,7 +224,7 @@ fn stuck(settings: ikisocket::Builder) -> (Server<Log>, Peer) {
             SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4 * KIB).unwrap()
         })
         .unwrap();
-    let peer = Peer::connect_narrow(&server, 4 * KIB).upgrade(&mut server, "/ws");
+    let peer = Peer::connect_narrow(&mut server, 4 * KIB).upgrade(&mut server, "/ws");
     (server, peer)
 }
 

@@ -21,7 +21,7 @@ fn replaced(from: &str, to: &[u8]) -> Vec<u8> {
 /// A server whose route writes down what `seen` finds.
 fn probe(settings: Builder, seen: impl Fn(&Socket<'_, Log>) -> String + 'static) -> Server<Log> {
     let mut server = settings.build(Log::new()).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     let seen = std::rc::Rc::new(seen);
     for pattern in ["/ws", "/ws/:id", "/files/*rest"] {
         let seen = seen.clone();

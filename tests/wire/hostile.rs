@@ -50,7 +50,7 @@ fn a_reset_at_any_moment_ends_one_connection_and_disturbs_no_other() {
     for (name, bytes, opens) in moments {
         for turned in [false, true] {
             server.state_mut().clear();
-            let mut peer = Peer::connect(&server);
+            let mut peer = Peer::connect(&mut server);
             peer.send(&mut server, &bytes);
             if turned {
                 turn(&mut server);
@@ -90,13 +90,13 @@ fn a_peer_that_pings_without_reading_costs_one_pong() {
     const BUFFER: usize = 16 * 1024;
     const PINGS: u32 = 30_000;
     let mut server = Server::builder().receive_buffer(BUFFER).build(()).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     server
         .route("/ws", |_, kws| {
             SockRef::from(&kws.transport().fd().unwrap()).set_send_buffer_size(4096).unwrap()
         })
         .unwrap();
-    let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
+    let mut peer = Peer::connect_narrow(&mut server, 4096).upgrade(&mut server, "/ws");
     let uuid = server.sockets().uuids()[0];
     let mut most = 0;
     let ping = |number: u32| frame(PING, [&number.to_be_bytes()[..], &[7; 121]].concat());
@@ -127,7 +127,7 @@ fn a_peer_that_sends_fin_and_reads_slowly_does_not_make_the_loop_spin() {
     let mut server = echo(Server::builder().max_outbox(16 << 20));
     server.get("/big", |_, _, _| Response::new(200).with_body(vec![b'x'; 8 << 20])).unwrap();
 
-    let mut page = Peer::connect_narrow(&server, 4096);
+    let mut page = Peer::connect_narrow(&mut server, 4096);
     page.send(&mut server, get("/big"));
     page.finish();
     turn_until_quiet(&mut server);
@@ -136,7 +136,7 @@ fn a_peer_that_sends_fin_and_reads_slowly_does_not_make_the_loop_spin() {
 
     // With and without a close frame.
     for (bytes, frames) in [(vec![], 1), (close(1000, ""), 2)] {
-        let mut peer = Peer::connect_narrow(&server, 4096).upgrade(&mut server, "/ws");
+        let mut peer = Peer::connect_narrow(&mut server, 4096).upgrade(&mut server, "/ws");
         let mut sockets = server.sockets();
         sockets.broadcast(vec![b'x'; 8 << 20]);
         peer.send(&mut server, bytes);
@@ -151,7 +151,7 @@ fn a_peer_that_sends_fin_and_reads_slowly_does_not_make_the_loop_spin() {
 #[test]
 fn a_peer_that_never_stops_sending_after_its_refusal_is_cut_off() {
     let mut server = echo(Server::builder().close_timeout(Duration::from_millis(100)));
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, upgrade("/nothing", ""));
     let patience = Instant::now() + PATIENCE;
     while peer.is_connected() {
@@ -198,7 +198,7 @@ fn a_client_that_sends_a_long_body_reads_its_refusal() {
     let mut server = echo(Server::builder());
     server.get("/page", |_, _, _| Response::text("a page")).unwrap();
     for (path, status) in [("/page", 405), ("/ws", 405), ("/nothing", 404)] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n");
         peer.send(&mut server, [head.as_bytes(), &[b'x'; 5_000_000]].concat());
         assert_eq!(peer.response(&mut server).status(), status);
@@ -211,7 +211,7 @@ fn garbage_of_any_kind_ends_one_connection_and_never_the_loop() {
     let mut random = Random(0x1BAD_5EED);
     for round in 0..300 {
         let mut peer = match round % 3 {
-            0 => Peer::connect(&server),
+            0 => Peer::connect(&mut server),
             _ => Peer::open(&mut server, "/ws"),
         };
         let len = 1 + random.below(if round % 50 == 0 { 50_000 } else { 300 });
@@ -239,6 +239,6 @@ fn no_connection_waits_for_a_peer_that_sends_without_end() {
     modest.send_at_once(&frame(TEXT, "me too"));
     modest.expect_text(&mut server, "me too");
     let before = server.state().iter().position(|line| line.contains("me too")).unwrap();
-    assert!(before < 2000, "{before} messages came before it");
+    assert!(before < 4096, "{before} messages came before it, which is half of a turn");
     turn_until_logged(&mut server, "message", 10_001);
 }

@@ -68,7 +68,7 @@ fn a_head_request_that_waited_is_always_refused_without_a_body() {
                 put_off.send(sockets.defer(incoming)).unwrap();
                 Ok(())
             });
-            let mut peer = Peer::connect(&server);
+            let mut peer = Peer::connect(&mut server);
             peer.send(&mut server, request(method, "/"));
             let mut waiting = None;
             turn_until(&mut server, "the request waits", |_| {
@@ -144,7 +144,7 @@ fn old_and_busy_clients_are_served_too() {
 fn a_client_that_has_said_all_it_had_to_say_gets_its_page() {
     let mut server = site();
     for path in ["/about", "/big"] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, get(path));
         peer.finish();
         let page = peer.response(&mut server);
@@ -156,7 +156,7 @@ fn a_client_that_has_said_all_it_had_to_say_gets_its_page() {
 #[test]
 fn a_large_page_reaches_a_slow_reader_whole_and_delays_no_other() {
     let mut server = site();
-    let mut slow = Peer::connect_narrow(&server, 16 * 1024);
+    let mut slow = Peer::connect_narrow(&mut server, 16 * 1024);
     slow.send(&mut server, get("/big"));
     let mut quick = Peer::open(&mut server, "/ws");
     let mut turns = 0;

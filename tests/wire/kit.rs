@@ -1,12 +1,18 @@
 //! Raw clients beside a server that is turned by hand, all in one thread: a wait turns the loop.
 
+#[path = "../common/tls.rs"]
+#[allow(dead_code)]
+mod tls;
+
 use std::fmt::Debug;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ikisocket::{Builder, Event, EventPayload, Server};
-use socket2::SockRef;
+
+#[allow(unused_imports, reason = "not every test needs all of it")]
+pub use tls::{Stream, listen, only_plain, over_tls, record_overhead};
 
 /// Nothing here takes as long as this, however slow the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +38,7 @@ pub type Log = Vec<String>;
 /// A server at a free port whose events are written down.
 pub fn server(settings: Builder) -> Server<Log> {
     let mut server = settings.build(Log::new()).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     for event in [Event::Connect, Event::Message, Event::Ping, Event::Pong] {
         server.on(event, |log, ep| log.push(line(ep)));
     }
@@ -114,28 +120,27 @@ pub enum End {
 
 /// A client that sends only the bytes of the test: it knows nothing of WebSocket.
 pub struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     received: Vec<u8>,
     end: Option<End>,
 }
 
 impl Peer {
-    pub fn connect<S>(server: &Server<S>) -> Self {
-        Self::new(TcpStream::connect(server.local_addr().unwrap()).unwrap())
+    /// Over TLS, the loop turns until the handshake is done.
+    pub fn connect<S>(server: &mut Server<S>) -> Self {
+        Self::new(Stream::connect(server))
     }
 
     /// A client that takes little at a time.
-    pub fn connect_narrow<S>(server: &Server<S>, receive_buffer: usize) -> Self {
+    pub fn connect_narrow<S>(server: &mut Server<S>, receive_buffer: usize) -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(receive_buffer).unwrap();
         socket.connect(&server.local_addr().unwrap().into()).unwrap();
-        Self::new(socket.into())
+        Self::new(Stream::over(socket.into(), server))
     }
 
-    fn new(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).unwrap();
-        stream.set_nonblocking(true).unwrap();
+    fn new(stream: Stream) -> Self {
         Self { stream, received: Vec::new(), end: None }
     }
 
@@ -153,7 +158,14 @@ impl Peer {
 
     /// Another handle of its socket, for a callback to look through.
     pub fn handle(&self) -> TcpStream {
-        self.stream.try_clone().unwrap()
+        self.stream.socket().try_clone().unwrap()
+    }
+
+    /// Its stream, of which nothing is read that it has not read.
+    #[allow(dead_code, reason = "the tests of faults alone need it")]
+    pub fn into_stream(self) -> Stream {
+        assert!(self.received.is_empty());
+        self.stream
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -171,13 +183,17 @@ impl Peer {
                     Err(error) => panic!("cannot send: {error}"),
                 }
             }
-            true
+            match self.stream.flush() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                result => result.is_ok(),
+            }
         });
     }
 
     /// Sends all bytes into the socket's own buffer, before the loop turns again.
     pub fn send_at_once(&mut self, bytes: &[u8]) {
-        assert_eq!(self.stream.write(bytes).unwrap(), bytes.len());
+        self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Sends as much as the server takes, which may have closed the connection.
@@ -190,7 +206,8 @@ impl Peer {
 
     /// Whether the server has not reset the connection.
     pub fn is_connected(&self) -> bool {
-        self.stream.take_error().unwrap().is_none() && self.stream.peer_addr().is_ok()
+        self.stream.socket().take_error().unwrap().is_none()
+            && self.stream.socket().peer_addr().is_ok()
     }
 
     /// Takes at most `most` of the bytes that have arrived; returns how many came.
@@ -306,7 +323,7 @@ impl Peer {
 
     /// Sends FIN and reads on.
     pub fn finish(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+        self.stream.shutdown_write().unwrap();
     }
 
     /// After a FIN from the server: answers it, and makes sure that no reset follows until the
@@ -316,12 +333,12 @@ impl Peer {
         self.finish();
         turn_until_closed(server, 1);
         assert!(matches!(self.stream.read(&mut [0]), Ok(0)));
-        assert!(self.stream.take_error().unwrap().is_none());
+        assert!(self.stream.socket().take_error().unwrap().is_none());
     }
 
     /// Ends with a reset.
     pub fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        self.stream.reset();
     }
 }
 

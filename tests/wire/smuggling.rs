@@ -207,7 +207,7 @@ fn every_smuggled_request_gets_its_status_and_runs_no_callback() {
     let mut server = watched();
     for (name, request, status) in refused() {
         for behind in [String::new(), plain("/secret", ""), good()] {
-            let mut peer = Peer::connect(&server);
+            let mut peer = Peer::connect(&mut server);
             peer.send(&mut server, [&request, behind.as_bytes()].concat());
             let response = peer.response(&mut server);
             // One response of its length, then FIN: the request behind it gets no answer.
@@ -227,7 +227,7 @@ fn a_smuggled_request_has_the_same_status_in_whatever_pieces_it_comes() {
         refused().into_iter().filter(|(_, request, _)| request.len() < 1000)
     {
         for pieces in [request.len(), 2] {
-            let mut peer = Peer::connect(&server);
+            let mut peer = Peer::connect(&mut server);
             for piece in request.chunks(request.len().div_ceil(pieces)) {
                 // It may be refused before its end.
                 peer.send(&mut server, piece);
@@ -261,7 +261,7 @@ fn what_looks_odd_and_can_be_read_in_one_way_only_is_accepted() {
         ("an encoded letter", line("GET /%77atched HTTP/1.1"), "/%77atched"),
     ] {
         server.state_mut().clear();
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, request);
         assert!(peer.head(&mut server).starts_with("HTTP/1.1 101 "), "{name}");
         assert_eq!(*server.state(), [&format!("filter {path}"), "route", "connect"], "{name}");
@@ -275,7 +275,7 @@ fn a_second_request_behind_an_upgrade_is_read_as_frames() {
     let mut server = watched();
     for behind in [plain("/secret", ""), good(), "POST /secret HTTP/1.1\r\n\r\n".to_owned()] {
         server.state_mut().clear();
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, good() + &behind);
         assert!(peer.head(&mut server).starts_with("HTTP/1.1 101 "));
         peer.expect_close(&mut server, 1002);
@@ -304,7 +304,7 @@ fn what_follows_a_request_for_a_page_is_no_second_one() {
         ("a body in chunks", plain("/page", "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + body),
     ] {
         server.state_mut().clear();
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, request);
         let page = peer.response(&mut server);
         page.assert_whole();
@@ -352,7 +352,7 @@ fn no_value_of_a_client_splits_a_response_of_a_filter_or_page() {
     for value in SPLITTING {
         for (how, status) in [("value", 500), ("name", 500), ("body", 403)] {
             for path in ["/watched", "/page"] {
-                let mut peer = Peer::connect(&server);
+                let mut peer = Peer::connect(&mut server);
                 let path = format!("{path}?as={how}&value={}", encoded(value));
                 peer.send(&mut server, upgrade(&path, ""));
                 let response = peer.response(&mut server);
@@ -366,7 +366,7 @@ fn no_value_of_a_client_splits_a_response_of_a_filter_or_page() {
                 peer.part(&mut server);
             }
         }
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(
             &mut server,
             upgrade(&format!("/watched?as=attribute&value={}", encoded(value)), ""),
@@ -423,7 +423,7 @@ fn a_subprotocol_of_a_client_is_never_echoed_unless_it_is_the_servers_own() {
         ("chat;q=1", None),
         ("\"chat\"", None),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, upgrade("/ws", &format!("Sec-WebSocket-Protocol: {offer}\r\n")));
         let head = peer.head(&mut server);
         assert_eq!(header(&head, "Sec-WebSocket-Protocol"), chosen, "{offer}");

@@ -26,7 +26,7 @@ fn a_request_may_be_split_anywhere_and_the_frames_behind_it_are_kept() {
     let all = [head.as_bytes(), &frame(TEXT, "one"), &frame(PING, "two"), &frame(BINARY, "three")]
         .concat();
     for split in 1..all.len() {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, &all[..split]);
         turn(&mut server);
         peer.send(&mut server, &all[split..]);
@@ -45,7 +45,7 @@ fn a_request_may_be_split_anywhere_and_the_frames_behind_it_are_kept() {
 #[test]
 fn a_request_and_its_first_frame_may_come_byte_by_byte() {
     let mut server = echo(Server::builder());
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     for byte in upgrade("/ws", "").into_bytes().into_iter().chain(frame(TEXT, "slowly")) {
         peer.send(&mut server, [byte]);
         turn(&mut server);
@@ -57,7 +57,7 @@ fn a_request_and_its_first_frame_may_come_byte_by_byte() {
 #[test]
 fn a_request_and_everything_else_may_come_at_once() {
     let mut server = echo(Server::builder());
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     let head = upgrade("/ws", "");
     peer.send(&mut server, [head.as_bytes(), &frame(TEXT, "all"), &close(1000, "bye")].concat());
     peer.head(&mut server);
@@ -69,7 +69,7 @@ fn a_request_and_everything_else_may_come_at_once() {
 #[test]
 fn the_101_and_the_welcome_arrive_in_one_write() {
     let mut server = Server::builder().build(None::<TcpStream>).unwrap();
-    server.listen("127.0.0.1:0").unwrap();
+    listen(&mut server);
     fn nothing_came(client: &Option<TcpStream>) -> bool {
         client
             .as_ref()
@@ -88,7 +88,7 @@ fn the_101_and_the_welcome_arrive_in_one_write() {
         ep.kws.emit("and hello");
         assert!(nothing_came(client));
     });
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     *server.state_mut() = Some(peer.handle());
     peer.send(&mut server, upgrade("/ws", ""));
     turn_until(&mut server, "the first bytes", |_| peer.read_some(usize::MAX) > 0);
@@ -104,7 +104,7 @@ fn the_101_and_the_welcome_arrive_in_one_write() {
 #[test]
 fn the_101_says_what_the_rfc_wants_and_declines_all_extensions() {
     let mut server = echo(Server::builder());
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     let offers = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
                   Sec-WebSocket-Extensions: x-webkit-deflate-frame\r\nSec-WebSocket-Protocol: chat\r\n";
     peer.send(&mut server, upgrade("/ws", offers));
@@ -152,7 +152,7 @@ fn what_clients_really_send_is_accepted() {
         ("a path in another spelling", upgrade("/%77s", "")),
         ("a hundred headers", upgrade("/ws", &"X: a\r\n".repeat(95))),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, request);
         let head = peer.head(&mut server);
         assert!(head.starts_with("HTTP/1.1 101 "), "{name}: {head}");
@@ -184,7 +184,7 @@ fn the_servers_order_of_subprotocols_wins_and_a_route_may_have_its_own() {
         ("/own", "Sec-WebSocket-Protocol: v1, v2\r\n", None),
         ("/none", "Sec-WebSocket-Protocol: v1, v2\r\n", None),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, upgrade(path, offers));
         let head = peer.head(&mut server);
         assert_eq!(header(&head, "Sec-WebSocket-Protocol"), chosen, "{path} {offers}");
@@ -211,7 +211,7 @@ fn origins_are_checked_and_a_route_may_have_its_own() {
         ("/all", "Origin: null\r\n", 101),
         ("/all", "", 101),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, upgrade(path, origin));
         let head = peer.head(&mut server);
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {origin}: {head}");
@@ -240,7 +240,7 @@ fn the_request_answers_in_the_route_callback_and_still_in_disconnect() {
     let mut server = server(Server::builder());
     server.route("/ws/:id", |log, kws| log.push(seen(kws))).unwrap();
     server.on(Event::Disconnect, |log, ep| log.push(seen(&ep.kws)));
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     let lines = "Cookie: a=1; name=J%C3%BCrgen%3B; b=2\r\nX-Real-IP: 10.0.0.1\r\n";
     peer.send(
         &mut server,
@@ -308,7 +308,7 @@ fn a_path_leads_to_the_most_literal_route() {
         turn_until_closed(&mut server, 1);
     }
     for path in ["/ws", "/ws/", "/ws/7/", "/files", "/WS/7", "/ws/7/of/"] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, upgrade(path, ""));
         assert_eq!(peer.response(&mut server).status(), 404, "{path}");
     }
@@ -324,14 +324,14 @@ fn get_and_route_may_share_a_path_and_the_upgrade_decides() {
         .unwrap();
     Peer::open(&mut server, "/both/1");
     assert_eq!(server.state()[0], r#"[("id", "1")]"#);
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, get("/both/2"));
     let page = peer.response(&mut server);
     assert_eq!((page.status(), page.text()), (200, r#"page Some("2")"#));
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, upgrade("/both/3", "").replace("13", "8"));
     assert_eq!(peer.response(&mut server).status(), 426, "it asks for an upgrade that cannot be");
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, upgrade("/both/3", "").replace("GET", "POST"));
     assert_eq!(peer.response(&mut server).header("Allow"), Some("GET, HEAD"));
 }
@@ -384,7 +384,7 @@ fn filters_run_in_order_with_the_state_and_set_lasting_attributes() {
     );
     server.state_mut().clear();
 
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, upgrade("/ws/7", ""));
     let refused = peer.response(&mut server);
     refused.assert_whole();
@@ -397,7 +397,7 @@ fn filters_run_in_order_with_the_state_and_set_lasting_attributes() {
         upgrade("/ws/7?token=ada", "X-Bad: 1\r\n"),
         get("/page?token=ada").replace("Host", "X-Bad: 1\r\nHost"),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, request);
         let refused = peer.response(&mut server);
         refused.assert_whole();
@@ -406,7 +406,7 @@ fn filters_run_in_order_with_the_state_and_set_lasting_attributes() {
         server.state_mut().clear();
     }
 
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, get("/page?token=grace"));
     assert_eq!(peer.response(&mut server).text(), "grace");
     assert_eq!(server.state().last().unwrap(), "page");
@@ -425,7 +425,7 @@ fn a_filter_is_not_asked_about_a_request_that_is_refused_anyway() {
         upgrade("/ws", "").replace(KEY, "short"),
         upgrade("/ws", "").replace("GET", "PUT"),
     ] {
-        let mut peer = Peer::connect(&server);
+        let mut peer = Peer::connect(&mut server);
         peer.send(&mut server, request);
         peer.response(&mut server);
     }
@@ -437,7 +437,7 @@ fn a_filter_that_panics_refuses_with_500() {
     let mut server = echo(Server::builder());
     server.filter(|_, _, _| panic!("on purpose"));
     server.on_panic(|log, caught| log.push(format!("{caught:?}")));
-    let mut peer = Peer::connect(&server);
+    let mut peer = Peer::connect(&mut server);
     peer.send(&mut server, upgrade("/ws", ""));
     let refused = peer.response(&mut server);
     refused.assert_whole();
