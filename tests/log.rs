@@ -90,7 +90,7 @@ fn no_message_is_logged_and_everything_else_has_its_level() {
     assert_logged([(Level::Debug, "refused 127.0.0.1:")]);
     // The beginning of a ClientHello. A port without TLS says so to its operator once.
     for logs in [true, false] {
-        let mut confused = Raw::connect(&server);
+        let mut confused = Raw::connect(&mut server);
         confused.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
         let answer = String::from_utf8(confused.read_to_end(&mut server).unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("a TLS handshake"));
@@ -131,7 +131,7 @@ fn a_tls_handshake_that_fails_is_logged_with_its_cause() {
         (&b"\x00\x01\x02"[..], "the peer does not speak TLS"),
         (b"GET / HTTP/1.1\r\n\r\n", "a plain HTTP request came to a port that speaks TLS"),
     ] {
-        let mut client = Raw::connect(&server);
+        let mut client = Raw::connect(&mut server);
         client.send(bytes);
         client.read_to_end(&mut server).unwrap();
         let records = logged();
