@@ -1,6 +1,8 @@
 //! What peers may do to a connection over TLS, and what it may cost the server: in memory, with a
 //! client that also makes records which no implementation would send.
 
+#[cfg(target_os = "linux")]
+mod common;
 #[path = "../fuzz/src/tls_client.rs"]
 mod tls_client;
 
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use ikisocket::protocol::{FrameHeader, Opcode};
 use ikisocket::testing::{Client, Faults, Harness, Received, Upgrade};
-use ikisocket::{Builder, Error, Event, Server, TlsFailure};
+use ikisocket::{Builder, Error, Event, Server, Shutdown, TlsFailure};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use tls_client::{
@@ -166,6 +168,32 @@ fn fin_behind_a_part_of_a_record_ends_the_connection_at_once() {
 }
 
 #[test]
+fn fin_behind_what_broke_the_session_ends_the_connection_at_once() {
+    for version in VERSIONS {
+        for behind in [0, 100, 300_000] {
+            // In the handshake, and when it is open.
+            for is_open in [false, true] {
+                let mut test = server(Server::builder());
+                let client = match is_open {
+                    false => test.dial_tls(server_settings(), Faults::none()).unwrap(),
+                    true => open(&mut test, version, Faults::none()).0,
+                };
+                let mut bytes = plain_record(HANDSHAKE, &handshake_message(UNKNOWN, 3, b"abc"));
+                bytes.resize(bytes.len() + behind, 0);
+                test.write(client, &bytes);
+                test.finish(client);
+                test.settle();
+                assert_eq!(connections(&mut test), 0, "{is_open}, {behind} bytes behind it");
+                assert_eq!(other_failures(&mut test), 1);
+                // The alert, and FIN: no reset overtakes it.
+                assert!(!test.read(client).is_empty());
+                assert_eq!(test.received(client), [Received::Fin]);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_came_before_the_end_in_the_same_read_is_handled_before_it() {
     for version in VERSIONS {
         let message = frame(Opcode::Text, b"before");
@@ -250,6 +278,20 @@ fn close_notify_arrives_also_if_it_has_to_wait_for_the_socket() {
             assert_eq!(connections(&mut test), 0);
             assert_eq!(test.state().ends, [None]);
         }
+    }
+}
+
+#[test]
+fn close_notify_is_sent_to_a_client_that_does_not_answer_a_close() {
+    for version in VERSIONS {
+        let mut test = server(Server::builder());
+        let (client, mut tls) = open(&mut test, version, Faults::none());
+        let (_, mut sockets) = test.server().lend();
+        sockets.for_each(|kws| kws.close());
+        test.advance(Duration::from_secs(60));
+        tls.hear(&test.read(client));
+        assert!(tls.connection.process_new_packets().unwrap().peer_has_closed());
+        assert_eq!(test.received(client), [Received::Fin]);
     }
 }
 
@@ -472,6 +514,87 @@ fn a_part_of_a_record_is_a_sign_of_life() {
 }
 
 #[test]
+fn records_that_are_kept_are_no_work_in_each_turn() {
+    for version in VERSIONS {
+        let mut test = Harness::by_hand(listeners(Server::builder()));
+        let mut keepers = Vec::new();
+        for _ in 0..30 {
+            let (keeper, mut forger) = forge(&mut test, version);
+            let mut kept = Vec::new();
+            for byte in handshake_message(UNKNOWN, 60_000, &[0; 59_000]) {
+                kept.extend(forger.record(HANDSHAKE, &[byte]));
+                if kept.len() > 17_000 {
+                    break;
+                }
+            }
+            test.write(keeper, &kept);
+            test.settle();
+            keepers.push((keeper, forger.record(HANDSHAKE, &[0; 60])));
+        }
+        let (client, mut tls) = open(&mut test, version, Faults::none());
+        // In each turn comes one byte more of the next record.
+        for at in 0..60 {
+            for (keeper, record) in &keepers {
+                test.write(*keeper, &record[at..=at]);
+            }
+            let before = test.state().messages.len();
+            tls.write(&frame(Opcode::Text, b"in between"));
+            test.write(client, &tls.take_output());
+            test.turn();
+            assert_eq!(test.state().messages.len(), before + 1, "{at}");
+        }
+        assert_eq!(connections(&mut test), 31);
+    }
+}
+
+#[test]
+fn clients_in_every_phase_do_not_hold_up_a_shutdown() {
+    for version in VERSIONS {
+        let mut test = server(Server::builder());
+        let silent = test.dial_tls(server_settings(), Faults::none()).unwrap();
+        let half = test.dial_tls(server_settings(), Faults::none()).unwrap();
+        test.write(half, &hello(version)[..50]);
+        let deaf = test.dial_tls(server_settings(), Faults::none().window(0)).unwrap();
+        test.write(deaf, &hello(version));
+        let waiting = test.dial_tls(server_settings(), Faults::none()).unwrap();
+        let mut tls = TlsClient::new(&config(version));
+        exchange(&mut test, waiting, &mut tls);
+        let (open, mut tls) = open(&mut test, version, Faults::none());
+        let (stuck, mut other) = self::open(&mut test, version, Faults::none().window(1000));
+        test.stop_reading(stuck);
+        other.write(&frame(Opcode::Binary, &[7; 10_000]));
+        test.write(stuck, &other.take_output());
+        assert_eq!(connections(&mut test), 6);
+
+        let (_, mut sockets) = test.server().lend();
+        sockets.shutdown(Shutdown::default().deadline(Duration::from_secs(5))).unwrap();
+        tls.hear(&test.read(open));
+        assert_eq!((tls.plaintext[0], &tls.plaintext[2..4]), (0x88, &[3, 0xe9][..]));
+        test.advance(Duration::from_secs(6));
+        assert!(test.server().is_finished());
+        assert_eq!(connections(&mut test), 0);
+        for client in [silent, half, deaf, waiting] {
+            assert_eq!(test.received(client).len(), 1, "its end");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_of_the_handshake_is_gone_after_its_time() {
+    for version in VERSIONS {
+        let builder = Server::builder().handshake_timeout(Duration::from_secs(5));
+        let mut test = server(builder);
+        let client = test.dial_tls(server_settings(), Faults::none().window(0)).unwrap();
+        test.write(client, &hello(version));
+        test.advance(Duration::from_secs(4));
+        assert_eq!(connections(&mut test), 1);
+        // The close timeout of a response follows if the session can already write.
+        test.advance(Duration::from_secs(30));
+        assert_eq!(connections(&mut test), 0);
+    }
+}
+
+#[test]
 fn records_of_one_byte_leave_other_connections_their_share() {
     let work = 1 << 20;
     let builder = Server::builder().work_per_turn(work).receive_buffer(1 << 20);
@@ -495,4 +618,58 @@ fn records_of_one_byte_leave_other_connections_their_share() {
         test.turn();
     }
     assert!(turns <= 2, "{turns}");
+}
+
+/// A read from a Unix socket ends at passed descriptors, and no event tells that more lies behind.
+#[cfg(target_os = "linux")]
+#[test]
+fn passed_descriptors_delay_neither_a_handshake_nor_a_message() {
+    use std::io::{IoSlice, Read as _};
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use socket2::{MsgHdr, SockRef};
+
+    let folder = std::env::temp_dir().join(format!("ikisocket-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for version in VERSIONS {
+        let path = folder.join("socket");
+        let mut server = listeners(Server::builder());
+        server.listen_unix_tls(&path, server_settings()).unwrap();
+        let mut socket = UnixStream::connect(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // struct cmsghdr, and one descriptor: SOL_SOCKET and SCM_RIGHTS are 1 on Linux.
+        let mut control = (size_of::<usize>() + 3 * size_of::<i32>()).to_ne_bytes().to_vec();
+        for number in [1, 1, socket.as_raw_fd(), 0] {
+            control.extend_from_slice(&number.to_ne_bytes());
+        }
+        let mut tls = TlsClient::new(&config(version));
+        tls.write(&Upgrade::to("/ws").encode());
+        let mut exchange = |server: &mut Server<Seen>, tls: &mut TlsClient| {
+            // Each piece has descriptors of its own, so each is read by itself.
+            for piece in tls.take_output().chunks(50) {
+                let slices = [IoSlice::new(piece)];
+                let header = MsgHdr::new().with_buffers(&slices).with_control(&control);
+                assert_eq!(SockRef::from(&socket).sendmsg(&header, 0).unwrap(), piece.len());
+            }
+            common::turn_for(server, |_| {
+                let mut bytes = vec![0; 100_000];
+                let read = socket.read(&mut bytes).ok()?;
+                tls.hear(&bytes[..read]);
+                (tls.connection.wants_write() || !tls.plaintext.is_empty()).then_some(())
+            });
+        };
+        while tls.plaintext.is_empty() {
+            exchange(&mut server, &mut tls);
+        }
+        assert!(tls.plaintext.starts_with(b"HTTP/1.1 101 "));
+        tls.plaintext.clear();
+        tls.write(&frame(Opcode::Binary, &[7; 200]));
+        while tls.plaintext.len() < 204 {
+            exchange(&mut server, &mut tls);
+        }
+        assert_eq!(server.state().messages, [[7; 200]]);
+        server.stop_listening();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

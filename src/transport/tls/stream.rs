@@ -77,6 +77,7 @@ impl Common {
             session: State::New(tls.config()),
             common: self.clone(),
             kept: Vec::new(),
+            incomplete: 0,
             unsent: Vec::new(),
             unoffered: false,
             withheld: false,
@@ -136,6 +137,8 @@ pub(crate) struct TlsStream {
     common: Common,
     /// Input that the session has not consumed.
     kept: Vec<u8>,
+    /// The bytes at its end that are no whole record.
+    incomplete: usize,
     /// Ciphertext that the socket has not taken.
     unsent: Vec<u8>,
     /// The socket was not offered `unsent` yet: the next records are sent together with it.
@@ -257,7 +260,7 @@ impl TlsStream {
                 self.unsent.extend_from_slice(records.as_slice());
             }
         }
-        self.kept = Vec::new();
+        (self.kept, self.incomplete) = (Vec::new(), 0);
     }
 
     /// Returns whether all is sent.
@@ -288,7 +291,9 @@ impl TlsStream {
         }
         let State::Up(session) = &mut self.session else { return (0, Ok(())) };
         let began = session.is_handshaking();
-        let records_in = whole_records(input);
+        // The session may have moved what it keeps, except an incomplete record at its end.
+        let new = self.kept.len() - self.incomplete;
+        let (records_in, incomplete) = whole_records(&input[new..]);
         let (received, mut result) = session.receive(input, plaintext, records);
         if began {
             session.keep_name();
@@ -299,7 +304,7 @@ impl TlsStream {
             stats.resumed += u64::from(session.is_resumed());
         }
         self.closed |= received.closed;
-        self.kept = Vec::new();
+        (self.kept, self.incomplete) = (Vec::new(), 0);
         let rest = &input[received.consumed..];
         let most = if session.is_handshaking() { MOST_HANDSHAKE } else { LONGEST_RECORD };
         // Nothing behind close_notify counts, or behind a failure.
@@ -308,6 +313,7 @@ impl TlsStream {
                 result = Err(TlsFailure::Other("a handshake message is too long".to_owned()));
             } else {
                 self.kept = rest.to_vec();
+                self.incomplete = incomplete;
             }
         }
         self.unsent.extend_from_slice(records.as_slice());
@@ -333,8 +339,8 @@ impl TlsStream {
     }
 }
 
-/// The number of whole records at the beginning of `input`.
-fn whole_records(input: &[u8]) -> usize {
+/// The number of whole records at the beginning of `input`, and the bytes behind them.
+fn whole_records(input: &[u8]) -> (usize, usize) {
     let (mut from, mut count) = (0, 0);
     while let [_, _, _, high, low, rest @ ..] = &input[from..] {
         // The session refuses a record that is too long.
@@ -345,7 +351,7 @@ fn whole_records(input: &[u8]) -> usize {
         from += HEADER + payload;
         count += 1;
     }
-    count
+    (count, input.len() - from)
 }
 
 /// The content type of a handshake record (RFC 8446 §5.1).
@@ -382,6 +388,8 @@ impl Read for TlsStream {
         if let State::Failed(failure) = &self.session {
             let failure = failure.clone();
             let error = failed(&failure);
+            // The read that found it may have left something in the socket.
+            self.last_read = LastRead::Full;
             self.session = State::Over(failure);
             return Err(error);
         }

@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, version};
+use rustls::server::ServerConfig;
+use rustls::{
+    CipherSuiteCommon, ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite,
+    SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite, version,
+};
 
 use super::*;
 use crate::outbox::{Outbox, Stage, WRITE_THROUGH};
@@ -563,4 +567,123 @@ fn whatever_the_pipe_does_frames_of_an_outbox_arrive_whole() {
         arrived > 1000 && replaced > 100 && dropped > 100 && overtook > 1000 && begun > 20,
         "{arrived} arrived, {replaced} replaced, {dropped} dropped, {overtook} overtook, {begun} begun"
     );
+}
+
+#[test]
+fn a_client_that_only_sends_takes_little_memory() {
+    let mut sides = Sides::open(&version::TLS13);
+    sides.far.make_room(0);
+    for _ in 0..500 {
+        // An answer to new keys waits for the next record.
+        sides.client.refresh_traffic_keys().unwrap();
+        sides.client_writes(b"a");
+        sides.client_sends(usize::MAX);
+        sides.serve();
+        sides.server_writes(&[b"to a client that does not read"]);
+        assert!(sides.stream.unsent.len() < 200 && sides.stream.kept.is_empty());
+    }
+    assert_eq!(sides.at_server, vec![b'a'; 500]);
+}
+
+#[test]
+fn a_client_that_reads_nothing_of_the_handshake_takes_little_memory() {
+    for version in VERSIONS {
+        let mut sides = Sides::new(Faults::none().window(0), version);
+        for _ in 0..10 {
+            sides.client_sends(usize::MAX);
+            sides.serve();
+        }
+        assert!(sides.stream.is_handshaking());
+        assert!((500..4000).contains(&sides.stream.unsent.len()), "{}", sides.stream.unsent.len());
+        sides.stream.shutdown_write().unwrap();
+        assert!(sides.stream.is_ending());
+    }
+}
+
+/// The suites with keys that may encrypt `records` records.
+fn short_lived(records: u64, suites: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
+    let common = |common: &CipherSuiteCommon| CipherSuiteCommon {
+        suite: common.suite,
+        hash_provider: common.hash_provider,
+        confidentiality_limit: records,
+    };
+    let short = |suite: &SupportedCipherSuite| match *suite {
+        SupportedCipherSuite::Tls13(suite) => {
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                common: common(&suite.common),
+                hkdf_provider: suite.hkdf_provider,
+                aead_alg: suite.aead_alg,
+                quic: None,
+            })))
+        }
+        SupportedCipherSuite::Tls12(suite) => {
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                common: common(&suite.common),
+                prf_provider: suite.prf_provider,
+                kx: suite.kx,
+                sign: suite.sign,
+                aead_alg: suite.aead_alg,
+            })))
+        }
+    };
+    suites.iter().map(short).collect()
+}
+
+#[test]
+fn keys_that_are_used_up_are_renewed_or_end_the_connection() {
+    const RECORDS: usize = 20;
+    for version in VERSIONS {
+        for faults in [Faults::none(), Faults::none().window(100), Faults::none().writes_of(1)] {
+            let mut sides = Sides::new(faults, version);
+            let config = tls().config().0;
+            let mut provider = provider::chosen().unwrap();
+            provider.cipher_suites = short_lived(RECORDS as u64, &provider.cipher_suites);
+            let config = ServerConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::clone(&config.cert_resolver));
+            sides.stream.session = State::New(Config(Arc::new(config)));
+            while sides.stream.is_handshaking() {
+                sides.client_sends(usize::MAX);
+                sides.serve();
+                sides.client_receives(usize::MAX);
+            }
+            let sent: Vec<u8> = (0..200).collect();
+            let mut taken = 0;
+            let failed = loop {
+                let Some(byte) = sent.get(taken..taken + 1) else { break None };
+                sides.serve();
+                // Two bytes: a writer never offers fewer at the beginning of a frame.
+                let two = [byte, &[byte[0]]].concat();
+                match sides.stream.write(&two) {
+                    Ok(2) => taken += 1,
+                    Ok(_) => {
+                        while sides.stream.withheld {
+                            sides.client_receives(usize::MAX);
+                            sides.serve();
+                            match sides.stream.write(&two[1..]) {
+                                Ok(1) => taken += 1,
+                                result => {
+                                    assert_eq!(result.unwrap_err().kind(), ErrorKind::WouldBlock)
+                                }
+                            }
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => break Some(error),
+                }
+                sides.client_receives(usize::MAX);
+            };
+            sides.client_receives(usize::MAX);
+            let whole: Vec<u8> = sent[..taken].iter().flat_map(|&byte| [byte, byte]).collect();
+            assert!(sides.at_client == whole);
+            if version.version == rustls::ProtocolVersion::TLSv1_3 {
+                assert!(failed.is_none() && taken == sent.len());
+            } else {
+                assert_eq!(failed.unwrap().kind(), ErrorKind::InvalidData);
+                assert!((RECORDS - 3..=RECORDS).contains(&taken), "{taken}");
+            }
+        }
+    }
 }
