@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::Path;
 
+use lexopt::prelude::*;
+
 use crate::programs::{Client, Programs};
 use crate::server::{self, Running};
 use crate::works::Work;
@@ -35,9 +37,18 @@ const WORKS: [Work; 6] = [
     Work::new("resumed handshake, upgrade, reset", AT_MOST, &["connect", "/echo", "--resume"]),
 ];
 
-/// Prints the table; `reference` is another server, which is started with the chain, the key and
-/// the address as its arguments.
-pub fn table(reference: Option<&str>, only: &str) -> Result<(), Box<dyn Error>> {
+/// Prints the table. `--only TEXT` chooses works by name. `--reference PROGRAM` is another server,
+/// which is started with the chain, the key and the address as its arguments.
+pub fn table(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let (mut reference, mut only) = (None, String::new());
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("reference") => reference = Some(parser.value()?.string()?),
+            Long("only") => only = parser.value()?.string()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
     if !cfg!(feature = "_tls") {
         return Err("it needs TLS: cargo bench --bench limit --features tls -- --tls".into());
     }
@@ -53,7 +64,7 @@ pub fn table(reference: Option<&str>, only: &str) -> Result<(), Box<dyn Error>> 
     let reference = match reference {
         None => None,
         Some(program) => {
-            let program = Path::new(program);
+            let program = Path::new(&program);
             Some((crate::programs::file_name(program), start(program, &[])?))
         }
     };
@@ -64,7 +75,7 @@ pub fn table(reference: Option<&str>, only: &str) -> Result<(), Box<dyn Error>> 
     let other = reference.as_ref().map(|(name, _)| format!(" {name} |")).unwrap_or_default();
     println!("| work | at most | ikisocket |{other} A/A |");
     println!("|---|---|---|{}---|", if other.is_empty() { "" } else { "---|" });
-    for work in WORKS.iter().filter(|work| work.name.contains(only)) {
+    for work in WORKS.iter().filter(|work| work.name.contains(&only)) {
         let compare = |server: &Running| -> Result<_, Box<dyn Error>> {
             Ok(programs.compare(Client::Minimal, work, server, &raw)?.0)
         };
