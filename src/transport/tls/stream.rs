@@ -14,8 +14,9 @@
 //!   unless that is to be a reset. After a failure the alert comes before it, and what the peer
 //!   sends until its own end is discarded: unread bytes would turn the close into a reset, which
 //!   can overtake the alert.
-//! - **All input of a read is handled at once**, so that nothing readable waits where no poll sees
-//!   it. What is left is an incomplete record or handshake message.
+//! - **A read that leaves something says so**, because no poll sees what waits here: an incomplete
+//!   record or handshake message, which waits for more, or whole records. Those are left when the
+//!   records before them have taken much time.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -32,10 +33,14 @@ use crate::transport::plain::PlainStream;
 pub(crate) const LEAST_BUFFER: usize = 2 * LONGEST_RECORD;
 /// The most bytes of one read.
 const MOST_READ: usize = 64 * 1024;
-/// The same for a peer whose last read had records that took much time: more than [`MUCH_WORK`].
-const SHORT_READ: usize = 4 * 1024;
-/// The work of 128 short records, or of 16 key updates.
-const MUCH_WORK: usize = 64 * 1024;
+/// The same while [`MOST_LEFT`] bytes are left of earlier reads.
+const SHORT_READ: usize = 2 * 1024;
+/// The bytes that all connections of a loop together leave of their reads before reads get short.
+const MOST_LEFT: usize = 256 * 1024;
+/// A read stops behind records with this much work: 128 short ones, or 16 key updates.
+const MOST_WORK: usize = 64 * 1024;
+/// The session gets this number of records at once.
+const RECORDS_AT_ONCE: usize = 16;
 /// The bytes of a record's header (RFC 8446 §5.1).
 const HEADER: usize = 5;
 /// The most bytes of a handshake that may wait for the rest of a message. A message may come in any
@@ -67,6 +72,8 @@ struct Scratch {
     records: Records,
     stats: TlsStats,
     work: usize,
+    /// The memory of whole records that reads have left, in bytes.
+    left: usize,
 }
 
 impl Common {
@@ -76,13 +83,11 @@ impl Common {
             socket,
             session: State::New(tls.config()),
             common: self.clone(),
-            kept: Vec::new(),
-            incomplete: 0,
+            kept: Kept::default(),
             unsent: Vec::new(),
             unoffered: false,
             withheld: false,
             last_read: LastRead::Nothing,
-            reads_short: false,
             closed: false,
             truncated: false,
             progress: false,
@@ -131,14 +136,42 @@ enum End {
     Over,
 }
 
+/// Input that the session has not consumed: first what it was shown, then what it was not.
+#[derive(Default)]
+struct Kept {
+    memory: Vec<u8>,
+    /// Where it begins in `memory`.
+    from: usize,
+    /// The bytes of the whole records that the session was shown: a part of a handshake message.
+    seen: usize,
+    /// Whole records follow that the session was not shown.
+    is_behind: bool,
+}
+
+impl Kept {
+    fn seen(&mut self) -> &mut [u8] {
+        &mut self.memory[self.from..self.from + self.seen]
+    }
+}
+
+/// The result of handling input.
+#[derive(Default)]
+struct Handled {
+    /// The bytes of input that are handled.
+    consumed: usize,
+    /// The bytes behind them that the session was shown, in whole records.
+    seen: usize,
+    plaintext: usize,
+    /// Whole records follow that the session was not shown.
+    is_behind: bool,
+}
+
 pub(crate) struct TlsStream {
     socket: PlainStream,
     session: State,
     common: Common,
     /// Input that the session has not consumed.
-    kept: Vec<u8>,
-    /// The bytes at its end that are no whole record.
-    incomplete: usize,
+    kept: Kept,
     /// Ciphertext that the socket has not taken.
     unsent: Vec<u8>,
     /// The socket was not offered `unsent` yet: the next records are sent together with it.
@@ -146,8 +179,6 @@ pub(crate) struct TlsStream {
     /// The next byte that is written is the last one of the records in `unsent`.
     withheld: bool,
     last_read: LastRead,
-    /// The records of the last read took much time.
-    reads_short: bool,
     /// The peer has sent close_notify.
     closed: bool,
     /// The peer has sent FIN without close_notify.
@@ -256,11 +287,18 @@ impl TlsStream {
             let records = &mut self.common.0.borrow_mut().records;
             records.clear();
             // A session that cannot write ends without.
-            if session.close(&mut self.kept, records).is_ok() {
+            if session.close(self.kept.seen(), records).is_ok() {
                 self.unsent.extend_from_slice(records.as_slice());
             }
         }
-        (self.kept, self.incomplete) = (Vec::new(), 0);
+        self.forget_kept();
+    }
+
+    fn forget_kept(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        if kept.is_behind {
+            self.common.0.borrow_mut().left -= kept.memory.len();
+        }
     }
 
     /// Returns whether all is sent.
@@ -279,22 +317,48 @@ impl TlsStream {
         Ok(false)
     }
 
-    /// Handles input; returns the number of plaintext bytes.
+    /// Handles input, of which the session was shown the first `seen` bytes. It stops behind
+    /// records that have taken much time.
     fn receive(
         &mut self,
         input: &mut [u8],
+        seen: usize,
         plaintext: &mut [u8],
         Scratch { records, stats, work, .. }: &mut Scratch,
-    ) -> (usize, Result<(), TlsFailure>) {
+    ) -> (Handled, Result<(), TlsFailure>) {
+        let mut handled = Handled { seen, ..Handled::default() };
         if let Err(failure) = self.begin(input) {
-            return (0, Err(failure));
+            return (handled, Err(failure));
         }
-        let State::Up(session) = &mut self.session else { return (0, Ok(())) };
+        let State::Up(session) = &mut self.session else { return (handled, Ok(())) };
         let began = session.is_handshaking();
-        // The session may have moved what it keeps, except an incomplete record at its end.
-        let new = self.kept.len() - self.incomplete;
-        let (records_in, incomplete) = whole_records(&input[new..]);
-        let (received, mut result) = session.receive(input, plaintext, records);
+        let mut took = 0;
+        let mut result = loop {
+            let shown = handled.consumed + handled.seen;
+            let (len, count) = whole_records(&input[shown..]);
+            // The beginning of an incomplete record is shown too: it may be wrong.
+            let is_last = count < RECORDS_AT_ONCE;
+            let end = if is_last { input.len() } else { shown + len };
+            let (received, result) = session.receive(
+                &mut input[handled.consumed..end],
+                &mut plaintext[handled.plaintext..],
+                records,
+            );
+            handled.consumed += received.consumed;
+            handled.seen = (shown + len).saturating_sub(handled.consumed);
+            handled.plaintext += received.plaintext;
+            self.closed |= received.closed;
+            let silent = count.saturating_sub(received.records);
+            took += received.records * RECORD_WORK + silent * SILENT_WORK;
+            if is_last || result.is_err() || received.closed {
+                break result;
+            }
+            if took >= MOST_WORK {
+                handled.is_behind = true;
+                break Ok(());
+            }
+        };
+        *work += took;
         if began {
             session.keep_name();
         }
@@ -303,25 +367,13 @@ impl TlsStream {
             stats.tls13 += u64::from(session.version() == Some(TlsVersion::Tls13));
             stats.resumed += u64::from(session.is_resumed());
         }
-        self.closed |= received.closed;
-        (self.kept, self.incomplete) = (Vec::new(), 0);
-        let rest = &input[received.consumed..];
         let most = if session.is_handshaking() { MOST_HANDSHAKE } else { LONGEST_RECORD };
-        // Nothing behind close_notify counts, or behind a failure.
-        if !self.closed && result.is_ok() {
-            if rest.len() > most {
-                result = Err(TlsFailure::Other("a handshake message is too long".to_owned()));
-            } else {
-                self.kept = rest.to_vec();
-                self.incomplete = incomplete;
-            }
+        let waits = if handled.is_behind { handled.seen } else { input.len() - handled.consumed };
+        if result.is_ok() && !self.closed && waits > most {
+            result = Err(TlsFailure::Other("a handshake message is too long".to_owned()));
         }
         self.unsent.extend_from_slice(records.as_slice());
-        let silent = records_in.saturating_sub(received.records);
-        let took = received.records * RECORD_WORK + silent * SILENT_WORK;
-        self.reads_short = took > MUCH_WORK;
-        *work += took;
-        (received.plaintext, result)
+        (handled, result)
     }
 
     /// Begins a session with the peer's first bytes.
@@ -339,19 +391,22 @@ impl TlsStream {
     }
 }
 
-/// The number of whole records at the beginning of `input`, and the bytes behind them.
+/// The length of the whole records at the beginning of `input`, and their number: as many as the
+/// session gets at once.
 fn whole_records(input: &[u8]) -> (usize, usize) {
-    let (mut from, mut count) = (0, 0);
-    while let [_, _, _, high, low, rest @ ..] = &input[from..] {
+    let (mut len, mut count) = (0, 0);
+    while count < RECORDS_AT_ONCE
+        && let [_, _, _, high, low, rest @ ..] = &input[len..]
+    {
         // The session refuses a record that is too long.
         let payload = usize::from(u16::from_be_bytes([*high, *low]));
         if rest.len() < payload {
             break;
         }
-        from += HEADER + payload;
+        len += HEADER + payload;
         count += 1;
     }
-    (count, input.len() - from)
+    (len, count)
 }
 
 /// The content type of a handshake record (RFC 8446 §5.1).
@@ -401,28 +456,48 @@ impl Read for TlsStream {
         if self.end != End::Open || matches!(self.session, State::Over(_)) {
             return self.discard(into, scratch);
         }
-        let before = self.kept.len();
+        let mut kept = std::mem::take(&mut self.kept);
+        if kept.is_behind {
+            scratch.left -= kept.memory.len();
+            // There may be more in the socket.
+            self.last_read = LastRead::Full;
+            let input = &mut kept.memory[kept.from..];
+            let (result, handled) = self.handle(input, kept.seen, into, scratch);
+            if let Some(handled) = handled {
+                kept.from += handled.consumed;
+                self.keep(kept, &handled, scratch);
+            }
+            return result;
+        }
+        let before = kept.memory.len();
         // Of what was kept, at most a record is plaintext.
-        let most = if self.reads_short { SHORT_READ } else { MOST_READ };
+        let most = if scratch.left < MOST_LEFT { MOST_READ } else { SHORT_READ };
         let most = most.min(into.len() - before.min(LONGEST_RECORD));
         let mut memory = std::mem::take(&mut scratch.input);
         if memory.len() < before + most {
             memory.resize(before + most, 0);
         }
-        let input = &mut memory[..before + most];
-        input[..before].copy_from_slice(&self.kept);
-        let result = match self.socket.read(&mut input[before..]) {
+        memory[..before].copy_from_slice(&kept.memory);
+        let result = match self.socket.read(&mut memory[before..before + most]) {
             Ok(read @ 1..) => {
                 self.last_read = if read == most { LastRead::Full } else { LastRead::Short };
                 // What was kept is copied, and copied again if it is kept again.
                 scratch.work += before;
-                self.handle(&mut input[..before + read], into, scratch)
+                let input = &mut memory[..before + read];
+                let (result, handled) = self.handle(input, kept.seen, into, scratch);
+                if let Some(handled) = handled {
+                    let rest = input[handled.consumed..].to_vec();
+                    self.keep(Kept { memory: rest, ..Kept::default() }, &handled, scratch);
+                }
+                result
             }
             Ok(_) => {
+                self.kept = kept;
                 self.truncated = true;
                 Ok(0)
             }
             Err(error) => {
+                self.kept = kept;
                 if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
                     self.end = End::Over;
                 }
@@ -435,16 +510,33 @@ impl Read for TlsStream {
 }
 
 impl TlsStream {
-    /// Handles input that was read just now.
+    /// Keeps what is left of input: what `kept` has from `from` on.
+    fn keep(&mut self, mut kept: Kept, handled: &Handled, scratch: &mut Scratch) {
+        (kept.seen, kept.is_behind) = (handled.seen, handled.is_behind);
+        if kept.is_behind {
+            scratch.left += kept.memory.len();
+            self.last_read = LastRead::Full;
+        } else if kept.from > 0 {
+            kept.memory = kept.memory[kept.from..].to_vec();
+            kept.from = 0;
+        }
+        self.kept = kept;
+    }
+
+    /// Handles input. If something of it is to be kept, the second result says where that begins.
     fn handle(
         &mut self,
         input: &mut [u8],
+        seen: usize,
         into: &mut [u8],
         scratch: &mut Scratch,
-    ) -> io::Result<usize> {
+    ) -> (io::Result<usize>, Option<Handled>) {
         let is_blocked = !self.unsent.is_empty() && !self.unoffered;
         scratch.records.clear();
-        let (plaintext, result) = self.receive(input, into, scratch);
+        let (handled, result) = self.receive(input, seen, into, scratch);
+        let plaintext = handled.plaintext;
+        // Nothing behind close_notify counts, or behind a failure.
+        let handled = (!self.closed && result.is_ok()).then_some(handled);
         if plaintext > 0 && result.is_ok() && !is_blocked {
             // The replies to the plaintext may go out with it.
             self.unoffered = !self.unsent.is_empty();
@@ -464,13 +556,13 @@ impl TlsStream {
             end = Ok(0);
         }
         if plaintext == 0 {
-            return end;
+            return (end, handled);
         }
         if self.closed || matches!(self.session, State::Failed(_)) {
             // The end, or the failure, is found by the next call.
             self.last_read = LastRead::Full;
         }
-        Ok(plaintext)
+        (Ok(plaintext), handled)
     }
 
     /// Reads what the peer sends behind our close_notify or a failure, and forgets it.
@@ -515,7 +607,9 @@ impl Write for TlsStream {
         }
         loop {
             let piece = piece(slices, taken, plaintext);
-            session.encrypt(&mut self.kept, piece, records).map_err(|failure| failed(&failure))?;
+            session
+                .encrypt(self.kept.seen(), piece, records)
+                .map_err(|failure| failed(&failure))?;
             taken += piece.len();
             left -= piece.len();
             if left > 0 && (records.as_slice().len() < AT_ONCE || left <= SHORT_TAIL) {
@@ -581,6 +675,7 @@ impl Drop for TlsStream {
             // What the socket does not take now is lost, and the peer sees that.
             let _ = self.send_unsent();
         }
+        self.forget_kept();
     }
 }
 

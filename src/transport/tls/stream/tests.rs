@@ -303,7 +303,7 @@ fn whatever_the_pipe_does_plaintext_arrives_whole_and_in_order() {
                 sides.at_client.len() <= taken + usize::from(sides.stream.withheld),
                 "what has arrived is not forgotten"
             );
-            assert!(sides.stream.kept.len() <= LONGEST_RECORD);
+            assert!(sides.stream.kept.memory.len() <= LONGEST_RECORD);
             assert!(sides.stream.unsent.len() <= AT_ONCE + 2 * LONGEST_RECORD);
         }
         // All was taken: without another call of the stream, all of it arrives.
@@ -580,7 +580,7 @@ fn a_client_that_only_sends_takes_little_memory() {
         sides.client_sends(usize::MAX);
         sides.serve();
         sides.server_writes(&[b"to a client that does not read"]);
-        assert!(sides.stream.unsent.len() < 200 && sides.stream.kept.is_empty());
+        assert!(sides.stream.unsent.len() < 200 && sides.stream.kept.memory.is_empty());
     }
     assert_eq!(sides.at_server, vec![b'a'; 500]);
 }
