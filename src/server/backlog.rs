@@ -9,6 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::hub::Connection;
 use crate::token::Token;
 
+/// The most entries for which an empty list keeps its memory.
+const KEEP_ENTRIES: usize = 1024;
+
 /// Input that was read and is not handled yet; never empty.
 pub(crate) struct Rest {
     pub(crate) bytes: Vec<u8>,
@@ -97,16 +100,16 @@ impl Backlog {
     }
 
     pub(crate) fn pop_waiting(&mut self) -> Option<Token> {
-        self.waiting.pop_front()
+        pop(&mut self.waiting)
     }
 
     #[cfg(feature = "_tls")]
     pub(crate) fn pop_handshake(&mut self) -> Option<Token> {
-        self.handshakes.pop_front()
+        pop(&mut self.handshakes)
     }
 
     pub(crate) fn pop_closing(&mut self) -> Option<Token> {
-        self.closing.pop_front()
+        pop(&mut self.closing)
     }
 
     pub(crate) fn keep(&mut self, token: Token, rest: Rest) {
@@ -159,6 +162,16 @@ impl Backlog {
     pub(crate) fn set_events(&mut self, more: bool) {
         self.events = more;
     }
+}
+
+/// Takes the first entry. A list that had many and has none is freed: it may lie behind the memory
+/// of the connections that have ended, and keep the allocator from giving that back.
+fn pop(list: &mut VecDeque<Token>) -> Option<Token> {
+    let token = list.pop_front();
+    if list.is_empty() && list.capacity() > KEEP_ENTRIES {
+        *list = VecDeque::new();
+    }
+    token
 }
 
 #[cfg(test)]
