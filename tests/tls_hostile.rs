@@ -548,6 +548,36 @@ fn records_that_are_kept_are_no_work_in_each_turn() {
 }
 
 #[test]
+fn hellos_byte_by_byte_do_not_hold_up_connections_that_close() {
+    let mut test = Harness::by_hand(listeners(Server::builder()));
+    // A hello whose rest does not come, in records of its own for each byte.
+    let records = handshake_message(CLIENT_HELLO, 60_000, &[0; 10_000]);
+    let records = records.iter().flat_map(|byte| plain_record(HANDSHAKE, &[*byte]));
+    let records: Vec<u8> = records.collect();
+    let mut halves = Vec::new();
+    for _ in 0..40 {
+        let half = test.dial_tls(server_settings(), Faults::none()).unwrap();
+        test.write(half, &records[..60_000]);
+        test.settle();
+        halves.push(half);
+    }
+    let (client, mut tls) = open(&mut test, &TLS13, Faults::none());
+    let (_, mut sockets) = test.server().lend();
+    sockets.for_each(|kws| kws.close());
+    test.settle();
+    tls.write(&frame(Opcode::Close, b"\x03\xe8"));
+    test.write(client, &tls.take_output());
+    for byte in &records[60_000..60_003] {
+        for half in &halves {
+            test.write(*half, &[*byte]);
+        }
+        test.turn();
+    }
+    assert_eq!(test.state().ends, [None]);
+    assert_eq!(connections(&mut test), 41);
+}
+
+#[test]
 fn clients_in_every_phase_do_not_hold_up_a_shutdown() {
     for version in VERSIONS {
         let mut test = server(Server::builder());

@@ -317,6 +317,8 @@ impl<S> Server<S> {
                 break;
             }
         }
+        // Their limit is the time: they take nothing of the part of closing connections.
+        self.limit = self.hub.work.saturating_add(self.hub.work_per_turn / CLOSING_PART);
     }
 
     pub(super) fn drop_rest(&mut self, token: Token) {
