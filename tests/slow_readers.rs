@@ -228,6 +228,9 @@ fn a_latest_value_keeps_its_place_among_the_others() {
 
 #[test]
 fn pongs_pass_what_waits_and_the_close_frame_goes_last() {
+    if common::only_plain("one send of TLS takes all that waits here") {
+        return;
+    }
     for policy in [SlowReader::DropNewest, SlowReader::DropOldest] {
         let mut server = server_of(Server::builder().slow_reader(policy));
         let mut ann = Reader::connect(&mut server, "/ann");

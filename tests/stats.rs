@@ -140,8 +140,8 @@ fn silent_and_stalled_peers_are_counted_as_such() {
         assert_eq!(kws.emit(vec![0; 100_000]), Emitted::Pressure)
     });
     let stats = test.server().stats();
-    // Over TLS a record is on its way as a whole.
-    let on_its_way = if common::over_tls() { 16 * 1024 } else { 1000 };
+    // Over TLS the four records of one send are on their way.
+    let on_its_way = if common::over_tls() { 64 * 1024 } else { 1000 };
     assert_eq!((stats.bytes_waiting, stats.blocked), (10 + 100_000 - on_its_way, 1));
     test.advance(day);
     let stats = test.server().stats();

@@ -320,9 +320,11 @@ impl Connection {
         self.time = answer.min(end);
     }
 
-    /// The most bytes that the socket has taken and the peer may not have read.
+    /// The most bytes that the socket has taken and the peer may not have read. Over TLS, bytes in
+    /// records that have not left count as taken.
     fn unread(&self, limits: &Limits) -> u64 {
-        limits.kernel_holds.min(u64::from(self.taken).saturating_sub(SOON_READ))
+        let taken = u64::from(self.taken).saturating_sub(self.stream.unsent() as u64);
+        limits.kernel_holds.min(taken.saturating_sub(SOON_READ))
     }
 
     /// Counts the bytes that the socket has taken since `written` bytes were written in all.

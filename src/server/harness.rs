@@ -57,12 +57,14 @@ impl<S> Server<S> {
         self.reactor.tls.accept(socket, tls)
     }
 
-    /// Continues with a handshake outside of the loop. Its failure is found again by the loop.
+    /// Continues with a handshake outside of the loop; returns whether it has failed. The loop will
+    /// find that again.
     #[cfg(feature = "_tls")]
-    pub(crate) fn continue_handshake(stream: &mut TlsStream) {
+    pub(crate) fn continue_handshake(stream: &mut TlsStream) -> bool {
         let read = std::io::Read::read(stream, &mut [0; LEAST_BUFFER]);
         debug_assert!(!matches!(read, Ok(1..)), "the client has said nothing yet");
         let _ = stream.write_unsent();
+        stream.fail_again()
     }
 
     /// Sets the readiness that the next turn sees for a connection in memory, as if the poll had

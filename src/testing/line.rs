@@ -88,22 +88,23 @@ impl Line {
     /// Whether close_notify has not come over TLS.
     #[cfg(feature = "_tls")]
     pub(super) fn is_truncated(&mut self) -> bool {
-        self.tls.as_mut().is_some_and(|tls| !tls.is_closed())
+        self.tls.as_mut().is_some_and(|tls| tls.is_unclosed())
     }
 
     /// Makes a session over TLS of the bytes between this end and the server's, whose handshake is
-    /// done now: `serve` lets the server react. The faults begin behind it.
+    /// done now: `serve` lets the server react, and returns whether it has failed. The faults begin
+    /// behind it.
     #[cfg(feature = "_tls")]
-    pub(super) fn begin_tls(&mut self, faults: Faults, mut serve: impl FnMut()) {
+    pub(super) fn begin_tls(&mut self, faults: Faults, mut serve: impl FnMut() -> bool) {
         let tls = self.tls.insert(Box::new(Client::new()));
         loop {
             let output = tls.take_output();
             self.far.send(&output);
-            serve();
+            let failed = serve();
             let (input, _) = self.far.receive(usize::MAX);
             self.failure = self.failure.take().or(tls.hear(&input).failure);
             if output.is_empty() && input.is_empty() {
-                return self.far.begin(faults);
+                return self.far.begin(faults, failed);
             }
         }
     }

@@ -129,12 +129,13 @@ impl FarEnd {
     }
 
     /// From now on it has these faults, and their bytes are counted from here: all that was sent
-    /// before was no part of the test. The events are those of a new connection.
+    /// before was no part of the test. The events are those of a new connection, which is readable
+    /// too if the server has something to find.
     #[cfg(feature = "_tls")]
-    pub(crate) fn begin(&self, faults: Faults) {
+    pub(crate) fn begin(&self, faults: Faults, readable: bool) {
         let mut pipe = self.pipe_mut();
         (pipe.faults, pipe.sent, pipe.received) = (faults, 0, 0);
-        (pipe.readable, pipe.writable) = (!pipe.to_server.is_empty(), true);
+        (pipe.readable, pipe.writable) = (readable, true);
         pipe.end_if_due();
     }
 

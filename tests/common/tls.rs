@@ -1,6 +1,7 @@
 //! The same tests over TLS: with the feature `tls` and `IKISOCKET_TEST_TLS=1` in the environment,
 //! servers listen with TLS, and clients speak it.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -31,12 +32,17 @@ pub fn record_overhead() -> usize {
     if over_tls() { 22 } else { 0 }
 }
 
+thread_local! {
+    /// The addresses at which servers of this test speak TLS.
+    static SPEAK_TLS: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Makes a server listen on a free port.
 pub fn listen<S>(server: &mut Server<S>) {
     #[cfg(feature = "tls")]
     if over_tls() {
-        server.listen_tls("127.0.0.1:0", &session::settings()).unwrap();
-        return;
+        let address = server.listen_tls("127.0.0.1:0", &session::settings()).unwrap();
+        return SPEAK_TLS.with_borrow_mut(|addresses| addresses.push(address));
     }
     server.listen("127.0.0.1:0").unwrap();
 }
@@ -66,7 +72,7 @@ fn secured<S>(harness: Harness<S>) -> Harness<S> {
 pub struct Stream {
     socket: TcpStream,
     #[cfg(feature = "tls")]
-    tls: Option<std::cell::RefCell<session::Session>>,
+    tls: Option<RefCell<session::Session>>,
 }
 
 impl Stream {
@@ -75,14 +81,18 @@ impl Stream {
         Self::over(TcpStream::connect(server.local_addr().unwrap()).unwrap(), server)
     }
 
-    /// The same on a socket that is connected.
+    /// The same on a socket that is connected. It speaks TLS if [`listen`] chose that for its
+    /// server.
     pub fn over<S>(socket: TcpStream, server: &mut Server<S>) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_nonblocking(true).unwrap();
         let _ = server;
+        let address = socket.peer_addr().unwrap();
+        let speaks_tls = SPEAK_TLS.with_borrow(|addresses| addresses.contains(&address));
+        debug_assert!(over_tls() || !speaks_tls);
         Self {
             #[cfg(feature = "tls")]
-            tls: over_tls().then(|| session::Session::begin(&socket, server).into()),
+            tls: speaks_tls.then(|| session::Session::begin(&socket, server).into()),
             socket,
         }
     }

@@ -296,7 +296,11 @@ fn a_slow_consumer_gets_1008_behind_whole_frames_or_a_reset() {
             witness.frames().iter().any(|frame| frame.opcode == PONG)
         });
     }
-    assert!(closed > 0 && reset > 0, "both were seen: {closed} closed, {reset} reset");
+    // Over TLS, what was encrypted for one send arrives whole, and here that is whole frames.
+    assert!(
+        closed > 0 && (reset > 0 || over_tls()),
+        "both were seen: {closed} closed, {reset} reset"
+    );
 }
 
 #[test]

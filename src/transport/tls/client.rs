@@ -54,9 +54,9 @@ impl Client {
     }
 
     /// Takes plaintext to be sent. What is written before the handshake is complete goes out
-    /// behind it.
+    /// behind it. It is lost if the session has failed.
     pub(crate) fn write(&mut self, plaintext: &[u8]) {
-        self.0.writer().write_all(plaintext).expect("the buffer has no limit");
+        let _ = self.0.writer().write_all(plaintext);
     }
 
     /// Says that nothing more will be written (RFC 8446 §6.1), if the session has not failed.
@@ -92,9 +92,9 @@ impl Client {
         heard
     }
 
-    /// Whether the server has sent close_notify.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        self.0.process_new_packets().is_ok_and(|state| state.peer_has_closed())
+    /// Whether the server could have sent close_notify, and has not.
+    pub(crate) fn is_unclosed(&mut self) -> bool {
+        self.0.process_new_packets().is_ok_and(|state| !state.peer_has_closed())
     }
 }
 

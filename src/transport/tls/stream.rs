@@ -376,6 +376,15 @@ impl TlsStream {
         (handled, result)
     }
 
+    /// Makes the next call return the failure of a session that has failed, if it has.
+    #[cfg(feature = "testing")]
+    pub(crate) fn fail_again(&mut self) -> bool {
+        if let State::Over(failure) = &self.session {
+            self.session = State::Failed(failure.clone());
+        }
+        matches!(self.session, State::Failed(_))
+    }
+
     /// Begins a session with the peer's first bytes.
     fn begin(&mut self, first: &[u8]) -> Result<(), TlsFailure> {
         let State::New(config) = &self.session else { return Ok(()) };
