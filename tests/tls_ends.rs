@@ -197,7 +197,7 @@ fn what_is_no_handshake_is_answered_and_then_fin_comes() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_the_end_of_a_failed_session_is_closed_in_time() {
+fn a_peer_that_stays_behind_a_failed_session_is_closed_in_time() {
     let mut test =
         over_tls(memory_server_with(Server::builder().close_timeout(Duration::from_secs(2))));
     let client = test.dial_plain(Faults::none()).unwrap();
@@ -210,7 +210,7 @@ fn a_peer_that_does_not_answer_the_end_of_a_failed_session_is_closed_in_time() {
 // A session that is up.
 
 #[test]
-fn a_fin_alone_is_reported_as_truncation_and_one_behind_close_notify_is_not() {
+fn a_fin_alone_is_truncation_and_one_behind_close_notify_is_not() {
     for (end, error) in [
         (Harness::finish as fn(&mut Harness<Diary>, Client), Error::Lost),
         (Harness::truncate, Error::Tls(TlsFailure::Truncated)),

@@ -261,8 +261,8 @@ fn a_member_that_reads_too_slowly_is_given_up_and_the_others_miss_nothing() {
     for name in ["ann", "stuck", "bob"] {
         join(&mut test, name, "a");
     }
-    // Four of these are more than one kilobyte that is on its way, and 64 that wait. Over TLS one of
-    // them is on its way, and three do not fit.
+    // Four of these are more than one kilobyte that is on its way, and 64 that wait. Over TLS one
+    // of them is on its way, and three more do not fit.
     for reached in [3, 3, 3, 2, 2] {
         let text = "x".repeat(22_000);
         assert_eq!(test.server().sockets().publish("a", &text), reached);
