@@ -132,15 +132,10 @@ impl Outbox {
     /// Whether the peer has received the beginning of a frame whose rest waits here. A head counts
     /// as begun, because no frame may come before it.
     pub(crate) fn is_mid_frame(&self) -> bool {
-        match self {
-            Self::StagedHead { .. } => true,
-            Self::Queued(queue) => queue.is_mid_frame(),
-            Self::Empty | Self::Staged { .. } => false,
-        }
+        matches!(self, Self::StagedHead { .. }) || self.rest_of_frame() > 0
     }
 
-    /// The bytes of that rest.
-    #[cfg(feature = "_tls")]
+    /// The bytes that wait of a frame whose beginning the peer has received.
     pub(crate) fn rest_of_frame(&self) -> usize {
         if let Self::Queued(queue) = self { queue.rest_of_frame() } else { 0 }
     }

@@ -105,7 +105,6 @@ impl Queue {
     }
 
     /// The bytes that are left of the frame that is partly written.
-    #[cfg(feature = "_tls")]
     pub(super) fn rest_of_frame(&self) -> usize {
         self.partial.len()
     }

@@ -504,15 +504,13 @@ impl FrameLog {
 
     /// Makes room for `more` bytes behind those that are used.
     fn grow(&mut self, more: usize) {
-        let least = self.len + more;
-        self.room.resize(least.max(2 * self.room.len()), 0);
+        self.room.resize((self.len + more).max(2 * self.room.len()), 0);
     }
 
     pub(crate) fn clear(&mut self) {
         self.len = 0;
         if self.room.len() > KEEP_LOG {
-            self.room.truncate(KEEP_LOG);
-            self.room.shrink_to_fit();
+            self.room = vec![0; KEEP_LOG];
         }
     }
 }
