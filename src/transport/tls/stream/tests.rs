@@ -261,6 +261,13 @@ fn whatever_the_pipe_does_plaintext_arrives_whole_and_in_order() {
             steps += 1;
             assert!(steps < 2_000_000, "round {round} with {faults:?} does not end");
             match random.below(8) {
+                0 if random.one_in(8) && !sides.client.is_handshaking() => {
+                    // So many short records that a read stops between them.
+                    for _ in 0..400.min(upward.len() - sent) {
+                        sides.client_writes(&upward[sent..=sent]);
+                        sent += 1;
+                    }
+                }
                 0 if sent < upward.len() => {
                     let most = random.of(&[1, 20, 3000, 40_000]);
                     let len = (1 + random.below(most)).min(upward.len() - sent);
@@ -567,6 +574,50 @@ fn whatever_the_pipe_does_frames_of_an_outbox_arrive_whole() {
         arrived > 1000 && replaced > 100 && dropped > 100 && overtook > 1000 && begun > 20,
         "{arrived} arrived, {replaced} replaced, {dropped} dropped, {overtook} overtook, {begun} begun"
     );
+}
+
+/// The bytes that reads of all connections have left.
+fn left(sides: &Sides) -> usize {
+    sides.stream.common.0.borrow().left
+}
+
+#[test]
+fn what_a_read_has_left_is_not_counted_any_more_when_it_is_forgotten() {
+    for version in VERSIONS {
+        for end in 0..6 {
+            let mut sides = Sides::open(version);
+            for _ in 0..1000 {
+                sides.client_writes(b"a");
+            }
+            if end == 0 {
+                sides.client.send_close_notify();
+            }
+            sides.client_sends(usize::MAX);
+            if end == 1 {
+                sides.far.send(&[0xff; 100]);
+            }
+            let read = sides.stream.read(&mut sides.buffer).unwrap();
+            assert!((1..1000).contains(&read) && sides.stream.has_more());
+            assert!(left(&sides) > 10_000);
+            let common = sides.stream.common.clone();
+            match end {
+                // It is read to its end.
+                0 | 1 => {
+                    while sides.stream.read(&mut sides.buffer).is_ok_and(|read| read > 0) {}
+                    assert_eq!(common.0.borrow().left, 0);
+                }
+                2 => sides.stream.shutdown_write().unwrap(),
+                3 => sides.stream.reset_on_drop(),
+                4 => {
+                    sides.far.end(PipeEnd::Reset);
+                    sides.stream.write(b"broken").unwrap_err();
+                }
+                _ => {}
+            }
+            drop(sides);
+            assert_eq!(common.0.borrow().left, 0, "{end}");
+        }
+    }
 }
 
 #[test]
