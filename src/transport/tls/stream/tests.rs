@@ -262,7 +262,7 @@ fn whatever_the_pipe_does_plaintext_arrives_whole_and_in_order() {
             assert!(steps < 2_000_000, "round {round} with {faults:?} does not end");
             match random.below(8) {
                 0 if random.one_in(8) && !sides.client.is_handshaking() => {
-                    // So many short records that a read stops between them.
+                    // A read stops between short records when there are many.
                     for _ in 0..400.min(upward.len() - sent) {
                         sides.client_writes(&upward[sent..=sent]);
                         sent += 1;
