@@ -36,6 +36,8 @@ struct State {
     disconnected: u64,
     /// A message was refused, or a connection was closed from this side.
     closed: bool,
+    /// Time has passed.
+    waited: bool,
 }
 
 /// The client's end of one connection.
@@ -46,6 +48,9 @@ struct Far {
     held: Vec<u8>,
     /// It has sent nothing but what rustls has made, whole and in order.
     is_proper: bool,
+    /// Its faults make its socket look full when it is not, so that what is sent at the end of its
+    /// time may be lost.
+    blocks: bool,
     /// The network loses nothing.
     is_safe: bool,
     /// The number of bytes that it may still send: few if few pass at a time.
@@ -149,6 +154,7 @@ fn dial(harness: &mut Harness<State>, config: &Arc<ClientConfig>, input: &mut In
         is_proper: matches!(speaks, Speaks::Tls(_)),
         speaks,
         held: Vec::new(),
+        blocks: settings & 12 != 0,
         is_safe,
         allowance: if settings & 9 != 0 && number < 32 { 10_000 } else { 400_000 },
         sent: Vec::new(),
@@ -167,7 +173,6 @@ fn act(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &mut Input<
                 if !std::mem::replace(&mut far.asked, true) {
                     tls.write(&Upgrade::to("/ws").encode());
                 }
-                far.updates = 0;
                 let [len, times] = input.array();
                 let len = usize::from(len) << (times & 7);
                 for time in 0..=times >> 5 {
@@ -175,6 +180,7 @@ fn act(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &mut Input<
                         break;
                     }
                     far.allowance -= len;
+                    far.updates = 0;
                     let payload = vec![time ^ len as u8; len];
                     tls.write(&frame(Opcode::Binary, &payload));
                     far.sent.push(payload);
@@ -319,7 +325,10 @@ fn act(harness: &mut Harness<State>, far: &mut Far, what: u8, input: &mut Input<
         26 => {
             harness.resume_reading(far.client);
         }
-        27 => harness.advance(Duration::from_millis(u64::from(input.byte()) * 100)),
+        27 => {
+            harness.state().waited = true;
+            harness.advance(Duration::from_millis(u64::from(input.byte()) * 100))
+        }
         28 => {
             let (_, mut sockets) = harness.server().lend();
             sockets.for_each(|kws| {
@@ -430,6 +439,7 @@ fn end(mut harness: Harness<State>, fars: Vec<Far>, latest: bool) {
         tls.hear(&rest);
         let ended = [ended, harness.received(far.client)].concat();
         if far.is_safe
+            && !(far.blocks && harness.state().waited)
             && tls.plaintext.starts_with(b"HTTP/1.1 101 ")
             && ended.contains(&Received::Fin)
         {
