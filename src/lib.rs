@@ -96,8 +96,9 @@
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
 //!   have ended, and what grows with the number of topics when most topics have ended.
 //! - **Everything is bounded.** Messages, outboxes, request heads, handshakes and the work of a
-//!   turn have [limits](manual::limits). Not limited by default: the number of connections, and how
-//!   many messages a client sends in a second.
+//!   turn have [limits](manual::limits). The number of connections is not limited by default. How
+//!   many messages a client sends in a second is not limited at all: your program does that
+//!   ([recipe](manual::cookbook::rate_limit)).
 //! - **A panic costs one connection at most.** It is caught, [`Server::on_panic`] is called, and
 //!   its connection is closed with 1011 if it is open. A panic in an `error` listener closes
 //!   nothing. A request whose filter or page panics gets 500. If the `drop` of a value that you
