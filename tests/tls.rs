@@ -210,7 +210,7 @@ fn handed_over_and_unix_sockets_speak_tls() {
 fn each_name_has_its_certificate_and_other_names_have_the_first() {
     let tls = tls("localhost");
     tls.name("Chat.example", &file("example.pem"), &file("example.key")).unwrap();
-    tls.name("*.example.org", &file("example.pem"), &file("example.key")).unwrap();
+    tls.name("*.example.org.", &file("example.pem"), &file("example.key")).unwrap();
     let mut server = server(&tls);
     let settings = Arc::new(settings(None));
     for (name, expected) in [
@@ -277,6 +277,7 @@ fn what_is_wrong_with_files_is_said() {
     let tls = tls("localhost");
     for (name, text) in [
         ("chat.example", "`chat.example`: the certificate is not valid for it"),
+        ("*.example.org", "`*.example.org`: the certificate is not valid for it"),
         ("127.0.0.1", "`127.0.0.1`: it is not a DNS name"),
         ("", "``: it is not a DNS name"),
     ] {

@@ -43,7 +43,8 @@ impl Hub {
     /// offered the waiting bytes. The event that the socket has room may not have fitted into this
     /// turn.
     pub(crate) fn is_still_due(&mut self, token: Token, timeout: Timeout) -> bool {
-        if self.is_blocked(token) {
+        let unsent = self.get(token).is_some_and(|connection| connection.stream.unsent() > 0);
+        if self.is_blocked(token) || unsent {
             self.writable(token);
             self.forgive_lateness(token);
         }

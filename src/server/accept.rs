@@ -270,6 +270,24 @@ impl<S> Server<S> {
         self.listen_at_path(path.as_ref(), Listener::bind_unix, listen)
     }
 
+    /// Listens on a Unix socket like
+    /// [`listen_unix_replacing_stale`](Self::listen_unix_replacing_stale), for connections over
+    /// TLS. It needs the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`listen_unix_replacing_stale`](Self::listen_unix_replacing_stale).
+    #[cfg(all(unix, feature = "_tls"))]
+    pub fn listen_unix_replacing_stale_tls(
+        &mut self,
+        path: impl AsRef<Path>,
+        tls: &Tls,
+    ) -> Result<(), BindError> {
+        self.widen_buffer();
+        let listen = |reactor: &mut Reactor, socket| reactor.listen_tls(socket, tls);
+        self.listen_at_path(path.as_ref(), Listener::bind_unix_replacing_stale, listen)
+    }
+
     /// Listens on a socket that was made elsewhere like [`listen_on`](Self::listen_on), for
     /// connections over TLS ([`listen_tls`](Self::listen_tls)). If another process accepts from the
     /// same socket, it has to speak TLS too. Its tickets have other keys, so clients that reach it

@@ -67,7 +67,11 @@ impl Reactor {
         let token = mio::Token(Ready::Listener(self.listeners.len()).encode());
         let source = listening.socket.source();
         self.poll.registry().register(source, token, Interest::READABLE)?;
-        log::info!("listening on {}", listening.socket);
+        #[cfg(feature = "_tls")]
+        let over = if listening.tls.is_some() { " over TLS" } else { "" };
+        #[cfg(not(feature = "_tls"))]
+        let over = "";
+        log::info!("listening on {}{over}", listening.socket);
         self.short_may_hide |= !listening.socket.short_means_empty();
         self.listeners.push(listening);
         Ok(())

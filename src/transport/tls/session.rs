@@ -104,7 +104,7 @@ impl Session {
     /// Appends what is queued when input has failed, the alert as the last. `rest` is the input
     /// that is not consumed. With nothing queued, a call would handle the record that has failed
     /// again.
-    fn encode_queued(&mut self, rest: &mut [u8], out: &mut Records) {
+    pub(super) fn encode_queued(&mut self, rest: &mut [u8], out: &mut Records) {
         while self.connection.wants_write()
             && let Ok(ConnectionState::EncodeTlsData(data)) =
                 self.connection.process_tls_records(rest).state
@@ -283,11 +283,18 @@ fn describe(error: &CertificateError) -> String {
 
 /// The name of an alert as RFC 8446 §6.2 writes it.
 fn alert_name(alert: AlertDescription) -> String {
-    let mut name = String::new();
+    match alert {
+        AlertDescription::UnknownPSKIdentity => return "unknown_psk_identity".to_owned(),
+        AlertDescription::UnrecognisedName => return "unrecognized_name".to_owned(),
+        AlertDescription::Unknown(number) => return format!("number {number}"),
+        _ => {}
+    }
+    let (mut name, mut in_word) = (String::new(), false);
     for c in format!("{alert:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() && !name.ends_with(char::is_uppercase) {
+        if c.is_ascii_uppercase() && in_word {
             name.push('_');
         }
+        in_word = c.is_ascii_lowercase();
         name.push(c.to_ascii_lowercase());
     }
     name
@@ -315,6 +322,22 @@ mod tests {
         let mut session = Session::new(tls.config()).unwrap();
         let (_, result) = session.receive(&mut record, &mut plaintext, &mut Records::default());
         result
+    }
+
+    #[test]
+    fn alerts_have_the_names_of_the_rfc() {
+        for (number, name) in [
+            (10, "unexpected_message"),
+            (20, "bad_record_mac"),
+            (42, "bad_certificate"),
+            (48, "unknown_ca"),
+            (112, "unrecognized_name"),
+            (115, "unknown_psk_identity"),
+            (120, "no_application_protocol"),
+            (200, "number 200"),
+        ] {
+            assert_eq!(alert_name(AlertDescription::from(number)), name);
+        }
     }
 
     #[test]

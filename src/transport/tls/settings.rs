@@ -1,6 +1,4 @@
 //! What a server is and accepts: certificates by name, the clients' certificates, tickets.
-//!
-//! Only this file and `session` name types of rustls.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -331,7 +329,7 @@ impl Tls {
         key: impl Into<Pem<'a>>,
     ) -> Result<(), TlsError> {
         let pair = pair(chain.into(), key.into(), &self.0.provider)?;
-        let name = name.to_ascii_lowercase();
+        let name = without_dot(name);
         check_name(&name, &pair).map_err(|reason| TlsError::Name { name: name.clone(), reason })?;
         self.0.certificates.change(|table| {
             table.by_name.insert(name, pair);
@@ -343,7 +341,7 @@ impl Tls {
     /// Returns whether there was one. Clients that ask for this name then get the certificate of
     /// [`pem`](Self::pem).
     pub fn forget_name(&self, name: &str) -> bool {
-        let name = name.to_ascii_lowercase();
+        let name = without_dot(name);
         self.0.certificates.change(|table| table.by_name.remove(&name).is_some())
     }
 
@@ -469,11 +467,19 @@ fn pair(
     }
 }
 
+/// The name as clients send it (RFC 6066 §3): in lower case, and without the dot of the root.
+fn without_dot(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// A label that no certificate has: one that is valid for it is valid for every label.
+const NO_LABEL: &str = "ikisocket-looks-for-a-wildcard";
+
 /// Checks that a certificate is valid for a name.
 fn check_name(name: &str, pair: &CertifiedKey) -> Result<(), String> {
     // A certificate for `*.example.org` is valid for each such name.
     let example = match name.strip_prefix("*.") {
-        Some(parent) => format!("a.{parent}"),
+        Some(parent) => format!("{NO_LABEL}.{parent}"),
         None => name.to_owned(),
     };
     let server_name = match ServerName::try_from(example) {

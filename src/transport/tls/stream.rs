@@ -549,12 +549,13 @@ impl TlsStream {
         let plaintext = handled.plaintext;
         // Nothing behind close_notify counts, or behind a failure.
         let handled = (!self.closed && result.is_ok()).then_some(handled);
+        let mut sent = Ok(());
         if plaintext > 0 && result.is_ok() && !is_blocked {
             // The replies to the plaintext may go out with it.
             self.unoffered = !self.unsent.is_empty();
         } else if !is_blocked || result.is_err() {
-            // What the socket does not take is sent later; a broken one is found by the next call.
-            let _ = self.send_unsent();
+            // What the socket does not take is sent later.
+            sent = self.send_unsent().map(|_| ());
         }
         let mut end = Err(ErrorKind::Interrupted.into());
         if let Err(failure) = result {
@@ -566,6 +567,8 @@ impl TlsStream {
             };
         } else if self.closed {
             end = Ok(0);
+        } else if let Err(error) = sent {
+            end = Err(error);
         }
         if plaintext == 0 {
             return (end, handled);
@@ -607,7 +610,7 @@ impl Write for TlsStream {
             State::New(_) => return Err(ErrorKind::NotConnected.into()),
             State::Failed(failure) | State::Over(failure) => return Err(failed(failure)),
         };
-        let Scratch { plaintext, records, .. } = &mut *self.common.0.borrow_mut();
+        let Scratch { plaintext, records, stats, .. } = &mut *self.common.0.borrow_mut();
         let mut taken = usize::from(std::mem::take(&mut self.withheld));
         let mut left = slices.iter().map(|slice| slice.len()).sum::<usize>().saturating_sub(taken);
         if left == 0 {
@@ -619,9 +622,15 @@ impl Write for TlsStream {
         }
         loop {
             let piece = piece(slices, taken, plaintext);
-            session
-                .encrypt(self.kept.seen(), piece, records)
-                .map_err(|failure| failed(&failure))?;
+            if let Err(failure) = session.encrypt(self.kept.seen(), piece, records) {
+                // What was encrypted before leaves all the same, and an alert behind it.
+                session.encode_queued(self.kept.seen(), records);
+                self.unsent.extend_from_slice(records.as_slice());
+                stats.failures.count(&failure);
+                let error = failed(&failure);
+                self.session = State::Over(failure);
+                return Err(error);
+            }
             taken += piece.len();
             left -= piece.len();
             if left > 0 && (records.as_slice().len() < AT_ONCE || left <= SHORT_TAIL) {
