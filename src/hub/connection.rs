@@ -263,9 +263,8 @@ impl Connection {
     }
 
     /// Whether its TLS handshake is not complete, and it has not ended.
-    #[cfg(feature = "_tls")]
     pub(crate) fn is_shaking_hands(&self) -> bool {
-        !self.is_closing() && self.stream.tls().is_some_and(|stream| stream.is_handshaking())
+        !self.is_closing() && self.stream.is_handshaking()
     }
 
     /// The next deadline if nothing happens before; `None` if the connection is dead.

@@ -16,8 +16,6 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::protocol::{Decoded, Message, Opcode, Payload, Violation};
 use crate::token::Token;
-#[cfg(feature = "_tls")]
-use crate::transport::tls::TlsStream;
 
 /// The cost of a message, a ping or a pong, in bytes of a turn's work: the same as a KiB that is
 /// read.
@@ -79,11 +77,10 @@ impl Hub {
         if !USUAL {
             self.work += self.tls.take_work();
         }
-        let some = matches!(result, Ok(1..));
         // Over TLS, bytes without plaintext are a sign of life too: a part of a record, for
         // instance.
-        #[cfg(feature = "_tls")]
-        let some = some || (!USUAL && connection.stream.tls().is_some_and(TlsStream::has_read));
+        let some = matches!(result, Ok(1..))
+            || (!USUAL && connection.stream.has_more_over_tls().is_some());
         if some && matches!(connection.phase, Phase::Open) {
             connection.time = self.now;
             // Its entry in the timers was for its time-out; the next ping may be due sooner.
@@ -98,20 +95,9 @@ impl Hub {
         Some(result)
     }
 
-    /// Whether the last read of a connection over TLS may have left something in its socket: the
-    /// length of the plaintext does not tell it. `None` if it is not over TLS, or if nothing has
-    /// come.
+    /// See [`Stream::has_more_over_tls`](crate::transport::Stream::has_more_over_tls).
     pub(crate) fn has_more_over_tls(&self, token: Token) -> Option<bool> {
-        #[cfg(feature = "_tls")]
-        {
-            let stream = self.get(token)?.stream.tls()?;
-            stream.has_read().then(|| stream.has_more())
-        }
-        #[cfg(not(feature = "_tls"))]
-        {
-            let _ = token;
-            None
-        }
+        self.get(token)?.stream.has_more_over_tls()
     }
 
     /// The same as [`read`](Self::read) for input that was not read just now.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Server;
 use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
-use super::reactor::Reactor;
+use super::reactor::Over;
 use crate::error::BindError;
 #[cfg(feature = "_tls")]
 use crate::transport::tls::{LEAST_BUFFER, Tls};
@@ -28,13 +28,13 @@ impl<S> Server<S> {
     /// [`BindError::Resolve`] and [`BindError::NoAddress`] if there is no address to try;
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen(&mut self, address: impl ToSocketAddrs) -> Result<SocketAddr, BindError> {
-        self.listen_at(address, Reactor::listen)
+        self.listen_at(address, Over::Plain)
     }
 
     fn listen_at(
         &mut self,
         address: impl ToSocketAddrs,
-        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
+        over: Over,
     ) -> Result<SocketAddr, BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
@@ -46,7 +46,7 @@ impl<S> Server<S> {
         {
             let listening = Listener::bind(address, self.options).and_then(|listener| {
                 let address = listener.address().unwrap_or(address);
-                listen(&mut self.reactor, listener).map(|()| address)
+                self.watch(listener, over.clone()).map(|()| address)
             });
             match listening {
                 Ok(address) => return Ok(address),
@@ -76,7 +76,7 @@ impl<S> Server<S> {
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(unix)]
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
-        self.listen_at_path(path.as_ref(), Listener::bind_unix, Reactor::listen)
+        self.listen_at_path(path.as_ref(), Listener::bind_unix, Over::Plain)
     }
 
     /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), but first removes the file
@@ -94,7 +94,7 @@ impl<S> Server<S> {
     #[cfg(unix)]
     pub fn listen_unix_replacing_stale(&mut self, path: impl AsRef<Path>) -> Result<(), BindError> {
         let bind = Listener::bind_unix_replacing_stale;
-        self.listen_at_path(path.as_ref(), bind, Reactor::listen)
+        self.listen_at_path(path.as_ref(), bind, Over::Plain)
     }
 
     #[cfg(unix)]
@@ -102,13 +102,13 @@ impl<S> Server<S> {
         &mut self,
         path: &Path,
         bind: impl FnOnce(&Path) -> std::io::Result<Listener>,
-        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
+        over: Over,
     ) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
         bind(path)
-            .and_then(|listener| listen(&mut self.reactor, listener))
+            .and_then(|listener| self.watch(listener, over))
             .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
     }
 
@@ -143,14 +143,10 @@ impl<S> Server<S> {
     /// reports it (Linux, Android and FreeBSD do); [`BindError::HandedOver`] if the operating
     /// system cannot use the socket; [`BindError::ShutDown`] after a shutdown was asked for.
     pub fn listen_on(&mut self, socket: impl Into<ListeningSocket>) -> Result<(), BindError> {
-        self.listen_on_made(socket.into(), Reactor::listen)
+        self.listen_on_made(socket.into(), Over::Plain)
     }
 
-    fn listen_on_made(
-        &mut self,
-        socket: ListeningSocket,
-        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
-    ) -> Result<(), BindError> {
+    fn listen_on_made(&mut self, socket: ListeningSocket, over: Over) -> Result<(), BindError> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
@@ -159,7 +155,7 @@ impl<S> Server<S> {
             return Err(BindError::NotListening);
         }
         Listener::from_made(socket, self.options)
-            .and_then(|listener| listen(&mut self.reactor, listener))
+            .and_then(|listener| self.watch(listener, over))
             .map_err(handed_over)
     }
 
@@ -187,18 +183,15 @@ impl<S> Server<S> {
     /// [`BindError::ShutDown`] after a shutdown was asked for.
     #[cfg(all(unix, feature = "listenfd"))]
     pub fn listen_fds(&mut self) -> Result<usize, BindError> {
-        self.listen_on_passed(Reactor::listen)
+        self.listen_on_passed(Over::Plain)
     }
 
     #[cfg(all(unix, feature = "listenfd"))]
-    fn listen_on_passed(
-        &mut self,
-        listen: impl Fn(&mut Reactor, Listener) -> std::io::Result<()>,
-    ) -> Result<usize, BindError> {
+    fn listen_on_passed(&mut self, over: Over) -> Result<usize, BindError> {
         let passed = ListeningSocket::take_passed()?;
         let count = passed.len();
         for socket in passed {
-            self.listen_on_made(socket, &listen)?;
+            self.listen_on_made(socket, over.clone())?;
         }
         Ok(count)
     }
@@ -244,8 +237,7 @@ impl<S> Server<S> {
         address: impl ToSocketAddrs,
         tls: &Tls,
     ) -> Result<SocketAddr, BindError> {
-        self.widen_buffer();
-        self.listen_at(address, |reactor, socket| reactor.listen_tls(socket, tls))
+        self.listen_at(address, Over::Tls(tls.clone()))
     }
 
     /// Listens on a Unix socket like [`listen_unix`](Self::listen_unix), for connections over TLS
@@ -265,9 +257,7 @@ impl<S> Server<S> {
     /// The same as those of [`listen_unix`](Self::listen_unix).
     #[cfg(all(unix, feature = "_tls"))]
     pub fn listen_unix_tls(&mut self, path: impl AsRef<Path>, tls: &Tls) -> Result<(), BindError> {
-        self.widen_buffer();
-        let listen = |reactor: &mut Reactor, socket| reactor.listen_tls(socket, tls);
-        self.listen_at_path(path.as_ref(), Listener::bind_unix, listen)
+        self.listen_at_path(path.as_ref(), Listener::bind_unix, Over::Tls(tls.clone()))
     }
 
     /// Listens on a Unix socket like
@@ -283,9 +273,8 @@ impl<S> Server<S> {
         path: impl AsRef<Path>,
         tls: &Tls,
     ) -> Result<(), BindError> {
-        self.widen_buffer();
-        let listen = |reactor: &mut Reactor, socket| reactor.listen_tls(socket, tls);
-        self.listen_at_path(path.as_ref(), Listener::bind_unix_replacing_stale, listen)
+        let bind = Listener::bind_unix_replacing_stale;
+        self.listen_at_path(path.as_ref(), bind, Over::Tls(tls.clone()))
     }
 
     /// Listens on a socket that was made elsewhere like [`listen_on`](Self::listen_on), for
@@ -310,8 +299,7 @@ impl<S> Server<S> {
         socket: impl Into<ListeningSocket>,
         tls: &Tls,
     ) -> Result<(), BindError> {
-        self.widen_buffer();
-        self.listen_on_made(socket.into(), |reactor, socket| reactor.listen_tls(socket, tls))
+        self.listen_on_made(socket.into(), Over::Tls(tls.clone()))
     }
 
     /// Listens on every socket that systemd passes like [`listen_fds`](Self::listen_fds), for
@@ -332,8 +320,16 @@ impl<S> Server<S> {
     /// The same as those of [`listen_fds`](Self::listen_fds).
     #[cfg(all(unix, feature = "listenfd", feature = "_tls"))]
     pub fn listen_fds_tls(&mut self, tls: &Tls) -> Result<usize, BindError> {
-        self.widen_buffer();
-        self.listen_on_passed(|reactor, socket| reactor.listen_tls(socket, tls))
+        self.listen_on_passed(Over::Tls(tls.clone()))
+    }
+
+    /// Lets the poll watch a listening socket.
+    fn watch(&mut self, socket: Listener, over: Over) -> std::io::Result<()> {
+        #[cfg(feature = "_tls")]
+        if let Over::Tls(_) = over {
+            self.widen_buffer();
+        }
+        self.reactor.listen(socket, over)
     }
 
     /// Makes the buffer as long as TLS needs it.

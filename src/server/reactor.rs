@@ -16,11 +16,18 @@ use crate::transport::{Accepted, Listener, PlainStream, Stream};
 /// The most events taken from the operating system at once.
 const EVENTS: usize = 1024;
 
-/// A socket on which the server listens, and what its connections begin with.
+/// What the connections of a listening socket begin with.
+#[derive(Clone)]
+pub(crate) enum Over {
+    Plain,
+    #[cfg(feature = "_tls")]
+    Tls(Tls),
+}
+
+/// A socket on which the server listens.
 struct Listening {
     socket: Listener,
-    #[cfg(feature = "_tls")]
-    tls: Option<Tls>,
+    over: Over,
 }
 
 pub(crate) struct Reactor {
@@ -49,31 +56,16 @@ impl Reactor {
         })
     }
 
-    pub(crate) fn listen(&mut self, socket: Listener) -> io::Result<()> {
-        self.watch(Listening {
-            socket,
-            #[cfg(feature = "_tls")]
-            tls: None,
-        })
-    }
-
-    /// The same for connections over TLS.
-    #[cfg(feature = "_tls")]
-    pub(crate) fn listen_tls(&mut self, socket: Listener, tls: &Tls) -> io::Result<()> {
-        self.watch(Listening { socket, tls: Some(tls.clone()) })
-    }
-
-    fn watch(&mut self, mut listening: Listening) -> io::Result<()> {
+    pub(crate) fn listen(&mut self, mut socket: Listener, over: Over) -> io::Result<()> {
         let token = mio::Token(Ready::Listener(self.listeners.len()).encode());
-        let source = listening.socket.source();
-        self.poll.registry().register(source, token, Interest::READABLE)?;
-        #[cfg(feature = "_tls")]
-        let over = if listening.tls.is_some() { " over TLS" } else { "" };
-        #[cfg(not(feature = "_tls"))]
-        let over = "";
-        log::info!("listening on {}{over}", listening.socket);
-        self.short_may_hide |= !listening.socket.short_means_empty();
-        self.listeners.push(listening);
+        self.poll.registry().register(socket.source(), token, Interest::READABLE)?;
+        match over {
+            Over::Plain => log::info!("listening on {socket}"),
+            #[cfg(feature = "_tls")]
+            Over::Tls(_) => log::info!("listening on {socket} over TLS"),
+        }
+        self.short_may_hide |= !socket.short_means_empty();
+        self.listeners.push(Listening { socket, over });
         Ok(())
     }
 
@@ -121,13 +113,11 @@ impl Reactor {
 
     /// The stream of a connection that this listener has accepted.
     pub(crate) fn stream(&self, listener: usize, socket: PlainStream) -> Stream {
-        #[cfg(feature = "_tls")]
-        if let Some(tls) = self.listeners.get(listener).and_then(|listening| listening.tls.as_ref())
-        {
-            return Stream::Tls(Box::new(self.tls.accept(socket, tls)));
+        match &self.listeners[listener].over {
+            Over::Plain => Stream::Plain(socket),
+            #[cfg(feature = "_tls")]
+            Over::Tls(tls) => Stream::Tls(Box::new(self.tls.accept(socket, tls))),
         }
-        let _ = listener;
-        Stream::Plain(socket)
     }
 
     /// Makes a waker for other threads. There may be one for each poll.

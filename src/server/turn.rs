@@ -13,8 +13,8 @@ use super::input::{Progress, Wakeup};
 use super::turn_report::Turn;
 use super::{Finished, Server, admission};
 use crate::error::IoError;
-use crate::hub::{NEVER, Stopwatch, Timeout};
-use crate::token::{Ready, SourceId, Token};
+use crate::hub::{Connection, NEVER, Stopwatch, Timeout};
+use crate::token::{Ready, SourceId};
 use crate::user::{Answer, Command, Readiness, TimerId};
 
 /// The state at the beginning of a turn.
@@ -385,7 +385,9 @@ impl<S> Server<S> {
             && let Some((token, timeout)) = self.hub.pop_due(&mut looks)
         {
             self.hub.work += TIMEOUT;
-            if timeout != Timeout::Ping && !self.is_shaking_hands(token) {
+            // A TLS handshake takes much time: it has its turn among the others of its kind.
+            let shakes_hands = self.hub.get(token).is_some_and(Connection::is_shaking_hands);
+            if timeout != Timeout::Ping && !shakes_hands {
                 self.read_in_order(token, true, buffer);
                 if !self.hub.is_still_due(token, timeout) {
                     self.hub.rearm(token);
@@ -401,18 +403,6 @@ impl<S> Server<S> {
         if self.hub.stopping.is_some() {
             self.begin_ending();
             self.hub.enforce_shutdown(self.limit);
-        }
-    }
-
-    /// Whether a connection is in its TLS handshake, which takes much time: it has its turn among
-    /// the others of its kind.
-    fn is_shaking_hands(&self, token: Token) -> bool {
-        #[cfg(feature = "_tls")]
-        return self.hub.get(token).is_some_and(|connection| connection.is_shaking_hands());
-        #[cfg(not(feature = "_tls"))]
-        {
-            let _ = token;
-            false
         }
     }
 

@@ -113,6 +113,25 @@ impl Stream {
         }
     }
 
+    /// Whether its TLS handshake is not complete: its next step may be one that takes much time.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.is_handshaking(),
+        }
+    }
+
+    /// Whether the last read over TLS may have left something in the socket: the length of the
+    /// plaintext does not tell it. `None` if the stream is plain, or if nothing has come.
+    pub(crate) fn has_more_over_tls(&self) -> Option<bool> {
+        match self {
+            Self::Plain(_) => None,
+            #[cfg(feature = "_tls")]
+            Self::Tls(stream) => stream.has_read().then(|| stream.has_more()),
+        }
+    }
+
     /// Whether the FIN of [`shutdown_write`](Self::shutdown_write) waits for the socket.
     pub(crate) fn is_ending(&self) -> bool {
         match self {
