@@ -6,28 +6,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
+use common::tls::certificates::{certificate, client, file, tls_as};
 use common::{Diary, PATIENCE, enter, memory_server_with, turn_for, turn_until};
 use ikisocket::{
     ClientCertificates, Error, Event, Server, Tls, TlsError, TlsFailure, TlsInfo, TlsVersion,
 };
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use tungstenite::{HandshakeError, Message, WebSocket};
-
-fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The settings with the certificate and key of this name.
-fn tls(name: &str) -> Tls {
-    Tls::pem(&file(&format!("{name}.pem")), &file(&format!("{name}.key"))).unwrap()
-}
-
-fn certificate(name: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_file(file(&format!("{name}.pem"))).unwrap()
-}
 
 /// A server that speaks TLS at a free port, with a diary and a route `/:name` that sends each
 /// message back.
@@ -47,20 +34,7 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// The settings of a client that trusts the root of the tests, perhaps with a certificate.
 fn settings(own: Option<&str>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate("root")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
-    match own {
-        None => builder.with_no_client_auth(),
-        Some(name) => {
-            let key = PrivateKeyDer::from_pem_file(file(&format!("{name}.key"))).unwrap();
-            builder.with_client_auth_cert(vec![certificate(name)], key).unwrap()
-        }
-    }
+    client(rustls::ALL_VERSIONS, "root", own)
 }
 
 fn stream<S>(server: &Server<S>, settings: &Arc<ClientConfig>, name: &str) -> Stream {
@@ -147,15 +121,8 @@ fn answer(server: &mut Server<Diary>, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn messages_of_all_lengths_come_back_over_both_versions() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let mut server = server(&tls("localhost"));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate("root")).unwrap();
-        let settings = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut server = server(&tls_as("localhost"));
+        let settings = client(&[version], "root", None);
         let mut ws = connect(&mut server, &Arc::new(settings));
         for len in [0, 1, 20, 125, 126, 16_000, 16_384, 16_385, 65_536, 1 << 20] {
             let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
@@ -169,7 +136,7 @@ fn messages_of_all_lengths_come_back_over_both_versions() {
 
 #[test]
 fn one_server_speaks_tls_at_one_port_and_plain_at_another() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let plain = server.listen("127.0.0.1:0").unwrap();
     let settings = Arc::new(settings(None));
     let mut over_tls = connect(&mut server, &settings);
@@ -187,12 +154,12 @@ fn handed_over_and_unix_sockets_speak_tls() {
     let mut server = memory_server_with(Server::builder());
     server.route("/:name", enter).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    server.listen_on_tls(listener, &tls("localhost")).unwrap();
+    server.listen_on_tls(listener, &tls_as("localhost")).unwrap();
     let settings = Arc::new(settings(None));
     connect(&mut server, &settings);
 
     let path = std::env::temp_dir().join(format!("ikisocket-tls-{}", std::process::id()));
-    server.listen_unix_tls(&path, &tls("localhost")).unwrap();
+    server.listen_unix_tls(&path, &tls_as("localhost")).unwrap();
     let socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
     socket.set_nonblocking(true).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
@@ -208,7 +175,7 @@ fn handed_over_and_unix_sockets_speak_tls() {
 
 #[test]
 fn each_name_has_its_certificate_and_other_names_have_the_first() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     tls.name("Chat.example", &file("example.pem"), &file("example.key")).unwrap();
     tls.name("*.example.org.", &file("example.pem"), &file("example.key")).unwrap();
     let mut server = server(&tls);
@@ -237,7 +204,7 @@ fn each_name_has_its_certificate_and_other_names_have_the_first() {
 
 #[test]
 fn a_replaced_certificate_is_shown_to_new_connections_alone() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     let mut server = server(&tls);
     let client = Arc::new(settings(None));
     let mut old = connect(&mut server, &client);
@@ -274,7 +241,7 @@ fn what_is_wrong_with_files_is_said() {
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(format!("{error:?}"), error.to_string(), "as `main` prints it");
     }
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     for (name, text) in [
         ("chat.example", "`chat.example`: the certificate is not valid for it"),
         ("*.example.org", "`*.example.org`: the certificate is not valid for it"),
@@ -289,7 +256,7 @@ fn what_is_wrong_with_files_is_said() {
 
 #[test]
 fn a_required_certificate_is_shown_to_filters_or_the_client_is_refused() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     tls.client_certificates(&file("root.pem"), ClientCertificates::Required).unwrap();
     let mut server = server(&tls);
     server.filter(|diary, _, incoming| {
@@ -317,7 +284,7 @@ fn a_required_certificate_is_shown_to_filters_or_the_client_is_refused() {
 
 #[test]
 fn a_requested_certificate_may_be_missing_but_not_be_a_strangers() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     tls.client_certificates(&file("root.pem"), ClientCertificates::Requested).unwrap();
     let mut server = server(&tls);
     connect(&mut server, &Arc::new(settings(None)));
@@ -329,7 +296,7 @@ fn a_requested_certificate_may_be_missing_but_not_be_a_strangers() {
 
 #[test]
 fn other_roots_end_the_validity_of_tickets() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     let mut server = server(&tls);
     let settings = Arc::new(settings(Some("ann")));
     let kinds = |ws: WebSocket<Stream>| ws.get_ref().conn.handshake_kind();
@@ -344,7 +311,7 @@ fn other_roots_end_the_validity_of_tickets() {
 
 #[test]
 fn what_was_agreed_on_is_known_and_counted() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut client = settings(None);
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let client = Arc::new(client);
@@ -367,7 +334,7 @@ fn what_was_agreed_on_is_known_and_counted() {
 
 #[test]
 fn a_client_that_speaks_only_http_2_is_refused() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut client = settings(None);
     client.alpn_protocols = vec![b"h2".to_vec()];
     let error = try_connect(&mut server, &Arc::new(client), "localhost").unwrap_err();
@@ -377,7 +344,7 @@ fn a_client_that_speaks_only_http_2_is_refused() {
 
 #[test]
 fn early_data_is_refused() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut client = settings(None);
     client.enable_early_data = true;
     client.resumption = Resumption::in_memory_sessions(8);
@@ -393,7 +360,7 @@ fn early_data_is_refused() {
 
 #[test]
 fn a_plain_request_at_a_tls_port_gets_a_readable_400() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let text =
         String::from_utf8(answer(&mut server, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -405,7 +372,7 @@ fn a_plain_request_at_a_tls_port_gets_a_readable_400() {
 
 #[test]
 fn bytes_that_are_no_tls_end_the_connection_and_are_counted() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     assert_eq!(answer(&mut server, b"\x00\x01\x02"), b"");
     assert_eq!(server.stats().tls.failures.not_tls, 1);
     // A handshake that begins with `finished` gets an alert: type 21, level fatal.
@@ -416,18 +383,8 @@ fn bytes_that_are_no_tls_end_the_connection_and_are_counted() {
 
 #[test]
 fn an_alert_of_the_client_is_counted_by_its_name() {
-    let mut server = server(&tls("localhost"));
-    let mut client = settings(None);
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate("stranger")).unwrap();
-    client = {
-        let provider = Arc::clone(client.crypto_provider());
-        ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
-    };
+    let mut server = server(&tls_as("localhost"));
+    let client = client(rustls::ALL_VERSIONS, "stranger", None);
     let error = try_connect(&mut server, &Arc::new(client), "localhost").unwrap_err();
     assert!(error.to_string().contains("UnknownIssuer"), "{error}");
     turn_until(&mut server, |server| server.stats().tls.failures.alert == 1);
@@ -437,7 +394,7 @@ fn an_alert_of_the_client_is_counted_by_its_name() {
 
 #[test]
 fn a_close_frame_is_followed_by_close_notify_and_fin() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut ws = connect(&mut server, &Arc::new(settings(None)));
     ws.close(None).unwrap();
     turn_until(&mut server, |_| match ws.read() {
@@ -461,7 +418,7 @@ fn a_close_frame_is_followed_by_close_notify_and_fin() {
 
 #[test]
 fn fin_without_close_notify_is_reported_as_truncation() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let settings = Arc::new(settings(None));
     for (notify, expected) in [(false, Error::Tls(TlsFailure::Truncated)), (true, Error::Lost)] {
         let mut ws = connect(&mut server, &settings);
@@ -482,7 +439,7 @@ fn fin_without_close_notify_is_reported_as_truncation() {
 
 #[test]
 fn a_broken_record_ends_the_connection_with_an_alert_and_an_error() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut ws = connect(&mut server, &Arc::new(settings(None)));
     echo(&mut server, &mut ws, Message::from("hello"));
     let mut record = vec![23, 3, 3, 0, 40];
@@ -498,7 +455,7 @@ fn a_broken_record_ends_the_connection_with_an_alert_and_an_error() {
 
 #[test]
 fn a_shutdown_closes_connections_over_tls_with_close_frames() {
-    let mut server = server(&tls("localhost"));
+    let mut server = server(&tls_as("localhost"));
     let mut ws = connect(&mut server, &Arc::new(settings(None)));
     server.sockets().shutdown(ikisocket::Shutdown::default()).unwrap();
     assert!(matches!(next(&mut server, &mut ws), Message::Close(Some(_))));
@@ -517,7 +474,7 @@ fn a_shutdown_closes_connections_over_tls_with_close_frames() {
 fn no_connection_fails_while_the_certificate_is_replaced_again_and_again() {
     const CLIENTS: usize = 4;
     const CONNECTIONS: usize = 40;
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     let (sender, receiver) = std::sync::mpsc::channel();
     let settings_of_server = tls.clone();
     let thread = std::thread::spawn(move || {
@@ -581,7 +538,7 @@ fn the_secrets_of_sessions_are_logged_for_debugging_if_that_is_asked_for() {
 #[test]
 #[ignore = "the child of another test"]
 fn serves_with_a_key_log() {
-    let tls = tls("localhost");
+    let tls = tls_as("localhost");
     let mut server = server(&tls);
     let log = std::env::var_os("SSLKEYLOGFILE").unwrap();
     connect(&mut server, &Arc::new(settings(None)));

@@ -3,16 +3,14 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use common::tls::certificates::{file, forgetful, tls_as};
 use common::{Diary, enter, frame, memory_server, memory_server_with, with_socket};
 use ikisocket::testing::{Client, Faults, Harness, Received, Upgrade};
 use ikisocket::{Emitted, Error, Event, Server, Shutdown, Tls, TlsFailure};
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 
 const KIB: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,13 +20,8 @@ const ALERT: u8 = 21;
 /// A record with a message of a handshake that no client sends: a ServerHello without content.
 const WRONG: [u8; 9] = [22, 3, 1, 0, 4, 2, 0, 0, 0];
 
-fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
 fn over_tls(server: Server<Diary>) -> Harness<Diary> {
-    let tls = Tls::pem(&file("localhost.pem"), &file("localhost.key")).unwrap();
-    Harness::new(server).over_tls(&tls)
+    Harness::new(server).over_tls(&tls_as("localhost"))
 }
 
 fn harness() -> Harness<Diary> {
@@ -37,16 +30,8 @@ fn harness() -> Harness<Diary> {
 
 /// A client of its own, whose bytes the test moves.
 fn session() -> ClientConnection {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(file("root.pem")).unwrap()).unwrap();
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+    let config = forgetful(rustls::ALL_VERSIONS, None);
+    ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap()
 }
 
 /// What the session has to send.

@@ -17,7 +17,8 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[path = "common/secure.rs"]
 mod secure;
 
-use secure::{Secure, config, file, request, tls};
+use secure::certificates::file;
+use secure::{Secure, config, request, tls};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -16,7 +16,8 @@ mod descriptors;
 #[path = "common/secure.rs"]
 mod secure;
 
-use secure::{Secure, config, file, request};
+use secure::certificates::file;
+use secure::{Secure, config, request};
 
 const KIB: usize = 1024;
 

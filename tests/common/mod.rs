@@ -5,7 +5,7 @@
 //! at the caller's line when that takes longer than [`PATIENCE`].
 #![allow(dead_code)] // No test file needs all of it.
 
-mod tls;
+pub mod tls;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};

@@ -7,19 +7,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use ikisocket::Tls;
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, SupportedProtocolVersion};
 
-/// A file of the test certificates.
-pub fn file(name: &str) -> String {
-    format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
+#[path = "certificates.rs"]
+pub mod certificates;
 
 /// The server's side.
 pub fn tls() -> Tls {
-    Tls::pem(&file("localhost.pem"), &file("localhost.key")).unwrap()
+    certificates::tls_as("localhost")
 }
 
 /// The settings of clients that trust the test's root and resume nothing. With a name they show
@@ -28,23 +24,7 @@ pub fn config(
     version: &'static SupportedProtocolVersion,
     certificate: Option<&str>,
 ) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(file("root.pem")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut config = match certificate {
-        None => builder.with_no_client_auth(),
-        Some(name) => {
-            let chain = vec![CertificateDer::from_pem_file(file(&format!("{name}.pem"))).unwrap()];
-            let key = PrivateKeyDer::from_pem_file(file(&format!("{name}.key"))).unwrap();
-            builder.with_client_auth_cert(chain, key).unwrap()
-        }
-    };
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
+    certificates::forgetful(&[version], certificate)
 }
 
 /// A request for an upgrade.

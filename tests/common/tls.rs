@@ -194,6 +194,10 @@ impl Write for Stream {
 }
 
 #[cfg(feature = "tls")]
+#[path = "certificates.rs"]
+pub mod certificates;
+
+#[cfg(feature = "tls")]
 mod session {
     use std::io::{self, ErrorKind, Read, Write};
     use std::net::TcpStream;
@@ -201,10 +205,10 @@ mod session {
     use std::time::{Duration, Instant};
 
     use ikisocket::{Server, Tls};
-    use rustls::client::Resumption;
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, ServerName};
-    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection};
+
+    use super::certificates;
 
     /// The most plaintext of one write.
     const RECORD: usize = 16 * 1024;
@@ -212,31 +216,16 @@ mod session {
     const TICKETS: u32 = 2;
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    fn file(name: &str) -> String {
-        format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-    }
-
     /// The settings of the server.
     pub fn settings() -> Tls {
-        static TLS: LazyLock<Tls> =
-            LazyLock::new(|| Tls::pem(&file("localhost.pem"), &file("localhost.key")).unwrap());
+        static TLS: LazyLock<Tls> = LazyLock::new(|| certificates::tls_as("localhost"));
         TLS.clone()
     }
 
     /// A client's settings: it trusts the test's root, and begins each session anew.
     fn config() -> Arc<ClientConfig> {
-        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-            let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_file(file("root.pem")).unwrap()).unwrap();
-            let provider = rustls::crypto::aws_lc_rs::default_provider();
-            let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            config.resumption = Resumption::disabled();
-            Arc::new(config)
-        });
+        static CONFIG: LazyLock<Arc<ClientConfig>> =
+            LazyLock::new(|| certificates::forgetful(rustls::ALL_VERSIONS, None));
         CONFIG.clone()
     }
 
