@@ -118,6 +118,7 @@ debug_is_text!(
     CloseError,
     EmitError,
     IoError,
+    LoopsError,
     RouteError,
     SendError,
     TopicError,
@@ -411,6 +412,10 @@ pub enum EmitError {
     /// [`Error::SlowConsumer`]. With the other policies it stays open, and the message was dropped.
     #[error("the peer reads too slowly: its outbox is full")]
     Full,
+    /// The connection is on this loop of the process, and the queue to that loop is full
+    /// ([`Loops::queue_bytes`](crate::Loops::queue_bytes)).
+    #[error("the queue to loop {0} is full: it handles its messages too slowly, or not at all")]
+    LoopFull(usize),
     /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).
     #[error("a ping carries at most 125 bytes, not {len}")]
     PingTooLong {
@@ -426,6 +431,9 @@ pub enum UuidError {
     /// Another open connection has this uuid.
     #[error("another open connection has the uuid {0}")]
     Duplicate(Uuid),
+    /// Another loop of the process has given this uuid to a connection, which may still have it.
+    #[error("the uuid {0} was made by another loop of this process: set one of your own")]
+    OtherLoop(Uuid),
     /// The connection is closing or closed: it could not be found under any uuid.
     #[error("the connection is closed")]
     Closed,
@@ -497,6 +505,61 @@ pub enum CloseError {
     /// 3000–4999.
     #[error("{0} may not be sent in a close frame: use 1000-1003, 1007-1014 or 3000-4999")]
     IllegalCode(CloseCode),
+    /// The connection is on this loop of the process, and the queue to that loop is full
+    /// ([`Loops::queue_bytes`](crate::Loops::queue_bytes)).
+    #[error("the queue to loop {0} is full: it handles its messages too slowly, or not at all")]
+    LoopFull(usize),
+}
+
+/// The reason why loops were not started, or have not ended well: the error of the methods of
+/// [`Loops`](crate::Loops) and [`Running`](crate::Running).
+#[derive(Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LoopsError {
+    /// There may be 1 to 256 loops.
+    #[error("there may be 1 to 256 loops, not {0}")]
+    Count(usize),
+    /// [`Loops::queue_bytes`](crate::Loops::queue_bytes) is too small.
+    #[error("queue_bytes must be at least 1024, not {0}")]
+    QueueBytes(usize),
+    /// The closure that builds the servers has failed or panicked.
+    #[error("the server of loop {index} could not be built: {reason}")]
+    Build {
+        /// The index of the loop.
+        index: usize,
+        /// The closure's error, or the message of its panic.
+        reason: String,
+    },
+    /// The operating system could not start a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] IoError),
+    /// A loop ended by an error or a panic outside of callbacks, and the others were shut down.
+    #[error("loop {index} has failed: {reason}{}", Self::named(remaining))]
+    Failed {
+        /// The index of the loop that failed first.
+        index: usize,
+        /// Its error, or the message of its panic.
+        reason: String,
+        /// The loops that have not ended in time.
+        remaining: Vec<usize>,
+    },
+    /// Loops have not ended in time after a shutdown: most often a callback does not return.
+    #[error("after the shutdown{}", Self::named(loops))]
+    Stuck {
+        /// The indexes of the loops.
+        loops: Vec<usize>,
+    },
+}
+
+impl LoopsError {
+    /// Names loops that have not ended.
+    fn named(loops: &[usize]) -> String {
+        match loops {
+            [] => String::new(),
+            [one] => format!(" loop {one} has not ended"),
+            many => format!(" the loops {many:?} have not ended"),
+        }
+    }
 }
 
 /// The reason why a server could not be built.
@@ -520,6 +583,9 @@ pub enum BuildError {
         #[source]
         error: OriginError,
     },
+    /// The builder that [`Loops`](crate::Loops) gave for a loop has built a server before.
+    #[error("loop {0} has its server already: the builder of a loop builds one")]
+    LoopTaken(usize),
     /// The operating system could not create a poll.
     #[error("cannot create the poll: {0}")]
     Io(#[source] IoError),

@@ -149,11 +149,13 @@
 //! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
 //! [`protocol`] decodes and encodes the frames of both sides, server and client.
 
+mod bus;
 mod config;
 mod error;
 mod event;
 pub mod http;
 mod hub;
+mod loops;
 // For rustdoc alone. Some of its examples use the test harness, so they run as doc tests where that
 // is there.
 #[cfg(any(all(doc, not(doctest)), all(doctest, feature = "testing")))]
@@ -167,10 +169,11 @@ mod token;
 mod transport;
 mod user;
 
+pub use bus::{BusEvent, BusStats};
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{
-    AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, RouteError,
-    SendError, TopicError, UuidError,
+    AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, LoopsError,
+    RouteError, SendError, TopicError, UuidError,
 };
 #[cfg(feature = "_tls")]
 pub use error::{TlsError, TlsFailure};
@@ -179,6 +182,7 @@ pub use http::{HeaderError, Request, Response};
 pub use hub::{
     Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations,
 };
+pub use loops::{LoopReport, Loops, LoopsHandle, Running};
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;
@@ -196,8 +200,8 @@ pub use transport::{ListeningSocket, PeerAddress};
 #[cfg(unix)]
 pub use user::Fd;
 pub use user::{
-    CaughtPanic, Deferred, EventPayload, Handle, Incoming, Readiness, Route, RouteOptions,
-    Shutdown, Socket, Sockets, TimerId, Transport,
+    CaughtPanic, Deferred, EventPayload, Everywhere, Gathered, Handle, Incoming, Readiness, Route,
+    RouteOptions, Sent, Shutdown, Socket, Sockets, TimerId, Transport,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

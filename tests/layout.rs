@@ -9,12 +9,14 @@ use std::fs;
 use std::path::Path;
 
 /// The layers, the highest first. `flat` stands for the files that lie in `src/` itself.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 12] = [
     "testing",
+    "loops",
     "server",
     "user",
     "hub",
     "config",
+    "bus",
     "outbox",
     "transport",
     "flat",

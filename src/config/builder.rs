@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::limits::Limits;
 use super::slow_reader::SlowReader;
+use crate::bus::Seat;
 use crate::error::BuildError;
 use crate::http::{HeadLimits, check_origin, is_token};
 #[cfg(feature = "deflate")]
 use crate::outbox::Deflate;
 use crate::protocol::Rules;
+use crate::transport::Options;
 
 /// The most that Linux holds for one TCP socket with its default settings (`tcp_wmem`).
 const MOST_UNSENT: usize = 4 * 1024 * 1024;
@@ -61,6 +63,8 @@ pub struct Builder {
     pub(crate) origins: Vec<String>,
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
+    /// The loop of the process that the server is for, if there are several.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl Default for Builder {
@@ -93,6 +97,7 @@ impl Default for Builder {
             origins: Vec::new(),
             #[cfg(feature = "deflate")]
             deflate: None,
+            seat: None,
         }
     }
 }
@@ -447,6 +452,16 @@ impl Builder {
     pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
         self.deflate = deflate.into();
         self
+    }
+
+    /// The settings of the server of one loop.
+    pub(crate) fn for_loop(self, seat: Seat) -> Self {
+        Self { seat: Some(seat), ..self }
+    }
+
+    /// The options of sockets.
+    pub(crate) fn options(&self) -> Options {
+        Options { nodelay: self.nodelay, notsent_lowat: self.notsent_lowat }
     }
 
     /// Whether every setting is in its range.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Hub;
 use super::connection::Connection;
 use super::sending::{open, schedule_flush};
+use crate::bus::Ready;
 use crate::config::Dropped;
 use crate::outbox::{Common, Encoding, Outgoing, SendOptions, Shared, Stage};
 use crate::protocol::Opcode;
@@ -23,10 +24,10 @@ struct EncodedMessage<'m> {
 }
 
 impl<'m> EncodedMessage<'m> {
-    fn new(outgoing: &'m Outgoing<'_>, stage: &mut Stage) -> Self {
-        let (opcode, payload) = (outgoing.message.payload().opcode(), outgoing.message.as_bytes());
-        let plain = stage.share(opcode, payload);
-        Self { opcode, payload, options: outgoing.options, plain, others: Vec::new() }
+    fn new(message: Ready<'m>, stage: &mut Stage) -> Self {
+        let Ready { opcode, payload, options, frame } = message;
+        let plain = stage.share_ready(opcode, payload, frame);
+        Self { opcode, payload, options, plain, others: Vec::new() }
     }
 
     fn get(
@@ -85,7 +86,17 @@ impl Hub {
         except: Option<Token>,
         outgoing: &Outgoing<'_>,
     ) -> usize {
-        let payload = outgoing.message.as_bytes();
+        self.deliver(to, except, Ready::new(outgoing))
+    }
+
+    /// The same for a message whose frame may be encoded already.
+    pub(crate) fn deliver(
+        &mut self,
+        to: Audience<'_>,
+        except: Option<Token>,
+        message: Ready<'_>,
+    ) -> usize {
+        let payload = message.payload;
         let limit = self.limits.max_outbox;
         if payload.len() > limit {
             // Clients may be able to cause this: the count includes every case, the log only the
@@ -102,7 +113,7 @@ impl Hub {
         if self.stage.is_full() {
             self.flush_staged();
         }
-        let mut encoded = EncodedMessage::new(outgoing, &mut self.stage);
+        let mut encoded = EncodedMessage::new(message, &mut self.stage);
         let mut rest = std::mem::take(&mut self.rest);
         let mut reached = self.stage_for(to, except, &encoded.plain, &mut rest);
         for token in rest.drain(..) {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::growth;
+use crate::bus::Seat;
 use crate::error::TopicError;
 
 /// The longest name of a topic, in bytes.
@@ -41,6 +42,8 @@ pub(crate) struct Topics {
     /// The topics of closed slots at their close.
     former: HashMap<u32, Vec<Rc<str>>>,
     memberships: usize,
+    /// Where the loops of the process note which of them have members, if there are several.
+    interest: Option<Seat>,
     /// With this many topics or fewer, memory is given back.
     shrink_at: usize,
 }
@@ -66,6 +69,11 @@ struct Membership {
 }
 
 impl Topics {
+    /// From now on, notes which topics have members.
+    pub(crate) fn note_interest(&mut self, seat: Seat) {
+        self.interest = Some(seat);
+    }
+
     /// Makes a slot a member, of at most `most` topics; returns whether it was not a member before.
     pub(crate) fn join(&mut self, slot: u32, name: &str, most: usize) -> Result<bool, TopicError> {
         if name.is_empty() {
@@ -208,6 +216,9 @@ impl Topics {
     fn add(&mut self, name: &str) -> u32 {
         let name: Rc<str> = name.into();
         let topic = self.topics.insert(Topic { name: name.clone(), members: Vec::new() }) as u32;
+        if let Some(seat) = &self.interest {
+            seat.first_joined(&name);
+        }
         self.by_name.insert(name, topic);
         if self.topics.len() >= self.topics.capacity() / 2 {
             self.shrink_at = self.topics.capacity() / SHRINK_SHARE;
@@ -299,6 +310,9 @@ impl Topics {
         if members.is_empty() {
             let topic = self.topics.remove(topic as usize);
             self.by_name.remove(&topic.name);
+            if let Some(seat) = &self.interest {
+                seat.last_left(&topic.name);
+            }
         }
         self.memberships -= 1;
     }

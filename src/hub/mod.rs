@@ -39,6 +39,7 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 use uuid::Uuid;
 
+use crate::bus::{Letter, Link};
 use crate::config::{Dropped, Limits};
 use crate::error::UuidError;
 use crate::outbox::{Common, Stage};
@@ -123,6 +124,8 @@ pub(crate) struct Hub {
     /// The number of callbacks that are running inside each other.
     pub(crate) depth: u32,
     pub(crate) uuids: Uuids,
+    /// What leads to the other loops of the process, if there are any.
+    pub(crate) link: Option<Box<Link>>,
     /// An `error` listener is running: a failure inside it is not recorded, or it might never end.
     pub(crate) in_error_listener: bool,
     /// The log has a line about a broadcast that is too large for every connection.
@@ -144,7 +147,7 @@ pub(crate) enum Uuids {
 
 impl Uuids {
     /// A version 4 uuid (RFC 9562 §5.4).
-    fn next(&mut self) -> Uuid {
+    fn random(&mut self) -> Uuid {
         match self {
             Self::Random => Uuid::new_v4(),
             #[cfg(feature = "testing")]
@@ -197,6 +200,7 @@ impl Hub {
             work_per_turn: usize::MAX,
             depth: 0,
             uuids: Uuids::Random,
+            link: None,
             in_error_listener: false,
             warned: false,
             warned_of_tls: false,
@@ -255,6 +259,11 @@ impl Hub {
         self.tokens(Connection::is_open)
     }
 
+    pub(crate) fn open_uuids(&self) -> Vec<Uuid> {
+        let open = self.connections.iter().filter(|(_, connection)| connection.is_open());
+        open.map(|(_, connection)| connection.uuid).collect()
+    }
+
     /// The tokens of connections with this property.
     fn tokens(&self, are_like_this: impl Fn(&Connection) -> bool) -> Vec<Token> {
         let these = self.connections.iter().filter(|(_, connection)| are_like_this(connection));
@@ -267,6 +276,7 @@ impl Hub {
             bytes_out: self.stage.written,
             topics: self.topics.len(),
             memberships: self.topics.memberships(),
+            bus: self.link.as_ref().map(|link| link.stats).unwrap_or_default(),
             #[cfg(feature = "_tls")]
             tls: self.tls.stats(),
             ..self.stats.clone()
@@ -297,10 +307,46 @@ impl Hub {
         if !self.is_open(token) {
             return Err(UuidError::Closed);
         }
-        self.names.remove(&self.connections, index);
+        if let Some(link) = &self.link {
+            if link.given_by(uuid).is_some_and(|index| index != link.index()) {
+                return Err(UuidError::OtherLoop(uuid));
+            }
+            if !link.take_uuid(uuid) {
+                return Err(UuidError::Duplicate(uuid));
+            }
+        }
+        self.leave_uuid(token);
         self.connections[index as usize].uuid = uuid;
         self.names.insert(&self.connections, index);
         Ok(())
+    }
+
+    /// A uuid for a new connection.
+    fn next_uuid(&mut self) -> Uuid {
+        let random = self.uuids.random();
+        self.link.as_ref().map_or(random, |link| link.name(random.as_u128()))
+    }
+
+    /// Makes a connection one that is not found by its uuid.
+    fn leave_uuid(&mut self, token: Token) {
+        self.names.remove(&self.connections, token.index);
+        if let Some(link) = &self.link {
+            link.leave_uuid(self.connections[token.index as usize].uuid);
+        }
+    }
+
+    /// Tells every other loop of the process something, if there are any.
+    pub(crate) fn tell_other_loops(&mut self, text: &str, letter: impl Fn() -> Letter) {
+        if let Some(link) = &mut self.link {
+            link.tell_all(text, letter);
+        }
+    }
+
+    /// Tells the loop that accepts that connections have ended.
+    pub(crate) fn connections_ended(&self, connections: usize) {
+        if let Some(link) = &self.link {
+            link.connections_ended(connections);
+        }
     }
 
     /// The work that this turn may have done when timeouts or removals, which come now, are over.
@@ -347,6 +393,7 @@ impl Hub {
             }
         }
         self.stats.closed += removed as u64;
+        self.connections_ended(removed);
         if self.connections.len() <= self.shrink_at || highest_left {
             self.shrink(last);
         }

@@ -32,6 +32,9 @@ impl Hub {
                 (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into())
             }
             None => {
+                if let Some(link) = &self.link {
+                    link.post().shutdown_begins(spread.saturating_add(deadline));
+                }
                 log::info!("shutting down with {code}; open connections: {}", self.open);
                 let waiting = self.open_tokens();
                 self.stopping = Some(Stopping {

@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
+use crate::bus::BusStats;
 use crate::config::Dropped;
 use crate::error::{EmitError, Error, by_cause};
 use crate::http::Refusal;
@@ -90,6 +91,9 @@ pub struct Stats {
     pub turns: u64,
     /// The durations of turns, if [`Builder::measure_turns`](crate::Builder::measure_turns) is on.
     pub turn_durations: Option<TurnDurations>,
+    /// What went between this loop and the others of the process, with
+    /// [`Loops`](crate::Loops).
+    pub bus: BusStats,
     /// TLS handshakes, by their result. It needs the feature `tls`.
     #[cfg(feature = "_tls")]
     pub tls: TlsStats,
@@ -107,6 +111,9 @@ by_cause! {
         too_large,
         /// The outbox was full: see [`SlowReader`](crate::SlowReader).
         full,
+        /// The queue to the connection's loop was full: see
+        /// [`Everywhere::emit_to`](crate::Everywhere::emit_to).
+        loop_full,
     }
 }
 
@@ -184,6 +191,7 @@ impl EmitsRefused {
             EmitError::Gone(_) => self.gone += 1,
             EmitError::TooLarge { .. } => self.too_large += 1,
             EmitError::Full => self.full += 1,
+            EmitError::LoopFull(_) => self.loop_full += 1,
             EmitError::PingTooLong { .. } => {} // no message
         }
     }

@@ -6,6 +6,7 @@
 use uuid::Uuid;
 
 use super::{Audience, Hub};
+use crate::bus::Ready;
 use crate::error::TopicError;
 use crate::outbox::Outgoing;
 use crate::token::Token;
@@ -33,12 +34,22 @@ impl Hub {
         except: Option<Token>,
         message: &Outgoing<'_>,
     ) -> usize {
+        self.publish_ready(topic, except, Ready::new(message))
+    }
+
+    /// The same for a message whose frame may be encoded already.
+    pub(crate) fn publish_ready(
+        &mut self,
+        topic: &str,
+        except: Option<Token>,
+        message: Ready<'_>,
+    ) -> usize {
         // This may close connections, and a topic ends with its last member.
         if self.stage.is_full() {
             self.flush_staged();
         }
         let Some(topic) = self.topics.find(topic) else { return 0 };
-        self.broadcast(Audience::Topic(topic), except, message)
+        self.deliver(Audience::Topic(topic), except, message)
     }
 }
 

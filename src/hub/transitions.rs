@@ -91,9 +91,9 @@ impl Hub {
         connection.phase = Phase::Open;
         connection.outbox.push_head(&mut self.stage, Cow::Borrowed(&upgrade.head));
         self.head = upgrade.head;
-        self.connections[token.index as usize].uuid = self.uuids.next();
+        self.connections[token.index as usize].uuid = self.next_uuid();
         while !self.names.insert(&self.connections, token.index) {
-            self.connections[token.index as usize].uuid = self.uuids.next();
+            self.connections[token.index as usize].uuid = self.next_uuid();
         }
         self.open += 1;
         self.stats.upgraded += 1;
@@ -417,7 +417,7 @@ impl Hub {
 
     /// Makes an open connection one that is not found, counted or reached any more.
     fn leave_open(&mut self, token: Token) {
-        self.names.remove(&self.connections, token.index);
+        self.leave_uuid(token);
         self.work += self.topics.leave_all(token.index) * LEAVE;
         self.open -= 1;
     }

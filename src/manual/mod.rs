@@ -25,6 +25,9 @@ pub mod requests {}
 #[doc = include_str!("time_and_threads.md")]
 pub mod time_and_threads {}
 
+#[doc = include_str!("all_cores.md")]
+pub mod all_cores {}
+
 // Without the feature, the links to what it brings lead to the chapter that says how to get it.
 #[doc = include_str!("compression.md")]
 #[doc = ""]

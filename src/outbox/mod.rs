@@ -24,7 +24,7 @@ mod stage;
 mod write;
 
 use queue::Queue;
-use stage::{LONGEST_LOG, REFER, encoded};
+use stage::{LONGEST_LOG, REFER};
 use write::{Compress, frame_start, offer, offer_one};
 
 #[cfg(feature = "deflate")]
@@ -32,7 +32,7 @@ pub use compression::Deflate;
 pub(crate) use compression::{Agreed, Common, Encoding};
 pub(crate) use outgoing::SendOptions;
 pub use outgoing::{Latest, Outgoing, Uncompressed};
-pub(crate) use stage::{Shared, Stage};
+pub(crate) use stage::{Shared, Stage, encoded};
 pub(crate) use write::{Flushed, STAGE_SHARE, WRITE_THROUGH};
 
 use crate::protocol::{FrameHeader, FrameKind, encode_frame, encode_header};

@@ -27,7 +27,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::queue::Queue;
-use crate::protocol::{FrameKind, FrameLog, encode_header};
+use crate::protocol::{FrameKind, FrameLog, Opcode, encode_header};
 
 /// When the log has this length, its frames are written before more are added.
 pub(super) const LONGEST_LOG: usize = 4 * 1024 * 1024;
@@ -97,6 +97,20 @@ impl Stage {
         Shared { place: from..self.log.len(), frame: None }
     }
 
+    /// The same as [`share`](Self::share), for a message whose frame may be encoded already.
+    pub(crate) fn share_ready(
+        &mut self,
+        kind: Opcode,
+        payload: &[u8],
+        frame: Option<Bytes>,
+    ) -> Shared {
+        match frame {
+            Some(frame) if payload.len() >= ALONE => Shared { place: 0..0, frame: Some(frame) },
+            Some(frame) => Shared { frame: Some(frame), ..self.share(kind, payload) },
+            None => self.share(kind, payload),
+        }
+    }
+
     /// Ends the use of a frame that [`share`](Self::share) made. Until then its bytes stay in the
     /// log, also if all outboxes are empty again.
     pub(crate) fn end_share(&mut self, shared: Shared) {
@@ -157,7 +171,7 @@ impl Shared {
     }
 }
 
-pub(super) fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
+pub(crate) fn encoded(kind: impl Into<FrameKind>, payload: &[u8]) -> Bytes {
     let header = encode_header(kind, payload.len());
     // Without spare capacity: it may wait for long.
     let mut frame = Vec::with_capacity(header.len() + payload.len());

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use super::Server;
 use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
-use super::reactor::Over;
+use crate::bus::{HandedOver, Letter};
 use crate::error::BindError;
 #[cfg(feature = "_tls")]
 use crate::transport::tls::{LEAST_BUFFER, Tls};
-use crate::transport::{Accepted, Listener, ListeningSocket};
+use crate::transport::{Accepted, Listener, ListeningSocket, Over, PlainStream};
 
 /// The most connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -39,21 +39,12 @@ impl<S> Server<S> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        let mut last = BindError::NoAddress;
-        for address in address
-            .to_socket_addrs()
-            .map_err(|error| BindError::Resolve { reason: error.to_string() })?
-        {
-            let listening = Listener::bind(address, self.options).and_then(|listener| {
-                let address = listener.address().unwrap_or(address);
-                self.watch(listener, over.clone()).map(|()| address)
-            });
-            match listening {
-                Ok(address) => return Ok(address),
-                Err(error) => last = BindError::Listen { address, error: error.into() },
-            }
+        let listener = Listener::bind_first(address, self.options)?;
+        let address = listener.address().ok_or(BindError::NoAddress)?;
+        match self.watch(listener, over) {
+            Ok(()) => Ok(address),
+            Err(error) => Err(BindError::Listen { address, error: error.into() }),
         }
-        Err(last)
     }
 
     /// Listens on a Unix socket at `path`, in addition to other sockets. The call makes the
@@ -150,13 +141,13 @@ impl<S> Server<S> {
         if self.hub.stopping.is_some() {
             return Err(BindError::ShutDown);
         }
-        let handed_over = |error: std::io::Error| BindError::HandedOver { error: error.into() };
-        if !socket.is_listening().map_err(handed_over)? {
-            return Err(BindError::NotListening);
-        }
-        Listener::from_made(socket, self.options)
-            .and_then(|listener| self.watch(listener, over))
-            .map_err(handed_over)
+        let listener = Listener::handed_over(socket, self.options)?;
+        self.adopt(listener, over)
+    }
+
+    /// Listens on a socket that listens already.
+    pub(crate) fn adopt(&mut self, listener: Listener, over: Over) -> Result<(), BindError> {
+        self.watch(listener, over).map_err(|error| BindError::HandedOver { error: error.into() })
     }
 
     /// Listens on every socket that systemd passes to this process (`LISTEN_PID`, `LISTEN_FDS`,
@@ -357,6 +348,11 @@ impl<S> Server<S> {
     ///
     /// A [`shutdown`](crate::Sockets::shutdown) also stops listening, and closes the connections.
     pub fn stop_listening(&mut self) {
+        self.hub.tell_other_loops("", || Letter::StopListening);
+        self.stop_listening_here();
+    }
+
+    pub(super) fn stop_listening_here(&mut self) {
         self.reactor.stop_listening();
         self.backlog.take_listeners();
         self.shortage = Shortage::default();
@@ -404,17 +400,14 @@ impl<S> Server<S> {
                 Accepted::None => return,
                 Accepted::Stream(socket, peer) => {
                     self.turn.accepted += 1;
-                    let stream = self.reactor.stream(listener, socket);
-                    let Some(token) = self.hub.insert(stream, peer) else { continue };
-                    let Some(connection) = self.hub.get_mut(token) else { continue };
-                    if let Err(error) = self.reactor.register(connection.stream.socket_mut(), token)
-                    {
-                        if self.shortage.begins(listener, now) {
-                            log::warn!(
-                                "cannot watch the connection from {peer}: {error}; it is closed"
-                            );
-                        }
-                        self.hub.socket_failed(token, error);
+                    let over = self.reactor.over(listener).clone();
+                    let accepted = HandedOver { socket, peer, over };
+                    let own = match &mut self.hub.link {
+                        Some(link) => link.assign(accepted),
+                        None => Some(accepted),
+                    };
+                    if let Some(own) = own {
+                        self.begin(own, listener);
                     }
                 }
                 Accepted::Exhausted(error) => {
@@ -428,6 +421,29 @@ impl<S> Server<S> {
             }
         }
         self.backlog.push_listener(listener);
+    }
+
+    /// Begins the connection of a socket that was accepted, here or by another loop.
+    pub(super) fn begin(&mut self, accepted: HandedOver, listener: usize) {
+        let HandedOver { socket, peer, over } = accepted;
+        #[cfg(feature = "_tls")]
+        if let Over::Tls(_) = over {
+            self.widen_buffer();
+        }
+        let socket = PlainStream::from(socket);
+        self.reactor.short_may_hide |= !socket.short_means_empty();
+        let stream = self.reactor.stream(socket, &over);
+        let Some(token) = self.hub.insert(stream, peer) else {
+            self.hub.connections_ended(1);
+            return;
+        };
+        let Some(connection) = self.hub.get_mut(token) else { return };
+        if let Err(error) = self.reactor.register(connection.stream.socket_mut(), token) {
+            if self.shortage.begins(listener, self.hub.now) {
+                log::warn!("cannot watch the connection from {peer}: {error}; it is closed");
+            }
+            self.hub.socket_failed(token, error);
+        }
     }
 
     /// Makes listeners that found no free descriptor try again in the next turn, if there may be

@@ -56,6 +56,8 @@ pub(crate) struct Backlog {
     accepting: Vec<usize>,
     /// Whether other threads have sent commands.
     commands: bool,
+    /// Whether other loops have sent letters.
+    letters: bool,
     /// Whether the poll may have more events than were taken.
     events: bool,
 }
@@ -80,7 +82,7 @@ impl Backlog {
     /// Whether listeners or other threads wait.
     #[inline]
     pub(crate) fn has_others(&self) -> bool {
-        self.commands || !self.accepting.is_empty()
+        self.commands || self.letters || !self.accepting.is_empty()
     }
 
     // Connections.
@@ -151,6 +153,14 @@ impl Backlog {
 
     pub(crate) fn push_commands(&mut self) {
         self.commands = true;
+    }
+
+    pub(crate) fn push_letters(&mut self) {
+        self.letters = true;
+    }
+
+    pub(crate) fn take_letters(&mut self) -> bool {
+        std::mem::take(&mut self.letters)
     }
 
     pub(crate) fn take_commands(&mut self) -> bool {

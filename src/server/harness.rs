@@ -26,6 +26,7 @@ impl<S> Server<S> {
     /// Whether other threads, or callbacks through a handle, have sent commands.
     pub(crate) fn has_mail(&self) -> bool {
         self.registry.inbox.has_commands()
+            || self.hub.link.as_ref().is_some_and(|link| link.post().has_mail(link.index()))
     }
 
     pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {
@@ -47,7 +48,11 @@ impl<S> Server<S> {
     /// Adds a connection in memory, as if it were accepted.
     pub(crate) fn take_in(&mut self, stream: Stream, peer: PeerAddress) -> Option<Token> {
         self.hub.now = self.clock();
-        self.hub.insert(stream, peer)
+        let token = self.hub.insert(stream, peer)?;
+        if let Some(link) = &self.hub.link {
+            link.connections_began(1);
+        }
+        Some(token)
     }
 
     /// The server's end of a connection over TLS in memory.

@@ -8,6 +8,7 @@ mod clock;
 #[cfg(feature = "testing")]
 mod harness;
 mod input;
+mod letters;
 mod paused_listeners;
 mod reactor;
 mod turn;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use mio::Interest;
 use mio::event::Source;
 
+use crate::bus::BusEvent;
 use crate::config::Builder;
 use crate::error::{BindError, BuildError, IoError, RouteError};
 use crate::http::Response;
@@ -143,7 +145,11 @@ impl Builder {
     /// operating system cannot create a poll.
     pub fn build<S>(self, state: S) -> Result<Server<S>, BuildError> {
         self.check()?;
-        Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))
+        let mut server = Server::new(state, &self).map_err(|error| BuildError::Io(error.into()))?;
+        if let Some(seat) = self.seat {
+            server.join_loops(seat)?;
+        }
+        Ok(server)
     }
 }
 
@@ -161,7 +167,7 @@ impl<S> Server<S> {
             _stays: PhantomData,
             state,
             hub,
-            registry: Registry::new(settings, reactor.registry()?, reactor.waker()?),
+            registry: Registry::new(settings, reactor.registry()?, reactor.waker.clone()),
             reactor,
             buffer: vec![0; settings.receive_buffer],
             buffer_len: settings.receive_buffer,
@@ -178,7 +184,7 @@ impl<S> Server<S> {
             handshake_time: settings.handshake_time,
             turn: Turn::default(),
             clock: Clock::start(),
-            options: Options { nodelay: settings.nodelay, notsent_lowat: settings.notsent_lowat },
+            options: settings.options(),
             #[cfg(feature = "testing")]
             readiness: Vec::new(),
         })
@@ -309,6 +315,31 @@ impl<S> Server<S> {
         F: Fn(&mut S, &CaughtPanic) + 'static,
     {
         let replaced = self.registry.on_panic.replace(Box::new(handler));
+        self.registry.discard(replaced);
+        self
+    }
+
+    /// Calls `handler` when something happens between the loops of the process, such as a message
+    /// that this loop had no room for. A server that runs by itself has no such events. The handler
+    /// may use all verbs.
+    ///
+    /// ```
+    /// use ikisocket::{BusEvent, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", 0_u64)?;
+    /// server.on_bus(|missed, sockets, event| {
+    ///     if let BusEvent::Gap { lost, .. } = event {
+    ///         *missed += lost;
+    ///         sockets.broadcast("some messages are missing: please reload");
+    ///     }
+    /// });
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    pub fn on_bus<F>(&mut self, handler: F) -> &mut Self
+    where
+        F: Fn(&mut S, &mut Sockets<'_, S>, &BusEvent) + 'static,
+    {
+        let replaced = self.registry.on_bus.replace(Box::new(handler));
         self.registry.discard(replaced);
         self
     }

@@ -4,25 +4,18 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll};
 
 use crate::token::{Ready, Token};
 #[cfg(feature = "_tls")]
-use crate::transport::tls::{self, Tls};
-use crate::transport::{Accepted, Listener, PlainStream, Stream};
+use crate::transport::tls;
+use crate::transport::{Accepted, Listener, Over, PlainStream, Stream};
 
 /// The most events taken from the operating system at once.
 const EVENTS: usize = 1024;
-
-/// What the connections of a listening socket begin with.
-#[derive(Clone)]
-pub(crate) enum Over {
-    Plain,
-    #[cfg(feature = "_tls")]
-    Tls(Tls),
-}
 
 /// A socket on which the server listens.
 struct Listening {
@@ -34,6 +27,8 @@ pub(crate) struct Reactor {
     poll: Poll,
     pub(crate) events: Events,
     listeners: Vec<Listening>,
+    /// Wakes the loop, from other threads. There is one for each poll.
+    pub(crate) waker: Arc<mio::Waker>,
     /// Whether there may be connections for which a short read does not mean that the socket is
     /// empty.
     pub(crate) short_may_hide: bool,
@@ -46,10 +41,13 @@ impl Reactor {
     /// Takes at most `events` at once; the others stay with the operating system.
     pub(crate) fn new(events: usize) -> io::Result<Self> {
         let events = Events::with_capacity(events.min(EVENTS));
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), mio::Token(Ready::Inbox.encode()))?;
         Ok(Self {
-            poll: Poll::new()?,
+            poll,
             events,
             listeners: Vec::new(),
+            waker: Arc::new(waker),
             short_may_hide: false,
             #[cfg(feature = "_tls")]
             tls: tls::Common::default(),
@@ -111,18 +109,18 @@ impl Reactor {
         listening.socket.accept()
     }
 
-    /// The stream of a connection that this listener has accepted.
-    pub(crate) fn stream(&self, listener: usize, socket: PlainStream) -> Stream {
-        match &self.listeners[listener].over {
+    /// What the connections of this listener begin with.
+    pub(crate) fn over(&self, listener: usize) -> &Over {
+        &self.listeners[listener].over
+    }
+
+    /// The stream of a connection that was accepted.
+    pub(crate) fn stream(&self, socket: PlainStream, over: &Over) -> Stream {
+        match over {
             Over::Plain => Stream::Plain(socket),
             #[cfg(feature = "_tls")]
             Over::Tls(tls) => Stream::Tls(Box::new(self.tls.accept(socket, tls))),
         }
-    }
-
-    /// Makes a waker for other threads. There may be one for each poll.
-    pub(crate) fn waker(&self) -> io::Result<mio::Waker> {
-        mio::Waker::new(self.poll.registry(), mio::Token(Ready::Inbox.encode()))
     }
 
     /// Returns a registry by which other code registers sources with this poll.

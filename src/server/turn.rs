@@ -103,13 +103,18 @@ impl<S> Server<S> {
     pub fn flush(&mut self) {
         self.hub.now = self.clock();
         self.hub.flush_dirty();
+        self.hand_letters_over();
     }
 
     /// The longest time for which [`poll`](Self::poll) may be deferred if nothing happens on a
     /// socket; `None`: any time. The call changes nothing. Polling later makes timeouts late.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        if !self.hub.is_settled() || self.is_behind() || self.is_stopping_anew() {
+        if !self.hub.is_settled()
+            || self.has_unsent()
+            || self.is_behind()
+            || self.is_stopping_anew()
+        {
             return Some(Duration::ZERO);
         }
         self.until_next(None)
@@ -159,11 +164,17 @@ impl<S> Server<S> {
         if let Some(stopwatch) = &mut began.stopwatch {
             stopwatch.pause();
         }
+        if let Some(link) = &self.hub.link {
+            link.waits();
+        }
         self.reactor.wait(timeout)?;
         if let Some(stopwatch) = &mut began.stopwatch {
             stopwatch.resume();
         }
         self.hub.now = self.clock();
+        if let Some(link) = &self.hub.link {
+            link.turns(self.hub.now);
+        }
         Ok(())
     }
 
@@ -234,6 +245,11 @@ impl<S> Server<S> {
         self.hub.stopping.is_some() && self.reactor.is_listening()
     }
 
+    /// Whether something waits to be handed over to another loop.
+    fn has_unsent(&self) -> bool {
+        self.hub.link.as_ref().is_some_and(|link| link.has_unsent())
+    }
+
     /// Milliseconds since the server was built.
     pub(super) fn clock(&self) -> u64 {
         self.clock.now()
@@ -255,7 +271,7 @@ impl<S> Server<S> {
     pub(super) fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
-            self.stop_listening();
+            self.stop_listening_here();
         }
         if !self.hub.is_settled() {
             // The answer to what goes out now is awaited from now on, however long user code has
@@ -266,6 +282,7 @@ impl<S> Server<S> {
             told |= self.context().drain_notifications();
             self.hub.flush_dirty();
         }
+        self.hand_letters_over();
         told
     }
 
@@ -274,7 +291,10 @@ impl<S> Server<S> {
     fn note_other(&mut self, event: &Event) {
         match Ready::decode(event.token().0) {
             Ready::Listener(listener) => self.backlog.push_listener(listener),
-            Ready::Inbox => self.backlog.push_commands(),
+            Ready::Inbox => {
+                self.backlog.push_commands();
+                self.backlog.push_letters();
+            }
             Ready::Source(id) => self.call_source(Readiness::of(id, event)),
             Ready::Connection(_) => {}
         }
@@ -287,6 +307,9 @@ impl<S> Server<S> {
         }
         if self.backlog.take_commands() {
             self.run_commands();
+        }
+        if self.backlog.take_letters() {
+            self.serve_letters();
         }
         for id in woken {
             if let Some(readiness) = self.registry.sources.may_be_ready(id) {

@@ -14,6 +14,8 @@ pub struct Turn {
     pub messages: usize,
     /// Commands of [handles](crate::Handle) that were run.
     pub commands: usize,
+    /// Messages of other loops that were handled.
+    pub letters: usize,
     /// Calls of timers and intervals.
     pub timers: usize,
     /// Calls of the user's own [sources](crate::Sockets::add_source).

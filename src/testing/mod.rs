@@ -74,6 +74,7 @@
 mod connect;
 mod expect;
 mod line;
+mod loops;
 mod panics;
 mod peer;
 
@@ -83,6 +84,7 @@ use uuid::Uuid;
 
 pub use crate::transport::faults::Faults;
 pub use connect::{Answer, NotConnected, Upgrade};
+pub use loops::{LoopClient, LoopsHarness, Order};
 pub use peer::Received;
 
 use crate::protocol::{CloseCode, Message, Opcode};
@@ -571,16 +573,25 @@ impl<S> Harness<S> {
         self.settle();
         let mut rest = by;
         while !rest.is_zero() {
-            let mut step = self.server.next_timeout().map_or(rest, |until| until.min(rest));
-            if self.going_on.iter().any(|&(index, _)| self.peers[index].reads_at_a_rate()) {
-                step = step.min(READ_EVERY);
-            }
-            self.server.advance_clock(step);
-            for &(index, _) in &self.going_on {
-                self.peers[index].wait(step);
-            }
+            let step = self.next_step(rest);
+            self.pass(step);
             rest -= step;
             self.settle();
+        }
+    }
+
+    /// The time until something may happen, at most this one.
+    fn next_step(&self, most: Duration) -> Duration {
+        let step = self.server.next_timeout().map_or(most, |until| until.min(most));
+        let at_a_rate = |&(index, _): &(usize, Token)| self.peers[index].reads_at_a_rate();
+        if self.going_on.iter().any(at_a_rate) { step.min(READ_EVERY) } else { step }
+    }
+
+    /// Moves the clock in one step, for the server and its clients.
+    fn pass(&mut self, step: Duration) {
+        self.server.advance_clock(step);
+        for &(index, _) in &self.going_on {
+            self.peers[index].wait(step);
         }
     }
 

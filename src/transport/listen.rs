@@ -7,7 +7,7 @@ use std::fmt;
 #[cfg(unix)]
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(unix)]
@@ -21,10 +21,9 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use socket2::SockRef;
 #[cfg(unix)]
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Type};
 
-use super::plain::{PlainStream, SHORT_MEANS_EMPTY};
-#[cfg(all(unix, feature = "listenfd"))]
+use super::plain::{SHORT_MEANS_EMPTY, Socket};
 use crate::error::BindError;
 use crate::transport::{PeerAddress, canonical};
 
@@ -103,7 +102,7 @@ impl ListeningSocket {
 fn is_stale(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let refused = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // If the process at the other end has many connections to accept, connecting would wait:
         // that process is alive.
         socket.set_nonblocking(true)?;
@@ -149,7 +148,7 @@ pub(crate) enum Listener {
 
 /// The result of one attempt to accept.
 pub(crate) enum Accepted {
-    Stream(PlainStream, PeerAddress),
+    Stream(Socket, PeerAddress),
     /// No connection is waiting.
     None,
     /// The process or the system has no descriptor or memory left for another connection, or the
@@ -158,8 +157,38 @@ pub(crate) enum Accepted {
 }
 
 impl Listener {
-    pub(crate) fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
+    fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
         Self::of_tcp(TcpListener::bind(address)?, options)
+    }
+
+    /// Listens on the first address of a name that the operating system accepts.
+    pub(crate) fn bind_first(
+        addresses: impl ToSocketAddrs,
+        options: Options,
+    ) -> Result<Self, BindError> {
+        let mut last = BindError::NoAddress;
+        for address in addresses
+            .to_socket_addrs()
+            .map_err(|error| BindError::Resolve { reason: error.to_string() })?
+        {
+            match Self::bind(address, options) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = BindError::Listen { address, error: error.into() },
+            }
+        }
+        Err(last)
+    }
+
+    /// Listens on a socket that was made elsewhere.
+    pub(crate) fn handed_over(
+        socket: ListeningSocket,
+        options: Options,
+    ) -> Result<Self, BindError> {
+        let handed_over = |error: io::Error| BindError::HandedOver { error: error.into() };
+        if !socket.is_listening().map_err(handed_over)? {
+            return Err(BindError::NotListening);
+        }
+        Self::from_made(socket, options).map_err(handed_over)
     }
 
     #[cfg(unix)]
@@ -188,7 +217,7 @@ impl Listener {
         }
     }
 
-    pub(crate) fn from_made(socket: ListeningSocket, options: Options) -> io::Result<Self> {
+    fn from_made(socket: ListeningSocket, options: Options) -> io::Result<Self> {
         match socket.0 {
             Made::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
@@ -226,7 +255,7 @@ impl Listener {
     }
 
     /// Whether every short read from its connections means that the socket is empty: see
-    /// [`PlainStream::short_means_empty`].
+    /// `PlainStream::short_means_empty`.
     pub(crate) fn short_means_empty(&self) -> bool {
         match self {
             Self::Tcp { .. } => SHORT_MEANS_EMPTY,
@@ -269,7 +298,7 @@ impl Listener {
         }
     }
 
-    fn accept_one(&self) -> io::Result<(PlainStream, PeerAddress)> {
+    fn accept_one(&self) -> io::Result<(Socket, PeerAddress)> {
         match self {
             Self::Tcp { socket, options, .. } => {
                 let (stream, peer) = socket.accept()?;
@@ -278,12 +307,12 @@ impl Listener {
                     #[cfg(target_os = "android")]
                     let _ = options.set_notsent_lowat(&stream);
                 }
-                Ok((PlainStream::Tcp(stream), PeerAddress::Tcp(canonical(peer))))
+                Ok((Socket::Tcp(stream), PeerAddress::Tcp(canonical(peer))))
             }
             #[cfg(unix)]
             Self::Unix { socket, .. } => {
                 let (stream, _) = socket.accept()?;
-                Ok((PlainStream::Unix(stream), PeerAddress::Unix))
+                Ok((Socket::Unix(stream), PeerAddress::Unix))
             }
         }
     }

@@ -15,8 +15,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 pub use listen::ListeningSocket;
 pub(crate) use listen::{Accepted, Listener, Options};
-pub(crate) use plain::PlainStream;
-pub(crate) use stream::Stream;
+pub(crate) use plain::{PlainStream, Socket};
+pub(crate) use stream::{Over, Stream};
 
 /// The address of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -52,6 +52,24 @@ pub(crate) enum PlainStream {
     Memory(Wire),
 }
 
+/// A socket that was accepted just now. It can be sent to another thread.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl From<Socket> for PlainStream {
+    fn from(socket: Socket) -> Self {
+        match socket {
+            Socket::Tcp(socket) => Self::Tcp(socket),
+            #[cfg(unix)]
+            Socket::Unix(socket) => Self::Unix(socket),
+        }
+    }
+}
+
 impl Read for PlainStream {
     #[inline]
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

@@ -4,10 +4,18 @@ use std::io::{self, IoSlice, Read, Write};
 
 use super::plain::PlainStream;
 #[cfg(feature = "_tls")]
-use super::tls::TlsStream;
+use super::tls::{Tls, TlsStream};
 use crate::error::Error;
 #[cfg(feature = "_tls")]
 use crate::error::TlsFailure;
+
+/// What the connections of a listening socket begin with.
+#[derive(Clone)]
+pub(crate) enum Over {
+    Plain,
+    #[cfg(feature = "_tls")]
+    Tls(Tls),
+}
 
 /// The stream that carries a connection's bytes.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use super::registry::{
 };
 use super::tables::sources::Readiness;
 use super::tables::timers::TimerId;
+use crate::bus::{Answer, BusEvent};
 use crate::error::{Error, Escaped};
 use crate::event::{Event, is_reserved};
 use crate::hub::{Hub, Notification, discard_payload, message_of};
@@ -213,6 +214,27 @@ impl<S> Context<'_, S> {
         });
         self.drain_notifications();
         true
+    }
+
+    /// Calls the handler of the bus.
+    pub(crate) fn bus_event(&mut self, event: &BusEvent) {
+        let Some(handler) = &self.registry.on_bus else { return };
+        let _ = self.guard("on_bus", None, |context| {
+            let (state, mut sockets) = context.lend();
+            handler(state, &mut sockets, event);
+        });
+        self.drain_notifications();
+    }
+
+    /// Adds the answer of another loop to a question, and calls the callback if none is missing.
+    pub(crate) fn answered(&mut self, query: u64, from: u16, answer: Answer) {
+        if self.registry.queries.add(query, from, |found| found.add(from, answer)) {
+            let _ = self.guard("everywhere", None, |context| {
+                let (state, mut sockets) = context.lend();
+                sockets.end_query(state, query);
+            });
+            self.drain_notifications();
+        }
     }
 
     /// Runs a task that another thread has sent.

@@ -3,6 +3,7 @@
 
 mod call;
 mod defer;
+mod everywhere;
 #[cfg(unix)]
 mod fd;
 mod handle;
@@ -15,6 +16,8 @@ mod tables;
 
 pub(crate) use call::Context;
 pub use defer::Deferred;
+pub(crate) use everywhere::answer_here;
+pub use everywhere::{Everywhere, Gathered, Sent};
 #[cfg(unix)]
 pub use fd::Fd;
 pub use handle::Handle;

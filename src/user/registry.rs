@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use super::tables::inbox::Inbox;
 use super::tables::listeners::Listeners;
+use super::tables::queries::Queries;
 use super::tables::sources::{Readiness, Sources, Watch};
 use super::tables::timers::Schedule;
+use crate::bus::BusEvent;
 use crate::config::{Builder, SlowReader};
 use crate::error::Error;
 use crate::event::Event;
@@ -207,6 +209,21 @@ pub(crate) type Filter<S> =
 
 pub(crate) type PanicHandler<S> = Box<dyn Fn(&mut S, &CaughtPanic)>;
 
+pub(crate) type BusHandler<S> = Box<dyn Fn(&mut S, &mut Sockets<'_, S>, &BusEvent)>;
+
+/// What is called with the answers of all loops.
+pub(crate) type Asker<S> = Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>, Found)>;
+
+/// The answers of the loops to a question so far.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) count: usize,
+    pub(crate) uuids: Vec<Uuid>,
+    pub(crate) stats: Vec<(usize, Stats)>,
+    /// Whether all loops could be asked, and in the end: whether all have answered.
+    pub(crate) complete: bool,
+}
+
 /// One WebSocket route.
 pub(crate) struct RouteEntry<S> {
     pub(crate) callback: RouteCallback<S>,
@@ -307,6 +324,9 @@ pub(crate) struct Registry<S> {
     pub(crate) pages: Vec<Page<S>>,
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) on_panic: Option<PanicHandler<S>>,
+    pub(crate) on_bus: Option<BusHandler<S>>,
+    /// Questions to other loops.
+    pub(crate) queries: Queries<Asker<S>, Found>,
     pub(crate) schedule: Schedule<Callback<S>>,
     pub(crate) inbox: Inbox<Command<S>>,
     pub(crate) sources: Sources<dyn Watched<S>>,
@@ -323,7 +343,7 @@ pub(crate) struct Registry<S> {
 
 impl<S> Registry<S> {
     /// The poll and its waker are those of the loop that these callbacks will run on.
-    pub(crate) fn new(settings: &Builder, poll: mio::Registry, waker: mio::Waker) -> Self {
+    pub(crate) fn new(settings: &Builder, poll: mio::Registry, waker: Arc<mio::Waker>) -> Self {
         Self {
             listeners: Listeners::default(),
             places: Routes::default(),
@@ -331,6 +351,8 @@ impl<S> Registry<S> {
             pages: Vec::new(),
             filters: Vec::new(),
             on_panic: None,
+            on_bus: None,
+            queries: Queries::default(),
             schedule: Schedule::default(),
             inbox: Inbox::new(waker, settings.handle_queue),
             sources: Sources::new(poll),
@@ -394,6 +416,8 @@ impl<S> Drop for Registry<S> {
         discarded.drop_all(self.pages.drain(..));
         discarded.drop_all(self.filters.drain(..));
         discarded.drop_all(self.on_panic.take());
+        discarded.drop_all(self.on_bus.take());
+        discarded.drop_all(self.queries.take_all());
         discarded.count(); // No server remains to count them.
     }
 }

@@ -58,6 +58,14 @@ impl Shutdown {
     }
 }
 
+impl Shutdown {
+    /// The spread and the deadline in milliseconds.
+    pub(crate) fn millis(&self) -> (u64, u64) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        (millis(self.spread), millis(self.deadline))
+    }
+}
+
 impl Default for Shutdown {
     fn default() -> Self {
         Self {

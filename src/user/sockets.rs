@@ -17,6 +17,7 @@ use super::registry::{Callback, Incoming, Socket, Sockets, SourceWithCallback};
 use super::shutdown::Shutdown;
 use super::tables::sources::Readiness;
 use super::tables::timers::{Removed, TimerId};
+use crate::bus::Letter;
 use crate::config::Dropped;
 use crate::error::{CloseError, EmitError, IoError};
 use crate::hub::{Audience, Discarded, Emitted, NEVER, Stats, Ticket};
@@ -72,11 +73,7 @@ impl<S> Sockets<'_, S> {
     /// The uuids of the connections that are open now.
     #[must_use]
     pub fn uuids(&self) -> Vec<Uuid> {
-        self.hub
-            .open_tokens()
-            .into_iter()
-            .filter_map(|token| Some(self.hub.get(token)?.uuid))
-            .collect()
+        self.hub.open_uuids()
     }
 
     /// The open connection with this uuid.
@@ -226,14 +223,17 @@ impl<S> Sockets<'_, S> {
     ///
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
-        let deadline = u64::try_from(how.deadline.as_millis()).unwrap_or(u64::MAX);
-        let spread = u64::try_from(how.spread.as_millis()).unwrap_or(u64::MAX);
-        self.hub.shutdown(how.code, &how.reason, spread, deadline)
+        let (spread, deadline) = how.millis();
+        self.hub.shutdown(how.code, &how.reason, spread, deadline)?;
+        let code = how.code;
+        self.hub.tell_other_loops(&how.reason, || Letter::Shutdown { code, spread, deadline });
+        Ok(())
     }
 
     /// Sets whether new WebSocket connections get 503 from now on. Open connections stay.
     pub fn refuse_upgrades(&mut self, refuse: bool) {
         self.hub.refusing = refuse;
+        self.hub.tell_other_loops("", || Letter::RefuseUpgrades(refuse));
     }
 
     /// Whether new WebSocket connections get 503, because of

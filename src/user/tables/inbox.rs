@@ -20,7 +20,7 @@ pub(crate) struct Sender<C> {
 
 struct Shared<C> {
     queue: Mutex<Queue<C>>,
-    waker: mio::Waker,
+    waker: Arc<mio::Waker>,
 }
 
 struct Queue<C> {
@@ -87,7 +87,7 @@ impl<C> Shared<C> {
 }
 
 impl<C> Inbox<C> {
-    pub(crate) fn new(waker: mio::Waker, capacity: usize) -> Self {
+    pub(crate) fn new(waker: Arc<mio::Waker>, capacity: usize) -> Self {
         Self { shared: Arc::new(Shared { queue: Mutex::new(Queue::new(capacity)), waker }) }
     }
 

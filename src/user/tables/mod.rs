@@ -3,5 +3,6 @@
 
 pub(super) mod inbox;
 pub(super) mod listeners;
+pub(super) mod queries;
 pub(super) mod sources;
 pub(super) mod timers;

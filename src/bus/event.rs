@@ -1,0 +1,16 @@
+//! What listeners of the bus are told.
+
+/// What happened between the loops of the process: [`Server::on_bus`](crate::Server::on_bus).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BusEvent {
+    /// Another loop had messages for this one, and could not queue them because this loop was too
+    /// far behind. The event comes at their place: what that loop sent before is handled, what it
+    /// sends later is not.
+    Gap {
+        /// The index of the loop that sent them.
+        from: usize,
+        /// The number of messages, events, closes and questions that are missing.
+        lost: u64,
+    },
+}

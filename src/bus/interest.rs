@@ -1,0 +1,127 @@
+//! Which loops have members of which topic.
+//!
+//! A loop enters a topic when its first local member joins, and leaves it with its last one. So a
+//! message visits only loops with members, and a member that has joined before a message is
+//! published gets it, whatever loop it is on.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{PoisonError, RwLock};
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::loop_set::LoopSet;
+
+/// Topics are spread over this many tables, so that loops seldom wait for each other.
+const TABLES: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Interest {
+    tables: Box<[Table]>,
+    /// A keyed hash, because clients may choose names.
+    hasher: RandomState,
+}
+
+/// Alone in its cache lines: other cores write to the neighbours.
+#[repr(align(128))]
+#[derive(Default)]
+struct Table(RwLock<HashTable<(Box<str>, LoopSet)>>);
+
+impl Interest {
+    pub(super) fn new() -> Self {
+        Self { tables: (0..TABLES).map(|_| Table::default()).collect(), hasher: RandomState::new() }
+    }
+
+    /// The loops that have members of this topic.
+    pub(super) fn loops(&self, topic: &str) -> LoopSet {
+        let (hash, table) = self.table(topic);
+        let table = table.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.find(hash, |(name, _)| **name == *topic).map_or(LoopSet::default(), |found| found.1)
+    }
+
+    /// The first member on this loop has joined.
+    pub(super) fn begin(&self, topic: &str, index: u16) {
+        let (hash, table) = self.table(topic);
+        let mut table = table.0.write().unwrap_or_else(PoisonError::into_inner);
+        let rehash = |(name, _): &(Box<str>, LoopSet)| self.hasher.hash_one(&**name);
+        match table.entry(hash, |(name, _)| **name == *topic, rehash) {
+            Entry::Occupied(mut found) => found.get_mut().1.insert(index),
+            Entry::Vacant(place) => {
+                place.insert((topic.into(), [index].into_iter().collect()));
+            }
+        }
+    }
+
+    /// The last member on this loop has left.
+    pub(super) fn end(&self, topic: &str, index: u16) {
+        let (hash, table) = self.table(topic);
+        let mut table = table.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut found) = table.find_entry(hash, |(name, _)| **name == *topic) else { return };
+        let loops = &mut found.get_mut().1;
+        loops.remove(index);
+        if loops.is_empty() {
+            found.remove();
+            self.shrink(&mut table);
+        }
+    }
+
+    /// A loop has ended: it has no members any more.
+    pub(super) fn forget_loop(&self, index: u16) {
+        for table in &self.tables {
+            let mut table = table.0.write().unwrap_or_else(PoisonError::into_inner);
+            table.retain(|(_, loops)| {
+                loops.remove(index);
+                !loops.is_empty()
+            });
+            self.shrink(&mut table);
+        }
+    }
+
+    /// Frees memory if most topics of a table have ended.
+    fn shrink(&self, table: &mut HashTable<(Box<str>, LoopSet)>) {
+        if table.capacity() > 64 && table.len() * 8 < table.capacity() {
+            table.shrink_to(table.len() * 2, |(name, _)| self.hasher.hash_one(&**name));
+        }
+    }
+
+    fn table(&self, topic: &str) -> (u64, &Table) {
+        let hash = self.hasher.hash_one(topic);
+        (hash, &self.tables[hash as usize % TABLES])
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.tables.iter().map(|table| table.0.read().unwrap().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_known_as_long_as_a_loop_has_members() {
+        let interest = Interest::new();
+        interest.begin("prices", 3);
+        interest.begin("prices", 200);
+        assert_eq!(interest.loops("prices").iter().collect::<Vec<_>>(), [3, 200]);
+        interest.end("prices", 3);
+        interest.end("prices", 3);
+        assert_eq!(interest.loops("prices").iter().collect::<Vec<_>>(), [200]);
+        interest.forget_loop(200);
+        assert!(interest.loops("prices").is_empty());
+        assert_eq!(interest.len(), 0);
+    }
+
+    #[test]
+    fn the_tables_are_small_again_when_most_topics_have_ended() {
+        let interest = Interest::new();
+        let names: Vec<String> = (0..20_000).map(|topic| topic.to_string()).collect();
+        names.iter().for_each(|name| interest.begin(name, 0));
+        assert_eq!(interest.len(), names.len());
+        names[10..].iter().for_each(|name| interest.end(name, 0));
+        let room: usize =
+            interest.tables.iter().map(|table| table.0.read().unwrap().capacity()).sum();
+        assert!(room < 64 * 65, "room for {room} topics of 10");
+    }
+}

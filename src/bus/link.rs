@@ -1,0 +1,348 @@
+//! One loop's end of the lanes to and from the others.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+
+use super::batch::{Answer, Batch, Content, Letter, Ready, cost_of};
+use super::loop_set::LoopSet;
+use super::post::{Control, HandedOver, Post, Seat};
+
+/// What went between a loop and the others, since the server was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BusStats {
+    /// Messages and questions that were queued for other loops, one for each loop.
+    pub queued: u64,
+    /// Those that came from other loops and were handled.
+    pub received: u64,
+    /// Messages that were refused because the queue of the other loop was full, one for each loop.
+    pub refused: u64,
+    /// Messages for this loop that other loops were refused: the sum of all
+    /// [gaps](crate::BusEvent::Gap).
+    pub lost: u64,
+    /// Sockets that this loop has accepted and handed to other loops.
+    pub handed_over: u64,
+}
+
+/// What became of a letter to several loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) queued: LoopSet,
+    pub(crate) full: LoopSet,
+}
+
+/// One loop's end of all lanes.
+pub(crate) struct Link {
+    index: u16,
+    post: Arc<Post>,
+    outgoing: Box<[Outgoing]>,
+    /// The loops for which letters wait for the end of the turn.
+    unsent: LoopSet,
+    /// What was taken from the lanes, by sender.
+    reading: Box<[Batch]>,
+    unread: LoopSet,
+    sockets: VecDeque<HandedOver>,
+    controls: Vec<Control>,
+    /// The start of this loop's clock on the clock of all, in milliseconds.
+    clock_began: u64,
+    /// Scratch of an accept.
+    by_load: Vec<(usize, u16)>,
+    pub(crate) stats: BusStats,
+}
+
+/// The lane to one loop, at this end.
+#[derive(Default)]
+struct Outgoing {
+    batch: Batch,
+    /// The bytes that were put in so far.
+    put: u64,
+}
+
+impl Seat {
+    /// Takes the place; `None` if another server has it. The clock shows `now`.
+    pub(crate) fn sit(&self, waker: Arc<mio::Waker>, now: u64) -> Option<Link> {
+        let Self { post, index } = self;
+        let count = post.len();
+        post.sit(*index, waker).then(|| Link {
+            index: *index,
+            post: post.clone(),
+            outgoing: (0..count).map(|_| Outgoing::default()).collect(),
+            unsent: LoopSet::default(),
+            reading: (0..count).map(|_| Batch::default()).collect(),
+            unread: LoopSet::default(),
+            sockets: VecDeque::new(),
+            controls: Vec::new(),
+            clock_began: post.elapsed().saturating_sub(now),
+            by_load: Vec::with_capacity(count),
+            stats: BusStats::default(),
+        })
+    }
+
+    /// The first local member of a topic has joined.
+    pub(crate) fn first_joined(&self, topic: &str) {
+        self.post.interest.begin(topic, self.index);
+    }
+
+    /// The last local member of a topic has left.
+    pub(crate) fn last_left(&self, topic: &str) {
+        self.post.interest.end(topic, self.index);
+    }
+}
+
+impl Link {
+    pub(crate) fn index(&self) -> u16 {
+        self.index
+    }
+
+    pub(crate) fn post(&self) -> &Arc<Post> {
+        &self.post
+    }
+
+    // Uuids and topics.
+
+    /// A uuid for a new connection.
+    pub(crate) fn name(&self, random: u128) -> Uuid {
+        self.post.identity.name(self.index, random)
+    }
+
+    /// The loop whose connection has this uuid, or had it.
+    pub(crate) fn home(&self, uuid: Uuid) -> Option<u16> {
+        self.post.home(uuid)
+    }
+
+    /// The loop that this run has given the uuid to.
+    pub(crate) fn given_by(&self, uuid: Uuid) -> Option<u16> {
+        self.post.identity.loop_of(uuid)
+    }
+
+    /// Takes a uuid that the program sets; returns `false` if a connection of any loop has it.
+    pub(crate) fn take_uuid(&self, uuid: Uuid) -> bool {
+        self.given_by(uuid) == Some(self.index) || self.post.set_uuids.insert(uuid, self.index)
+    }
+
+    /// A connection does not have this uuid any more.
+    pub(crate) fn leave_uuid(&self, uuid: Uuid) {
+        if self.given_by(uuid) != Some(self.index) {
+            self.post.set_uuids.remove(uuid, self.index);
+        }
+    }
+
+    /// The other loops that have members of a topic.
+    pub(crate) fn loops_of(&self, topic: &str) -> LoopSet {
+        self.post.interest.loops(topic).without(self.index)
+    }
+
+    /// All other loops that have not ended.
+    pub(crate) fn others(&self) -> LoopSet {
+        self.post.alive().without(self.index)
+    }
+
+    // Letters to other loops.
+
+    /// Queues a message for each of these loops that has room for it.
+    pub(crate) fn send_message(
+        &mut self,
+        to: LoopSet,
+        text: &str,
+        message: &Ready<'_>,
+        letter: impl Fn(Content) -> Letter,
+    ) -> Passed {
+        let cost = cost_of(text, 0, Some(message));
+        let mut passed = Passed::default();
+        for index in to.iter() {
+            if self.put(index, cost, |batch| batch.push_message(&letter, text, message, cost)) {
+                passed.queued.insert(index);
+            } else {
+                passed.full.insert(index);
+            }
+        }
+        passed
+    }
+
+    /// Queues a message for the connections of a list on one loop.
+    pub(crate) fn send_to_list(&mut self, to: u16, uuids: Vec<Uuid>, message: &Ready<'_>) -> bool {
+        let cost = cost_of("", size_of_val(&uuids[..]), Some(message));
+        let letter = |content| Letter::EmitToList(uuids, content);
+        self.put(to, cost, |batch| batch.push_message(letter, "", message, cost))
+    }
+
+    /// Queues a letter without a message for each of these loops that has room for it.
+    pub(crate) fn send(&mut self, to: LoopSet, text: &str, letter: impl Fn() -> Letter) -> Passed {
+        let cost = cost_of(text, 0, None);
+        let mut passed = Passed::default();
+        for index in to.iter() {
+            if self.put(index, cost, |batch| batch.push(letter(), text, cost)) {
+                passed.queued.insert(index);
+            } else {
+                passed.full.insert(index);
+            }
+        }
+        passed
+    }
+
+    /// Queues an answer for the loop that has asked.
+    pub(crate) fn answer(&mut self, to: u16, query: u64, answer: Answer) -> bool {
+        let more = match &answer {
+            Answer::Uuids(uuids) => size_of_val(&uuids[..]),
+            Answer::Count(_) | Answer::Stats(_) => 0,
+        };
+        let cost = cost_of("", more, None);
+        self.put(to, cost, |batch| batch.push(Letter::Answer { query, answer }, "", cost))
+    }
+
+    /// Queues a letter for all other loops, whatever waits there.
+    pub(crate) fn tell_all(&mut self, text: &str, letter: impl Fn() -> Letter) {
+        for index in self.others().iter() {
+            self.outgoing[usize::from(index)].batch.push(letter(), text, 0);
+            self.unsent.insert(index);
+        }
+    }
+
+    /// Puts one letter into a lane if there is room; otherwise notes that it is missing there.
+    fn put(&mut self, to: u16, cost: usize, add: impl FnOnce(&mut Batch)) -> bool {
+        let handled =
+            self.post.mailbox(to).handled[usize::from(self.index)].0.load(Ordering::Acquire);
+        let lane = &mut self.outgoing[usize::from(to)];
+        let held = (lane.put - handled) as usize;
+        self.unsent.insert(to);
+        // A letter that is longer than the limit may wait alone.
+        if held > 0 && held + cost > self.post.limit {
+            lane.batch.push_gap();
+            self.stats.refused += 1;
+            return false;
+        }
+        add(&mut lane.batch);
+        lane.put += cost as u64;
+        self.stats.queued += 1;
+        true
+    }
+
+    /// Whether letters wait for the end of the turn.
+    #[inline]
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Hands all letters over: for each loop one lock, and at most one wake.
+    pub(crate) fn hand_over(&mut self) {
+        for to in std::mem::take(&mut self.unsent).iter() {
+            let lane = &mut self.outgoing[usize::from(to)];
+            self.post.hand_over(self.index, to, &mut lane.batch);
+        }
+    }
+
+    // Sockets.
+
+    /// Hands an accepted socket to the loop with the fewest connections that has room for it;
+    /// returns it if that is this one.
+    pub(crate) fn assign(&mut self, mut socket: HandedOver) -> Option<HandedOver> {
+        let mut by_load = std::mem::take(&mut self.by_load);
+        self.post.by_load(&mut by_load);
+        let mut own = None;
+        for &(_, index) in &by_load {
+            if index == self.index {
+                self.post.mailbox(index).add_load(1);
+                own = Some(socket);
+                break;
+            }
+            match self.post.hand_over_socket(index, socket) {
+                Ok(()) => {
+                    self.stats.handed_over += 1;
+                    break;
+                }
+                Err(refused) => socket = refused,
+            }
+        }
+        self.by_load = by_load;
+        own
+    }
+
+    /// Connections of this loop have begun otherwise.
+    #[cfg(feature = "testing")]
+    pub(crate) fn connections_began(&self, connections: usize) {
+        self.post.mailbox(self.index).add_load(connections);
+    }
+
+    /// Connections of this loop have ended.
+    pub(crate) fn connections_ended(&self, connections: usize) {
+        self.post.mailbox(self.index).take_load(connections);
+    }
+
+    // What comes from other loops.
+
+    /// Takes what was handed over, under one lock. From a lane whose last letters are not all
+    /// handled yet, nothing is taken.
+    pub(crate) fn collect(&mut self) {
+        let mut incoming = self.post.mailbox(self.index).lock();
+        for from in incoming.ready.iter() {
+            if !self.unread.contains(from) {
+                let lane = usize::from(from);
+                std::mem::swap(&mut self.reading[lane], &mut incoming.lanes[lane]);
+                self.unread.insert(from);
+                incoming.ready.remove(from);
+            }
+        }
+        self.sockets.append(&mut incoming.sockets);
+        self.controls.append(&mut incoming.controls);
+        // What is left there is taken when the loop comes back for what it has left here.
+        incoming.awake = !incoming.ready.is_empty();
+    }
+
+    pub(crate) fn next_socket(&mut self) -> Option<HandedOver> {
+        self.sockets.pop_front()
+    }
+
+    pub(crate) fn next_control(&mut self) -> Option<Control> {
+        (!self.controls.is_empty()).then(|| self.controls.remove(0))
+    }
+
+    /// The loops whose letters are not all handled.
+    pub(crate) fn unread(&self) -> LoopSet {
+        self.unread
+    }
+
+    /// Takes the letters of one loop, to handle them. They come back by
+    /// [`put_back`](Self::put_back).
+    pub(crate) fn take_letters(&mut self, from: u16) -> Batch {
+        std::mem::take(&mut self.reading[usize::from(from)])
+    }
+
+    /// Notes that letters of this cost were handled; the others come back.
+    pub(crate) fn put_back(&mut self, from: u16, letters: Batch, cost: usize) {
+        let handled = &self.post.mailbox(self.index).handled[usize::from(from)].0;
+        // No other thread writes to it.
+        handled.store(handled.load(Ordering::Relaxed) + cost as u64, Ordering::Release);
+        if letters.is_empty() {
+            self.unread.remove(from);
+        }
+        self.reading[usize::from(from)] = letters;
+    }
+
+    /// Whether something was taken and is not handled yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.unread.is_empty() || !self.sockets.is_empty() || !self.controls.is_empty()
+    }
+
+    // The watch over turns.
+
+    /// The loop has stopped waiting, at this time on its clock.
+    #[inline]
+    pub(crate) fn turns(&self, now: u64) {
+        self.post.mailbox(self.index).set_busy(Some(self.clock_began + now));
+    }
+
+    /// The loop waits.
+    #[inline]
+    pub(crate) fn waits(&self) {
+        self.post.mailbox(self.index).set_busy(None);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.post.end(self.index);
+    }
+}

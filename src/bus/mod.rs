@@ -1,0 +1,33 @@
+//! What goes between the loops of one process: plain values, collected during a turn and handed
+//! over under one lock, with one wake.
+//!
+//! Each pair of loops has a lane, with a limit in bytes. A sender knows by itself how much waits in
+//! a lane: it counts what it has put in, and the receiver publishes how much it has handled. So a
+//! verb is refused at once, and takes no lock. What was refused is announced in the lane, at the
+//! place where it is missing.
+//!
+//! ```text
+//!   loop 0                                    loop 1
+//!   verbs ──► batch ───── one lock ─────►  lane 0→1 ──► letters, in order
+//!             (a turn)     one wake            │
+//!       ▲                                      ▼
+//!       └────────────── handled: bytes ────────┘
+//! ```
+//!
+//! It knows no connection, no callback and no clock.
+
+mod batch;
+mod event;
+mod identity;
+mod interest;
+mod link;
+mod loop_set;
+mod post;
+mod set_uuids;
+
+pub(crate) use batch::{Answer, Letter, Opened, Question, Ready};
+pub use event::BusEvent;
+pub use link::BusStats;
+pub(crate) use link::{Link, Passed};
+pub(crate) use loop_set::{LoopSet, MAX_LOOPS};
+pub(crate) use post::{Control, HandedOver, Post, Seat};

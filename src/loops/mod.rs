@@ -1,0 +1,254 @@
+//! Several loops in one process, each with its server on a thread of its own.
+
+mod handle;
+mod running;
+mod supervisor;
+mod thread;
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, mpsc};
+
+use crate::bus::{MAX_LOOPS, Post, Seat};
+use crate::config::Builder;
+use crate::error::{BindError, LoopsError};
+use crate::server::Server;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::Tls;
+use crate::transport::{Listener, ListeningSocket, Over};
+pub use handle::{LoopReport, LoopsHandle};
+pub use running::Running;
+use supervisor::Supervisor;
+use thread::{Begin, Job};
+
+/// The bytes that may wait in one lane, unless the program says otherwise.
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Servers on several threads, which share their listening sockets and act as one: for a program
+/// whose connections need more than one core.
+///
+/// Each loop has a server with a state of its own, built on the loop's thread by the closure that
+/// is given to [`start`](Self::start). The first loop accepts, and gives each new connection to the
+/// loop with the fewest. Callbacks of different loops run at the same time, each with its own
+/// state. What reaches beyond the loop is [`Sockets::everywhere`](crate::Sockets::everywhere).
+///
+/// ```no_run
+/// use ikisocket::{Builder, BuildError, Event, Loops, Server};
+///
+/// struct Room;
+///
+/// fn chat(_index: usize, builder: Builder) -> Result<Server<Room>, BuildError> {
+///     let mut server = builder.build(Room)?;
+///     server.on(Event::Connect, |_, ep| _ = ep.kws.join("room"));
+///     server.on(Event::Message, |_, ep| {
+///         ep.kws.sockets().everywhere().publish("room", ep.data);
+///     });
+///     // Its routes come here.
+///     Ok(server)
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     Loops::new(4).listen("127.0.0.1:3000")?.start(chat)?.join()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// What a program on several loops may rely on is in the chapter [All
+/// cores](crate::manual::all_cores).
+#[must_use = "loops run when they are started"]
+pub struct Loops {
+    count: usize,
+    settings: Builder,
+    listeners: Vec<(Listener, Over)>,
+    queue_bytes: usize,
+    spins: bool,
+}
+
+impl Loops {
+    /// This many loops, from 1 to 256, with default settings. The number of cores is
+    /// [`std::thread::available_parallelism`]; leave one to what else the machine does.
+    pub fn new(count: usize) -> Self {
+        Self::with_settings(count, Builder::default())
+    }
+
+    /// This many loops, whose servers have these settings. Limits such as
+    /// [`Builder::max_connections`] hold for each loop.
+    pub fn with_settings(count: usize, settings: Builder) -> Self {
+        Self { count, settings, listeners: Vec::new(), queue_bytes: QUEUE_BYTES, spins: false }
+    }
+
+    /// The most bytes that may wait from one loop to another: messages, with 64 bytes for each.
+    /// Default: 16 MiB, at least 1 KiB. What finds no room is refused and counted, and the other
+    /// loop is told ([`BusEvent::Gap`](crate::BusEvent::Gap)). A message that is longer than this
+    /// may wait alone.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// Makes the loops run by [`Server::run_spinning`] instead of [`Server::run`]: each keeps its
+    /// core busy all the time.
+    pub fn spinning(mut self, spinning: bool) -> Self {
+        self.spins = spinning;
+        self
+    }
+
+    /// Listens on one more address. The first loop will accept there; until it runs, connections
+    /// wait. For other kinds of sockets, let the server of loop 0 listen before it is returned from
+    /// the closure: [`Server::listen_unix`], `listen_fds`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen`].
+    pub fn listen(self, address: impl ToSocketAddrs) -> Result<Self, BindError> {
+        self.listen_at(address, &Over::Plain)
+    }
+
+    /// Listens on one more address, for connections over TLS: [`Server::listen_tls`]. The loops
+    /// share the certificates, and the keys of tickets. The handshake is made on the loop that gets
+    /// the connection. It needs the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen`].
+    #[cfg(feature = "_tls")]
+    pub fn listen_tls(self, address: impl ToSocketAddrs, tls: &Tls) -> Result<Self, BindError> {
+        self.listen_at(address, &Over::Tls(tls.clone()))
+    }
+
+    fn listen_at(mut self, address: impl ToSocketAddrs, over: &Over) -> Result<Self, BindError> {
+        let listener = Listener::bind_first(address, self.settings.options())?;
+        self.listeners.push((listener, over.clone()));
+        Ok(self)
+    }
+
+    /// Listens on a socket that was made elsewhere: [`Server::listen_on`].
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_on`].
+    pub fn listen_on(self, socket: impl Into<ListeningSocket>) -> Result<Self, BindError> {
+        self.listen_on_made(socket.into(), Over::Plain)
+    }
+
+    /// Listens on a socket that was made elsewhere, for connections over TLS:
+    /// [`Server::listen_on_tls`]. It needs the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_on`].
+    #[cfg(feature = "_tls")]
+    pub fn listen_on_tls(
+        self,
+        socket: impl Into<ListeningSocket>,
+        tls: &Tls,
+    ) -> Result<Self, BindError> {
+        self.listen_on_made(socket.into(), Over::Tls(tls.clone()))
+    }
+
+    fn listen_on_made(mut self, socket: ListeningSocket, over: Over) -> Result<Self, BindError> {
+        let listener = Listener::handed_over(socket, self.settings.options())?;
+        self.listeners.push((listener, over));
+        Ok(self)
+    }
+
+    /// The TCP addresses on which it listens.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|(listener, _)| listener.address()).collect()
+    }
+
+    /// Starts one thread for each loop. On each of them `build` is called with the index of the
+    /// loop, from 0, and the builder from which its server has to be built. When all servers are
+    /// built, the loops run, and the first one accepts connections.
+    ///
+    /// `build` runs on the loop's thread, so it may also set that thread's core and priority. The
+    /// state need not be [`Send`].
+    ///
+    /// # Errors
+    ///
+    /// [`LoopsError::Count`] if the number of loops is not from 1 to 256,
+    /// [`LoopsError::QueueBytes`] if the limit of the queues is too small, [`LoopsError::Build`]
+    /// with the error of the first `build` that failed or panicked, and [`LoopsError::Thread`] if
+    /// the operating system cannot start a thread. Then no loop runs.
+    pub fn start<S, E, F>(self, build: F) -> Result<Running<S>, LoopsError>
+    where
+        S: 'static,
+        E: fmt::Display,
+        F: Fn(usize, Builder) -> Result<Server<S>, E> + Send + Sync + 'static,
+    {
+        let addresses = self.local_addrs();
+        let Self { count, settings, spins, .. } = &self;
+        let post = self.post(run_number())?;
+        let build = Arc::new(build);
+        let (built, all_built) = mpsc::channel();
+        let (ended, all_ended) = mpsc::channel();
+        let mut begins = Vec::with_capacity(*count);
+        for index in 0..*count as u16 {
+            let (begin, may_begin) = mpsc::channel();
+            let seat = Seat { post: post.clone(), index };
+            let builder = settings.clone().for_loop(seat.clone());
+            let job = Job {
+                seat,
+                built: built.clone(),
+                begin: may_begin,
+                ended: ended.clone(),
+                spins: *spins,
+            };
+            let build = build.clone();
+            std::thread::Builder::new()
+                .name(format!("loop {index}"))
+                .spawn(move || job.run(|| build(usize::from(index), builder)))
+                .map_err(|error| LoopsError::Thread(error.into()))?;
+            begins.push(begin);
+        }
+        drop((built, ended));
+        let mut handles: Vec<_> = (0..*count).map(|_| None).collect();
+        for (index, result) in all_built {
+            match result {
+                Ok(handle) => handles[usize::from(index)] = Some(handle),
+                // The other threads end, because nothing tells them to begin.
+                Err(reason) => return Err(LoopsError::Build { index: index.into(), reason }),
+            }
+        }
+        let handles: Arc<[_]> = handles.into_iter().flatten().collect();
+        let mut listeners = self.listeners;
+        for begin in begins {
+            // Only the first loop listens.
+            let _ = begin.send(Begin { listeners: std::mem::take(&mut listeners) });
+        }
+        let supervisor = Supervisor::start(post.clone(), all_ended)?;
+        Ok(Running { addresses, handle: LoopsHandle { handles, post }, supervisor })
+    }
+
+    /// The settings of each server.
+    #[cfg(feature = "testing")]
+    pub(crate) fn settings(&self) -> Builder {
+        self.settings.clone()
+    }
+
+    /// What the loops share.
+    pub(crate) fn post(&self, run: u64) -> Result<Arc<Post>, LoopsError> {
+        if !(1..=MAX_LOOPS).contains(&self.count) {
+            return Err(LoopsError::Count(self.count));
+        }
+        if self.queue_bytes < 1024 {
+            return Err(LoopsError::QueueBytes(self.queue_bytes));
+        }
+        Ok(Post::new(self.count, self.queue_bytes, run))
+    }
+}
+
+/// A random number for this run.
+fn run_number() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 >> 16
+}
+
+impl fmt::Debug for Loops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loops")
+            .field("count", &self.count)
+            .field("addresses", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}

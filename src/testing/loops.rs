@@ -1,0 +1,257 @@
+//! Several loops in memory, with one clock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::connect::{NotConnected, Upgrade};
+use super::peer::Received;
+use super::{Client, Harness, MOST_TURNS};
+use crate::bus::{Post, Seat};
+use crate::config::Builder;
+use crate::error::LoopsError;
+use crate::loops::Loops;
+use crate::protocol::Message;
+use crate::server::Server;
+
+/// The number of the run, the same in each test: it is a part of the uuids.
+const RUN: u64 = 0x0074_6573_7469_6e67;
+
+/// The order in which loops take their turns: it decides which hand-overs come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// By their indexes. A loop sees in the same round what loops before it have handed over.
+    #[default]
+    Ascending,
+    /// The opposite.
+    Descending,
+    /// In an order that seems random, and is the same for the same number. A loop may take several
+    /// turns while another takes none.
+    Shuffled(u64),
+}
+
+/// A client of one of the loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct LoopClient {
+    /// The index of the loop that has its connection.
+    pub on: usize,
+    /// The client in the harness of that loop.
+    pub client: Client,
+}
+
+/// The servers of several loops and their clients, without sockets and threads: a [`Harness`] for
+/// each loop, with one clock.
+///
+/// The loops take their turns one after the other, in an [`Order`] that the test chooses. So each
+/// way in which hand-overs can overtake each other can be tested, and repeats.
+///
+/// ```
+/// use ikisocket::testing::{LoopsHarness, Order};
+/// use ikisocket::{Builder, BuildError, Event, Loops, Server};
+///
+/// fn chat(_index: usize, builder: Builder) -> Result<Server<()>, BuildError> {
+///     let mut server = builder.build(())?;
+///     server.on(Event::Connect, |_, ep| _ = ep.kws.join("room"));
+///     server.on(Event::Message, |_, ep| _ = ep.kws.sockets().everywhere().publish("room", ep.data));
+///     server.route("/ws", |_, _| {}).unwrap();
+///     Ok(server)
+/// }
+///
+/// let mut test = LoopsHarness::new(&Loops::new(2), Order::Ascending, chat)?;
+/// let ann = test.connect("/ws")?;
+/// let bob = test.connect("/ws")?; // on the loop with fewest connections
+/// assert_eq!((ann.on, bob.on), (0, 1));
+/// test.send(ann, "hello");
+/// test.expect(ann, ["hello"]);
+/// test.expect(bob, ["hello"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct LoopsHarness<S> {
+    loops: Vec<Harness<S>>,
+    post: Arc<Post>,
+    order: Order,
+}
+
+impl<S> LoopsHarness<S> {
+    /// Builds a server for each loop, as [`Loops::start`] does, with the number of loops and the
+    /// settings of `loops`. Its listening sockets are not used.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Loops::start`].
+    pub fn new<E: fmt::Display>(
+        loops: &Loops,
+        order: Order,
+        build: impl Fn(usize, Builder) -> Result<Server<S>, E>,
+    ) -> Result<Self, LoopsError> {
+        let post = loops.post(RUN)?;
+        let harness = |index: u16| {
+            let seat = Seat { post: post.clone(), index };
+            build(index.into(), loops.settings().for_loop(seat)).map(Harness::by_hand).map_err(
+                |error| LoopsError::Build { index: index.into(), reason: error.to_string() },
+            )
+        };
+        let loops = (0..post.len() as u16).map(harness).collect::<Result<_, _>>()?;
+        Ok(Self { loops, post, order })
+    }
+
+    /// Connects a client to the loop with the fewest connections, as the loops do:
+    /// [`Harness::connect`].
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Harness::connect`].
+    pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<LoopClient, NotConnected> {
+        let on = self.post.least_loaded().ok_or(NotConnected::Unanswered)?;
+        self.connect_to(on.into(), upgrade)
+    }
+
+    /// Connects a client to this loop.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Harness::connect`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop.
+    #[track_caller]
+    pub fn connect_to(
+        &mut self,
+        on: usize,
+        upgrade: impl Into<Upgrade>,
+    ) -> Result<LoopClient, NotConnected> {
+        let client = self.loops[on].connect(upgrade)?;
+        self.settle();
+        Ok(LoopClient { on, client })
+    }
+
+    /// Sends a message: [`Harness::send`].
+    #[track_caller]
+    pub fn send<'m>(&mut self, client: LoopClient, message: impl Into<Message<'m>>) {
+        self.loops[client.on].send(client.client, message);
+    }
+
+    /// Asserts that a client received exactly these, after all loops have settled:
+    /// [`Harness::expect`].
+    ///
+    /// # Panics
+    ///
+    /// If it received something else.
+    #[track_caller]
+    pub fn expect<R: Into<Received>>(
+        &mut self,
+        client: LoopClient,
+        expected: impl IntoIterator<Item = R>,
+    ) {
+        self.settle();
+        self.loops[client.on].expect(client.client, expected);
+    }
+
+    /// Asserts that a client received nothing: [`Harness::expect_nothing`].
+    ///
+    /// # Panics
+    ///
+    /// If it received something.
+    #[track_caller]
+    pub fn expect_nothing(&mut self, client: LoopClient) {
+        self.expect::<Received>(client, []);
+    }
+
+    /// Takes what a client received since the last call: [`Harness::received`].
+    #[track_caller]
+    pub fn received(&mut self, client: LoopClient) -> Vec<Received> {
+        self.settle();
+        self.loops[client.on].received(client.client)
+    }
+
+    /// The uuid of a client's connection: [`Harness::uuid`].
+    #[track_caller]
+    pub fn uuid(&mut self, client: LoopClient) -> Option<Uuid> {
+        self.settle();
+        self.loops[client.on].uuid(client.client)
+    }
+
+    /// The harness of one loop, which [turns by hand](Harness::by_hand): for everything else that a
+    /// client can do, and to turn this loop alone.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop.
+    #[must_use]
+    #[track_caller]
+    pub fn on(&mut self, index: usize) -> &mut Harness<S> {
+        &mut self.loops[index]
+    }
+
+    /// The state of one loop, after all have settled.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop.
+    #[must_use]
+    #[track_caller]
+    pub fn state(&mut self, index: usize) -> &mut S {
+        self.settle();
+        self.loops[index].state()
+    }
+
+    /// Turns the loops, in their order, until none has anything left to do at this time.
+    ///
+    /// # Panics
+    ///
+    /// If that never happens.
+    pub fn settle(&mut self) {
+        for _ in 0..MOST_TURNS {
+            for index in self.next_round() {
+                self.loops[index].turn();
+            }
+            if !self.loops.iter().any(Harness::is_busy) {
+                return;
+            }
+        }
+        panic!("the loops and their clients find no rest in {MOST_TURNS} rounds");
+    }
+
+    /// Moves the clock of all loops, from one timeout to the next, and settles after each.
+    pub fn advance(&mut self, by: Duration) {
+        self.settle();
+        let mut rest = by;
+        while !rest.is_zero() {
+            let steps = self.loops.iter().map(|each| each.next_step(rest));
+            let step = steps.min().unwrap_or(rest);
+            self.loops.iter_mut().for_each(|each| each.pass(step));
+            rest -= step;
+            self.settle();
+        }
+    }
+
+    /// The indexes of the loops in the order of the next round.
+    fn next_round(&mut self) -> Vec<usize> {
+        let count = self.loops.len();
+        match &mut self.order {
+            Order::Ascending => (0..count).collect(),
+            Order::Descending => (0..count).rev().collect(),
+            Order::Shuffled(seed) => {
+                let mut draw = || {
+                    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (*seed >> 33) as usize % count
+                };
+                (0..count).map(|_| draw()).collect()
+            }
+        }
+    }
+}
+
+impl<S> fmt::Debug for LoopsHarness<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopsHarness")
+            .field("loops", &self.loops)
+            .field("order", &self.order)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! Questions to other loops, and the callbacks that wait for the answers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use super::timers::TimerId;
+use crate::bus::LoopSet;
+
+/// A question that was asked.
+pub(crate) struct Query<C, F> {
+    pub(crate) callback: C,
+    /// When this timer fires, the callback is called with what is there.
+    pub(crate) timer: TimerId,
+    /// The loops whose answers are missing.
+    pub(crate) missing: LoopSet,
+    /// The answers so far.
+    pub(crate) found: F,
+}
+
+/// The questions that are not answered yet.
+pub(crate) struct Queries<C, F> {
+    newest: Cell<u64>,
+    open: RefCell<HashMap<u64, Query<C, F>>>,
+}
+
+impl<C, F> Default for Queries<C, F> {
+    fn default() -> Self {
+        Self { newest: Cell::new(0), open: RefCell::new(HashMap::new()) }
+    }
+}
+
+impl<C, F> Queries<C, F> {
+    /// The number for the next question.
+    pub(crate) fn next(&self) -> u64 {
+        self.newest.set(self.newest.get() + 1);
+        self.newest.get()
+    }
+
+    pub(crate) fn insert(&self, number: u64, query: Query<C, F>) {
+        self.open.borrow_mut().insert(number, query);
+    }
+
+    /// Takes a question to end it.
+    pub(crate) fn take(&self, number: u64) -> Option<Query<C, F>> {
+        self.open.borrow_mut().remove(&number)
+    }
+
+    /// Adds the answer of one loop; returns whether none is missing any more. An answer that is too
+    /// late belongs to no question.
+    pub(crate) fn add(&self, number: u64, from: u16, add: impl FnOnce(&mut F)) -> bool {
+        let mut open = self.open.borrow_mut();
+        let Some(query) = open.get_mut(&number).filter(|query| query.missing.contains(from)) else {
+            return false;
+        };
+        query.missing.remove(from);
+        add(&mut query.found);
+        query.missing.is_empty()
+    }
+
+    /// Takes all questions.
+    pub(crate) fn take_all(&self) -> Vec<Query<C, F>> {
+        self.open.take().into_values().collect()
+    }
+}
