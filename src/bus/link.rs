@@ -44,6 +44,8 @@ pub(crate) struct Link {
     /// What was taken from the lanes, by sender.
     reading: Box<[Batch]>,
     unread: LoopSet,
+    /// Lanes have letters that were not taken.
+    untaken: bool,
     sockets: VecDeque<HandedOver>,
     controls: Vec<Control>,
     /// The start of this loop's clock on the clock of all, in milliseconds.
@@ -73,6 +75,7 @@ impl Seat {
             unsent: LoopSet::default(),
             reading: (0..count).map(|_| Batch::default()).collect(),
             unread: LoopSet::default(),
+            untaken: false,
             sockets: VecDeque::new(),
             controls: Vec::new(),
             clock_began: post.elapsed().saturating_sub(now),
@@ -287,8 +290,9 @@ impl Link {
         }
         self.sockets.append(&mut incoming.sockets);
         self.controls.append(&mut incoming.controls);
-        // What is left there is taken when the loop comes back for what it has left here.
-        incoming.awake = !incoming.ready.is_empty();
+        // The loop comes back for what is left there, without being woken.
+        self.untaken = !incoming.ready.is_empty();
+        incoming.awake = self.untaken;
     }
 
     pub(crate) fn next_socket(&mut self) -> Option<HandedOver> {
@@ -321,9 +325,12 @@ impl Link {
         self.reading[usize::from(from)] = letters;
     }
 
-    /// Whether something was taken and is not handled yet.
+    /// Whether there is something that is not handled yet, and for which nothing wakes the loop.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.unread.is_empty() || !self.sockets.is_empty() || !self.controls.is_empty()
+        self.untaken
+            || !self.unread.is_empty()
+            || !self.sockets.is_empty()
+            || !self.controls.is_empty()
     }
 
     // The watch over turns.

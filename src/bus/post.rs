@@ -117,7 +117,15 @@ impl Post {
     /// Takes the place of a loop; returns `false` if another server has it.
     pub(super) fn sit(&self, index: u16, waker: Arc<mio::Waker>) -> bool {
         let mailbox = self.mailbox(index);
-        !mailbox.taken.swap(true, Ordering::AcqRel) && mailbox.waker.set(waker).is_ok()
+        if mailbox.taken.swap(true, Ordering::AcqRel) || mailbox.waker.set(waker).is_err() {
+            return false;
+        }
+        // What came before found nothing to wake.
+        let mut incoming = mailbox.lock();
+        if std::mem::take(&mut incoming.awake) {
+            mailbox.wake(incoming);
+        }
+        true
     }
 
     /// A shutdown of all loops begins, which takes this time in milliseconds. Of several, the one

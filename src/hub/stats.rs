@@ -305,179 +305,230 @@ impl Stats {
     /// sizes are in bytes, times in seconds.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
-        let mut text = Text(String::with_capacity(8 * 1024));
-        text.head(
-            "connections",
-            "gauge",
-            "Connections by the part of their life that they are in.",
-        );
-        for (state, connections) in [
-            ("open", self.open),
-            ("handshaking", self.handshaking),
-            ("closing", self.closing),
-            ("draining", self.draining),
-        ] {
-            text.line("connections", &[("state", state)], connections);
-        }
-        text.one(
-            "connections_blocked",
-            "gauge",
-            "Connections whose socket takes nothing for now.",
-            self.blocked,
-        );
-        text.one("waiting_bytes", "gauge", "Bytes that wait for sockets.", self.bytes_waiting);
-        text.one(
-            "most_waiting_bytes",
-            "gauge",
-            "Bytes that wait for the slowest reader.",
-            self.most_waiting,
-        );
-        text.one("topics", "gauge", "Topics with members.", self.topics);
-        text.one("topic_memberships", "gauge", "Memberships in topics.", self.memberships);
+        page(vec![(None, self)])
+    }
 
-        text.one("connections_accepted_total", "counter", "Peers that connected.", self.accepted);
-        text.one(
-            "connections_upgraded_total",
-            "counter",
-            "Connections that were upgraded to WebSocket.",
-            self.upgraded,
-        );
-        text.one("pages_total", "counter", "Requests that a page answered.", self.pages);
-        text.causes(
-            "requests_refused_total",
-            "Requests that were refused.",
-            self.requests_refused.iter(),
-        );
-        text.causes(
-            "disconnects_total",
-            "WebSocket connections that ended.",
-            self.disconnects.iter(),
-        );
-        text.one(
-            "connections_closed_total",
-            "counter",
-            "Connections of every kind that have ended.",
-            self.closed,
-        );
-        text.one(
-            "connections_cut_short_total",
-            "counter",
-            "Connections whose time to end was over.",
-            self.cut_short,
-        );
-
-        text.one("messages_received_total", "counter", "Messages that came in.", self.messages_in);
-        text.one(
-            "messages_sent_total",
-            "counter",
-            "Messages that were queued for a connection.",
-            self.messages_out,
-        );
-        text.one(
-            "received_bytes_total",
-            "counter",
-            "Bytes that were read from sockets.",
-            self.bytes_in,
-        );
-        text.one(
-            "sent_bytes_total",
-            "counter",
-            "Bytes that were written to sockets.",
-            self.bytes_out,
-        );
-        text.one(
-            "dropped_bytes_total",
-            "counter",
-            "Bytes whose connection ended before them.",
-            self.bytes_dropped,
-        );
-        text.causes(
-            "emits_refused_total",
-            "Messages that were not queued.",
-            self.emits_refused.iter(),
-        );
-        text.causes(
-            "messages_dropped_total",
-            "Messages that slow readers were not sent.",
-            self.dropped.iter(),
-        );
-
-        #[cfg(feature = "_tls")]
-        {
-            text.head("tls_handshakes_total", "counter", "TLS handshakes that were completed.");
-            for (version, handshakes) in [("1.2", self.tls.tls12), ("1.3", self.tls.tls13)] {
-                text.line("tls_handshakes_total", &[("version", version)], handshakes);
-            }
-            text.one(
-                "tls_resumed_total",
-                "counter",
-                "TLS handshakes that resumed an earlier session.",
-                self.tls.resumed,
-            );
-            text.causes(
-                "tls_failures_total",
-                "TLS sessions that failed.",
-                self.tls.failures.iter(),
-            );
-        }
-
-        text.one("panics_total", "counter", "Panics in callbacks and destructors.", self.panics);
-        text.one("turns_total", "counter", "Turns of the loop.", self.turns);
-        if let Some(durations) = &self.turn_durations {
-            text.head(
-                "turn_duration_seconds",
-                "histogram",
-                "How long turns of the loop took, without the wait.",
-            );
-            let mut turns = 0;
-            for (i, count) in durations.buckets.iter().enumerate() {
-                turns += count;
-                let bound = TurnDurations::bound(i)
-                    .map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
-                text.line("turn_duration_seconds_bucket", &[("le", &bound)], turns);
-            }
-            text.line("turn_duration_seconds_sum", &[], durations.sum.as_secs_f64());
-            text.line("turn_duration_seconds_count", &[], turns);
-        }
-        text.0
+    /// The figures of several loops as one such page, in which each value has the label `loop`. See
+    /// [`Everywhere::stats`](crate::Everywhere::stats).
+    #[must_use]
+    pub fn loops_to_prometheus(loops: &[(usize, Self)]) -> String {
+        page(loops.iter().map(|(index, stats)| (Some(*index), stats)).collect())
     }
 }
 
-/// Prometheus' text format: two lines on each metric, and one line for each of its values.
-struct Text(String);
+/// A page in Prometheus' text format, of one loop or of several.
+fn page(loops: Vec<(Option<usize>, &Stats)>) -> String {
+    let mut text = Text { page: String::with_capacity(8 * 1024 * loops.len()), loops };
+    text.head("connections", "gauge", "Connections by the part of their life that they are in.");
+    text.lines("connections", |stats| {
+        [
+            ("open", stats.open),
+            ("handshaking", stats.handshaking),
+            ("closing", stats.closing),
+            ("draining", stats.draining),
+        ]
+        .map(|(state, connections)| (Some(("state", state)), connections))
+    });
+    text.one(
+        "connections_blocked",
+        "gauge",
+        "Connections whose socket takes nothing for now.",
+        |stats| stats.blocked,
+    );
+    text.one("waiting_bytes", "gauge", "Bytes that wait for sockets.", |stats| stats.bytes_waiting);
+    text.one("most_waiting_bytes", "gauge", "Bytes that wait for the slowest reader.", |stats| {
+        stats.most_waiting
+    });
+    text.one("topics", "gauge", "Topics with members.", |stats| stats.topics);
+    text.one("topic_memberships", "gauge", "Memberships in topics.", |stats| stats.memberships);
 
-impl Text {
+    text.one("connections_accepted_total", "counter", "Peers that connected.", |stats| {
+        stats.accepted
+    });
+    text.one(
+        "connections_upgraded_total",
+        "counter",
+        "Connections that were upgraded to WebSocket.",
+        |stats| stats.upgraded,
+    );
+    text.one("pages_total", "counter", "Requests that a page answered.", |stats| stats.pages);
+    text.causes("requests_refused_total", "Requests that were refused.", |stats| {
+        stats.requests_refused.iter()
+    });
+    text.causes("disconnects_total", "WebSocket connections that ended.", |stats| {
+        stats.disconnects.iter()
+    });
+    text.one(
+        "connections_closed_total",
+        "counter",
+        "Connections of every kind that have ended.",
+        |stats| stats.closed,
+    );
+    text.one(
+        "connections_cut_short_total",
+        "counter",
+        "Connections whose time to end was over.",
+        |stats| stats.cut_short,
+    );
+
+    text.one("messages_received_total", "counter", "Messages that came in.", |stats| {
+        stats.messages_in
+    });
+    text.one(
+        "messages_sent_total",
+        "counter",
+        "Messages that were queued for a connection.",
+        |stats| stats.messages_out,
+    );
+    text.one("received_bytes_total", "counter", "Bytes that were read from sockets.", |stats| {
+        stats.bytes_in
+    });
+    text.one("sent_bytes_total", "counter", "Bytes that were written to sockets.", |stats| {
+        stats.bytes_out
+    });
+    text.one(
+        "dropped_bytes_total",
+        "counter",
+        "Bytes whose connection ended before them.",
+        |stats| stats.bytes_dropped,
+    );
+    text.causes("emits_refused_total", "Messages that were not queued.", |stats| {
+        stats.emits_refused.iter()
+    });
+    text.causes("messages_dropped_total", "Messages that slow readers were not sent.", |stats| {
+        stats.dropped.iter()
+    });
+
+    #[cfg(feature = "_tls")]
+    {
+        text.head("tls_handshakes_total", "counter", "TLS handshakes that were completed.");
+        text.lines("tls_handshakes_total", |stats| {
+            [("1.2", stats.tls.tls12), ("1.3", stats.tls.tls13)]
+                .map(|(version, handshakes)| (Some(("version", version)), handshakes))
+        });
+        text.one(
+            "tls_resumed_total",
+            "counter",
+            "TLS handshakes that resumed an earlier session.",
+            |stats| stats.tls.resumed,
+        );
+        text.causes("tls_failures_total", "TLS sessions that failed.", |stats| {
+            stats.tls.failures.iter()
+        });
+    }
+
+    text.one(
+        "bus_queued_total",
+        "counter",
+        "Messages that were queued for other loops.",
+        |stats| stats.bus.queued,
+    );
+    text.one("bus_received_total", "counter", "Messages of other loops that came in.", |stats| {
+        stats.bus.received
+    });
+    text.one("bus_refused_total", "counter", "Messages for which a queue was full.", |stats| {
+        stats.bus.refused
+    });
+    text.one("bus_lost_total", "counter", "Messages for this loop that were refused.", |stats| {
+        stats.bus.lost
+    });
+    text.one("sockets_handed_over_total", "counter", "Sockets given to other loops.", |stats| {
+        stats.bus.handed_over
+    });
+
+    text.one("panics_total", "counter", "Panics in callbacks and destructors.", |stats| {
+        stats.panics
+    });
+    text.one("turns_total", "counter", "Turns of the loop.", |stats| stats.turns);
+    let loops = text.loops.clone();
+    if loops.iter().any(|(_, stats)| stats.turn_durations.is_some()) {
+        text.head(
+            "turn_duration_seconds",
+            "histogram",
+            "How long turns of the loop took, without the wait.",
+        );
+    }
+    for (index, stats) in loops {
+        let Some(durations) = &stats.turn_durations else { continue };
+        let mut turns = 0;
+        for (i, count) in durations.buckets.iter().enumerate() {
+            turns += count;
+            let bound = TurnDurations::bound(i)
+                .map_or("+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
+            text.line("turn_duration_seconds_bucket", index, Some(("le", &bound)), turns);
+        }
+        let sum = durations.sum.as_secs_f64();
+        text.line("turn_duration_seconds_sum", index, None, sum);
+        text.line("turn_duration_seconds_count", index, None, turns);
+    }
+    text.page
+}
+
+/// Prometheus' text format: two lines on each metric, and one line for each of its values.
+struct Text<'s> {
+    page: String,
+    /// The loops and their figures. The only loop has no number.
+    loops: Vec<(Option<usize>, &'s Stats)>,
+}
+
+impl Text<'_> {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         self.write(format_args!(
             "# HELP ikisocket_{name} {help}\n# TYPE ikisocket_{name} {kind}\n"
         ));
     }
 
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    fn line(
+        &mut self,
+        name: &str,
+        index: Option<usize>,
+        label: Option<(&str, &str)>,
+        value: impl Display,
+    ) {
         self.write(format_args!("ikisocket_{name}"));
-        for (label, of) in labels {
-            self.write(format_args!("{{{label}=\"{of}\"}}"));
+        match (index, label) {
+            (None, None) => {}
+            (Some(index), None) => self.write(format_args!("{{loop=\"{index}\"}}")),
+            (None, Some((label, of))) => self.write(format_args!("{{{label}=\"{of}\"}}")),
+            (Some(index), Some((label, of))) => {
+                self.write(format_args!("{{loop=\"{index}\",{label}=\"{of}\"}}"));
+            }
         }
         self.write(format_args!(" {value}\n"));
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.head(name, kind, help);
-        self.line(name, &[], value);
+    /// The lines of one metric: those of one loop after the other.
+    fn lines<'l, I, V>(&mut self, name: &str, values: impl Fn(&Stats) -> I)
+    where
+        I: IntoIterator<Item = (Option<(&'l str, &'l str)>, V)>,
+        V: Display,
+    {
+        for (index, stats) in self.loops.clone() {
+            for (label, value) in values(stats) {
+                self.line(name, index, label, value);
+            }
+        }
     }
 
-    fn causes(
+    fn one<V: Display>(&mut self, name: &str, kind: &str, help: &str, value: impl Fn(&Stats) -> V) {
+        self.head(name, kind, help);
+        self.lines(name, |stats| [(None, value(stats))]);
+    }
+
+    fn causes<I: Iterator<Item = (&'static str, u64)>>(
         &mut self,
         name: &str,
         help: &str,
-        causes: impl Iterator<Item = (&'static str, u64)>,
+        causes: impl Fn(&Stats) -> I,
     ) {
         self.head(name, "counter", help);
-        causes.for_each(|(cause, count)| self.line(name, &[("cause", cause)], count));
+        self.lines(name, |stats| {
+            causes(stats).map(|(cause, count)| (Some(("cause", cause)), count))
+        });
     }
 
-    fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.0.write_fmt(text).expect("a String takes everything");
+    fn write(&mut self, what: std::fmt::Arguments<'_>) {
+        let _ = self.page.write_fmt(what); // Writing to a string does not fail.
     }
 }
 
@@ -510,6 +561,17 @@ mod tests {
         }
         assert_eq!(TurnDurations::bound(20), Some(Duration::from_micros(1 << 20)));
         assert_eq!(TurnDurations::bound(21), None);
+    }
+
+    #[test]
+    fn a_page_of_several_loops_has_the_lines_of_each_below_one_head() {
+        let loops = [3, 4].map(|open| Stats { open, ..Stats::default() });
+        let [first, second] = loops;
+        let text = Stats::loops_to_prometheus(&[(0, first), (7, second)]);
+        assert!(text.contains("ikisocket_connections{loop=\"0\",state=\"open\"} 3\n"), "{text}");
+        assert!(text.contains("ikisocket_connections{loop=\"7\",state=\"open\"} 4\n"), "{text}");
+        assert!(text.contains("ikisocket_turns_total{loop=\"7\"} 0\n"), "{text}");
+        assert_eq!(text.matches("# TYPE ikisocket_turns_total counter\n").count(), 1);
     }
 
     #[test]

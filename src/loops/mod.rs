@@ -8,6 +8,7 @@ mod thread;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use crate::bus::{MAX_LOOPS, Post, Seat};
 use crate::config::Builder;
@@ -178,46 +179,33 @@ impl Loops {
         F: Fn(usize, Builder) -> Result<Server<S>, E> + Send + Sync + 'static,
     {
         let addresses = self.local_addrs();
-        let Self { count, settings, spins, .. } = &self;
         let post = self.post(run_number())?;
         let build = Arc::new(build);
         let (built, all_built) = mpsc::channel();
         let (ended, all_ended) = mpsc::channel();
-        let mut begins = Vec::with_capacity(*count);
-        for index in 0..*count as u16 {
+        let mut threads = Threads::default();
+        for index in 0..self.count as u16 {
             let (begin, may_begin) = mpsc::channel();
             let seat = Seat { post: post.clone(), index };
-            let builder = settings.clone().for_loop(seat.clone());
-            let job = Job {
-                seat,
-                built: built.clone(),
-                begin: may_begin,
-                ended: ended.clone(),
-                spins: *spins,
-            };
+            let builder = self.settings.clone().for_loop(seat.clone());
+            let (built, ended, spins) = (built.clone(), ended.clone(), self.spins);
+            let job = Job { seat, built, begin: may_begin, ended, spins };
             let build = build.clone();
-            std::thread::Builder::new()
+            let thread = std::thread::Builder::new()
                 .name(format!("loop {index}"))
                 .spawn(move || job.run(|| build(usize::from(index), builder)))
                 .map_err(|error| LoopsError::Thread(error.into()))?;
-            begins.push(begin);
+            threads.0.push((begin, thread));
         }
         drop((built, ended));
-        let mut handles: Vec<_> = (0..*count).map(|_| None).collect();
+        let mut handles: Vec<_> = (0..self.count).map(|_| None).collect();
         for (index, result) in all_built {
-            match result {
-                Ok(handle) => handles[usize::from(index)] = Some(handle),
-                // The other threads end, because nothing tells them to begin.
-                Err(reason) => return Err(LoopsError::Build { index: index.into(), reason }),
-            }
-        }
-        let handles: Arc<[_]> = handles.into_iter().flatten().collect();
-        let mut listeners = self.listeners;
-        for begin in begins {
-            // Only the first loop listens.
-            let _ = begin.send(Begin { listeners: std::mem::take(&mut listeners) });
+            let failed = |reason| LoopsError::Build { index: index.into(), reason };
+            handles[usize::from(index)] = Some(result.map_err(failed)?);
         }
         let supervisor = Supervisor::start(post.clone(), all_ended)?;
+        threads.begin(self.listeners);
+        let handles = handles.into_iter().flatten().collect();
         Ok(Running { addresses, handle: LoopsHandle { handles, post }, supervisor })
     }
 
@@ -236,6 +224,28 @@ impl Loops {
             return Err(LoopsError::QueueBytes(self.queue_bytes));
         }
         Ok(Post::new(self.count, self.queue_bytes, run))
+    }
+}
+
+/// Threads that have not been told to begin. If they are dropped, they end, and are waited for.
+#[derive(Default)]
+struct Threads(Vec<(mpsc::Sender<Begin>, JoinHandle<()>)>);
+
+impl Threads {
+    fn begin(mut self, mut listeners: Vec<(Listener, Over)>) {
+        for (begin, _) in self.0.drain(..) {
+            // Only the first loop listens.
+            let _ = begin.send(Begin { listeners: std::mem::take(&mut listeners) });
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for (begin, thread) in self.0.drain(..) {
+            drop(begin);
+            let _ = thread.join(); // Its panics were caught.
+        }
     }
 }
 

@@ -74,6 +74,7 @@ fn shut_others_down(seat: &Seat) {
     let how = Shutdown::default();
     let (spread, deadline) = how.millis();
     let Shutdown { code, reason, .. } = how;
+    seat.post.shutdown_begins(spread.saturating_add(deadline));
     for other in (0..seat.post.len() as u16).filter(|&other| other != seat.index) {
         let control = Control::Shutdown { code, reason: reason.clone(), spread, deadline };
         seat.post.control(other, control);
