@@ -7,7 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::outbox::{Outgoing, SendOptions, encoded};
-use crate::protocol::{CloseCode, Opcode, Payload, encode_header};
+use crate::protocol::{CloseCode, Opcode, Payload};
 
 /// A payload from this length on travels as a ready frame that all loops share. A shorter one is
 /// copied for each loop, which takes less than the two atomic counts and the memory of its own.
@@ -16,8 +16,9 @@ const SHARE: usize = 1024;
 /// What a letter counts beside its text and payload, in bytes.
 const LETTER: usize = 64;
 
-/// A batch that has used more memory than this does not keep it, in bytes.
-const KEEP: usize = 16 * 1024;
+/// An empty batch keeps at most this memory for its letters, and as much for their bytes. A burst
+/// may need more; what comes each turn is seldom more.
+const KEEP: usize = 64 * 1024;
 const KEEP_LETTERS: usize = KEEP / size_of::<Entry>();
 
 /// A message that is to be sent, and its frame if that was encoded before.
@@ -61,8 +62,8 @@ impl<'m> Ready<'m> {
 pub(crate) struct Content {
     opcode: Opcode,
     options: SendOptions,
-    /// The ready frame; without it the payload is in the batch.
-    frame: Option<Bytes>,
+    /// The ready frame, and where its payload begins. Without it the payload is in the batch.
+    frame: Option<(Bytes, usize)>,
 }
 
 /// What one loop asks of another.
@@ -151,16 +152,11 @@ impl<'b> Opened<'b> {
     pub(crate) fn ready(&'b self) -> Option<Ready<'b>> {
         let Content { opcode, options, frame } = self.letter.content()?;
         let payload = match frame {
-            // The header's length follows from the payload's.
-            Some(frame) => {
-                let head = encode_header(*opcode, frame.len()).len();
-                let head = (1..=head)
-                    .find(|&head| encode_header(*opcode, frame.len() - head).len() == head)?;
-                &frame[head..]
-            }
+            Some((frame, begins)) => &frame[*begins..],
             None => self.payload,
         };
-        Some(Ready { opcode: *opcode, payload, options: *options, frame: frame.clone() })
+        let frame = frame.as_ref().map(|(frame, _)| frame.clone());
+        Some(Ready { opcode: *opcode, payload, options: *options, frame })
     }
 }
 
@@ -199,9 +195,13 @@ impl Batch {
         cost: usize,
     ) {
         let Ready { opcode, payload, options, frame } = message;
-        let content = Content { opcode: *opcode, options: *options, frame: frame.clone() };
-        self.bytes.extend_from_slice(text.as_bytes());
+        let frame = frame.clone().map(|frame| {
+            let begins = frame.len() - payload.len();
+            (frame, begins)
+        });
         let payload = if frame.is_some() { &[][..] } else { payload };
+        let content = Content { opcode: *opcode, options: *options, frame };
+        self.bytes.extend_from_slice(text.as_bytes());
         self.bytes.extend_from_slice(payload);
         self.entries.push_back(Entry {
             letter: letter(content),
@@ -239,10 +239,7 @@ impl Batch {
 
     /// Takes the next letter.
     pub(crate) fn next(&mut self) -> Option<Opened<'_>> {
-        let Some(Entry { letter, text, payload, cost }) = self.entries.pop_front() else {
-            self.clear();
-            return None;
-        };
+        let Entry { letter, text, payload, cost } = self.entries.pop_front()?;
         let from = self.read;
         let middle = from + text as usize;
         self.read = middle + payload as usize;
@@ -250,6 +247,7 @@ impl Batch {
         Some(Opened { letter, text, payload: &self.bytes[middle..self.read], cost })
     }
 
+    /// Drops what is left, so that the memory can be used again.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.entries.shrink_to(KEEP_LETTERS);
@@ -292,6 +290,7 @@ mod tests {
             expected.push((len.to_string(), payload));
         }
         assert_eq!(told(&mut batch), expected);
+        batch.clear();
         assert!(batch.bytes.is_empty() && batch.bytes.capacity() <= KEEP);
     }
 

@@ -315,11 +315,12 @@ impl Link {
     }
 
     /// Notes that letters of this cost were handled; the others come back.
-    pub(crate) fn put_back(&mut self, from: u16, letters: Batch, cost: usize) {
+    pub(crate) fn put_back(&mut self, from: u16, mut letters: Batch, cost: usize) {
         let handled = &self.post.mailbox(self.index).handled[usize::from(from)].0;
         // No other thread writes to it.
         handled.store(handled.load(Ordering::Relaxed) + cost as u64, Ordering::Release);
         if letters.is_empty() {
+            letters.clear();
             self.unread.remove(from);
         }
         self.reading[usize::from(from)] = letters;
