@@ -169,7 +169,7 @@ mod token;
 mod transport;
 mod user;
 
-pub use bus::{BusEvent, BusStats};
+pub use bus::{BusEvent, LoopStats};
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{
     AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, LoopsError,

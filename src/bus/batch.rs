@@ -14,12 +14,7 @@ use crate::protocol::{CloseCode, Opcode, Payload};
 const SHARE: usize = 1024;
 
 /// What a letter counts beside its text and payload, in bytes.
-const LETTER: usize = 64;
-
-/// An empty batch keeps at most this memory for its letters, and as much for their bytes. A burst
-/// may need more; what comes each turn is seldom more.
-const KEEP: usize = 64 * 1024;
-const KEEP_LETTERS: usize = KEEP / size_of::<Entry>();
+const LETTER: usize = size_of::<Entry>();
 
 /// A message that is to be sent, and its frame if that was encoded before.
 pub(crate) struct Ready<'m> {
@@ -66,15 +61,22 @@ pub(crate) struct Content {
     frame: Option<(Bytes, usize)>,
 }
 
-/// What one loop asks of another.
+/// What a message of another loop is for.
+#[derive(Debug)]
+pub(crate) enum To {
+    /// The text of the letter is the topic.
+    Topic,
+    All,
+    One(Uuid),
+    List(Box<[Uuid]>),
+    /// The text of the letter is the event, whose listeners are called.
+    Listeners,
+}
+
+/// What one loop wants from another.
 #[derive(Debug)]
 pub(crate) enum Letter {
-    Publish(Content),
-    Broadcast(Content),
-    EmitTo(Uuid, Content),
-    EmitToList(Vec<Uuid>, Content),
-    /// The text is the event.
-    Fire(Content),
+    Message(To, Content),
     /// The text is the reason.
     Close(Uuid, CloseCode),
     Ask {
@@ -88,17 +90,17 @@ pub(crate) enum Letter {
     },
     /// This many letters would have been here, and were refused.
     Gap(u64),
-    RefuseUpgrades(bool),
-    StopListening,
     /// The text is the reason; times in milliseconds.
     Shutdown {
         code: CloseCode,
         spread: u64,
         deadline: u64,
+        /// Whether the loop that tells it was shutting down before.
+        again: bool,
     },
 }
 
-/// What one loop asks the others; the letter's text is the topic.
+/// A question to other loops; the letter's text is the topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
     Open,
@@ -117,15 +119,13 @@ pub(crate) enum Answer {
     Stats(Box<dyn Any + Send>),
 }
 
-impl Letter {
-    fn content(&self) -> Option<&Content> {
+impl Answer {
+    /// Its length in bytes, about.
+    pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Publish(content)
-            | Self::Broadcast(content)
-            | Self::EmitTo(_, content)
-            | Self::EmitToList(_, content)
-            | Self::Fire(content) => Some(content),
-            _ => None,
+            Self::Count(_) => 0,
+            Self::Uuids(uuids) => size_of_val(&uuids[..]),
+            Self::Stats(_) => 1024,
         }
     }
 }
@@ -143,20 +143,23 @@ struct Entry {
 pub(crate) struct Opened<'b> {
     pub(crate) letter: Letter,
     pub(crate) text: &'b str,
-    pub(crate) payload: &'b [u8],
+    payload: &'b [u8],
     pub(crate) cost: usize,
 }
 
 impl<'b> Opened<'b> {
-    /// The message of a letter that has one.
-    pub(crate) fn ready(&'b self) -> Option<Ready<'b>> {
-        let Content { opcode, options, frame } = self.letter.content()?;
+    /// The message whose content the letter has.
+    pub(crate) fn ready<'c>(&self, content: &'c Content) -> Ready<'c>
+    where
+        'b: 'c,
+    {
+        let Content { opcode, options, frame } = content;
         let payload = match frame {
             Some((frame, begins)) => &frame[*begins..],
             None => self.payload,
         };
         let frame = frame.as_ref().map(|(frame, _)| frame.clone());
-        Some(Ready { opcode: *opcode, payload, options: *options, frame })
+        Ready { opcode: *opcode, payload, options: *options, frame }
     }
 }
 
@@ -170,14 +173,19 @@ pub(crate) struct Batch {
     read: usize,
 }
 
-/// What the message of a letter would count: its bytes, wherever they are.
-pub(crate) fn cost_of(text: &str, more: usize, message: Option<&Ready<'_>>) -> usize {
-    LETTER + text.len() + more + message.map_or(0, |message| message.payload.len())
+/// What a letter counts against the limit of a lane, with `more` bytes that it owns.
+pub(crate) fn cost_of(text: &str, more: usize) -> usize {
+    LETTER + text.len() + more
 }
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The number of letters that count against the limit.
+    pub(crate) fn counted(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.cost > 0).count()
     }
 
     /// Adds a letter without a message.
@@ -186,25 +194,19 @@ impl Batch {
         self.entries.push_back(Entry { letter, text: text.len() as u32, payload: 0, cost });
     }
 
-    /// Adds a letter with a message.
-    pub(crate) fn push_message(
-        &mut self,
-        letter: impl FnOnce(Content) -> Letter,
-        text: &str,
-        message: &Ready<'_>,
-        cost: usize,
-    ) {
+    /// Adds a message.
+    pub(crate) fn push_message(&mut self, to: To, text: &str, message: &Ready<'_>, cost: usize) {
         let Ready { opcode, payload, options, frame } = message;
         let frame = frame.clone().map(|frame| {
             let begins = frame.len() - payload.len();
             (frame, begins)
         });
         let payload = if frame.is_some() { &[][..] } else { payload };
-        let content = Content { opcode: *opcode, options: *options, frame };
         self.bytes.extend_from_slice(text.as_bytes());
         self.bytes.extend_from_slice(payload);
+        let content = Content { opcode: *opcode, options: *options, frame };
         self.entries.push_back(Entry {
-            letter: letter(content),
+            letter: Letter::Message(to, content),
             text: text.len() as u32,
             payload: payload.len() as u32,
             cost,
@@ -233,8 +235,8 @@ impl Batch {
             later.entries.pop_front();
         }
         self.entries.append(&mut later.entries);
-        self.bytes.extend_from_slice(&later.bytes);
-        later.clear();
+        self.bytes.extend_from_slice(&later.bytes[later.read..]);
+        later.clear(usize::MAX);
     }
 
     /// Takes the next letter.
@@ -247,12 +249,13 @@ impl Batch {
         Some(Opened { letter, text, payload: &self.bytes[middle..self.read], cost })
     }
 
-    /// Drops what is left, so that the memory can be used again.
-    pub(crate) fn clear(&mut self) {
+    /// Drops what is left. At most `keep` bytes of memory are kept for the next letters, and as
+    /// many for their texts and payloads.
+    pub(crate) fn clear(&mut self, keep: usize) {
         self.entries.clear();
-        self.entries.shrink_to(KEEP_LETTERS);
+        self.entries.shrink_to(keep / size_of::<Entry>());
         self.bytes.clear();
-        self.bytes.shrink_to(KEEP);
+        self.bytes.shrink_to(keep);
         self.read = 0;
     }
 }
@@ -268,10 +271,12 @@ mod tests {
     fn told(batch: &mut Batch) -> Vec<(String, Vec<u8>)> {
         let mut told = Vec::new();
         while let Some(opened) = batch.next() {
-            let payload = opened.ready().map(|ready| ready.payload.to_vec()).unwrap_or_default();
-            told.push(match opened.letter {
-                Letter::Gap(lost) => (format!("gap {lost}"), payload),
-                _ => (opened.text.to_owned(), payload),
+            told.push(match &opened.letter {
+                Letter::Gap(lost) => (format!("gap {lost}"), Vec::new()),
+                Letter::Message(_, content) => {
+                    (opened.text.to_owned(), opened.ready(content).payload.to_vec())
+                }
+                letter => (format!("{letter:?}"), Vec::new()),
             });
         }
         told
@@ -286,12 +291,12 @@ mod tests {
             let message = Outgoing::from(&payload[..]);
             let ready = Ready::new(&message).share();
             assert_eq!(ready.frame.is_some(), len >= SHARE, "{len} bytes");
-            batch.push_message(Letter::Publish, &len.to_string(), &ready, 1);
+            batch.push_message(To::Topic, &len.to_string(), &ready, 1);
             expected.push((len.to_string(), payload));
         }
         assert_eq!(told(&mut batch), expected);
-        batch.clear();
-        assert!(batch.bytes.is_empty() && batch.bytes.capacity() <= KEEP);
+        batch.clear(4096);
+        assert!(batch.bytes.is_empty() && batch.bytes.capacity() <= 4096);
     }
 
     #[test]
@@ -299,16 +304,30 @@ mod tests {
         let (mut lane, mut batch) = (Batch::default(), Batch::default());
         let message = text("m");
         let ready = Ready::new(&message);
-        batch.push_message(Letter::Publish, "a", &ready, 1);
+        batch.push_message(To::Topic, "a", &ready, 1);
         batch.push_gap();
         batch.push_gap();
         lane.append(&mut batch);
         batch.push_gap();
-        batch.push_message(Letter::Publish, "b", &ready, 1);
+        batch.push_message(To::Topic, "b", &ready, 1);
         lane.append(&mut batch);
         batch.push_gap();
         lane.append(&mut batch);
         let order: Vec<_> = told(&mut lane).into_iter().map(|(text, _)| text).collect();
         assert_eq!(order, ["a", "gap 3", "b", "gap 1"]);
+    }
+
+    #[test]
+    fn a_batch_that_was_read_carries_nothing_into_the_next() {
+        let (mut lane, mut batch) = (Batch::default(), Batch::default());
+        let message = text("old");
+        batch.push_message(To::Topic, "topic", &Ready::new(&message), 1);
+        assert!(batch.next().is_some(), "read to its end, and not cleared");
+        let message = text("new");
+        batch.push_message(To::Topic, "b", &Ready::new(&message), 1);
+        lane.push_message(To::Topic, "a", &Ready::new(&message), 1);
+        lane.append(&mut batch);
+        let expected = ["a", "b"].map(|topic| (topic.to_owned(), b"new".to_vec()));
+        assert_eq!(told(&mut lane), expected);
     }
 }

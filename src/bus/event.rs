@@ -7,10 +7,12 @@ pub enum BusEvent {
     /// Another loop had messages for this one, and could not queue them because this loop was too
     /// far behind. The event comes at their place: what that loop sent before is handled, what it
     /// sends later is not.
+    #[non_exhaustive]
     Gap {
-        /// The index of the loop that sent them.
+        /// The index of the loop that sent them. It is this loop's own if
+        /// [`Everywhere::fire`](crate::Everywhere::fire) found its queue full.
         from: usize,
-        /// The number of messages, events, closes and questions that are missing.
+        /// The number of messages, events and closes that are missing.
         lost: u64,
     },
 }

@@ -15,7 +15,6 @@ use super::loop_set::LoopSet;
 /// Topics are spread over this many tables, so that loops seldom wait for each other.
 const TABLES: usize = 64;
 
-#[derive(Default)]
 pub(super) struct Interest {
     tables: Box<[Table]>,
     /// A keyed hash, because clients may choose names.
@@ -86,7 +85,8 @@ impl Interest {
 
     fn table(&self, topic: &str) -> (u64, &Table) {
         let hash = self.hasher.hash_one(topic);
-        (hash, &self.tables[hash as usize % TABLES])
+        // The lowest bits choose the place in the table.
+        (hash, &self.tables[(hash >> 32) as usize % TABLES])
     }
 
     #[cfg(test)]

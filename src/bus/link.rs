@@ -6,33 +6,34 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::batch::{Answer, Batch, Content, Letter, Ready, cost_of};
+use super::batch::{Batch, Letter, Ready, To, cost_of};
 use super::loop_set::LoopSet;
-use super::post::{Control, HandedOver, Post, Seat};
+use super::post::{HandedOver, Post, Seat};
 
-/// What went between a loop and the others, since the server was built.
+/// What went between a loop and the others, since the server was built: [`Stats::loops`].
+///
+/// [`Stats::loops`]: crate::Stats::loops
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct BusStats {
-    /// Messages and questions that were queued for other loops, one for each loop.
+pub struct LoopStats {
+    /// Messages, events, closes, questions and answers that were queued for other loops, one for
+    /// each loop.
     pub queued: u64,
     /// Those that came from other loops and were handled.
     pub received: u64,
-    /// Messages that were refused because the queue of the other loop was full, one for each loop.
+    /// Those that were refused because the queue of the other loop was full, or were dropped
+    /// because that loop had ended; one for each loop.
     pub refused: u64,
-    /// Messages for this loop that other loops were refused: the sum of all
-    /// [gaps](crate::BusEvent::Gap).
+    /// Messages for this loop that were refused: the sum of all [gaps](crate::BusEvent::Gap).
     pub lost: u64,
     /// Sockets that this loop has accepted and handed to other loops.
     pub handed_over: u64,
+    /// Turns that have lasted more than 5 s.
+    pub long_turns: u64,
 }
 
-/// What became of a letter to several loops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Passed {
-    pub(crate) queued: LoopSet,
-    pub(crate) full: LoopSet,
-}
+/// The time, in milliseconds, after which a gap is logged again.
+const QUIET: u64 = 60_000;
 
 /// One loop's end of all lanes.
 pub(crate) struct Link {
@@ -47,12 +48,13 @@ pub(crate) struct Link {
     /// Lanes have letters that were not taken.
     untaken: bool,
     sockets: VecDeque<HandedOver>,
-    controls: Vec<Control>,
     /// The start of this loop's clock on the clock of all, in milliseconds.
     clock_began: u64,
     /// Scratch of an accept.
-    by_load: Vec<(usize, u16)>,
-    pub(crate) stats: BusStats,
+    by_load: Vec<(bool, usize, u16)>,
+    /// When the log has last had a line about a gap.
+    gap_logged_at: Option<u64>,
+    stats: LoopStats,
 }
 
 /// The lane to one loop, at this end.
@@ -77,10 +79,10 @@ impl Seat {
             unread: LoopSet::default(),
             untaken: false,
             sockets: VecDeque::new(),
-            controls: Vec::new(),
             clock_began: post.elapsed().saturating_sub(now),
             by_load: Vec::with_capacity(count),
-            stats: BusStats::default(),
+            gap_logged_at: None,
+            stats: LoopStats::default(),
         })
     }
 
@@ -145,55 +147,49 @@ impl Link {
 
     // Letters to other loops.
 
-    /// Queues a message for each of these loops that has room for it.
+    /// Queues a message; returns `false` if there is no room for it.
     pub(crate) fn send_message(
         &mut self,
-        to: LoopSet,
+        index: u16,
+        to: To,
         text: &str,
         message: &Ready<'_>,
-        letter: impl Fn(Content) -> Letter,
-    ) -> Passed {
-        let cost = cost_of(text, 0, Some(message));
-        let mut passed = Passed::default();
-        for index in to.iter() {
-            if self.put(index, cost, |batch| batch.push_message(&letter, text, message, cost)) {
-                passed.queued.insert(index);
-            } else {
-                passed.full.insert(index);
-            }
+    ) -> bool {
+        let list = if let To::List(uuids) = &to { size_of_val(&uuids[..]) } else { 0 };
+        let cost = cost_of(text, list + message.payload.len());
+        let has_room = self.has_room(index, cost);
+        let lane = &mut self.outgoing[usize::from(index)];
+        if has_room {
+            lane.batch.push_message(to, text, message, cost);
+        } else {
+            lane.batch.push_gap();
         }
-        passed
+        has_room
     }
 
-    /// Queues a message for the connections of a list on one loop.
-    pub(crate) fn send_to_list(&mut self, to: u16, uuids: Vec<Uuid>, message: &Ready<'_>) -> bool {
-        let cost = cost_of("", size_of_val(&uuids[..]), Some(message));
-        let letter = |content| Letter::EmitToList(uuids, content);
-        self.put(to, cost, |batch| batch.push_message(letter, "", message, cost))
-    }
-
-    /// Queues a letter without a message for each of these loops that has room for it.
-    pub(crate) fn send(&mut self, to: LoopSet, text: &str, letter: impl Fn() -> Letter) -> Passed {
-        let cost = cost_of(text, 0, None);
-        let mut passed = Passed::default();
-        for index in to.iter() {
-            if self.put(index, cost, |batch| batch.push(letter(), text, cost)) {
-                passed.queued.insert(index);
-            } else {
-                passed.full.insert(index);
-            }
+    /// Queues the close of a connection; returns `false` if there is no room for it.
+    pub(crate) fn send_close(&mut self, index: u16, letter: Letter, reason: &str) -> bool {
+        let cost = cost_of(reason, 0);
+        let has_room = self.has_room(index, cost);
+        let lane = &mut self.outgoing[usize::from(index)];
+        if has_room {
+            lane.batch.push(letter, reason, cost);
+        } else {
+            lane.batch.push_gap();
         }
-        passed
+        has_room
     }
 
-    /// Queues an answer for the loop that has asked.
-    pub(crate) fn answer(&mut self, to: u16, query: u64, answer: Answer) -> bool {
-        let more = match &answer {
-            Answer::Uuids(uuids) => size_of_val(&uuids[..]),
-            Answer::Count(_) | Answer::Stats(_) => 0,
-        };
-        let cost = cost_of("", more, None);
-        self.put(to, cost, |batch| batch.push(Letter::Answer { query, answer }, "", cost))
+    /// Queues a question or an answer; returns `false` if there is no room for it. The loop that
+    /// asks notices that by itself.
+    pub(crate) fn converse(&mut self, index: u16, letter: Letter, text: &str) -> bool {
+        let more = if let Letter::Answer { answer, .. } = &letter { answer.len() } else { 0 };
+        let cost = cost_of(text, more);
+        let has_room = self.has_room(index, cost);
+        if has_room {
+            self.outgoing[usize::from(index)].batch.push(letter, text, cost);
+        }
+        has_room
     }
 
     /// Queues a letter for all other loops, whatever waits there.
@@ -204,23 +200,22 @@ impl Link {
         }
     }
 
-    /// Puts one letter into a lane if there is room; otherwise notes that it is missing there.
-    fn put(&mut self, to: u16, cost: usize, add: impl FnOnce(&mut Batch)) -> bool {
-        let handled =
-            self.post.mailbox(to).handled[usize::from(self.index)].0.load(Ordering::Acquire);
-        let lane = &mut self.outgoing[usize::from(to)];
+    /// Whether a letter of this cost may wait in a lane; counts it.
+    fn has_room(&mut self, index: u16, cost: usize) -> bool {
+        let mailbox = self.post.mailbox(index);
+        let handled = mailbox.handled[usize::from(self.index)].0.load(Ordering::Acquire);
+        let lane = &mut self.outgoing[usize::from(index)];
         let held = (lane.put - handled) as usize;
-        self.unsent.insert(to);
         // A letter that is longer than the limit may wait alone.
-        if held > 0 && held + cost > self.post.limit {
-            lane.batch.push_gap();
+        let has_room = held == 0 || held + cost <= self.post.limit;
+        if has_room {
+            lane.put += cost as u64;
+            self.stats.queued += 1;
+        } else {
             self.stats.refused += 1;
-            return false;
         }
-        add(&mut lane.batch);
-        lane.put += cost as u64;
-        self.stats.queued += 1;
-        true
+        self.unsent.insert(index);
+        has_room
     }
 
     /// Whether letters wait for the end of the turn.
@@ -233,7 +228,9 @@ impl Link {
     pub(crate) fn hand_over(&mut self) {
         for to in std::mem::take(&mut self.unsent).iter() {
             let lane = &mut self.outgoing[usize::from(to)];
-            self.post.hand_over(self.index, to, &mut lane.batch);
+            let dropped = self.post.hand_over(self.index, to, &mut lane.batch) as u64;
+            self.stats.queued -= dropped;
+            self.stats.refused += dropped;
         }
     }
 
@@ -245,7 +242,7 @@ impl Link {
         let mut by_load = std::mem::take(&mut self.by_load);
         self.post.by_load(&mut by_load);
         let mut own = None;
-        for &(_, index) in &by_load {
+        for &(.., index) in &by_load {
             if index == self.index {
                 self.post.mailbox(index).add_load(1);
                 own = Some(socket);
@@ -289,7 +286,6 @@ impl Link {
             }
         }
         self.sockets.append(&mut incoming.sockets);
-        self.controls.append(&mut incoming.controls);
         // The loop comes back for what is left there, without being woken.
         self.untaken = !incoming.ready.is_empty();
         incoming.awake = self.untaken;
@@ -297,10 +293,6 @@ impl Link {
 
     pub(crate) fn next_socket(&mut self) -> Option<HandedOver> {
         self.sockets.pop_front()
-    }
-
-    pub(crate) fn next_control(&mut self) -> Option<Control> {
-        (!self.controls.is_empty()).then(|| self.controls.remove(0))
     }
 
     /// The loops whose letters are not all handled.
@@ -314,13 +306,14 @@ impl Link {
         std::mem::take(&mut self.reading[usize::from(from)])
     }
 
-    /// Notes that letters of this cost were handled; the others come back.
-    pub(crate) fn put_back(&mut self, from: u16, mut letters: Batch, cost: usize) {
+    /// Notes that so many letters, of this cost in all, were handled; the others come back.
+    pub(crate) fn put_back(&mut self, from: u16, mut letters: Batch, count: u64, cost: usize) {
+        self.stats.received += count;
         let handled = &self.post.mailbox(self.index).handled[usize::from(from)].0;
         // No other thread writes to it.
         handled.store(handled.load(Ordering::Relaxed) + cost as u64, Ordering::Release);
         if letters.is_empty() {
-            letters.clear();
+            letters.clear(self.post.keep);
             self.unread.remove(from);
         }
         self.reading[usize::from(from)] = letters;
@@ -328,10 +321,21 @@ impl Link {
 
     /// Whether there is something that is not handled yet, and for which nothing wakes the loop.
     pub(crate) fn is_behind(&self) -> bool {
-        self.untaken
-            || !self.unread.is_empty()
-            || !self.sockets.is_empty()
-            || !self.controls.is_empty()
+        self.untaken || !self.unread.is_empty() || !self.sockets.is_empty()
+    }
+
+    /// Counts what this loop was refused; returns whether that is to be logged now.
+    pub(crate) fn count_lost(&mut self, lost: u64, now: u64) -> bool {
+        self.stats.lost += lost;
+        let is_due = self.gap_logged_at.is_none_or(|last| now.saturating_sub(last) >= QUIET);
+        if is_due {
+            self.gap_logged_at = Some(now);
+        }
+        is_due
+    }
+
+    pub(crate) fn stats(&self) -> LoopStats {
+        LoopStats { long_turns: self.post.long_turns(self.index), ..self.stats }
     }
 
     // The watch over turns.
@@ -342,7 +346,7 @@ impl Link {
         self.post.mailbox(self.index).set_busy(Some(self.clock_began + now));
     }
 
-    /// The loop waits.
+    /// The turn has ended.
     #[inline]
     pub(crate) fn waits(&self) {
         self.post.mailbox(self.index).set_busy(None);

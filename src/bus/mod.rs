@@ -14,7 +14,7 @@
 //!       └────────────── handled: bytes ────────┘
 //! ```
 //!
-//! It knows no connection, no callback and no clock.
+//! It knows no connection and no callback. It reads a clock only to watch how long turns last.
 
 mod batch;
 mod event;
@@ -25,9 +25,9 @@ mod loop_set;
 mod post;
 mod set_uuids;
 
-pub(crate) use batch::{Answer, Letter, Opened, Question, Ready};
+pub(crate) use batch::{Answer, Letter, Opened, Question, Ready, To};
 pub use event::BusEvent;
-pub use link::BusStats;
-pub(crate) use link::{Link, Passed};
+pub(crate) use link::Link;
+pub use link::LoopStats;
 pub(crate) use loop_set::{LoopSet, MAX_LOOPS};
-pub(crate) use post::{Control, HandedOver, Post, Seat};
+pub(crate) use post::{HandedOver, LONG_TURN, Post, Seat};

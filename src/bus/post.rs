@@ -1,6 +1,8 @@
 //! What all loops of a process share: a mailbox for each, and the tables of topics and uuids.
 
 use std::collections::VecDeque;
+#[cfg(unix)]
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,25 +14,24 @@ use super::identity::Identity;
 use super::interest::Interest;
 use super::loop_set::LoopSet;
 use super::set_uuids::SetUuids;
-use crate::protocol::CloseCode;
 use crate::transport::{Over, PeerAddress, Socket};
 
 /// The most sockets that may wait for a loop to take them.
 const MOST_SOCKETS: usize = 1024;
+
+/// What the empty batches of one loop keep for each direction, in bytes.
+const KEEP: usize = 256 * 1024;
+const LEAST_KEPT: usize = 4 * 1024;
+
+/// A turn that lasts longer than this is named, and its loop gets no new connections if others can
+/// have them.
+pub(crate) const LONG_TURN: Duration = Duration::from_secs(5);
 
 /// A socket that one loop has accepted for another. No byte of it was read.
 pub(crate) struct HandedOver {
     pub(crate) socket: Socket,
     pub(crate) peer: PeerAddress,
     pub(crate) over: Over,
-}
-
-/// What the owner of the loops asks of each.
-#[derive(Clone, Debug)]
-pub(crate) enum Control {
-    Shutdown { code: CloseCode, reason: String, spread: u64, deadline: u64 },
-    RefuseUpgrades(bool),
-    StopListening,
 }
 
 /// What all loops of a process share.
@@ -41,12 +42,20 @@ pub(crate) struct Post {
     pub(super) identity: Identity,
     /// The most bytes that may wait in one lane.
     pub(super) limit: usize,
+    /// What an empty batch of a lane keeps, in bytes: the more lanes there are, the less.
+    pub(super) keep: usize,
     started: Instant,
-    /// When a shutdown of all loops should be over, in milliseconds since the start.
+    /// When a shutdown of all loops should be over, in milliseconds since the start; 0 without one.
     shut_down_by: AtomicU64,
+    /// Whether new WebSocket connections get 503.
+    refusing: AtomicBool,
+    /// The listening sockets of all loops, to be passed on to another process.
+    #[cfg(unix)]
+    listening: Mutex<Vec<(u16, OwnedFd)>>,
 }
 
-/// One loop's place.
+/// One loop's place. Alone in its cache lines: other cores write to the neighbours.
+#[repr(align(128))]
 pub(super) struct Mailbox {
     incoming: Mutex<Incoming>,
     waker: OnceLock<Arc<mio::Waker>>,
@@ -56,11 +65,14 @@ pub(super) struct Mailbox {
     load: AtomicUsize,
     /// When its turn began, in milliseconds since the start, and one more; 0 while it waits.
     busy_since: AtomicU64,
-    taken: AtomicBool,
+    /// Turns that were named because they lasted long.
+    long_turns: AtomicU64,
+    /// The shutdown of this loop has finished: it waits for the others.
+    finished: AtomicBool,
     ended: AtomicBool,
 }
 
-/// Alone in its cache lines: other cores write to the neighbours.
+/// Alone in its cache lines.
 #[repr(align(128))]
 #[derive(Default)]
 pub(super) struct Handled(pub(super) AtomicU64);
@@ -72,7 +84,6 @@ pub(super) struct Incoming {
     /// The lanes that have letters.
     pub(super) ready: LoopSet,
     pub(super) sockets: VecDeque<HandedOver>,
-    pub(super) controls: Vec<Control>,
     /// The loop has been woken, or will look by itself.
     pub(super) awake: bool,
     pub(super) closed: bool,
@@ -91,17 +102,22 @@ impl Post {
             handled: (0..count).map(|_| Handled::default()).collect(),
             load: AtomicUsize::new(0),
             busy_since: AtomicU64::new(0),
-            taken: AtomicBool::new(false),
+            long_turns: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         };
         Arc::new(Self {
             boxes: (0..count).map(|_| mailbox()).collect(),
             interest: Interest::new(),
-            set_uuids: SetUuids::default(),
+            set_uuids: SetUuids::new(),
             identity: Identity::new(run),
             limit,
+            keep: (KEEP / count).max(LEAST_KEPT),
             started: Instant::now(),
-            shut_down_by: AtomicU64::new(u64::MAX),
+            shut_down_by: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            #[cfg(unix)]
+            listening: Mutex::default(),
         })
     }
 
@@ -117,7 +133,7 @@ impl Post {
     /// Takes the place of a loop; returns `false` if another server has it.
     pub(super) fn sit(&self, index: u16, waker: Arc<mio::Waker>) -> bool {
         let mailbox = self.mailbox(index);
-        if mailbox.taken.swap(true, Ordering::AcqRel) || mailbox.waker.set(waker).is_err() {
+        if mailbox.waker.set(waker).is_err() {
             return false;
         }
         // What came before found nothing to wake.
@@ -128,24 +144,6 @@ impl Post {
         true
     }
 
-    /// A shutdown of all loops begins, which takes this time in milliseconds. Of several, the one
-    /// that ends first counts.
-    pub(crate) fn shutdown_begins(&self, lasts: u64) {
-        let by = self.elapsed().saturating_add(lasts).min(u64::MAX - 1);
-        self.shut_down_by.fetch_min(by, Ordering::AcqRel);
-    }
-
-    /// How long ago a shutdown of all loops should have been over.
-    pub(crate) fn shutdown_ended(&self) -> Option<Duration> {
-        let since = self.elapsed().checked_sub(self.shut_down_by.load(Ordering::Acquire))?;
-        Some(Duration::from_millis(since))
-    }
-
-    /// The loops that have members of a topic.
-    pub(crate) fn loops_with_members(&self, topic: &str) -> LoopSet {
-        self.interest.loops(topic)
-    }
-
     /// A loop takes no more letters.
     pub(super) fn end(&self, index: u16) {
         let mailbox = self.mailbox(index);
@@ -153,13 +151,100 @@ impl Post {
         let mut incoming = mailbox.lock();
         incoming.closed = true;
         incoming.ready = LoopSet::default();
-        incoming.controls.clear();
-        incoming.lanes.iter_mut().for_each(Batch::clear);
+        incoming.lanes = Box::default();
         let sockets = std::mem::take(&mut incoming.sockets);
         drop(incoming);
         drop(sockets);
         self.interest.forget_loop(index);
         self.set_uuids.forget_loop(index);
+        self.forget_listening(index);
+        self.wake_if_all_finished();
+    }
+
+    // The shutdown of all loops.
+
+    /// A shutdown of one loop begins, which takes this time in milliseconds. All should be over
+    /// when the last is.
+    pub(crate) fn shutdown_begins(&self, lasts: u64) {
+        let by = self.elapsed().saturating_add(lasts).max(1);
+        self.shut_down_by.fetch_max(by, Ordering::AcqRel);
+    }
+
+    /// A shutdown of all loops is asked for: it should be over after this time even if no loop
+    /// begins it.
+    pub(crate) fn shutdown_is_asked_for(&self, lasts: u64) {
+        let by = self.elapsed().saturating_add(lasts).max(1);
+        let _ = self.shut_down_by.compare_exchange(0, by, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// The time until a shutdown should be over.
+    pub(crate) fn shutdown_lasts(&self) -> Duration {
+        let by = self.shut_down_by.load(Ordering::Acquire);
+        Duration::from_millis(by.saturating_sub(self.elapsed()))
+    }
+
+    /// How long ago a shutdown of all loops should have been over.
+    pub(crate) fn shutdown_ended(&self) -> Option<Duration> {
+        let by = self.shut_down_by.load(Ordering::Acquire);
+        (by > 0 && by <= self.elapsed()).then(|| Duration::from_millis(self.elapsed() - by))
+    }
+
+    /// The shutdown of a loop has finished. It still serves the others until theirs have.
+    pub(crate) fn finish(&self, index: u16) {
+        if !self.mailbox(index).finished.swap(true, Ordering::AcqRel) {
+            self.wake_if_all_finished();
+        }
+    }
+
+    /// Whether no loop has to serve others any more.
+    pub(crate) fn all_finished(&self) -> bool {
+        let done = |mailbox: &Mailbox| {
+            mailbox.finished.load(Ordering::Acquire) || mailbox.ended.load(Ordering::Acquire)
+        };
+        self.boxes.iter().all(done)
+    }
+
+    fn wake_if_all_finished(&self) {
+        if self.all_finished() {
+            self.boxes.iter().for_each(|mailbox| mailbox.wake(mailbox.lock()));
+        }
+    }
+
+    // Settings of all loops.
+
+    pub(crate) fn set_refusing(&self, refuse: bool) {
+        self.refusing.store(refuse, Ordering::Release);
+    }
+
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Acquire)
+    }
+
+    /// Notes a socket on which this loop listens.
+    #[cfg(unix)]
+    pub(crate) fn note_listening(&self, index: u16, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        let fd = fd.try_clone_to_owned()?;
+        self.lock_listening().push((index, fd));
+        Ok(())
+    }
+
+    /// Duplicates of the descriptors of all listening sockets.
+    #[cfg(unix)]
+    pub(crate) fn listening_fds(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.lock_listening().iter().map(|(_, fd)| fd.try_clone()).collect()
+    }
+
+    /// This loop does not listen any more.
+    pub(crate) fn forget_listening(&self, index: u16) {
+        #[cfg(unix)]
+        self.lock_listening().retain(|(each, _)| *each != index);
+        #[cfg(not(unix))]
+        let _ = index;
+    }
+
+    #[cfg(unix)]
+    fn lock_listening(&self) -> MutexGuard<'_, Vec<(u16, OwnedFd)>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn has_ended(&self, index: u16) -> bool {
@@ -173,24 +258,30 @@ impl Post {
 
     /// The loop whose connection has this uuid, or had it.
     pub(crate) fn home(&self, uuid: Uuid) -> Option<u16> {
-        self.set_uuids
-            .find(uuid)
-            .or_else(|| self.identity.loop_of(uuid))
-            .filter(|&index| usize::from(index) < self.len())
+        match self.identity.loop_of(uuid) {
+            // The program cannot have set it for a connection of another loop.
+            Some(index) => Some(index).filter(|&index| usize::from(index) < self.len()),
+            None => self.set_uuids.find(uuid),
+        }
     }
 
-    /// Hands letters over, and wakes the loop if it has to be.
-    pub(super) fn hand_over(&self, from: u16, to: u16, batch: &mut Batch) {
+    // Letters and sockets.
+
+    /// Hands letters over, and wakes the loop if it has to be. Returns how many were dropped,
+    /// because the loop has ended.
+    pub(super) fn hand_over(&self, from: u16, to: u16, batch: &mut Batch) -> usize {
         let mailbox = self.mailbox(to);
         let mut incoming = mailbox.lock();
         if incoming.closed {
             drop(incoming);
-            batch.clear();
-            return;
+            let dropped = batch.counted();
+            batch.clear(self.keep);
+            return dropped;
         }
         incoming.lanes[usize::from(from)].append(batch);
         incoming.ready.insert(from);
         mailbox.wake(incoming);
+        0
     }
 
     /// Hands a socket over; gives it back if the loop has ended or too many wait there.
@@ -206,36 +297,33 @@ impl Post {
         Ok(())
     }
 
-    /// Asks something of a loop, from any thread.
-    pub(crate) fn control(&self, to: u16, control: Control) {
-        let mailbox = self.mailbox(to);
-        let mut incoming = mailbox.lock();
-        if !incoming.closed {
-            incoming.controls.push(control);
-            mailbox.wake(incoming);
-        }
-    }
-
-    /// The loops that have not ended, the one with the fewest connections first.
-    pub(super) fn by_load(&self, loops: &mut Vec<(usize, u16)>) {
+    /// The loops that have not ended, in the order in which they are to get a new connection: the
+    /// one with the fewest first, and those whose turn lasts too long last.
+    pub(crate) fn by_load(&self, loops: &mut Vec<(bool, usize, u16)>) {
         loops.clear();
-        let load = |index| self.mailbox(index).load.load(Ordering::Relaxed);
-        loops.extend(self.alive().iter().map(|index| (load(index), index)));
+        loops.extend(self.alive().iter().map(|index| {
+            let is_stuck = self.busy_for(index).is_some_and(|busy| busy > LONG_TURN);
+            (is_stuck, self.mailbox(index).load.load(Ordering::Relaxed), index)
+        }));
         loops.sort_unstable();
     }
 
-    /// The loop with the fewest connections.
-    #[cfg(feature = "testing")]
-    pub(crate) fn least_loaded(&self) -> Option<u16> {
-        let load = |index: &u16| self.mailbox(*index).load.load(Ordering::Relaxed);
-        self.alive().iter().min_by_key(load)
-    }
+    // The watch over turns.
 
     /// How long the present turn of a loop has lasted.
     pub(crate) fn busy_for(&self, index: u16) -> Option<Duration> {
         let since = self.mailbox(index).busy_since.load(Ordering::Relaxed).checked_sub(1)?;
         (!self.has_ended(index))
             .then(|| self.started.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
+
+    /// Counts a turn that lasts too long.
+    pub(crate) fn count_long_turn(&self, index: u16) {
+        self.mailbox(index).long_turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn long_turns(&self, index: u16) -> u64 {
+        self.mailbox(index).long_turns.load(Ordering::Relaxed)
     }
 
     /// The time since the start, in milliseconds.
@@ -247,7 +335,7 @@ impl Post {
     #[cfg(feature = "testing")]
     pub(crate) fn has_mail(&self, index: u16) -> bool {
         let incoming = self.mailbox(index).lock();
-        !incoming.ready.is_empty() || !incoming.sockets.is_empty() || !incoming.controls.is_empty()
+        !incoming.ready.is_empty() || !incoming.sockets.is_empty()
     }
 }
 

@@ -3,55 +3,77 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use uuid::Uuid;
 
-#[derive(Default)]
+/// The uuids are spread over this many tables, so that loops seldom wait for each other, and a
+/// table that grows is short.
+const TABLES: usize = 64;
+/// A table with room for no more than this is not made smaller.
+const KEEP: usize = 64;
+
+type Table = HashMap<Uuid, u16>;
+
 pub(super) struct SetUuids {
-    loops: RwLock<HashMap<Uuid, u16>>,
-    /// Their number. Most programs set none, and then no look-up takes the lock.
-    len: AtomicUsize,
+    tables: [RwLock<Table>; TABLES],
+    /// A keyed hash, because programs may take uuids from clients.
+    hasher: RandomState,
 }
 
 impl SetUuids {
+    pub(super) fn new() -> Self {
+        Self { tables: std::array::from_fn(|_| RwLock::default()), hasher: RandomState::new() }
+    }
+
     /// Enters a uuid; returns `false` if a connection of any loop has it.
     pub(super) fn insert(&self, uuid: Uuid, index: u16) -> bool {
-        let mut loops = self.loops.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = match loops.entry(uuid) {
+        match self.table_mut(uuid).entry(uuid) {
             Entry::Vacant(place) => {
                 place.insert(index);
                 true
             }
             Entry::Occupied(_) => false,
-        };
-        self.len.store(loops.len(), Ordering::Release);
-        is_new
+        }
     }
 
     pub(super) fn remove(&self, uuid: Uuid, index: u16) {
-        let mut loops = self.loops.write().unwrap_or_else(PoisonError::into_inner);
-        if loops.get(&uuid) == Some(&index) {
-            loops.remove(&uuid);
+        let mut table = self.table_mut(uuid);
+        if table.get(&uuid) == Some(&index) {
+            table.remove(&uuid);
+            shrink(&mut table);
         }
-        self.len.store(loops.len(), Ordering::Release);
     }
 
     /// The loop whose connection has this uuid.
     pub(super) fn find(&self, uuid: Uuid) -> Option<u16> {
-        if self.len.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        self.loops.read().unwrap_or_else(PoisonError::into_inner).get(&uuid).copied()
+        let table = self.table(uuid).read().unwrap_or_else(PoisonError::into_inner);
+        table.get(&uuid).copied()
     }
 
     /// Removes every uuid of a loop that has ended.
     pub(super) fn forget_loop(&self, index: u16) {
-        let mut loops = self.loops.write().unwrap_or_else(PoisonError::into_inner);
-        loops.retain(|_, each| *each != index);
-        loops.shrink_to_fit();
-        self.len.store(loops.len(), Ordering::Release);
+        for table in &self.tables {
+            let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+            table.retain(|_, each| *each != index);
+            shrink(&mut table);
+        }
+    }
+
+    fn table(&self, uuid: Uuid) -> &RwLock<Table> {
+        &self.tables[self.hasher.hash_one(uuid.as_u128()) as usize % TABLES]
+    }
+
+    fn table_mut(&self, uuid: Uuid) -> RwLockWriteGuard<'_, Table> {
+        self.table(uuid).write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Frees memory if most uuids of a table are gone.
+fn shrink(table: &mut Table) {
+    if table.capacity() > KEEP && table.len() * 8 < table.capacity() {
+        table.shrink_to(table.len() * 2);
     }
 }
 
@@ -61,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_set_uuid_belongs_to_one_loop_until_that_gives_it_up() {
-        let uuids = SetUuids::default();
+        let uuids = SetUuids::new();
         let [a, b] = [1, 2].map(Uuid::from_u128);
         assert!(uuids.insert(a, 0) && uuids.insert(b, 1));
         assert!(!uuids.insert(a, 1), "loop 0 has it");
@@ -71,5 +93,15 @@ mod tests {
         assert_eq!((uuids.find(a), uuids.find(b)), (None, Some(1)));
         uuids.forget_loop(1);
         assert_eq!(uuids.find(b), None);
+    }
+
+    #[test]
+    fn the_tables_are_small_again_when_most_uuids_are_gone() {
+        let uuids = SetUuids::new();
+        let all = || (0..20_000).map(Uuid::from_u128);
+        all().for_each(|uuid| assert!(uuids.insert(uuid, 3)));
+        all().skip(10).for_each(|uuid| uuids.remove(uuid, 3));
+        let room: usize = uuids.tables.iter().map(|table| table.read().unwrap().capacity()).sum();
+        assert!(room < TABLES * 2 * KEEP, "room for {room} uuids of 10");
     }
 }

@@ -39,7 +39,7 @@ use std::collections::{HashMap, VecDeque};
 use slab::Slab;
 use uuid::Uuid;
 
-use crate::bus::{Letter, Link};
+use crate::bus::Link;
 use crate::config::{Dropped, Limits};
 use crate::error::UuidError;
 use crate::outbox::{Common, Stage};
@@ -115,7 +115,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     /// Milliseconds on the loop's clock, as last set.
     pub(crate) now: u64,
-    pub(crate) refusing: bool,
+    refusing: bool,
     pub(crate) stopping: Option<Stopping>,
     /// The work of this turn, in bytes: see `Builder::work_per_turn`.
     pub(crate) work: usize,
@@ -276,7 +276,7 @@ impl Hub {
             bytes_out: self.stage.written,
             topics: self.topics.len(),
             memberships: self.topics.memberships(),
-            bus: self.link.as_ref().map(|link| link.stats).unwrap_or_default(),
+            loops: self.link.as_ref().map(|link| link.stats()).unwrap_or_default(),
             #[cfg(feature = "_tls")]
             tls: self.tls.stats(),
             ..self.stats.clone()
@@ -335,10 +335,15 @@ impl Hub {
         }
     }
 
-    /// Tells every other loop of the process something, if there are any.
-    pub(crate) fn tell_other_loops(&mut self, text: &str, letter: impl Fn() -> Letter) {
-        if let Some(link) = &mut self.link {
-            link.tell_all(text, letter);
+    /// Whether new WebSocket connections get 503 because the program wants that.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing || self.link.as_ref().is_some_and(|link| link.post().is_refusing())
+    }
+
+    pub(crate) fn set_refusing(&mut self, refuse: bool) {
+        match &self.link {
+            Some(link) => link.post().set_refusing(refuse),
+            None => self.refusing = refuse,
         }
     }
 

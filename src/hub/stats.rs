@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
-use crate::bus::BusStats;
+use crate::bus::LoopStats;
 use crate::config::Dropped;
 use crate::error::{EmitError, Error, by_cause};
 use crate::http::Refusal;
@@ -93,7 +93,7 @@ pub struct Stats {
     pub turn_durations: Option<TurnDurations>,
     /// What went between this loop and the others of the process, with
     /// [`Loops`](crate::Loops).
-    pub bus: BusStats,
+    pub loops: LoopStats,
     /// TLS handshakes, by their result. It needs the feature `tls`.
     #[cfg(feature = "_tls")]
     pub tls: TlsStats,
@@ -417,23 +417,23 @@ fn page(loops: Vec<(Option<usize>, &Stats)>) -> String {
         });
     }
 
-    text.one(
-        "bus_queued_total",
-        "counter",
-        "Messages that were queued for other loops.",
-        |stats| stats.bus.queued,
-    );
-    text.one("bus_received_total", "counter", "Messages of other loops that came in.", |stats| {
-        stats.bus.received
+    text.one("loops_queued_total", "counter", "Messages queued for other loops.", |stats| {
+        stats.loops.queued
     });
-    text.one("bus_refused_total", "counter", "Messages for which a queue was full.", |stats| {
-        stats.bus.refused
+    text.one("loops_received_total", "counter", "Messages of other loops.", |stats| {
+        stats.loops.received
     });
-    text.one("bus_lost_total", "counter", "Messages for this loop that were refused.", |stats| {
-        stats.bus.lost
+    text.one("loops_refused_total", "counter", "Messages for which a queue was full.", |stats| {
+        stats.loops.refused
     });
-    text.one("sockets_handed_over_total", "counter", "Sockets given to other loops.", |stats| {
-        stats.bus.handed_over
+    text.one("loops_lost_total", "counter", "Messages for this loop that were refused.", |stats| {
+        stats.loops.lost
+    });
+    text.one("loops_sockets_total", "counter", "Sockets given to other loops.", |stats| {
+        stats.loops.handed_over
+    });
+    text.one("loops_long_turns_total", "counter", "Turns of more than 5 s.", |stats| {
+        stats.loops.long_turns
     });
 
     text.one("panics_total", "counter", "Panics in callbacks and destructors.", |stats| {

@@ -1,12 +1,16 @@
 //! Handles, by which other threads reach one loop or all.
 
 use std::fmt;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::bus::{Control, Post};
+use crate::bus::{LONG_TURN, Post};
+#[cfg(unix)]
+use crate::error::IoError;
 use crate::error::{CloseError, SendError};
 use crate::hub::Stats;
 use crate::outbox::Outgoing;
@@ -18,15 +22,12 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Reaches the loops of [`Loops`](crate::Loops) from any thread: clone it for each thread.
 ///
-/// [`one`](Self::one) is the [`Handle`] of a single loop. The verbs send a command to each loop
-/// that has something to do with it. The commands of one thread run on each loop in the order in
-/// which it sent them. What is sent here and what callbacks publish
-/// [everywhere](crate::Sockets::everywhere) have no order between them.
-///
-/// If a loop refuses its command, the other loops get theirs all the same, and the error is that of
-/// the first loop that refused.
+/// [`one`](Self::one) is the [`Handle`] of a single loop. The verbs are those of
+/// [`Everywhere`](crate::Everywhere). They run as a command on one loop: on the first, as long as
+/// it has not ended and no turn of it has lasted more than 5 s, otherwise on the next. The commands
+/// that one thread sends to one loop run in the order in which it sent them.
 pub struct LoopsHandle<S> {
-    pub(super) handles: Arc<[Handle<S>]>,
+    handles: Arc<[Handle<S>]>,
     pub(super) post: Arc<Post>,
 }
 
@@ -46,6 +47,11 @@ pub struct LoopReport {
 }
 
 impl<S> LoopsHandle<S> {
+    /// These loops, by their indexes.
+    pub(crate) fn new(handles: Vec<Handle<S>>, post: Arc<Post>) -> Self {
+        Self { handles: handles.into(), post }
+    }
+
     /// The number of loops.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
@@ -59,20 +65,21 @@ impl<S> LoopsHandle<S> {
         self.handles.get(index)
     }
 
-    /// Runs a command on each loop: [`Handle::send`].
+    /// Runs a command on each loop that has not ended: [`Handle::send`].
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The first error of [`Handle::send`]; the other loops run the command all the same.
+    /// [`SendError::Gone`] if all loops have ended.
     pub fn send_each<F>(&self, command: F) -> Result<(), SendError>
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>) + Clone + Send + 'static,
     {
-        self.each(|handle| handle.send(command.clone()))
+        self.each_alive(|handle| handle.send(command.clone()))
     }
 
-    /// Sends a message to one connection, on whatever loop it is: [`Handle::emit_to`]. If no loop
-    /// has it, nothing happens.
+    /// Sends a message to one connection, on whatever loop it is: [`Everywhere::emit_to`](crate::Everywhere::emit_to). If no
+    /// loop has it, nothing happens.
     ///
     /// # Errors
     ///
@@ -82,108 +89,149 @@ impl<S> LoopsHandle<S> {
         to: Uuid,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        match self.post.home(to) {
-            Some(index) => self.handles[usize::from(index)].emit_to(to, message),
-            None => Ok(()),
-        }
+        let message = message.into();
+        self.any().send(move |_, sockets| {
+            let _ = sockets.everywhere().emit_to(to, message);
+        })
     }
 
     /// Sends a message to each connection of a list, on whatever loops they are:
-    /// [`Handle::emit_to_list`].
+    /// [`Everywhere::emit_to_list`](crate::Everywhere::emit_to_list).
     ///
     /// # Errors
     ///
     /// The same as those of [`Handle::send`].
     pub fn emit_to_list(
         &self,
-        to: &[Uuid],
+        to: impl Into<Vec<Uuid>>,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        let message = message.into();
-        let mut lists = vec![Vec::new(); self.len()];
-        for &uuid in to {
-            if let Some(index) = self.post.home(uuid) {
-                lists[usize::from(index)].push(uuid);
-            }
-        }
-        first_error(
-            self.handles
-                .iter()
-                .zip(lists)
-                .filter(|(_, list)| !list.is_empty())
-                .map(|(handle, list)| handle.emit_to_list(list, message.clone())),
-        )
+        let (to, message) = (to.into(), message.into());
+        self.any().send(move |_, sockets| {
+            sockets.everywhere().emit_to_list(&to, message);
+        })
     }
 
-    /// Sends a message to every open connection of all loops: [`Handle::broadcast`].
+    /// Sends a message to every open connection of all loops: [`Everywhere::broadcast`](crate::Everywhere::broadcast).
     ///
     /// # Errors
     ///
     /// The same as those of [`Handle::send`].
     pub fn broadcast(&self, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
-        self.each(|handle| handle.broadcast(message.clone()))
+        self.any().send(move |_, sockets| {
+            sockets.everywhere().broadcast(message);
+        })
     }
 
-    /// Sends a message to the members of a topic, on whatever loops they are: [`Handle::publish`].
+    /// Sends a message to the members of a topic, on whatever loops they are:
+    /// [`Everywhere::publish`](crate::Everywhere::publish).
     ///
     /// # Errors
     ///
     /// The same as those of [`Handle::send`].
     pub fn publish(
         &self,
-        topic: &str,
+        topic: impl Into<String>,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        let message = message.into();
-        let loops = self.post.loops_with_members(topic);
-        first_error(
-            loops
-                .iter()
-                .map(|index| self.handles[usize::from(index)].publish(topic, message.clone())),
-        )
+        let (topic, message) = (topic.into(), message.into());
+        self.any().send(move |_, sockets| {
+            sockets.everywhere().publish(&topic, message);
+        })
     }
 
     /// Calls the listeners of a custom event on every open connection of all loops:
-    /// [`Handle::fire`].
+    /// [`Everywhere::fire`](crate::Everywhere::fire).
     ///
     /// # Errors
     ///
     /// The same as those of [`Handle::send`].
-    pub fn fire(&self, event: &str, data: impl Into<Message<'static>>) -> Result<(), SendError> {
-        let data = data.into();
-        self.each(|handle| handle.fire(event, data.clone()))
+    pub fn fire(
+        &self,
+        event: impl Into<String>,
+        data: impl Into<Message<'static>>,
+    ) -> Result<(), SendError> {
+        let (event, data) = (event.into(), data.into());
+        self.any().send(move |_, sockets| {
+            sockets.everywhere().fire(&event, data);
+        })
     }
 
-    /// Starts a shutdown of all loops: [`Sockets::shutdown`].
+    /// Starts a shutdown of all loops, behind the commands that wait there:
+    /// [`Sockets::shutdown`].
     ///
     /// # Errors
     ///
-    /// [`SendError::Close`] if the code may not be sent.
+    /// [`SendError::Close`] if the code may not be sent, [`SendError::Gone`] if all loops have
+    /// ended.
     pub fn shutdown(&self, how: Shutdown) -> Result<(), SendError> {
+        self.shut_down(how, true)
+    }
+
+    /// The same, but a loop that shuts down already goes on with that.
+    pub(super) fn shut_down_once(&self, how: Shutdown) -> Result<(), SendError> {
+        self.shut_down(how, false)
+    }
+
+    fn shut_down(&self, how: Shutdown, again: bool) -> Result<(), SendError> {
         if !how.code.is_sendable() {
             return Err(SendError::Close(CloseError::IllegalCode(how.code)));
         }
         let (spread, deadline) = how.millis();
-        let Shutdown { code, reason, .. } = how;
-        self.post.shutdown_begins(spread.saturating_add(deadline));
-        self.control(|| Control::Shutdown { code, reason: reason.clone(), spread, deadline });
-        Ok(())
+        self.post.shutdown_is_asked_for(spread.saturating_add(deadline));
+        self.each_alive(|handle| {
+            let how = how.clone();
+            handle.send_unlimited(move |_, sockets| sockets.shut_down_here(&how, again))
+        })
     }
 
-    /// Sets whether new WebSocket connections get 503 on all loops:
-    /// [`Sockets::refuse_upgrades`].
+    /// Sets whether new WebSocket connections get 503 on all loops: [`Sockets::refuse_upgrades`].
     pub fn refuse_upgrades(&self, refuse: bool) {
-        self.control(|| Control::RefuseUpgrades(refuse));
+        self.post.set_refusing(refuse);
     }
 
-    /// Stops listening on all loops: [`Server::stop_listening`](crate::Server::stop_listening).
-    pub fn stop_listening(&self) {
-        self.control(|| Control::StopListening);
+    /// Stops listening on all loops, behind the commands that wait there:
+    /// [`Server::stop_listening`](crate::Server::stop_listening).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Gone`] if all loops have ended.
+    pub fn stop_listening(&self) -> Result<(), SendError> {
+        self.each_alive(Handle::stop_listening)
     }
 
-    fn control(&self, control: impl Fn() -> Control) {
-        (0..self.len() as u16).for_each(|index| self.post.control(index, control()));
+    /// Duplicates of the descriptors of all listening sockets, to pass them on to another process:
+    /// [`Server::listening_fds`](crate::Server::listening_fds). The sockets listen as long as one
+    /// of the duplicates is open.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's error.
+    #[cfg(unix)]
+    pub fn listening_fds(&self) -> Result<Vec<OwnedFd>, IoError> {
+        self.post.listening_fds().map_err(IoError::from)
+    }
+
+    /// The loop on which the verbs run.
+    fn any(&self) -> &Handle<S> {
+        let serves = |index: &usize| {
+            let index = *index as u16;
+            let is_stuck = || self.post.busy_for(index).is_some_and(|busy| busy > LONG_TURN);
+            !self.post.has_ended(index) && !is_stuck()
+        };
+        &self.handles[(0..self.len()).find(serves).unwrap_or(0)]
+    }
+
+    /// Sends something to each loop that has not ended. The first error counts.
+    fn each_alive(
+        &self,
+        send: impl Fn(&Handle<S>) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        let results: Vec<_> = self.handles.iter().map(send).collect();
+        let reached = results.iter().any(Result::is_ok);
+        let gone = |result: &Result<(), SendError>| *result == Err(SendError::Gone);
+        results.into_iter().filter(|result| !(reached && gone(result))).collect()
     }
 
     /// Asks each loop for its figures, and waits for them: a second at most. So it must not be
@@ -212,16 +260,6 @@ impl<S> LoopsHandle<S> {
         };
         stats.into_iter().enumerate().map(report).collect()
     }
-
-    fn each(&self, send: impl Fn(&Handle<S>) -> Result<(), SendError>) -> Result<(), SendError> {
-        first_error(self.handles.iter().map(send))
-    }
-}
-
-/// The first error of all, each of which is made.
-fn first_error(results: impl Iterator<Item = Result<(), SendError>>) -> Result<(), SendError> {
-    let results: Vec<_> = results.collect();
-    results.into_iter().collect()
 }
 
 impl<S> Clone for LoopsHandle<S> {

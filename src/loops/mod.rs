@@ -7,6 +7,8 @@ mod thread;
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -78,8 +80,8 @@ impl Loops {
         Self { count, settings, listeners: Vec::new(), queue_bytes: QUEUE_BYTES, spins: false }
     }
 
-    /// The most bytes that may wait from one loop to another: messages, with 64 bytes for each.
-    /// Default: 16 MiB, at least 1 KiB. What finds no room is refused and counted, and the other
+    /// The most bytes that may wait from one loop to another: messages, with about 128 bytes for
+    /// each beside its own. Default: 16 MiB, at least 1 KiB. What finds no room is refused and counted, and the other
     /// loop is told ([`BusEvent::Gap`](crate::BusEvent::Gap)). A message that is longer than this
     /// may wait alone.
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
@@ -94,33 +96,44 @@ impl Loops {
         self
     }
 
-    /// Listens on one more address. The first loop will accept there; until it runs, connections
-    /// wait. For other kinds of sockets, let the server of loop 0 listen before it is returned from
-    /// the closure: [`Server::listen_unix`], `listen_fds`.
+    // Listening sockets. The first loop will accept there. Until it runs, connections wait.
+
+    /// Listens on one more address: [`Server::listen`]. The first loop accepts there. Until it
+    /// runs, connections wait.
     ///
     /// # Errors
     ///
     /// The same as those of [`Server::listen`].
     pub fn listen(self, address: impl ToSocketAddrs) -> Result<Self, BindError> {
-        self.listen_at(address, &Over::Plain)
+        self.listen_at(address, Over::Plain)
     }
 
-    /// Listens on one more address, for connections over TLS: [`Server::listen_tls`]. The loops
-    /// share the certificates, and the keys of tickets. The handshake is made on the loop that gets
-    /// the connection. It needs the feature `tls`.
+    fn listen_at(self, address: impl ToSocketAddrs, over: Over) -> Result<Self, BindError> {
+        let listener = Listener::bind_first(address, self.settings.options())?;
+        Ok(self.with_listener(listener, over))
+    }
+
+    /// Listens on a Unix socket: [`Server::listen_unix`].
     ///
     /// # Errors
     ///
-    /// The same as those of [`Server::listen`].
-    #[cfg(feature = "_tls")]
-    pub fn listen_tls(self, address: impl ToSocketAddrs, tls: &Tls) -> Result<Self, BindError> {
-        self.listen_at(address, &Over::Tls(tls.clone()))
+    /// The same as those of [`Server::listen_unix`].
+    #[cfg(unix)]
+    pub fn listen_unix(self, path: impl AsRef<Path>) -> Result<Self, BindError> {
+        let listener = Listener::at_path(path.as_ref(), Listener::bind_unix)?;
+        Ok(self.with_listener(listener, Over::Plain))
     }
 
-    fn listen_at(mut self, address: impl ToSocketAddrs, over: &Over) -> Result<Self, BindError> {
-        let listener = Listener::bind_first(address, self.settings.options())?;
-        self.listeners.push((listener, over.clone()));
-        Ok(self)
+    /// Listens on a Unix socket, in the place of one that a crashed process has left:
+    /// [`Server::listen_unix_replacing_stale`].
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_unix_replacing_stale`].
+    #[cfg(unix)]
+    pub fn listen_unix_replacing_stale(self, path: impl AsRef<Path>) -> Result<Self, BindError> {
+        let listener = Listener::at_path(path.as_ref(), Listener::bind_unix_replacing_stale)?;
+        Ok(self.with_listener(listener, Over::Plain))
     }
 
     /// Listens on a socket that was made elsewhere: [`Server::listen_on`].
@@ -129,7 +142,69 @@ impl Loops {
     ///
     /// The same as those of [`Server::listen_on`].
     pub fn listen_on(self, socket: impl Into<ListeningSocket>) -> Result<Self, BindError> {
-        self.listen_on_made(socket.into(), Over::Plain)
+        let listener = Listener::handed_over(socket.into(), self.settings.options())?;
+        Ok(self.with_listener(listener, Over::Plain))
+    }
+
+    /// Listens on every socket that systemd passes to this process: [`Server::listen_fds`]. Call it
+    /// before other threads start. `Err` has the loops back if there is none, so that the program
+    /// can listen elsewhere. It needs the feature `listenfd`.
+    ///
+    /// ```no_run
+    /// # use ikisocket::{Loops, Server};
+    /// let loops = match Loops::new(4).listen_fds()? {
+    ///     Ok(loops) => loops,
+    ///     Err(loops) => loops.listen("127.0.0.1:3000")?, // started by hand
+    /// };
+    /// # loops.start(|_, builder| builder.build(()))?.join()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_fds`].
+    #[cfg(all(unix, feature = "listenfd"))]
+    pub fn listen_fds(self) -> Result<Result<Self, Self>, BindError> {
+        self.listen_on_passed(&Over::Plain)
+    }
+
+    #[cfg(all(unix, feature = "listenfd"))]
+    fn listen_on_passed(mut self, over: &Over) -> Result<Result<Self, Self>, BindError> {
+        let passed = ListeningSocket::take_passed()?;
+        if passed.is_empty() {
+            return Ok(Err(self));
+        }
+        for socket in passed {
+            let listener = Listener::handed_over(socket, self.settings.options())?;
+            self = self.with_listener(listener, over.clone());
+        }
+        Ok(Ok(self))
+    }
+
+    // The same over TLS. The loops share the certificates, and the keys of tickets.
+
+    /// Listens on one more address, for connections over TLS: [`Server::listen_tls`]. The loops
+    /// share the certificates and the keys of tickets. The handshake is made on the loop that gets
+    /// the connection. It needs the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_tls`].
+    #[cfg(feature = "_tls")]
+    pub fn listen_tls(self, address: impl ToSocketAddrs, tls: &Tls) -> Result<Self, BindError> {
+        self.listen_at(address, Over::Tls(tls.clone()))
+    }
+
+    /// Listens on a Unix socket, for connections over TLS: [`Server::listen_unix_tls`]. It needs
+    /// the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_unix_tls`].
+    #[cfg(all(unix, feature = "_tls"))]
+    pub fn listen_unix_tls(self, path: impl AsRef<Path>, tls: &Tls) -> Result<Self, BindError> {
+        let listener = Listener::at_path(path.as_ref(), Listener::bind_unix)?;
+        Ok(self.with_listener(listener, Over::Tls(tls.clone())))
     }
 
     /// Listens on a socket that was made elsewhere, for connections over TLS:
@@ -137,20 +212,31 @@ impl Loops {
     ///
     /// # Errors
     ///
-    /// The same as those of [`Server::listen_on`].
+    /// The same as those of [`Server::listen_on_tls`].
     #[cfg(feature = "_tls")]
     pub fn listen_on_tls(
         self,
         socket: impl Into<ListeningSocket>,
         tls: &Tls,
     ) -> Result<Self, BindError> {
-        self.listen_on_made(socket.into(), Over::Tls(tls.clone()))
+        let listener = Listener::handed_over(socket.into(), self.settings.options())?;
+        Ok(self.with_listener(listener, Over::Tls(tls.clone())))
     }
 
-    fn listen_on_made(mut self, socket: ListeningSocket, over: Over) -> Result<Self, BindError> {
-        let listener = Listener::handed_over(socket, self.settings.options())?;
+    /// Listens on every socket that systemd passes, for connections over TLS:
+    /// [`listen_fds`](Self::listen_fds). It needs the features `listenfd` and `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_fds_tls`].
+    #[cfg(all(unix, feature = "listenfd", feature = "_tls"))]
+    pub fn listen_fds_tls(self, tls: &Tls) -> Result<Result<Self, Self>, BindError> {
+        self.listen_on_passed(&Over::Tls(tls.clone()))
+    }
+
+    fn with_listener(mut self, listener: Listener, over: Over) -> Self {
         self.listeners.push((listener, over));
-        Ok(self)
+        self
     }
 
     /// The TCP addresses on which it listens.
@@ -171,7 +257,8 @@ impl Loops {
     /// [`LoopsError::Count`] if the number of loops is not from 1 to 256,
     /// [`LoopsError::QueueBytes`] if the limit of the queues is too small, [`LoopsError::Build`]
     /// with the error of the first `build` that failed or panicked, and [`LoopsError::Thread`] if
-    /// the operating system cannot start a thread. Then no loop runs.
+    /// the operating system cannot start a thread. Then no loop runs, and all threads have ended: it
+    /// waits for closures that still build.
     pub fn start<S, E, F>(self, build: F) -> Result<Running<S>, LoopsError>
     where
         S: 'static,
@@ -182,14 +269,14 @@ impl Loops {
         let post = self.post(run_number())?;
         let build = Arc::new(build);
         let (built, all_built) = mpsc::channel();
-        let (ended, all_ended) = mpsc::channel();
+        let (reports, all_reports) = mpsc::channel();
         let mut threads = Threads::default();
         for index in 0..self.count as u16 {
             let (begin, may_begin) = mpsc::channel();
             let seat = Seat { post: post.clone(), index };
             let builder = self.settings.clone().for_loop(seat.clone());
-            let (built, ended, spins) = (built.clone(), ended.clone(), self.spins);
-            let job = Job { seat, built, begin: may_begin, ended, spins };
+            let (built, reports, spins) = (built.clone(), reports.clone(), self.spins);
+            let job = Job { seat, built, begin: may_begin, reports, spins };
             let build = build.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("loop {index}"))
@@ -197,16 +284,20 @@ impl Loops {
                 .map_err(|error| LoopsError::Thread(error.into()))?;
             threads.0.push((begin, thread));
         }
-        drop((built, ended));
+        drop((built, reports));
         let mut handles: Vec<_> = (0..self.count).map(|_| None).collect();
         for (index, result) in all_built {
             let failed = |reason| LoopsError::Build { index: index.into(), reason };
             handles[usize::from(index)] = Some(result.map_err(failed)?);
         }
-        let supervisor = Supervisor::start(post.clone(), all_ended)?;
+        if let Some(index) = handles.iter().position(Option::is_none) {
+            // Only a logger can have panicked there.
+            return Err(LoopsError::Build { index, reason: "its thread has ended".to_owned() });
+        }
+        let handle = LoopsHandle::new(handles.into_iter().flatten().collect(), post);
+        let supervisor = Supervisor::start(handle.clone(), all_reports)?;
         threads.begin(self.listeners);
-        let handles = handles.into_iter().flatten().collect();
-        Ok(Running { addresses, handle: LoopsHandle { handles, post }, supervisor })
+        Ok(Running { addresses, handle, supervisor })
     }
 
     /// The settings of each server.
@@ -235,7 +326,7 @@ impl Threads {
     fn begin(mut self, mut listeners: Vec<(Listener, Over)>) {
         for (begin, _) in self.0.drain(..) {
             // Only the first loop listens.
-            let _ = begin.send(Begin { listeners: std::mem::take(&mut listeners) });
+            let _ = begin.send(std::mem::take(&mut listeners));
         }
     }
 }

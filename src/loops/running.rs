@@ -11,6 +11,7 @@ use crate::server::Finished;
 /// Loops that run: [`Loops::start`](crate::Loops::start).
 ///
 /// If it is dropped, the loops continue, as threads do.
+#[must_use = "the process ends when `main` returns: wait with `join`"]
 pub struct Running<S> {
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) handle: LoopsHandle<S>,
@@ -35,6 +36,13 @@ impl<S> Running<S> {
     #[must_use]
     pub fn handle(&self) -> LoopsHandle<S> {
         self.handle.clone()
+    }
+
+    /// Whether all loops have ended, or did not end in time: then [`join`](Self::join) does not
+    /// wait.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.supervisor.is_finished()
     }
 
     /// Waits until all loops have ended. They end after a shutdown, which any loop or handle may

@@ -3,39 +3,42 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
-use crate::bus::{Control, Seat};
+use crate::bus::Seat;
 use crate::hub::{discard_payload, message_of};
 use crate::server::{Finished, Server};
 use crate::transport::{Listener, Over};
-use crate::user::{Handle, Shutdown};
+use crate::user::Handle;
 
-/// What a loop begins with.
-pub(super) struct Begin {
-    pub(super) listeners: Vec<(Listener, Over)>,
+/// The sockets that a loop listens on from the beginning.
+pub(super) type Begin = Vec<(Listener, Over)>;
+
+/// What a loop reports to the supervisor.
+pub(super) enum Report {
+    /// It has failed, for this reason, and ends.
+    Failed(u16, String),
+    /// Its server is gone. `None` if it has failed.
+    Ended(u16, Option<Finished>),
 }
-
-/// How a loop has ended: with the result of the shutdown, or with the reason why it failed.
-pub(super) type Ended = (u16, Result<Finished, String>);
 
 /// The work of one loop's thread.
 pub(super) struct Job<S> {
     pub(super) seat: Seat,
     pub(super) built: Sender<(u16, Result<Handle<S>, String>)>,
     pub(super) begin: Receiver<Begin>,
-    pub(super) ended: Sender<Ended>,
+    pub(super) reports: Sender<Report>,
     pub(super) spins: bool,
 }
 
 impl<S> Job<S> {
     pub(super) fn run<E: fmt::Display>(self, build: impl FnOnce() -> Result<Server<S>, E>) {
-        let Self { seat, built, begin, ended, spins } = self;
+        let Self { seat, built, begin, reports, spins } = self;
         let index = seat.index;
-        let server = catching(|| build().map_err(|error| error.to_string())).and_then(|server| {
-            let is_this_loops = server.is_of(&seat);
-            is_this_loops
-                .then_some(server)
-                .ok_or_else(|| "the server was not built from the builder of its loop".to_owned())
+        let server = catching(|| {
+            let server = build().map_err(|error| error.to_string())?;
+            let wrong = "the server was not built from the builder of its loop";
+            if server.is_of(&seat) { Ok(server) } else { Err(wrong.to_owned()) }
         });
         let mut server = match server {
             Ok(server) => server,
@@ -47,37 +50,61 @@ impl<S> Job<S> {
         let sent = built.send((index, Ok(server.handle())));
         drop(built);
         // If another loop could not be built, nothing comes.
-        let (Ok(()), Ok(Begin { listeners })) = (sent, begin.recv()) else { return };
-        let result = catching(|| {
-            for (listener, over) in listeners {
-                server.adopt(listener, over).map_err(|error| error.to_string())?;
+        let finished = match (sent, begin.recv()) {
+            (Ok(()), Ok(listeners)) => catching(|| serve(&mut server, &seat, listeners, spins)),
+            _ => return drop_server(server),
+        };
+        let finished = match finished {
+            Ok(finished) => Some(finished),
+            Err(reason) => {
+                let _ = reports.send(Report::Failed(index, reason));
+                None
             }
-            let result = if spins { server.run_spinning() } else { server.run() };
-            result.map_err(|error| error.to_string())
-        });
-        if let Err(reason) = &result {
-            log::error!("loop {index} has failed: {reason}; all loops shut down");
-            shut_others_down(&seat);
-        }
+        };
         // Its connections end with it.
-        let dropped = catching(|| {
-            drop(server);
-            Ok(())
-        });
-        let result = result.and_then(|finished| dropped.map(|()| finished));
-        let _ = ended.send((index, result));
+        drop_server(server);
+        let _ = reports.send(Report::Ended(index, finished));
     }
 }
 
-/// Starts the shutdown of all loops but this one.
-fn shut_others_down(seat: &Seat) {
-    let how = Shutdown::default();
-    let (spread, deadline) = how.millis();
-    let Shutdown { code, reason, .. } = how;
-    seat.post.shutdown_begins(spread.saturating_add(deadline));
-    for other in (0..seat.post.len() as u16).filter(|&other| other != seat.index) {
-        let control = Control::Shutdown { code, reason: reason.clone(), spread, deadline };
-        seat.post.control(other, control);
+/// Turns the loop until the shutdown of all loops has finished. A loop without connections still
+/// has timers, sources and letters, which may be of use to the others.
+fn serve<S>(
+    server: &mut Server<S>,
+    seat: &Seat,
+    listeners: Begin,
+    spins: bool,
+) -> Result<Finished, String> {
+    for (listener, over) in listeners {
+        server.adopt(listener, over).map_err(|error| error.to_string())?;
+    }
+    let post = &seat.post;
+    loop {
+        // At the deadline of the shutdown, no loop is waited for any more.
+        let finished = server.finished();
+        let timeout = match finished {
+            Some(finished) if post.all_finished() || post.shutdown_ended().is_some() => {
+                return Ok(finished);
+            }
+            _ if spins => Some(Duration::ZERO),
+            Some(_) => Some(post.shutdown_lasts()),
+            None => None,
+        };
+        server.poll(timeout).map_err(|error| error.to_string())?;
+        if server.is_finished() {
+            post.finish(seat.index);
+        }
+    }
+}
+
+/// Drops a server. The destructor of its state is user code.
+fn drop_server<S>(server: Server<S>) {
+    let dropped = catching(|| {
+        drop(server);
+        Ok(())
+    });
+    if let Err(reason) = dropped {
+        log::error!("the destructor of a loop's state panicked: {reason}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Server;
 use super::paused_listeners::{ACCEPT_PAUSE, Shortage};
-use crate::bus::{HandedOver, Letter};
+use crate::bus::HandedOver;
 use crate::error::BindError;
 #[cfg(feature = "_tls")]
 use crate::transport::tls::{LEAST_BUFFER, Tls};
@@ -320,15 +320,31 @@ impl<S> Server<S> {
         if let Over::Tls(_) = over {
             self.widen_buffer();
         }
+        #[cfg(unix)]
+        if let Some(link) = &self.hub.link {
+            link.post().note_listening(link.index(), socket.fd())?;
+        }
         self.reactor.listen(socket, over)
     }
 
-    /// Makes the buffer as long as TLS needs it.
+    /// Makes the buffer as long as TLS needs it. In a turn, that happens at its end.
     #[cfg(feature = "_tls")]
     pub(super) fn widen_buffer(&mut self) {
-        if self.buffer_len < LEAST_BUFFER {
-            self.buffer.resize(LEAST_BUFFER, 0);
-            self.buffer_len = LEAST_BUFFER;
+        self.least_buffer = LEAST_BUFFER;
+        if !self.buffer.is_empty() {
+            let buffer = std::mem::take(&mut self.buffer);
+            self.put_back(buffer);
+        }
+    }
+
+    /// Puts the buffer back that a turn has used.
+    #[inline]
+    pub(super) fn put_back(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+        #[cfg(feature = "_tls")]
+        if self.buffer_len < self.least_buffer {
+            self.buffer.resize(self.least_buffer, 0);
+            self.buffer_len = self.least_buffer;
             self.set_most_read();
         }
     }
@@ -348,11 +364,9 @@ impl<S> Server<S> {
     ///
     /// A [`shutdown`](crate::Sockets::shutdown) also stops listening, and closes the connections.
     pub fn stop_listening(&mut self) {
-        self.hub.tell_other_loops("", || Letter::StopListening);
-        self.stop_listening_here();
-    }
-
-    pub(super) fn stop_listening_here(&mut self) {
+        if let Some(link) = &self.hub.link {
+            link.post().forget_listening(link.index());
+        }
         self.reactor.stop_listening();
         self.backlog.take_listeners();
         self.shortage = Shortage::default();
@@ -407,11 +421,11 @@ impl<S> Server<S> {
                         None => Some(accepted),
                     };
                     if let Some(own) = own {
-                        self.begin(own, listener);
+                        self.begin(own, Some(listener));
                     }
                 }
                 Accepted::Exhausted(error) => {
-                    if self.shortage.begins(listener, now) {
+                    if self.shortage.begins(Some(listener), now) {
                         log::warn!(
                             "cannot accept: {error}; trying again when a connection ends, or in {ACCEPT_PAUSE} ms"
                         );
@@ -424,7 +438,7 @@ impl<S> Server<S> {
     }
 
     /// Begins the connection of a socket that was accepted, here or by another loop.
-    pub(super) fn begin(&mut self, accepted: HandedOver, listener: usize) {
+    pub(super) fn begin(&mut self, accepted: HandedOver, listener: Option<usize>) {
         let HandedOver { socket, peer, over } = accepted;
         #[cfg(feature = "_tls")]
         if let Over::Tls(_) = over {

@@ -307,7 +307,7 @@ fn park(hub: &mut Hub, incoming: Incoming, parked: Parked) {
 
 /// Whether there is room for one more connection.
 fn check_room(hub: &Hub) -> Result<(), Refusal> {
-    if hub.refusing || hub.stopping.is_some() {
+    if hub.is_refusing() || hub.stopping.is_some() {
         return Err(Refusal::Refusing { retry_after: RETRY_AFTER });
     }
     if hub.open_len() >= hub.limits.max_connections {

@@ -1,14 +1,16 @@
-//! What comes from the other loops of the process: sockets, letters, and what the owner of the
-//! loops asks for.
+//! What comes from the other loops of the process: sockets and letters.
 
 use std::sync::Arc;
 
 use super::Server;
 use super::budget::{LETTERS_PART, MESSAGE};
-use crate::bus::{BusEvent, Control, Letter, Opened, Seat};
+use crate::bus::{BusEvent, Letter, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
 use crate::user::answer_here;
+
+/// The cost of the figures, for each connection that is looked at, in bytes of a turn's work.
+const LOOK: usize = 16;
 
 impl<S> Server<S> {
     /// Takes its place among the loops of the process.
@@ -41,14 +43,11 @@ impl<S> Server<S> {
     pub(super) fn serve_letters(&mut self) {
         let Some(link) = &mut self.hub.link else { return };
         link.collect();
-        while let Some(control) = self.hub.link.as_mut().and_then(|link| link.next_control()) {
-            self.obey(control);
-        }
         while let Some(socket) = self.hub.link.as_mut().and_then(|link| link.next_socket()) {
             if self.hub.stopping.is_some() {
                 self.hub.connections_ended(1);
             } else {
-                self.begin(socket, usize::MAX);
+                self.begin(socket, None);
             }
         }
         let Some(link) = &self.hub.link else { return };
@@ -70,7 +69,8 @@ impl<S> Server<S> {
         let (mut cost, mut count) = (0, 0);
         while let Some(letter) = letters.next() {
             cost += letter.cost;
-            count += 1;
+            // Those that tell something of the loops themselves cost nothing.
+            count += usize::from(letter.cost > 0);
             self.hub.work += MESSAGE + letter.cost;
             self.handle_letter(from, letter);
             self.context().drain_notifications();
@@ -80,75 +80,71 @@ impl<S> Server<S> {
         }
         self.turn.letters += count;
         if let Some(link) = &mut self.hub.link {
-            link.stats.received += count as u64;
-            link.put_back(from, letters, cost);
+            link.put_back(from, letters, count as u64, cost);
         }
     }
 
     fn handle_letter(&mut self, from: u16, opened: Opened<'_>) {
         let text = opened.text;
-        let Some(message) = opened.ready() else {
-            return self.handle_other_letter(from, opened.letter, text);
-        };
-        let reached = match &opened.letter {
-            Letter::Publish(_) => self.hub.publish_ready(text, None, message),
-            Letter::Broadcast(_) => self.hub.deliver(Audience::All, None, message),
-            Letter::EmitTo(to, _) => self.hub.deliver(Audience::List(&[*to]), None, message),
-            Letter::EmitToList(to, _) => self.hub.deliver(Audience::List(to), None, message),
-            Letter::Fire(_) => {
-                let (state, mut sockets) = self.lend();
-                sockets.fire(state, text, message.to_payload())
+        match &opened.letter {
+            Letter::Message(to, content) => {
+                let message = opened.ready(content);
+                let reached = match to {
+                    To::Topic => self.hub.publish_ready(text, None, message),
+                    To::All => self.hub.deliver(Audience::All, None, message),
+                    To::One(uuid) => self.hub.deliver(Audience::List(&[*uuid]), None, message),
+                    To::List(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
+                    To::Listeners => {
+                        let (state, mut sockets) = self.lend();
+                        sockets.fire(state, text, message.to_payload())
+                    }
+                };
+                self.hub.work += reached * MESSAGE;
             }
-            // The others have no message.
-            _ => 0,
-        };
-        self.hub.work += reached * MESSAGE;
-    }
-
-    fn handle_other_letter(&mut self, from: u16, letter: Letter, text: &str) {
-        match letter {
             Letter::Close(uuid, code) => {
-                if let Some(token) = self.hub.find(uuid) {
-                    let _ = self.hub.close(token, code, text); // The sender has checked the code.
+                if let Some(token) = self.hub.find(*uuid) {
+                    let _ = self.hub.close(token, *code, text); // The sender has checked the code.
                 }
             }
-            Letter::Ask { query, question } => {
-                let panics = self.registry.panics.get();
-                let answer = answer_here(&self.hub, panics, question, text);
-                if let Some(link) = &mut self.hub.link {
-                    link.answer(from, query, answer);
+            &Letter::Ask { query, question } => self.answer(from, query, question, text),
+            Letter::Answer { .. } => {
+                if let Letter::Answer { query, answer } = opened.letter {
+                    self.context().answered(query, from, answer);
                 }
             }
-            Letter::Answer { query, answer } => self.context().answered(query, from, answer),
-            Letter::Gap(lost) => {
-                if let Some(link) = &mut self.hub.link {
-                    link.stats.lost += lost;
+            &Letter::Gap(lost) => self.lost(from, lost),
+            &Letter::Shutdown { code, spread, deadline, again } => {
+                // Loops that begin to shut down at the same time tell each other: that is no second
+                // call.
+                if again || self.hub.stopping.is_none() {
+                    let _ = self.hub.shutdown(code, text, spread, deadline); // It was checked.
                 }
-                log::warn!("{lost} messages of loop {from} found no room: this loop is behind");
-                self.context().bus_event(&BusEvent::Gap { from: from.into(), lost });
             }
-            Letter::RefuseUpgrades(refuse) => self.hub.refusing = refuse,
-            Letter::StopListening => self.stop_listening_here(),
-            Letter::Shutdown { code, spread, deadline } => {
-                let _ = self.hub.shutdown(code, text, spread, deadline); // Its code was checked.
-            }
-            // These have a message.
-            Letter::Publish(_)
-            | Letter::Broadcast(_)
-            | Letter::EmitTo(..)
-            | Letter::EmitToList(..)
-            | Letter::Fire(_) => {}
         }
     }
 
-    /// Does what the owner of the loops asks of each.
-    fn obey(&mut self, control: Control) {
-        match control {
-            Control::Shutdown { code, reason, spread, deadline } => {
-                let _ = self.hub.shutdown(code, &reason, spread, deadline); // Its code was checked.
-            }
-            Control::RefuseUpgrades(refuse) => self.hub.refusing = refuse,
-            Control::StopListening => self.stop_listening_here(),
+    fn answer(&mut self, to: u16, query: u64, question: Question, topic: &str) {
+        let answer = answer_here(&self.hub, self.registry.panics.get(), question, topic);
+        self.hub.work += answer.len();
+        if question == Question::Stats {
+            self.hub.work += self.hub.open_len() * LOOK;
         }
+        if let Some(link) = &mut self.hub.link {
+            link.converse(to, Letter::Answer { query, answer }, "");
+        }
+    }
+
+    /// Messages of a loop are missing here.
+    fn lost(&mut self, from: u16, lost: u64) {
+        let now = self.hub.now;
+        if let Some(link) = &mut self.hub.link
+            && link.count_lost(lost, now)
+        {
+            log::warn!(
+                "{lost} messages of loop {from} found no room: loop {} is behind. This is logged once a minute",
+                link.index()
+            );
+        }
+        self.context().bus_event(&BusEvent::Gap { from: from.into(), lost });
     }
 }

@@ -99,6 +99,9 @@ pub struct Server<S> {
     /// The one buffer that all input is read into.
     buffer: Vec<u8>,
     buffer_len: usize,
+    /// What TLS needs of it, if connections over TLS may come.
+    #[cfg(feature = "_tls")]
+    least_buffer: usize,
     /// The commands that other threads have sent for this turn; empty between turns.
     commands: Vec<Command<S>>,
     /// The most work of each kind in one turn.
@@ -171,6 +174,8 @@ impl<S> Server<S> {
             reactor,
             buffer: vec![0; settings.receive_buffer],
             buffer_len: settings.receive_buffer,
+            #[cfg(feature = "_tls")]
+            least_buffer: 0,
             commands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             limit: 0,

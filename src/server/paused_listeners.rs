@@ -15,8 +15,9 @@ pub(super) struct Shortage {
     paused: Vec<usize>,
     /// The time at which they try again in any case; milliseconds on the loop's clock.
     pub(super) resume_at: u64,
-    /// Listeners that have lost a connection, and the time of the last loss.
-    failing: Vec<(usize, u64)>,
+    /// Listeners that have lost a connection, and the time of the last loss. Other loops, which
+    /// have no number here, count as one.
+    failing: Vec<(Option<usize>, u64)>,
 }
 
 impl Default for Shortage {
@@ -44,7 +45,7 @@ impl Shortage {
     /// one for a while. While descriptors are short, each connection that ends makes room for a new
     /// one: a line in the log for each helps no reader.
     #[cold]
-    pub(super) fn begins(&mut self, listener: usize, now: u64) -> bool {
+    pub(super) fn begins(&mut self, listener: Option<usize>, now: u64) -> bool {
         match self.failing.iter_mut().find(|(each, _)| *each == listener) {
             Some((_, last)) => now.saturating_sub(std::mem::replace(last, now)) >= ACCEPT_QUIET,
             None => {
@@ -81,7 +82,7 @@ mod tests {
             (3, 3 * ACCEPT_QUIET - 2, true),
         ];
         for (listener, now, begins) in begins {
-            assert_eq!(shortage.begins(listener, now), begins, "{listener} at {now}");
+            assert_eq!(shortage.begins(Some(listener), now), begins, "{listener} at {now}");
         }
     }
 }

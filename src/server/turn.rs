@@ -93,7 +93,7 @@ impl<S> Server<S> {
         self.settle();
         self.expire(&mut buffer);
         self.settle();
-        self.buffer = buffer;
+        self.put_back(buffer);
         self.turn.closed = self.hub.remove_dead();
         self.resume_listeners();
         Ok(self.end_turn(began))
@@ -164,9 +164,6 @@ impl<S> Server<S> {
         if let Some(stopwatch) = &mut began.stopwatch {
             stopwatch.pause();
         }
-        if let Some(link) = &self.hub.link {
-            link.waits();
-        }
         self.reactor.wait(timeout)?;
         if let Some(stopwatch) = &mut began.stopwatch {
             stopwatch.resume();
@@ -228,6 +225,9 @@ impl<S> Server<S> {
         self.turn.opened = (self.hub.stats.upgraded - began.upgraded) as usize;
         self.turn.pages = (self.hub.stats.pages - began.pages) as usize;
         self.hub.stats.turns += 1;
+        if let Some(link) = &self.hub.link {
+            link.waits();
+        }
         if let Some(stopwatch) = began.stopwatch {
             stopwatch.stop(&mut self.hub.stats);
         }
@@ -271,7 +271,7 @@ impl<S> Server<S> {
     pub(super) fn settle(&mut self) -> bool {
         let mut told = self.is_stopping_anew();
         if told {
-            self.stop_listening_here();
+            self.stop_listening();
         }
         if !self.hub.is_settled() {
             // The answer to what goes out now is awaited from now on, however long user code has
@@ -365,6 +365,7 @@ impl<S> Server<S> {
                         self.hub.work += ANSWER;
                         self.resume(answer);
                     }
+                    Command::StopListening => self.stop_listening(),
                 }
             }
             left -= some;

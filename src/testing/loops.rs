@@ -12,7 +12,7 @@ use super::{Client, Harness, MOST_TURNS};
 use crate::bus::{Post, Seat};
 use crate::config::Builder;
 use crate::error::LoopsError;
-use crate::loops::Loops;
+use crate::loops::{Loops, LoopsHandle};
 use crate::protocol::Message;
 use crate::server::Server;
 
@@ -106,7 +106,9 @@ impl<S> LoopsHarness<S> {
     ///
     /// The same as those of [`Harness::connect`].
     pub fn connect(&mut self, upgrade: impl Into<Upgrade>) -> Result<LoopClient, NotConnected> {
-        let on = self.post.least_loaded().ok_or(NotConnected::Unanswered)?;
+        let mut by_load = Vec::new();
+        self.post.by_load(&mut by_load);
+        let &(.., on) = by_load.first().ok_or(NotConnected::Unanswered)?;
         self.connect_to(on.into(), upgrade)
     }
 
@@ -174,6 +176,13 @@ impl<S> LoopsHarness<S> {
     pub fn uuid(&mut self, client: LoopClient) -> Option<Uuid> {
         self.settle();
         self.loops[client.on].uuid(client.client)
+    }
+
+    /// A handle by which other threads, or the test itself, reach the loops.
+    #[must_use]
+    pub fn handle(&mut self) -> LoopsHandle<S> {
+        let handles = self.loops.iter_mut().map(|each| each.server().handle()).collect();
+        LoopsHandle::new(handles, self.post.clone())
     }
 
     /// The harness of one loop, which [turns by hand](Harness::by_hand): for everything else that a

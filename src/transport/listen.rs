@@ -197,6 +197,16 @@ impl Listener {
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
 
+    /// Listens at a path, in one of these ways.
+    #[cfg(unix)]
+    pub(crate) fn at_path(
+        path: &Path,
+        bind: impl FnOnce(&Path) -> io::Result<Self>,
+    ) -> Result<Self, BindError> {
+        bind(path)
+            .map_err(|error| BindError::ListenUnix { path: path.to_owned(), error: error.into() })
+    }
+
     /// The same as [`bind_unix`](Self::bind_unix), but a socket's file at which no process answers
     /// is removed first.
     #[cfg(unix)]

@@ -229,10 +229,8 @@ impl<S> Context<'_, S> {
     /// Adds the answer of another loop to a question, and calls the callback if none is missing.
     pub(crate) fn answered(&mut self, query: u64, from: u16, answer: Answer) {
         if self.registry.queries.add(query, from, |found| found.add(from, answer)) {
-            let _ = self.guard("everywhere", None, |context| {
-                let (state, mut sockets) = context.lend();
-                sockets.end_query(state, query);
-            });
+            let (state, mut sockets) = self.lend();
+            sockets.end_query(state, query);
             self.drain_notifications();
         }
     }

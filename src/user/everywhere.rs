@@ -2,24 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::registry::Callback;
-use super::registry::{Found, Sockets};
+use super::call::Context;
+use super::registry::{Callback, Found, Socket, Sockets};
 use super::tables::queries::Query;
 use super::tables::timers::Removed;
-use crate::bus::{Answer, Letter, LoopSet, Passed, Question, Ready};
+use crate::bus::{Answer, Letter, Link, LoopSet, Question, Ready, To};
 use crate::error::{CloseError, EmitError};
 use crate::hub::{Audience, Emitted, Hub, Stats};
 use crate::outbox::Outgoing;
 use crate::protocol::{CloseCode, Message};
-use crate::token::{ConnectionId, Token};
+use crate::token::Token;
 
 /// How long the answers of other loops are awaited, in milliseconds.
 const ANSWER_TIME: u64 = 1000;
 
-/// The connections of all loops of the process: [`Sockets::everywhere`].
+/// The connections of all loops of the process: [`Sockets::everywhere`], [`Socket::everywhere`].
 ///
 /// It has the verbs of [`Sockets`]. They act on the connections of this loop at once, as those do,
 /// and queue a message for each other loop that has something to do with it. None of them waits,
@@ -29,9 +30,13 @@ const ANSWER_TIME: u64 = 1000;
 /// What the verbs do on other loops happens in one of the next turns there. The messages of one
 /// loop on one topic arrive in their order. What is not guaranteed is in the chapter [All
 /// cores](crate::manual::all_cores).
+///
+/// Connections are named by their uuids here. A [`ConnectionId`](crate::ConnectionId) means nothing
+/// on another loop.
 pub struct Everywhere<'a, S> {
     sockets: Sockets<'a, S>,
-    except: Option<Token>,
+    /// The connection whose verbs these are.
+    own: Option<Token>,
 }
 
 /// What became of a message to the connections of all loops.
@@ -40,22 +45,37 @@ pub struct Everywhere<'a, S> {
 pub struct Sent {
     /// The connections of this loop that accepted it.
     pub here: usize,
-    /// The other loops for which it was queued.
+    /// The number of other loops for which it was queued.
     pub queued: usize,
-    /// The other loops that do not get it because their queue was full. Each of them is told by
+    /// The number of loops that do not get it because their queue was full. Each of them notices:
     /// [`BusEvent::Gap`](crate::BusEvent::Gap).
     pub full: usize,
+    /// Whether it is longer than [`Builder::max_outbox`](crate::Builder::max_outbox). Then it
+    /// reaches no connection.
+    pub too_large: bool,
     full_loops: LoopSet,
 }
 
 impl Sent {
-    fn new(here: usize, Passed { queued, full }: Passed) -> Self {
-        Self { here, queued: queued.len(), full: full.len(), full_loops: full }
+    /// Whether it is on its way to all loops that it was meant for. Single connections may have
+    /// refused it all the same.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.full == 0 && !self.too_large
     }
 
     /// The indexes of the loops whose queue was full.
     pub fn full_loops(&self) -> impl Iterator<Item = usize> + use<> {
         self.full_loops.iter().map(usize::from)
+    }
+
+    fn count(&mut self, index: u16, queued: bool) {
+        if queued {
+            self.queued += 1;
+        } else {
+            self.full += 1;
+            self.full_loops.insert(index);
+        }
     }
 }
 
@@ -65,31 +85,20 @@ impl Sent {
 pub struct Gathered<T> {
     /// What the loops answered, put together.
     pub value: T,
-    /// Whether all loops have answered. `false` if one has ended, if its queue was full, or if it
-    /// did not answer for a second.
-    pub complete: bool,
+    /// The indexes of the loops that did not answer: because they have ended, because their queue
+    /// was full, or because they did not come to it for a second.
+    pub missing: Vec<usize>,
+}
+
+impl<T> Gathered<T> {
+    /// Whether all loops have answered.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
 }
 
 impl<S> Everywhere<'_, S> {
-    /// Leaves one connection of this loop out of the next
-    /// [`broadcast`](Self::broadcast) or [`publish`](Self::publish): most often the one that the
-    /// message came from.
-    ///
-    /// ```
-    /// # use ikisocket::{Event, Server};
-    /// # let mut server = Server::bind("127.0.0.1:0", ())?;
-    /// server.on(Event::Message, |_, ep| {
-    ///     let id = ep.id;
-    ///     ep.kws.sockets().everywhere().except(id).publish("room", ep.data);
-    /// });
-    /// # Ok::<(), ikisocket::BindError>(())
-    /// ```
-    #[must_use]
-    pub fn except(mut self, id: ConnectionId) -> Self {
-        self.except = Some(id.0);
-        self
-    }
-
     /// Sends a message to one connection, on whatever loop it is.
     ///
     /// If it is on this loop, the result is that of [`Sockets::emit_to`]. If it is on another one,
@@ -108,15 +117,17 @@ impl<S> Everywhere<'_, S> {
         message: impl Into<Outgoing<'m>>,
     ) -> Result<Emitted, EmitError> {
         let (hub, message) = (&mut *self.sockets.hub, message.into());
-        let Some(index) = other_home(hub, to) else { return hub.emit_to(to.into(), &message) };
-        let Some(link) = &mut hub.link else { return Err(EmitError::Gone(to.into())) };
-        let ready = Ready::new(&message).share();
-        let only = LoopSet::from_iter([index]);
-        let passed = link.send_message(only, "", &ready, |content| Letter::EmitTo(to, content));
-        if passed.full.is_empty() {
+        let (len, limit) = (message.message.len(), hub.limits.max_outbox);
+        let Some((index, link)) = other_home(hub, to) else {
+            return hub.emit_to(to.into(), &message);
+        };
+        let error = if len > limit {
+            EmitError::TooLarge { len, limit }
+        } else if link.send_message(index, To::One(to), "", &Ready::new(&message).share()) {
             return Ok(Emitted::Queued);
-        }
-        let error = EmitError::LoopFull(index.into());
+        } else {
+            EmitError::LoopFull(index.into())
+        };
         hub.stats.emits_refused.count(error);
         Err(error)
     }
@@ -125,39 +136,56 @@ impl<S> Everywhere<'_, S> {
     /// skipped.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, message.into());
-        let ready = Ready::new(&message).share();
+        if let Some(too_large) = refuse_too_large(hub, &message) {
+            return too_large;
+        }
         let (mut here, mut there) = (Vec::new(), BTreeMap::<u16, Vec<Uuid>>::new());
         for &uuid in to {
             match other_home(hub, uuid) {
-                Some(index) => there.entry(index).or_default().push(uuid),
+                Some((index, _)) => there.entry(index).or_default().push(uuid),
                 None => here.push(uuid),
             }
         }
-        let mut passed = Passed::default();
+        let ready = share_if(!there.is_empty(), &message);
+        let mut sent = Sent::default();
         if let Some(link) = &mut hub.link {
             for (index, uuids) in there {
-                let queued = link.send_to_list(index, uuids, &ready);
-                if queued { &mut passed.queued } else { &mut passed.full }.insert(index);
+                let to = To::List(uuids.into_boxed_slice());
+                sent.count(index, link.send_message(index, to, "", &ready));
             }
         }
-        Sent::new(hub.deliver(Audience::List(&here), None, ready), passed)
+        sent.here = hub.deliver(Audience::List(&here), None, ready);
+        sent
     }
 
-    /// Sends a message to every open connection of all loops.
+    /// Sends a message to every open connection of all loops. If these are the verbs of one
+    /// connection ([`Socket::everywhere`]), that connection is left out.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Sent {
-        let (hub, message) = (&mut *self.sockets.hub, message.into());
-        let ready = Ready::new(&message);
-        let Some(link) = &mut hub.link else {
-            return Sent::new(hub.deliver(Audience::All, self.except, ready), Passed::default());
-        };
-        let ready = ready.share();
-        let passed = link.send_message(link.others(), "", &ready, Letter::Broadcast);
-        Sent::new(hub.deliver(Audience::All, self.except, ready), passed)
+        self.broadcast_except(self.own, &message.into())
+    }
+
+    /// Sends a message to every open connection of all loops, also to the one whose verbs these
+    /// are.
+    pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Sent {
+        self.broadcast_except(None, &message.into())
+    }
+
+    fn broadcast_except(&mut self, except: Option<Token>, message: &Outgoing<'_>) -> Sent {
+        let hub = &mut *self.sockets.hub;
+        if let Some(too_large) = refuse_too_large(hub, message) {
+            return too_large;
+        }
+        let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
+        let ready = share_if(!loops.is_empty(), message);
+        let mut sent = send_to(hub, loops, || To::All, "", &ready);
+        sent.here = hub.deliver(Audience::All, except, ready);
+        sent
     }
 
     /// Sends a message to the members of a topic, on whatever loops they are. Only loops with
     /// members have work with it. The members of this loop get it by an ordinary
-    /// [`publish`](Sockets::publish), before the members of others.
+    /// [`publish`](Sockets::publish), before the members of others. If these are the verbs of one
+    /// connection ([`Socket::everywhere`]), that connection is left out.
     ///
     /// ```
     /// use ikisocket::Server;
@@ -168,35 +196,52 @@ impl<S> Everywhere<'_, S> {
     /// # Ok::<(), ikisocket::BindError>(())
     /// ```
     pub fn publish<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> Sent {
-        let (hub, message) = (&mut *self.sockets.hub, message.into());
-        let mut ready = Ready::new(&message);
-        let mut passed = Passed::default();
-        if let Some(link) = &mut hub.link {
-            let loops = link.loops_of(topic);
-            if !loops.is_empty() {
-                ready = ready.share();
-                passed = link.send_message(loops, topic, &ready, Letter::Publish);
-            }
+        self.publish_except(self.own, topic, &message.into())
+    }
+
+    /// Sends a message to the members of a topic, also to the connection whose verbs these are.
+    pub fn publish_all<'m>(&mut self, topic: &str, message: impl Into<Outgoing<'m>>) -> Sent {
+        self.publish_except(None, topic, &message.into())
+    }
+
+    fn publish_except(
+        &mut self,
+        except: Option<Token>,
+        topic: &str,
+        message: &Outgoing<'_>,
+    ) -> Sent {
+        let hub = &mut *self.sockets.hub;
+        let loops = hub.link.as_ref().map(|link| link.loops_of(topic)).unwrap_or_default();
+        let has_members = !loops.is_empty() || hub.topics.find(topic).is_some();
+        if has_members && let Some(too_large) = refuse_too_large(hub, message) {
+            return too_large;
         }
-        Sent::new(hub.publish_ready(topic, self.except, ready), passed)
+        let ready = share_if(!loops.is_empty(), message);
+        let mut sent = send_to(hub, loops, || To::Topic, topic, &ready);
+        sent.here = hub.publish_ready(topic, except, ready);
+        sent
     }
 
     /// Calls the listeners of a custom event on every open connection of all loops, as
-    /// [`Sockets::fire`] does on one, in the next turn of each loop. No listener is called inside
-    /// this call, also not on this loop.
+    /// [`Sockets::fire`] does on one, in one of the next turns of each loop. No listener is called
+    /// inside this call, also not on this loop.
     pub fn fire<'d>(&mut self, event: &str, data: impl Into<Message<'d>>) -> Sent {
         let message = Outgoing::from(data.into());
-        let ready = Ready::new(&message).share();
         let Some(link) = &mut self.sockets.hub.link else {
             let (event, message) = (event.to_owned(), message.message.into_owned());
-            self.sockets.set_timer(std::time::Duration::ZERO, move |state, sockets| {
+            self.sockets.set_timer(Duration::ZERO, move |state, sockets| {
                 sockets.fire(state, &event, message.payload());
             });
             return Sent::default();
         };
-        let mut loops = link.others();
-        loops.insert(link.index());
-        Sent::new(0, link.send_message(loops, event, &ready, Letter::Fire))
+        let (own, others) = (link.index(), link.others());
+        let ready = Ready::new(&message).share();
+        let here = link.send_message(own, To::Listeners, event, &ready);
+        let mut sent = send_to(self.sockets.hub, others, || To::Listeners, event, &ready);
+        if !here {
+            sent.count(own, false);
+        }
+        sent
     }
 
     /// Closes a connection with a code and a reason, on whatever loop it is, as
@@ -219,28 +264,25 @@ impl<S> Everywhere<'_, S> {
         if !code.is_sendable() {
             return Err(CloseError::IllegalCode(code));
         }
-        let Some(index) = other_home(hub, uuid) else {
-            let Some(token) = hub.find(uuid) else { return Ok(false) };
-            return hub.close(token, code, reason).map(|()| true);
-        };
-        let Some(link) = &mut hub.link else { return Ok(false) };
-        let only = LoopSet::from_iter([index]);
-        if link.send(only, reason, || Letter::Close(uuid, code)).full.is_empty() {
-            return Ok(true);
+        if let Some((index, link)) = other_home(hub, uuid) {
+            let queued = link.send_close(index, Letter::Close(uuid, code), reason);
+            return if queued { Ok(true) } else { Err(CloseError::LoopFull(index.into())) };
         }
-        Err(CloseError::LoopFull(index.into()))
+        let Some(token) = hub.find(uuid) else { return Ok(false) };
+        hub.close(token, code, reason).map(|()| true)
     }
 
     // Questions.
 
     /// Asks all loops for the number of their open connections, and calls `then` with the sum when
-    /// all have answered, or after a second. `then` never runs inside this call.
+    /// all have answered, or after a second. `then` never runs inside this call. If this loop ends
+    /// before, it does not run.
     ///
     /// ```
     /// # use ikisocket::{Event, Server};
     /// # let mut server = Server::bind("127.0.0.1:0", 0_usize)?;
     /// server.on(Event::Connect, |_, ep| {
-    ///     ep.kws.sockets().everywhere().count(|most, _, open| {
+    ///     ep.kws.everywhere().count(|most, _, open| {
     ///         *most = open.value.max(*most);
     ///     });
     /// });
@@ -251,7 +293,7 @@ impl<S> Everywhere<'_, S> {
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<usize>) + 'static,
     {
         self.ask(Question::Open, "", |state, sockets, found| {
-            then(state, sockets, Gathered { value: found.count, complete: found.complete });
+            then(state, sockets, gathered(found.count, found.missing));
         });
     }
 
@@ -261,7 +303,7 @@ impl<S> Everywhere<'_, S> {
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<usize>) + 'static,
     {
         self.ask(Question::MemberCount, topic, |state, sockets, found| {
-            then(state, sockets, Gathered { value: found.count, complete: found.complete });
+            then(state, sockets, gathered(found.count, found.missing));
         });
     }
 
@@ -272,7 +314,7 @@ impl<S> Everywhere<'_, S> {
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<Uuid>>) + 'static,
     {
         self.ask(Question::Members, topic, |state, sockets, found| {
-            then(state, sockets, Gathered { value: found.uuids, complete: found.complete });
+            then(state, sockets, gathered(found.uuids, found.missing));
         });
     }
 
@@ -283,19 +325,19 @@ impl<S> Everywhere<'_, S> {
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<Uuid>>) + 'static,
     {
         self.ask(Question::Uuids, "", |state, sockets, found| {
-            then(state, sockets, Gathered { value: found.uuids, complete: found.complete });
+            then(state, sockets, gathered(found.uuids, found.missing));
         });
     }
 
     /// Asks all loops for their figures, each with the loop's index, in the order of the indexes:
-    /// see [`count`](Self::count).
+    /// see [`count`](Self::count). [`Stats::loops_to_prometheus`] makes a page of them.
     pub fn stats<F>(&mut self, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<(usize, Stats)>>) + 'static,
     {
         self.ask(Question::Stats, "", |state, sockets, mut found| {
             found.stats.sort_unstable_by_key(|&(index, _)| index);
-            then(state, sockets, Gathered { value: found.stats, complete: found.complete });
+            then(state, sockets, gathered(found.stats, found.missing));
         });
     }
 
@@ -306,15 +348,18 @@ impl<S> Everywhere<'_, S> {
         let Sockets { hub, registry } = &mut self.sockets;
         let number = registry.queries.next();
         let own = hub.link.as_ref().map_or(0, |link| link.index());
-        let mut found = Found { complete: true, ..Found::default() };
+        let mut found = Found::default();
         found.add(own, answer_here(hub, registry.panics.get(), question, topic));
         let mut missing = LoopSet::default();
         if let Some(link) = &mut hub.link {
-            let others = link.others();
-            let passed = link.send(others, topic, || Letter::Ask { query: number, question });
-            missing = passed.queued;
-            // A loop that has ended cannot answer.
-            found.complete = missing.len() + 1 == link.post().len();
+            for index in (0..link.post().len() as u16).filter(|&index| index != own) {
+                let letter = Letter::Ask { query: number, question };
+                if !link.post().has_ended(index) && link.converse(index, letter, topic) {
+                    missing.insert(index);
+                } else {
+                    found.missing.insert(index);
+                }
+            }
         }
         let after = if missing.is_empty() { 0 } else { ANSWER_TIME };
         let timer = registry.schedule.set(
@@ -327,24 +372,43 @@ impl<S> Everywhere<'_, S> {
     }
 }
 
-impl<S> Sockets<'_, S> {
-    /// Calls the callback of a question with the answers that are there.
-    pub(crate) fn end_query(&mut self, state: &mut S, number: u64) {
-        let Some(query) = self.registry.queries.take(number) else { return };
-        // Not if the timer itself has brought us here.
-        if let Some(Removed(timer)) = self.registry.schedule.remove(query.timer) {
-            self.registry.discard(timer);
-        }
-        let mut found = query.found;
-        found.complete &= query.missing.is_empty();
-        (query.callback)(state, self, found);
-    }
+/// The other loop that has the connection with this uuid, or had it, and what leads there.
+fn other_home(hub: &mut Hub, uuid: Uuid) -> Option<(u16, &mut Link)> {
+    let link = hub.link.as_mut()?;
+    let index = link.home(uuid).filter(|&index| index != link.index())?;
+    (!link.post().has_ended(index)).then_some((index, link))
 }
 
-/// The other loop that has the connection with this uuid, or had it.
-fn other_home(hub: &Hub, uuid: Uuid) -> Option<u16> {
-    let link = hub.link.as_ref()?;
-    link.home(uuid).filter(|&index| index != link.index() && !link.post().has_ended(index))
+/// The result for a message that is longer than any outbox.
+fn refuse_too_large(hub: &mut Hub, message: &Outgoing<'_>) -> Option<Sent> {
+    let is_too_large = message.message.len() > hub.limits.max_outbox;
+    is_too_large.then(|| {
+        hub.deliver(Audience::All, None, Ready::new(message)); // It counts the refusal.
+        Sent { too_large: true, ..Sent::default() }
+    })
+}
+
+/// The message; its frame is encoded now if other loops get it too.
+fn share_if<'m>(others_get_it: bool, message: &'m Outgoing<'_>) -> Ready<'m> {
+    let ready = Ready::new(message);
+    if others_get_it { ready.share() } else { ready }
+}
+
+/// Queues a message for each of these loops.
+fn send_to(
+    hub: &mut Hub,
+    loops: LoopSet,
+    to: impl Fn() -> To,
+    text: &str,
+    message: &Ready<'_>,
+) -> Sent {
+    let mut sent = Sent::default();
+    if let Some(link) = &mut hub.link {
+        for index in loops.iter() {
+            sent.count(index, link.send_message(index, to(), text, message));
+        }
+    }
+    sent
 }
 
 /// This loop's answer to a question.
@@ -360,6 +424,11 @@ pub(crate) fn answer_here(hub: &Hub, panics: u64, question: Question, topic: &st
             Answer::Stats(Box::new(stats))
         }
     }
+}
+
+/// An answer in which those of some loops are missing.
+fn gathered<T>(value: T, missing: LoopSet) -> Gathered<T> {
+    Gathered { value, missing: missing.iter().map(usize::from).collect() }
 }
 
 impl Found {
@@ -381,18 +450,59 @@ impl<S> fmt::Debug for Everywhere<'_, S> {
     }
 }
 
-impl<'a, S> Sockets<'a, S> {
+impl<S> Sockets<'_, S> {
     /// The connections of all loops of the process, with the same verbs: see [`Everywhere`] and
     /// [`Loops`](crate::Loops).
     #[must_use]
     pub fn everywhere(&mut self) -> Everywhere<'_, S> {
-        let sockets = Sockets { hub: &mut *self.hub, registry: self.registry };
-        Everywhere { sockets, except: None }
+        Everywhere { sockets: Sockets { hub: self.hub, registry: self.registry }, own: None }
     }
 
     /// The index of this loop: 0 for a server that runs by itself.
     #[must_use]
     pub fn loop_index(&self) -> usize {
         self.hub.link.as_ref().map_or(0, |link| link.index().into())
+    }
+
+    /// The number of loops of the process: 1 for a server that runs by itself.
+    #[must_use]
+    pub fn loop_count(&self) -> usize {
+        self.hub.link.as_ref().map_or(1, |link| link.post().len())
+    }
+
+    /// Calls the callback of a question with the answers that are there.
+    pub(crate) fn end_query(&mut self, state: &mut S, number: u64) {
+        let Some(query) = self.registry.queries.take(number) else { return };
+        let Query { callback, timer, missing, mut found } = query;
+        // Not if the timer itself has brought us here.
+        if let Some(Removed(timer)) = self.registry.schedule.remove(timer) {
+            self.registry.discard(timer);
+        }
+        missing.iter().for_each(|index| found.missing.insert(index));
+        let mut context = Context { state, hub: self.hub, registry: self.registry };
+        let _ = context.guard("everywhere", None, |context| {
+            let (state, mut sockets) = context.lend();
+            callback(state, &mut sockets, found);
+        });
+    }
+}
+
+impl<S> Socket<'_, S> {
+    /// The connections of all loops of the process, with the verbs of this connection: its
+    /// [`broadcast`](Everywhere::broadcast) and [`publish`](Everywhere::publish) leave it out, as
+    /// those of [`Socket`] do.
+    ///
+    /// ```
+    /// # use ikisocket::{Event, Server};
+    /// # let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.on(Event::Message, |_, ep| {
+    ///     ep.kws.everywhere().publish("room", ep.data); // to all others, on all loops
+    /// });
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
+    #[must_use]
+    pub fn everywhere(&mut self) -> Everywhere<'_, S> {
+        let own = Some(self.token);
+        Everywhere { sockets: Sockets { hub: self.hub, registry: self.registry }, own }
     }
 }

@@ -72,6 +72,18 @@ impl<S> Handle<S> {
         self.sender.send(Command::Run(Box::new(command)), true)
     }
 
+    /// The same, however many commands wait: for what the owner of several loops asks of each.
+    pub(crate) fn send_unlimited<F>(&self, command: F) -> Result<(), SendError>
+    where
+        F: FnOnce(&mut S, &mut Sockets<'_, S>) + Send + 'static,
+    {
+        self.sender.send(Command::Run(Box::new(command)), false)
+    }
+
+    pub(crate) fn stop_listening(&self) -> Result<(), SendError> {
+        self.sender.send(Command::StopListening, false)
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.sender.is_gone()
     }

@@ -17,7 +17,7 @@ use super::tables::listeners::Listeners;
 use super::tables::queries::Queries;
 use super::tables::sources::{Readiness, Sources, Watch};
 use super::tables::timers::Schedule;
-use crate::bus::BusEvent;
+use crate::bus::{BusEvent, LoopSet};
 use crate::config::{Builder, SlowReader};
 use crate::error::Error;
 use crate::event::Event;
@@ -192,7 +192,8 @@ pub(crate) type Caught = Rc<RefCell<Vec<CaughtPanic>>>;
 #[non_exhaustive]
 pub struct CaughtPanic {
     /// The code that panicked: an event's name, or `route`, `filter` (also for its deferred
-    /// answer), `page`, `timer`, `source` or `command`.
+    /// answer), `page`, `timer`, `source`, `command`, `on_bus`, or `everywhere` for the callback of
+    /// a question to all loops.
     pub event: String,
     /// The panic's message, if it was a string.
     pub message: String,
@@ -220,8 +221,8 @@ pub(crate) struct Found {
     pub(crate) count: usize,
     pub(crate) uuids: Vec<Uuid>,
     pub(crate) stats: Vec<(usize, Stats)>,
-    /// Whether all loops could be asked, and in the end: whether all have answered.
-    pub(crate) complete: bool,
+    /// The loops that could not be asked, and in the end those that did not answer.
+    pub(crate) missing: LoopSet,
 }
 
 /// One WebSocket route.
@@ -270,6 +271,7 @@ pub(crate) type Task<S> = Box<dyn FnOnce(&mut S, &mut Sockets<'_, S>) + Send>;
 pub(crate) enum Command<S> {
     Run(Task<S>),
     Answer(Answer<S>),
+    StopListening,
 }
 
 /// The effect of an answer on the loop: the rest of the filter that deferred the request.

@@ -219,28 +219,42 @@ impl<S> Sockets<'_, S> {
     /// A second call closes the remaining open connections at once, with its own code and reason.
     /// It does not change the deadline.
     ///
+    /// With [`Loops`](crate::Loops) all loops shut down. Loops that call this at the same time
+    /// start one shutdown, and none of them counts as a second call.
+    ///
     /// # Errors
     ///
     /// [`CloseError::IllegalCode`] if the code may not be sent; then nothing happens.
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
         let (spread, deadline) = how.millis();
-        self.hub.shutdown(how.code, &how.reason, spread, deadline)?;
-        let code = how.code;
-        self.hub.tell_other_loops(&how.reason, || Letter::Shutdown { code, spread, deadline });
+        let (code, again) = (how.code, self.hub.stopping.is_some());
+        self.hub.shutdown(code, &how.reason, spread, deadline)?;
+        if let Some(link) = &mut self.hub.link {
+            link.tell_all(&how.reason, || Letter::Shutdown { code, spread, deadline, again });
+        }
         Ok(())
     }
 
-    /// Sets whether new WebSocket connections get 503 from now on. Open connections stay.
+    /// Starts a shutdown of this loop alone. If it shuts down already, that is a second call or is
+    /// ignored.
+    pub(crate) fn shut_down_here(&mut self, how: &Shutdown, again: bool) {
+        if again || self.hub.stopping.is_none() {
+            let (spread, deadline) = how.millis();
+            let _ = self.hub.shutdown(how.code, &how.reason, spread, deadline); // It was checked.
+        }
+    }
+
+    /// Sets whether new WebSocket connections get 503 from now on. Open connections stay. With
+    /// [`Loops`](crate::Loops) it holds for all loops.
     pub fn refuse_upgrades(&mut self, refuse: bool) {
-        self.hub.refusing = refuse;
-        self.hub.tell_other_loops("", || Letter::RefuseUpgrades(refuse));
+        self.hub.set_refusing(refuse);
     }
 
     /// Whether new WebSocket connections get 503, because of
     /// [`refuse_upgrades`](Self::refuse_upgrades) or a shutdown.
     #[must_use]
     pub fn is_refusing(&self) -> bool {
-        self.hub.refusing || self.hub.stopping.is_some()
+        self.hub.is_refusing() || self.hub.stopping.is_some()
     }
 
     /// Calls `callback` once, in the first turn of the loop that begins at least `after` from now.
