@@ -1,4 +1,4 @@
-//! What listeners of the bus are told.
+//! What the handler of the bus is called for.
 
 /// What happened between the loops of the process: [`Server::on_bus`](crate::Server::on_bus).
 #[derive(Clone, Debug, PartialEq, Eq)]
