@@ -2,9 +2,9 @@
 //!
 //! The model is that of Go's package ikisocket, which is now called `socketio` and is not
 //! Socket.IO: listeners on named events, `emit`, `emit_to`, `broadcast`, `fire`, attributes, and a
-//! uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself.
-//! There is no async runtime, no thread but yours, no lock around your state, and no `unsafe` in
-//! this crate.
+//! uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself,
+//! or [one for each core](manual::all_cores). There is no async runtime, no thread that you did not
+//! ask for, no lock around your state, and no `unsafe` in this crate.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Server};
@@ -52,7 +52,8 @@
 //!
 //! **One connection is a [`Socket`], all open ones are [`Sockets`].** `Sockets` has `emit_to`,
 //! `broadcast`, `fire`, `get`, `for_each`, `len`, `shutdown`. [`Socket::sockets`] leads from one
-//! connection to all of them. A [`Handle`] sends to them from other threads.
+//! connection to all of them. A [`Handle`] sends to them from other threads. With [`Loops`], each
+//! core has a server, and [`Sockets::everywhere`] has the connections of all.
 //!
 //! # The rules
 //!
@@ -72,6 +73,7 @@
 //!   messages that wait, and a message in [`Latest`] takes the position of the waiting message that
 //!   it replaces. Exceptions:
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
+//!   - a message for another [loop](manual::all_cores) that has not arrived there before the close;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
 //! - **No closing connection stays for ever.** When a WebSocket connection begins to close, or the
@@ -88,17 +90,17 @@
 //!   with epoll once. Exceptions: Unix sockets need one more read, and large messages need several
 //!   of each.
 //! - **Encode once.** A broadcast is encoded once and sent to all connections from the same bytes.
-//!   Exception: [compression](manual::compression). With `Deflate::shared` a broadcast is
-//!   compressed once for each window size and level in use, with `Deflate::dedicated` once for each
-//!   connection. And over [TLS](manual::tls) each connection encrypts it for itself.
+//!   Exceptions: [loops](manual::all_cores) may encode it once each. With
+//!   [compression](manual::compression), `Deflate::shared` compresses it once for each window size
+//!   and level in use, and `Deflate::dedicated` once for each connection. Over [TLS](manual::tls)
+//!   each connection encrypts it for itself.
 //! - **No buffer while idle.** A connection with nothing to send and nothing half received owns no
 //!   buffer. Exception: with `Deflate::dedicated` it keeps the newest bytes of its messages.
 //! - **Memory is given back.** What grows with the number of connections is freed when most of them
 //!   have ended, and what grows with the number of topics when most topics have ended.
-//! - **Everything is bounded.** Messages, outboxes, request heads, handshakes and the work of a
-//!   turn have [limits](manual::limits). The number of connections is not limited by default. How
-//!   many messages a client sends in a second is not limited at all: your program does that
-//!   ([recipe](manual::cookbook::rate_limit)).
+//! - **Everything is bounded.** Messages, outboxes, request heads, handshakes, queues and the work
+//!   of a turn have [limits](manual::limits). The number of connections has none by default. How
+//!   often a client sends has none: [limit it yourself](manual::cookbook::rate_limit).
 //! - **A panic costs one connection at most.** It is caught, [`Server::on_panic`] is called, and
 //!   its connection is closed with 1011 if it is open. A panic in an `error` listener closes
 //!   nothing. A request whose filter or page panics gets 500. If the `drop` of a value that you
@@ -109,11 +111,9 @@
 //!
 //! Timeouts and timers have whole milliseconds, and come late if you poll late. An emit's
 //! [`Queued`](Emitted::Queued) says that the message will be offered to the socket, not that the
-//! peer has read it. A listener that runs for a long time delays all connections. Freed memory goes
-//! to the allocator, which decides what of it goes back to the operating system, and when.
-//!
-//! There is no POST and no HTTP beyond small GET pages, no HTTP/2, no client, no Redis, and one
-//! loop for each server.
+//! peer has read it. A listener that runs for a long time delays all connections of its loop.
+//! Between [loops](manual::all_cores), messages of different senders have no common order. There is
+//! no POST and no HTTP beyond small GET pages, no HTTP/2, no client and no Redis.
 //!
 //! # The manual
 //!
@@ -125,6 +125,7 @@
 //! | [Topics](manual::topics) | groups, rooms, publish and subscribe |
 //! | [Requests, filters, pages](manual::requests) | routes, logins, health checks, refusals |
 //! | [Time, threads, sources](manual::time_and_threads) | timers, other threads, foreign loops, busy polling |
+//! | [All cores](manual::all_cores) | a server on each of several threads, messages between them |
 //! | [Compression](manual::compression) | permessage-deflate, and clients with faults |
 //! | [TLS](manual::tls) | certificates, clients' certificates, crypto providers, failures |
 //! | [Close codes](manual::close_codes) | which code to send, what a code means |
@@ -143,8 +144,7 @@
 //! first two. Log records go to `log` 0.4; a logger receives them only if it uses the same version.
 //! A new major version of one of these four (for `log` also 0.5) is a breaking change of this
 //! crate. All other dependencies are internal and may change in any release, and so may items that
-//! are absent from this documentation: this crate's own tests, benchmarks and fuzz targets use
-//! them.
+//! are absent from this documentation.
 //!
 //! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
 //! [`protocol`] decodes and encodes the frames of both sides, server and client.

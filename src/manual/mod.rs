@@ -26,6 +26,27 @@ pub mod requests {}
 pub mod time_and_threads {}
 
 #[doc = include_str!("all_cores.md")]
+#[doc = ""]
+#[cfg_attr(
+    feature = "testing",
+    doc = "[`Harness`]: crate::testing::Harness
+[`LoopsHarness`]: crate::testing::LoopsHarness
+[`LoopsHarness::on`]: crate::testing::LoopsHarness::on
+[`Order`]: crate::testing::Order
+[`Order::Shuffled`]: crate::testing::Order::Shuffled
+[connect_to]: crate::testing::LoopsHarness::connect_to
+"
+)]
+#[cfg_attr(
+    not(feature = "testing"),
+    doc = "[`Harness`]: crate::manual::testing
+[`LoopsHarness`]: crate::manual::testing
+[`LoopsHarness::on`]: crate::manual::testing
+[`Order`]: crate::manual::testing
+[`Order::Shuffled`]: crate::manual::testing
+[connect_to]: crate::manual::testing
+"
+)]
 pub mod all_cores {}
 
 // Without the feature, the links to what it brings lead to the chapter that says how to get it.
@@ -115,6 +136,8 @@ pub mod metrics {}
 [`Harness::dial`]: crate::testing::Harness::dial
 [`Harness::write`]: crate::testing::Harness::write
 [`Harness::by_hand`]: crate::testing::Harness::by_hand
+[`LoopsHarness`]: crate::testing::LoopsHarness
+[`Order`]: crate::testing::Order
 "
 )]
 #[cfg_attr(
@@ -133,6 +156,8 @@ pub mod metrics {}
 [`Harness::dial`]: crate::manual::testing
 [`Harness::write`]: crate::manual::testing
 [`Harness::by_hand`]: crate::manual::testing
+[`LoopsHarness`]: crate::manual::testing
+[`Order`]: crate::manual::testing
 "
 )]
 pub mod testing {}
