@@ -530,11 +530,11 @@ pub enum LoopsError {
         /// The closure's error, or the message of its panic.
         reason: String,
     },
-    /// The operating system could not start a thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] IoError),
+    /// The operating system has no thread or descriptor for the loops.
+    #[error("cannot start the loops: {0}")]
+    System(#[source] IoError),
     /// A loop ended by an error or a panic outside of callbacks, and the others were shut down.
-    #[error("loop {index} has failed: {reason}{}", Self::named(remaining))]
+    #[error("loop {index} has failed: {reason}{}", Self::named("; ", remaining))]
     Failed {
         /// The index of the loop that failed first.
         index: usize,
@@ -544,7 +544,7 @@ pub enum LoopsError {
         remaining: Vec<usize>,
     },
     /// Loops have not ended in time after a shutdown: most often a callback does not return.
-    #[error("after the shutdown{}", Self::named(loops))]
+    #[error("{}", Self::named("after the shutdown ", loops))]
     Stuck {
         /// The indexes of the loops.
         loops: Vec<usize>,
@@ -553,11 +553,11 @@ pub enum LoopsError {
 
 impl LoopsError {
     /// Names loops that have not ended.
-    fn named(loops: &[usize]) -> String {
+    fn named(before: &str, loops: &[usize]) -> String {
         match loops {
             [] => String::new(),
-            [one] => format!(" loop {one} has not ended"),
-            many => format!(" the loops {many:?} have not ended"),
+            [one] => format!("{before}loop {one} has not ended"),
+            many => format!("{before}the loops {many:?} have not ended"),
         }
     }
 }

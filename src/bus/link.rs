@@ -306,7 +306,7 @@ impl Link {
         std::mem::take(&mut self.reading[usize::from(from)])
     }
 
-    /// Notes that so many letters, of this cost in all, were handled; the others come back.
+    /// Notes that this number of letters, of this cost in all, were handled; the others come back.
     pub(crate) fn put_back(&mut self, from: u16, mut letters: Batch, count: u64, cost: usize) {
         self.stats.received += count;
         let handled = &self.post.mailbox(self.index).handled[usize::from(from)].0;

@@ -302,6 +302,8 @@ impl Builder {
     /// The most WebSocket connections that may be open; an upgrade beyond this number gets 503.
     /// Default: no limit but the process's file descriptors. Pages are answered in any case.
     ///
+    /// With [`Loops`](crate::Loops) the limit holds for each loop.
+    ///
     /// Connections that have sent no request yet, or that wait for the answer, are not counted.
     /// They end with the handshake timeout.
     pub fn max_connections(mut self, connections: usize) -> Self {

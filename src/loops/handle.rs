@@ -78,8 +78,8 @@ impl<S> LoopsHandle<S> {
         self.each_alive(|handle| handle.send(command.clone()))
     }
 
-    /// Sends a message to one connection, on whatever loop it is: [`Everywhere::emit_to`](crate::Everywhere::emit_to). If no
-    /// loop has it, nothing happens.
+    /// Sends a message to one connection, on whatever loop it is:
+    /// [`Everywhere::emit_to`](crate::Everywhere::emit_to). If no loop has it, nothing happens.
     ///
     /// # Errors
     ///
@@ -112,7 +112,8 @@ impl<S> LoopsHandle<S> {
         })
     }
 
-    /// Sends a message to every open connection of all loops: [`Everywhere::broadcast`](crate::Everywhere::broadcast).
+    /// Sends a message to every open connection of all loops:
+    /// [`Everywhere::broadcast`](crate::Everywhere::broadcast).
     ///
     /// # Errors
     ///

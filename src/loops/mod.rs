@@ -81,9 +81,9 @@ impl Loops {
     }
 
     /// The most bytes that may wait from one loop to another: messages, with about 128 bytes for
-    /// each beside its own. Default: 16 MiB, at least 1 KiB. What finds no room is refused and counted, and the other
-    /// loop is told ([`BusEvent::Gap`](crate::BusEvent::Gap)). A message that is longer than this
-    /// may wait alone.
+    /// each beside its own. Default: 16 MiB, at least 1 KiB. What finds no room is refused and
+    /// counted, and the other loop notices ([`BusEvent::Gap`](crate::BusEvent::Gap)). A message
+    /// that is longer than this may wait alone.
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
         self
@@ -147,15 +147,15 @@ impl Loops {
     }
 
     /// Listens on every socket that systemd passes to this process: [`Server::listen_fds`]. Call it
-    /// before other threads start. `Err` has the loops back if there is none, so that the program
-    /// can listen elsewhere. It needs the feature `listenfd`.
+    /// before other threads start. Also returns how many sockets there are. It needs the feature
+    /// `listenfd`.
     ///
     /// ```no_run
     /// # use ikisocket::{Loops, Server};
-    /// let loops = match Loops::new(4).listen_fds()? {
-    ///     Ok(loops) => loops,
-    ///     Err(loops) => loops.listen("127.0.0.1:3000")?, // started by hand
-    /// };
+    /// /// let (mut loops, passed) = Loops::new(4).listen_fds()?;
+    /// if passed == 0 {
+    ///     loops = loops.listen("127.0.0.1:3000")?; // started by hand
+    /// }
     /// # loops.start(|_, builder| builder.build(()))?.join()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -164,21 +164,19 @@ impl Loops {
     ///
     /// The same as those of [`Server::listen_fds`].
     #[cfg(all(unix, feature = "listenfd"))]
-    pub fn listen_fds(self) -> Result<Result<Self, Self>, BindError> {
+    pub fn listen_fds(self) -> Result<(Self, usize), BindError> {
         self.listen_on_passed(&Over::Plain)
     }
 
     #[cfg(all(unix, feature = "listenfd"))]
-    fn listen_on_passed(mut self, over: &Over) -> Result<Result<Self, Self>, BindError> {
+    fn listen_on_passed(mut self, over: &Over) -> Result<(Self, usize), BindError> {
         let passed = ListeningSocket::take_passed()?;
-        if passed.is_empty() {
-            return Ok(Err(self));
-        }
+        let count = passed.len();
         for socket in passed {
             let listener = Listener::handed_over(socket, self.settings.options())?;
             self = self.with_listener(listener, over.clone());
         }
-        Ok(Ok(self))
+        Ok((self, count))
     }
 
     // The same over TLS. The loops share the certificates, and the keys of tickets.
@@ -230,7 +228,7 @@ impl Loops {
     ///
     /// The same as those of [`Server::listen_fds_tls`].
     #[cfg(all(unix, feature = "listenfd", feature = "_tls"))]
-    pub fn listen_fds_tls(self, tls: &Tls) -> Result<Result<Self, Self>, BindError> {
+    pub fn listen_fds_tls(self, tls: &Tls) -> Result<(Self, usize), BindError> {
         self.listen_on_passed(&Over::Tls(tls.clone()))
     }
 
@@ -256,9 +254,9 @@ impl Loops {
     ///
     /// [`LoopsError::Count`] if the number of loops is not from 1 to 256,
     /// [`LoopsError::QueueBytes`] if the limit of the queues is too small, [`LoopsError::Build`]
-    /// with the error of the first `build` that failed or panicked, and [`LoopsError::Thread`] if
-    /// the operating system cannot start a thread. Then no loop runs, and all threads have ended: it
-    /// waits for closures that still build.
+    /// with the error of the first `build` that failed or panicked, and [`LoopsError::System`] if
+    /// the operating system has no thread or descriptor left. Then no loop runs, and all threads
+    /// have ended: it waits for closures that still build.
     pub fn start<S, E, F>(self, build: F) -> Result<Running<S>, LoopsError>
     where
         S: 'static,
@@ -267,6 +265,11 @@ impl Loops {
     {
         let addresses = self.local_addrs();
         let post = self.post(run_number())?;
+        #[cfg(unix)]
+        for (listener, _) in &self.listeners {
+            let noted = post.note_listening(0, listener.fd());
+            noted.map_err(|error| LoopsError::System(error.into()))?;
+        }
         let build = Arc::new(build);
         let (built, all_built) = mpsc::channel();
         let (reports, all_reports) = mpsc::channel();
@@ -281,7 +284,7 @@ impl Loops {
             let thread = std::thread::Builder::new()
                 .name(format!("loop {index}"))
                 .spawn(move || job.run(|| build(usize::from(index), builder)))
-                .map_err(|error| LoopsError::Thread(error.into()))?;
+                .map_err(|error| LoopsError::System(error.into()))?;
             threads.0.push((begin, thread));
         }
         drop((built, reports));

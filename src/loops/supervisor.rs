@@ -35,7 +35,7 @@ impl Supervisor {
                 watch(&loops.post, &reports, fail)
             })
             .map(Self)
-            .map_err(|error| LoopsError::Thread(error.into()))
+            .map_err(|error| LoopsError::System(error.into()))
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -76,7 +76,7 @@ fn serve<S>(
     spins: bool,
 ) -> Result<Finished, String> {
     for (listener, over) in listeners {
-        server.adopt(listener, over).map_err(|error| error.to_string())?;
+        server.watch_noted(listener, over).map_err(|error| error.to_string())?;
     }
     let post = &seat.post;
     loop {

@@ -35,6 +35,7 @@ pub mod time_and_threads {}
 [`Order`]: crate::testing::Order
 [`Order::Shuffled`]: crate::testing::Order::Shuffled
 [connect_to]: crate::testing::LoopsHarness::connect_to
+[harness_handle]: crate::testing::LoopsHarness::handle
 "
 )]
 #[cfg_attr(
@@ -45,6 +46,7 @@ pub mod time_and_threads {}
 [`Order`]: crate::manual::testing
 [`Order::Shuffled`]: crate::manual::testing
 [connect_to]: crate::manual::testing
+[harness_handle]: crate::manual::testing
 "
 )]
 pub mod all_cores {}

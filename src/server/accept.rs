@@ -142,11 +142,6 @@ impl<S> Server<S> {
             return Err(BindError::ShutDown);
         }
         let listener = Listener::handed_over(socket, self.options)?;
-        self.adopt(listener, over)
-    }
-
-    /// Listens on a socket that listens already.
-    pub(crate) fn adopt(&mut self, listener: Listener, over: Over) -> Result<(), BindError> {
         self.watch(listener, over).map_err(|error| BindError::HandedOver { error: error.into() })
     }
 
@@ -189,9 +184,9 @@ impl<S> Server<S> {
 
     // The same over TLS.
 
-    /// Listens on one more address like [`listen`](Self::listen), for connections over TLS (`wss://`
-    /// and `https://`). Other sockets of the same server may be plain, or have other settings. It
-    /// needs the feature `tls`; see the [chapter on TLS](crate::manual::tls).
+    /// Listens on one more address like [`listen`](Self::listen), for connections over TLS
+    /// (`wss://` and `https://`). Other sockets of the same server may be plain, or have other
+    /// settings. It needs the feature `tls`; see the [chapter on TLS](crate::manual::tls).
     ///
     /// The server keeps a clone of `tls`: what is changed in it later, for instance by
     /// [`Tls::replace`], holds for this address too.
@@ -316,13 +311,18 @@ impl<S> Server<S> {
 
     /// Lets the poll watch a listening socket.
     fn watch(&mut self, socket: Listener, over: Over) -> std::io::Result<()> {
-        #[cfg(feature = "_tls")]
-        if let Over::Tls(_) = over {
-            self.widen_buffer();
-        }
         #[cfg(unix)]
         if let Some(link) = &self.hub.link {
             link.post().note_listening(link.index(), socket.fd())?;
+        }
+        self.watch_noted(socket, over)
+    }
+
+    /// The same for a socket that the loops of the process have noted.
+    pub(crate) fn watch_noted(&mut self, socket: Listener, over: Over) -> std::io::Result<()> {
+        #[cfg(feature = "_tls")]
+        if let Over::Tls(_) = over {
+            self.widen_buffer();
         }
         self.reactor.listen(socket, over)
     }

@@ -172,7 +172,7 @@ impl<S> Handle<S> {
         })
     }
 
-    /// Starts a shutdown: [`Sockets::shutdown`].
+    /// Starts a shutdown: [`Sockets::shutdown`]. With [`Loops`](crate::Loops) all loops shut down.
     ///
     /// # Errors
     ///

@@ -269,7 +269,8 @@ impl<S> Socket<'_, S> {
     /// # Errors
     ///
     /// In these cases nothing changes: [`UuidError::Duplicate`] if another open connection has it,
-    /// [`UuidError::Closed`] if this one is closed.
+    /// [`UuidError::Closed`] if this one is closed. With [`Loops`](crate::Loops) connections of all
+    /// loops count, and [`UuidError::OtherLoop`] refuses a uuid that another loop has made.
     pub fn set_uuid(&mut self, uuid: Uuid) -> Result<(), UuidError> {
         self.hub.set_uuid(self.token, uuid)
     }
