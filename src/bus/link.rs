@@ -157,12 +157,12 @@ impl Link {
     ) -> bool {
         let list = if let To::List(uuids) = &to { size_of_val(&uuids[..]) } else { 0 };
         let cost = cost_of(text, list + message.payload.len());
-        let has_room = self.has_room(index, cost);
-        let lane = &mut self.outgoing[usize::from(index)];
+        let has_room = self.take_room(index, cost);
+        let lane = self.open(index);
         if has_room {
-            lane.batch.push_message(to, text, message, cost);
+            lane.push_message(to, text, message, cost);
         } else {
-            lane.batch.push_gap();
+            lane.push_gap();
         }
         has_room
     }
@@ -170,24 +170,24 @@ impl Link {
     /// Queues the close of a connection; returns `false` if there is no room for it.
     pub(crate) fn send_close(&mut self, index: u16, letter: Letter, reason: &str) -> bool {
         let cost = cost_of(reason, 0);
-        let has_room = self.has_room(index, cost);
-        let lane = &mut self.outgoing[usize::from(index)];
+        let has_room = self.take_room(index, cost);
+        let lane = self.open(index);
         if has_room {
-            lane.batch.push(letter, reason, cost);
+            lane.push(letter, reason, cost);
         } else {
-            lane.batch.push_gap();
+            lane.push_gap();
         }
         has_room
     }
 
     /// Queues a question or an answer; returns `false` if there is no room for it. The loop that
-    /// asks notices that by itself.
+    /// asks notices that by itself, so no gap is noted.
     pub(crate) fn converse(&mut self, index: u16, letter: Letter, text: &str) -> bool {
         let more = if let Letter::Answer { answer, .. } = &letter { answer.len() } else { 0 };
         let cost = cost_of(text, more);
-        let has_room = self.has_room(index, cost);
+        let has_room = self.take_room(index, cost);
         if has_room {
-            self.outgoing[usize::from(index)].batch.push(letter, text, cost);
+            self.open(index).push(letter, text, cost);
         }
         has_room
     }
@@ -195,13 +195,18 @@ impl Link {
     /// Queues a letter for all other loops, whatever waits there.
     pub(crate) fn tell_all(&mut self, text: &str, letter: impl Fn() -> Letter) {
         for index in self.others().iter() {
-            self.outgoing[usize::from(index)].batch.push(letter(), text, 0);
-            self.unsent.insert(index);
+            self.open(index).push(letter(), text, 0);
         }
     }
 
-    /// Whether a letter of this cost may wait in a lane; counts it.
-    fn has_room(&mut self, index: u16, cost: usize) -> bool {
+    /// The batch for a loop, which is handed over at the end of the turn.
+    fn open(&mut self, index: u16) -> &mut Batch {
+        self.unsent.insert(index);
+        &mut self.outgoing[usize::from(index)].batch
+    }
+
+    /// Takes the room for a letter of this cost in a lane, if there is any.
+    fn take_room(&mut self, index: u16, cost: usize) -> bool {
         let mailbox = self.post.mailbox(index);
         let handled = mailbox.handled[usize::from(self.index)].0.load(Ordering::Acquire);
         let lane = &mut self.outgoing[usize::from(index)];
@@ -214,7 +219,6 @@ impl Link {
         } else {
             self.stats.refused += 1;
         }
-        self.unsent.insert(index);
         has_room
     }
 

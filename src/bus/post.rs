@@ -301,9 +301,11 @@ impl Post {
     /// one with the fewest first, and those whose turn lasts too long last.
     pub(crate) fn by_load(&self, loops: &mut Vec<(bool, usize, u16)>) {
         loops.clear();
+        let long_ago = self.started.elapsed().checked_sub(LONG_TURN).map_or(0, millis);
         loops.extend(self.alive().iter().map(|index| {
-            let is_stuck = self.busy_for(index).is_some_and(|busy| busy > LONG_TURN);
-            (is_stuck, self.mailbox(index).load.load(Ordering::Relaxed), index)
+            let mailbox = self.mailbox(index);
+            let is_stuck = (1..=long_ago).contains(&mailbox.busy_since.load(Ordering::Relaxed));
+            (is_stuck, mailbox.load.load(Ordering::Relaxed), index)
         }));
         loops.sort_unstable();
     }
@@ -328,7 +330,7 @@ impl Post {
 
     /// The time since the start, in milliseconds.
     pub(super) fn elapsed(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        millis(self.started.elapsed())
     }
 
     /// Whether anything waits for a loop.
@@ -337,6 +339,11 @@ impl Post {
         let incoming = self.mailbox(index).lock();
         !incoming.ready.is_empty() || !incoming.sockets.is_empty()
     }
+}
+
+/// 64 bits of milliseconds are 584 million years.
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }
 
 impl Mailbox {
