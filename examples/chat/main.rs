@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use common::certificate::{self, Certificate};
+use common::page::cut;
 use ikisocket::{
     Event, EventPayload, HeaderError, Response, RouteOptions, Server, Socket, Sockets, Uuid,
 };
@@ -217,17 +218,6 @@ fn send_to_pages(sockets: &mut Sockets<'_, Chat>, text: &str) {
     });
 }
 
-/// Shortens a text to `most` characters, of which the last is an ellipsis then. Returns whether it
-/// was longer.
-fn cut(text: &mut String, most: usize) -> bool {
-    let is_longer = text.chars().nth(most).is_some();
-    if is_longer && let Some((end, _)) = text.char_indices().nth(most - 1) {
-        text.truncate(end);
-        text.push('…');
-    }
-    is_longer
-}
-
 fn is_page(kws: &Socket<'_, Chat>) -> bool {
     kws.subprotocol() == Some(PAGE_PROTOCOL)
 }
@@ -241,24 +231,13 @@ fn say(line: String) {
     println!("{}", line.replace(char::is_control, "\u{FFFD}"));
 }
 
-/// The page. Only scripts and styles with the nonce run, and markup in a message cannot know it.
+/// The page.
 ///
 /// `maxlength` counts UTF-16 units, and each character has one or two. So the server cuts nothing
 /// that was typed into the page.
 fn page() -> Result<Response, HeaderError> {
-    let nonce = Uuid::new_v4().simple();
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
-         img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
-    );
     let page = PAGE
-        .replace("NONCE", &nonce.to_string())
         .replace("MAX_NAME", &MAX_NAME.to_string())
         .replace("MAX_WORDS", &MAX_WORDS.to_string());
-    Response::html(page)
-        .with_header("Content-Security-Policy", policy)?
-        .with_header("X-Content-Type-Options", "nosniff")?
-        .with_header("Referrer-Policy", "no-referrer")?
-        .with_header("Cache-Control", "no-store")
+    common::page::page(&page)
 }

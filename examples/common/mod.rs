@@ -2,6 +2,7 @@
 #![allow(dead_code)] // None needs all of it.
 
 pub mod certificate;
+pub mod page;
 
 use std::error::Error;
 use std::sync::Arc;
