@@ -5,6 +5,7 @@
 
 #![cfg(unix)]
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -469,19 +470,28 @@ fn nothing_that_a_client_sends_harms_the_chat() {
 }
 
 #[test]
-fn the_chat_serves_its_page_and_its_health() {
+fn the_pages_of_the_chats_let_only_their_own_scripts_and_styles_run() {
+    for name in ["chat", "loops"] {
+        let chat = Example::start(name);
+        let [page, again] = [chat.get("/"), chat.get("/")];
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
+        let nonce = |page: &str| {
+            page.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned()
+        };
+        assert_eq!(
+            page.matches(&format!("nonce=\"{}\"", nonce(&page))).count(),
+            2,
+            "the style and the script"
+        );
+        assert_ne!(nonce(&page), nonce(&again));
+        assert!(!page.contains("NONCE") && !page.contains("MAX_"), "{page}");
+        chat.interrupt([]);
+    }
+}
+
+#[test]
+fn the_chat_serves_its_health() {
     let chat = Example::start("chat");
-    let [page, again] = [chat.get("/"), chat.get("/")];
-    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
-    let nonce = |page: &str| {
-        page.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned()
-    };
-    assert_eq!(
-        page.matches(&format!("nonce=\"{}\"", nonce(&page))).count(),
-        2,
-        "the style and the script"
-    );
-    assert_ne!(nonce(&page), nonce(&again));
     let health = chat.get("/healthz");
     assert!(
         health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok"),
@@ -489,6 +499,198 @@ fn the_chat_serves_its_page_and_its_health() {
     );
     assert!(health.contains("Content-Type: text/plain"), "{health}");
     chat.interrupt([]);
+}
+
+/// A client of the example `loops`, which keeps to the rules in its documentation.
+struct Guest {
+    client: Client,
+    id: String,
+    on: u64,
+    /// The names of those in the room, by id, and the last change that the list had when it came.
+    here: BTreeMap<String, String>,
+    change: u64,
+    online: u64,
+    /// All other messages that came and were not looked at yet.
+    said: VecDeque<Value>,
+}
+
+impl Guest {
+    fn enter(example: &Example, room: &str, name: &str) -> Self {
+        let client = example.plain(&format!("/ws?room={room}&name={name}"));
+        let mut guest = Self {
+            client,
+            id: String::new(),
+            on: 0,
+            here: BTreeMap::new(),
+            change: 0,
+            online: 0,
+            said: VecDeque::new(),
+        };
+        while guest.here.is_empty() {
+            guest.receive();
+        }
+        guest
+    }
+
+    fn receive(&mut self) {
+        let message = self.client.json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let is_new = message["change"].as_u64().is_some_and(|change| change > self.change);
+        if let Some(you) = message.get("you") {
+            (self.id, self.on) = (text(&you["id"]), you["loop"].as_u64().unwrap());
+        } else if let Some(here) = message.get("here") {
+            let here = here.as_array().unwrap();
+            self.here = here.iter().map(|it| (text(&it["id"]), text(&it["name"]))).collect();
+            self.change = message["change"].as_u64().unwrap();
+        } else if let Some(joined) = message.get("joined") {
+            is_new.then(|| self.here.insert(text(&joined["id"]), text(&joined["name"])));
+        } else if let Some(left) = message.get("left") {
+            is_new.then(|| self.here.remove(&text(left)));
+        } else if let Some(online) = message.get("online") {
+            self.online = online.as_u64().unwrap();
+        } else {
+            self.said.push_back(message);
+        }
+    }
+
+    /// Waits until it sees just these names.
+    fn sees(&mut self, names: &[&str]) {
+        while {
+            let mut here: Vec<_> = self.here.values().map(String::as_str).collect();
+            here.sort_unstable();
+            here != names
+        } {
+            self.receive();
+        }
+    }
+
+    fn says(&mut self, words: Value) {
+        self.client.send(words.to_string());
+    }
+
+    /// The next message that a person sent, or that says that one was not delivered.
+    fn hears(&mut self) -> Value {
+        while self.said.is_empty() {
+            self.receive();
+        }
+        self.said.pop_front().unwrap()
+    }
+
+    fn message(&self, to: Option<&Self>, text: &str) -> Value {
+        let from = json!({ "id": self.id, "name": self.here[&self.id], "loop": self.on });
+        json!({ "from": from, "to": to.map(|to| &to.id), "text": text })
+    }
+}
+
+#[test]
+fn people_on_different_loops_meet_in_their_room() {
+    let example = Example::start_with("loops", &["--loops", "4"]);
+    assert_eq!(example.line(), "loops: 4");
+    let names = ["ann", "bob", "carla", "dave"];
+    let mut guests = names.map(|name| Guest::enter(&example, "lobby", name));
+    let mut loops = guests.each_ref().map(|guest| guest.on);
+    loops.sort_unstable();
+    assert_eq!(loops, [0, 1, 2, 3]);
+    let mut eve = Guest::enter(&example, "attic", "eve");
+    eve.sees(&["eve"]);
+    for guest in &mut guests {
+        guest.sees(&names);
+    }
+    for guest in guests.iter_mut().chain([&mut eve]) {
+        while guest.online != 5 {
+            guest.receive();
+        }
+    }
+
+    // To the room, and to one person.
+    let [ann, bob, carla, mut dave] = guests;
+    let hello = ann.message(None, "hello");
+    let mut guests = [ann, bob, carla];
+    guests[0].says(json!({ "text": "hello" }));
+    for guest in guests.iter_mut().chain([&mut dave]) {
+        assert_eq!(guest.hears(), hello);
+    }
+    let [ann, bob, carla] = &mut guests;
+    let secret = bob.message(Some(&dave), "psst");
+    bob.says(json!({ "to": dave.id, "text": "psst" }));
+    assert_eq!([bob.hears(), dave.hears()], [secret.clone(), secret]);
+    let note = carla.message(Some(carla), "note to self");
+    carla.says(json!({ "to": carla.id, "text": "note to self" }));
+    assert_eq!(carla.hears(), note);
+
+    // To no such person, and to one in another room.
+    for to in [Uuid::nil().to_string(), "dave".to_owned(), eve.id.clone()] {
+        ann.says(json!({ "to": to, "text": "who?" }));
+        assert_eq!(ann.hears(), json!({ "undelivered": "who?" }));
+    }
+
+    // A person leaves, and is not there any more for all others.
+    let dave_id = dave.id.clone();
+    drop(dave);
+    for guest in &mut guests {
+        guest.sees(&["ann", "bob", "carla"]);
+    }
+    guests[0].says(json!({ "to": dave_id, "text": "still there?" }));
+    assert_eq!(guests[0].hears(), json!({ "undelivered": "still there?" }));
+    let end = guests[2].message(None, "the end");
+    guests[2].says(json!({ "text": "the end" }));
+    for guest in &mut guests {
+        assert_eq!(guest.hears(), end, "this is all that it should get");
+    }
+    assert!(eve.said.is_empty());
+
+    let metrics = example.get("/metrics");
+    let sum = |metric: &str| -> u64 {
+        let of_loop = |index| {
+            let start =
+                format!("ikisocket_{metric} ").replace("LOOP", &format!("loop=\"{index}\""));
+            let mut values = metrics.lines().filter_map(|line| line.strip_prefix(&start));
+            let value = values.next().unwrap_or_else(|| panic!("{start}: {metrics}"));
+            value.parse::<u64>().unwrap()
+        };
+        (0..4).map(of_loop).sum()
+    };
+    assert_eq!(sum("messages_received_total{LOOP}"), 8);
+    assert_eq!(sum("connections{LOOP,state=\"open\"}"), 4);
+
+    example.interrupt(guests.into_iter().chain([eve]).map(|guest| guest.client));
+}
+
+#[test]
+fn nothing_that_a_client_sends_harms_the_chat_on_all_cores() {
+    let example = Example::start_with("loops", &["--loops", "2"]);
+    let mut ann = Guest::enter(&example, "lobby", "ann");
+    let mut mallory = Guest::enter(&example, "lobby", "%3Cscript%3E");
+    ann.sees(&["<script>", "ann"]);
+    for nonsense in ["", "{", "null", "[]", "{}", r#"{"to":7,"text":""}"#, &"[".repeat(100_000)] {
+        mallory.client.send(nonsense);
+    }
+    mallory.client.send(vec![0xff, 0x00, 0xfe]);
+    let forged = r#"{"from":{"name":"ann"},"left":"x","here":[],"text":"{\"here\":[]}"}"#;
+    mallory.client.send(forged);
+    assert_eq!(ann.hears(), mallory.message(None, r#"{"here":[]}"#));
+    mallory.says(json!({ "text": "é".repeat(2001) }));
+    assert_eq!(ann.hears(), mallory.message(None, &("é".repeat(1999) + "…")));
+
+    // Names that are missing or too long.
+    let blank = Guest::enter(&example, "%20", "");
+    ann.sees(&["<script>", "ann", "guest"]);
+    let long = Guest::enter(&example, "lobby", &"n".repeat(10_000));
+    ann.sees(&["<script>", "ann", "guest", &("n".repeat(29) + "…")]);
+    example.interrupt([ann, mallory, blank, long].map(|guest| guest.client));
+}
+
+#[test]
+fn the_number_of_loops_must_be_one_that_can_run() {
+    for (arguments, part) in [
+        (["--loops", "0"], "1 to 256 loops, not 0"),
+        (["--loops", "257"], "1 to 256 loops, not 257"),
+        (["--loops", "many"], "many"),
+        (["--loop", "4"], "--loop"),
+    ] {
+        let (ended_well, error) = finished("loops", &[&["127.0.0.1:0"], &arguments[..]].concat());
+        assert!(!ended_well && error.contains(part), "{error}");
+    }
 }
 
 #[test]

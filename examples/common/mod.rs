@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use certificate::Certificate;
-use ikisocket::{Server, Shutdown};
+use ikisocket::{Running, Server, Shutdown};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// The longest wait for events. A signal wakes the poll; this is for one that comes just before it.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
@@ -68,5 +69,18 @@ fn turn_until_interrupted<S>(
             server.sockets().shutdown(Shutdown::default())?;
         }
     }
+    Ok(())
+}
+
+/// Waits until the loops have ended. At Ctrl-C they close all connections with 1001, and end.
+pub fn join_or_interrupt<S: 'static>(running: Running<S>) -> Result<(), Box<dyn Error>> {
+    interrupt_flag()?; // for the second Ctrl-C
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let loops = running.handle();
+    std::thread::spawn(move || {
+        signals.forever().next();
+        loops.shutdown(Shutdown::default())
+    });
+    running.join()?;
     Ok(())
 }

@@ -8,6 +8,7 @@ import readline from "node:readline";
 import { chromium } from "playwright-core";
 import WebSocket from "ws";
 import { check, assert, isInSight, look, result, show, views, DESKTOP } from "./views.mjs";
+import { loops } from "./loops.mjs";
 import { reports } from "./report.mjs";
 
 const { CERTIFICATES, EXAMPLES, CHROMIUM, PYTHON, PROFILE, LIMIT } = process.env;
@@ -503,6 +504,7 @@ try {
   await checks(context);
   await talk(context);
   await secure(context);
+  await loops(context);
   await reports(context);
   await context.close();
 } catch (error) {
