@@ -6,7 +6,7 @@
 #![cfg(unix)]
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -140,16 +140,26 @@ impl Client {
         self.socket.send(message.into()).unwrap();
     }
 
+    /// The next frame. A system call with a timeout does not continue after a signal.
+    fn read(&mut self) -> Result<Message, Error> {
+        loop {
+            match self.socket.read() {
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
     /// The next text message.
     fn text(&mut self) -> String {
-        match self.socket.read().unwrap() {
+        match self.read().unwrap() {
             Message::Text(text) => text.as_str().to_owned(),
             other => panic!("{other:?} is no text"),
         }
     }
 
     fn binary(&mut self) -> Vec<u8> {
-        match self.socket.read().unwrap() {
+        match self.read().unwrap() {
             Message::Binary(bytes) => bytes.into(),
             other => panic!("{other:?} is not binary"),
         }
@@ -182,11 +192,11 @@ impl Client {
     /// connection.
     fn closed(mut self) -> (u16, String) {
         let frame = loop {
-            if let Message::Close(frame) = self.socket.read().unwrap() {
+            if let Message::Close(frame) = self.read().unwrap() {
                 break frame.expect("a close frame with a code");
             }
         };
-        assert!(matches!(self.socket.read(), Err(Error::ConnectionClosed)));
+        assert!(matches!(self.read(), Err(Error::ConnectionClosed)));
         (frame.code.into(), frame.reason.as_str().to_owned())
     }
 }
