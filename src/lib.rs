@@ -182,7 +182,7 @@ pub use http::{HeaderError, Request, Response};
 pub use hub::{
     Attributes, Disconnects, EmitsRefused, Emitted, RequestsRefused, Stats, TurnDurations,
 };
-pub use loops::{LoopReport, Loops, LoopsHandle, Running};
+pub use loops::{Loops, Running};
 /// The mio that sources are made with: [`Sockets::add_source`].
 #[doc(no_inline)]
 pub use mio;
@@ -200,8 +200,9 @@ pub use transport::{ListeningSocket, PeerAddress};
 #[cfg(unix)]
 pub use user::Fd;
 pub use user::{
-    CaughtPanic, Deferred, EventPayload, Everywhere, Gathered, Handle, Incoming, Readiness, Route,
-    RouteOptions, Sent, Shutdown, Socket, Sockets, TimerId, Transport,
+    CaughtPanic, Deferred, EventPayload, Everywhere, Gathered, Handle, Incoming, LoopReport,
+    LoopsHandle, Readiness, Route, RouteOptions, Sent, Shutdown, Socket, Sockets, TimerId,
+    Transport,
 };
 #[doc(no_inline)]
 pub use uuid::Uuid;

@@ -1,6 +1,5 @@
 //! Several loops in one process, each with its server on a thread of its own.
 
-mod handle;
 mod running;
 mod supervisor;
 mod thread;
@@ -19,7 +18,7 @@ use crate::server::Server;
 #[cfg(feature = "_tls")]
 use crate::transport::tls::Tls;
 use crate::transport::{Listener, ListeningSocket, Over};
-pub use handle::{LoopReport, LoopsHandle};
+use crate::user::LoopsHandle;
 pub use running::Running;
 use supervisor::Supervisor;
 use thread::{Begin, Job};
@@ -68,7 +67,10 @@ pub struct Loops {
 }
 
 impl Loops {
-    /// This many loops, from 1 to 256, with default settings. The number of cores is
+    /// The most loops: 256.
+    pub const MAX: usize = MAX_LOOPS;
+
+    /// This many loops, from 1 to [`MAX`](Self::MAX), with default settings. The number of cores is
     /// [`std::thread::available_parallelism`]; leave one to what else the machine does.
     pub fn new(count: usize) -> Self {
         Self::with_settings(count, Builder::default())
@@ -151,12 +153,12 @@ impl Loops {
     /// `listenfd`.
     ///
     /// ```no_run
-    /// # use ikisocket::{Loops, Server};
-    /// /// let (mut loops, passed) = Loops::new(4).listen_fds()?;
+    /// # use ikisocket::{Builder, Loops};
+    /// let (mut loops, passed) = Loops::new(4).listen_fds()?;
     /// if passed == 0 {
     ///     loops = loops.listen("127.0.0.1:3000")?; // started by hand
     /// }
-    /// # loops.start(|_, builder| builder.build(()))?.join()?;
+    /// # loops.start(|_, builder: Builder| builder.build(()))?.join()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -273,7 +275,7 @@ impl Loops {
         let build = Arc::new(build);
         let (built, all_built) = mpsc::channel();
         let (reports, all_reports) = mpsc::channel();
-        let mut threads = Threads::default();
+        let mut threads = Threads(Vec::with_capacity(self.count));
         for index in 0..self.count as u16 {
             let (begin, may_begin) = mpsc::channel();
             let seat = Seat { post: post.clone(), index };
@@ -299,7 +301,7 @@ impl Loops {
         }
         let handle = LoopsHandle::new(handles.into_iter().flatten().collect(), post);
         let supervisor = Supervisor::start(handle.clone(), all_reports)?;
-        threads.begin(self.listeners);
+        threads.begin(self.listeners, &handle);
         Ok(Running { addresses, handle, supervisor })
     }
 
@@ -322,19 +324,19 @@ impl Loops {
 }
 
 /// Threads that have not been told to begin. If they are dropped, they end, and are waited for.
-#[derive(Default)]
-struct Threads(Vec<(mpsc::Sender<Begin>, JoinHandle<()>)>);
+struct Threads<S>(Vec<(mpsc::Sender<Begin<S>>, JoinHandle<()>)>);
 
-impl Threads {
-    fn begin(mut self, mut listeners: Vec<(Listener, Over)>) {
+impl<S> Threads<S> {
+    fn begin(mut self, mut listeners: Vec<(Listener, Over)>, loops: &LoopsHandle<S>) {
         for (begin, _) in self.0.drain(..) {
             // Only the first loop listens.
-            let _ = begin.send(std::mem::take(&mut listeners));
+            let listeners = std::mem::take(&mut listeners);
+            let _ = begin.send(Begin { listeners, loops: loops.handles() });
         }
     }
 }
 
-impl Drop for Threads {
+impl<S> Drop for Threads<S> {
     fn drop(&mut self) {
         for (begin, thread) in self.0.drain(..) {
             drop(begin);

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::handle::LoopsHandle;
 use super::supervisor::Supervisor;
 use crate::error::LoopsError;
 use crate::server::Finished;
+use crate::user::LoopsHandle;
 
 /// Loops that run: [`Loops::start`](crate::Loops::start).
 ///

@@ -7,12 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::handle::LoopsHandle;
 use super::thread::Report;
 use crate::bus::{LONG_TURN, Post};
 use crate::error::LoopsError;
 use crate::server::Finished;
-use crate::user::Shutdown;
+use crate::user::{LoopsHandle, Shutdown};
 
 /// How often the turns are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
@@ -11,8 +12,13 @@ use crate::server::{Finished, Server};
 use crate::transport::{Listener, Over};
 use crate::user::Handle;
 
-/// The sockets that a loop listens on from the beginning.
-pub(super) type Begin = Vec<(Listener, Over)>;
+/// What a loop begins with.
+pub(super) struct Begin<S> {
+    /// The sockets that it listens on from the beginning.
+    pub(super) listeners: Vec<(Listener, Over)>,
+    /// All loops.
+    pub(super) loops: Arc<[Handle<S>]>,
+}
 
 /// What a loop reports to the supervisor.
 pub(super) enum Report {
@@ -26,7 +32,7 @@ pub(super) enum Report {
 pub(super) struct Job<S> {
     pub(super) seat: Seat,
     pub(super) built: Sender<(u16, Result<Handle<S>, String>)>,
-    pub(super) begin: Receiver<Begin>,
+    pub(super) begin: Receiver<Begin<S>>,
     pub(super) reports: Sender<Report>,
     pub(super) spins: bool,
 }
@@ -51,7 +57,7 @@ impl<S> Job<S> {
         drop(built);
         // If another loop could not be built, nothing comes.
         let finished = match (sent, begin.recv()) {
-            (Ok(()), Ok(listeners)) => catching(|| serve(&mut server, &seat, listeners, spins)),
+            (Ok(()), Ok(with)) => catching(|| serve(&mut server, &seat, with, spins)),
             _ => return drop_server(server),
         };
         let finished = match finished {
@@ -72,9 +78,10 @@ impl<S> Job<S> {
 fn serve<S>(
     server: &mut Server<S>,
     seat: &Seat,
-    listeners: Begin,
+    Begin { listeners, loops }: Begin<S>,
     spins: bool,
 ) -> Result<Finished, String> {
+    server.know_loops(loops);
     for (listener, over) in listeners {
         server.watch_noted(listener, over).map_err(|error| error.to_string())?;
     }

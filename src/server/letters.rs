@@ -7,7 +7,7 @@ use super::budget::{LETTERS_PART, MESSAGE};
 use crate::bus::{BusEvent, Letter, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
-use crate::user::answer_here;
+use crate::user::{Handle, answer_here};
 
 /// The cost of the figures, for each connection that is looked at, in bytes of a turn's work.
 const LOOK: usize = 16;
@@ -20,6 +20,11 @@ impl<S> Server<S> {
         self.hub.link = Some(Box::new(link));
         self.hub.topics.note_interest(seat);
         Ok(())
+    }
+
+    /// Gives callbacks the handles of all loops.
+    pub(crate) fn know_loops(&mut self, loops: Arc<[Handle<S>]>) {
+        let _ = self.registry.loops.set(loops); // They begin once.
     }
 
     /// Whether it is the server of this loop.

@@ -12,9 +12,10 @@ use super::{Client, Harness, MOST_TURNS};
 use crate::bus::{Post, Seat};
 use crate::config::Builder;
 use crate::error::LoopsError;
-use crate::loops::{Loops, LoopsHandle};
+use crate::loops::Loops;
 use crate::protocol::Message;
 use crate::server::Server;
+use crate::user::LoopsHandle;
 
 /// The number of the run, the same in each test: it is a part of the uuids.
 const RUN: u64 = 0x0074_6573_7469_6e67;
@@ -35,7 +36,6 @@ pub enum Order {
 
 /// A client of one of the loops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct LoopClient {
     /// The index of the loop that has its connection.
     pub on: usize,
@@ -72,6 +72,7 @@ pub struct LoopClient {
 /// ```
 pub struct LoopsHarness<S> {
     loops: Vec<Harness<S>>,
+    handle: LoopsHandle<S>,
     post: Arc<Post>,
     order: Order,
 }
@@ -95,8 +96,13 @@ impl<S> LoopsHarness<S> {
                 |error| LoopsError::Build { index: index.into(), reason: error.to_string() },
             )
         };
-        let loops = (0..post.len() as u16).map(harness).collect::<Result<_, _>>()?;
-        Ok(Self { loops, post, order })
+        let mut loops: Vec<Harness<S>> =
+            (0..post.len() as u16).map(harness).collect::<Result<_, _>>()?;
+        let handles: Arc<[_]> = loops.iter_mut().map(|each| each.server().handle()).collect();
+        for each in &mut loops {
+            each.server().know_loops(handles.clone());
+        }
+        Ok(Self { loops, handle: LoopsHandle::new(handles, post.clone()), post, order })
     }
 
     /// Connects a client to the loop with the fewest connections, as the loops do:
@@ -180,9 +186,8 @@ impl<S> LoopsHarness<S> {
 
     /// A handle by which other threads, or the test itself, reach the loops.
     #[must_use]
-    pub fn handle(&mut self) -> LoopsHandle<S> {
-        let handles = self.loops.iter_mut().map(|each| each.server().handle()).collect();
-        LoopsHandle::new(handles, self.post.clone())
+    pub fn handle(&self) -> LoopsHandle<S> {
+        self.handle.clone()
     }
 
     /// The harness of one loop, which [turns by hand](Harness::by_hand): for everything else that a

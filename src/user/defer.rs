@@ -7,8 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::handle::Handle;
-use super::registry::{Answer, Continuation, Incoming, Sockets};
+use super::registry::{Answer, Continuation, Handle, Incoming, Sockets};
 use crate::error::{AnswerError, SendError};
 use crate::http::Response;
 use crate::hub::Attributes;

@@ -6,45 +6,12 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::registry::{Answer, Command, Registry, Sockets};
+use super::registry::{Answer, Command, Handle, Registry, Sockets};
 use super::shutdown::Shutdown;
-use super::tables::inbox::Sender;
 use crate::error::{CloseError, SendError};
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
 use crate::token::Recipient;
-
-/// Runs code on a server's loop, from any thread: clone it for each thread. Its one primitive is
-/// [`send`](Self::send); the other methods are short forms of it. It is [`Send`] and [`Sync`]
-/// whatever the state is, because only closures cross the threads.
-///
-/// A command waits in a queue ([`Builder::handle_queue`](crate::Builder::handle_queue)) until the
-/// loop turns. The commands of one thread run in the order in which it sent them, each of them at
-/// most once. Many commands wake the loop once. An unused handle costs the loop nothing.
-///
-/// ```
-/// use std::time::Duration;
-/// use ikisocket::{SendError, Server, Shutdown};
-///
-/// let mut server = Server::bind("127.0.0.1:0", 0u64)?;
-/// let handle = server.handle();
-/// let worker = std::thread::spawn(move || {
-///     for price in 0..100u64 {
-///         handle.send(move |latest, sockets| {
-///             *latest = price;
-///             sockets.broadcast(format!("{price}"));
-///         })?;
-///     }
-///     handle.shutdown(Shutdown::default())
-/// });
-/// server.run()?;
-/// assert_eq!(*server.state(), 99);
-/// worker.join().unwrap()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub struct Handle<S> {
-    sender: Sender<Command<S>>,
-}
 
 impl<S> Handle<S> {
     pub(crate) fn new(registry: &Registry<S>) -> Self {

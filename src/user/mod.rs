@@ -7,6 +7,7 @@ mod everywhere;
 #[cfg(unix)]
 mod fd;
 mod handle;
+mod loops_handle;
 mod registry;
 mod route;
 mod shutdown;
@@ -20,11 +21,11 @@ pub(crate) use everywhere::answer_here;
 pub use everywhere::{Everywhere, Gathered, Sent};
 #[cfg(unix)]
 pub use fd::Fd;
-pub use handle::Handle;
+pub use loops_handle::{LoopReport, LoopsHandle};
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
 pub(crate) use registry::{Answer, Command, Filter, Policy, Registry};
-pub use registry::{CaughtPanic, EventPayload, Incoming, Socket, Sockets};
+pub use registry::{CaughtPanic, EventPayload, Handle, Incoming, Socket, Sockets};
 pub use route::{Route, RouteOptions};
 pub use shutdown::Shutdown;
 pub use socket::Transport;

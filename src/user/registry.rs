@@ -2,7 +2,7 @@
 //! registry of a server. Most of their methods are in other files.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use std::{cell::RefCell, rc::Rc};
 use mio::event::Source;
 use uuid::Uuid;
 
-use super::tables::inbox::Inbox;
+use super::tables::inbox::{Inbox, Sender};
 use super::tables::listeners::Listeners;
 use super::tables::queries::Queries;
 use super::tables::sources::{Readiness, Sources, Watch};
@@ -319,6 +319,38 @@ impl<E: Source, F> Watch for SourceWithCallback<E, F> {
     }
 }
 
+/// Runs code on a server's loop, from any thread: clone it for each thread. Its one primitive is
+/// [`send`](Self::send); the other methods are short forms of it. It is [`Send`] and [`Sync`]
+/// whatever the state is, because only closures cross the threads.
+///
+/// A command waits in a queue ([`Builder::handle_queue`](crate::Builder::handle_queue)) until the
+/// loop turns. The commands of one thread run in the order in which it sent them, each of them at
+/// most once. Many commands wake the loop once. An unused handle costs the loop nothing.
+///
+/// ```
+/// use std::time::Duration;
+/// use ikisocket::{SendError, Server, Shutdown};
+///
+/// let mut server = Server::bind("127.0.0.1:0", 0u64)?;
+/// let handle = server.handle();
+/// let worker = std::thread::spawn(move || {
+///     for price in 0..100u64 {
+///         handle.send(move |latest, sockets| {
+///             *latest = price;
+///             sockets.broadcast(format!("{price}"));
+///         })?;
+///     }
+///     handle.shutdown(Shutdown::default())
+/// });
+/// server.run()?;
+/// assert_eq!(*server.state(), 99);
+/// worker.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Handle<S> {
+    pub(super) sender: Sender<Command<S>>,
+}
+
 pub(crate) struct Registry<S> {
     pub(crate) listeners: Listeners<Listener<S>>,
     pub(crate) places: Routes<Place>,
@@ -327,6 +359,8 @@ pub(crate) struct Registry<S> {
     pub(crate) filters: Vec<Filter<S>>,
     pub(crate) on_panic: Option<PanicHandler<S>>,
     pub(crate) on_bus: Option<BusHandler<S>>,
+    /// The loops of the process, this one included, if there are several and all are built.
+    pub(crate) loops: OnceCell<Arc<[Handle<S>]>>,
     /// Questions to other loops.
     pub(crate) queries: Queries<Asker<S>, Found>,
     pub(crate) schedule: Schedule<Callback<S>>,
@@ -354,6 +388,7 @@ impl<S> Registry<S> {
             filters: Vec::new(),
             on_panic: None,
             on_bus: None,
+            loops: OnceCell::new(),
             queries: Queries::default(),
             schedule: Schedule::default(),
             inbox: Inbox::new(waker, settings.handle_queue),

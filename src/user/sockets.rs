@@ -12,8 +12,7 @@ use uuid::Uuid;
 
 use super::call::Context;
 use super::defer::Deferred;
-use super::handle::Handle;
-use super::registry::{Callback, Incoming, Socket, Sockets, SourceWithCallback};
+use super::registry::{Callback, Handle, Incoming, Socket, Sockets, SourceWithCallback};
 use super::shutdown::Shutdown;
 use super::tables::sources::Readiness;
 use super::tables::timers::{Removed, TimerId};

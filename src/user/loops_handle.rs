@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::registry::{Handle, Sockets};
+use super::shutdown::Shutdown;
 use crate::bus::{LONG_TURN, Post};
 #[cfg(unix)]
 use crate::error::IoError;
@@ -15,7 +17,6 @@ use crate::error::{CloseError, SendError};
 use crate::hub::Stats;
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
-use crate::user::{Handle, Shutdown, Sockets};
 
 /// How long the figures of a loop are awaited.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// that one thread sends to one loop run in the order in which it sent them.
 pub struct LoopsHandle<S> {
     handles: Arc<[Handle<S>]>,
-    pub(super) post: Arc<Post>,
+    pub(crate) post: Arc<Post>,
 }
 
 /// One loop and its figures: [`LoopsHandle::reports`].
@@ -48,8 +49,13 @@ pub struct LoopReport {
 
 impl<S> LoopsHandle<S> {
     /// These loops, by their indexes.
-    pub(crate) fn new(handles: Vec<Handle<S>>, post: Arc<Post>) -> Self {
-        Self { handles: handles.into(), post }
+    pub(crate) fn new(handles: Arc<[Handle<S>]>, post: Arc<Post>) -> Self {
+        Self { handles, post }
+    }
+
+    /// The handles of the loops, by their indexes.
+    pub(crate) fn handles(&self) -> Arc<[Handle<S>]> {
+        self.handles.clone()
     }
 
     /// The number of loops.
@@ -171,7 +177,7 @@ impl<S> LoopsHandle<S> {
     }
 
     /// The same, but a loop that shuts down already goes on with that.
-    pub(super) fn shut_down_once(&self, how: Shutdown) -> Result<(), SendError> {
+    pub(crate) fn shut_down_once(&self, how: Shutdown) -> Result<(), SendError> {
         self.shut_down(how, false)
     }
 
@@ -260,6 +266,34 @@ impl<S> LoopsHandle<S> {
             ended: self.post.has_ended(index as u16),
         };
         stats.into_iter().enumerate().map(report).collect()
+    }
+}
+
+impl<S> Sockets<'_, S> {
+    /// The loops of the process, to run code on another one or on all: [`LoopsHandle::one`],
+    /// [`LoopsHandle::send_each`]. `None` for a server that runs by itself, and until all loops
+    /// are built.
+    ///
+    /// ```
+    /// use ikisocket::{Builder, BuildError, Event, Server};
+    ///
+    /// // Each loop has a copy of all scores.
+    /// fn scores(_: usize, builder: Builder) -> Result<Server<Vec<u32>>, BuildError> {
+    ///     let mut server = builder.build(Vec::new())?;
+    ///     server.on(Event::Message, |_, ep| {
+    ///         let (score, sockets) = (ep.data.len() as u32, ep.kws.sockets());
+    ///         if let Some(loops) = sockets.loops() {
+    ///             let _ = loops.send_each(move |scores, _| scores.push(score)); // here, too
+    ///         }
+    ///     });
+    ///     Ok(server)
+    /// }
+    /// # let _ = scores;
+    /// ```
+    #[must_use]
+    pub fn loops(&self) -> Option<LoopsHandle<S>> {
+        let (handles, link) = (self.registry.loops.get()?, self.hub.link.as_ref()?);
+        Some(LoopsHandle::new(handles.clone(), link.post().clone()))
     }
 }
 
