@@ -362,3 +362,393 @@ impl Drop for Link {
         self.post.end(self.index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use mio::{Events, Poll, Token, Waker};
+
+    use super::super::batch::Opened;
+    use super::*;
+    use crate::outbox::Outgoing as Message;
+    use crate::protocol::CloseCode;
+
+    const WAKE: Token = Token(0);
+
+    /// A link and the poll that other links wake.
+    struct Place {
+        link: Link,
+        poll: Poll,
+    }
+
+    fn place(post: &Arc<Post>, index: u16) -> Place {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
+        let link = Seat { post: post.clone(), index }.sit(waker, 0).unwrap();
+        Place { link, poll }
+    }
+
+    fn places<const N: usize>(limit: usize) -> [Place; N] {
+        let post = Post::new(N, limit, 1);
+        std::array::from_fn(|index| place(&post, index as u16))
+    }
+
+    impl Place {
+        /// Whether this link was woken since the last call.
+        fn was_woken(&mut self) -> bool {
+            self.is_woken_within(Duration::ZERO)
+        }
+
+        fn is_woken_within(&mut self, time: Duration) -> bool {
+            let mut events = Events::with_capacity(8);
+            self.poll.poll(&mut events, Some(time)).unwrap();
+            !events.is_empty()
+        }
+
+        /// Queues a message for one loop; returns whether it had room.
+        fn publish(&mut self, to: u16, topic: &str, payload: &str) -> bool {
+            let message = Message::from(payload);
+            self.link.send_message(to, To::Topic, topic, &Ready::new(&message).share())
+        }
+
+        /// Handles letters of one loop, at most this many. Returns those that were handled.
+        fn read(&mut self, from: u16, most: usize) -> Vec<String> {
+            let mut read = Vec::new();
+            let mut letters = self.link.take_letters(from);
+            let (mut count, mut cost) = (0, 0);
+            for _ in 0..most {
+                let Some(letter) = letters.next() else { break };
+                count += u64::from(letter.cost > 0);
+                cost += letter.cost;
+                read.push(told(&letter));
+            }
+            self.link.put_back(from, letters, count, cost);
+            read
+        }
+    }
+
+    fn told(opened: &Opened<'_>) -> String {
+        match &opened.letter {
+            Letter::Gap(lost) => format!("gap {lost}"),
+            Letter::Message(_, content) => {
+                let payload = opened.ready(content).payload;
+                format!("{}:{}", opened.text, str::from_utf8(payload).unwrap())
+            }
+            _ => opened.text.to_owned(),
+        }
+    }
+
+    /// A letter that has room in any case.
+    fn shutdown() -> Letter {
+        Letter::Shutdown { code: CloseCode::NORMAL, spread: 0, deadline: 0, again: false }
+    }
+
+    #[test]
+    fn letters_are_handed_over_with_one_wake_and_come_in_their_order() {
+        let [mut a, mut b] = places(4096);
+        for text in ["one", "two", "three"] {
+            assert!(a.publish(1, text, ""));
+        }
+        assert!(a.link.has_unsent() && !b.was_woken());
+        a.link.hand_over();
+        assert!(!a.link.has_unsent() && b.was_woken());
+        a.publish(1, "four", "");
+        a.link.hand_over();
+        assert!(!b.was_woken(), "it has not looked since it was woken");
+        b.link.collect();
+        assert_eq!(b.link.unread().iter().collect::<Vec<_>>(), [0]);
+        assert_eq!(b.read(0, 9), ["one:", "two:", "three:", "four:"]);
+        assert!(!b.link.is_behind());
+        a.publish(1, "five", "");
+        a.link.hand_over();
+        assert!(b.was_woken(), "it has looked");
+    }
+
+    #[test]
+    fn a_link_is_behind_while_something_is_left_in_its_mailbox() {
+        let [mut a, mut b] = places(4096);
+        a.publish(1, "one", "");
+        a.publish(1, "two", "");
+        a.link.hand_over();
+        b.link.collect();
+        assert_eq!(b.read(0, 1), ["one:"]);
+        a.publish(1, "three", "");
+        a.link.hand_over();
+        // The rest of the first letters has to be handled before the next are taken.
+        b.link.collect();
+        assert_eq!(b.read(0, 9), ["two:"]);
+        assert!(b.link.is_behind(), "`three` waits, and nothing will wake the loop for it");
+        b.link.collect();
+        assert_eq!(b.read(0, 9), ["three:"]);
+        assert!(!b.link.is_behind());
+    }
+
+    #[test]
+    fn letters_are_whole_after_the_last_one_was_all_that_a_turn_could_handle() {
+        let [mut a, mut b] = places(4096);
+        // Each batch is used in turn: by the sender, in the mailbox, and by the receiver.
+        for round in 0..10 {
+            for letter in ["one", "two", "three"] {
+                assert!(a.publish(1, letter, &format!("{letter} of {round}")));
+                a.link.hand_over();
+            }
+            b.link.collect();
+            // Exactly as many as there are: the end of the batch is not looked for.
+            let expected = ["one", "two", "three"].map(|each| format!("{each}:{each} of {round}"));
+            assert_eq!(b.read(0, 3), expected);
+        }
+    }
+
+    #[test]
+    fn a_full_lane_refuses_and_tells_how_many_are_missing_where_they_are_missing() {
+        let letter = cost_of("text", 0);
+        let [mut a, mut b, mut c] = places(3 * letter);
+        let fits: Vec<_> = (0..5).map(|_| a.publish(1, "text", "")).collect();
+        assert_eq!(fits, [true, true, true, false, false]);
+        assert!(a.publish(2, "text", ""), "another lane has room");
+        assert!(c.publish(1, "text", ""), "and so has the lane of another sender");
+        a.link.hand_over();
+        c.link.hand_over();
+        b.link.collect();
+        assert!(!a.publish(1, "text", ""), "what was taken is not handled yet");
+        assert_eq!(b.read(0, 1), ["text:"]);
+        assert!(a.publish(1, "last", ""), "one was handled");
+        a.link.hand_over();
+        assert_eq!(b.read(0, 9), ["text:", "text:", "gap 2"]);
+        b.link.collect();
+        assert_eq!(b.read(0, 9), ["gap 1", "last:"]);
+        let stats = a.link.stats();
+        assert_eq!((stats.queued, stats.refused), (5, 3));
+        assert_eq!(b.read(2, 9), ["text:"]);
+        assert_eq!(b.link.stats().received, 5);
+    }
+
+    #[test]
+    fn a_letter_that_is_longer_than_the_limit_may_wait_alone() {
+        let [mut a, mut b] = places(1024);
+        let long = "x".repeat(5000);
+        assert!(a.publish(1, "long", &long));
+        assert!(!a.publish(1, "short", ""), "the lane is full");
+        a.link.hand_over();
+        b.link.collect();
+        assert_eq!(b.read(0, 9), [format!("long:{long}"), "gap 1".to_owned()]);
+        assert!(a.publish(1, "short", "") && !a.publish(1, "long", &long), "it is not alone");
+    }
+
+    #[test]
+    fn what_all_loops_must_know_finds_room_in_a_full_lane_and_counts_nothing() {
+        let [mut a, mut b] = places(1024);
+        while a.publish(1, "full", "") {}
+        a.link.tell_all("reason", shutdown);
+        a.link.hand_over();
+        b.link.collect();
+        let read = b.read(0, 99);
+        assert_eq!(read.last().map(String::as_str), Some("reason"));
+        assert!(a.publish(1, "empty again", ""));
+    }
+
+    #[test]
+    fn a_loop_that_is_woken_before_it_has_its_place_finds_what_waits() {
+        let post = Post::new(2, 4096, 1);
+        let mut a = place(&post, 0);
+        a.publish(1, "early", "");
+        a.link.hand_over();
+        let mut b = place(&post, 1);
+        assert!(b.was_woken(), "the wake is made up for");
+        b.link.collect();
+        assert_eq!(b.read(0, 9), ["early:"]);
+    }
+
+    #[test]
+    fn letters_for_a_loop_that_has_ended_are_dropped() {
+        let [mut a, b, mut c] = places(4096);
+        a.publish(1, "late", "");
+        drop(b);
+        a.link.hand_over();
+        assert_eq!((a.link.stats().queued, a.link.stats().refused), (0, 1));
+        assert_eq!(a.link.others().iter().collect::<Vec<_>>(), [2]);
+        assert_eq!(c.link.others().iter().collect::<Vec<_>>(), [0]);
+        a.publish(2, "text", "");
+        a.link.hand_over();
+        c.link.collect();
+        assert_eq!(c.read(0, 9), ["text:"]);
+    }
+
+    #[test]
+    fn a_place_is_taken_once() {
+        let post = Post::new(2, 4096, 1);
+        let first = place(&post, 0);
+        let seat = Seat { post: post.clone(), index: 0 };
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE).unwrap());
+        assert!(seat.sit(waker.clone(), 0).is_none());
+        drop(first);
+        assert!(seat.sit(waker, 0).is_none(), "also after the server of the loop has ended");
+    }
+
+    // Many threads.
+
+    /// Numbers that seem random, and are the same in each run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 16) as usize % sides
+        }
+    }
+
+    const THREADS: u16 = 4;
+    const LIMIT: usize = 8 * 1024;
+    /// A wake that has not come by then was lost.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// What one thread knows of one lane to it.
+    #[derive(Default)]
+    struct Seen {
+        /// The number of the next letter.
+        next: u64,
+        received: u64,
+        lost: u64,
+        ended: bool,
+        /// The costs of what was taken at once and is not all handled.
+        taken: usize,
+        letters: usize,
+    }
+
+    /// What one thread has sent to one other.
+    #[derive(Clone, Copy, Default)]
+    struct Given {
+        queued: u64,
+        refused: u64,
+    }
+
+    impl Seen {
+        fn see(&mut self, from: u16, to: u16, opened: &Opened<'_>) {
+            if opened.cost > 0 {
+                self.taken += opened.cost;
+                self.letters += 1;
+            }
+            assert!(self.taken <= LIMIT || self.letters == 1, "{} bytes waited", self.taken);
+            match &opened.letter {
+                Letter::Gap(lost) => {
+                    self.lost += lost;
+                    self.next += lost;
+                }
+                Letter::Shutdown { .. } => self.ended = true,
+                Letter::Message(_, content) => {
+                    assert!(!self.ended);
+                    assert_eq!(opened.text, format!("{from}>{to} {}", self.next));
+                    let is_ours = |&byte: &u8| byte == b'a' + (self.next % 26) as u8;
+                    assert!(
+                        opened.ready(content).payload.iter().all(is_ours),
+                        "{} is whole",
+                        opened.text
+                    );
+                    self.next += 1;
+                    self.received += 1;
+                }
+                other => panic!("{other:?} was not sent"),
+            }
+        }
+    }
+
+    /// One loop: in each turn it reads some letters of each lane, and sends some.
+    fn take_part(mut place: Place, letters: u64, done: &AtomicUsize) -> (Vec<Given>, Vec<Seen>) {
+        let own = place.link.index();
+        let others = place.link.post().len() as u16;
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (u64::from(own) << 40) ^ 1);
+        let mut given = vec![Given::default(); others.into()];
+        let mut seen: Vec<_> = (0..others).map(|_| Seen::default()).collect();
+        let mut sent = 0;
+        let mut finished = false;
+        let all_ended =
+            |seen: &[Seen]| (0..others).all(|from| from == own || seen[usize::from(from)].ended);
+        while !finished || !all_ended(&seen) {
+            let may_wait = finished && !place.link.is_behind();
+            let woken = place.is_woken_within(if may_wait { PATIENCE } else { Duration::ZERO });
+            assert!(woken || !may_wait, "loop {own} was not woken");
+            if woken || place.link.is_behind() {
+                place.link.collect();
+                for from in place.link.unread().iter() {
+                    let mut letters = place.link.take_letters(from);
+                    let (mut count, mut cost) = (0, 0);
+                    let lane = &mut seen[usize::from(from)];
+                    for _ in 0..=dice.roll(40) {
+                        let Some(opened) = letters.next() else { break };
+                        count += u64::from(opened.cost > 0);
+                        cost += opened.cost;
+                        lane.see(from, own, &opened);
+                    }
+                    if letters.is_empty() {
+                        (lane.taken, lane.letters) = (0, 0);
+                    }
+                    place.link.put_back(from, letters, count, cost);
+                }
+            }
+            for _ in 0..dice.roll(20) {
+                let to = dice.roll(others.into()) as u16;
+                if to == own || sent == letters {
+                    continue;
+                }
+                sent += 1;
+                let lane = &mut given[usize::from(to)];
+                let number = lane.queued + lane.refused;
+                let length = match dice.roll(50) {
+                    0 => 2 * LIMIT,
+                    1..5 => 1024 + dice.roll(1024),
+                    _ => dice.roll(100),
+                };
+                let payload = vec![b'a' + (number % 26) as u8; length];
+                let payload = str::from_utf8(&payload).unwrap();
+                let queued = place.publish(to, &format!("{own}>{to} {number}"), payload);
+                *(if queued { &mut lane.queued } else { &mut lane.refused }) += 1;
+            }
+            if sent == letters && !finished {
+                finished = true;
+                place.link.tell_all("", shutdown);
+            }
+            place.link.hand_over();
+        }
+        // No link ends before all have read what is for them.
+        done.fetch_add(1, Ordering::AcqRel);
+        while done.load(Ordering::Acquire) < others.into() {
+            std::thread::yield_now();
+        }
+        (given, seen)
+    }
+
+    #[test]
+    fn no_letter_is_lost_or_double_or_out_of_order_while_many_threads_send_and_stall() {
+        let letters = std::env::var("IKISOCKET_TEST_LETTERS");
+        let letters = letters.map_or(50_000, |number| number.parse().unwrap());
+        let post = Post::new(THREADS.into(), LIMIT, 1);
+        let done = AtomicUsize::new(0);
+        let (all_given, all_seen): (Vec<_>, Vec<_>) = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|index| {
+                    let (place, done) = (place(&post, index), &done);
+                    scope.spawn(move || take_part(place, letters, done))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).unzip()
+        });
+        let mut refused = 0;
+        for from in 0..usize::from(THREADS) {
+            for to in 0..usize::from(THREADS) {
+                let (given, seen) = (&all_given[from][to], &all_seen[to][from]);
+                assert_eq!(
+                    (seen.received, seen.lost),
+                    (given.queued, given.refused),
+                    "{from}>{to}"
+                );
+                refused += given.refused;
+            }
+        }
+        assert!(refused > 0, "no lane was ever full");
+    }
+}
