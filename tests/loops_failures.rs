@@ -1,0 +1,156 @@
+//! Loops that fail, and loops that do not end. Alone in its file, because there is one logger for
+//! the whole process, and here it panics.
+
+mod common;
+#[path = "common/loops.rs"]
+mod kit;
+
+use std::cell::Cell;
+use std::sync::{Condvar, Mutex, Once, mpsc};
+use std::time::Duration;
+
+use common::{ON_PURPOSE, quiet_panics};
+use ikisocket::{Loops, LoopsError, LoopsHandle, SendError, Shutdown};
+use kit::{Member, PATIENCE, end, loads, on, room, until};
+use log::{Log, Metadata, Record};
+
+/// Keeps what is logged, and panics on threads that want it.
+struct Logger {
+    kept: Mutex<Vec<String>>,
+    news: Condvar,
+}
+
+static LOGGER: Logger = Logger { kept: Mutex::new(Vec::new()), news: Condvar::new() };
+
+thread_local! {
+    /// How often the logger panics on this thread.
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("ikisocket")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        self.kept.lock().unwrap().push(record.args().to_string());
+        self.news.notify_all();
+        let panics = PANICS.get();
+        PANICS.set(panics.saturating_sub(1));
+        assert!(panics == 0, "{}", ON_PURPOSE);
+    }
+
+    fn flush(&self) {}
+}
+
+fn install_logger() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&LOGGER).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+    });
+}
+
+/// Waits until a line is logged that begins like this.
+#[track_caller]
+fn await_line(begin: &str) {
+    let is_missing = |kept: &mut Vec<String>| !kept.iter().any(|line| line.starts_with(begin));
+    let kept = LOGGER.kept.lock().unwrap();
+    let (kept, waited) = LOGGER.news.wait_timeout_while(kept, PATIENCE, is_missing).unwrap();
+    assert!(!waited.timed_out(), "`{begin}` is missing in {kept:#?}");
+}
+
+/// A panic outside of callbacks: the logger panics when it is told of one that was caught.
+fn let_fail<S: 'static>(handle: &LoopsHandle<S>, index: usize, panics: usize) {
+    let fail = move |_: &mut S, _: &mut ikisocket::Sockets<'_, S>| {
+        PANICS.set(panics);
+        panic!("{}", ON_PURPOSE);
+    };
+    handle.one(index).unwrap().send(fail).unwrap();
+}
+
+#[test]
+fn if_one_loop_fails_all_shut_down_and_join_says_which_and_why() {
+    quiet_panics();
+    install_logger();
+    // The first one accepts. A logger may also panic whenever it is called.
+    for (failing, panics) in [(0, 1), (2, 1), (1, usize::MAX)] {
+        let running = Loops::new(3).listen("127.0.0.1:0").unwrap().start(room).unwrap();
+        let (handle, address) = (running.handle(), running.local_addr().unwrap());
+        let mut clients: Vec<_> = (0..6).map(|_| Member::connect(address)).collect();
+        let_fail(&handle, failing, panics);
+        for client in &mut clients {
+            if client.on == failing {
+                // Its connection ends with its loop.
+                let end = client.ws.read();
+                assert!(!matches!(end, Ok(_) | Err(tungstenite::Error::ConnectionClosed)));
+            } else {
+                assert_eq!(client.closed(), (1001, "Server shutdown".to_owned()));
+            }
+        }
+        let reason = "it panicked: on purpose".to_owned();
+        let failed = LoopsError::Failed { index: failing, reason, remaining: Vec::new() };
+        assert_eq!(running.join(), Err(failed));
+        await_line(&format!("loop {failing} has failed: it panicked: on purpose"));
+        assert_eq!(handle.broadcast(""), Err(SendError::Gone));
+    }
+}
+
+/// Keeps a loop busy until the result is dropped.
+fn keep_busy<S: 'static>(handle: &LoopsHandle<S>, index: usize) -> mpsc::Sender<()> {
+    let (release, released) = mpsc::channel::<()>();
+    let (busy, is_busy) = mpsc::channel();
+    let work = move |_: &mut S, _: &mut ikisocket::Sockets<'_, S>| {
+        let _ = busy.send(());
+        let _ = released.recv();
+    };
+    handle.one(index).unwrap().send(work).unwrap();
+    is_busy.recv_timeout(PATIENCE).unwrap();
+    release
+}
+
+#[test]
+fn a_loop_that_does_not_end_is_named_and_the_others_end_without_it() {
+    install_logger();
+    let running = Loops::new(3).listen("127.0.0.1:0").unwrap().start(room).unwrap();
+    let (handle, address) = (running.handle(), running.local_addr().unwrap());
+    let release = keep_busy(&handle, 1);
+    await_line("a turn of loop 1 has lasted ");
+    let report = &handle.reports()[1];
+    assert!(report.busy_for.unwrap() >= Duration::from_secs(5), "{report:?}");
+    // The others get its connections.
+    let clients: Vec<_> = (0..4).map(|_| Member::connect(address)).collect();
+    assert_eq!(clients.iter().map(|each| each.on).collect::<Vec<_>>(), [0, 2, 0, 2]);
+    clients.into_iter().for_each(Member::close);
+    until(|| [0, 2].map(|index| on(&handle, index, |_, sockets| sockets.len())) == [0, 0]);
+
+    handle.shutdown(Shutdown::default().deadline(Duration::ZERO)).unwrap();
+    assert_eq!(running.join(), Err(LoopsError::Stuck { loops: vec![1] }));
+    let ended: Vec<_> = handle.reports().into_iter().map(|each| each.ended).collect();
+    assert_eq!(ended, [true, false, true]);
+    // Its thread ends when it can.
+    drop(release);
+    until(|| handle.send_each(|_, _| {}) == Err(SendError::Gone));
+}
+
+#[test]
+fn while_the_first_loop_is_stuck_handles_use_the_next() {
+    install_logger();
+    let running = Loops::new(2).listen("127.0.0.1:0").unwrap().start(room).unwrap();
+    let (handle, address) = (running.handle(), running.local_addr().unwrap());
+    let mut clients: Vec<_> = (0..2).map(|_| Member::connect(address)).collect();
+    let release = keep_busy(&handle, 0);
+    await_line("a turn of loop 0 has lasted ");
+    handle.publish("room", "from the other loop").unwrap();
+    assert_eq!(clients[1].text(), "from the other loop");
+    clients[1].expect_echo("it is served");
+    drop(release);
+    assert_eq!(clients[0].text(), "from the other loop", "in its turn");
+    assert_eq!(on(&handle, 0, |_, sockets| sockets.stats().loops.long_turns), 1);
+    clients.into_iter().for_each(Member::close);
+    until(|| loads(&handle) == [0, 0]);
+    assert_eq!(end(running).remained, 0);
+}
