@@ -759,6 +759,43 @@ fn a_stuck_loop_gets_its_new_connections_when_it_goes_on() {
     end(running);
 }
 
+#[test]
+fn a_stuck_loop_is_given_no_more_sockets_than_may_wait_for_it() {
+    /// The most sockets that wait for one loop.
+    const WAIT: usize = 1024;
+    const MORE: usize = 20;
+    if !descriptors::with_descriptors(4 * WAIT + 1000) {
+        return;
+    }
+    let (running, address) = start(Loops::new(2));
+    let handle = running.handle();
+    let stuck = Stuck::new(&handle, 1);
+    let counts = || {
+        let stats = on(&handle, 0, |_, sockets| sockets.stats());
+        (stats.accepted as usize, stats.loops.handed_over as usize)
+    };
+    let mut sockets = Vec::new();
+    while sockets.len() < 2 * WAIT + MORE {
+        sockets.push(socket(address));
+        // No more than the operating system keeps until they are accepted.
+        if sockets.len() % 50 == 0 {
+            until(|| counts().0 + counts().1 == sockets.len());
+        }
+    }
+    until(|| counts().0 + counts().1 == sockets.len());
+    let (kept, handed_over) = counts();
+    // They are fewer if 5 s have passed.
+    assert!(handed_over <= WAIT, "{handed_over}");
+    drop(stuck);
+    let mut count = [0; 2];
+    let clients: Vec<_> = sockets.into_iter().map(Member::over).collect();
+    clients.iter().for_each(|client| count[client.on] += 1);
+    assert_eq!(count, [kept, handed_over], "all are served");
+    drop(clients);
+    until(|| loads(&handle) == [0, 0]);
+    end(running);
+}
+
 // Handles.
 
 #[test]
@@ -867,6 +904,38 @@ fn a_shutdown_from_anywhere_ends_all_loops_with_its_code_and_reason() {
             let refused = TcpStream::connect(address).map_err(|error| error.kind());
             assert_eq!(refused.unwrap_err(), ErrorKind::ConnectionRefused);
         }
+    }
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_connects_ends_all_loops() {
+    for _ in 0..10 {
+        let (running, address) = start(Loops::new(3));
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                std::thread::spawn(move || {
+                    let mut upgraded = 0;
+                    // Until nothing listens any more. A socket that waits then may be reset.
+                    while let Ok(socket) = TcpStream::connect(address) {
+                        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                        let Ok(mut ws) = kit::upgrade("ws://localhost/ws", socket) else {
+                            continue;
+                        };
+                        upgraded += 1;
+                        ws.close(None).unwrap();
+                        while ws.read().is_ok() {}
+                    }
+                    upgraded
+                })
+            })
+            .collect();
+        let handle = running.handle();
+        until(|| on(&handle, 2, |_, sockets| sockets.stats().upgraded) > 0);
+        let how = Shutdown::default().deadline(PATIENCE);
+        on(&handle, 1, |_, sockets| sockets.shutdown(how)).unwrap();
+        running.join().unwrap();
+        let upgraded = clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>();
+        assert!(upgraded > 0);
     }
 }
 
