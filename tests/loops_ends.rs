@@ -94,6 +94,19 @@ fn what_was_published_before_a_shutdown_comes_before_its_close() -> Outcome {
 }
 
 #[test]
+fn what_was_published_before_the_owner_shuts_down_comes_before_its_close() -> Outcome {
+    let (mut test, clients) = two_loops()?;
+    test.on(0).server().sockets().everywhere().publish("room", "last words");
+    test.on(0).turn();
+    test.handle().shutdown(Shutdown::default())?;
+    for client in clients {
+        let received = test.received(client);
+        assert_eq!(received[0], Received::Text("last words".to_owned()), "{client:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn all_loops_refuse_upgrades_or_none_does() -> Outcome {
     let (mut test, _clients) = two_loops()?;
     // Both at the same moment: whatever holds then, holds for both.

@@ -9,8 +9,7 @@ pub enum BusEvent {
     /// sends later is not.
     #[non_exhaustive]
     Gap {
-        /// The index of the loop that sent them. It is this loop's own if
-        /// [`Everywhere::fire`](crate::Everywhere::fire) found its queue full.
+        /// The index of the loop that sent them.
         from: usize,
         /// The number of messages, events and closes that are missing.
         lost: u64,

@@ -333,6 +333,12 @@ impl Post {
         millis(self.started.elapsed())
     }
 
+    /// The loops that have members of a topic.
+    #[cfg(test)]
+    pub(crate) fn loops_with_members(&self, topic: &str) -> LoopSet {
+        self.interest.loops(topic)
+    }
+
     /// Whether anything waits for a loop.
     #[cfg(feature = "testing")]
     pub(crate) fn has_mail(&self, index: u16) -> bool {

@@ -371,6 +371,43 @@ mod tests {
     }
 
     #[test]
+    fn the_other_loops_know_which_topics_have_members_here() {
+        let post = crate::bus::Post::new(3, 1024, 0);
+        let mut loops = [0, 2].map(|index| {
+            let mut topics = Topics::default();
+            topics.note_interest(Seat { post: post.clone(), index });
+            topics
+        });
+        let mut seed = 3_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for step in 0..20_000 {
+            let topics = &mut loops[random(2) as usize];
+            let (slot, name) = (random(10) as u32, random(300).to_string());
+            // Joining and leaving dominate in turn, so that tables grow and shrink.
+            match random(20) {
+                0 => {
+                    topics.leave_all(slot);
+                    topics.forget(slot);
+                }
+                1 => topics.shrink(),
+                n if (n < 12) == (step / 2000 % 2 == 0) => {
+                    _ = topics.join(slot, &name, usize::MAX).unwrap();
+                }
+                _ => _ = topics.leave(slot, &name),
+            }
+            for name in [name, random(300).to_string()] {
+                let has_members =
+                    loops.iter().zip([0, 2]).filter(|(topics, _)| topics.find(&name).is_some());
+                let expected: Vec<u16> = has_members.map(|(_, index)| index).collect();
+                assert_eq!(post.loops_with_members(&name).iter().collect::<Vec<_>>(), expected);
+            }
+        }
+    }
+
+    #[test]
     fn both_lists_of_every_membership_agree_in_every_order_of_leaving() {
         let mut topics = Topics::default();
         let mut seed = 1_u64;

@@ -41,6 +41,8 @@ pub(super) const COMMANDS_AT_ONCE: usize = 16;
 pub(super) const COMMANDS_PART: usize = 8;
 /// The messages of other loops get this part of the budget: half of it.
 pub(super) const LETTERS_PART: usize = 2;
+/// The cost of looking at one connection, to answer a question of another loop.
+pub(super) const LOOK: usize = 32;
 /// The cost of an answer to a deferred request, in bytes of a turn's work: an upgrade or a
 /// response.
 pub(super) const ANSWER: usize = 16 * 1024;

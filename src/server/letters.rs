@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use super::Server;
-use super::budget::{LETTERS_PART, MESSAGE};
+use super::budget::{LETTERS_PART, LOOK, MESSAGE};
 use crate::bus::{BusEvent, Letter, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
 use crate::user::{Handle, answer_here};
-
-/// The cost of the figures, for each connection that is looked at, in bytes of a turn's work.
-const LOOK: usize = 16;
 
 impl<S> Server<S> {
     /// Takes its place among the loops of the process.
@@ -130,10 +127,12 @@ impl<S> Server<S> {
 
     fn answer(&mut self, to: u16, query: u64, question: Question, topic: &str) {
         let answer = answer_here(&self.hub, self.registry.panics.get(), question, topic);
-        self.hub.work += answer.len();
-        if question == Question::Stats {
-            self.hub.work += self.hub.open_len() * LOOK;
-        }
+        self.hub.work += LOOK
+            * match question {
+                Question::Uuids | Question::Stats => self.hub.open_len(),
+                Question::Members => self.hub.topics.count(topic),
+                Question::Open | Question::MemberCount => 0,
+            };
         if let Some(link) = &mut self.hub.link {
             link.converse(to, Letter::Answer { query, answer }, "");
         }

@@ -131,7 +131,7 @@ impl<S> Server<S> {
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
-        (self.hub.is_settled() && self.hub.has_said_all())
+        (self.hub.is_settled() && !self.has_unsent() && self.hub.has_said_all())
             .then_some(Finished { remained: stopping.remained })
     }
 
@@ -305,11 +305,12 @@ impl<S> Server<S> {
         for listener in self.backlog.take_listeners() {
             self.accept(listener);
         }
-        if self.backlog.take_commands() {
-            self.run_commands();
-        }
+        // Before the commands: one of them may be a shutdown.
         if self.backlog.take_letters() {
             self.serve_letters();
+        }
+        if self.backlog.take_commands() {
+            self.run_commands();
         }
         for id in woken {
             if let Some(readiness) = self.registry.sources.may_be_ready(id) {

@@ -71,10 +71,17 @@ pub struct LoopClient {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct LoopsHarness<S> {
-    loops: Vec<Harness<S>>,
+    loops: Vec<Turned<S>>,
     handle: LoopsHandle<S>,
     post: Arc<Post>,
     order: Order,
+}
+
+/// One of the loops.
+struct Turned<S> {
+    /// `None` if it has ended.
+    harness: Option<Harness<S>>,
+    stalls: bool,
 }
 
 impl<S> LoopsHarness<S> {
@@ -92,14 +99,18 @@ impl<S> LoopsHarness<S> {
         let post = loops.post(RUN)?;
         let harness = |index: u16| {
             let seat = Seat { post: post.clone(), index };
-            build(index.into(), loops.settings().for_loop(seat)).map(Harness::by_hand).map_err(
-                |error| LoopsError::Build { index: index.into(), reason: error.to_string() },
-            )
+            match build(index.into(), loops.settings().for_loop(seat)) {
+                Ok(server) => Ok(Turned { harness: Some(Harness::by_hand(server)), stalls: false }),
+                Err(error) => {
+                    Err(LoopsError::Build { index: index.into(), reason: error.to_string() })
+                }
+            }
         };
-        let mut loops: Vec<Harness<S>> =
+        let mut loops: Vec<Turned<S>> =
             (0..post.len() as u16).map(harness).collect::<Result<_, _>>()?;
-        let handles: Arc<[_]> = loops.iter_mut().map(|each| each.server().handle()).collect();
-        for each in &mut loops {
+        let all = loops.iter_mut().flat_map(|each| &mut each.harness);
+        let handles: Arc<[_]> = all.map(|each| each.server().handle()).collect();
+        for each in loops.iter_mut().flat_map(|each| &mut each.harness) {
             each.server().know_loops(handles.clone());
         }
         Ok(Self { loops, handle: LoopsHandle::new(handles, post.clone()), post, order })
@@ -126,14 +137,14 @@ impl<S> LoopsHarness<S> {
     ///
     /// # Panics
     ///
-    /// If there is no such loop.
+    /// If there is no such loop, or it has ended.
     #[track_caller]
     pub fn connect_to(
         &mut self,
         on: usize,
         upgrade: impl Into<Upgrade>,
     ) -> Result<LoopClient, NotConnected> {
-        let client = self.loops[on].connect(upgrade)?;
+        let client = self.on(on).connect(upgrade)?;
         self.settle();
         Ok(LoopClient { on, client })
     }
@@ -141,7 +152,7 @@ impl<S> LoopsHarness<S> {
     /// Sends a message: [`Harness::send`].
     #[track_caller]
     pub fn send<'m>(&mut self, client: LoopClient, message: impl Into<Message<'m>>) {
-        self.loops[client.on].send(client.client, message);
+        self.on(client.on).send(client.client, message);
     }
 
     /// Asserts that a client received exactly these, after all loops have settled:
@@ -157,7 +168,7 @@ impl<S> LoopsHarness<S> {
         expected: impl IntoIterator<Item = R>,
     ) {
         self.settle();
-        self.loops[client.on].expect(client.client, expected);
+        self.on(client.on).expect(client.client, expected);
     }
 
     /// Asserts that a client received nothing: [`Harness::expect_nothing`].
@@ -174,14 +185,14 @@ impl<S> LoopsHarness<S> {
     #[track_caller]
     pub fn received(&mut self, client: LoopClient) -> Vec<Received> {
         self.settle();
-        self.loops[client.on].received(client.client)
+        self.on(client.on).received(client.client)
     }
 
     /// The uuid of a client's connection: [`Harness::uuid`].
     #[track_caller]
     pub fn uuid(&mut self, client: LoopClient) -> Option<Uuid> {
         self.settle();
-        self.loops[client.on].uuid(client.client)
+        self.on(client.on).uuid(client.client)
     }
 
     /// A handle by which other threads, or the test itself, reach the loops.
@@ -195,23 +206,71 @@ impl<S> LoopsHarness<S> {
     ///
     /// # Panics
     ///
-    /// If there is no such loop.
+    /// If there is no such loop, or it has ended.
     #[must_use]
     #[track_caller]
     pub fn on(&mut self, index: usize) -> &mut Harness<S> {
-        &mut self.loops[index]
+        let harness = self.loops.get_mut(index).and_then(|each| each.harness.as_mut());
+        harness.unwrap_or_else(|| panic!("there is no loop {index}, or it has ended"))
     }
 
     /// The state of one loop, after all have settled.
     ///
     /// # Panics
     ///
-    /// If there is no such loop.
+    /// If there is no such loop, or it has ended.
     #[must_use]
     #[track_caller]
     pub fn state(&mut self, index: usize) -> &mut S {
         self.settle();
-        self.loops[index].state()
+        self.on(index).state()
+    }
+
+    /// Makes a loop take no turns until it [resumes](Self::resume), as if a callback kept its
+    /// thread busy. What other loops send to it waits. [`connect_to`](Self::connect_to), and what
+    /// is done [on](Self::on) it, still turn it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop.
+    pub fn stall(&mut self, index: usize) {
+        self.loops[index].stalls = true;
+    }
+
+    /// Makes a [stalled](Self::stall) loop take turns again.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop.
+    pub fn resume(&mut self, index: usize) {
+        self.loops[index].stalls = false;
+    }
+
+    /// Ends a loop at once, as if its thread had ended: its connections are closed, and it takes
+    /// nothing more from other loops. Returns its state.
+    ///
+    /// ```
+    /// # use ikisocket::testing::{LoopsHarness, Order};
+    /// # use ikisocket::{BuildError, Loops};
+    /// let build = |_, builder: ikisocket::Builder| builder.build(Vec::new());
+    /// let mut test = LoopsHarness::new(&Loops::new(2), Order::Ascending, build)?;
+    /// test.end(1);
+    /// test.on(0).server().sockets().everywhere().count(|state, _, open| {
+    ///     state.push((open.value, open.complete));
+    /// });
+    /// assert_eq!(test.state(0), &[(0, false)]); // loop 1 does not answer
+    /// # Ok::<(), ikisocket::LoopsError>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there is no such loop, or it has ended.
+    #[track_caller]
+    pub fn end(&mut self, index: usize) -> S {
+        let harness = self.loops.get_mut(index).and_then(|each| each.harness.take());
+        let harness =
+            harness.unwrap_or_else(|| panic!("there is no loop {index}, or it has ended"));
+        harness.into_state()
     }
 
     /// Turns the loops, in their order, until none has anything left to do at this time.
@@ -222,9 +281,11 @@ impl<S> LoopsHarness<S> {
     pub fn settle(&mut self) {
         for _ in 0..MOST_TURNS {
             for index in self.next_round() {
-                self.loops[index].turn();
+                if let Some(harness) = self.loops[index].turning() {
+                    harness.turn();
+                }
             }
-            if !self.loops.iter().any(Harness::is_busy) {
+            if !self.loops.iter_mut().filter_map(Turned::turning).any(|each| each.is_busy()) {
                 return;
             }
         }
@@ -236,9 +297,11 @@ impl<S> LoopsHarness<S> {
         self.settle();
         let mut rest = by;
         while !rest.is_zero() {
-            let steps = self.loops.iter().map(|each| each.next_step(rest));
-            let step = steps.min().unwrap_or(rest);
-            self.loops.iter_mut().for_each(|each| each.pass(step));
+            let turning = self.loops.iter_mut().filter_map(Turned::turning);
+            let step = turning.map(|each| each.next_step(rest)).min().unwrap_or(rest);
+            for harness in self.loops.iter_mut().filter_map(|each| each.harness.as_mut()) {
+                harness.pass(step);
+            }
             rest -= step;
             self.settle();
         }
@@ -261,10 +324,17 @@ impl<S> LoopsHarness<S> {
     }
 }
 
+impl<S> Turned<S> {
+    /// The loop, if it takes turns.
+    fn turning(&mut self) -> Option<&mut Harness<S>> {
+        self.harness.as_mut().filter(|_| !self.stalls)
+    }
+}
+
 impl<S> fmt::Debug for LoopsHarness<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoopsHarness")
-            .field("loops", &self.loops)
+            .field("loops", &self.loops.iter().map(|each| &each.harness).collect::<Vec<_>>())
             .field("order", &self.order)
             .finish_non_exhaustive()
     }

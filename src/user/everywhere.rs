@@ -47,7 +47,7 @@ pub struct Sent {
     pub here: usize,
     /// The number of other loops for which it was queued.
     pub queued: usize,
-    /// The number of loops that do not get it because their queue was full. Each of them notices:
+    /// The number of other loops that do not get it because their queue was full. Each notices:
     /// [`BusEvent::Gap`](crate::BusEvent::Gap).
     pub full: usize,
     /// Whether it is longer than [`Builder::max_outbox`](crate::Builder::max_outbox). Then it
@@ -226,21 +226,14 @@ impl<S> Everywhere<'_, S> {
     /// [`Sockets::fire`] does on one, in one of the next turns of each loop. No listener is called
     /// inside this call, also not on this loop.
     pub fn fire<'d>(&mut self, event: &str, data: impl Into<Message<'d>>) -> Sent {
-        let message = Outgoing::from(data.into());
-        let Some(link) = &mut self.sockets.hub.link else {
-            let (event, message) = (event.to_owned(), message.message.into_owned());
-            self.sockets.set_timer(Duration::ZERO, move |state, sockets| {
-                sockets.fire(state, &event, message.payload());
-            });
-            return Sent::default();
-        };
-        let (own, others) = (link.index(), link.others());
-        let ready = Ready::new(&message).share();
-        let here = link.send_message(own, To::Listeners, event, &ready);
-        let mut sent = send_to(self.sockets.hub, others, || To::Listeners, event, &ready);
-        if !here {
-            sent.count(own, false);
-        }
+        let (hub, message) = (&mut *self.sockets.hub, Outgoing::from(data.into()));
+        let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
+        let ready = share_if(!loops.is_empty(), &message);
+        let sent = send_to(hub, loops, || To::Listeners, event, &ready);
+        let (event, message) = (event.to_owned(), message.message.into_owned());
+        self.sockets.set_timer(Duration::ZERO, move |state, sockets| {
+            sockets.fire(state, &event, message.payload());
+        });
         sent
     }
 
