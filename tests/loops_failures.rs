@@ -63,7 +63,7 @@ fn await_line(begin: &str) {
     assert!(!waited.timed_out(), "`{begin}` is missing in {kept:#?}");
 }
 
-/// A panic outside of callbacks: the logger panics when it is told of one that was caught.
+/// A panic outside of callbacks: the logger panics when it logs one that was caught.
 fn let_fail<S: 'static>(handle: &LoopsHandle<S>, index: usize, panics: usize) {
     let fail = move |_: &mut S, _: &mut ikisocket::Sockets<'_, S>| {
         PANICS.set(panics);

@@ -58,7 +58,7 @@ fn on_loop(members: &mut [Member], index: usize) -> &mut Member {
 // The start.
 
 #[test]
-fn each_server_is_built_and_runs_on_a_thread_of_its_own_that_is_named_after_its_loop() {
+fn each_server_is_built_and_runs_on_a_thread_named_after_its_loop() {
     /// It may be shared by callbacks, but not with other threads.
     struct State {
         thread: Rc<Cell<Option<std::thread::ThreadId>>>,
@@ -212,7 +212,7 @@ fn counts_and_queues_out_of_range_are_refused_before_anything_is_built() {
 }
 
 #[test]
-fn loops_continue_if_what_runs_them_is_dropped_and_handles_may_go_to_any_thread() {
+fn loops_continue_if_running_is_dropped_and_handles_go_to_any_thread() {
     fn may_go_to_any_thread<T: Send + Sync>(_: &T) {}
     let (running, address) = start(Loops::new(2));
     let handle = running.handle();
@@ -635,7 +635,7 @@ fn room_with_gaps(index: usize, builder: Builder) -> Result<Server<Notes>, Build
 }
 
 #[test]
-fn a_stuck_loop_makes_no_other_wait_and_is_told_exactly_what_it_has_missed() {
+fn a_stuck_loop_makes_no_other_wait_and_learns_what_it_has_missed() {
     let loops = Loops::new(3).queue_bytes(4096).listen(ANY_PORT).unwrap();
     let running = loops.start(room_with_gaps).unwrap();
     let (handle, address) = (running.handle(), running.local_addr().unwrap());
@@ -1015,7 +1015,7 @@ fn after_a_stop_of_listening_open_connections_continue_on_all_loops() {
 }
 
 #[test]
-fn new_loops_take_over_the_socket_of_old_ones_and_no_connection_is_refused() {
+fn new_loops_take_over_the_socket_and_no_connection_is_refused() {
     let listener = TcpListener::bind(ANY_PORT).unwrap();
     let address = listener.local_addr().unwrap();
     let begin = |name: &'static str| {

@@ -104,7 +104,7 @@ fn a_replaced_certificate_is_shown_by_all_loops() {
 }
 
 #[test]
-fn handshakes_that_fail_are_counted_where_they_were_made_and_take_no_place() {
+fn failed_handshakes_count_where_they_were_made_and_take_no_place() {
     let (running, address) = start(&tls_as("localhost"));
     let handle = running.handle();
     let sockets = [(); 2 * LOOPS].map(|()| socket(address));

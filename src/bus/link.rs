@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_lane_refuses_and_tells_how_many_are_missing_where_they_are_missing() {
+    fn a_full_lane_refuses_and_says_how_many_are_missing_in_their_place() {
         let letter = cost_of("text", 0);
         let [mut a, mut b, mut c] = places(3 * letter);
         let fits: Vec<_> = (0..5).map(|_| a.publish(1, "text", "")).collect();
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn no_letter_is_lost_or_double_or_out_of_order_while_many_threads_send_and_stall() {
+    fn letters_of_many_threads_are_neither_lost_nor_double_nor_out_of_order() {
         let letters = std::env::var("IKISOCKET_TEST_LETTERS");
         let letters = letters.map_or(50_000, |number| number.parse().unwrap());
         let post = Post::new(THREADS.into(), LIMIT, 1);

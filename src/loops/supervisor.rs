@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_shuts_all_down_and_is_told_with_the_loops_that_did_not_end() {
+    fn a_failure_shuts_all_down_and_is_told_with_the_loops_that_remain() {
         let post = Post::new(4, 1024, 1);
         let (sender, reports) = channel();
         let (first, second) = ("first".to_owned(), "second".to_owned());

@@ -26,8 +26,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Notes(pub Vec<String>);
 
-/// A server whose clients are all in `room` and are told their loop and uuid first. What they send
-/// comes back.
+/// A server whose clients are all in `room`. It greets each with its loop and uuid, and sends back
+/// what they send.
 pub fn room(_: usize, builder: Builder) -> Result<Server<Notes>, BuildError> {
     let mut server = builder.build(Notes::default())?;
     server.on(Event::Connect, |_, ep| {
