@@ -99,6 +99,21 @@ fn if_one_loop_fails_all_shut_down_and_join_says_which_and_why() {
     }
 }
 
+#[test]
+fn a_loop_has_ended_even_if_its_state_and_the_logger_panic_at_the_end() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            PANICS.set(usize::MAX);
+            panic!("{}", ON_PURPOSE);
+        }
+    }
+    quiet_panics();
+    install_logger();
+    let running = Loops::new(2).start(|_, builder| builder.build(Bomb)).unwrap();
+    assert_eq!(end(running).remained, 0);
+}
+
 /// Keeps a loop busy until the result is dropped.
 fn keep_busy<S: 'static>(handle: &LoopsHandle<S>, index: usize) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel::<()>();

@@ -111,7 +111,11 @@ fn drop_server<S>(server: Server<S>) {
         Ok(())
     });
     if let Err(reason) = dropped {
-        log::error!("the destructor of a loop's state panicked: {reason}");
+        // If the logger panics too, the end of the loop is reported all the same.
+        let _ = catching(|| {
+            log::error!("the destructor of a loop's state panicked: {reason}");
+            Ok(())
+        });
     }
 }
 
