@@ -141,7 +141,7 @@ fn loops_cost_little_beside_their_servers_and_give_memory_back() {
         let cost = of_idle_loops(count);
         println!("{count} idle loops take {cost} bytes more than {count} servers");
         let count = count as isize;
-        let most = PER_LANE * count * count + KIB * count + 10 * KIB;
+        let most = PER_LANE * count * count + KIB * count + 16 * KIB;
         assert!(cost <= most, "{cost} bytes for {count} loops");
     }
 
@@ -157,7 +157,8 @@ fn loops_cost_little_beside_their_servers_and_give_memory_back() {
 
     let (each, left) = of_set_uuids(&mut loops);
     println!("a uuid that is set: {each}, {left} are left of {CONNECTIONS}");
-    assert!(each <= PER_UUID && left <= 4 * KIB, "{each} bytes each, {left} left");
+    // The table is one of many short ones, which keep a little each.
+    assert!(each <= PER_UUID && left <= 12 * KIB, "{each} bytes each, {left} left");
 
     for (bytes, payload) in [(1024 * KIB, 100), (8 * 1024 * KIB, 10_000)] {
         let (most, left) = left_of_a_burst(4, bytes as usize, payload);

@@ -13,8 +13,9 @@ use crate::protocol::{CloseCode, Opcode, Payload};
 /// copied for each loop, which takes less than the two atomic counts and the memory of its own.
 const SHARE: usize = 1024;
 
-/// What a letter counts beside its text and payload, in bytes.
-const LETTER: usize = size_of::<Entry>();
+/// What a letter counts beside its text and payload, in bytes: no less than it takes.
+const LETTER: usize = 128;
+const _: () = assert!(size_of::<Entry>() <= LETTER);
 
 /// A message that is to be sent, and its frame if that was encoded before.
 pub(crate) struct Ready<'m> {

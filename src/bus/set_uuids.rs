@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// table that grows is short.
 const TABLES: usize = 64;
 /// A table with room for no more than this is not made smaller.
-const KEEP: usize = 64;
+const KEEP: usize = 8;
 
 type Table = HashMap<Uuid, u16>;
 
