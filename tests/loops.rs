@@ -374,7 +374,7 @@ fn a_message_of_any_length_and_kind_is_the_same_on_all_loops() -> Outcome {
 }
 
 #[test]
-fn a_message_that_is_longer_than_an_outbox_is_counted_once_where_it_came_from() -> Outcome {
+fn a_message_that_is_longer_than_an_outbox_is_counted_where_it_came_from() -> Outcome {
     let (mut test, clients) = start(2)?;
     let message = vec![1; MAX_OUTBOX + 1];
     let sent = on(&mut test, 0, |all| all.publish("room", &*message));

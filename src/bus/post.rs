@@ -20,7 +20,7 @@ use crate::transport::{Over, PeerAddress, Socket};
 const MOST_SOCKETS: usize = 1024;
 
 /// What the empty batches of one loop keep for each direction, in bytes.
-const KEEP: usize = 256 * 1024;
+const KEEP: usize = 64 * 1024;
 const LEAST_KEPT: usize = 4 * 1024;
 
 /// A turn that lasts longer than this is named, and its loop gets no new connections if others can
