@@ -168,10 +168,12 @@ impl<'b> Opened<'b> {
 #[derive(Default)]
 pub(crate) struct Batch {
     entries: VecDeque<Entry>,
-    /// The texts and payloads of all letters, one behind the other.
-    bytes: Vec<u8>,
-    /// The part of `bytes` that was read.
-    read: usize,
+    /// The texts of all letters, one behind the other, and their payloads.
+    texts: String,
+    payloads: Vec<u8>,
+    /// The parts of them that were read.
+    texts_read: usize,
+    payloads_read: usize,
 }
 
 /// What a letter counts against the limit of a lane, with `more` bytes that it owns.
@@ -191,7 +193,7 @@ impl Batch {
 
     /// Adds a letter without a message.
     pub(crate) fn push(&mut self, letter: Letter, text: &str, cost: usize) {
-        self.bytes.extend_from_slice(text.as_bytes());
+        self.texts.push_str(text);
         self.entries.push_back(Entry { letter, text: text.len() as u32, payload: 0, cost });
     }
 
@@ -203,9 +205,9 @@ impl Batch {
             (frame, begins)
         });
         let payload = if frame.is_some() { &[][..] } else { payload };
-        self.bytes.extend_from_slice(text.as_bytes());
-        self.bytes.extend_from_slice(payload);
         let content = Content { opcode: *opcode, options: *options, frame };
+        self.texts.push_str(text);
+        self.payloads.extend_from_slice(payload);
         self.entries.push_back(Entry {
             letter: Letter::Message(to, content),
             text: text.len() as u32,
@@ -236,18 +238,20 @@ impl Batch {
             later.entries.pop_front();
         }
         self.entries.append(&mut later.entries);
-        self.bytes.extend_from_slice(&later.bytes[later.read..]);
+        self.texts.push_str(&later.texts[later.texts_read..]);
+        self.payloads.extend_from_slice(&later.payloads[later.payloads_read..]);
         later.clear(usize::MAX);
     }
 
     /// Takes the next letter.
     pub(crate) fn next(&mut self) -> Option<Opened<'_>> {
         let Entry { letter, text, payload, cost } = self.entries.pop_front()?;
-        let from = self.read;
-        let middle = from + text as usize;
-        self.read = middle + payload as usize;
-        let text = std::str::from_utf8(&self.bytes[from..middle]).unwrap_or_default();
-        Some(Opened { letter, text, payload: &self.bytes[middle..self.read], cost })
+        let (from_text, from_payload) = (self.texts_read, self.payloads_read);
+        self.texts_read += text as usize;
+        self.payloads_read += payload as usize;
+        let text = &self.texts[from_text..self.texts_read];
+        let payload = &self.payloads[from_payload..self.payloads_read];
+        Some(Opened { letter, text, payload, cost })
     }
 
     /// Drops what is left. At most `keep` bytes of memory are kept for the next letters, and as
@@ -255,9 +259,11 @@ impl Batch {
     pub(crate) fn clear(&mut self, keep: usize) {
         self.entries.clear();
         self.entries.shrink_to(keep / size_of::<Entry>());
-        self.bytes.clear();
-        self.bytes.shrink_to(keep);
-        self.read = 0;
+        self.texts.clear();
+        self.texts.shrink_to(keep);
+        self.payloads.clear();
+        self.payloads.shrink_to(keep);
+        (self.texts_read, self.payloads_read) = (0, 0);
     }
 }
 
@@ -297,7 +303,8 @@ mod tests {
         }
         assert_eq!(told(&mut batch), expected);
         batch.clear(4096);
-        assert!(batch.bytes.is_empty() && batch.bytes.capacity() <= 4096);
+        assert!(batch.texts.is_empty() && batch.texts.capacity() <= 4096);
+        assert!(batch.payloads.is_empty() && batch.payloads.capacity() <= 4096);
     }
 
     #[test]

@@ -135,9 +135,9 @@ impl Link {
         }
     }
 
-    /// The other loops that have members of a topic.
+    /// The loops that have members of a topic, this one included.
     pub(crate) fn loops_of(&self, topic: &str) -> LoopSet {
-        self.post.interest.loops(topic).without(self.index)
+        self.post.interest.loops(topic)
     }
 
     /// All other loops that have not ended.

@@ -27,25 +27,43 @@ impl LoopSet {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+        // Most words are empty, and without a machine instruction for it counting bits takes long.
+        let words = self.0.iter().filter(|&&word| word != 0);
+        words.map(|word| word.count_ones() as usize).sum()
     }
 
     /// The loops of this set, in the order of their indexes.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + use<> {
-        let words = self.0.into_iter().enumerate();
-        words.flat_map(|(at, mut word)| {
-            std::iter::from_fn(move || {
-                let bit = (word != 0).then(|| word.trailing_zeros())?;
-                word &= word - 1;
-                Some((at * 64) as u16 + bit as u16)
-            })
-        })
+    pub(crate) fn iter(&self) -> Indexes {
+        Indexes { words: self.0, at: 0 }
     }
 
     /// This set without one loop.
     pub(crate) fn without(mut self, index: u16) -> Self {
         self.remove(index);
         self
+    }
+}
+
+/// The indexes of a set. Each publish goes through one, so this is a plain loop.
+pub(crate) struct Indexes {
+    words: [u64; WORDS],
+    at: usize,
+}
+
+impl Iterator for Indexes {
+    type Item = u16;
+
+    #[inline]
+    fn next(&mut self) -> Option<u16> {
+        while let Some(word) = self.words.get_mut(self.at) {
+            if *word != 0 {
+                let bit = word.trailing_zeros() as usize;
+                *word &= *word - 1;
+                return Some((self.at * 64 + bit) as u16);
+            }
+            self.at += 1;
+        }
+        None
     }
 }
 

@@ -211,14 +211,26 @@ impl<S> Everywhere<'_, S> {
         message: &Outgoing<'_>,
     ) -> Sent {
         let hub = &mut *self.sockets.hub;
-        let loops = hub.link.as_ref().map(|link| link.loops_of(topic)).unwrap_or_default();
-        let has_members = !loops.is_empty() || hub.topics.find(topic).is_some();
-        if has_members && let Some(too_large) = refuse_too_large(hub, message) {
+        let Some(link) = &hub.link else {
+            let too_large = hub.topics.find(topic).and_then(|_| refuse_too_large(hub, message));
+            return too_large.unwrap_or_else(|| {
+                let here = hub.publish_ready(topic, except, Ready::new(message));
+                Sent { here, ..Sent::default() }
+            });
+        };
+        let (loops, own) = (link.loops_of(topic), link.index());
+        if !loops.is_empty()
+            && let Some(too_large) = refuse_too_large(hub, message)
+        {
             return too_large;
         }
-        let ready = share_if(!loops.is_empty(), message);
-        let mut sent = send_to(hub, loops, || To::Topic, topic, &ready);
-        sent.here = hub.publish_ready(topic, except, ready);
+        let others = loops.without(own);
+        let ready = share_if(!others.is_empty(), message);
+        let mut sent = send_to(hub, others, || To::Topic, topic, &ready);
+        // Without members here, the look-up of the topic is saved.
+        if loops.contains(own) {
+            sent.here = hub.publish_ready(topic, except, ready);
+        }
         sent
     }
 
