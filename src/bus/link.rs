@@ -42,6 +42,9 @@ pub(crate) struct Link {
     outgoing: Box<[Outgoing]>,
     /// The loops for which letters wait for the end of the turn.
     unsent: LoopSet,
+    /// The loops that have sockets from this turn, and have to be woken for them at its end. If each
+    /// socket woke its loop at once, a loop on the same core would run for each of them.
+    unwoken: LoopSet,
     /// What was taken from the lanes, by sender.
     reading: Box<[Batch]>,
     unread: LoopSet,
@@ -75,6 +78,7 @@ impl Seat {
             post: post.clone(),
             outgoing: (0..count).map(|_| Outgoing::default()).collect(),
             unsent: LoopSet::default(),
+            unwoken: LoopSet::default(),
             reading: (0..count).map(|_| Batch::default()).collect(),
             unread: LoopSet::default(),
             untaken: false,
@@ -222,10 +226,10 @@ impl Link {
         has_room
     }
 
-    /// Whether letters wait for the end of the turn.
+    /// Whether letters or sockets wait for the end of the turn.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || !self.unwoken.is_empty()
     }
 
     /// Hands all letters over: for each loop one lock, and at most one wake.
@@ -235,6 +239,14 @@ impl Link {
             let dropped = self.post.hand_over(self.index, to, &mut lane.batch) as u64;
             self.stats.queued -= dropped;
             self.stats.refused += dropped;
+        }
+        self.wake_others();
+    }
+
+    /// Wakes the loops that have got sockets.
+    fn wake_others(&mut self) {
+        for to in std::mem::take(&mut self.unwoken).iter() {
+            self.post.wake(to);
         }
     }
 
@@ -253,7 +265,10 @@ impl Link {
                 break;
             }
             match self.post.hand_over_socket(index, socket) {
-                Ok(()) => {
+                Ok(wake) => {
+                    if wake {
+                        self.unwoken.insert(index);
+                    }
                     self.stats.handed_over += 1;
                     break;
                 }
@@ -359,6 +374,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.wake_others();
         self.post.end(self.index);
     }
 }

@@ -284,8 +284,9 @@ impl Post {
         0
     }
 
-    /// Hands a socket over; gives it back if the loop has ended or too many wait there.
-    pub(super) fn hand_over_socket(&self, to: u16, socket: HandedOver) -> Result<(), HandedOver> {
+    /// Hands a socket over; gives it back if the loop has ended or too many wait there. Returns
+    /// whether the loop has to be woken, which the caller does later: [`wake`](Self::wake).
+    pub(super) fn hand_over_socket(&self, to: u16, socket: HandedOver) -> Result<bool, HandedOver> {
         let mailbox = self.mailbox(to);
         let mut incoming = mailbox.lock();
         if incoming.closed || incoming.sockets.len() >= MOST_SOCKETS {
@@ -293,8 +294,12 @@ impl Post {
         }
         incoming.sockets.push_back(socket);
         mailbox.add_load(1);
-        mailbox.wake(incoming);
-        Ok(())
+        Ok(!std::mem::replace(&mut incoming.awake, true))
+    }
+
+    /// Wakes a loop for what was handed over before.
+    pub(super) fn wake(&self, to: u16) {
+        self.mailbox(to).wake_now();
     }
 
     /// The loops that have not ended, in the order in which they are to get a new connection: the
@@ -363,6 +368,10 @@ impl Mailbox {
             return;
         }
         drop(incoming);
+        self.wake_now();
+    }
+
+    fn wake_now(&self) {
         if let Some(waker) = self.waker.get()
             && let Err(error) = waker.wake()
         {
