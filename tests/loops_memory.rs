@@ -13,7 +13,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const KIB: isize = 1024;
 const CONNECTIONS: usize = 1000;
 /// The most that the lane from one loop to another may cost while it is idle, in bytes.
-const PER_LANE: isize = 400;
+const PER_LANE: isize = 480;
 /// The most that a topic may cost beside what it costs a server by itself, in bytes.
 const PER_TOPIC: isize = 128;
 /// The most that a uuid may cost which the program sets, in bytes.

@@ -42,8 +42,8 @@ pub(crate) struct Link {
     outgoing: Box<[Outgoing]>,
     /// The loops for which letters wait for the end of the turn.
     unsent: LoopSet,
-    /// The loops that have sockets from this turn, and have to be woken for them at its end. If each
-    /// socket woke its loop at once, a loop on the same core would run for each of them.
+    /// The loops that have got sockets and are not woken for them yet. If each socket woke its loop
+    /// at once, a loop on the same core would run for each of them.
     unwoken: LoopSet,
     /// What was taken from the lanes, by sender.
     reading: Box<[Batch]>,
@@ -226,10 +226,10 @@ impl Link {
         has_room
     }
 
-    /// Whether letters or sockets wait for the end of the turn.
+    /// Whether letters wait for the end of the turn.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty() || !self.unwoken.is_empty()
+        !self.unsent.is_empty()
     }
 
     /// Hands all letters over: for each loop one lock, and at most one wake.
@@ -240,11 +240,10 @@ impl Link {
             self.stats.queued -= dropped;
             self.stats.refused += dropped;
         }
-        self.wake_others();
     }
 
     /// Wakes the loops that have got sockets.
-    fn wake_others(&mut self) {
+    pub(crate) fn wake_others(&mut self) {
         for to in std::mem::take(&mut self.unwoken).iter() {
             self.post.wake(to);
         }
@@ -374,7 +373,6 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.wake_others();
         self.post.end(self.index);
     }
 }

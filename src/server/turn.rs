@@ -305,6 +305,10 @@ impl<S> Server<S> {
         for listener in self.backlog.take_listeners() {
             self.accept(listener);
         }
+        // Not at the end of the turn: a callback may come before, and take long.
+        if let Some(link) = &mut self.hub.link {
+            link.wake_others();
+        }
         // Before the commands: one of them may be a shutdown.
         if self.backlog.take_letters() {
             self.serve_letters();
