@@ -47,14 +47,28 @@ fn count(
     let [scenario, path, options @ ..] = load else {
         unreachable!("every work has a scenario and a path")
     };
+    let mut done = None;
+    let total = total(server, |running| {
+        let fixed =
+            [*scenario, &running.url(path), "--json=-", "--warm-up=0", "--duration", duration];
+        done = programs.load(&fixed, options)?["measured"][0]["latency"]["count"].as_f64();
+        Ok(())
+    })?;
+    Ok((total, done.ok_or("the load tool counted nothing")?))
+}
+
+/// The instructions of a server's whole run, in all its threads; `work` is what it does in it.
+pub fn total(
+    server: &[String],
+    work: impl FnOnce(&Running) -> Result<(), Box<dyn Error>>,
+) -> Result<f64, Box<dyn Error>> {
     let counts =
         std::env::temp_dir().join(format!("ikisocket-instructions-{}", std::process::id()));
     let mut command = vec!["--quiet".to_owned(), "--tool=callgrind".to_owned()];
     command.push(format!("--callgrind-out-file={}", counts.display()));
     command.extend_from_slice(server);
     let running = Running::start(Path::new("valgrind"), &command)?;
-    let fixed = [*scenario, &running.url(path), "--json=-", "--warm-up=0", "--duration", duration];
-    let figures = programs.load(&fixed, options)?;
+    work(&running)?;
     running.interrupt()?;
     let text = std::fs::read_to_string(&counts)?;
     std::fs::remove_file(counts)?;
@@ -62,8 +76,5 @@ fn count(
         .lines()
         .find_map(|line| line.strip_prefix("totals: "))
         .ok_or("callgrind gave no total")?;
-    let done = figures["measured"][0]["latency"]["count"]
-        .as_f64()
-        .ok_or("the load tool counted nothing")?;
-    Ok((total.trim().parse()?, done))
+    Ok(total.trim().parse()?)
 }

@@ -27,6 +27,7 @@
 //! | `--deflate` | what compression costs and saves; needs `--features deflate` |
 //! | `--hostile` | what a client waits beside hostile ones; needs `--features deflate` |
 //! | `--tls` | the table over TLS, with `--reference PROGRAM` or `--only TEXT`; needs `--features tls` |
+//! | `--loops` | what two loops cost beside one, and a hop, with `--only TEXT`; needs valgrind |
 //! | `--conflation` | what one stalled reader among 500 costs, by what is done about it |
 //! | `--draw` | the picture of the README, from figures.json |
 //!
@@ -45,6 +46,7 @@ mod conflation;
 mod deflate;
 mod hostile;
 mod instructions;
+mod loops;
 mod masks;
 mod minimal;
 mod options;
@@ -78,6 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["raw", address] => Ok(raw::serve(address.parse()?)?),
         #[cfg(feature = "_tls")]
         ["raw-tls", chain, key, address] => tls::raw::serve(chain, key, address.parse()?),
+        ["loops-server", count, cores, address] => loops::server::serve(count, cores, address),
         ["minimal", ..] => minimal::run(&arguments[1..]),
         ["mask", how, offset, rounds] => masks::work(how, offset.parse()?, rounds.parse()?),
         ["feed", keeping, readers, address] => {
@@ -94,6 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--deflate"] => deflate::table(&Programs::build()?),
         ["--hostile"] => hostile::table(),
         ["--tls", ..] => tls::table(&arguments[1..]),
+        ["--loops", ..] => loops::table(&arguments[1..]),
         ["--conflation"] => conflation::table(),
         ["--instructions"] => instructions::table(&Programs::build()?),
         ["--raw-reference", program] => table::raw_reference(Path::new(program)),

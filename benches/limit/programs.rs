@@ -241,7 +241,7 @@ fn paired(
 }
 
 /// Runs a client and reads its figures.
-fn read(mut client: Command) -> Result<Value, Box<dyn Error>> {
+pub fn read(mut client: Command) -> Result<Value, Box<dyn Error>> {
     let Output { status, stdout, stderr } = client.stdin(Stdio::null()).output()?;
     let figures = serde_json::from_slice(&stdout).map_err(|_| {
         format!("the client ended with {status}: {}", String::from_utf8_lossy(&stderr).trim())

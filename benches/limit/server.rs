@@ -23,7 +23,16 @@ impl Running {
     /// Starts `program` on the servers' core, with `arguments` and an address on which it finds a
     /// port.
     pub fn start(program: &Path, arguments: &[String]) -> Result<Self, Box<dyn Error>> {
-        let mut command = pinned(CORES[0], program);
+        Self::start_on(CORES[0], program, arguments)
+    }
+
+    /// The same on other cores.
+    pub fn start_on(
+        cores: &str,
+        program: &Path,
+        arguments: &[String],
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut command = pinned(cores, program);
         command.args(arguments).arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command
             .spawn()
@@ -118,15 +127,15 @@ impl Drop for Running {
     }
 }
 
-/// A command that runs on one core only. `taskset` becomes the program it starts, so that the
+/// A command that runs on one core only, or on those of a list. `taskset` becomes the program it starts, so that the
 /// process has the same id.
-pub fn pinned(core: &str, program: &Path) -> Command {
+pub fn pinned(cores: &str, program: &Path) -> Command {
     let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if !several || !Path::new("/usr/bin/taskset").exists() {
         return Command::new(program);
     }
     let mut command = Command::new("/usr/bin/taskset");
-    command.args(["-c", core]).arg(program);
+    command.args(["-c", cores]).arg(program);
     command
 }
 

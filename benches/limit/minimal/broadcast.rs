@@ -1,5 +1,6 @@
 //! One connection sends a number of messages at once. When all connections have all of them, it
-//! sends the next ones.
+//! sends the next ones. There may be several rooms, to which connections come in turn: then the first
+//! connection of each room does so.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub struct Broadcast {
     /// As many as are sent at once.
     frames: Vec<u8>,
     at_once: usize,
+    rooms: usize,
     delivery_len: usize,
 }
 
@@ -25,6 +27,7 @@ impl Broadcast {
         connections: usize,
         frame: &[u8],
         at_once: usize,
+        rooms: usize,
     ) -> Result<Self, Box<dyn Error>> {
         let (poll, peers) = connect(dialer, path, connections)?;
         Ok(Self {
@@ -32,6 +35,7 @@ impl Broadcast {
             peers,
             frames: frame.repeat(at_once),
             at_once,
+            rooms,
             delivery_len: echo_len(frame),
         })
     }
@@ -43,22 +47,26 @@ impl Traffic for Broadcast {
         let (mut buffer, mut events) = (vec![0; BUFFER], Events::with_capacity(1024));
         let mut slice = Slice::of(length);
         let mut deliveries = 0;
-        let mut due = 0;
+        let each = self.peers.len() / self.rooms * self.at_once;
+        let mut due = vec![0; self.rooms];
         loop {
             slice.turn()?;
-            if due == 0 {
-                if slice.is_over {
-                    return Ok(deliveries);
+            for (room, due) in due.iter_mut().enumerate() {
+                if *due == 0 && !slice.is_over {
+                    *due = each;
+                    deliveries += each as u64;
+                    self.peers[room].send(self.frames.len(), &self.frames)?;
                 }
-                due = self.peers.len() * self.at_once;
-                deliveries += due as u64;
-                self.peers[0].send(self.frames.len(), &self.frames)?;
+            }
+            if slice.is_over && due.iter().all(|&due| due == 0) {
+                return Ok(deliveries);
             }
             self.poll.poll(&mut events, Some(Duration::ZERO))?;
             for event in &events {
-                let peer = &mut self.peers[event.token().0];
+                let token = event.token().0;
+                let (peer, due) = (&mut self.peers[token], &mut due[token % self.rooms]);
                 if event.is_readable() {
-                    due = due
+                    *due = due
                         .checked_sub(peer.receive(&mut buffer, self.delivery_len)?)
                         .ok_or("more came than was sent")?;
                 }

@@ -19,6 +19,7 @@ use crate::ratio::Ratio;
 
 mod broadcast;
 mod echo;
+mod hop;
 mod peer;
 mod upgrade;
 pub mod wire;
@@ -64,6 +65,7 @@ struct Options {
     text: bool,
     in_flight: usize,
     at_once: usize,
+    rooms: usize,
     resume: bool,
 }
 
@@ -83,8 +85,10 @@ impl Options {
                     connections,
                     &frame,
                     self.at_once,
+                    self.rooms,
                 )?)
             }
+            "hop" => Box::new(hop::Hop::new(&dialer, path, connections(1), frame, self.at_once)?),
             "connect" => Box::new(upgrade::Upgrades::new(dialer, path, connections(16))?),
             other => return Err(format!("the minimal client knows no {other}").into()),
         })
@@ -107,8 +111,9 @@ impl Lane {
     }
 }
 
-/// Runs one scenario against two servers in turn and prints the ratio as JSON. The arguments are
-/// named as the load tool's.
+/// Runs one scenario against two servers in turn and prints the ratio as JSON, or against one, for
+/// the time of a slice, and prints how many messages there were. The arguments are named as the load
+/// tool's.
 pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let mut options = Options {
         scenario: String::new(),
@@ -117,6 +122,7 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         text: false,
         in_flight: 1,
         at_once: 1,
+        rooms: 1,
         resume: false,
     };
     let (mut urls, mut pids) = (Vec::new(), Vec::new());
@@ -133,12 +139,19 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             Long("text") => options.text = true,
             Long("in-flight") => options.in_flight = parser.value()?.parse()?,
             Long("at-once") => options.at_once = parser.value()?.parse()?,
+            Long("rooms") => options.rooms = parser.value()?.parse()?,
             Long("resume") => options.resume = true,
             Long("slices") => slices = parser.value()?.parse()?,
             Long("slice") => slice = parser.value()?.parse()?,
             Long("warm-up") => warm_up = parser.value()?.parse()?,
             other => return Err(other.unexpected().into()),
         }
+    }
+    let (slice, warm_up) = (Duration::from_secs_f64(slice), Duration::from_secs_f64(warm_up));
+    if let [url] = &urls[..] {
+        let messages = traffic(&options, url)?.run(slice)?;
+        println!("{}", json!({ "messages": messages }));
+        return Ok(());
     }
     let ([url, against], &[pid, against_pid]) = (&urls[..], &pids[..]) else {
         return Err("two servers are needed, and their process ids".into());
@@ -147,16 +160,22 @@ pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         Lane { traffic: traffic(&options, url)?, pid },
         Lane { traffic: traffic(&options, against)?, pid: against_pid },
     ];
-    let (slice, warm_up) = (Duration::from_secs_f64(slice), Duration::from_secs_f64(warm_up));
     for lane in [&mut a, &mut b] {
         lane.traffic.run(warm_up)?;
     }
     let mut pairs = Vec::new();
     for _ in 0..slices / 2 {
-        pairs.push(a.cpu_each(slice)? / b.cpu_each(slice)?);
+        pairs.push((a.cpu_each(slice)?, b.cpu_each(slice)?));
     }
-    let ratio = Ratio::of(pairs).ok_or("too few slices")?;
-    println!("{:#}", json!({ "comparison": { "server_cpu_each": ratio.to_json() } }));
+    let over = |figure: fn(&(f64, f64)) -> f64| {
+        Ratio::of(pairs.iter().map(figure).collect()).ok_or("too few slices")
+    };
+    let comparison = json!({
+        "server_cpu_each": over(|(a, b)| a / b)?.to_json(),
+        "nanoseconds_of_b": over(|&(_, b)| b)?.to_json(),
+        "nanoseconds_more": over(|(a, b)| a - b)?.to_json(),
+    });
+    println!("{:#}", json!({ "comparison": comparison }));
     Ok(())
 }
 
@@ -165,7 +184,7 @@ fn traffic(options: &Options, url: &str) -> Result<Box<dyn Traffic>, Box<dyn Err
     let (address, path) = rest.split_once('/').ok_or("a URL has a path")?;
     let dialer = match scheme {
         "wss" => Dialer::secure(address.parse()?, options.resume)?,
-        _ => Dialer::plain(address.parse()?),
+        _ => Dialer::plain(address.split(',').map(str::parse).collect::<Result<_, _>>()?),
     };
     options.traffic(dialer, &format!("/{path}"))
 }

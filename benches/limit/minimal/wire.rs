@@ -24,17 +24,17 @@ impl Wire for TcpStream {
     }
 }
 
-/// Connects to one server.
+/// Connects to a server; if it has several addresses, to each in turn.
 pub struct Dialer {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     #[cfg(feature = "_tls")]
     secure: Option<Config>,
 }
 
 impl Dialer {
-    pub fn plain(address: SocketAddr) -> Self {
+    pub fn plain(addresses: Vec<SocketAddr>) -> Self {
         Self {
-            address,
+            addresses,
             #[cfg(feature = "_tls")]
             secure: None,
         }
@@ -43,7 +43,7 @@ impl Dialer {
     /// Over TLS; with `resume` a later connection resumes the session of an earlier one.
     #[cfg(feature = "_tls")]
     pub fn secure(address: SocketAddr, resume: bool) -> Result<Self, Box<dyn Error>> {
-        Ok(Self { address, secure: Some(Config::new(resume)?) })
+        Ok(Self { addresses: vec![address], secure: Some(Config::new(resume)?) })
     }
 
     #[cfg(not(feature = "_tls"))]
@@ -52,12 +52,12 @@ impl Dialer {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
     }
 
     /// Begins to connect.
     pub fn dial(&self, poll: &Poll, token: usize) -> Result<Box<dyn Wire>, Box<dyn Error>> {
-        let mut stream = TcpStream::connect(self.address)?;
+        let mut stream = TcpStream::connect(self.addresses[token % self.addresses.len()])?;
         stream.set_nodelay(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut stream, Token(token), interest)?;
