@@ -65,8 +65,21 @@ const WORKS: [Work; 7] = [
 /// Members on each loop and messages in a row, for the hops.
 const HOPS: [(usize, usize); 5] = [(1, 1), (1, 20), (1, 200), (1, 400), (100, 20)];
 
+const ONE: Kind = Kind::Loops(1);
+const TWO: Kind = Kind::Loops(2);
+
 /// How long two runs under callgrind take, in seconds.
 const DURATIONS: [&str; 2] = ["1", "3"];
+
+/// What a server is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Loops(usize),
+    /// A server without loops.
+    Alone,
+    /// Two servers that know nothing of each other.
+    Apart,
+}
 
 struct Bench {
     this: PathBuf,
@@ -101,21 +114,26 @@ pub fn table(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 }
 
 impl Bench {
-    /// Starts the server: with this number of loops, on these cores.
-    fn start(&self, loops: usize, cores: &str) -> Result<Running, Box<dyn Error>> {
-        Running::start_on(cores, &self.this, &self.words(loops, cores))
+    /// Starts the server, on these cores.
+    fn start(&self, kind: Kind, cores: &str) -> Result<Running, Box<dyn Error>> {
+        Running::start_on(cores, &self.this, &self.words(kind, cores))
     }
 
-    fn words(&self, loops: usize, cores: &str) -> Vec<String> {
+    fn words(&self, kind: Kind, cores: &str) -> Vec<String> {
+        let loops = match kind {
+            Kind::Loops(loops) => loops.to_string(),
+            Kind::Alone => "0".to_owned(),
+            Kind::Apart => "apart".to_owned(),
+        };
         let how = if cores == BOTH { "each" } else { "any" };
-        vec!["loops-server".to_owned(), loops.to_string(), how.to_owned()]
+        vec!["loops-server".to_owned(), loops, how.to_owned()]
     }
 
     /// How the connections lie on the loops, as long as none closes.
     fn print_spread(&self) -> Result<(), Box<dyn Error>> {
         let load = Programs::build()?.load;
         for loops in [2, 4] {
-            let server = self.start(loops, SERVER)?;
+            let server = self.start(Kind::Loops(loops), SERVER)?;
             let _held = Running::hold(&load, &server.url("/echo"), SPREAD)?;
             server.wait_for_connections(SPREAD)?;
             let mut open: Vec<u64> = Vec::new();
@@ -139,42 +157,45 @@ impl Bench {
         println!(
             "Messages for each second of server CPU: median and 95 % interval of paired slices."
         );
+        println!("All servers are on core 0, or two loops or servers have cores 0 and 1.\n");
         println!(
-            "Two loops share the core of the one, or have cores 0 and 1, as two servers have.\n"
+            "| work | at least | 2 loops : 1 loop | 2 loops : 2 servers | 1 loop : a server | 2 loops : 1 loop, a core each | 2 loops : 2 servers, a core each | A/A |"
         );
-        println!(
-            "| work | at least | 2 loops : 1 loop, one core | 1 loop : a server | A/A | 2 loops : 1 loop, a core each | 2 loops : 2 servers, a core each |"
-        );
-        println!("|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|");
         for Work(name, has_goal, load) in WORKS.iter().filter(|work| work.0.contains(only)) {
             let mut line = format!("| {name} | ");
             line += &if *has_goal { format!("{AT_LEAST:.2}") } else { "–".to_owned() };
-            let rate = self.rate(load, (2, SERVER), (1, SERVER))?;
+            let rate = self.rate(load, TWO, ONE, [SERVER, SERVER])?;
             let below = *has_goal && rate.median < AT_LEAST;
             line += &format!(" | {rate}{}", if below { " below" } else { "" });
-            line += &format!(" | {}", self.rate(load, (1, SERVER), (0, SERVER))?);
-            let noise = self.rate(load, (1, SERVER), (1, SERVER))?;
-            line += &format!(" | {:.2}–{:.2}", noise.low, noise.high);
-            line += &format!(" | {}", self.rate(load, (2, BOTH), (1, SERVER))?);
-            // Nothing crosses from one server to another.
-            match *has_goal {
-                true => println!("{line} | {} |", self.rate(load, (2, BOTH), (0, BOTH))?),
-                false => println!("{line} | – |"),
+            // Nothing crosses from one server to another, so these cannot do the other works.
+            for (kind, against, cores) in [
+                (TWO, Kind::Apart, [SERVER, SERVER]),
+                (ONE, Kind::Alone, [SERVER, SERVER]),
+                (TWO, ONE, [BOTH, SERVER]),
+                (TWO, Kind::Apart, [BOTH, BOTH]),
+            ] {
+                line += &match *has_goal || against != Kind::Apart {
+                    true => format!(" | {}", self.rate(load, kind, against, cores)?),
+                    false => " | –".to_owned(),
+                };
             }
+            let noise = self.rate(load, ONE, ONE, [SERVER, SERVER])?;
+            println!("{line} | {:.2}–{:.2} |", noise.low, noise.high);
         }
         println!();
         Ok(())
     }
 
-    /// The messages for each CPU time of a server with this many loops, relative to one with
-    /// `against`. Both are started anew, so that connections come to the loops in turn.
+    /// The messages for each CPU time of a server, relative to `against`. Both are started anew, so that connections come to the loops in turn.
     fn rate(
         &self,
         load: &[&str],
-        (loops, cores): (usize, &str),
-        (against, against_cores): (usize, &str),
+        kind: Kind,
+        against: Kind,
+        cores: [&str; 2],
     ) -> Result<Ratio, Box<dyn Error>> {
-        let (a, b) = (self.start(loops, cores)?, self.start(against, against_cores)?);
+        let (a, b) = (self.start(kind, cores[0])?, self.start(against, cores[1])?);
         let [scenario, path, options @ ..] = load else {
             unreachable!("every work has a scenario and a path")
         };
@@ -202,60 +223,78 @@ impl Bench {
         println!(
             "A message of 64 bytes that is published to the members on the other loop: what it"
         );
-        println!("takes more than one that is published to as many on the same loop.");
-        println!("Loops on cores 0 and 1.\n");
+        println!("takes more than one that is published to as many on the same loop.\n");
         println!(
-            "| members | messages in a row | ns more | on the same loop, ns | instructions more | turns of the other loop for each message |"
+            "| loops | members | messages in a row | ns more | on the same loop, ns | turns of the other loop for each message | instructions more |"
         );
-        println!("|---|---|---|---|---|---|");
-        let mut batches = Vec::new();
-        for (members, times) in HOPS {
-            let options = [
-                format!("--connections={members}"),
-                format!("--at-once={times}"),
-                "--size=64".to_owned(),
-            ];
-            let options = options.each_ref().map(String::as_str);
-            let (across, here) = (self.start(2, BOTH)?, self.start(2, BOTH)?);
-            let figures = self.paired("hop", &options, (&across, "/across"), (&here, "/here"))?;
-            let more = ratio(&figures, "nanoseconds_more")?;
-            let same = ratio(&figures, "nanoseconds_of_b")?;
-            if members == 1 {
-                batches.push((times as f64, more.median * times as f64));
+        println!("|---|---|---|---|---|---|---|");
+        let mut lines = Vec::new();
+        for (cores, place) in [(SERVER, "on one core"), (BOTH, "a core each")] {
+            let mut batches = Vec::new();
+            for (members, times) in HOPS {
+                let options = [
+                    format!("--connections={members}"),
+                    format!("--at-once={times}"),
+                    "--size=64".to_owned(),
+                ];
+                let options = options.each_ref().map(String::as_str);
+                let more =
+                    self.print_hop(cores, &options, &format!("{place} | {members} | {times}"))?;
+                if members == 1 {
+                    batches.push((times as f64, more * times as f64));
+                }
             }
-            let loops = loops_of(&across)?;
-            if loops.iter().any(|of| of.refused > 0) {
-                return Err("a queue was full".into());
+            // A batch takes a lock, a wake and a turn of the other loop, however long it is.
+            if let [.., (few, short), (many, long)] = batches[..] {
+                let each = (long - short) / (many - few);
+                let above = if each > HOP_AT_MOST { " above" } else { "" };
+                let batch = (short - each * few) / 1000.0;
+                lines.push(format!(
+                    "{place}: a batch takes {batch:.1} µs, and each message in it {each:.0} ns{above}; at most {HOP_AT_MOST} ns",
+                ));
             }
-            let receiver =
-                loops.iter().max_by_key(|of| of.received).ok_or("the server has no loops")?;
-            println!(
-                "| {members} | {times} | {:.0} ({:.0}–{:.0}) | {:.0} | {:.0} | {:.3} |",
-                more.median,
-                more.low,
-                more.high,
-                same.median,
-                self.instructions("/across", &options)? - self.instructions("/here", &options)?,
-                receiver.turns as f64 / receiver.received as f64,
-            );
         }
-        // A batch takes a lock, a wake and a turn of the other loop, however long it is.
-        if let [.., (few, short), (many, long)] = batches[..] {
-            let each = (long - short) / (many - few);
-            let above = if each > HOP_AT_MOST { " above" } else { "" };
-            println!(
-                "\na batch takes {:.1} µs, and each message in it {each:.0} ns{above}; at most {HOP_AT_MOST} ns",
-                (short - each * few) / 1000.0,
-            );
-        }
+        println!("\n{}", lines.join("\n"));
         Ok(())
+    }
+
+    /// Prints one row; returns the nanoseconds that a message takes more on another loop.
+    fn print_hop(&self, cores: &str, options: &[&str], name: &str) -> Result<f64, Box<dyn Error>> {
+        let (across, here) = (self.start(TWO, cores)?, self.start(TWO, cores)?);
+        let figures = self.paired("hop", options, (&across, "/across"), (&here, "/here"))?;
+        let more = ratio(&figures, "nanoseconds_more")?;
+        let same = ratio(&figures, "nanoseconds_of_b")?;
+        let loops = loops_of(&across)?;
+        if loops.iter().any(|of| of.refused > 0) {
+            return Err("a queue was full".into());
+        }
+        let receiver =
+            loops.iter().max_by_key(|of| of.received).ok_or("the server has no loops")?;
+        // They are the same wherever the loops run: callgrind runs one thread at a time.
+        let instructions = match cores {
+            SERVER => {
+                let [across, here] =
+                    ["/across", "/here"].map(|path| self.instructions(path, options));
+                format!("{:.0}", across? - here?)
+            }
+            _ => "–".to_owned(),
+        };
+        println!(
+            "| {name} | {:.0} ({:.0}–{:.0}) | {:.0} | {:.3} | {instructions} |",
+            more.median,
+            more.low,
+            more.high,
+            same.median,
+            receiver.turns as f64 / receiver.received as f64,
+        );
+        Ok(more.median)
     }
 
     /// The instructions of all threads for each message.
     fn instructions(&self, path: &str, options: &[&str]) -> Result<f64, Box<dyn Error>> {
         let run = |duration: &str| -> Result<(f64, f64), Box<dyn Error>> {
             let mut words = vec![self.this.display().to_string()];
-            words.extend(self.words(2, SERVER));
+            words.extend(self.words(TWO, SERVER));
             let mut messages = 0.0;
             let instructions = total(&words, |server| {
                 let mut client = pinned(self.load, &self.this);

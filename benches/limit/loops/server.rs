@@ -34,8 +34,8 @@ fn room(index: usize) -> String {
 }
 
 /// Serves until the process is ended. `loops` is the number of loops, or 0 for a server without
-/// them. If `cores` says `each`, each loop has the core of its index; without loops, these are two
-/// servers that know nothing of each other.
+/// them, or `apart` for two servers that know nothing of each other. If `cores` says `each`, each
+/// loop or server has the core of its index.
 ///
 /// | path | what a message does |
 /// |---|---|
@@ -46,16 +46,19 @@ fn room(index: usize) -> String {
 /// | `/here/TIMES` | it is published that often to those on this loop, by it alone |
 /// | `/member` | nothing: these are the members |
 pub fn serve(loops: &str, cores: &str, address: &str) -> Result<(), Box<dyn Error>> {
-    let loops: usize = loops.parse()?;
     let has_core_each = cores == "each";
-    let finished = if loops == 0 && has_core_each {
+    if loops == "apart" {
         let listeners = [TcpListener::bind(address)?, TcpListener::bind(address)?];
         let [first, second] = listeners.each_ref().map(TcpListener::local_addr);
         println!("listening on {},{}", first?, second?);
         let [first, second] = listeners;
-        std::thread::spawn(|| serve_apart(1, second).expect("the second server runs"));
-        serve_apart(0, first)?
-    } else if loops == 0 {
+        std::thread::spawn(move || {
+            serve_apart(1, has_core_each, second).expect("the second server runs");
+        });
+        return serve_apart(0, has_core_each, first);
+    }
+    let loops: usize = loops.parse()?;
+    let Finished { .. } = if loops == 0 {
         let mut server = build(Server::builder(), loops, 0)?;
         println!("listening on {}", server.listen(address)?);
         server.run()?
@@ -69,16 +72,18 @@ pub fn serve(loops: &str, cores: &str, address: &str) -> Result<(), Box<dyn Erro
         println!("listening on {}", running.local_addr().ok_or("it has no address")?);
         running.join()?
     };
-    let Finished { .. } = finished;
     Ok(())
 }
 
-/// Serves on a core of its own, as one of two.
-fn serve_apart(index: usize, listener: TcpListener) -> Result<Finished, Box<dyn Error>> {
-    move_to_core(index)?;
+/// Serves as one of two.
+fn serve_apart(index: usize, has_core: bool, listener: TcpListener) -> Result<(), Box<dyn Error>> {
+    if has_core {
+        move_to_core(index)?;
+    }
     let mut server = build(Server::builder(), ROOMS, index)?;
     server.listen_on(listener)?;
-    Ok(server.run()?)
+    server.run()?;
+    Ok(())
 }
 
 fn build(builder: Builder, loops: usize, index: usize) -> Result<Server<Place>, Box<dyn Error>> {
