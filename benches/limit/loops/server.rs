@@ -146,9 +146,9 @@ fn figures(stats: &Stats) -> Value {
     json!({
         "open": stats.open,
         "turns": stats.turns,
-        "received": stats.bus.received,
-        "refused": stats.bus.refused,
-        "handed_over": stats.bus.handed_over,
+        "received": stats.loops.received,
+        "refused": stats.loops.refused,
+        "handed_over": stats.loops.handed_over,
     })
 }
 
