@@ -65,8 +65,8 @@ pub(crate) struct Content {
 /// What a message of another loop is for.
 #[derive(Debug)]
 pub(crate) enum To {
-    /// The text of the letter is the topic.
-    Topic,
+    /// The text of the letter is the topic, with this hash.
+    Topic(u64),
     All,
     One(Uuid),
     List(Box<[Uuid]>),
@@ -298,7 +298,7 @@ mod tests {
             let message = Outgoing::from(&payload[..]);
             let ready = Ready::new(&message).share();
             assert_eq!(ready.frame.is_some(), len >= SHARE, "{len} bytes");
-            batch.push_message(To::Topic, &len.to_string(), &ready, 1);
+            batch.push_message(To::Topic(0), &len.to_string(), &ready, 1);
             expected.push((len.to_string(), payload));
         }
         assert_eq!(told(&mut batch), expected);
@@ -312,12 +312,12 @@ mod tests {
         let (mut lane, mut batch) = (Batch::default(), Batch::default());
         let message = text("m");
         let ready = Ready::new(&message);
-        batch.push_message(To::Topic, "a", &ready, 1);
+        batch.push_message(To::Topic(0), "a", &ready, 1);
         batch.push_gap();
         batch.push_gap();
         lane.append(&mut batch);
         batch.push_gap();
-        batch.push_message(To::Topic, "b", &ready, 1);
+        batch.push_message(To::Topic(0), "b", &ready, 1);
         lane.append(&mut batch);
         batch.push_gap();
         lane.append(&mut batch);
@@ -329,11 +329,11 @@ mod tests {
     fn a_batch_that_was_read_carries_nothing_into_the_next() {
         let (mut lane, mut batch) = (Batch::default(), Batch::default());
         let message = text("old");
-        batch.push_message(To::Topic, "topic", &Ready::new(&message), 1);
+        batch.push_message(To::Topic(0), "topic", &Ready::new(&message), 1);
         assert!(batch.next().is_some(), "read to its end, and not cleared");
         let message = text("new");
-        batch.push_message(To::Topic, "b", &Ready::new(&message), 1);
-        lane.push_message(To::Topic, "a", &Ready::new(&message), 1);
+        batch.push_message(To::Topic(0), "b", &Ready::new(&message), 1);
+        lane.push_message(To::Topic(0), "a", &Ready::new(&message), 1);
         lane.append(&mut batch);
         let expected = ["a", "b"].map(|topic| (topic.to_owned(), b"new".to_vec()));
         assert_eq!(told(&mut lane), expected);

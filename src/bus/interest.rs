@@ -18,7 +18,7 @@ const TABLES: usize = 64;
 pub(super) struct Interest {
     tables: Box<[Table]>,
     /// A keyed hash, because clients may choose names.
-    hasher: RandomState,
+    pub(super) hasher: RandomState,
 }
 
 /// Alone in its cache lines: other cores write to the neighbours.
@@ -31,16 +31,16 @@ impl Interest {
         Self { tables: (0..TABLES).map(|_| Table::default()).collect(), hasher: RandomState::new() }
     }
 
-    /// The loops that have members of this topic.
-    pub(super) fn loops(&self, topic: &str) -> LoopSet {
-        let (hash, table) = self.table(topic);
+    /// The loops that have members of this topic, whose hash the caller knows.
+    pub(super) fn loops(&self, hash: u64, topic: &str) -> LoopSet {
+        let table = self.table(hash);
         let table = table.0.read().unwrap_or_else(PoisonError::into_inner);
         table.find(hash, |(name, _)| **name == *topic).map_or(LoopSet::default(), |found| found.1)
     }
 
     /// The first member on this loop has joined.
-    pub(super) fn begin(&self, topic: &str, index: u16) {
-        let (hash, table) = self.table(topic);
+    pub(super) fn begin(&self, hash: u64, topic: &str, index: u16) {
+        let table = self.table(hash);
         let mut table = table.0.write().unwrap_or_else(PoisonError::into_inner);
         let rehash = |(name, _): &(Box<str>, LoopSet)| self.hasher.hash_one(&**name);
         match table.entry(hash, |(name, _)| **name == *topic, rehash) {
@@ -52,8 +52,8 @@ impl Interest {
     }
 
     /// The last member on this loop has left.
-    pub(super) fn end(&self, topic: &str, index: u16) {
-        let (hash, table) = self.table(topic);
+    pub(super) fn end(&self, hash: u64, topic: &str, index: u16) {
+        let table = self.table(hash);
         let mut table = table.0.write().unwrap_or_else(PoisonError::into_inner);
         let Ok(mut found) = table.find_entry(hash, |(name, _)| **name == *topic) else { return };
         let loops = &mut found.get_mut().1;
@@ -83,10 +83,9 @@ impl Interest {
         }
     }
 
-    fn table(&self, topic: &str) -> (u64, &Table) {
-        let hash = self.hasher.hash_one(topic);
+    fn table(&self, hash: u64) -> &Table {
         // The lowest bits choose the place in the table.
-        (hash, &self.tables[(hash >> 32) as usize % TABLES])
+        &self.tables[(hash >> 32) as usize % TABLES]
     }
 
     #[cfg(test)]
@@ -102,14 +101,15 @@ mod tests {
     #[test]
     fn a_topic_is_known_as_long_as_a_loop_has_members() {
         let interest = Interest::new();
-        interest.begin("prices", 3);
-        interest.begin("prices", 200);
-        assert_eq!(interest.loops("prices").iter().collect::<Vec<_>>(), [3, 200]);
-        interest.end("prices", 3);
-        interest.end("prices", 3);
-        assert_eq!(interest.loops("prices").iter().collect::<Vec<_>>(), [200]);
+        let hash = interest.hasher.hash_one("prices");
+        interest.begin(hash, "prices", 3);
+        interest.begin(hash, "prices", 200);
+        assert_eq!(interest.loops(hash, "prices").iter().collect::<Vec<_>>(), [3, 200]);
+        interest.end(hash, "prices", 3);
+        interest.end(hash, "prices", 3);
+        assert_eq!(interest.loops(hash, "prices").iter().collect::<Vec<_>>(), [200]);
         interest.forget_loop(200);
-        assert!(interest.loops("prices").is_empty());
+        assert!(interest.loops(hash, "prices").is_empty());
         assert_eq!(interest.len(), 0);
     }
 
@@ -117,9 +117,10 @@ mod tests {
     fn the_tables_are_small_again_when_most_topics_have_ended() {
         let interest = Interest::new();
         let names: Vec<String> = (0..20_000).map(|topic| topic.to_string()).collect();
-        names.iter().for_each(|name| interest.begin(name, 0));
+        let hash = |name: &String| interest.hasher.hash_one(&**name);
+        names.iter().for_each(|name| interest.begin(hash(name), name, 0));
         assert_eq!(interest.len(), names.len());
-        names[10..].iter().for_each(|name| interest.end(name, 0));
+        names[10..].iter().for_each(|name| interest.end(hash(name), name, 0));
         let room: usize =
             interest.tables.iter().map(|table| table.0.read().unwrap().capacity()).sum();
         assert!(room < 64 * 65, "room for {room} topics of 10");

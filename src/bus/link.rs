@@ -1,6 +1,7 @@
 //! One loop's end of the lanes to and from the others.
 
 use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -91,13 +92,18 @@ impl Seat {
     }
 
     /// The first local member of a topic has joined.
-    pub(crate) fn first_joined(&self, topic: &str) {
-        self.post.interest.begin(topic, self.index);
+    pub(crate) fn first_joined(&self, hash: u64, topic: &str) {
+        self.post.interest.begin(hash, topic, self.index);
     }
 
     /// The last local member of a topic has left.
-    pub(crate) fn last_left(&self, topic: &str) {
-        self.post.interest.end(topic, self.index);
+    pub(crate) fn last_left(&self, hash: u64, topic: &str) {
+        self.post.interest.end(hash, topic, self.index);
+    }
+
+    /// The hash that all loops have for topics, so that a message carries it to them.
+    pub(crate) fn topic_hasher(&self) -> RandomState {
+        self.post.interest.hasher.clone()
     }
 }
 
@@ -140,8 +146,8 @@ impl Link {
     }
 
     /// The loops that have members of a topic, this one included.
-    pub(crate) fn loops_of(&self, topic: &str) -> LoopSet {
-        self.post.interest.loops(topic)
+    pub(crate) fn loops_of(&self, hash: u64, topic: &str) -> LoopSet {
+        self.post.interest.loops(hash, topic)
     }
 
     /// All other loops that have not ended.
@@ -424,7 +430,7 @@ mod tests {
         /// Queues a message for one loop; returns whether it had room.
         fn publish(&mut self, to: u16, topic: &str, payload: &str) -> bool {
             let message = Message::from(payload);
-            self.link.send_message(to, To::Topic, topic, &Ready::new(&message).share())
+            self.link.send_message(to, To::Topic(0), topic, &Ready::new(&message).share())
         }
 
         /// Handles letters of one loop, at most this many. Returns those that were handled.

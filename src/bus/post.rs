@@ -341,7 +341,8 @@ impl Post {
     /// The loops that have members of a topic.
     #[cfg(test)]
     pub(crate) fn loops_with_members(&self, topic: &str) -> LoopSet {
-        self.interest.loops(topic)
+        use std::hash::BuildHasher;
+        self.interest.loops(self.interest.hasher.hash_one(topic), topic)
     }
 
     /// Whether anything waits for a loop.

@@ -1,6 +1,6 @@
 //! The table of topics: their names, the members by slot, and each slot's own list.
 //!
-//! These lists take at most 59 bytes for a membership and 190 for a topic with its only member
+//! These lists take at most 59 bytes for a membership and 150 for a topic with its only member
 //! (`tests/topics_memory.rs`). With a map of sets for each direction, a connection that is in one
 //! topic takes 209 bytes for that, and a topic with its only member 256.
 //!
@@ -8,8 +8,10 @@
 //! the names of its topics are kept until the slot is removed.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use super::growth;
@@ -33,7 +35,10 @@ const SHRINK_SHARE: usize = 4;
 
 #[derive(Default)]
 pub(crate) struct Topics {
-    by_name: HashMap<Rc<str>, u32>,
+    /// The topics by name. The names are in `topics`.
+    by_name: HashTable<u32>,
+    /// A keyed hash, because clients may choose names. All loops of a process have the same one.
+    hasher: RandomState,
     topics: Slab<Topic>,
     /// Each slot's memberships: one word for a slot that has none, and nothing while no slot has
     /// any.
@@ -69,8 +74,9 @@ struct Membership {
 }
 
 impl Topics {
-    /// From now on, notes which topics have members.
+    /// From now on, notes which topics have members. There are none yet.
     pub(crate) fn note_interest(&mut self, seat: Seat) {
+        self.hasher = seat.topic_hasher();
         self.interest = Some(seat);
     }
 
@@ -158,7 +164,7 @@ impl Topics {
         // Each name is hashed again, and each slot looked at: with many remaining, that would take
         // longer than a turn may.
         if self.by_name.len() <= MOST_REHASHED {
-            self.by_name.shrink_to_fit();
+            self.shrink_names(0);
             self.topics.shrink_to_fit();
         }
         self.former.shrink_to_fit();
@@ -166,7 +172,18 @@ impl Topics {
 
     /// The topic with this name; it has members.
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
+        self.find_hashed(self.hash(name), name)
+    }
+
+    /// The same for a name whose hash is known.
+    pub(crate) fn find_hashed(&self, hash: u64, name: &str) -> Option<u32> {
+        let is_named = |&topic: &u32| *self.topics[topic as usize].name == *name;
+        self.by_name.find(hash, is_named).copied()
+    }
+
+    /// The hash of a name, which is the same on all loops.
+    pub(crate) fn hash(&self, name: &str) -> u64 {
+        self.hasher.hash_one(name)
     }
 
     /// The slots of a topic's members.
@@ -214,12 +231,13 @@ impl Topics {
     }
 
     fn add(&mut self, name: &str) -> u32 {
-        let name: Rc<str> = name.into();
-        let topic = self.topics.insert(Topic { name: name.clone(), members: Vec::new() }) as u32;
+        let hash = self.hash(name);
+        let topic = self.topics.insert(Topic { name: name.into(), members: Vec::new() }) as u32;
         if let Some(seat) = &self.interest {
-            seat.first_joined(&name);
+            seat.first_joined(hash, name);
         }
-        self.by_name.insert(name, topic);
+        let Self { by_name, topics, hasher, .. } = self;
+        by_name.insert_unique(hash, topic, |&each| hasher.hash_one(&*topics[each as usize].name));
         if self.topics.len() >= self.topics.capacity() / 2 {
             self.shrink_at = self.topics.capacity() / SHRINK_SHARE;
         }
@@ -247,7 +265,7 @@ impl Topics {
             self.shrink_at = MOST_REHASHED;
             return;
         }
-        self.by_name.shrink_to(len * 2);
+        self.shrink_names(len * 2);
         if self.memberships <= places {
             self.close_ranks();
         } else {
@@ -258,6 +276,12 @@ impl Topics {
         // The next try is worth its cost when half of these have ended, even if no memory was freed
         // because a high place is taken.
         self.shrink_at = len / 2;
+    }
+
+    /// Frees what the table of names does not need for this number of them.
+    fn shrink_names(&mut self, len: usize) {
+        let Self { by_name, topics, hasher, .. } = self;
+        by_name.shrink_to(len, |&each| hasher.hash_one(&*topics[each as usize].name));
     }
 
     /// Moves all topics to the lowest places, in a table with room for twice as many.
@@ -275,7 +299,7 @@ impl Topics {
             topics.insert(topic);
         }
         self.topics = topics;
-        for place in self.by_name.values_mut() {
+        for place in &mut self.by_name {
             *place = moved[*place as usize];
         }
     }
@@ -308,10 +332,13 @@ impl Topics {
         }
         give_back(members);
         if members.is_empty() {
-            let topic = self.topics.remove(topic as usize);
-            self.by_name.remove(&topic.name);
+            let name = self.topics.remove(topic as usize).name;
+            let hash = self.hash(&name);
+            if let Ok(entry) = self.by_name.find_entry(hash, |&each| each == topic) {
+                entry.remove();
+            }
             if let Some(seat) = &self.interest {
-                seat.last_left(&topic.name);
+                seat.last_left(hash, &name);
             }
         }
         self.memberships -= 1;
@@ -354,7 +381,7 @@ mod tests {
     fn check(topics: &Topics) {
         let mut memberships = 0;
         for (index, topic) in &topics.topics {
-            assert!(!topic.members.is_empty() && topics.by_name[&topic.name] as usize == index);
+            assert!(!topic.members.is_empty() && topics.find(&topic.name) == Some(index as u32));
             for (at, member) in topic.members.iter().enumerate() {
                 let membership = &topics.list(member.slot)[member.at as usize];
                 assert_eq!((membership.topic as usize, membership.at as usize), (index, at));

@@ -34,12 +34,13 @@ impl Hub {
         except: Option<Token>,
         message: &Outgoing<'_>,
     ) -> usize {
-        self.publish_ready(topic, except, Ready::new(message))
+        self.publish_ready(self.topics.hash(topic), topic, except, Ready::new(message))
     }
 
-    /// The same for a message whose frame may be encoded already.
+    /// The same for a topic whose hash is known, and a message whose frame may be encoded already.
     pub(crate) fn publish_ready(
         &mut self,
+        hash: u64,
         topic: &str,
         except: Option<Token>,
         message: Ready<'_>,
@@ -48,7 +49,7 @@ impl Hub {
         if self.stage.is_full() {
             self.flush_staged();
         }
-        let Some(topic) = self.topics.find(topic) else { return 0 };
+        let Some(topic) = self.topics.find_hashed(hash, topic) else { return 0 };
         self.deliver(Audience::Topic(topic), except, message)
     }
 }

@@ -92,7 +92,7 @@ impl<S> Server<S> {
             Letter::Message(to, content) => {
                 let message = opened.ready(content);
                 let reached = match to {
-                    To::Topic => self.hub.publish_ready(text, None, message),
+                    &To::Topic(hash) => self.hub.publish_ready(hash, text, None, message),
                     To::All => self.hub.deliver(Audience::All, None, message),
                     To::One(uuid) => self.hub.deliver(Audience::List(&[*uuid]), None, message),
                     To::List(uuids) => self.hub.deliver(Audience::List(uuids), None, message),

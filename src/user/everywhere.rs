@@ -211,25 +211,25 @@ impl<S> Everywhere<'_, S> {
         message: &Outgoing<'_>,
     ) -> Sent {
         let hub = &mut *self.sockets.hub;
-        let Some(link) = &hub.link else {
-            let too_large = hub.topics.find(topic).and_then(|_| refuse_too_large(hub, message));
-            return too_large.unwrap_or_else(|| {
-                let here = hub.publish_ready(topic, except, Ready::new(message));
-                Sent { here, ..Sent::default() }
-            });
+        let hash = hub.topics.hash(topic);
+        let (others, is_here) = match &hub.link {
+            Some(link) => {
+                let loops = link.loops_of(hash, topic);
+                (loops.without(link.index()), loops.contains(link.index()))
+            }
+            None => (LoopSet::default(), true),
         };
-        let (loops, own) = (link.loops_of(topic), link.index());
-        if !loops.is_empty()
+        if message.message.len() > hub.limits.max_outbox
+            && (!others.is_empty() || hub.topics.find_hashed(hash, topic).is_some())
             && let Some(too_large) = refuse_too_large(hub, message)
         {
             return too_large;
         }
-        let others = loops.without(own);
         let ready = share_if(!others.is_empty(), message);
-        let mut sent = send_to(hub, others, || To::Topic, topic, &ready);
-        // Without members here, the look-up of the topic is saved.
-        if loops.contains(own) {
-            sent.here = hub.publish_ready(topic, except, ready);
+        let mut sent = send_to(hub, others, || To::Topic(hash), topic, &ready);
+        // Without members here, one look-up is saved.
+        if is_here {
+            sent.here = hub.publish_ready(hash, topic, except, ready);
         }
         sent
     }
