@@ -127,8 +127,8 @@ impl Drop for Running {
     }
 }
 
-/// A command that runs on one core only, or on those of a list. `taskset` becomes the program it starts, so that the
-/// process has the same id.
+/// A command that runs on one core only, or on those of a list. `taskset` becomes the program it
+/// starts, so that the process has the same id.
 pub fn pinned(cores: &str, program: &Path) -> Command {
     let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     if !several || !Path::new("/usr/bin/taskset").exists() {

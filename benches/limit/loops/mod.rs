@@ -187,7 +187,8 @@ impl Bench {
         Ok(())
     }
 
-    /// The messages for each CPU time of a server, relative to `against`. Both are started anew, so that connections come to the loops in turn.
+    /// The messages for each CPU time of a server, relative to `against`. Both are started anew, so
+    /// that connections come to the loops in turn.
     fn rate(
         &self,
         load: &[&str],

@@ -1,6 +1,6 @@
 //! One connection sends a number of messages at once. When all connections have all of them, it
-//! sends the next ones. There may be several rooms, to which connections come in turn: then the first
-//! connection of each room does so.
+//! sends the next ones. There may be several rooms, to which connections come in turn: then the
+//! first connection of each room does so.
 
 use std::error::Error;
 use std::time::Duration;

@@ -112,8 +112,8 @@ impl Lane {
 }
 
 /// Runs one scenario against two servers in turn and prints the ratio as JSON, or against one, for
-/// the time of a slice, and prints how many messages there were. The arguments are named as the load
-/// tool's.
+/// the time of a slice, and prints how many messages there were. The arguments are named as the
+/// load tool's.
 pub fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let mut options = Options {
         scenario: String::new(),
