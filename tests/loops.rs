@@ -569,7 +569,7 @@ fn the_handler_of_the_bus_may_use_all_verbs_and_its_panic_is_caught() -> Outcome
         let poke = "poke Some(\"all\")";
         assert_eq!(
             std::mem::take(test.state(1)),
-            [&*format!("gap 0 {lost}"), "2", poke].map(str::to_owned)
+            [&*format!("gap 0 {lost}"), poke, "2"].map(str::to_owned)
         );
         assert_eq!(std::mem::take(test.state(0)), [poke]);
         test.expect(clients[1], [&*text, "reload", ""]);

@@ -70,12 +70,72 @@ fn loops_that_shut_down_at_the_same_time_keep_the_spread() -> Outcome {
 }
 
 #[test]
-fn a_second_shutdown_closes_what_is_left_on_all_loops() -> Outcome {
+fn loops_whose_own_timers_shut_down_start_one_shutdown() -> Outcome {
     let (mut test, clients) = two_loops()?;
-    shut_down(&mut test, 0, "first");
-    assert_eq!(reasons(&mut test, &clients), ["first"; 2]);
-    shut_down(&mut test, 1, "second");
-    assert_eq!(reasons(&mut test, &clients), ["second"; 2]);
+    for (on, after) in [(0, 1000), (1, 1003)] {
+        let how = Shutdown::default().spread(Duration::from_secs(10));
+        test.on(on).server().set_timer(Duration::from_millis(after), move |_, sockets| {
+            sockets.shutdown(how).expect("the code may be sent");
+        });
+    }
+    test.advance(Duration::from_secs(2));
+    assert_eq!(reasons(&mut test, &clients).len(), 2, "the others have their time");
+    test.advance(Duration::from_secs(5));
+    assert_eq!(reasons(&mut test, &clients).len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_second_shutdown_closes_what_is_left_on_all_loops() -> Outcome {
+    // On the loop that began, or on another one a second later.
+    for (second, after) in [(0, 0), (1, 1000)] {
+        let (mut test, clients) = two_loops()?;
+        shut_down(&mut test, 0, "first");
+        assert_eq!(reasons(&mut test, &clients), ["first"; 2]);
+        test.advance(Duration::from_millis(after));
+        shut_down(&mut test, second, "second");
+        assert_eq!(reasons(&mut test, &clients), ["second"; 2], "on loop {second}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_handle_has_sent_before_it_shuts_down_comes_before_the_close() -> Outcome {
+    for order in [Order::Ascending, Order::Descending, Order::Shuffled(3)] {
+        let mut test = LoopsHarness::new(&Loops::new(3), order, room)?;
+        let clients: Vec<_> = (0..3).map(|_| test.connect("/ws")).collect::<Result<_, _>>()?;
+        test.handle().publish("room", "last words")?;
+        test.handle().shutdown(Shutdown::default().reason("bye"))?;
+        for &client in &clients {
+            let received = test.received(client);
+            assert_eq!(received[0], Received::Text("last words".to_owned()), "{order:?}");
+            assert_eq!(received[1], Received::close(1001, "bye"), "{order:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loop_that_is_told_nothing_shuts_down_after_a_second() -> Outcome {
+    let (mut test, clients) = two_loops()?;
+    test.stall(0);
+    test.handle().shutdown(Shutdown::default().reason("bye"))?;
+    test.settle();
+    assert_eq!(reasons(&mut test, &[clients[1], clients[3]]), [""; 0]);
+    test.advance(Duration::from_secs(1));
+    assert_eq!(reasons(&mut test, &[clients[1], clients[3]]), ["bye"; 2]);
+    Ok(())
+}
+
+#[test]
+fn events_for_the_own_loop_are_bounded_like_commands() -> Outcome {
+    let settings = Server::builder().handle_queue(10);
+    let mut test = LoopsHarness::new(&Loops::with_settings(1, settings), Order::Ascending, room)?;
+    let mut sockets = test.on(0).server().sockets();
+    let mut everywhere = sockets.everywhere();
+    let complete = (0..12).filter(|_| everywhere.fire("event", "").is_complete()).count();
+    assert_eq!(complete, 10);
+    assert_eq!(everywhere.fire("event", "").full_loops().collect::<Vec<_>>(), [0]);
     Ok(())
 }
 

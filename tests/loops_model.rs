@@ -324,7 +324,10 @@ impl Model {
         }
         self.received[on] += letters as u64;
         assert_eq!(turn.letters, letters, "letters of a turn of loop {on}");
-        for next in std::mem::take(&mut self.next[on]) {
+        let mut next = std::mem::take(&mut self.next[on]);
+        // Events of one's own are commands, and those come before timers.
+        next.sort_by_key(|each| matches!(each, Next::End(_)));
+        for next in next {
             match next {
                 Next::Poke(data) => self.poke(on, &data),
                 Next::End(asked) => self.answer(asked),

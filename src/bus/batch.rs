@@ -224,8 +224,9 @@ impl Batch {
         }
     }
 
-    /// Moves all letters of another batch, of which none was read, behind those of this one.
-    pub(crate) fn append(&mut self, later: &mut Self) {
+    /// Moves all letters of another batch behind those of this one. That batch keeps at most `keep`
+    /// bytes of memory for each kind of content.
+    pub(crate) fn append(&mut self, later: &mut Self, keep: usize) {
         if self.is_empty() {
             std::mem::swap(self, later);
             return;
@@ -240,7 +241,7 @@ impl Batch {
         self.entries.append(&mut later.entries);
         self.texts.push_str(&later.texts[later.texts_read..]);
         self.payloads.extend_from_slice(&later.payloads[later.payloads_read..]);
-        later.clear(usize::MAX);
+        later.clear(keep);
     }
 
     /// Takes the next letter.
@@ -270,6 +271,8 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEPT: usize = 1024;
 
     fn text(text: &str) -> Outgoing<'_> {
         Outgoing::from(text)
@@ -315,12 +318,12 @@ mod tests {
         batch.push_message(To::Topic(0), "a", &ready, 1);
         batch.push_gap();
         batch.push_gap();
-        lane.append(&mut batch);
+        lane.append(&mut batch, KEPT);
         batch.push_gap();
         batch.push_message(To::Topic(0), "b", &ready, 1);
-        lane.append(&mut batch);
+        lane.append(&mut batch, KEPT);
         batch.push_gap();
-        lane.append(&mut batch);
+        lane.append(&mut batch, KEPT);
         let order: Vec<_> = told(&mut lane).into_iter().map(|(text, _)| text).collect();
         assert_eq!(order, ["a", "gap 3", "b", "gap 1"]);
     }
@@ -334,7 +337,7 @@ mod tests {
         let message = text("new");
         batch.push_message(To::Topic(0), "b", &Ready::new(&message), 1);
         lane.push_message(To::Topic(0), "a", &Ready::new(&message), 1);
-        lane.append(&mut batch);
+        lane.append(&mut batch, KEPT);
         let expected = ["a", "b"].map(|topic| (topic.to_owned(), b"new".to_vec()));
         assert_eq!(told(&mut lane), expected);
     }

@@ -22,8 +22,8 @@ pub struct LoopStats {
     pub queued: u64,
     /// Those that came from other loops and were handled.
     pub received: u64,
-    /// Those that were refused because the queue of the other loop was full, or were dropped
-    /// because that loop had ended; one for each loop.
+    /// Those that were refused because the queue of the other loop was full, and those that were
+    /// queued and dropped because that loop had ended; one for each loop.
     pub refused: u64,
     /// Messages for this loop that were refused: the sum of all [gaps](crate::BusEvent::Gap).
     pub lost: u64,
@@ -192,7 +192,7 @@ impl Link {
 
     /// Queues a question or an answer; returns `false` if there is no room for it. The loop that
     /// asks notices that by itself, so no gap is noted.
-    pub(crate) fn converse(&mut self, index: u16, letter: Letter, text: &str) -> bool {
+    pub(crate) fn exchange(&mut self, index: u16, letter: Letter, text: &str) -> bool {
         let more = if let Letter::Answer { answer, .. } = &letter { answer.len() } else { 0 };
         let cost = cost_of(text, more);
         let has_room = self.take_room(index, cost);
@@ -242,9 +242,8 @@ impl Link {
     pub(crate) fn hand_over(&mut self) {
         for to in std::mem::take(&mut self.unsent).iter() {
             let lane = &mut self.outgoing[usize::from(to)];
-            let dropped = self.post.hand_over(self.index, to, &mut lane.batch) as u64;
-            self.stats.queued -= dropped;
-            self.stats.refused += dropped;
+            let dropped = self.post.hand_over(self.index, to, &mut lane.batch);
+            self.stats.refused += dropped as u64;
         }
     }
 
@@ -364,21 +363,22 @@ impl Link {
 
     // The watch over turns.
 
-    /// The loop has stopped waiting, at this time on its clock.
+    /// The loop has waited, until this time on its clock.
     #[inline]
-    pub(crate) fn turns(&self, now: u64) {
+    pub(crate) fn turn_begins(&self, now: u64) {
         self.post.mailbox(self.index).set_busy(Some(self.clock_began + now));
     }
 
-    /// The turn has ended.
     #[inline]
-    pub(crate) fn waits(&self) {
+    pub(crate) fn turn_ends(&self) {
         self.post.mailbox(self.index).set_busy(None);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
+        // A loop that ends in the middle of a turn may not have done it.
+        self.wake_others();
         self.post.end(self.index);
     }
 }

@@ -14,7 +14,8 @@
 //!       └────────────── handled: bytes ────────┘
 //! ```
 //!
-//! It knows no connection and no callback. It reads a clock only to watch how long turns last.
+//! It knows no connection and no callback. It reads a clock only to see how long turns last, and
+//! whether a shutdown is over.
 
 mod batch;
 mod event;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 #[cfg(unix)]
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -147,7 +147,7 @@ impl Post {
     /// A loop takes no more letters.
     pub(super) fn end(&self, index: u16) {
         let mailbox = self.mailbox(index);
-        mailbox.ended.store(true, Ordering::Release);
+        mailbox.ended.store(true, Ordering::SeqCst);
         let mut incoming = mailbox.lock();
         incoming.closed = true;
         incoming.ready = LoopSet::default();
@@ -191,7 +191,8 @@ impl Post {
 
     /// The shutdown of a loop has finished. It still serves the others until theirs have.
     pub(crate) fn finish(&self, index: u16) {
-        if !self.mailbox(index).finished.swap(true, Ordering::AcqRel) {
+        // Of two loops that finish at the same time, one sees both: so this is SeqCst.
+        if !self.mailbox(index).finished.swap(true, Ordering::SeqCst) {
             self.wake_if_all_finished();
         }
     }
@@ -199,7 +200,7 @@ impl Post {
     /// Whether no loop has to serve others any more.
     pub(crate) fn all_finished(&self) -> bool {
         let done = |mailbox: &Mailbox| {
-            mailbox.finished.load(Ordering::Acquire) || mailbox.ended.load(Ordering::Acquire)
+            mailbox.finished.load(Ordering::SeqCst) || mailbox.ended.load(Ordering::SeqCst)
         };
         self.boxes.iter().all(done)
     }
@@ -222,10 +223,8 @@ impl Post {
 
     /// Notes a socket on which this loop listens.
     #[cfg(unix)]
-    pub(crate) fn note_listening(&self, index: u16, fd: BorrowedFd<'_>) -> std::io::Result<()> {
-        let fd = fd.try_clone_to_owned()?;
-        self.lock_listening().push((index, fd));
-        Ok(())
+    pub(crate) fn note_listening(&self, index: u16, duplicate: OwnedFd) {
+        self.lock_listening().push((index, duplicate));
     }
 
     /// Duplicates of the descriptors of all listening sockets.
@@ -278,7 +277,7 @@ impl Post {
             batch.clear(self.keep);
             return dropped;
         }
-        incoming.lanes[usize::from(from)].append(batch);
+        incoming.lanes[usize::from(from)].append(batch, self.keep);
         incoming.ready.insert(from);
         mailbox.wake(incoming);
         0

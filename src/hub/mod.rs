@@ -347,7 +347,7 @@ impl Hub {
         }
     }
 
-    /// Tells the loop that accepts that connections have ended.
+    /// Lowers the count by which a loop is chosen for a new connection.
     pub(crate) fn connections_ended(&self, connections: usize) {
         if let Some(link) = &self.link {
             link.connections_ended(connections);

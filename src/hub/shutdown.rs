@@ -10,6 +10,8 @@ use crate::protocol::CloseCode;
 
 /// The cost of a close by a shutdown, in bytes of a turn's work: its events and its system calls.
 const CLOSE: usize = 8 * 1024;
+/// What happens within this time on several loops happens at once, in milliseconds.
+const AT_ONCE: u64 = 1000;
 /// The cost of resetting a connection, in bytes of a turn's work.
 const CUT_OFF: usize = 4 * 1024;
 
@@ -45,6 +47,7 @@ impl Hub {
                     total: waiting.len(),
                     waiting,
                     begun: self.now,
+                    of_others: false,
                     spread,
                 });
             }
@@ -60,6 +63,34 @@ impl Hub {
             self.refuse(token, &Refusal::Refusing { retry_after: RETRY_AFTER }, false);
         }
         Ok(())
+    }
+
+    /// Shuts down because another loop does; its code was checked. Loops that begin at the same time
+    /// tell each other: that is a second call only if it is one there, `again`.
+    pub(crate) fn shutdown_of_others(
+        &mut self,
+        code: CloseCode,
+        reason: &str,
+        spread: u64,
+        deadline: u64,
+        again: bool,
+    ) {
+        let begins = self.stopping.is_none();
+        if begins || again {
+            let _ = self.shutdown(code, reason, spread, deadline);
+        }
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| begins) {
+            stopping.of_others = true;
+        }
+    }
+
+    /// Whether the program's call joins the shutdown that another loop has begun: each loop may
+    /// call it when the same thing happens, and none of that is a second call.
+    pub(crate) fn joins_shutdown(&mut self) -> bool {
+        let now = self.now;
+        self.stopping.as_mut().is_some_and(|stopping| {
+            std::mem::take(&mut stopping.of_others) && now < stopping.begun + AT_ONCE
+        })
     }
 
     /// Closes the connections whose time in the shutdown has come, until the turn's work reaches

@@ -17,6 +17,8 @@ pub(crate) struct Stopping {
     pub(super) waiting: Vec<Token>,
     pub(super) total: usize,
     pub(super) begun: u64,
+    /// Another loop has begun it, and the program has not called for it on this one.
+    pub(super) of_others: bool,
     /// The time over which the closes are spread, in milliseconds.
     pub(super) spread: u64,
 }

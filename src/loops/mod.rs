@@ -91,14 +91,14 @@ impl Loops {
         self
     }
 
-    /// Makes the loops run by [`Server::run_spinning`] instead of [`Server::run`]: each keeps its
-    /// core busy all the time.
+    /// Makes the loops never sleep, as by [`Server::run_spinning`]: each keeps its core busy all the
+    /// time.
     pub fn spinning(mut self, spinning: bool) -> Self {
         self.spins = spinning;
         self
     }
 
-    // Listening sockets. The first loop will accept there. Until it runs, connections wait.
+    // Listening sockets.
 
     /// Listens on one more address: [`Server::listen`]. The first loop accepts there. Until it
     /// runs, connections wait.
@@ -207,6 +207,22 @@ impl Loops {
         Ok(self.with_listener(listener, Over::Tls(tls.clone())))
     }
 
+    /// Listens on a Unix socket, in the place of one that a crashed process has left, for connections
+    /// over TLS: [`Server::listen_unix_replacing_stale_tls`]. It needs the feature `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Server::listen_unix_replacing_stale_tls`].
+    #[cfg(all(unix, feature = "_tls"))]
+    pub fn listen_unix_replacing_stale_tls(
+        self,
+        path: impl AsRef<Path>,
+        tls: &Tls,
+    ) -> Result<Self, BindError> {
+        let listener = Listener::at_path(path.as_ref(), Listener::bind_unix_replacing_stale)?;
+        Ok(self.with_listener(listener, Over::Tls(tls.clone())))
+    }
+
     /// Listens on a socket that was made elsewhere, for connections over TLS:
     /// [`Server::listen_on_tls`]. It needs the feature `tls`.
     ///
@@ -269,8 +285,8 @@ impl Loops {
         let post = self.post(run_number())?;
         #[cfg(unix)]
         for (listener, _) in &self.listeners {
-            let noted = post.note_listening(0, listener.fd());
-            noted.map_err(|error| LoopsError::System(error.into()))?;
+            let duplicate = listener.fd().try_clone_to_owned();
+            post.note_listening(0, duplicate.map_err(|error| LoopsError::System(error.into()))?);
         }
         let build = Arc::new(build);
         let (built, all_built) = mpsc::channel();

@@ -40,7 +40,7 @@ impl Supervisor {
             .name("loops".to_owned())
             .spawn(move || {
                 let fail = || {
-                    let _ = loops.shut_down_once(Shutdown::default()); // Its code may be sent.
+                    loops.shut_all_down(&Shutdown::default());
                 };
                 watch(&loops.post, &reports, fail, &PATIENCE)
             })
@@ -114,7 +114,7 @@ fn name_long_turns(
             Some(busy) if named.insert(index) => {
                 post.count_long_turn(index);
                 log::warn!(
-                    "a turn of loop {index} has lasted {} s: a callback does not return, or the loop has far too much to do",
+                    "a turn of loop {index} has lasted {} s: a callback does not return, or the loop has too much to do in one turn",
                     busy.as_secs()
                 );
             }
@@ -162,13 +162,13 @@ mod tests {
             [0, 1, 2].map(|at: usize| links[at].0.stats().long_turns)
         };
         assert_eq!(look(Duration::ZERO), [0, 0, 0], "all wait");
-        links[1].0.turns(0);
+        links[1].0.turn_begins(0);
         assert_eq!(look(Duration::MAX), [0, 0, 0], "not so long");
         assert_eq!(look(Duration::ZERO), [0, 1, 0]);
         assert_eq!(look(Duration::ZERO), [0, 1, 0], "each turn once");
-        links[1].0.waits();
+        links[1].0.turn_ends();
         assert_eq!(look(Duration::ZERO), [0, 1, 0]);
-        links[1].0.turns(0);
+        links[1].0.turn_begins(0);
         assert_eq!(look(Duration::ZERO), [0, 2, 0], "it is another turn");
     }
 
@@ -177,7 +177,7 @@ mod tests {
         let post = Post::new(1, 1024, 1);
         let (link, _poll) = link(&post, 0);
         assert_eq!(post.busy_for(0), None);
-        link.turns(0);
+        link.turn_begins(0);
         assert!(post.busy_for(0).is_some());
         drop(link);
         assert_eq!(post.busy_for(0), None);

@@ -41,11 +41,7 @@ impl<S> Job<S> {
     pub(super) fn run<E: fmt::Display>(self, build: impl FnOnce() -> Result<Server<S>, E>) {
         let Self { seat, built, begin, reports, spins } = self;
         let index = seat.index;
-        let server = catching(|| {
-            let server = build().map_err(|error| error.to_string())?;
-            let wrong = "the server was not built from the builder of its loop";
-            if server.is_of(&seat) { Ok(server) } else { Err(wrong.to_owned()) }
-        });
+        let server = catching(|| build().map_err(|error| error.to_string())?.of_loop(&seat));
         let mut server = match server {
             Ok(server) => server,
             Err(reason) => {

@@ -312,10 +312,13 @@ impl<S> Server<S> {
     /// Lets the poll watch a listening socket.
     fn watch(&mut self, socket: Listener, over: Over) -> std::io::Result<()> {
         #[cfg(unix)]
+        let duplicate = socket.fd().try_clone_to_owned();
+        self.watch_noted(socket, over)?;
+        #[cfg(unix)]
         if let Some(link) = &self.hub.link {
-            link.post().note_listening(link.index(), socket.fd())?;
+            link.post().note_listening(link.index(), duplicate?);
         }
-        self.watch_noted(socket, over)
+        Ok(())
     }
 
     /// The same for a socket that the loops of the process have noted.

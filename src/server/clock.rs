@@ -18,6 +18,16 @@ impl Clock {
         Self::Real(Instant::now())
     }
 
+    /// Whether only a test moves it.
+    #[inline]
+    pub(crate) fn stands_still(&self) -> bool {
+        match self {
+            Self::Real(_) => false,
+            #[cfg(feature = "testing")]
+            Self::Virtual(_) => true,
+        }
+    }
+
     /// Whole milliseconds since the start.
     #[inline]
     pub(crate) fn now(&self) -> u64 {

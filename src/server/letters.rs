@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Server;
 use super::budget::{LETTERS_PART, LOOK, MESSAGE};
-use crate::bus::{BusEvent, Letter, Opened, Question, Seat, To};
+use crate::bus::{BusEvent, Letter, Link, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
 use crate::user::{Handle, answer_here};
@@ -24,10 +24,15 @@ impl<S> Server<S> {
         let _ = self.registry.loops.set(loops); // They begin once.
     }
 
-    /// Whether it is the server of this loop.
-    pub(crate) fn is_of(&self, seat: &Seat) -> bool {
+    /// This server, if it is that of this loop. The error says why it is not.
+    pub(crate) fn of_loop(self, seat: &Seat) -> Result<Self, String> {
         let link = self.hub.link.as_ref();
-        link.is_some_and(|link| link.index() == seat.index && Arc::ptr_eq(link.post(), &seat.post))
+        let is_of_loop =
+            |link: &Link| link.index() == seat.index && Arc::ptr_eq(link.post(), &seat.post);
+        match link {
+            Some(link) if is_of_loop(link) => Ok(self),
+            _ => Err("the server was not built from the builder of its loop".to_owned()),
+        }
     }
 
     /// Hands over what this turn had for other loops.
@@ -71,7 +76,7 @@ impl<S> Server<S> {
         let (mut cost, mut count) = (0, 0);
         while let Some(letter) = letters.next() {
             cost += letter.cost;
-            // Those that tell something of the loops themselves cost nothing.
+            // Gaps and shutdowns cost nothing, and are no messages.
             count += usize::from(letter.cost > 0);
             self.hub.work += MESSAGE + letter.cost;
             self.handle_letter(from, letter);
@@ -116,11 +121,7 @@ impl<S> Server<S> {
             }
             &Letter::Gap(lost) => self.lost(from, lost),
             &Letter::Shutdown { code, spread, deadline, again } => {
-                // Loops that begin to shut down at the same time tell each other: that is no second
-                // call.
-                if again || self.hub.stopping.is_none() {
-                    let _ = self.hub.shutdown(code, text, spread, deadline); // It was checked.
-                }
+                self.hub.shutdown_of_others(code, text, spread, deadline, again);
             }
         }
     }
@@ -134,7 +135,7 @@ impl<S> Server<S> {
                 Question::Open | Question::MemberCount => 0,
             };
         if let Some(link) = &mut self.hub.link {
-            link.converse(to, Letter::Answer { query, answer }, "");
+            link.exchange(to, Letter::Answer { query, answer }, "");
         }
     }
 

@@ -169,8 +169,8 @@ impl<S> Server<S> {
             stopwatch.resume();
         }
         self.hub.now = self.clock();
-        if let Some(link) = &self.hub.link {
-            link.turns(self.hub.now);
+        if let Some(link) = self.hub.link.as_ref().filter(|_| !self.clock.stands_still()) {
+            link.turn_begins(self.hub.now);
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ impl<S> Server<S> {
         self.turn.pages = (self.hub.stats.pages - began.pages) as usize;
         self.hub.stats.turns += 1;
         if let Some(link) = &self.hub.link {
-            link.waits();
+            link.turn_ends();
         }
         if let Some(stopwatch) = began.stopwatch {
             stopwatch.stop(&mut self.hub.stats);

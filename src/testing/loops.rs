@@ -99,11 +99,11 @@ impl<S> LoopsHarness<S> {
         let post = loops.post(RUN)?;
         let harness = |index: u16| {
             let seat = Seat { post: post.clone(), index };
-            match build(index.into(), loops.settings().for_loop(seat)) {
+            let built = build(index.into(), loops.settings().for_loop(seat.clone()));
+            let built = built.map_err(|error| error.to_string());
+            match built.and_then(|server| server.of_loop(&seat)) {
                 Ok(server) => Ok(Turned { harness: Some(Harness::by_hand(server)), stalls: false }),
-                Err(error) => {
-                    Err(LoopsError::Build { index: index.into(), reason: error.to_string() })
-                }
+                Err(reason) => Err(LoopsError::Build { index: index.into(), reason }),
             }
         };
         let mut loops: Vec<Turned<S>> =
@@ -256,7 +256,7 @@ impl<S> LoopsHarness<S> {
     /// let mut test = LoopsHarness::new(&Loops::new(2), Order::Ascending, build)?;
     /// test.end(1);
     /// test.on(0).server().sockets().everywhere().count(|state, _, open| {
-    ///     state.push((open.value, open.complete));
+    ///     state.push((open.value, open.is_complete()));
     /// });
     /// assert_eq!(test.state(0), &[(0, false)]); // loop 1 does not answer
     /// # Ok::<(), ikisocket::LoopsError>(())

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -47,8 +46,9 @@ pub struct Sent {
     pub here: usize,
     /// The number of other loops for which it was queued.
     pub queued: usize,
-    /// The number of other loops that do not get it because their queue was full. Each notices:
-    /// [`BusEvent::Gap`](crate::BusEvent::Gap).
+    /// The number of loops that do not get it because their queue was full. Another loop notices,
+    /// if it still runs: [`BusEvent::Gap`](crate::BusEvent::Gap). Only
+    /// [`fire`](Everywhere::fire) counts this loop too.
     pub full: usize,
     /// Whether it is longer than [`Builder::max_outbox`](crate::Builder::max_outbox). Then it
     /// reaches no connection.
@@ -86,7 +86,7 @@ pub struct Gathered<T> {
     /// What the loops answered, put together.
     pub value: T,
     /// The indexes of the loops that did not answer: because they have ended, because their queue
-    /// was full, or because they did not come to it for a second.
+    /// or the way back was full, or because they did not come to it for a second.
     pub missing: Vec<usize>,
 }
 
@@ -236,16 +236,18 @@ impl<S> Everywhere<'_, S> {
 
     /// Calls the listeners of a custom event on every open connection of all loops, as
     /// [`Sockets::fire`] does on one, in one of the next turns of each loop. No listener is called
-    /// inside this call, also not on this loop.
+    /// inside this call, also not on this loop: here it is a command of the [`Handle`](crate::Handle),
+    /// and [`Builder::handle_queue`](crate::Builder::handle_queue) bounds how many wait.
     pub fn fire<'d>(&mut self, event: &str, data: impl Into<Message<'d>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, Outgoing::from(data.into()));
         let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
         let ready = share_if(!loops.is_empty(), &message);
-        let sent = send_to(hub, loops, || To::Listeners, event, &ready);
-        let (event, message) = (event.to_owned(), message.message.into_owned());
-        self.sockets.set_timer(Duration::ZERO, move |state, sockets| {
-            sockets.fire(state, &event, message.payload());
-        });
+        let mut sent = send_to(hub, loops, || To::Listeners, event, &ready);
+        let own = hub.link.as_ref().map_or(0, |link| link.index());
+        let here = self.sockets.handle().fire(event, message.message.into_owned());
+        if here.is_err() {
+            sent.count(own, false);
+        }
         sent
     }
 
@@ -280,7 +282,7 @@ impl<S> Everywhere<'_, S> {
     // Questions.
 
     /// Asks all loops for the number of their open connections, and calls `then` with the sum when
-    /// all have answered, or after a second. `then` never runs inside this call. If this loop ends
+    /// all have answered, or a second after this turn began. `then` never runs inside this call. If this loop ends
     /// before, it does not run.
     ///
     /// ```
@@ -359,7 +361,7 @@ impl<S> Everywhere<'_, S> {
         if let Some(link) = &mut hub.link {
             for index in (0..link.post().len() as u16).filter(|&index| index != own) {
                 let letter = Letter::Ask { query: number, question };
-                if !link.post().has_ended(index) && link.converse(index, letter, topic) {
+                if !link.post().has_ended(index) && link.exchange(index, letter, topic) {
                     missing.insert(index);
                 } else {
                     found.missing.insert(index);

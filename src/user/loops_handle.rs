@@ -18,6 +18,9 @@ use crate::hub::Stats;
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
 
+/// How long a loop waits for another one to tell it of a shutdown.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long the figures of a loop are awaited.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -96,7 +99,7 @@ impl<S> LoopsHandle<S> {
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
         let message = message.into();
-        self.any().send(move |_, sockets| {
+        self.handles[self.any()].send(move |_, sockets| {
             let _ = sockets.everywhere().emit_to(to, message);
         })
     }
@@ -113,7 +116,7 @@ impl<S> LoopsHandle<S> {
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
         let (to, message) = (to.into(), message.into());
-        self.any().send(move |_, sockets| {
+        self.handles[self.any()].send(move |_, sockets| {
             sockets.everywhere().emit_to_list(&to, message);
         })
     }
@@ -126,7 +129,7 @@ impl<S> LoopsHandle<S> {
     /// The same as those of [`Handle::send`].
     pub fn broadcast(&self, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
-        self.any().send(move |_, sockets| {
+        self.handles[self.any()].send(move |_, sockets| {
             sockets.everywhere().broadcast(message);
         })
     }
@@ -143,7 +146,7 @@ impl<S> LoopsHandle<S> {
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
         let (topic, message) = (topic.into(), message.into());
-        self.any().send(move |_, sockets| {
+        self.handles[self.any()].send(move |_, sockets| {
             sockets.everywhere().publish(&topic, message);
         })
     }
@@ -160,7 +163,7 @@ impl<S> LoopsHandle<S> {
         data: impl Into<Message<'static>>,
     ) -> Result<(), SendError> {
         let (event, data) = (event.into(), data.into());
-        self.any().send(move |_, sockets| {
+        self.handles[self.any()].send(move |_, sockets| {
             sockets.everywhere().fire(&event, data);
         })
     }
@@ -173,24 +176,36 @@ impl<S> LoopsHandle<S> {
     /// [`SendError::Close`] if the code may not be sent, [`SendError::Gone`] if all loops have
     /// ended.
     pub fn shutdown(&self, how: Shutdown) -> Result<(), SendError> {
-        self.shut_down(how, true)
-    }
-
-    /// The same, but a loop that shuts down already goes on with that.
-    pub(crate) fn shut_down_once(&self, how: Shutdown) -> Result<(), SendError> {
-        self.shut_down(how, false)
-    }
-
-    fn shut_down(&self, how: Shutdown, again: bool) -> Result<(), SendError> {
         if !how.code.is_sendable() {
             return Err(SendError::Close(CloseError::IllegalCode(how.code)));
         }
         let (spread, deadline) = how.millis();
         self.post.shutdown_is_asked_for(spread.saturating_add(deadline));
+        // The loop that has sent what came from here before tells the others, behind it. They wait
+        // for that, but not for ever: it may be stuck, or fail.
+        let first = self.any();
         self.each_alive(|handle| {
             let how = how.clone();
-            handle.send_unlimited(move |_, sockets| sockets.shut_down_here(&how, again))
+            handle.send_unlimited(move |_, sockets| {
+                if sockets.loop_index() == first {
+                    let _ = sockets.shutdown(how); // Its code was checked.
+                } else {
+                    sockets.set_timer(PATIENCE, move |_, sockets| sockets.shut_down_once(&how));
+                }
+            })
         })
+    }
+
+    /// The same at once on each loop, for the case that one has failed. A loop that shuts down
+    /// already goes on with that.
+    pub(crate) fn shut_all_down(&self, how: &Shutdown) {
+        let (spread, deadline) = how.millis();
+        self.post.shutdown_is_asked_for(spread.saturating_add(deadline));
+        for handle in &*self.handles {
+            let how = how.clone();
+            // A loop that has ended needs no shutdown.
+            let _ = handle.send_unlimited(move |_, sockets| sockets.shut_down_once(&how));
+        }
     }
 
     /// Sets whether new WebSocket connections get 503 on all loops: [`Sockets::refuse_upgrades`].
@@ -220,14 +235,17 @@ impl<S> LoopsHandle<S> {
         self.post.listening_fds().map_err(IoError::from)
     }
 
-    /// The loop on which the verbs run.
-    fn any(&self) -> &Handle<S> {
-        let serves = |index: &usize| {
-            let index = *index as u16;
-            let is_stuck = || self.post.busy_for(index).is_some_and(|busy| busy > LONG_TURN);
-            !self.post.has_ended(index) && !is_stuck()
-        };
-        &self.handles[(0..self.len()).find(serves).unwrap_or(0)]
+    /// The index of the loop on which the verbs run.
+    fn any(&self) -> usize {
+        let runs = |index: &usize| !self.post.has_ended(*index as u16);
+        let is_stuck =
+            |index: usize| self.post.busy_for(index as u16).is_some_and(|busy| busy > LONG_TURN);
+        let mut running = (0..self.len()).filter(runs);
+        let first = running.next().unwrap_or(0);
+        if !is_stuck(first) {
+            return first;
+        }
+        running.find(|&index| !is_stuck(index)).unwrap_or(first)
     }
 
     /// Sends something to each loop that has not ended. The first error counts.

@@ -218,8 +218,8 @@ impl<S> Sockets<'_, S> {
     /// A second call closes the remaining open connections at once, with its own code and reason.
     /// It does not change the deadline.
     ///
-    /// With [`Loops`](crate::Loops) all loops shut down. Loops that call this at the same time
-    /// start one shutdown, and none of them counts as a second call.
+    /// With [`Loops`](crate::Loops) all loops shut down. If several of them call this within a
+    /// second, each of them once, that is one shutdown, with the code and reason of each.
     ///
     /// # Errors
     ///
@@ -227,6 +227,9 @@ impl<S> Sockets<'_, S> {
     pub fn shutdown(&mut self, how: Shutdown) -> Result<(), CloseError> {
         let (spread, deadline) = how.millis();
         let (code, again) = (how.code, self.hub.stopping.is_some());
+        if code.is_sendable() && self.hub.joins_shutdown() {
+            return Ok(());
+        }
         self.hub.shutdown(code, &how.reason, spread, deadline)?;
         if let Some(link) = &mut self.hub.link {
             link.tell_all(&how.reason, || Letter::Shutdown { code, spread, deadline, again });
@@ -234,13 +237,10 @@ impl<S> Sockets<'_, S> {
         Ok(())
     }
 
-    /// Starts a shutdown of this loop alone. If it shuts down already, that is a second call or is
-    /// ignored.
-    pub(crate) fn shut_down_here(&mut self, how: &Shutdown, again: bool) {
-        if again || self.hub.stopping.is_none() {
-            let (spread, deadline) = how.millis();
-            let _ = self.hub.shutdown(how.code, &how.reason, spread, deadline); // It was checked.
-        }
+    /// Starts a shutdown of this loop alone, unless it shuts down already.
+    pub(crate) fn shut_down_once(&mut self, how: &Shutdown) {
+        let (spread, deadline) = how.millis();
+        self.hub.shutdown_of_others(how.code, &how.reason, spread, deadline, false);
     }
 
     /// Sets whether new WebSocket connections get 503 from now on. Open connections stay. With
