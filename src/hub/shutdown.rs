@@ -65,8 +65,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Shuts down because another loop does; its code was checked. Loops that begin at the same time
-    /// tell each other: that is a second call only if it is one there, `again`.
+    /// Shuts down because another loop does; its code was checked. Loops that begin at the same
+    /// time tell each other: that is a second call only if it is one there, `again`.
     pub(crate) fn shutdown_of_others(
         &mut self,
         code: CloseCode,

@@ -91,8 +91,8 @@ impl Loops {
         self
     }
 
-    /// Makes the loops never sleep, as by [`Server::run_spinning`]: each keeps its core busy all the
-    /// time.
+    /// Makes the loops never sleep, as by [`Server::run_spinning`]: each keeps its core busy all
+    /// the time.
     pub fn spinning(mut self, spinning: bool) -> Self {
         self.spins = spinning;
         self
@@ -207,8 +207,9 @@ impl Loops {
         Ok(self.with_listener(listener, Over::Tls(tls.clone())))
     }
 
-    /// Listens on a Unix socket, in the place of one that a crashed process has left, for connections
-    /// over TLS: [`Server::listen_unix_replacing_stale_tls`]. It needs the feature `tls`.
+    /// Listens on a Unix socket, in the place of one that a crashed process has left, for
+    /// connections over TLS: [`Server::listen_unix_replacing_stale_tls`]. It needs the feature
+    /// `tls`.
     ///
     /// # Errors
     ///

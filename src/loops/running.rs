@@ -46,8 +46,8 @@ impl<S> Running<S> {
     }
 
     /// Waits until all loops have ended. They end after a shutdown, which any loop or handle may
-    /// start. If one loop fails, the others shut down too: with code 1001, and 10 s for the peers, unless
-    /// they shut down already.
+    /// start. If one loop fails, the others shut down too: with code 1001, and 10 s for the peers,
+    /// unless they shut down already.
     ///
     /// # Errors
     ///

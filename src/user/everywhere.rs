@@ -236,8 +236,9 @@ impl<S> Everywhere<'_, S> {
 
     /// Calls the listeners of a custom event on every open connection of all loops, as
     /// [`Sockets::fire`] does on one, in one of the next turns of each loop. No listener is called
-    /// inside this call, also not on this loop: here it is a command of the [`Handle`](crate::Handle),
-    /// and [`Builder::handle_queue`](crate::Builder::handle_queue) bounds how many wait.
+    /// inside this call, also not on this loop: here it is a command of the
+    /// [`Handle`](crate::Handle), and [`Builder::handle_queue`](crate::Builder::handle_queue)
+    /// bounds how many wait.
     pub fn fire<'d>(&mut self, event: &str, data: impl Into<Message<'d>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, Outgoing::from(data.into()));
         let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
@@ -282,8 +283,8 @@ impl<S> Everywhere<'_, S> {
     // Questions.
 
     /// Asks all loops for the number of their open connections, and calls `then` with the sum when
-    /// all have answered, or a second after this turn began. `then` never runs inside this call. If this loop ends
-    /// before, it does not run.
+    /// all have answered, or a second after this turn began. `then` never runs inside this call. If
+    /// this loop ends before, it does not run.
     ///
     /// ```
     /// # use ikisocket::{Event, Server};
