@@ -116,14 +116,16 @@ fn what_a_handle_has_sent_before_it_shuts_down_comes_before_the_close() -> Outco
 }
 
 #[test]
-fn a_loop_that_is_told_nothing_shuts_down_after_a_second() -> Outcome {
+fn a_loop_that_hangs_delays_no_message_of_a_handle_to_others() -> Outcome {
     let (mut test, clients) = two_loops()?;
+    let there = [clients[1], clients[3]];
     test.stall(0);
+    test.handle().publish("room", "news")?;
     test.handle().shutdown(Shutdown::default().reason("bye"))?;
-    test.settle();
-    assert_eq!(reasons(&mut test, &[clients[1], clients[3]]), [""; 0]);
-    test.advance(Duration::from_secs(1));
-    assert_eq!(reasons(&mut test, &[clients[1], clients[3]]), ["bye"; 2]);
+    for client in there {
+        let received = test.received(client);
+        assert_eq!(received[..2], [Received::from("news"), Received::close(1001, "bye")]);
+    }
     Ok(())
 }
 

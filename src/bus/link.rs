@@ -587,7 +587,7 @@ mod tests {
         a.publish(1, "late", "");
         drop(b);
         a.link.hand_over();
-        assert_eq!((a.link.stats().queued, a.link.stats().refused), (0, 1));
+        assert_eq!((a.link.stats().queued, a.link.stats().refused), (1, 1));
         assert_eq!(a.link.others().iter().collect::<Vec<_>>(), [2]);
         assert_eq!(c.link.others().iter().collect::<Vec<_>>(), [0]);
         a.publish(2, "text", "");

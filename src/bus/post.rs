@@ -1,6 +1,7 @@
 //! What all loops of a process share: a mailbox for each, and the tables of topics and uuids.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -338,9 +339,7 @@ impl Post {
     }
 
     /// The loops that have members of a topic.
-    #[cfg(test)]
     pub(crate) fn loops_with_members(&self, topic: &str) -> LoopSet {
-        use std::hash::BuildHasher;
         self.interest.loops(self.interest.hasher.hash_one(topic), topic)
     }
 

@@ -330,10 +330,12 @@ impl Builder {
     /// | the end of a connection | 16 |
     /// | each topic that the connection was in | 2 |
     /// | a timeout | 4 |
+    /// | a message of [another loop](crate::Loops) | 1, and 1 for each connection that it reaches |
     ///
     /// Some work has its own part of the budget:
     ///
     /// - Answers to deferred requests get an eighth of the budget in one turn.
+    /// - Messages of [other loops](crate::Loops) get half of the budget, each loop an equal share of it.
     /// - Input behind our own close frame or response gets another eighth.
     /// - Timeouts and removals get another eighth if the budget is spent.
     /// - Of commands, timers and timeouts, a turn handles at most as many as the budget has units,

@@ -34,10 +34,12 @@ impl Hub {
                 (stopping.spread, stopping.code, stopping.reason) = (0, code, reason.into())
             }
             None => {
+                let mut what = String::new();
                 if let Some(link) = &self.link {
                     link.post().shutdown_begins(spread.saturating_add(deadline));
+                    what = format!("loop {}: ", link.index());
                 }
-                log::info!("shutting down with {code}; open connections: {}", self.open);
+                log::info!("{what}shutting down with {code}; open connections: {}", self.open);
                 let waiting = self.open_tokens();
                 self.stopping = Some(Stopping {
                     deadline: self.now.saturating_add(spread).saturating_add(deadline),

@@ -267,7 +267,8 @@ impl Loops {
     /// built, the loops run, and the first one accepts connections.
     ///
     /// `build` runs on the loop's thread, so it may also set that thread's core and priority. The
-    /// state need not be [`Send`].
+    /// state need not be [`Send`]. A closure with `?` in it has to name its error: let it end with
+    /// `Ok::<_, Box<dyn std::error::Error>>(server)`.
     ///
     /// # Errors
     ///

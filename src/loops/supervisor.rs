@@ -40,7 +40,7 @@ impl Supervisor {
             .name("loops".to_owned())
             .spawn(move || {
                 let fail = || {
-                    loops.shut_all_down(&Shutdown::default());
+                    loops.shut_down_once(&Shutdown::default());
                 };
                 watch(&loops.post, &reports, fail, &PATIENCE)
             })

@@ -13,7 +13,7 @@ use crate::bus::{Post, Seat};
 use crate::config::Builder;
 use crate::error::LoopsError;
 use crate::loops::Loops;
-use crate::protocol::Message;
+use crate::protocol::{CloseCode, Message};
 use crate::server::Server;
 use crate::user::LoopsHandle;
 
@@ -171,6 +171,28 @@ impl<S> LoopsHarness<S> {
         self.on(client.on).expect(client.client, expected);
     }
 
+    /// Asserts that a client received only the end of the connection: [`Harness::expect_goodbye`].
+    ///
+    /// # Panics
+    ///
+    /// If it received something else.
+    #[track_caller]
+    pub fn expect_goodbye(&mut self, client: LoopClient, code: impl Into<CloseCode>, reason: &str) {
+        self.expect(client, [Received::close(code, reason), Received::Fin]);
+    }
+
+    /// Sends a close frame: [`Harness::close`].
+    #[track_caller]
+    pub fn close(&mut self, client: LoopClient, code: impl Into<CloseCode>, reason: &str) {
+        self.on(client.on).close(client.client, code, reason);
+    }
+
+    /// Resets a client's connection: [`Harness::reset`].
+    #[track_caller]
+    pub fn reset(&mut self, client: LoopClient) {
+        self.on(client.on).reset(client.client);
+    }
+
     /// Asserts that a client received nothing: [`Harness::expect_nothing`].
     ///
     /// # Panics
@@ -201,8 +223,9 @@ impl<S> LoopsHarness<S> {
         self.handle.clone()
     }
 
-    /// The harness of one loop, which [turns by hand](Harness::by_hand): for everything else that a
-    /// client can do, and to turn this loop alone.
+    /// The harness of one loop: for everything else that a client can do, and to turn this loop
+    /// alone. It [turns by hand](Harness::by_hand), so what it shows is not settled:
+    /// [`settle`](Self::settle) first.
     ///
     /// # Panics
     ///

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::registry::{Handle, Sockets};
 use super::shutdown::Shutdown;
-use crate::bus::{LONG_TURN, Post};
+use crate::bus::Post;
 #[cfg(unix)]
 use crate::error::IoError;
 use crate::error::{CloseError, SendError};
@@ -18,18 +18,15 @@ use crate::hub::Stats;
 use crate::outbox::Outgoing;
 use crate::protocol::Message;
 
-/// How long a loop waits for another one to tell it of a shutdown.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How long the figures of a loop are awaited.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Reaches the loops of [`Loops`](crate::Loops) from any thread: clone it for each thread.
 ///
-/// [`one`](Self::one) is the [`Handle`] of a single loop. The verbs are those of
-/// [`Everywhere`](crate::Everywhere). They run as a command on one loop: on the first, as long as
-/// it has not ended and no turn of it has lasted more than 5 s, otherwise on the next. The commands
-/// that one thread sends to one loop run in the order in which it sent them.
+/// [`one`](Self::one) is the [`Handle`] of a single loop. The verbs send a command to each loop
+/// that has something to do with it. The commands of one thread run on each loop in the order in
+/// which it sent them, and a loop that is behind delays only its own. What is sent here and what
+/// callbacks send [everywhere](crate::Sockets::everywhere) have no order between them.
 pub struct LoopsHandle<S> {
     handles: Arc<[Handle<S>]>,
     pub(crate) post: Arc<Post>,
@@ -43,8 +40,8 @@ pub struct LoopReport {
     pub index: usize,
     /// Its figures; `None` if it has ended, or did not answer for a second.
     pub stats: Option<Stats>,
-    /// How long its present turn has lasted; `None` while it waits. More than a few milliseconds
-    /// say that a callback takes long.
+    /// How long its present turn had lasted when it was asked:
+    /// [`busy_for`](LoopsHandle::busy_for).
     pub busy_for: Option<Duration>,
     /// Whether it has ended.
     pub ended: bool,
@@ -87,8 +84,8 @@ impl<S> LoopsHandle<S> {
         self.each_alive(|handle| handle.send(command.clone()))
     }
 
-    /// Sends a message to one connection, on whatever loop it is:
-    /// [`Everywhere::emit_to`](crate::Everywhere::emit_to). If no loop has it, nothing happens.
+    /// Sends a message to one connection, on whatever loop it is: [`Handle::emit_to`] of that loop.
+    /// If no loop can have it, nothing happens.
     ///
     /// # Errors
     ///
@@ -98,77 +95,83 @@ impl<S> LoopsHandle<S> {
         to: Uuid,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        let message = message.into();
-        self.handles[self.any()].send(move |_, sockets| {
-            let _ = sockets.everywhere().emit_to(to, message);
-        })
+        self.check()?;
+        match self.post.home(to) {
+            Some(index) => self.handles[usize::from(index)].emit_to(to, message),
+            None => Ok(()),
+        }
     }
 
     /// Sends a message to each connection of a list, on whatever loops they are:
-    /// [`Everywhere::emit_to_list`](crate::Everywhere::emit_to_list).
+    /// [`Handle::emit_to_list`] of those loops.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The same as those of [`send_each`](Self::send_each).
     pub fn emit_to_list(
         &self,
         to: impl Into<Vec<Uuid>>,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
-        let (to, message) = (to.into(), message.into());
-        self.handles[self.any()].send(move |_, sockets| {
-            sockets.everywhere().emit_to_list(&to, message);
-        })
+        self.check()?;
+        let message = message.into();
+        let mut lists = vec![Vec::new(); self.len()];
+        for uuid in to.into() {
+            if let Some(index) = self.post.home(uuid) {
+                lists[usize::from(index)].push(uuid);
+            }
+        }
+        let all = self.handles.iter().zip(lists).filter(|(_, list)| !list.is_empty());
+        first_error(all.map(|(handle, list)| handle.emit_to_list(list, message.clone())))
     }
 
-    /// Sends a message to every open connection of all loops:
-    /// [`Everywhere::broadcast`](crate::Everywhere::broadcast).
+    /// Sends a message to every open connection of all loops: [`Handle::broadcast`] of each.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The same as those of [`send_each`](Self::send_each).
     pub fn broadcast(&self, message: impl Into<Outgoing<'static>>) -> Result<(), SendError> {
         let message = message.into();
-        self.handles[self.any()].send(move |_, sockets| {
-            sockets.everywhere().broadcast(message);
-        })
+        self.each_alive(|handle| handle.broadcast(message.clone()))
     }
 
-    /// Sends a message to the members of a topic, on whatever loops they are:
-    /// [`Everywhere::publish`](crate::Everywhere::publish).
+    /// Sends a message to the members of a topic, on whatever loops they are: [`Handle::publish`]
+    /// of the loops that have members now.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The same as those of [`send_each`](Self::send_each).
     pub fn publish(
         &self,
         topic: impl Into<String>,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
+        self.check()?;
         let (topic, message) = (topic.into(), message.into());
-        self.handles[self.any()].send(move |_, sockets| {
-            sockets.everywhere().publish(&topic, message);
-        })
+        let loops = self.post.loops_with_members(&topic);
+        first_error(
+            loops.iter().map(|index| {
+                self.handles[usize::from(index)].publish(topic.clone(), message.clone())
+            }),
+        )
     }
 
     /// Calls the listeners of a custom event on every open connection of all loops:
-    /// [`Everywhere::fire`](crate::Everywhere::fire).
+    /// [`Handle::fire`] of each.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The same as those of [`send_each`](Self::send_each).
     pub fn fire(
         &self,
         event: impl Into<String>,
         data: impl Into<Message<'static>>,
     ) -> Result<(), SendError> {
         let (event, data) = (event.into(), data.into());
-        self.handles[self.any()].send(move |_, sockets| {
-            sockets.everywhere().fire(&event, data);
-        })
+        self.each_alive(|handle| handle.fire(event.clone(), data.clone()))
     }
 
-    /// Starts a shutdown of all loops, behind the commands that wait there:
+    /// Starts a shutdown of all loops, on each behind the commands that wait there:
     /// [`Sockets::shutdown`].
     ///
     /// # Errors
@@ -179,33 +182,22 @@ impl<S> LoopsHandle<S> {
         if !how.code.is_sendable() {
             return Err(SendError::Close(CloseError::IllegalCode(how.code)));
         }
-        let (spread, deadline) = how.millis();
-        self.post.shutdown_is_asked_for(spread.saturating_add(deadline));
-        // The loop that has sent what came from here before tells the others, behind it. They wait
-        // for that, but not for ever: it may be stuck, or fail.
-        let first = self.any();
-        self.each_alive(|handle| {
-            let how = how.clone();
-            handle.send_unlimited(move |_, sockets| {
-                if sockets.loop_index() == first {
-                    let _ = sockets.shutdown(how); // Its code was checked.
-                } else {
-                    sockets.set_timer(PATIENCE, move |_, sockets| sockets.shut_down_once(&how));
-                }
-            })
-        })
+        self.shut_down(&how, true)
     }
 
-    /// The same at once on each loop, for the case that one has failed. A loop that shuts down
-    /// already goes on with that.
-    pub(crate) fn shut_all_down(&self, how: &Shutdown) {
+    /// The same for the case that a loop has failed: a loop that shuts down already goes on with
+    /// that.
+    pub(crate) fn shut_down_once(&self, how: &Shutdown) {
+        let _ = self.shut_down(how, false); // If all have ended, it is done.
+    }
+
+    fn shut_down(&self, how: &Shutdown, may_hasten: bool) -> Result<(), SendError> {
         let (spread, deadline) = how.millis();
         self.post.shutdown_is_asked_for(spread.saturating_add(deadline));
-        for handle in &*self.handles {
+        self.each_alive(|handle| {
             let how = how.clone();
-            // A loop that has ended needs no shutdown.
-            let _ = handle.send_unlimited(move |_, sockets| sockets.shut_down_once(&how));
-        }
+            handle.send_unlimited(move |_, sockets| sockets.shut_down_here(&how, may_hasten))
+        })
     }
 
     /// Sets whether new WebSocket connections get 503 on all loops: [`Sockets::refuse_upgrades`].
@@ -224,8 +216,9 @@ impl<S> LoopsHandle<S> {
     }
 
     /// Duplicates of the descriptors of all listening sockets, to pass them on to another process:
-    /// [`Server::listening_fds`](crate::Server::listening_fds). The sockets listen as long as one
-    /// of the duplicates is open.
+    /// [`Server::listening_fds`](crate::Server::listening_fds). They come in the order in which the
+    /// loops began to listen, plain sockets and those for TLS alike: a successor has to know which
+    /// are which. The sockets listen as long as one of the duplicates is open.
     ///
     /// # Errors
     ///
@@ -235,17 +228,10 @@ impl<S> LoopsHandle<S> {
         self.post.listening_fds().map_err(IoError::from)
     }
 
-    /// The index of the loop on which the verbs run.
-    fn any(&self) -> usize {
-        let runs = |index: &usize| !self.post.has_ended(*index as u16);
-        let is_stuck =
-            |index: usize| self.post.busy_for(index as u16).is_some_and(|busy| busy > LONG_TURN);
-        let mut running = (0..self.len()).filter(runs);
-        let first = running.next().unwrap_or(0);
-        if !is_stuck(first) {
-            return first;
-        }
-        running.find(|&index| !is_stuck(index)).unwrap_or(first)
+    /// Whether a loop is left that could do anything.
+    fn check(&self) -> Result<(), SendError> {
+        let all_ended = (0..self.len() as u16).all(|index| self.post.has_ended(index));
+        if all_ended { Err(SendError::Gone) } else { Ok(()) }
     }
 
     /// Sends something to each loop that has not ended. The first error counts.
@@ -259,12 +245,42 @@ impl<S> LoopsHandle<S> {
         results.into_iter().filter(|result| !(reached && gone(result))).collect()
     }
 
+    /// How long the present turn of a loop has lasted; `None` while it waits, and if it has ended.
+    /// This call does not wait, so it may be used everywhere, for instance in a page that a load
+    /// balancer asks for.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ikisocket::{Builder, Loops, Response, Shutdown};
+    ///
+    /// let running = Loops::new(2).start(|_, builder: Builder| {
+    ///     let mut server = builder.build(())?;
+    ///     server.get("/healthz", |(), sockets, _| {
+    ///         let hangs = |busy: Duration| busy > Duration::from_millis(500);
+    ///         let all = sockets.loops();
+    ///         match all.filter(|all| (0..all.len()).any(|i| all.busy_for(i).is_some_and(hangs))) {
+    ///             Some(_) => Response::text("a loop hangs").with_status(503),
+    ///             None => Response::text("ok"),
+    ///         }
+    ///     })?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(server)
+    /// })?;
+    /// # running.handle().shutdown(Shutdown::default())?;
+    /// # running.join()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn busy_for(&self, index: usize) -> Option<Duration> {
+        if index < self.len() { self.post.busy_for(index as u16) } else { None }
+    }
+
     /// Asks each loop for its figures, and waits for them: a second at most. So it must not be
     /// called on a loop; there, use [`Everywhere::stats`](crate::Everywhere::stats).
     #[must_use]
     pub fn reports(&self) -> Vec<LoopReport> {
         let (sender, answers) = mpsc::channel();
         let mut asked = 0;
+        let busy: Vec<_> = (0..self.len()).map(|index| self.busy_for(index)).collect();
         for (index, handle) in self.handles.iter().enumerate() {
             let sender = sender.clone();
             let sent = handle.send(move |_, sockets| _ = sender.send((index, sockets.stats())));
@@ -280,11 +296,17 @@ impl<S> LoopsHandle<S> {
         let report = |(index, stats)| LoopReport {
             index,
             stats,
-            busy_for: self.post.busy_for(index as u16),
+            busy_for: busy[index],
             ended: self.post.has_ended(index as u16),
         };
         stats.into_iter().enumerate().map(report).collect()
     }
+}
+
+/// The first error of all, each of which is made.
+fn first_error(results: impl Iterator<Item = Result<(), SendError>>) -> Result<(), SendError> {
+    let results: Vec<_> = results.collect();
+    results.into_iter().collect()
 }
 
 impl<S> Sockets<'_, S> {

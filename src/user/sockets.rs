@@ -237,10 +237,14 @@ impl<S> Sockets<'_, S> {
         Ok(())
     }
 
-    /// Starts a shutdown of this loop alone, unless it shuts down already.
-    pub(crate) fn shut_down_once(&mut self, how: &Shutdown) {
-        let (spread, deadline) = how.millis();
-        self.hub.shutdown_of_others(how.code, &how.reason, spread, deadline, false);
+    /// Starts a shutdown of this loop alone, as the owner of all loops asks of each. The code was
+    /// checked. If the loop shuts down already, this may be a second call, or changes nothing.
+    pub(crate) fn shut_down_here(&mut self, how: &Shutdown, may_hasten: bool) {
+        let goes_on = self.hub.stopping.is_some() && !may_hasten;
+        if !goes_on && !self.hub.joins_shutdown() {
+            let (spread, deadline) = how.millis();
+            let _ = self.hub.shutdown(how.code, &how.reason, spread, deadline);
+        }
     }
 
     /// Sets whether new WebSocket connections get 503 from now on. Open connections stay. With
