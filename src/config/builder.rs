@@ -335,7 +335,8 @@ impl Builder {
     /// Some work has its own part of the budget:
     ///
     /// - Answers to deferred requests get an eighth of the budget in one turn.
-    /// - Messages of [other loops](crate::Loops) get half of the budget, each loop an equal share of it.
+    /// - Messages of [other loops](crate::Loops) get half of the budget, each loop an equal share
+    ///   of it.
     /// - Input behind our own close frame or response gets another eighth.
     /// - Timeouts and removals get another eighth if the budget is spent.
     /// - Of commands, timers and timeouts, a turn handles at most as many as the budget has units,
