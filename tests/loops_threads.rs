@@ -24,6 +24,7 @@ use ikisocket::{
 };
 use kit::{Member, Notes, PATIENCE, ask, end, loads, on, refused, room, socket, until};
 use socket2::SockRef;
+use tungstenite::Message;
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
@@ -1012,6 +1013,185 @@ fn after_a_stop_of_listening_open_connections_continue_on_all_loops() {
     clients.iter_mut().for_each(|client| client.expect_echo("still open"));
     close_all(clients);
     end(running);
+}
+
+#[cfg(unix)]
+#[test]
+fn after_a_stop_or_a_shutdown_no_socket_of_any_loop_listens() {
+    type Stop = fn(&LoopsHandle<Notes>);
+    let stop: Stop = |handle| handle.stop_listening().unwrap();
+    let shut_down: Stop = |handle| {
+        handle.shutdown(Shutdown::default().deadline(PATIENCE)).unwrap();
+    };
+    for begin in [stop, shut_down] {
+        let (running, addresses) = kit::start_at_two_ports(Loops::new(3));
+        let handle = running.handle();
+        let clients: Vec<_> = addresses.iter().flat_map(|&address| members(address, 3)).collect();
+        assert_eq!(handle.listening_fds().unwrap().len(), 2);
+        begin(&handle);
+        // The clients are still there.
+        kit::until_closed(&handle, &addresses);
+        close_all(clients);
+        // They may have ended by then.
+        let _ = handle.shutdown(Shutdown::default());
+        assert_eq!(running.join().unwrap().remained, 0);
+        assert!(handle.listening_fds().unwrap().is_empty());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_duplicate_of_a_listening_socket_accepts_after_all_loops_have_ended() {
+    let (running, addresses) = kit::start_at_two_ports(Loops::new(2));
+    let handle = running.handle();
+    let mut listeners: Vec<_> =
+        handle.listening_fds().unwrap().into_iter().map(TcpListener::from).collect();
+    handle.stop_listening().unwrap();
+    until(|| handle.listening_fds().unwrap().is_empty());
+    assert_eq!(end(running).remained, 0);
+    for address in addresses {
+        let at = listeners.iter().position(|each| each.local_addr().unwrap() == address);
+        let listener = listeners.remove(at.expect("it has a duplicate"));
+        listener.set_nonblocking(true).unwrap();
+        let client = socket(address);
+        let own = client.local_addr().unwrap();
+        until(|| match listener.accept() {
+            Ok((_, peer)) => peer == own,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        });
+    }
+    assert!(listeners.is_empty());
+    // It was the last holder of the sockets.
+    kit::until_closed(&handle, &addresses);
+}
+
+/// Members on one of two loops, and on the other one nothing but an interval, which publishes ticks
+/// to them. A tick says how many there were, and whether that loop shuts down.
+fn tick_for_others(ticks_on: usize) -> (Running<Notes>, Vec<Member>) {
+    let (running, address) = start(Loops::new(2));
+    let handle = running.handle();
+    let (gone, stay): (Vec<_>, Vec<_>) =
+        members(address, 8).into_iter().partition(|each| each.on == ticks_on);
+    close_all(gone);
+    until(|| loads(&handle)[ticks_on] == 0);
+    on(&handle, ticks_on, |_, sockets| {
+        let mut number = 0;
+        sockets.set_interval(Duration::from_millis(1), move |_, sockets| {
+            let tick = format!("{number} {}", sockets.is_refusing());
+            sockets.everywhere().publish("room", tick);
+            number += 1;
+        });
+    });
+    (running, stay)
+}
+
+/// What a member reads of [`tick_for_others`], or how it was closed.
+enum Tick {
+    Came { number: usize, shuts_down: bool },
+    Closed(u16),
+}
+
+#[track_caller]
+fn next_tick(client: &mut Member) -> Tick {
+    match client.ws.read().unwrap() {
+        Message::Text(tick) => {
+            let (number, shuts_down) = tick.split_once(' ').unwrap();
+            let shuts_down = shuts_down == "true";
+            Tick::Came { number: number.parse().unwrap(), shuts_down }
+        }
+        Message::Close(frame) => {
+            while client.ws.read().is_ok() {}
+            Tick::Closed(frame.unwrap().code.into())
+        }
+        other => panic!("a tick was expected, not {other:?}"),
+    }
+}
+
+/// More ticks than a loop may publish in the turn in which its shutdown finishes.
+const LATE_TICKS: usize = 50;
+
+/// Reads ticks of a loop that shuts down: [`LATE_TICKS`], or as many as come before the close, whose
+/// code it returns.
+fn close_within_late_ticks(client: &mut Member) -> Option<u16> {
+    let mut late = 0;
+    while late < LATE_TICKS {
+        match next_tick(client) {
+            Tick::Came { shuts_down, .. } => late += usize::from(shuts_down),
+            Tick::Closed(code) => return Some(code),
+        }
+    }
+    None
+}
+
+#[test]
+fn a_loop_that_has_finished_works_for_the_others_until_they_have_too() {
+    for ticks_on in [0, 1] {
+        let (running, mut clients) = tick_for_others(ticks_on);
+        let handle = running.handle();
+        // One is closed at once. The others have long to wait.
+        let ages = Duration::from_secs(1_000_000);
+        handle.shutdown(Shutdown::default().spread(ages).deadline(PATIENCE)).unwrap();
+        let mut codes: Vec<_> = clients.iter_mut().map(close_within_late_ticks).collect();
+        assert!(codes.iter().filter(|code| code.is_some()).count() <= 1, "{codes:?}");
+        // A second shutdown does not wait.
+        handle.shutdown(Shutdown::default().code(4321)).unwrap();
+        for (code, client) in codes.iter_mut().zip(&mut clients) {
+            code.get_or_insert_with(|| client.closed().0);
+        }
+        codes.sort_unstable();
+        assert_eq!(codes, [1001, 4321, 4321, 4321].map(Some));
+        until(|| running.is_finished());
+        assert_eq!(running.join().unwrap().remained, 0);
+    }
+}
+
+/// Whether the member that is closed last has got ticks of a loop that had finished. That is seen
+/// only if the machine comes to it within the spread; all else is asserted.
+fn has_ticks_until_the_close(ticks_on: usize, spread: Duration) -> bool {
+    let (running, clients) = tick_for_others(ticks_on);
+    let ages = Duration::from_secs(1_000_000);
+    running.handle().shutdown(Shutdown::default().spread(spread).deadline(ages)).unwrap();
+    let readers: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            std::thread::spawn(move || {
+                let (mut numbers, mut late) = (Vec::new(), 0);
+                loop {
+                    match next_tick(&mut client) {
+                        Tick::Came { number, shuts_down } => {
+                            numbers.push(number);
+                            late += usize::from(shuts_down);
+                        }
+                        Tick::Closed(code) => {
+                            assert_eq!(code, 1001);
+                            return (numbers, late);
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    let late = readers.into_iter().map(|reader| {
+        let (numbers, late) = reader.join().unwrap();
+        assert!(numbers.iter().copied().eq(0..numbers.len()), "none is missing: {numbers:?}");
+        late
+    });
+    let late = late.max().unwrap();
+    // Long before the deadline.
+    until(|| running.is_finished());
+    assert_eq!(running.join().unwrap().remained, 0);
+    late >= LATE_TICKS
+}
+
+#[test]
+fn loops_end_when_the_last_connection_of_a_spread_has_and_not_later() {
+    for ticks_on in [0, 1] {
+        let spreads = [1, 4, 16].map(Duration::from_secs);
+        assert!(spreads.into_iter().any(|spread| has_ticks_until_the_close(ticks_on, spread)));
+    }
 }
 
 #[test]

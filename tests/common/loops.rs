@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ikisocket::{
-    BuildError, Builder, Event, Finished, Handle, LoopsHandle, Running, Server, Shutdown, Sockets,
-    Uuid,
+    BuildError, Builder, Event, Finished, Handle, Loops, LoopsHandle, Running, Server, Shutdown,
+    Sockets, Uuid,
 };
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
@@ -38,6 +38,37 @@ pub fn room(_: usize, builder: Builder) -> Result<Server<Notes>, BuildError> {
     server.on(Event::Message, |_, ep| _ = ep.kws.emit(ep.data));
     server.route("/ws", |_, _| {}).expect("the pattern is valid");
     Ok(server)
+}
+
+/// Loops with a [`room`] at two ports: at the first by [`Loops::listen`], at the second because the
+/// server of loop 1 listens there by itself.
+#[track_caller]
+pub fn start_at_two_ports(loops: Loops) -> (Running<Notes>, [SocketAddr; 2]) {
+    let (tell, own) = mpsc::channel();
+    let build = move |index: usize, builder: Builder| {
+        let mut server = room(index, builder)?;
+        if index == 1 {
+            tell.send(server.listen("127.0.0.1:0").unwrap()).unwrap();
+        }
+        Ok::<_, BuildError>(server)
+    };
+    let running = loops.listen("127.0.0.1:0").unwrap().start(build).unwrap();
+    let addresses = [running.local_addr().unwrap(), own.recv_timeout(PATIENCE).unwrap()];
+    (running, addresses)
+}
+
+/// Waits until the loops have no listening socket, and connects are refused at these addresses.
+#[cfg(unix)]
+#[track_caller]
+pub fn until_closed<S>(handle: &LoopsHandle<S>, addresses: &[SocketAddr]) {
+    until(|| handle.listening_fds().unwrap().is_empty());
+    for address in addresses {
+        // A connect may come between the loop's note of the end and the end.
+        until(|| match TcpStream::connect_timeout(address, PATIENCE) {
+            Ok(_) => false,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        });
+    }
 }
 
 /// What `look` finds on the loop of this handle, in one of its next turns.
