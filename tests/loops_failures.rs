@@ -63,6 +63,10 @@ fn await_line(begin: &str) {
     assert!(!waited.timed_out(), "`{begin}` is missing in {kept:#?}");
 }
 
+fn count_lines(begin: &str) -> usize {
+    LOGGER.kept.lock().unwrap().iter().filter(|line| line.starts_with(begin)).count()
+}
+
 /// A panic outside of callbacks: the logger panics when it logs one that was caught.
 fn let_fail<S: 'static>(handle: &LoopsHandle<S>, index: usize, panics: usize) {
     let fail = move |_: &mut S, _: &mut ikisocket::Sockets<'_, S>| {
@@ -97,6 +101,72 @@ fn if_one_loop_fails_all_shut_down_and_join_says_which_and_why() {
         await_line(&format!("loop {failing} has failed: it panicked: on purpose"));
         assert_eq!(handle.broadcast(""), Err(SendError::Gone));
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn after_a_failure_of_the_first_loop_no_socket_of_any_loop_listens() {
+    quiet_panics();
+    install_logger();
+    let (running, addresses) = kit::start_at_two_ports(Loops::new(2));
+    let handle = running.handle();
+    let clients: Vec<_> =
+        addresses.iter().flat_map(|&address| [(); 2].map(|()| Member::connect(address))).collect();
+    let duplicates = handle.listening_fds().unwrap();
+    assert_eq!(duplicates.len(), 2);
+    let_fail(&handle, 0, 1);
+    until(|| handle.listening_fds().unwrap().is_empty());
+    // The duplicates still listen.
+    for address in addresses {
+        kit::socket(address);
+    }
+    drop(duplicates);
+    kit::until_closed(&handle, &addresses);
+    // Not because it has ended: loop 1 still waits for its clients.
+    assert!(on(&handle, 1, |_, sockets| sockets.is_refusing()));
+    let (left, lost): (Vec<_>, Vec<_>) = clients.into_iter().partition(|each| each.on == 1);
+    assert_eq!((left.len(), lost.len()), (2, 2));
+    left.into_iter().for_each(|mut client| assert_eq!(client.closed().0, 1001));
+    assert!(matches!(running.join(), Err(LoopsError::Failed { index: 0, .. })));
+    assert!(handle.listening_fds().unwrap().is_empty());
+}
+
+/// Lets a loop fail while the connections are closed one after the other. Returns whether some were
+/// open after that, which depends on the machine; all else is asserted.
+fn fails_in_the_middle(spread: Duration) -> bool {
+    // No other test here has as many loops.
+    const FAILING: usize = 3;
+    const FAILED: &str = "loop 3 has failed: ";
+    let running = Loops::new(4).listen("127.0.0.1:0").unwrap().start(room).unwrap();
+    let (handle, address) = (running.handle(), running.local_addr().unwrap());
+    let clients: Vec<_> = (0..12).map(|_| Member::connect(address)).collect();
+    let how = Shutdown::default().code(4321).reason("good night");
+    handle.shutdown(how.spread(spread).deadline(PATIENCE)).unwrap();
+    let is_stopping = |index| on(&handle, index, |_, sockets| sockets.is_refusing());
+    until(|| (0..4).all(is_stopping));
+    let failures = count_lines(FAILED);
+    let_fail(&handle, FAILING, 1);
+    // Then the others have got their commands.
+    until(|| count_lines(FAILED) > failures);
+    let open = |index| on(&handle, index, |_, sockets| sockets.len());
+    let some_are_open = (0..FAILING).all(|index| open(index) > 0);
+    for mut client in clients {
+        if client.on != FAILING {
+            assert_eq!(client.closed(), (4321, "good night".to_owned()));
+        }
+    }
+    let reason = "it panicked: on purpose".to_owned();
+    let failed = LoopsError::Failed { index: FAILING, reason, remaining: Vec::new() };
+    assert_eq!(running.join(), Err(failed));
+    some_are_open
+}
+
+#[test]
+fn if_a_loop_fails_in_a_shutdown_the_others_keep_its_code_and_reason() {
+    quiet_panics();
+    install_logger();
+    let mut spreads = [1, 4, 16].map(Duration::from_secs).into_iter();
+    assert!(spreads.any(fails_in_the_middle), "all were closed before the failure");
 }
 
 #[test]
