@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use common::tls::certificates::{certificate, client, file, tls_as};
-use ikisocket::{Loops, LoopsHandle, Running, Tls};
+use ikisocket::{Loops, LoopsHandle, Running, Server, Tls};
 use kit::{Member, Notes, end, loads, on, room, socket, until};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
@@ -119,5 +119,55 @@ fn failed_handshakes_count_where_they_were_made_and_take_no_place() {
     let client = connect(address, &settings());
     assert_eq!(client.on, 0);
     drop(client);
+    end(running);
+}
+
+/// Two loops with the least receive buffer: less than a record of TLS needs.
+fn with_small_buffers() -> Loops {
+    Loops::with_settings(2, Server::builder().receive_buffer(1024))
+}
+
+/// A message of 100 KB, another one for each number.
+fn long(number: usize) -> String {
+    format!("{number:010}").repeat(10_000)
+}
+
+#[test]
+fn each_loop_reads_tls_even_if_the_receive_buffer_is_set_to_less() {
+    let loops = with_small_buffers().listen_tls("127.0.0.1:0", &tls_as("localhost")).unwrap();
+    let running = loops.start(room).unwrap();
+    let address = running.local_addr().unwrap();
+    let mut clients = [(); 4].map(|()| connect(address, &settings()));
+    assert_eq!(clients.each_ref().map(|client| client.on), [0, 1, 0, 1]);
+    for round in 0..3 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.expect_echo(&long(10 * round + number));
+        }
+    }
+    clients.into_iter().for_each(Member::close);
+    end(running);
+}
+
+#[test]
+fn the_receive_buffer_grows_for_tls_after_a_plain_client_has_used_it() {
+    let loops = with_small_buffers().listen("127.0.0.1:0").unwrap();
+    let loops = loops.listen_tls("127.0.0.1:0", &tls_as("localhost")).unwrap();
+    let running = loops.start(room).unwrap();
+    let [plain, secure] = running.local_addrs()[..] else { panic!("two addresses") };
+    let mut first = [(); 2].map(|()| Member::connect(plain));
+    assert_eq!(first.each_ref().map(|client| client.on), [0, 1]);
+    for (number, client) in first.iter_mut().enumerate() {
+        client.expect_echo(&long(number));
+    }
+    let mut then = [(); 2].map(|()| connect(secure, &settings()));
+    assert_eq!(then.each_ref().map(|client| client.on), [0, 1]);
+    for round in 0..3 {
+        for number in 0..2 {
+            then[number].expect_echo(&long(10 * round + number));
+            first[number].expect_echo(&long(10 * round + number + 5));
+        }
+    }
+    first.into_iter().for_each(Member::close);
+    then.into_iter().for_each(Member::close);
     end(running);
 }
