@@ -312,11 +312,12 @@ impl<S> Server<S> {
     /// Lets the poll watch a listening socket.
     fn watch(&mut self, socket: Listener, over: Over) -> std::io::Result<()> {
         #[cfg(unix)]
-        let duplicate = socket.fd().try_clone_to_owned();
+        let duplicate =
+            self.hub.link.as_ref().map(|_| socket.fd().try_clone_to_owned()).transpose()?;
         self.watch_noted(socket, over)?;
         #[cfg(unix)]
-        if let Some(link) = &self.hub.link {
-            link.post().note_listening(link.index(), duplicate?);
+        if let (Some(link), Some(duplicate)) = (&self.hub.link, duplicate) {
+            link.post().note_listening(link.index(), duplicate);
         }
         Ok(())
     }
