@@ -1113,8 +1113,8 @@ fn next_tick(client: &mut Member) -> Tick {
 /// More ticks than a loop may publish in the turn in which its shutdown finishes.
 const LATE_TICKS: usize = 50;
 
-/// Reads ticks of a loop that shuts down: [`LATE_TICKS`], or as many as come before the close, whose
-/// code it returns.
+/// Reads ticks of a loop that shuts down: [`LATE_TICKS`], or as many as come before the close. Then
+/// it returns the code.
 fn close_within_late_ticks(client: &mut Member) -> Option<u16> {
     let mut late = 0;
     while late < LATE_TICKS {
@@ -1184,6 +1184,26 @@ fn has_ticks_until_the_close(ticks_on: usize, spread: Duration) -> bool {
     until(|| running.is_finished());
     assert_eq!(running.join().unwrap().remained, 0);
     late >= LATE_TICKS
+}
+
+#[test]
+fn loops_that_wait_for_the_last_one_end_as_soon_as_it_has_finished() {
+    let (running, address) = start(Loops::new(3));
+    let handle = running.handle();
+    let (stay, gone): (Vec<_>, Vec<_>) =
+        members(address, 6).into_iter().partition(|each| each.on == 1);
+    close_all(gone);
+    until(|| loads(&handle) == [0, 2, 0]);
+    let ages = Duration::from_secs(1_000_000);
+    handle.shutdown(Shutdown::default().deadline(ages)).unwrap();
+    // They have nothing to do, and nothing wakes them but the end of the other one.
+    for index in [0, 2] {
+        until(|| on(&handle, index, |_, sockets| sockets.is_refusing()));
+    }
+    assert!(!running.is_finished());
+    stay.into_iter().for_each(|mut client| assert_eq!(client.closed().0, 1001));
+    until(|| running.is_finished());
+    assert_eq!(running.join().unwrap().remained, 0);
 }
 
 #[test]
