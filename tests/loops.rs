@@ -162,9 +162,9 @@ fn emit_to_finds_a_connection_on_whatever_loop_it_is() -> Outcome {
         }
     }
     clients.iter().for_each(|&client| test.expect_nothing(client));
-    let nobody = Uuid::new_v4();
-    let gone = Err(EmitError::Gone(nobody.into()));
-    assert_eq!(on(&mut test, 0, |all| all.emit_to(nobody, "x")), gone);
+    let unknown = Uuid::new_v4();
+    let gone = Err(EmitError::Gone(unknown.into()));
+    assert_eq!(on(&mut test, 0, |all| all.emit_to(unknown, "x")), gone);
     assert_eq!(test.on(0).server().stats().emits_refused.gone, 1);
     Ok(())
 }

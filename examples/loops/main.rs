@@ -27,7 +27,7 @@
 //! | `{"from": person, "to", "text"}` | a message to the room, or to the id `to`; also your own |
 //! | `{"undelivered": text}` | your message did not reach all that it was for |
 //! | `{"online"}` | the number of people in all rooms |
-//! | `{"missing"}` | the server was too busy: so many messages did not arrive |
+//! | `{"missing"}` | the server was too busy: this number of messages did not arrive |
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;

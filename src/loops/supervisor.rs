@@ -39,9 +39,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("loops".to_owned())
             .spawn(move || {
-                let fail = || {
-                    loops.shut_down_once(&Shutdown::default());
-                };
+                let fail = || loops.shut_down_once(&Shutdown::default());
                 watch(&loops.post, &reports, fail, &PATIENCE)
             })
             .map(Self)

@@ -82,9 +82,9 @@ fn serve<S>(
         server.watch_noted(listener, over).map_err(|error| error.to_string())?;
     }
     let post = &seat.post;
+    let mut finished = server.finished();
     loop {
         // At the deadline of the shutdown, no loop is waited for any more.
-        let finished = server.finished();
         let timeout = match finished {
             Some(finished) if post.all_finished() || post.shutdown_ended().is_some() => {
                 return Ok(finished);
@@ -94,7 +94,8 @@ fn serve<S>(
             None => None,
         };
         server.poll(timeout).map_err(|error| error.to_string())?;
-        if server.is_finished() {
+        finished = server.finished();
+        if finished.is_some() {
             post.finish(seat.index);
         }
     }

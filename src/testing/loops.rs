@@ -56,7 +56,9 @@ pub struct LoopClient {
 /// fn chat(_index: usize, builder: Builder) -> Result<Server<()>, BuildError> {
 ///     let mut server = builder.build(())?;
 ///     server.on(Event::Connect, |_, ep| _ = ep.kws.join("room"));
-///     server.on(Event::Message, |_, ep| _ = ep.kws.sockets().everywhere().publish("room", ep.data));
+///     server.on(Event::Message, |_, ep| {
+///         ep.kws.sockets().everywhere().publish("room", ep.data);
+///     });
 ///     server.route("/ws", |_, _| {}).unwrap();
 ///     Ok(server)
 /// }
