@@ -29,6 +29,8 @@ mod heads;
 #[cfg(feature = "deflate")]
 #[path = "micro/quotes.rs"]
 mod quotes;
+#[path = "micro/resp.rs"]
+mod resp;
 
 const SIZES: [usize; 3] = [20, 1024, 16 * 1024];
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -49,6 +51,7 @@ fn main() {
     timers(&mut criterion);
     accept(&mut criterion);
     heads::all(&mut criterion);
+    resp::all(&mut criterion);
     #[cfg(feature = "deflate")]
     deflate::all(&mut criterion);
     criterion.final_summary();

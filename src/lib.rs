@@ -162,6 +162,9 @@ mod loops;
 pub mod manual;
 mod outbox;
 pub mod protocol;
+#[cfg(feature = "redis")]
+#[doc(hidden)] // For the tests, the benches and the fuzz targets of this crate.
+pub mod redis;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -57,6 +57,11 @@ fn a_request_head_means_what_a_slow_parser_says() {
     run("upgrade", targets::upgrade::run, targets::upgrade::generate, 2000);
 }
 
+#[test]
+fn replies_of_redis_mean_what_a_slow_parser_says() {
+    run("resp", targets::resp::run, targets::resp::generate, 3000);
+}
+
 #[cfg(feature = "deflate")]
 #[test]
 fn compressed_messages_come_out_again_and_nonsense_is_harmless() {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// The layers, the highest first. `flat` stands for the files that lie in `src/` itself.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "testing",
     "loops",
     "server",
@@ -21,6 +21,7 @@ const LAYERS: [&str; 12] = [
     "transport",
     "flat",
     "http",
+    "redis",
     "protocol",
 ];
 

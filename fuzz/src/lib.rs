@@ -10,6 +10,7 @@ pub mod connection;
 pub mod deflate;
 pub mod frames;
 pub mod input;
+pub mod resp;
 #[cfg(feature = "deflate")]
 pub mod slow_inflate;
 #[cfg(feature = "tls")]
