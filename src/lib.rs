@@ -172,6 +172,10 @@ mod token;
 mod transport;
 mod user;
 
+// For the tests and the fuzz targets of this crate.
+#[cfg(feature = "redis")]
+#[doc(hidden)]
+pub use bus::reencode_bus_frame;
 pub use bus::{BusEvent, LoopStats};
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{

@@ -19,6 +19,8 @@
 
 mod batch;
 mod event;
+#[cfg(feature = "redis")]
+mod frame;
 mod identity;
 mod interest;
 mod link;
@@ -28,6 +30,8 @@ mod set_uuids;
 
 pub(crate) use batch::{Answer, Letter, Opened, Question, Ready, To};
 pub use event::BusEvent;
+#[cfg(feature = "redis")]
+pub use frame::reencode_bus_frame;
 pub(crate) use link::Link;
 pub use link::LoopStats;
 pub(crate) use loop_set::{LoopSet, MAX_LOOPS};

@@ -44,6 +44,8 @@ pub use frame::{
 };
 pub use message::{Compressed, Decoded, Message, Payload};
 pub use rules::{Role, Rules};
+#[cfg(feature = "redis")]
+pub(crate) use text::check as check_text;
 pub use violation::Violation;
 #[cfg(feature = "deflate")]
 pub(crate) use window::Window;

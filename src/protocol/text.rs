@@ -10,7 +10,7 @@ const SHORT: usize = 64;
 
 /// `bytes` as text, if they are UTF-8.
 #[inline]
-pub(super) fn check(bytes: &[u8]) -> Result<&str, Violation> {
+pub(crate) fn check(bytes: &[u8]) -> Result<&str, Violation> {
     if bytes.len() < SHORT {
         str::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)
     } else {
