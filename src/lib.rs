@@ -165,6 +165,12 @@ pub mod protocol;
 #[cfg(feature = "redis")]
 #[doc(hidden)] // For the tests, the benches and the fuzz targets of this crate.
 pub mod redis;
+/// Messages between servers.
+#[cfg(feature = "redis")]
+#[doc(hidden)] // For the tests and the fuzz targets of this crate.
+pub mod bus_messages {
+    pub use crate::bus::{Expected, Numbering, Verdict, reencode_bus_frame};
+}
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -172,10 +178,6 @@ mod token;
 mod transport;
 mod user;
 
-// For the tests and the fuzz targets of this crate.
-#[cfg(feature = "redis")]
-#[doc(hidden)]
-pub use bus::reencode_bus_frame;
 pub use bus::{BusEvent, LoopStats};
 pub use config::{Builder, Dropped, SlowReader};
 pub use error::{

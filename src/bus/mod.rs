@@ -25,6 +25,8 @@ mod identity;
 mod interest;
 mod link;
 mod loop_set;
+#[cfg(feature = "redis")]
+mod numbers;
 mod post;
 mod set_uuids;
 
@@ -35,4 +37,6 @@ pub use frame::reencode_bus_frame;
 pub(crate) use link::Link;
 pub use link::LoopStats;
 pub(crate) use loop_set::{LoopSet, MAX_LOOPS};
+#[cfg(feature = "redis")]
+pub use numbers::{Expected, Numbering, Verdict};
 pub(crate) use post::{HandedOver, LONG_TURN, Post, Seat};
