@@ -62,6 +62,11 @@ fn replies_of_redis_mean_what_a_slow_parser_says() {
     run("resp", targets::resp::run, targets::resp::generate, 3000);
 }
 
+#[test]
+fn messages_between_servers_mean_what_a_slow_decoder_says() {
+    run("bus", targets::bus::run, targets::bus::generate, 5000);
+}
+
 #[cfg(feature = "deflate")]
 #[test]
 fn compressed_messages_come_out_again_and_nonsense_is_harmless() {

@@ -5,6 +5,7 @@
 //! seeds and a fixed number of made inputs in the tests of `ikisocket` (`tests/fuzz.rs`), which
 //! include this file.
 
+pub mod bus;
 pub mod connection;
 #[cfg(feature = "deflate")]
 pub mod deflate;
