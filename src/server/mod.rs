@@ -11,6 +11,8 @@ mod input;
 mod letters;
 mod paused_listeners;
 mod reactor;
+#[cfg(feature = "redis")]
+mod resolving;
 mod turn;
 mod turn_report;
 

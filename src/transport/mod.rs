@@ -5,6 +5,8 @@ pub(crate) mod faults;
 mod listen;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+mod outgoing;
 mod plain;
 mod stream;
 #[cfg(feature = "_tls")]
@@ -15,6 +17,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 pub use listen::ListeningSocket;
 pub(crate) use listen::{Accepted, Listener, Options};
+#[cfg(feature = "redis")]
+pub(crate) use outgoing::{Connecting, Progress, Remote};
 pub(crate) use plain::{PlainStream, Socket};
 pub(crate) use stream::{Over, Stream};
 
