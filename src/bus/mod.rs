@@ -26,6 +26,8 @@ mod interest;
 mod link;
 mod loop_set;
 #[cfg(feature = "redis")]
+mod nodes;
+#[cfg(feature = "redis")]
 mod numbers;
 mod post;
 mod set_uuids;
@@ -37,6 +39,8 @@ pub use frame::reencode_bus_frame;
 pub(crate) use link::Link;
 pub use link::LoopStats;
 pub(crate) use loop_set::{LoopSet, MAX_LOOPS};
+#[cfg(feature = "redis")]
+pub(crate) use nodes::Nodes;
 #[cfg(feature = "redis")]
 pub use numbers::{Expected, Numbering, Verdict};
 pub(crate) use post::{HandedOver, LONG_TURN, Post, Seat};
