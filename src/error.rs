@@ -110,6 +110,8 @@ macro_rules! debug_is_text {
 
 #[cfg(feature = "_tls")]
 debug_is_text!(TlsError);
+#[cfg(feature = "redis")]
+debug_is_text!(BusError);
 
 debug_is_text!(
     AnswerError,
@@ -416,6 +418,9 @@ pub enum EmitError {
     /// ([`Loops::queue_bytes`](crate::Loops::queue_bytes)).
     #[error("the queue to loop {0} is full: it handles its messages too slowly, or not at all")]
     LoopFull(usize),
+    /// The connection may be on another server, and the bus does not take the message.
+    #[error(transparent)]
+    Bus(#[from] BusRefusal),
     /// A ping's payload is longer than the 125 bytes of a control frame (RFC 6455 §5.5).
     #[error("a ping carries at most 125 bytes, not {len}")]
     PingTooLong {
@@ -509,6 +514,9 @@ pub enum CloseError {
     /// ([`Loops::queue_bytes`](crate::Loops::queue_bytes)).
     #[error("the queue to loop {0} is full: it handles its messages too slowly, or not at all")]
     LoopFull(usize),
+    /// The connection may be on another server, and the bus does not take the close.
+    #[error(transparent)]
+    Bus(#[from] BusRefusal),
 }
 
 /// The reason why loops were not started, or have not ended well: the error of the methods of
@@ -522,6 +530,10 @@ pub enum LoopsError {
     /// [`Loops::queue_bytes`](crate::Loops::queue_bytes) is too small.
     #[error("queue_bytes must be at least 1024, not {0}")]
     QueueBytes(usize),
+    /// A setting of the bus is out of its range. It needs the feature `redis`.
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// The closure that builds the servers has failed or panicked.
     #[error("the server of loop {index} could not be built: {reason}")]
     Build {
@@ -560,6 +572,45 @@ impl LoopsError {
             many => format!("{before}the loops {many:?} have not ended"),
         }
     }
+}
+
+/// Why a message reaches no other server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BusRefusal {
+    /// There is no connection to the bus.
+    #[error("the bus is down")]
+    Down,
+    /// There is no room among what waits for the bus.
+    #[error("too many bytes wait for the bus")]
+    Full,
+    /// It is longer than everything that may wait for the bus.
+    #[error("the message is longer than the outbox of the bus")]
+    TooLarge,
+}
+
+/// The reason why a server did not take a bus: [`Server::bus`](crate::Server::bus).
+#[cfg(feature = "redis")]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// A setting of the bus is out of its range.
+    #[error("the {setting} of the bus must be {expected}")]
+    Setting {
+        /// The method of [`Bus`](crate::Bus).
+        setting: &'static str,
+        /// The values that it accepts.
+        expected: &'static str,
+    },
+    /// The server has, or had, connections: their uuids do not say on which server they are.
+    #[error("give the server its bus before it has connections")]
+    TooLate,
+    /// The server belongs to [`Loops`](crate::Loops).
+    #[error("this server is one of several loops: give the bus to all by Loops::bus")]
+    OneOfLoops,
+    /// The server has a bus.
+    #[error("the server has a bus already")]
+    Given,
 }
 
 /// The reason why a server could not be built.

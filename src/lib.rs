@@ -178,11 +178,15 @@ mod token;
 mod transport;
 mod user;
 
-pub use bus::{BusEvent, LoopStats};
+#[cfg(feature = "redis")]
+pub use bus::{Bus, BusStats};
+pub use bus::{BusEvent, BusSent, GapFrom, LoopStats, Node};
 pub use config::{Builder, Dropped, SlowReader};
+#[cfg(feature = "redis")]
+pub use error::BusError;
 pub use error::{
-    AnswerError, BindError, BuildError, CloseError, EmitError, Error, IoError, LoopsError,
-    RouteError, SendError, TopicError, UuidError,
+    AnswerError, BindError, BuildError, BusRefusal, CloseError, EmitError, Error, IoError,
+    LoopsError, RouteError, SendError, TopicError, UuidError,
 };
 #[cfg(feature = "_tls")]
 pub use error::{TlsError, TlsFailure};
@@ -199,6 +203,8 @@ pub use mio;
 pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
+#[cfg(feature = "redis")]
+pub use redis::{AddressError as BusAddressError, Failure as BusFailure};
 pub use server::{Finished, Server, Turn};
 pub use token::{ConnectionId, Recipient, SourceId};
 #[cfg(feature = "_tls")]

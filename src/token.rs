@@ -96,6 +96,9 @@ pub(crate) enum Ready {
     Source(SourceId),
     /// Another thread has sent something.
     Inbox,
+    /// The connection of the bus.
+    #[cfg(feature = "redis")]
+    Bus,
 }
 
 /// The lowest bit is set if the token is not a connection's; then the next two bits say what it is.
@@ -104,6 +107,8 @@ const OTHER_BITS: u32 = 3;
 const LISTENER: usize = 0b001;
 const INBOX: usize = 0b011;
 const SOURCE: usize = 0b101;
+#[cfg(feature = "redis")]
+const BUS: usize = 0b111;
 /// 2³¹ slots where `usize` has 64 bits, 2²⁰ where it has 32; the rest of the word is the
 /// generation.
 const INDEX_BITS: u32 = if usize::BITS == 64 { 31 } else { 20 };
@@ -130,6 +135,8 @@ impl Ready {
             Self::Listener(index) => (index << OTHER_BITS) | LISTENER,
             Self::Source(SourceId(id)) => (id << OTHER_BITS) | SOURCE,
             Self::Inbox => INBOX,
+            #[cfg(feature = "redis")]
+            Self::Bus => BUS,
         }
     }
 
@@ -138,6 +145,8 @@ impl Ready {
             return match word & ((1 << OTHER_BITS) - 1) {
                 LISTENER => Self::Listener(word >> OTHER_BITS),
                 SOURCE => Self::Source(SourceId(word >> OTHER_BITS)),
+                #[cfg(feature = "redis")]
+                BUS => Self::Bus,
                 _ => Self::Inbox,
             };
         }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use ikisocket::testing::{Client, LoopsHarness, Order, Received};
-use ikisocket::{BuildError, Builder, BusEvent, Event, Loops, Server};
+use ikisocket::{BuildError, Builder, BusEvent, Event, GapFrom, Loops, Server};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -19,7 +19,7 @@ fn echo(_: usize, builder: Builder) -> Result<Server<Vec<u64>>, BuildError> {
     let mut server = builder.work_per_turn(BUDGET).build(Vec::new())?;
     server.on(Event::Message, |_, ep| _ = ep.kws.emit(ep.data));
     server.on_bus(|gaps, sockets, event| {
-        if let BusEvent::Gap { from, lost, .. } = event {
+        if let BusEvent::Gap { from: GapFrom::Loop(from), lost: Some(lost), .. } = event {
             sockets.publish(&format!("from {from}"), format!("gap {lost}"));
             gaps.push(*lost);
         }

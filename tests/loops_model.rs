@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ikisocket::testing::{Client, Faults, LoopsHarness, Order, Received, Upgrade};
 use ikisocket::{
-    BuildError, Builder, BusEvent, EmitError, Emitted, Event, Loops, Sent, Server, Uuid, UuidError,
+    BuildError, Builder, BusEvent, EmitError, Emitted, Event, GapFrom, Loops, Sent, Server, Uuid,
+    UuidError,
 };
 
 const LOOPS: usize = 4;
@@ -22,7 +23,7 @@ type Notes = Vec<String>;
 fn server(_: usize, builder: Builder) -> Result<Server<Notes>, BuildError> {
     let mut server = builder.max_outbox(8 * 1024).build(Notes::new())?;
     server.on_bus(|notes, sockets, event| {
-        if let BusEvent::Gap { from, lost, .. } = event {
+        if let BusEvent::Gap { from: GapFrom::Loop(from), lost: Some(lost), .. } = event {
             let gap = format!("gap {from} {lost}");
             sockets.broadcast(&*gap);
             notes.push(gap);

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use common::{ON_PURPOSE, TEXT, frame, quiet_panics, upgrade_request};
 use ikisocket::{
-    BuildError, Builder, BusEvent, CloseError, EmitError, Event, Finished, Loops, LoopsError,
-    LoopsHandle, Running, SendError, Server, Shutdown, Sockets, Uuid,
+    BuildError, Builder, BusEvent, CloseError, EmitError, Event, Finished, GapFrom, Loops,
+    LoopsError, LoopsHandle, Running, SendError, Server, Shutdown, Sockets, Uuid,
 };
 use kit::{Member, Notes, PATIENCE, ask, end, loads, on, refused, room, socket, until};
 use socket2::SockRef;
@@ -626,7 +626,7 @@ impl Stuck {
 fn room_with_gaps(index: usize, builder: Builder) -> Result<Server<Notes>, BuildError> {
     let mut server = room(index, builder)?;
     server.on_bus(|notes, sockets, event| match event {
-        BusEvent::Gap { from, lost, .. } => {
+        BusEvent::Gap { from: GapFrom::Loop(from), lost: Some(lost), .. } => {
             notes.0.push(format!("{from} {lost}"));
             sockets.publish("room", format!("gap {from} {lost}"));
         }

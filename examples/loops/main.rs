@@ -198,7 +198,7 @@ fn on_message(chat: &mut Chat, ep: &mut EventPayload<'_, Chat>) {
 /// This loop was too far behind, and other loops could not queue all that they had for it. The
 /// shared table still has the truth, so its clients get the list again.
 fn on_bus(chat: &mut Chat, sockets: &mut Sockets<'_, Chat>, event: &BusEvent) {
-    let BusEvent::Gap { lost, .. } = event else { return };
+    let BusEvent::Gap { lost: Some(lost), .. } = event else { return };
     let rooms: Vec<_> = sockets.topics().map(|(room, _)| room.to_owned()).collect();
     for room in rooms {
         let list = chat.rooms().list(&room);

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use uuid::Uuid;
 
+#[cfg(feature = "redis")]
+use super::event::BusEvent;
 use crate::outbox::{Outgoing, SendOptions, encoded};
 use crate::protocol::{CloseCode, Opcode, Payload};
 
@@ -91,6 +93,21 @@ pub(crate) enum Letter {
     },
     /// This many letters would have been here, and were refused.
     Gap(u64),
+    /// Something that the handler of the bus is called for.
+    #[cfg(feature = "redis")]
+    Bus(BusEvent),
+    /// The answer of another server's loops, or of ours for another server.
+    #[cfg(feature = "redis")]
+    NodeAnswer {
+        /// The number by which the asking server knows the question.
+        query: u64,
+        node: u64,
+        /// Whether no other part of the answer follows.
+        is_last: bool,
+        /// Whether all loops of the server have answered.
+        is_complete: bool,
+        answer: Answer,
+    },
     /// The text is the reason; times in milliseconds.
     Shutdown {
         code: CloseCode,
@@ -136,8 +153,10 @@ struct Entry {
     letter: Letter,
     text: u32,
     payload: u32,
-    /// What it counts against the lane's limit.
+    /// What it counts against the limit of the lane, or of the bus.
     cost: usize,
+    /// Whether it goes on to other servers.
+    away: bool,
 }
 
 /// A letter that was taken from a batch.
@@ -146,6 +165,7 @@ pub(crate) struct Opened<'b> {
     pub(crate) text: &'b str,
     payload: &'b [u8],
     pub(crate) cost: usize,
+    pub(crate) away: bool,
 }
 
 impl<'b> Opened<'b> {
@@ -194,7 +214,16 @@ impl Batch {
     /// Adds a letter without a message.
     pub(crate) fn push(&mut self, letter: Letter, text: &str, cost: usize) {
         self.texts.push_str(text);
-        self.entries.push_back(Entry { letter, text: text.len() as u32, payload: 0, cost });
+        let text = text.len() as u32;
+        self.entries.push_back(Entry { letter, text, payload: 0, cost, away: false });
+    }
+
+    /// Says that the last letter goes on to other servers.
+    #[cfg(feature = "redis")]
+    pub(super) fn send_away(&mut self) {
+        if let Some(last) = self.entries.back_mut() {
+            last.away = true;
+        }
     }
 
     /// Adds a message.
@@ -213,6 +242,7 @@ impl Batch {
             text: text.len() as u32,
             payload: payload.len() as u32,
             cost,
+            away: false,
         });
     }
 
@@ -246,13 +276,13 @@ impl Batch {
 
     /// Takes the next letter.
     pub(crate) fn next(&mut self) -> Option<Opened<'_>> {
-        let Entry { letter, text, payload, cost } = self.entries.pop_front()?;
+        let Entry { letter, text, payload, cost, away } = self.entries.pop_front()?;
         let (from_text, from_payload) = (self.texts_read, self.payloads_read);
         self.texts_read += text as usize;
         self.payloads_read += payload as usize;
         let text = &self.texts[from_text..self.texts_read];
         let payload = &self.payloads[from_payload..self.payloads_read];
-        Some(Opened { letter, text, payload, cost })
+        Some(Opened { letter, text, payload, cost, away })
     }
 
     /// Drops what is left. At most `keep` bytes of memory are kept for the next letters, and as

@@ -30,6 +30,12 @@ impl Identity {
         Self { run: run & RUN_MASK }
     }
 
+    /// The number of this run, which is the number of this server among those of a bus.
+    #[cfg(feature = "redis")]
+    pub(super) fn run(self) -> u64 {
+        self.run
+    }
+
     /// A uuid for a connection of this loop. Of the random number, 58 bits count.
     pub(super) fn name(self, index: u16, random: u128) -> Uuid {
         let fixed =
@@ -39,12 +45,20 @@ impl Identity {
 
     /// The loop whose connection was given this uuid in this run.
     pub(super) fn loop_of(self, uuid: Uuid) -> Option<u16> {
-        let bits = uuid.as_u128();
-        let is_ours = bits >> RUN_SHIFT == u128::from(self.run)
-            && bits & VERSION_MASK == VERSION
-            && bits & VARIANT_MASK == VARIANT;
-        is_ours.then_some((bits >> LOOP_SHIFT) as u16)
+        (run_of(uuid) == Some(self.run)).then_some((uuid.as_u128() >> LOOP_SHIFT) as u16)
     }
+}
+
+/// The run that has made this uuid, if it was made like those of this file.
+pub(super) fn run_of(uuid: Uuid) -> Option<u64> {
+    let bits = uuid.as_u128();
+    let is_like_this = bits & VERSION_MASK == VERSION && bits & VARIANT_MASK == VARIANT;
+    is_like_this.then_some((bits >> RUN_SHIFT) as u64)
+}
+
+/// A random number for a run.
+pub(crate) fn run_number() -> u64 {
+    Uuid::new_v4().as_u64_pair().0 >> 16
 }
 
 #[cfg(test)]

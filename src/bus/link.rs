@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 use super::batch::{Batch, Letter, Ready, To, cost_of};
+#[cfg(feature = "redis")]
+use super::figures::BusStats;
 use super::loop_set::LoopSet;
 use super::post::{HandedOver, Post, Seat};
 
@@ -59,6 +61,11 @@ pub(crate) struct Link {
     /// When the log has last had a line about a gap.
     gap_logged_at: Option<u64>,
     stats: LoopStats,
+    /// What this loop has for other servers, if it holds the connection.
+    #[cfg(feature = "redis")]
+    pub(super) outward: Batch,
+    #[cfg(feature = "redis")]
+    pub(super) bus_stats: BusStats,
 }
 
 /// The lane to one loop, at this end.
@@ -88,17 +95,25 @@ impl Seat {
             by_load: Vec::with_capacity(count),
             gap_logged_at: None,
             stats: LoopStats::default(),
+            #[cfg(feature = "redis")]
+            outward: Batch::default(),
+            #[cfg(feature = "redis")]
+            bus_stats: BusStats::default(),
         })
     }
 
     /// The first local member of a topic has joined.
     pub(crate) fn first_joined(&self, hash: u64, topic: &str) {
-        self.post.interest.begin(hash, topic, self.index);
+        if self.post.interest.begin(hash, topic, self.index) {
+            self.post.look_at_topic(self.index, topic);
+        }
     }
 
     /// The last local member of a topic has left.
     pub(crate) fn last_left(&self, hash: u64, topic: &str) {
-        self.post.interest.end(hash, topic, self.index);
+        if self.post.interest.end(hash, topic, self.index) {
+            self.post.look_at_topic(self.index, topic);
+        }
     }
 
     /// The hash that all loops have for topics, so that a message carries it to them.
@@ -135,13 +150,20 @@ impl Link {
 
     /// Takes a uuid that the program sets; returns `false` if a connection of any loop has it.
     pub(crate) fn take_uuid(&self, uuid: Uuid) -> bool {
-        self.given_by(uuid) == Some(self.index) || self.post.set_uuids.insert(uuid, self.index)
+        if self.given_by(uuid) == Some(self.index) {
+            return true;
+        }
+        let is_free = self.post.set_uuids.insert(uuid, self.index);
+        if is_free {
+            self.post.look_at_uuid(self.index, uuid);
+        }
+        is_free
     }
 
     /// A connection does not have this uuid any more.
     pub(crate) fn leave_uuid(&self, uuid: Uuid) {
-        if self.given_by(uuid) != Some(self.index) {
-            self.post.set_uuids.remove(uuid, self.index);
+        if self.given_by(uuid) != Some(self.index) && self.post.set_uuids.remove(uuid, self.index) {
+            self.post.look_at_uuid(self.index, uuid);
         }
     }
 
@@ -202,6 +224,12 @@ impl Link {
         has_room
     }
 
+    /// Queues a letter for one loop, whatever waits there.
+    #[cfg(feature = "redis")]
+    pub(crate) fn tell(&mut self, index: u16, letter: Letter) {
+        self.open(index).push(letter, "", 0);
+    }
+
     /// Queues a letter for all other loops, whatever waits there.
     pub(crate) fn tell_all(&mut self, text: &str, letter: impl Fn() -> Letter) {
         for index in self.others().iter() {
@@ -210,7 +238,7 @@ impl Link {
     }
 
     /// The batch for a loop, which is handed over at the end of the turn.
-    fn open(&mut self, index: u16) -> &mut Batch {
+    pub(super) fn open(&mut self, index: u16) -> &mut Batch {
         self.unsent.insert(index);
         &mut self.outgoing[usize::from(index)].batch
     }

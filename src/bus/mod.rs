@@ -18,29 +18,54 @@
 //! whether a shutdown is over.
 
 mod batch;
+#[cfg(feature = "redis")]
+mod engine;
 mod event;
+#[cfg(feature = "redis")]
+mod figures;
 #[cfg(feature = "redis")]
 mod frame;
 mod identity;
 mod interest;
 mod link;
 mod loop_set;
+mod node;
 #[cfg(feature = "redis")]
 mod nodes;
 #[cfg(feature = "redis")]
 mod numbers;
+#[cfg(feature = "redis")]
+mod outlet;
+#[cfg_attr(not(feature = "redis"), path = "no_outward.rs")]
+mod outward;
 mod post;
+mod sent;
 mod set_uuids;
+#[cfg(feature = "redis")]
+mod settings;
 
 pub(crate) use batch::{Answer, Letter, Opened, Question, Ready, To};
-pub use event::BusEvent;
+#[cfg(feature = "redis")]
+pub(crate) use engine::{Arrived, Engine};
+pub use event::{BusEvent, GapFrom};
+#[cfg(feature = "redis")]
+pub use figures::BusStats;
 #[cfg(feature = "redis")]
 pub use frame::reencode_bus_frame;
+#[cfg(feature = "redis")]
+pub(crate) use frame::{Body, Content, Found};
+pub(crate) use identity::run_number;
 pub(crate) use link::Link;
 pub use link::LoopStats;
 pub(crate) use loop_set::{LoopSet, MAX_LOOPS};
-#[cfg(feature = "redis")]
-pub(crate) use nodes::Nodes;
+pub use node::Node;
 #[cfg(feature = "redis")]
 pub use numbers::{Expected, Numbering, Verdict};
+#[cfg(feature = "redis")]
+pub(crate) use outlet::{HOLDER, Outlet};
+#[cfg(feature = "redis")]
+pub(crate) use outward::LOOP_SHIFT;
 pub(crate) use post::{HandedOver, LONG_TURN, Post, Seat};
+pub use sent::BusSent;
+#[cfg(feature = "redis")]
+pub use settings::Bus;

@@ -14,7 +14,11 @@ use super::batch::Batch;
 use super::identity::Identity;
 use super::interest::Interest;
 use super::loop_set::LoopSet;
+#[cfg(feature = "redis")]
+use super::outlet::{HOLDER, Outlet};
 use super::set_uuids::SetUuids;
+#[cfg(feature = "redis")]
+use super::settings::Bus;
 use crate::transport::{Over, PeerAddress, Socket};
 
 /// The most sockets that may wait for a loop to take them.
@@ -41,6 +45,9 @@ pub(crate) struct Post {
     pub(super) interest: Interest,
     pub(super) set_uuids: SetUuids,
     pub(super) identity: Identity,
+    /// What leads to other servers, if there is a bus.
+    #[cfg(feature = "redis")]
+    outlet: Option<Outlet>,
     /// The most bytes that may wait in one lane.
     pub(super) limit: usize,
     /// What an empty batch of a lane keeps, in bytes: the more lanes there are, the less.
@@ -94,6 +101,16 @@ impl Post {
     /// For `count` loops, with this limit for each lane in bytes. The number says which run of the
     /// process it is.
     pub(crate) fn new(count: usize, limit: usize, run: u64) -> Arc<Self> {
+        Arc::new(Self::make(count, limit, run))
+    }
+
+    /// The same with a bus to other servers.
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_bus(count: usize, limit: usize, run: u64, bus: Bus) -> Arc<Self> {
+        Arc::new(Self { outlet: Some(Outlet::new(bus)), ..Self::make(count, limit, run) })
+    }
+
+    fn make(count: usize, limit: usize, run: u64) -> Self {
         let mailbox = || Mailbox {
             incoming: Mutex::new(Incoming {
                 lanes: (0..count).map(|_| Batch::default()).collect(),
@@ -107,11 +124,13 @@ impl Post {
             finished: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         };
-        Arc::new(Self {
+        Self {
             boxes: (0..count).map(|_| mailbox()).collect(),
             interest: Interest::new(),
             set_uuids: SetUuids::new(),
             identity: Identity::new(run),
+            #[cfg(feature = "redis")]
+            outlet: None,
             limit,
             keep: (KEEP / count).max(LEAST_KEPT),
             started: Instant::now(),
@@ -119,7 +138,21 @@ impl Post {
             refusing: AtomicBool::new(false),
             #[cfg(unix)]
             listening: Mutex::default(),
-        })
+        }
+    }
+
+    /// What leads to other servers, if there is a bus.
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(crate) fn outlet(&self) -> Option<&Outlet> {
+        self.outlet.as_ref()
+    }
+
+    /// Makes a loop look for what was handed over.
+    #[cfg(feature = "redis")]
+    pub(super) fn wake_for_letters(&self, index: u16) {
+        let mailbox = self.mailbox(index);
+        mailbox.wake(mailbox.lock());
     }
 
     /// The number of loops.
@@ -149,6 +182,10 @@ impl Post {
     pub(super) fn end(&self, index: u16) {
         let mailbox = self.mailbox(index);
         mailbox.ended.store(true, Ordering::SeqCst);
+        #[cfg(feature = "redis")]
+        if let Some(outlet) = self.outlet().filter(|_| index == HOLDER) {
+            outlet.set_up(false);
+        }
         let mut incoming = mailbox.lock();
         incoming.closed = true;
         incoming.ready = LoopSet::default();
@@ -156,8 +193,8 @@ impl Post {
         let sockets = std::mem::take(&mut incoming.sockets);
         drop(incoming);
         drop(sockets);
-        self.interest.forget_loop(index);
-        self.set_uuids.forget_loop(index);
+        self.interest.forget_loop(index, |topic| self.look_at_topic(index, topic));
+        self.set_uuids.forget_loop(index, |uuid| self.look_at_uuid(index, uuid));
         self.forget_listening(index);
         self.wake_if_all_finished();
     }

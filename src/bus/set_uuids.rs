@@ -38,12 +38,15 @@ impl SetUuids {
         }
     }
 
-    pub(super) fn remove(&self, uuid: Uuid, index: u16) {
+    /// Removes a uuid; returns whether this loop had entered it.
+    pub(super) fn remove(&self, uuid: Uuid, index: u16) -> bool {
         let mut table = self.table_mut(uuid);
-        if table.get(&uuid) == Some(&index) {
+        let is_there = table.get(&uuid) == Some(&index);
+        if is_there {
             table.remove(&uuid);
             shrink(&mut table);
         }
+        is_there
     }
 
     /// The loop whose connection has this uuid.
@@ -52,11 +55,17 @@ impl SetUuids {
         table.get(&uuid).copied()
     }
 
-    /// Removes every uuid of a loop that has ended.
-    pub(super) fn forget_loop(&self, index: u16) {
+    /// Removes every uuid of a loop that has ended, and passes it on.
+    pub(super) fn forget_loop(&self, index: u16, mut ended: impl FnMut(Uuid)) {
         for table in &self.tables {
             let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
-            table.retain(|_, each| *each != index);
+            table.retain(|&uuid, each| {
+                let has_ended = *each == index;
+                if has_ended {
+                    ended(uuid);
+                }
+                !has_ended
+            });
             shrink(&mut table);
         }
     }
@@ -87,11 +96,13 @@ mod tests {
         let [a, b] = [1, 2].map(Uuid::from_u128);
         assert!(uuids.insert(a, 0) && uuids.insert(b, 1));
         assert!(!uuids.insert(a, 1), "loop 0 has it");
-        uuids.remove(a, 1);
+        assert!(!uuids.remove(a, 1));
         assert_eq!(uuids.find(a), Some(0), "only its own loop gives it up");
-        uuids.remove(a, 0);
+        assert!(uuids.remove(a, 0));
         assert_eq!((uuids.find(a), uuids.find(b)), (None, Some(1)));
-        uuids.forget_loop(1);
+        let mut ended = Vec::new();
+        uuids.forget_loop(1, |uuid| ended.push(uuid));
+        assert_eq!(ended, [b]);
         assert_eq!(uuids.find(b), None);
     }
 
@@ -100,7 +111,7 @@ mod tests {
         let uuids = SetUuids::new();
         let all = || (0..20_000).map(Uuid::from_u128);
         all().for_each(|uuid| assert!(uuids.insert(uuid, 3)));
-        all().skip(10).for_each(|uuid| uuids.remove(uuid, 3));
+        all().skip(10).for_each(|uuid| assert!(uuids.remove(uuid, 3)));
         let room: usize = uuids.tables.iter().map(|table| table.read().unwrap().capacity()).sum();
         assert!(room < TABLES * 2 * KEEP, "room for {room} uuids of 10");
     }

@@ -277,6 +277,8 @@ impl Hub {
             topics: self.topics.len(),
             memberships: self.topics.memberships(),
             loops: self.link.as_ref().map(|link| link.stats()).unwrap_or_default(),
+            #[cfg(feature = "redis")]
+            bus: self.link.as_ref().and_then(|link| link.bus_stats()),
             #[cfg(feature = "_tls")]
             tls: self.tls.stats(),
             ..self.stats.clone()

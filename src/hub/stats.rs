@@ -4,6 +4,8 @@
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "redis")]
+use crate::bus::BusStats;
 use crate::bus::LoopStats;
 use crate::config::Dropped;
 use crate::error::{EmitError, Error, by_cause};
@@ -94,6 +96,10 @@ pub struct Stats {
     /// What went between this loop and the others of the process, with
     /// [`Loops`](crate::Loops).
     pub loops: LoopStats,
+    /// What went between this process and the other servers of a [bus](crate::Server::bus), if it
+    /// has one. It needs the feature `redis`.
+    #[cfg(feature = "redis")]
+    pub bus: Option<BusStats>,
     /// TLS handshakes, by their result. It needs the feature `tls`.
     #[cfg(feature = "_tls")]
     pub tls: TlsStats,
@@ -114,6 +120,9 @@ by_cause! {
         /// The queue to the connection's loop was full: see
         /// [`Everywhere::emit_to`](crate::Everywhere::emit_to).
         loop_full,
+        /// The connection may be on another server, and the bus did not take the message: see
+        /// [`BusRefusal`](crate::BusRefusal).
+        bus,
     }
 }
 
@@ -192,6 +201,7 @@ impl EmitsRefused {
             EmitError::TooLarge { .. } => self.too_large += 1,
             EmitError::Full => self.full += 1,
             EmitError::LoopFull(_) => self.loop_full += 1,
+            EmitError::Bus(_) => self.bus += 1,
             EmitError::PingTooLong { .. } => {} // no message
         }
     }
@@ -436,6 +446,11 @@ fn page(loops: Vec<(Option<usize>, &Stats)>) -> String {
         stats.loops.long_turns
     });
 
+    #[cfg(feature = "redis")]
+    if text.loops.iter().any(|(_, stats)| stats.bus.is_some()) {
+        text.bus();
+    }
+
     text.one("panics_total", "counter", "Panics in callbacks and destructors.", |stats| {
         stats.panics
     });
@@ -513,6 +528,44 @@ impl Text<'_> {
     fn one<V: Display>(&mut self, name: &str, kind: &str, help: &str, value: impl Fn(&Stats) -> V) {
         self.head(name, kind, help);
         self.lines(name, |stats| [(None, value(stats))]);
+    }
+
+    #[cfg(feature = "redis")]
+    fn bus(&mut self) {
+        let mut one = |name: &str, kind: &str, help: &str, value: fn(&BusStats) -> u64| {
+            let name = format!("bus_{name}");
+            self.one(&name, kind, help, |stats| stats.bus.as_ref().map_or(0, value));
+        };
+        one("up", "gauge", "Whether the bus is up: 1 or 0.", |bus| bus.is_up.into());
+        one("nodes", "gauge", "Other servers of the bus that live.", |bus| bus.nodes as u64);
+        one("subscriptions", "gauge", "Subscriptions that Redis has confirmed.", |bus| {
+            bus.subscriptions
+        });
+        one("queue_bytes", "gauge", "Bytes that wait for Redis.", |bus| bus.queue_bytes as u64);
+        one("published_total", "counter", "Messages queued for other servers.", |bus| {
+            bus.published
+        });
+        one("refused_total", "counter", "Messages that the bus did not take.", |bus| bus.refused);
+        one(
+            "unconfirmed_total",
+            "counter",
+            "Messages whose fate is not known because the bus went down.",
+            |bus| bus.unconfirmed,
+        );
+        one("received_total", "counter", "Messages of other servers.", |bus| bus.received);
+        one("gaps_total", "counter", "Gaps between messages of other servers.", |bus| bus.gaps);
+        one("lost_total", "counter", "Messages that are missing in gaps.", |bus| bus.lost);
+        one("duplicates_total", "counter", "Messages that came twice or too late.", |bus| {
+            bus.duplicates
+        });
+        one("unreadable_total", "counter", "Messages that are not readable.", |bus| bus.unreadable);
+        one("downs_total", "counter", "How often the bus went down.", |bus| bus.downs);
+        one("nodes_gone_total", "counter", "Servers that have vanished.", |bus| bus.nodes_gone);
+        self.head("bus_round_trip_seconds", "gauge", "The time that Redis took for a PING.");
+        self.lines("bus_round_trip_seconds", |stats| {
+            let trip = stats.bus.as_ref().and_then(|bus| bus.round_trip);
+            trip.map(|trip| (None, trip.as_secs_f64()))
+        });
     }
 
     fn causes<I: Iterator<Item = (&'static str, u64)>>(

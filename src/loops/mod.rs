@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::bus::{MAX_LOOPS, Post, Seat};
+#[cfg(feature = "redis")]
+use crate::bus::Bus;
+use crate::bus::{MAX_LOOPS, Post, Seat, run_number};
 use crate::config::Builder;
 use crate::error::{BindError, LoopsError};
 use crate::server::Server;
@@ -64,6 +66,8 @@ pub struct Loops {
     listeners: Vec<(Listener, Over)>,
     queue_bytes: usize,
     spins: bool,
+    #[cfg(feature = "redis")]
+    bus: Option<Bus>,
 }
 
 impl Loops {
@@ -79,7 +83,15 @@ impl Loops {
     /// This many loops, whose servers have these settings. Limits such as
     /// [`Builder::max_connections`] hold for each loop.
     pub fn with_settings(count: usize, settings: Builder) -> Self {
-        Self { count, settings, listeners: Vec::new(), queue_bytes: QUEUE_BYTES, spins: false }
+        Self {
+            count,
+            settings,
+            listeners: Vec::new(),
+            queue_bytes: QUEUE_BYTES,
+            spins: false,
+            #[cfg(feature = "redis")]
+            bus: None,
+        }
     }
 
     /// The most bytes that may wait from one loop to another: messages, with about 128 bytes for
@@ -95,6 +107,14 @@ impl Loops {
     /// the time.
     pub fn spinning(mut self, spinning: bool) -> Self {
         self.spins = spinning;
+        self
+    }
+
+    /// Connects the loops with other servers by a bus: [`Server::bus`]. The first loop holds the
+    /// connection. It needs the feature `redis`.
+    #[cfg(feature = "redis")]
+    pub fn bus(mut self, bus: Bus) -> Self {
+        self.bus = Some(bus);
         self
     }
 
@@ -337,6 +357,11 @@ impl Loops {
         if self.queue_bytes < 1024 {
             return Err(LoopsError::QueueBytes(self.queue_bytes));
         }
+        #[cfg(feature = "redis")]
+        if let Some(bus) = self.bus.clone() {
+            bus.check()?;
+            return Ok(Post::with_bus(self.count, self.queue_bytes, run, bus));
+        }
         Ok(Post::new(self.count, self.queue_bytes, run))
     }
 }
@@ -361,11 +386,6 @@ impl<S> Drop for Threads<S> {
             let _ = thread.join(); // Its panics were caught.
         }
     }
-}
-
-/// A random number for this run.
-fn run_number() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0 >> 16
 }
 
 impl fmt::Debug for Loops {

@@ -10,6 +10,7 @@ pub(super) enum Expected {
     Ping,
     /// Whether the server still is a master.
     Role,
+    /// To a probe, or another message whose loss does no harm.
     Probe,
     Publish,
 }

@@ -225,6 +225,12 @@ impl Session {
         }
     }
 
+    /// Whether the caller is connecting.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
+    }
+
     /// The connection is made.
     pub fn connected(&mut self, now: u64) {
         let Phase::Connecting { .. } = self.phase else { return };
@@ -336,6 +342,25 @@ impl Session {
     /// [`NotTaken`]: then nothing of it is sent. What was taken is never dropped, except by
     /// [`Down`](SessionEvent::Down).
     pub fn publish(&mut self, channel: &[&[u8]], message: &[&[u8]]) -> Result<(), NotTaken> {
+        self.publish_expecting(Expected::Publish, channel, message)
+    }
+
+    /// Queues a message like [`publish`](Self::publish) whose loss does no harm: it does not count
+    /// as unconfirmed.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`publish`](Self::publish).
+    pub fn tell(&mut self, channel: &[&[u8]], message: &[&[u8]]) -> Result<(), NotTaken> {
+        self.publish_expecting(Expected::Probe, channel, message)
+    }
+
+    fn publish_expecting(
+        &mut self,
+        answer: Expected,
+        channel: &[&[u8]],
+        message: &[&[u8]],
+    ) -> Result<(), NotTaken> {
         if !self.is_up() {
             return Err(NotTaken::Down);
         }
@@ -348,7 +373,7 @@ impl Session {
             return Err(NotTaken::Full);
         }
         encode_command(&command, self.outbox.end());
-        self.answers.expect(Expected::Publish);
+        self.answers.expect(answer);
         Ok(())
     }
 

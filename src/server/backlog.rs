@@ -58,6 +58,9 @@ pub(crate) struct Backlog {
     commands: bool,
     /// Whether other loops have sent letters.
     letters: bool,
+    /// Whether the connection of the bus has something to read, or to do.
+    #[cfg(feature = "redis")]
+    bus: bool,
     /// Whether the poll may have more events than were taken.
     events: bool,
 }
@@ -82,6 +85,10 @@ impl Backlog {
     /// Whether listeners or other threads wait.
     #[inline]
     pub(crate) fn has_others(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.bus {
+            return true;
+        }
         self.commands || self.letters || !self.accepting.is_empty()
     }
 
@@ -157,6 +164,16 @@ impl Backlog {
 
     pub(crate) fn push_letters(&mut self) {
         self.letters = true;
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn push_bus(&mut self) {
+        self.bus = true;
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn take_bus(&mut self) -> bool {
+        std::mem::take(&mut self.bus)
     }
 
     pub(crate) fn take_letters(&mut self) -> bool {

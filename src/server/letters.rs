@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Server;
 use super::budget::{LETTERS_PART, LOOK, MESSAGE};
-use crate::bus::{BusEvent, Letter, Link, Opened, Question, Seat, To};
+use crate::bus::{BusEvent, GapFrom, Letter, Link, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
 use crate::user::{Handle, answer_here};
@@ -15,6 +15,8 @@ impl<S> Server<S> {
         let link = seat.sit(self.reactor.waker.clone(), self.clock());
         let link = link.ok_or(BuildError::LoopTaken(seat.index.into()))?;
         self.hub.link = Some(Box::new(link));
+        #[cfg(feature = "redis")]
+        self.join_bus(&seat);
         self.hub.topics.note_interest(seat);
         Ok(())
     }
@@ -42,6 +44,10 @@ impl<S> Server<S> {
             && link.has_unsent()
         {
             link.hand_over();
+        }
+        #[cfg(feature = "redis")]
+        if self.line.is_some() {
+            self.flush_bus();
         }
     }
 
@@ -75,11 +81,15 @@ impl<S> Server<S> {
         let mut letters = link.take_letters(from);
         let (mut cost, mut count) = (0, 0);
         while let Some(letter) = letters.next() {
-            cost += letter.cost;
-            // Gaps and shutdowns cost nothing, and are no messages.
-            count += usize::from(letter.cost > 0);
             self.hub.work += MESSAGE + letter.cost;
-            self.handle_letter(from, letter);
+            if letter.away {
+                self.publish_away(&letter);
+            } else {
+                cost += letter.cost;
+                // Gaps and shutdowns cost nothing, and are no messages.
+                count += usize::from(letter.cost > 0);
+                self.handle_letter(from, letter);
+            }
             self.context().drain_notifications();
             if self.hub.work >= until {
                 break;
@@ -120,11 +130,24 @@ impl<S> Server<S> {
                 }
             }
             &Letter::Gap(lost) => self.lost(from, lost),
+            #[cfg(feature = "redis")]
+            Letter::Bus(event) => self.context().bus_event(event),
+            #[cfg(feature = "redis")]
+            Letter::NodeAnswer { .. } => {
+                if let Letter::NodeAnswer { query, node, is_last, is_complete, answer } =
+                    opened.letter
+                {
+                    self.context().answered_by_node(query, node, is_last, is_complete, answer);
+                }
+            }
             &Letter::Shutdown { code, spread, deadline, again } => {
                 self.hub.shutdown_of_others(code, text, spread, deadline, again);
             }
         }
     }
+
+    #[cfg(not(feature = "redis"))]
+    fn publish_away(&mut self, _: &Opened<'_>) {}
 
     fn answer(&mut self, to: u16, query: u64, question: Question, topic: &str) {
         let answer = answer_here(&self.hub, self.registry.panics.get(), question, topic);
@@ -150,6 +173,7 @@ impl<S> Server<S> {
                 link.index()
             );
         }
-        self.context().bus_event(&BusEvent::Gap { from: from.into(), lost });
+        let from = GapFrom::Loop(from.into());
+        self.context().bus_event(&BusEvent::Gap { from, topic: None, lost: Some(lost) });
     }
 }

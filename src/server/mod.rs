@@ -4,6 +4,8 @@ mod accept;
 mod admission;
 mod backlog;
 mod budget;
+#[cfg(feature = "redis")]
+mod bus;
 mod clock;
 #[cfg(feature = "testing")]
 mod harness;
@@ -104,6 +106,9 @@ pub struct Server<S> {
     /// What TLS needs of it, if connections over TLS may come.
     #[cfg(feature = "_tls")]
     least_buffer: usize,
+    /// The connection of the bus, if this loop holds it.
+    #[cfg(feature = "redis")]
+    line: Option<Box<bus::Line>>,
     /// The commands that other threads have sent for this turn; empty between turns.
     commands: Vec<Command<S>>,
     /// The most work of each kind in one turn.
@@ -178,6 +183,8 @@ impl<S> Server<S> {
             buffer_len: settings.receive_buffer,
             #[cfg(feature = "_tls")]
             least_buffer: 0,
+            #[cfg(feature = "redis")]
+            line: None,
             commands: Vec::new(),
             work_per_turn: settings.work_per_turn,
             limit: 0,
@@ -326,9 +333,9 @@ impl<S> Server<S> {
         self
     }
 
-    /// Calls `handler` when something happens between the loops of the process, such as a message
-    /// that this loop had no room for. A server that runs by itself has no such events. The handler
-    /// may use all verbs.
+    /// Calls `handler` when something happens between the loops of the process, or the servers of a
+    /// bus: messages for this loop are missing, or the bus goes down or up. A server that runs by
+    /// itself has no such events. The handler may use all verbs.
     ///
     /// ```
     /// use ikisocket::{BusEvent, Server};
@@ -336,7 +343,7 @@ impl<S> Server<S> {
     /// let mut server = Server::bind("127.0.0.1:0", 0_u64)?;
     /// server.on_bus(|missed, sockets, event| {
     ///     if let BusEvent::Gap { lost, .. } = event {
-    ///         *missed += lost;
+    ///         *missed += lost.unwrap_or(1);
     ///         sockets.broadcast("some messages are missing: please reload");
     ///     }
     /// });

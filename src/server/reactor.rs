@@ -128,14 +128,29 @@ impl Reactor {
         self.poll.registry().try_clone()
     }
 
+    /// Registers the connection of the bus.
+    #[cfg(feature = "redis")]
+    pub(crate) fn register_bus(&self, stream: &mut PlainStream) -> io::Result<()> {
+        self.register_for(stream, Ready::Bus, Interest::READABLE | Interest::WRITABLE)
+    }
+
     /// Registers a socket once, for everything, edge-triggered; that is never changed again. Urgent
     /// data is included because a read ends at its mark: its event means that a short read is not
     /// the last.
     pub(crate) fn register(&self, stream: &mut PlainStream, token: Token) -> io::Result<()> {
-        let token = mio::Token(Ready::Connection(token).encode());
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
+        self.register_for(stream, Ready::Connection(token), interest)
+    }
+
+    fn register_for(
+        &self,
+        stream: &mut PlainStream,
+        ready: Ready,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let token = mio::Token(ready.encode());
         match stream {
             PlainStream::Tcp(socket) => self.poll.registry().register(socket, token, interest),
             #[cfg(unix)]

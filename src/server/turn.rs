@@ -89,6 +89,10 @@ impl<S> Server<S> {
         self.serve_events(&mut buffer);
         self.serve_backlog(&mut buffer);
         self.serve_others(woken);
+        #[cfg(feature = "redis")]
+        if self.backlog.take_bus() || self.is_bus_due() {
+            self.serve_bus(&mut buffer);
+        }
         self.fire_timers(began.newest_timer);
         self.settle();
         self.expire(&mut buffer);
@@ -131,6 +135,10 @@ impl<S> Server<S> {
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
+        #[cfg(feature = "redis")]
+        if self.line.as_ref().is_some_and(|line| line.has_unsent()) {
+            return None;
+        }
         (self.hub.is_settled() && !self.has_unsent() && self.hub.has_said_all())
             .then_some(Finished { remained: stopping.remained })
     }
@@ -247,6 +255,10 @@ impl<S> Server<S> {
 
     /// Whether something waits to be handed over to another loop.
     fn has_unsent(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.has_unpublished() {
+            return true;
+        }
         self.hub.link.as_ref().is_some_and(|link| link.has_unsent())
     }
 
@@ -258,6 +270,12 @@ impl<S> Server<S> {
     /// The time until the next timeout is due, or `limit` if that is less.
     pub(super) fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
         let own = self.shortage.resume_at.min(self.registry.schedule.next());
+        #[cfg(feature = "redis")]
+        let own = self
+            .line
+            .as_ref()
+            .and_then(|line| line.next_deadline())
+            .map_or(own, |next| next.min(own));
         let next = self.hub.next_deadline().map_or(own, |next| next.min(own));
         if next == NEVER || limit == Some(Duration::ZERO) {
             return limit;
@@ -294,7 +312,13 @@ impl<S> Server<S> {
             Ready::Inbox => {
                 self.backlog.push_commands();
                 self.backlog.push_letters();
+                #[cfg(feature = "redis")]
+                if self.bus_resolves() {
+                    self.backlog.push_bus();
+                }
             }
+            #[cfg(feature = "redis")]
+            Ready::Bus => self.note_bus(event),
             Ready::Source(id) => self.call_source(Readiness::of(id, event)),
             Ready::Connection(_) => {}
         }

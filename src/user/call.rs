@@ -15,6 +15,8 @@ use super::registry::{
 };
 use super::tables::sources::Readiness;
 use super::tables::timers::TimerId;
+#[cfg(feature = "redis")]
+use crate::bus::Node;
 use crate::bus::{Answer, BusEvent};
 use crate::error::{Error, Escaped};
 use crate::event::{Event, is_reserved};
@@ -229,6 +231,27 @@ impl<S> Context<'_, S> {
     /// Adds the answer of another loop to a question, and calls the callback if none is missing.
     pub(crate) fn answered(&mut self, query: u64, from: u16, answer: Answer) {
         if self.registry.queries.add(query, from, |found| found.add(from, answer)) {
+            let (state, mut sockets) = self.lend();
+            sockets.end_query(state, query);
+            self.drain_notifications();
+        }
+    }
+
+    /// Adds the answer of another server, or a part of it, and calls the callback if none is
+    /// missing.
+    #[cfg(feature = "redis")]
+    pub(crate) fn answered_by_node(
+        &mut self,
+        query: u64,
+        node: u64,
+        is_last: bool,
+        is_complete: bool,
+        answer: Answer,
+    ) {
+        let is_over = self.registry.queries.add_node(query, node, is_last, |found| {
+            found.add_node(Node(node), is_complete, answer);
+        });
+        if is_over {
             let (state, mut sockets) = self.lend();
             sockets.end_query(state, query);
             self.drain_notifications();

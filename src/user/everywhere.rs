@@ -6,11 +6,11 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::call::Context;
-use super::registry::{Callback, Found, Socket, Sockets};
+use super::registry::{Asker, Callback, Found, Socket, Sockets};
 use super::tables::queries::Query;
 use super::tables::timers::Removed;
-use crate::bus::{Answer, Letter, Link, LoopSet, Question, Ready, To};
-use crate::error::{CloseError, EmitError};
+use crate::bus::{Answer, BusSent, Letter, Link, LoopSet, Node, Question, Ready, To};
+use crate::error::{BusRefusal, CloseError, EmitError};
 use crate::hub::{Audience, Emitted, Hub, Stats};
 use crate::outbox::Outgoing;
 use crate::protocol::{CloseCode, Message};
@@ -19,16 +19,18 @@ use crate::token::Token;
 /// How long the answers of other loops are awaited, in milliseconds.
 const ANSWER_TIME: u64 = 1000;
 
-/// The connections of all loops of the process: [`Sockets::everywhere`], [`Socket::everywhere`].
+/// The connections of all loops of the process, and of all servers of a bus:
+/// [`Sockets::everywhere`], [`Socket::everywhere`].
 ///
 /// It has the verbs of [`Sockets`]. They act on the connections of this loop at once, as those do,
-/// and queue a message for each other loop that has something to do with it. None of them waits,
-/// and none calls a callback. A server that runs by itself is the only loop: then nothing is
-/// queued, and the same program works.
+/// and queue a message for each other loop that has something to do with it, and for the other
+/// servers if there is a [bus](crate::Server::bus). None of them waits, and none calls a callback.
+/// A server that runs by itself is the only loop: then nothing is queued, and the same program
+/// works.
 ///
 /// What the verbs do on other loops happens in one of the next turns there. The messages of one
-/// loop on one topic arrive in their order. What is not guaranteed is in the chapter [All
-/// cores](crate::manual::all_cores).
+/// loop on one topic arrive in their order. What is not guaranteed is in the chapters [All
+/// cores](crate::manual::all_cores) and [Many machines](crate::manual::many_machines).
 ///
 /// Connections are named by their uuids here. A [`ConnectionId`](crate::ConnectionId) means nothing
 /// on another loop.
@@ -53,15 +55,17 @@ pub struct Sent {
     /// Whether it is longer than [`Builder::max_outbox`](crate::Builder::max_outbox). Then it
     /// reaches no connection.
     pub too_large: bool,
+    /// Whether it is on its way to the other servers of the bus.
+    pub bus: BusSent,
     full_loops: LoopSet,
 }
 
 impl Sent {
-    /// Whether it is on its way to all loops that it was meant for. Single connections may have
-    /// refused it all the same.
+    /// Whether it is on its way to all loops, and to all servers, that it was meant for. Single
+    /// connections may have refused it all the same.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.full == 0 && !self.too_large
+        self.full == 0 && !self.too_large && !matches!(self.bus, BusSent::Refused(_))
     }
 
     /// The indexes of the loops whose queue was full.
@@ -88,29 +92,33 @@ pub struct Gathered<T> {
     /// The indexes of the loops that did not answer: because they have ended, because their queue
     /// or the way back was full, or because they did not come to it for a second.
     pub missing: Vec<usize>,
+    /// The servers of the bus that did not answer within a second, or not wholly. If the bus is
+    /// down, these are all that were known when it went down.
+    pub missing_nodes: Vec<Node>,
 }
 
 impl<T> Gathered<T> {
-    /// Whether all loops have answered.
+    /// Whether all loops and servers have answered.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty()
+        self.missing.is_empty() && self.missing_nodes.is_empty()
     }
 }
 
 impl<S> Everywhere<'_, S> {
-    /// Sends a message to one connection, on whatever loop it is.
+    /// Sends a message to one connection, on whatever loop or server it is.
     ///
     /// If it is on this loop, the result is that of [`Sockets::emit_to`]. If it is on another one,
     /// `Ok` means that the message is queued for that loop. If the connection has ended by then,
     /// nothing happens, and the other loop counts it
-    /// ([`EmitsRefused::gone`](crate::EmitsRefused::gone)).
+    /// ([`EmitsRefused::gone`](crate::EmitsRefused::gone)). If there is a bus and this process does
+    /// not have the connection, `Ok` means that the message is queued for the bus.
     ///
     /// # Errors
     ///
     /// [`EmitError::Gone`] if no loop can have a connection with this uuid;
-    /// [`EmitError::LoopFull`] if the queue to its loop is full. Otherwise those of
-    /// [`Sockets::emit_to`].
+    /// [`EmitError::LoopFull`] if the queue to its loop is full; [`EmitError::Bus`] if the bus does
+    /// not take it. Otherwise those of [`Sockets::emit_to`].
     pub fn emit_to<'m>(
         &mut self,
         to: Uuid,
@@ -118,54 +126,69 @@ impl<S> Everywhere<'_, S> {
     ) -> Result<Emitted, EmitError> {
         let (hub, message) = (&mut *self.sockets.hub, message.into());
         let (len, limit) = (message.message.len(), hub.limits.max_outbox);
-        let Some((index, link)) = other_home(hub, to) else {
+        let Some((home, link)) = other_home(hub, to) else {
             return hub.emit_to(to.into(), &message);
         };
         let error = if len > limit {
             EmitError::TooLarge { len, limit }
-        } else if link.send_message(index, To::One(to), "", &Ready::new(&message).share()) {
-            return Ok(Emitted::Queued);
         } else {
-            EmitError::LoopFull(index.into())
+            let (to, ready) = (To::One(to), Ready::new(&message).share());
+            match home {
+                Home::Loop(index) => {
+                    if link.send_message(index, to, "", &ready) {
+                        return Ok(Emitted::Queued);
+                    }
+                    EmitError::LoopFull(index.into())
+                }
+                Home::Away => match link.send_message_away(to, "", &ready) {
+                    BusSent::Refused(refusal) => EmitError::Bus(refusal),
+                    _ => return Ok(Emitted::Queued),
+                },
+            }
         };
         hub.stats.emits_refused.count(error);
         Err(error)
     }
 
-    /// Sends a message to each connection of a list, on whatever loops they are. Unknown uuids are
-    /// skipped.
+    /// Sends a message to each connection of a list, on whatever loops and servers they are. Unknown
+    /// uuids are skipped.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, message.into());
         if let Some(too_large) = refuse_too_large(hub, &message) {
             return too_large;
         }
-        let (mut here, mut there) = (Vec::new(), BTreeMap::<u16, Vec<Uuid>>::new());
+        let (mut here, mut there) = (Vec::new(), BTreeMap::<Home, Vec<Uuid>>::new());
         for &uuid in to {
             match other_home(hub, uuid) {
-                Some((index, _)) => there.entry(index).or_default().push(uuid),
+                Some((home, _)) => there.entry(home).or_default().push(uuid),
                 None => here.push(uuid),
             }
         }
         let ready = share_if(!there.is_empty(), &message);
         let mut sent = Sent::default();
         if let Some(link) = &mut hub.link {
-            for (index, uuids) in there {
+            for (home, uuids) in there {
                 let to = To::List(uuids.into_boxed_slice());
-                sent.count(index, link.send_message(index, to, "", &ready));
+                match home {
+                    Home::Loop(index) => {
+                        sent.count(index, link.send_message(index, to, "", &ready));
+                    }
+                    Home::Away => sent.bus = link.send_message_away(to, "", &ready),
+                }
             }
         }
         sent.here = hub.deliver(Audience::List(&here), None, ready);
         sent
     }
 
-    /// Sends a message to every open connection of all loops. If these are the verbs of one
-    /// connection ([`Socket::everywhere`]), that connection is left out.
+    /// Sends a message to every open connection of all loops and servers. If these are the verbs of
+    /// one connection ([`Socket::everywhere`]), that connection is left out.
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Sent {
         self.broadcast_except(self.own, &message.into())
     }
 
-    /// Sends a message to every open connection of all loops, also to the one whose verbs these
-    /// are.
+    /// Sends a message to every open connection of all loops and servers, also to the one whose
+    /// verbs these are.
     pub fn broadcast_all<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Sent {
         self.broadcast_except(None, &message.into())
     }
@@ -176,14 +199,14 @@ impl<S> Everywhere<'_, S> {
             return too_large;
         }
         let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
-        let ready = share_if(!loops.is_empty(), message);
+        let ready = share_if(!loops.is_empty() || has_bus(hub), message);
         let mut sent = send_to(hub, loops, || To::All, "", &ready);
         sent.here = hub.deliver(Audience::All, except, ready);
         sent
     }
 
-    /// Sends a message to the members of a topic, on whatever loops they are. Only loops with
-    /// members have work with it. The members of this loop get it by an ordinary
+    /// Sends a message to the members of a topic, on whatever loops and servers they are. Only loops
+    /// and servers with members have work with it. The members of this loop get it by an ordinary
     /// [`publish`](Sockets::publish), before the members of others. If these are the verbs of one
     /// connection ([`Socket::everywhere`]), that connection is left out.
     ///
@@ -219,13 +242,14 @@ impl<S> Everywhere<'_, S> {
             }
             None => (LoopSet::default(), true),
         };
+        let has_bus = has_bus(hub);
         if message.message.len() > hub.limits.max_outbox
-            && (!others.is_empty() || hub.topics.find_hashed(hash, topic).is_some())
+            && (has_bus || !others.is_empty() || hub.topics.find_hashed(hash, topic).is_some())
             && let Some(too_large) = refuse_too_large(hub, message)
         {
             return too_large;
         }
-        let ready = share_if(!others.is_empty(), message);
+        let ready = share_if(has_bus || !others.is_empty(), message);
         let mut sent = send_to(hub, others, || To::Topic(hash), topic, &ready);
         // Without members here, one look-up is saved.
         if is_here {
@@ -234,7 +258,7 @@ impl<S> Everywhere<'_, S> {
         sent
     }
 
-    /// Calls the listeners of a custom event on every open connection of all loops, as
+    /// Calls the listeners of a custom event on every open connection of all loops and servers, as
     /// [`Sockets::fire`] does on one, in one of the next turns of each loop. No listener is called
     /// inside this call, also not on this loop: here it is a command of the
     /// [`Handle`](crate::Handle), and [`Builder::handle_queue`](crate::Builder::handle_queue)
@@ -242,7 +266,7 @@ impl<S> Everywhere<'_, S> {
     pub fn fire<'d>(&mut self, event: &str, data: impl Into<Message<'d>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, Outgoing::from(data.into()));
         let loops = hub.link.as_ref().map(|link| link.others()).unwrap_or_default();
-        let ready = share_if(!loops.is_empty(), &message);
+        let ready = share_if(!loops.is_empty() || has_bus(hub), &message);
         let mut sent = send_to(hub, loops, || To::Listeners, event, &ready);
         let own = hub.link.as_ref().map_or(0, |link| link.index());
         let here = self.sockets.handle().fire(event, message.message.into_owned());
@@ -252,16 +276,18 @@ impl<S> Everywhere<'_, S> {
         sent
     }
 
-    /// Closes a connection with a code and a reason, on whatever loop it is, as
+    /// Closes a connection with a code and a reason, on whatever loop or server it is, as
     /// [`Socket::close_with`](crate::Socket::close_with) does.
     ///
-    /// `Ok(false)` means that no loop can have a connection with this uuid. On another loop the
-    /// connection may have ended meanwhile, and then nothing happens.
+    /// `Ok(false)` means that no loop can have a connection with this uuid; with a bus, another
+    /// server may have it. There or on another loop the connection may have ended meanwhile, and
+    /// then nothing happens.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Socket::close_with`](crate::Socket::close_with), and
-    /// [`CloseError::LoopFull`] if the queue to the connection's loop is full.
+    /// The same as those of [`Socket::close_with`](crate::Socket::close_with),
+    /// [`CloseError::LoopFull`] if the queue to the connection's loop is full, and
+    /// [`CloseError::Bus`] if the bus does not take it.
     pub fn close(
         &mut self,
         uuid: Uuid,
@@ -272,9 +298,18 @@ impl<S> Everywhere<'_, S> {
         if !code.is_sendable() {
             return Err(CloseError::IllegalCode(code));
         }
-        if let Some((index, link)) = other_home(hub, uuid) {
-            let queued = link.send_close(index, Letter::Close(uuid, code), reason);
-            return if queued { Ok(true) } else { Err(CloseError::LoopFull(index.into())) };
+        match other_home(hub, uuid) {
+            Some((Home::Loop(index), link)) => {
+                let queued = link.send_close(index, Letter::Close(uuid, code), reason);
+                return if queued { Ok(true) } else { Err(CloseError::LoopFull(index.into())) };
+            }
+            Some((Home::Away, link)) => {
+                return match link.send_close_away(uuid, code, reason) {
+                    BusSent::Refused(refusal) => Err(CloseError::Bus(refusal)),
+                    _ => Ok(true),
+                };
+            }
+            None => {}
         }
         let Some(token) = hub.find(uuid) else { return Ok(false) };
         hub.close(token, code, reason).map(|()| true)
@@ -282,8 +317,8 @@ impl<S> Everywhere<'_, S> {
 
     // Questions.
 
-    /// Asks all loops for the number of their open connections, and calls `then` with the sum when
-    /// all have answered, or a second after this turn began. `then` never runs inside this call. If
+    /// Asks all loops and servers for the number of their open connections, and calls `then` with
+    /// the sum when all have answered, or a second after this turn began. `then` never runs inside this call. If
     /// this loop ends before, it does not run.
     ///
     /// ```
@@ -301,51 +336,51 @@ impl<S> Everywhere<'_, S> {
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<usize>) + 'static,
     {
         self.ask(Question::Open, "", |state, sockets, found| {
-            then(state, sockets, gathered(found.count, found.missing));
+            then(state, sockets, gathered(found.count, found.missing, found.missing_nodes));
         });
     }
 
-    /// Asks all loops for the number of a topic's members: see [`count`](Self::count).
+    /// Asks all loops and servers for the number of a topic's members: see [`count`](Self::count).
     pub fn member_count<F>(&mut self, topic: &str, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<usize>) + 'static,
     {
         self.ask(Question::MemberCount, topic, |state, sockets, found| {
-            then(state, sockets, gathered(found.count, found.missing));
+            then(state, sockets, gathered(found.count, found.missing, found.missing_nodes));
         });
     }
 
-    /// Asks all loops for the uuids of a topic's members, in no particular order: see
+    /// Asks all loops and servers for the uuids of a topic's members, in no particular order: see
     /// [`count`](Self::count).
     pub fn members<F>(&mut self, topic: &str, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<Uuid>>) + 'static,
     {
         self.ask(Question::Members, topic, |state, sockets, found| {
-            then(state, sockets, gathered(found.uuids, found.missing));
+            then(state, sockets, gathered(found.uuids, found.missing, found.missing_nodes));
         });
     }
 
-    /// Asks all loops for the uuids of their open connections, in no particular order: see
-    /// [`count`](Self::count).
+    /// Asks all loops and servers for the uuids of their open connections, in no particular order:
+    /// see [`count`](Self::count).
     pub fn uuids<F>(&mut self, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<Uuid>>) + 'static,
     {
         self.ask(Question::Uuids, "", |state, sockets, found| {
-            then(state, sockets, gathered(found.uuids, found.missing));
+            then(state, sockets, gathered(found.uuids, found.missing, found.missing_nodes));
         });
     }
 
-    /// Asks all loops for their figures, each with the loop's index, in the order of the indexes:
-    /// see [`count`](Self::count). [`Stats::loops_to_prometheus`] makes a page of them.
+    /// Asks all loops of this process for their figures, each with the loop's index, in the order of
+    /// the indexes: see [`count`](Self::count). Other servers are not asked. [`Stats::loops_to_prometheus`] makes a page of them.
     pub fn stats<F>(&mut self, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<(usize, Stats)>>) + 'static,
     {
         self.ask(Question::Stats, "", |state, sockets, mut found| {
             found.stats.sort_unstable_by_key(|&(index, _)| index);
-            then(state, sockets, gathered(found.stats, found.missing));
+            then(state, sockets, gathered(found.stats, found.missing, Vec::new()));
         });
     }
 
@@ -353,7 +388,23 @@ impl<S> Everywhere<'_, S> {
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Found) + 'static,
     {
-        let Sockets { hub, registry } = &mut self.sockets;
+        let asks_nodes = question != Question::Stats;
+        self.sockets.ask(question, topic, asks_nodes, ANSWER_TIME, Box::new(then));
+    }
+}
+
+impl<S> Sockets<'_, S> {
+    /// Asks all loops, and the other servers if `asks_nodes`. The answers are awaited for `time` in
+    /// milliseconds.
+    pub(crate) fn ask(
+        &mut self,
+        question: Question,
+        topic: &str,
+        asks_nodes: bool,
+        time: u64,
+        then: Asker<S>,
+    ) {
+        let Self { hub, registry } = self;
         let number = registry.queries.next();
         let own = hub.link.as_ref().map_or(0, |link| link.index());
         let mut found = Found::default();
@@ -369,22 +420,49 @@ impl<S> Everywhere<'_, S> {
                 }
             }
         }
-        let after = if missing.is_empty() { 0 } else { ANSWER_TIME };
+        let mut missing_nodes = Vec::new();
+        if let Some(link) = hub.link.as_mut().filter(|_| asks_nodes) {
+            let nodes = link.nodes();
+            if !nodes.is_empty() {
+                if link.ask_away(number, question, topic) == BusSent::Queued {
+                    missing_nodes = nodes.to_vec();
+                } else {
+                    found.missing_nodes = nodes.iter().map(|&node| Node(node)).collect();
+                }
+            }
+        }
+        let after = if missing.is_empty() && missing_nodes.is_empty() { 0 } else { time };
         let timer = registry.schedule.set(
             hub.now.saturating_add(after),
             None,
             Callback::Once(Box::new(move |state, sockets| sockets.end_query(state, number))),
         );
-        let query = Query { callback: Box::new(then) as _, timer, missing, found };
+        let query = Query { callback: then, timer, missing, missing_nodes, found };
         registry.queries.insert(number, query);
     }
 }
 
-/// The other loop that has the connection with this uuid, or had it, and what leads there.
-fn other_home(hub: &mut Hub, uuid: Uuid) -> Option<(u16, &mut Link)> {
+/// Where a connection is that is not on this loop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Home {
+    Loop(u16),
+    /// On another server, if anywhere.
+    Away,
+}
+
+/// Where the connection with this uuid is, or was, if not on this loop; and what leads there.
+fn other_home(hub: &mut Hub, uuid: Uuid) -> Option<(Home, &mut Link)> {
     let link = hub.link.as_mut()?;
+    if link.is_away(uuid) {
+        return Some((Home::Away, link));
+    }
     let index = link.home(uuid).filter(|&index| index != link.index())?;
-    (!link.post().has_ended(index)).then_some((index, link))
+    (!link.post().has_ended(index)).then_some((Home::Loop(index), link))
+}
+
+/// Whether messages also go to other servers.
+fn has_bus(hub: &Hub) -> bool {
+    hub.link.as_ref().is_some_and(|link| link.has_bus())
 }
 
 /// The result for a message that is longer than any outbox.
@@ -392,7 +470,8 @@ fn refuse_too_large(hub: &mut Hub, message: &Outgoing<'_>) -> Option<Sent> {
     let is_too_large = message.message.len() > hub.limits.max_outbox;
     is_too_large.then(|| {
         hub.deliver(Audience::All, None, Ready::new(message)); // It counts the refusal.
-        Sent { too_large: true, ..Sent::default() }
+        let bus = if has_bus(hub) { BusSent::Refused(BusRefusal::TooLarge) } else { BusSent::None };
+        Sent { too_large: true, bus, ..Sent::default() }
     })
 }
 
@@ -402,7 +481,7 @@ fn share_if<'m>(others_get_it: bool, message: &'m Outgoing<'_>) -> Ready<'m> {
     if others_get_it { ready.share() } else { ready }
 }
 
-/// Queues a message for each of these loops.
+/// Queues a message for each of these loops, and for the other servers if there is a bus.
 fn send_to(
     hub: &mut Hub,
     loops: LoopSet,
@@ -415,6 +494,7 @@ fn send_to(
         for index in loops.iter() {
             sent.count(index, link.send_message(index, to(), text, message));
         }
+        sent.bus = link.send_message_away(to(), text, message);
     }
     sent
 }
@@ -435,8 +515,8 @@ pub(crate) fn answer_here(hub: &Hub, panics: u64, question: Question, topic: &st
 }
 
 /// An answer in which those of some loops are missing.
-fn gathered<T>(value: T, missing: LoopSet) -> Gathered<T> {
-    Gathered { value, missing: missing.iter().map(usize::from).collect() }
+fn gathered<T>(value: T, missing: LoopSet, missing_nodes: Vec<Node>) -> Gathered<T> {
+    Gathered { value, missing: missing.iter().map(usize::from).collect(), missing_nodes }
 }
 
 impl Found {
@@ -452,6 +532,27 @@ impl Found {
     }
 }
 
+#[cfg(feature = "redis")]
+impl Found {
+    /// Adds the answer of another server, or a part of it.
+    pub(crate) fn add_node(&mut self, node: Node, is_complete: bool, answer: Answer) {
+        // What loops of this process are asked for beside this has their indexes.
+        self.add(0, answer);
+        if !is_complete && !self.missing_nodes.contains(&node) {
+            self.missing_nodes.push(node);
+        }
+    }
+
+    /// The answer for another server, and whether all loops are in it.
+    pub(crate) fn into_answer(self, question: Question) -> (bool, Answer) {
+        let answer = match question {
+            Question::Open | Question::MemberCount => Answer::Count(self.count),
+            _ => Answer::Uuids(self.uuids),
+        };
+        (self.missing.is_empty(), answer)
+    }
+}
+
 impl<S> fmt::Debug for Everywhere<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Everywhere").field("sockets", &self.sockets).finish_non_exhaustive()
@@ -459,8 +560,9 @@ impl<S> fmt::Debug for Everywhere<'_, S> {
 }
 
 impl<S> Sockets<'_, S> {
-    /// The connections of all loops of the process, with the same verbs: see [`Everywhere`] and
-    /// [`Loops`](crate::Loops).
+    /// The connections of all loops of the process and of all servers of the bus, with the same
+    /// verbs: see [`Everywhere`], [`Loops`](crate::Loops) and
+    /// [`Server::bus`](crate::Server::bus).
     #[must_use]
     pub fn everywhere(&mut self) -> Everywhere<'_, S> {
         Everywhere { sockets: Sockets { hub: self.hub, registry: self.registry }, own: None }
@@ -481,12 +583,14 @@ impl<S> Sockets<'_, S> {
     /// Calls the callback of a question with the answers that are there.
     pub(crate) fn end_query(&mut self, state: &mut S, number: u64) {
         let Some(query) = self.registry.queries.take(number) else { return };
-        let Query { callback, timer, missing, mut found } = query;
+        let Query { callback, timer, missing, missing_nodes, mut found } = query;
         // Not if the timer itself has brought us here.
         if let Some(Removed(timer)) = self.registry.schedule.remove(timer) {
             self.registry.discard(timer);
         }
         missing.iter().for_each(|index| found.missing.insert(index));
+        found.missing_nodes.extend(missing_nodes.into_iter().map(Node));
+        found.missing_nodes.sort_unstable();
         let mut context = Context { state, hub: self.hub, registry: self.registry };
         let _ = context.guard("everywhere", None, |context| {
             let (state, mut sockets) = context.lend();
@@ -496,7 +600,7 @@ impl<S> Sockets<'_, S> {
 }
 
 impl<S> Socket<'_, S> {
-    /// The connections of all loops of the process, with the verbs of this connection: its
+    /// The connections of all loops and servers, with the verbs of this connection: its
     /// [`broadcast`](Everywhere::broadcast) and [`publish`](Everywhere::publish) leave it out, as
     /// those of [`Socket`] do.
     ///
@@ -504,7 +608,7 @@ impl<S> Socket<'_, S> {
     /// # use ikisocket::{Event, Server};
     /// # let mut server = Server::bind("127.0.0.1:0", ())?;
     /// server.on(Event::Message, |_, ep| {
-    ///     ep.kws.everywhere().publish("room", ep.data); // to all others, on all loops
+    ///     ep.kws.everywhere().publish("room", ep.data); // to all others, wherever they are
     /// });
     /// # Ok::<(), ikisocket::BindError>(())
     /// ```

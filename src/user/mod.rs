@@ -24,6 +24,8 @@ pub use fd::Fd;
 pub use loops_handle::{LoopReport, LoopsHandle};
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
+#[cfg(feature = "redis")]
+pub(crate) use registry::Found;
 pub(crate) use registry::{Answer, Command, Filter, Policy, Registry};
 pub use registry::{CaughtPanic, EventPayload, Handle, Incoming, Socket, Sockets};
 pub use route::{Route, RouteOptions};

@@ -17,7 +17,7 @@ use super::tables::listeners::Listeners;
 use super::tables::queries::Queries;
 use super::tables::sources::{Readiness, Sources, Watch};
 use super::tables::timers::Schedule;
-use crate::bus::{BusEvent, LoopSet};
+use crate::bus::{BusEvent, LoopSet, Node};
 use crate::config::{Builder, SlowReader};
 use crate::error::Error;
 use crate::event::Event;
@@ -223,6 +223,8 @@ pub(crate) struct Found {
     pub(crate) stats: Vec<(usize, Stats)>,
     /// The loops that could not be asked, and in the end those that did not answer.
     pub(crate) missing: LoopSet,
+    /// The same for other servers.
+    pub(crate) missing_nodes: Vec<Node>,
 }
 
 /// One WebSocket route.

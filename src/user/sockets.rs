@@ -16,7 +16,7 @@ use super::registry::{Callback, Handle, Incoming, Socket, Sockets, SourceWithCal
 use super::shutdown::Shutdown;
 use super::tables::sources::Readiness;
 use super::tables::timers::{Removed, TimerId};
-use crate::bus::Letter;
+use crate::bus::{Letter, Node};
 use crate::config::Dropped;
 use crate::error::{CloseError, EmitError, IoError};
 use crate::hub::{Audience, Discarded, Emitted, NEVER, Stats, Ticket};
@@ -180,6 +180,32 @@ impl<S> Sockets<'_, S> {
     /// Every topic with the number of its members, in no particular order.
     pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         self.hub.topics.iter()
+    }
+
+    /// Whether the server is ready for clients: it accepts upgrades, and its
+    /// [bus](crate::Server::bus) is up, unless it may be
+    /// [down](crate::Bus::ready_while_down). For a page that a load balancer asks.
+    ///
+    /// ```
+    /// use ikisocket::{Response, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.get("/ready", |(), sockets, _| {
+    ///     Response::new(if sockets.is_ready() { 200 } else { 503 })
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.hub.is_refusing()
+            && self.hub.stopping.is_none()
+            && self.hub.link.as_ref().is_none_or(|link| link.is_ready())
+    }
+
+    /// The name of this server on its [bus](crate::Server::bus), if it has one.
+    #[must_use]
+    pub fn node(&self) -> Option<Node> {
+        self.hub.link.as_ref()?.node()
     }
 
     /// The server's figures: connections, messages and bytes, and what was refused and why. The

@@ -13,8 +13,16 @@ pub(crate) struct Query<C, F> {
     pub(crate) timer: TimerId,
     /// The loops whose answers are missing.
     pub(crate) missing: LoopSet,
+    /// The servers whose answers are missing.
+    pub(crate) missing_nodes: Vec<u64>,
     /// The answers so far.
     pub(crate) found: F,
+}
+
+impl<C, F> Query<C, F> {
+    fn is_over(&self) -> bool {
+        self.missing.is_empty() && self.missing_nodes.is_empty()
+    }
 }
 
 /// The questions that are not answered yet.
@@ -54,7 +62,29 @@ impl<C, F> Queries<C, F> {
         };
         query.missing.remove(from);
         add(&mut query.found);
-        query.missing.is_empty()
+        query.is_over()
+    }
+
+    /// Adds the answer of another server, or a part of it; returns whether none is missing any
+    /// more.
+    #[cfg(feature = "redis")]
+    pub(crate) fn add_node(
+        &self,
+        number: u64,
+        node: u64,
+        is_last: bool,
+        add: impl FnOnce(&mut F),
+    ) -> bool {
+        let mut open = self.open.borrow_mut();
+        let Some(query) = open.get_mut(&number) else { return false };
+        let Some(at) = query.missing_nodes.iter().position(|&each| each == node) else {
+            return false;
+        };
+        if is_last {
+            query.missing_nodes.swap_remove(at);
+        }
+        add(&mut query.found);
+        query.is_over()
     }
 
     /// Takes all questions.

@@ -1,0 +1,18 @@
+//! What became of a message for other servers.
+
+use crate::error::BusRefusal;
+
+/// Whether a message is on its way to the other servers of the bus:
+/// [`Sent::bus`](crate::Sent::bus).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BusSent {
+    /// The server has no bus, or the message has nothing to do with other servers.
+    #[default]
+    None,
+    /// It is queued for the bus. It may still be lost: then the other servers notice, or
+    /// [`BusEvent::Down`](crate::BusEvent) counts it as unconfirmed.
+    Queued,
+    /// It reaches no other server.
+    Refused(BusRefusal),
+}
