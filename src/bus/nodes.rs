@@ -75,7 +75,6 @@ impl Nodes {
     /// The own bus is up: from now on nodes may be gone. The silence of all begins now, and a
     /// heartbeat is due.
     pub(crate) fn up(&mut self, now: u64) {
-        self.last = None;
         self.heard.values_mut().for_each(|heard| *heard = now);
         self.due = Some(Due { heartbeat: now, search: now + SEARCH, is_put_off: false });
     }
@@ -112,7 +111,6 @@ impl Nodes {
         let is_silent = |_: &u64, heard: &mut u64| *heard + SILENCE <= now;
         if let Some((node, _)) = self.heard.extract_if(is_silent).next() {
             // The next call goes on with the same search.
-            self.last = None;
             return Some(node);
         }
         due.is_put_off = false;
