@@ -335,3 +335,28 @@ fn a_redis_that_does_not_exist_is_a_named_cause_and_the_server_works_without() {
     assert_eq!(client.text(&mut server), "hello");
     assert_eq!(server.state().lines, ["entity not found"]);
 }
+
+#[test]
+fn the_host_of_redis_is_resolved_and_a_port_that_refuses_is_a_named_cause() {
+    // It is bound and does not listen, so no other process can take the port.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket_ipv4().unwrap().port();
+    let mut server = Server::bind("127.0.0.1:0", Notes::default()).unwrap();
+    server.bus(Bus::redis(&format!("redis://localhost:{port}")).unwrap()).unwrap();
+    server.on_bus(|notes, _, event| notes.lines.push(format!("{event:?}")));
+    turn_all(&mut [&mut server], |nodes| !nodes[0].state().lines.is_empty());
+    assert!(server.state().lines[0].contains("ConnectionRefused"), "{:?}", server.state().lines);
+    // Between two attempts it has nothing to do.
+    turn_all(&mut [&mut server], |nodes| nodes[0].next_timeout() != Some(Duration::ZERO));
+}
+
+#[test]
+fn a_server_sleeps_while_its_bus_has_nothing_to_do() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (mut a, mut b) = (node(&redis), node(&redis));
+    meet(&mut [&mut a, &mut b]);
+    turn_all(&mut [&mut a, &mut b], |nodes| {
+        nodes.iter().all(|node| node.next_timeout().is_some_and(|time| !time.is_zero()))
+    });
+}

@@ -69,6 +69,10 @@ impl Backlog {
     /// Whether there is nothing to do without waiting.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.bus {
+            return false;
+        }
         !self.has_connections() && !self.has_others() && !self.events
     }
 
@@ -85,10 +89,6 @@ impl Backlog {
     /// Whether listeners or other threads wait.
     #[inline]
     pub(crate) fn has_others(&self) -> bool {
-        #[cfg(feature = "redis")]
-        if self.bus {
-            return true;
-        }
         self.commands || self.letters || !self.accepting.is_empty()
     }
 

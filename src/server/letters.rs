@@ -40,14 +40,14 @@ impl<S> Server<S> {
     /// Hands over what this turn had for other loops.
     #[inline]
     pub(super) fn hand_letters_over(&mut self) {
-        if let Some(link) = &mut self.hub.link
-            && link.has_unsent()
-        {
-            link.hand_over();
-        }
-        #[cfg(feature = "redis")]
-        if self.line.is_some() {
-            self.flush_bus();
+        if let Some(link) = &mut self.hub.link {
+            if link.has_unsent() {
+                link.hand_over();
+            }
+            #[cfg(feature = "redis")]
+            if self.line.is_some() {
+                self.flush_bus();
+            }
         }
     }
 

@@ -90,8 +90,8 @@ impl<S> Server<S> {
         self.serve_backlog(&mut buffer);
         self.serve_others(woken);
         #[cfg(feature = "redis")]
-        if self.backlog.take_bus() || self.is_bus_due() {
-            self.serve_bus(&mut buffer);
+        if self.line.is_some() {
+            self.serve_bus_if_due(&mut buffer);
         }
         self.fire_timers(began.newest_timer);
         self.settle();
@@ -270,13 +270,9 @@ impl<S> Server<S> {
     /// The time until the next timeout is due, or `limit` if that is less.
     pub(super) fn until_next(&self, limit: Option<Duration>) -> Option<Duration> {
         let own = self.shortage.resume_at.min(self.registry.schedule.next());
-        #[cfg(feature = "redis")]
-        let own = self
-            .line
-            .as_ref()
-            .and_then(|line| line.next_deadline())
-            .map_or(own, |next| next.min(own));
         let next = self.hub.next_deadline().map_or(own, |next| next.min(own));
+        #[cfg(feature = "redis")]
+        let next = self.line.as_ref().map_or(next, |line| next.min(line.next_deadline()));
         if next == NEVER || limit == Some(Duration::ZERO) {
             return limit;
         }
