@@ -77,6 +77,8 @@ mod line;
 mod loops;
 mod panics;
 mod peer;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::time::{Duration, Instant};
 

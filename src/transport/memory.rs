@@ -184,6 +184,18 @@ impl FarEnd {
         (bytes, end)
     }
 
+    /// The number of bytes that the server has not read.
+    #[cfg(feature = "redis")]
+    pub(crate) fn unread_by_server(&self) -> usize {
+        self.pipe().to_server.len()
+    }
+
+    /// The number of bytes that the peer has not read.
+    #[cfg(feature = "redis")]
+    pub(crate) fn unread_by_peer(&self) -> usize {
+        self.pipe().to_peer.len()
+    }
+
     /// Whether the peer has reset the connection.
     pub(crate) fn is_reset(&self) -> bool {
         self.pipe().peer_end == Some(End::Reset)
