@@ -823,7 +823,7 @@ mod tests {
             loop {
                 let mut moves = redis.serve();
                 for server in &mut *servers {
-                    moves |= server.turn(redis, *now);
+                    moves |= server.turn(redis, *now) || redis.has_readiness(server.node);
                 }
                 if !moves && !redis.serve() {
                     return;
@@ -933,13 +933,17 @@ mod tests {
         bytes
     }
 
-    /// Answers to HELLO have numbers that depend on the history of the server.
-    fn without_id(bytes: &[u8]) -> String {
-        let text = bytes.escape_ascii().to_string();
-        match text.split_once(r"$2\r\nid\r\n:") {
-            Some((before, after)) => before.to_owned() + after.trim_start_matches(char::is_numeric),
-            None => text,
+    /// An answer without what differs between servers of version 7.0: in that to HELLO, the last
+    /// number of the version, and the number of the client.
+    fn comparable(bytes: &[u8]) -> String {
+        let mut text = bytes.escape_ascii().to_string();
+        for before in [r"\r\n7.0.", r"$2\r\nid\r\n:"] {
+            if let Some(at) = text.find(before) {
+                let rest = text.split_off(at + before.len());
+                text += rest.trim_start_matches(char::is_numeric);
+            }
         }
+        text
     }
 
     #[test]
@@ -955,7 +959,7 @@ mod tests {
             return;
         };
         let began = Instant::now();
-        let mut connect = || loop {
+        let connect = || loop {
             match UnixStream::connect(folder.join("s")) {
                 Ok(client) => {
                     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -965,24 +969,25 @@ mod tests {
             }
         };
         let mut clients = [connect(), connect(), connect()];
+        let version = |answer: &str| answer.contains(r"version\r\n$6\r\n7.0.");
         let mut is_7_0 = true;
-        for (&(client, args), expected) in CONVERSATION.iter().zip(in_memory()) {
-            clients[client].write_all(&command(args)).unwrap();
-            let shown = without_id(&command(args));
+        for (&(sender, args), expected) in CONVERSATION.iter().zip(in_memory()) {
+            clients[sender].write_all(&command(args)).unwrap();
+            let shown = comparable(&command(args));
             for (client, expected) in clients.iter_mut().zip(expected) {
                 let mut got = vec![0; expected.len()];
                 if let Err(error) = client.read_exact(&mut got) {
                     panic!("{shown}: {} did not come: {error}", expected.escape_ascii());
                 }
-                let (got, expected) = (without_id(&got), without_id(&expected));
-                if args == CONVERSATION[0].1 && !got.contains(r"version\r\n$6\r\n7.0.") {
-                    println!("this is no Redis 7.0: nothing is compared");
-                    is_7_0 = false;
+                let (got, expected) = (comparable(&got), comparable(&expected));
+                is_7_0 &= version(&got) || !version(&expected);
+                if !is_7_0 {
                     break;
                 }
-                assert_eq!(got.replace("7.0.", ""), expected.replace("7.0.", ""), "{shown}");
+                assert_eq!(got, expected, "{shown}");
             }
             if !is_7_0 {
+                println!("this is no Redis 7.0: nothing is compared");
                 break;
             }
         }
@@ -1023,24 +1028,22 @@ mod tests {
         ] {
             let mut three = Three::new(&faults);
             three.settle();
-            let mut expected = vec![Seen::Up];
             for number in 0..100 {
                 let from = number % 3;
                 three.servers[from].publish(&format!("{number} of {from}"));
-                expected.push(message(&format!("{number} of {from}")));
                 if number % 7 == 0 {
                     three.settle();
                 }
             }
             three.pass(60_000);
-            // What was published between two rests comes in the order of the servers.
-            for seen in three.take_seen() {
-                assert_eq!((seen.len(), &seen[0]), (101, &Seen::Up));
-                for from in 0..3 {
-                    let of = |seen: &&Seen| matches!(seen, Seen::Message(text) if text.ends_with(&format!("of {from}")));
-                    let (got, expected) = (seen.iter().filter(of), expected.iter().filter(of));
-                    assert!(got.eq(expected), "{seen:?}");
-                }
+            let seen = three.take_seen();
+            assert!(seen[1] == seen[0] && seen[2] == seen[0], "Redis has one order: {seen:?}");
+            assert_eq!((seen[0].len(), &seen[0][0]), (101, &Seen::Up), "{seen:?}");
+            for from in 0..3 {
+                let is_from = |seen: &&Seen| matches!(seen, Seen::Message(text) if text.ends_with(&format!("of {from}")));
+                let expected = (from..100).step_by(3);
+                let expected = expected.map(|number| message(&format!("{number} of {from}")));
+                assert!(seen[0].iter().filter(is_from).cloned().eq(expected), "{seen:?}");
             }
             assert_eq!(three.redis.subscriptions(1), [b"n:1".to_vec(), b"t".to_vec()]);
             assert!(three.redis.published() >= 100 + 3 * 59, "the probes count too");
@@ -1174,7 +1177,6 @@ mod tests {
         };
         let walk = |sent: bool, at: usize| {
             let mut three = Three::new(&Faults::none());
-            three.redis.cut_after(0, usize::MAX);
             if sent {
                 three.redis.cut_after(1, at);
             } else {
@@ -1184,12 +1186,12 @@ mod tests {
             let mut published = [Vec::new(), Vec::new()];
             let mut refused = 0;
             for number in 0..8 {
-                for from in 0..2 {
+                for (from, published) in published.iter_mut().enumerate() {
                     let server = &mut three.servers[from];
                     let number = 2 * number + from as u32;
                     let text = number.to_string();
                     match server.session.publish(&[b"t"], &[text.as_bytes()]) {
-                        Ok(()) => published[from].push(number),
+                        Ok(()) => published.push(number),
                         Err(_) => refused += 1,
                     }
                 }
@@ -1226,6 +1228,8 @@ mod tests {
             assert_eq!(others[0], others[1]);
             assert!(!others[0].iter().any(|seen| matches!(seen, Seen::Down(..))));
             // What comes after the outage comes everywhere.
+            three.redis.cut_after(1, usize::MAX);
+            three.redis.cut_after_received(1, usize::MAX);
             three.servers[1].take_seen();
             three.servers[1].publish("after");
             three.settle();
@@ -1235,7 +1239,7 @@ mod tests {
         for sent in [true, false] {
             let walks: Vec<_> =
                 (1..).map(|at| walk(sent, at)).take_while(|each| each.0 > 0).collect();
-            assert!(walks.len() > 1000, "the conversation has {} bytes", walks.len());
+            assert!(walks.len() > 800, "the conversation has {} bytes", walks.len());
             assert!(walks.iter().any(|each| each.1 > 0), "a cut in front of an answer");
             assert!(walks.iter().any(|each| each.2 > 0), "a cut that lasted");
         }
@@ -1273,7 +1277,7 @@ mod tests {
         three.redis.answer_next(1, b"+nonsense\r\n");
         three.pass(5000);
         let seen = three.take_seen();
-        assert_eq!(seen[0], [Seen::Failed(Failure::Refused("LOADING".into())), Seen::Up][1..]);
+        assert_eq!(seen[0], [Seen::Failed(Failure::Loading), Seen::Up]);
         assert!(is_down(&seen[1]) && seen[1][1] == Seen::Up, "{seen:?}");
     }
 
