@@ -643,9 +643,11 @@ fn check_hello(options: &[&[u8]]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
-    use std::process::{Command, Stdio};
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -946,21 +948,46 @@ mod tests {
         text
     }
 
+    /// A redis-server in a folder of its own, which ends with it.
+    struct RealRedis {
+        child: Child,
+        folder: PathBuf,
+    }
+
+    impl RealRedis {
+        /// `None` if there is no redis-server on this machine.
+        fn start() -> Option<Self> {
+            let name = format!("ikisocket-memory-redis-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            let mut command = Command::new("redis-server");
+            command.args(["--port", "0", "--unixsocket", "s", "--save", ""]).current_dir(&folder);
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            if child.is_err() {
+                fs::remove_dir_all(&folder).unwrap();
+            }
+            Some(Self { child: child.ok()?, folder })
+        }
+    }
+
+    impl Drop for RealRedis {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
     #[test]
     fn three_clients_get_the_bytes_that_redis_7_0_sends() {
-        let folder = std::env::temp_dir().join(format!("ikisocket-memory-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut server = Command::new("redis-server");
-        server.args(["--port", "0", "--unixsocket", "s", "--save", ""]).current_dir(&folder);
-        let Ok(mut server) = server.stdout(Stdio::null()).spawn() else {
+        let Some(real) = RealRedis::start() else {
             println!("there is no redis-server here: nothing is compared");
-            std::fs::remove_dir_all(&folder).unwrap();
             return;
         };
         let began = Instant::now();
         let connect = || loop {
-            match UnixStream::connect(folder.join("s")) {
+            match UnixStream::connect(real.folder.join("s")) {
                 Ok(client) => {
                     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                     return client;
@@ -998,9 +1025,6 @@ mod tests {
             client.read_exact(&mut got).unwrap();
             assert_eq!(got, *b"$7\r\nthe end\r\n");
         }
-        server.kill().unwrap();
-        server.wait().unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
