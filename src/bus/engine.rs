@@ -119,6 +119,12 @@ impl Engine {
         engine
     }
 
+    /// The session begins at this time, and not before.
+    #[cfg(feature = "testing")]
+    pub(crate) fn begin_at(&mut self, now: u64) {
+        self.session.begin_at(now);
+    }
+
     // The connection: see `Session`.
 
     pub(crate) fn address(&self) -> &Address {

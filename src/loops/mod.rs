@@ -118,6 +118,24 @@ impl Loops {
         self
     }
 
+    /// The same number of loops with the same settings and this bus, if they have none; without
+    /// listening sockets.
+    #[cfg(all(feature = "redis", feature = "testing"))]
+    pub(crate) fn with_bus_or(&self, bus: Bus) -> Self {
+        Self {
+            listeners: Vec::new(),
+            bus: Some(self.bus.clone().unwrap_or(bus)),
+            ..Self::with_settings(self.count, self.settings.clone())
+        }
+        .queue_bytes(self.queue_bytes)
+    }
+
+    /// What the names of the bus's channels begin with.
+    #[cfg(all(feature = "redis", feature = "testing"))]
+    pub(crate) fn bus_prefix(&self) -> &str {
+        self.bus.as_ref().map_or("", |bus| &bus.prefix)
+    }
+
     // Listening sockets.
 
     /// Listens on one more address: [`Server::listen`]. The first loop accepts there. Until it

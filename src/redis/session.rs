@@ -204,6 +204,13 @@ impl Session {
         }
     }
 
+    /// A session that was just made begins at this time.
+    #[cfg(feature = "testing")]
+    pub(crate) fn begin_at(&mut self, now: u64) {
+        self.phase = Phase::Offline { retry_at: now };
+        self.down_since = now;
+    }
+
     // Connecting.
 
     /// The address of the Redis.

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::Server;
+#[cfg(feature = "redis")]
+use super::bus::Dial;
 use super::input::Wakeup;
 use crate::hub::Uuids;
 use crate::token::Token;
@@ -27,6 +29,23 @@ impl<S> Server<S> {
     pub(crate) fn has_mail(&self) -> bool {
         self.registry.inbox.has_commands()
             || self.hub.link.as_ref().is_some_and(|link| link.post().has_mail(link.index()))
+    }
+
+    /// Makes the connection of the bus in memory, if this server holds it. Returns whether it does.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bus_in_memory(&mut self, dial: Dial) -> bool {
+        let now = self.clock();
+        self.line.as_mut().is_some_and(|line| {
+            line.begin_in_memory(dial, now);
+            true
+        })
+    }
+
+    /// Sets the readiness that the next turn sees for the connection of the bus.
+    #[cfg(feature = "redis")]
+    pub(crate) fn tell_bus_ready(&mut self, readiness: memory::Readiness) {
+        let memory::Readiness { readable, writable, read_closed } = readiness;
+        self.bus_is_ready(readable || read_closed, writable);
     }
 
     pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {

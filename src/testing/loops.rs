@@ -98,7 +98,17 @@ impl<S> LoopsHarness<S> {
         order: Order,
         build: impl Fn(usize, Builder) -> Result<Server<S>, E>,
     ) -> Result<Self, LoopsError> {
-        let post = loops.post(RUN)?;
+        Self::of_run(loops, RUN, order, build)
+    }
+
+    /// The same with this number of the run, which is a part of the uuids.
+    pub(super) fn of_run<E: fmt::Display>(
+        loops: &Loops,
+        run: u64,
+        order: Order,
+        build: impl Fn(usize, Builder) -> Result<Server<S>, E>,
+    ) -> Result<Self, LoopsError> {
+        let post = loops.post(run)?;
         let harness = |index: u16| {
             let seat = Seat { post: post.clone(), index };
             let built = build(index.into(), loops.settings().for_loop(seat.clone()));
@@ -305,12 +315,8 @@ impl<S> LoopsHarness<S> {
     /// If that never happens.
     pub fn settle(&mut self) {
         for _ in 0..MOST_TURNS {
-            for index in self.next_round() {
-                if let Some(harness) = self.loops[index].turning() {
-                    harness.turn();
-                }
-            }
-            if !self.loops.iter_mut().filter_map(Turned::turning).any(|each| each.is_busy()) {
+            self.round();
+            if !self.is_busy() {
                 return;
             }
         }
@@ -322,23 +328,53 @@ impl<S> LoopsHarness<S> {
         self.settle();
         let mut rest = by;
         while !rest.is_zero() {
-            let turning = self.loops.iter_mut().filter_map(Turned::turning);
-            let step = turning.map(|each| each.next_step(rest)).min().unwrap_or(rest);
-            for harness in self.loops.iter_mut().filter_map(|each| each.harness.as_mut()) {
-                harness.pass(step);
-            }
+            let step = self.next_step(rest);
+            self.pass(step);
             rest -= step;
             self.settle();
         }
     }
 
-    /// The indexes of the loops in the order of the next round.
-    fn next_round(&mut self) -> Vec<usize> {
-        let count = self.loops.len();
-        match &mut self.order {
-            Order::Ascending => (0..count).collect(),
-            Order::Descending => (0..count).rev().collect(),
-            Order::Shuffled(seed) => {
+    /// Lets each loop take a turn, in their order.
+    pub(super) fn round(&mut self) {
+        for index in self.order.next_round(self.loops.len()) {
+            if let Some(harness) = self.loops[index].turning() {
+                harness.turn();
+            }
+        }
+    }
+
+    /// Whether a loop has anything left to do at this time.
+    pub(super) fn is_busy(&mut self) -> bool {
+        self.loops.iter_mut().filter_map(Turned::turning).any(|each| each.is_busy())
+    }
+
+    /// The time until something may happen, at most this one.
+    pub(super) fn next_step(&mut self, most: Duration) -> Duration {
+        let turning = self.loops.iter_mut().filter_map(Turned::turning);
+        turning.map(|each| each.next_step(most)).min().unwrap_or(most)
+    }
+
+    /// Moves the clock of all loops in one step.
+    pub(super) fn pass(&mut self, step: Duration) {
+        for harness in self.harnesses() {
+            harness.pass(step);
+        }
+    }
+
+    /// The harnesses of the loops that have not ended.
+    pub(super) fn harnesses(&mut self) -> impl Iterator<Item = &mut Harness<S>> {
+        self.loops.iter_mut().filter_map(|each| each.harness.as_mut())
+    }
+}
+
+impl Order {
+    /// The indexes of `count` things in the order of their next round.
+    pub(super) fn next_round(&mut self, count: usize) -> Vec<usize> {
+        match self {
+            Self::Ascending => (0..count).collect(),
+            Self::Descending => (0..count).rev().collect(),
+            Self::Shuffled(seed) => {
                 let mut draw = || {
                     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     (*seed >> 33) as usize % count

@@ -71,6 +71,8 @@
 //! ([`Turn::accepted`](crate::Turn::accepted) counts only sockets). If the server listens on real
 //! sockets, they work as usual, and each turn checks them.
 
+#[cfg(feature = "redis")]
+mod bus;
 mod connect;
 mod expect;
 mod line;
@@ -85,6 +87,8 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 pub use crate::transport::faults::Faults;
+#[cfg(feature = "redis")]
+pub use bus::{BusHarness, NodeClient};
 pub use connect::{Answer, NotConnected, Upgrade};
 pub use loops::{LoopClient, LoopsHarness, Order};
 pub use peer::Received;
@@ -123,6 +127,9 @@ pub struct Harness<S> {
     /// The settings by which clients are accepted over TLS.
     #[cfg(feature = "_tls")]
     tls: Option<Tls>,
+    /// The Redis in memory, and the node that this server is there, if it holds its connection.
+    #[cfg(feature = "redis")]
+    bus: Option<(redis::MemoryRedis, usize)>,
 }
 
 impl<S> Harness<S> {
@@ -150,6 +157,17 @@ impl<S> Harness<S> {
             panics,
             #[cfg(feature = "_tls")]
             tls: None,
+            #[cfg(feature = "redis")]
+            bus: None,
+        }
+    }
+
+    /// Connects the server's bus, if it holds the connection, with a Redis in memory.
+    #[cfg(feature = "redis")]
+    fn join_bus(&mut self, redis: &redis::MemoryRedis, node: usize) {
+        let dialed = redis.clone();
+        if self.server.bus_in_memory(Box::new(move || dialed.dial(node))) {
+            self.bus = Some((redis.clone(), node));
         }
     }
 
@@ -549,6 +567,12 @@ impl<S> Harness<S> {
                 self.server.tell_ready(token, readiness);
             }
         }
+        #[cfg(feature = "redis")]
+        if let Some((redis, node)) = &self.bus
+            && let Some(readiness) = redis.take_readiness(*node)
+        {
+            self.server.tell_bus_ready(readiness);
+        }
         let turn = self.server.poll(Some(wait)).expect("the operating system's poll works");
         self.receive();
         turn
@@ -615,6 +639,10 @@ impl<S> Harness<S> {
     }
 
     fn is_busy(&self) -> bool {
+        #[cfg(feature = "redis")]
+        if self.bus.as_ref().is_some_and(|(redis, node)| redis.has_readiness(*node)) {
+            return true;
+        }
         self.going_on.iter().any(|&(index, _)| self.peers[index].line.far.has_readiness())
             || self.server.next_timeout() == Some(Duration::ZERO)
             || self.server.has_mail()

@@ -216,6 +216,13 @@ impl MemoryRedis {
         redis.connections.retain(Connection::goes_on);
     }
 
+    /// The process of the node has ended: what it has written is sent, and nothing more.
+    pub(crate) fn vanish(&self, node: usize) {
+        let redis = self.redis();
+        let of_node = redis.connections.iter().filter(|each| each.node == node);
+        of_node.for_each(|each| each.far.end_server());
+    }
+
     /// Redis closes the node's connection, as by `CLIENT KILL`.
     pub(crate) fn cut(&self, node: usize) {
         let mut redis = self.redis();
@@ -280,6 +287,7 @@ impl MemoryRedis {
     }
 
     /// The number of connections that Redis has.
+    #[cfg(test)]
     pub(crate) fn clients(&self) -> usize {
         self.redis().connections.iter().filter(|each| each.client.is_some()).count()
     }

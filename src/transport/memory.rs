@@ -184,6 +184,13 @@ impl FarEnd {
         (bytes, end)
     }
 
+    /// Ends the server's side, as its process has ended: what it has written is sent, and it writes
+    /// nothing more.
+    #[cfg(feature = "redis")]
+    pub(crate) fn end_server(&self) {
+        self.pipe_mut().server_end = Some(End::Fin);
+    }
+
     /// The number of bytes that the server has not read.
     #[cfg(feature = "redis")]
     pub(crate) fn unread_by_server(&self) -> usize {

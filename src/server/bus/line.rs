@@ -65,6 +65,13 @@ impl Line {
         }
     }
 
+    /// Begins anew at this time, with connections in memory.
+    #[cfg(feature = "testing")]
+    pub(in super::super) fn begin_in_memory(&mut self, dial: Dial, now: u64) {
+        self.engine.begin_at(now);
+        self.dial = Some(dial);
+    }
+
     /// When something is to be done without an event, or [`NEVER`].
     pub(in super::super) fn next_deadline(&self) -> u64 {
         let next = self.engine.next_deadline().unwrap_or(NEVER);
