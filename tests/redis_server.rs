@@ -4,95 +4,28 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+#[path = "common/redis_process.rs"]
+mod redis_process;
+
 use ikisocket::redis::{Failure, Session, SessionEvent, SessionOptions};
+use redis_process::Redis;
 
 /// What does not happen by then fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A redis-server in a folder of its own, which ends with it.
-struct Redis {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Redis {
-    /// `None` if there is no redis-server on this machine.
-    fn start(settings: &[&str]) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            std::env::temp_dir().join(format!("ikisocket-redis-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let child = Self::spawn(&folder, settings);
-        if child.is_none() {
-            println!("there is no redis-server here: nothing is tested");
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
-        let redis = Self { child: child?, folder };
-        redis.command("PING"); // It listens.
-        Some(redis)
-    }
-
-    fn spawn(folder: &PathBuf, settings: &[&str]) -> Option<Child> {
-        let mut command = Command::new("redis-server");
-        command.args(["--port", "0", "--unixsocket", "s", "--save", "", "--appendonly", "no"]);
-        command.args(settings).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().ok()
-    }
-
-    fn restart(&mut self, settings: &[&str]) {
-        self.kill();
-        self.child = Self::spawn(&self.folder, settings).unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn node(&self, login: &str, own_channel: &str) -> Node {
-        let socket = self.folder.join("s");
-        let address = format!("redis+unix://{login}{}", socket.display());
-        let options = SessionOptions::new(own_channel.as_bytes());
-        Node {
-            session: Session::new(address.parse().unwrap(), options, 7, 0),
-            path: socket,
-            socket: None,
-            began: Instant::now(),
-            seen: Vec::new(),
-        }
-    }
-
-    /// One command on a connection of its own, whose answer has one line.
-    fn command(&self, line: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut socket = loop {
-            match UnixStream::connect(self.folder.join("s")) {
-                Ok(socket) => break socket,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        };
-        socket.write_all(format!("{line}\r\n").as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
-            answer.extend(byte);
-        }
-        String::from_utf8(answer).unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+/// A session of its own, with this login and channel.
+fn node(redis: &Redis, login: &str, own_channel: &str) -> Node {
+    let path = redis.socket();
+    let address = format!("redis+unix://{login}{}", path.display());
+    let options = SessionOptions::new(own_channel.as_bytes());
+    Node {
+        session: Session::new(address.parse().unwrap(), options, 7, 0),
+        path,
+        socket: None,
+        began: Instant::now(),
+        seen: Vec::new(),
     }
 }
 
@@ -184,7 +117,7 @@ fn turn_until(nodes: &mut [&mut Node], at: usize, what: &str) {
 #[test]
 fn two_nodes_hear_each_other_before_and_after_redis_is_killed() {
     let Some(mut redis) = Redis::start(&[]) else { return };
-    let (mut a, mut b) = (redis.node("", "app:a"), redis.node("", "app:b"));
+    let (mut a, mut b) = (node(&redis, "", "app:a"), node(&redis, "", "app:b"));
     let names: Vec<String> = (0..1200).map(|number| format!("app:{number}")).collect();
     names.iter().for_each(|name| b.session.want(name.as_bytes()));
     turn_until(&mut [&mut a, &mut b], 0, "Up");
@@ -200,7 +133,8 @@ fn two_nodes_hear_each_other_before_and_after_redis_is_killed() {
         assert_eq!(heard.count(), names.len(), "each once");
         a.seen.clear();
         b.seen.clear();
-        redis.restart(&[]);
+        redis.kill();
+        redis.start_again(&[]);
         for at in 0..2 {
             turn_until(&mut [&mut a, &mut b], at, "Down");
             turn_until(&mut [&mut a, &mut b], at, "Up");
@@ -213,10 +147,10 @@ fn two_nodes_hear_each_other_before_and_after_redis_is_killed() {
 #[test]
 fn a_client_that_is_killed_is_up_again() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let mut node = redis.node("", "app:a");
+    let mut node = node(&redis, "", "app:a");
     turn_until(&mut [&mut node], 0, "Up");
     node.seen.clear();
-    assert!(redis.command("CLIENT KILL TYPE pubsub").starts_with(":1"));
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").starts_with(":1"));
     turn_until(&mut [&mut node], 0, "Down { failure: Closed");
     turn_until(&mut [&mut node], 0, "Up");
 }
@@ -224,7 +158,7 @@ fn a_client_that_is_killed_is_up_again() {
 #[test]
 fn signs_of_life_pass_and_the_probe_comes_back() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let mut node = redis.node("", "app:a");
+    let mut node = node(&redis, "", "app:a");
     node.session.want(b"app:x");
     turn_until(&mut [&mut node], 0, "Up");
     // Seven probes, and one question for the role.
@@ -249,7 +183,7 @@ fn what_redis_refuses_has_its_name() {
         ),
     ] {
         let Some(redis) = Redis::start(settings) else { return };
-        let mut node = redis.node(login, "app:a");
+        let mut node = node(&redis, login, "app:a");
         let name = format!("{expected:?}");
         let name = name.trim_end_matches("(\"\")");
         let deadline = Instant::now() + PATIENCE;
@@ -261,25 +195,21 @@ fn what_redis_refuses_has_its_name() {
         assert!(node.seen.iter().all(|seen| !seen.contains("secret")));
     }
     let Some(redis) = Redis::start(&["--requirepass", "secret"]) else { return };
-    let mut node = redis.node(":secret@", "app:a");
+    let mut node = node(&redis, ":secret@", "app:a");
     turn_until(&mut [&mut node], 0, "Up");
 }
 
 #[test]
 fn a_redis_that_stands_still_is_noticed_and_found_again() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let mut node = redis.node("", "app:a");
+    let mut node = node(&redis, "", "app:a");
     turn_until(&mut [&mut node], 0, "Up");
-    let signal = |name: &str| {
-        let pid = redis.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    };
-    signal("-STOP");
+    redis.signal("-STOP");
     let stopped_at = node.now();
     turn_until(&mut [&mut node], 0, "Down { failure: Silent");
     // A second until the PING, two until it is unanswered, and the machine may be busy.
     assert!(node.now() - stopped_at >= 2000, "{:?}", node.seen);
-    signal("-CONT");
+    redis.signal("-CONT");
     node.seen.clear();
     turn_until(&mut [&mut node], 0, "Up");
 }
@@ -288,7 +218,7 @@ fn a_redis_that_stands_still_is_noticed_and_found_again() {
 fn a_client_that_is_cut_for_slowness_knows_why() {
     let limit = ["--client-output-buffer-limit", "pubsub", "1mb", "0", "0"];
     let Some(redis) = Redis::start(&limit) else { return };
-    let (mut a, mut b) = (redis.node("", "app:a"), redis.node("", "app:b"));
+    let (mut a, mut b) = (node(&redis, "", "app:a"), node(&redis, "", "app:b"));
     b.session.want(b"app:x");
     turn_until(&mut [&mut a, &mut b], 0, "Up");
     turn_until(&mut [&mut a, &mut b], 1, "Up");
@@ -308,8 +238,8 @@ fn a_client_that_is_cut_for_slowness_knows_why() {
 #[test]
 fn a_master_that_becomes_a_replica_is_down_by_name() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let mut node = redis.node("", "app:a");
+    let mut node = node(&redis, "", "app:a");
     turn_until(&mut [&mut node], 0, "Up");
-    assert_eq!(redis.command("REPLICAOF 127.0.0.1 1"), "+OK\r\n");
+    assert_eq!(redis.ask("REPLICAOF 127.0.0.1 1"), "+OK\r\n");
     turn_until(&mut [&mut node], 0, "Down { failure: Replica");
 }
