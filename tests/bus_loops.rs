@@ -10,15 +10,22 @@ mod redis_process;
 
 use std::sync::mpsc;
 
-use ikisocket::{Bus, BusEvent, BusSent, GapFrom, Loops, LoopsHandle, Running, Uuid};
+use ikisocket::{
+    BuildError, Bus, BusEvent, BusSent, BusStats, Event, GapFrom, Loops, LoopsHandle, Running,
+    Server, Uuid,
+};
 use kit::{Member, Notes, end, on, room, until};
 use redis_process::Redis;
 
 /// Two loops on the bus of this Redis, whose servers note what happens on the bus.
 fn start(redis: &Redis) -> Running<Notes> {
+    start_with(redis, |_| {})
+}
+
+fn start_with(redis: &Redis, change: fn(&mut Server<Notes>)) -> Running<Notes> {
     let address = format!("redis+unix://{}", redis.socket().display());
     let bus = Bus::redis(&address).unwrap().prefix("test");
-    let build = |index, builder| {
+    let build = move |index, builder| {
         let mut server = room(index, builder)?;
         server.on_bus(|notes, _, event| {
             notes.0.push(match event {
@@ -30,12 +37,13 @@ fn start(redis: &Redis) -> Running<Notes> {
                 event => format!("{event:?}"),
             });
         });
-        Ok::<_, ikisocket::BuildError>(server)
+        change(&mut server);
+        Ok::<_, BuildError>(server)
     };
     Loops::new(2).bus(bus).listen("127.0.0.1:0").unwrap().start(build).unwrap()
 }
 
-fn figures(handle: &LoopsHandle<Notes>, index: usize) -> ikisocket::BusStats {
+fn figures(handle: &LoopsHandle<Notes>, index: usize) -> BusStats {
     on(handle, index, |_, sockets| sockets.stats().bus.unwrap())
 }
 
@@ -73,9 +81,8 @@ fn any_loop_reaches_the_members_of_all_loops_of_all_servers() {
     for (handle, index) in [(&of_a, 0), (&of_a, 1), (&of_b, 0), (&of_b, 1)] {
         let text = format!("from loop {index}");
         let sent = text.clone();
-        let bus = on(handle, index, move |_, sockets| {
-            sockets.everywhere().publish("room", sent).bus
-        });
+        let bus =
+            on(handle, index, move |_, sockets| sockets.everywhere().publish("room", sent).bus);
         assert_eq!(bus, BusSent::Queued);
         for member in &mut members {
             assert_eq!(member.text(), text);
@@ -154,5 +161,41 @@ fn all_loops_are_told_that_the_bus_is_down_and_up_again() {
     until(|| (0..2).all(|index| lines(index) == ["up", "down", "up"]));
     meet([&of_a, &of_b], 2);
     end(a);
+    end(b);
+}
+
+#[test]
+fn the_last_words_of_each_loop_reach_other_servers() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let b = start(&redis);
+    let of_b = b.handle();
+    let mut listener = Member::connect(b.local_addr().unwrap());
+    let uuid = listener.uuid;
+    on(&of_b, listener.on, move |_, sockets| {
+        sockets.get(uuid).unwrap().join("farewell").unwrap();
+    });
+    for round in 0..20 {
+        let a = start_with(&redis, |server| {
+            server.on(Event::Disconnect, |_, ep| {
+                let left = format!("left loop {}", ep.kws.sockets().loop_index());
+                ep.kws.sockets().everywhere().publish("farewell", left);
+            });
+        });
+        let of_a = a.handle();
+        until(|| figures(&of_a, 0).is_up && figures(&of_b, 0).subscriptions == 4);
+        let members: Vec<Member> =
+            (0..2).map(|_| Member::connect(a.local_addr().unwrap())).collect();
+        // Each answers the close of the shutdown.
+        let closing: Vec<_> = members
+            .into_iter()
+            .map(|mut member| std::thread::spawn(move || _ = member.closed()))
+            .collect();
+        end(a);
+        closing.into_iter().for_each(|thread| thread.join().unwrap());
+        let mut words = [listener.text(), listener.text()];
+        words.sort_unstable();
+        assert_eq!(words, ["left loop 0", "left loop 1"], "in round {round}");
+    }
+    listener.close();
     end(b);
 }

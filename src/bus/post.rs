@@ -381,7 +381,6 @@ impl Post {
     }
 
     /// Whether anything waits for a loop.
-    #[cfg(feature = "testing")]
     pub(crate) fn has_mail(&self, index: u16) -> bool {
         let incoming = self.mailbox(index).lock();
         !incoming.ready.is_empty() || !incoming.sockets.is_empty()

@@ -86,7 +86,11 @@ fn serve<S>(
     loop {
         // At the deadline of the shutdown, no loop is waited for any more.
         let timeout = match finished {
-            Some(finished) if post.all_finished() || post.shutdown_ended().is_some() => {
+            // What others have handed over before they finished is for other servers, perhaps.
+            Some(finished)
+                if (post.all_finished() && !post.has_mail(seat.index))
+                    || post.shutdown_ended().is_some() =>
+            {
                 return Ok(finished);
             }
             _ if spins => Some(Duration::ZERO),
