@@ -9,6 +9,8 @@ use std::collections::HashMap;
 /// random, so that nodes that came up together do not send together for ever.
 const HEARTBEAT: u64 = 2000;
 const JITTER: u64 = HEARTBEAT / 4;
+/// A new node learns of this one within this time, in milliseconds.
+const WELCOME: u64 = 250;
 /// A node that was silent for this time is gone, in milliseconds: at least three of its heartbeats
 /// are missing.
 const SILENCE: u64 = 10_000;
@@ -63,7 +65,15 @@ impl Nodes {
             return false;
         }
         self.last = Some((node, now));
-        self.heard.insert(node, now).is_none()
+        let is_new = self.heard.insert(node, now).is_none();
+        if is_new {
+            // The new node does not know this one. All others have the same reason to speak.
+            let soon = now + self.random() % WELCOME;
+            if let Some(due) = &mut self.due {
+                due.heartbeat = due.heartbeat.min(soon);
+            }
+        }
+        is_new
     }
 
     /// A node says that it ends. Returns whether it was known.
@@ -86,13 +96,21 @@ impl Nodes {
 
     /// Whether to send a heartbeat. If so, the next one is due later.
     pub(crate) fn is_heartbeat_due(&mut self, now: u64) -> bool {
-        let Some(due) = self.due.as_mut().filter(|due| due.heartbeat <= now) else { return false };
+        if self.due.is_none_or(|due| due.heartbeat > now) {
+            return false;
+        }
+        let next = now + HEARTBEAT + self.random() % (JITTER + 1);
+        if let Some(due) = &mut self.due {
+            due.heartbeat = next;
+        }
+        true
+    }
+
+    fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let random = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        due.heartbeat = now + HEARTBEAT + random % (JITTER + 1);
-        true
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
     }
 
     /// A node that was silent for too long; it is forgotten. Call it until it returns `None`, after
@@ -184,6 +202,21 @@ mod tests {
             let live: BTreeSet<u64> = self.nodes.live().collect();
             assert_eq!(live.len(), self.nodes.len());
             live
+        }
+    }
+
+    #[test]
+    fn a_new_node_is_told_of_this_one_within_a_quarter_of_a_second() {
+        for seed in 0..100 {
+            let mut looping = Loop::up(seed, 0);
+            looping.run_until(100);
+            assert_eq!(looping.heartbeats.len(), 1);
+            looping.hear(7);
+            looping.run_until(100 + WELCOME);
+            assert_eq!(looping.heartbeats.len(), 2, "for the new node");
+            looping.hear(7);
+            looping.run_until(100 + WELCOME + 1000);
+            assert_eq!(looping.heartbeats.len(), 2, "it is not new any more");
         }
     }
 
