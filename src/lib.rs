@@ -3,8 +3,8 @@
 //! The model is that of Go's package ikisocket, which is now called `socketio` and is not
 //! Socket.IO: listeners on named events, `emit`, `emit_to`, `broadcast`, `fire`, attributes, and a
 //! uuid for each connection. Underneath is one single-threaded epoll loop that you turn yourself,
-//! or [one for each core](manual::all_cores). There is no async runtime, no thread that you did not
-//! ask for, no lock around your state, and no `unsafe` in this crate.
+//! or [one for each core](manual::all_cores); a [bus](manual::many_machines) joins machines. There
+//! is no async runtime, no thread that you did not ask for, and no `unsafe` in this crate.
 //!
 //! ```no_run
 //! use ikisocket::{Event, Server};
@@ -32,9 +32,9 @@
 //! ```
 //!
 //! `kws` is one connection, a [`Socket`]. `ep` is an [`EventPayload`]: the connection (`ep.kws`),
-//! the message (`ep.data`), and the event's other fields. Four cargo features add something, and
-//! none is on by default: `tls` (`wss://`; also `tls-ring` and `tls-graviola`), `deflate`
-//! (compression), `listenfd` (sockets from systemd) and `testing`.
+//! the message (`ep.data`), and the event's other fields. Five cargo features are off by default:
+//! `tls` (`wss://`; also `tls-ring` and `tls-graviola`), `deflate` (compression), `redis` (many
+//! machines), `listenfd` (sockets from systemd) and `testing`.
 //!
 //! # The model
 //!
@@ -52,8 +52,8 @@
 //!
 //! **One connection is a [`Socket`], all open ones are [`Sockets`].** `Sockets` has `emit_to`,
 //! `broadcast`, `fire`, `get`, `for_each`, `len`, `shutdown`. [`Socket::sockets`] leads from one
-//! connection to all of them. A [`Handle`] sends to them from other threads. With [`Loops`], each
-//! core has a server, and [`Sockets::everywhere`] has the connections of all.
+//! connection to all of them. A [`Handle`] sends to them from other threads.
+//! [`Sockets::everywhere`] has the connections of all [`Loops`] and machines.
 //!
 //! # The rules
 //!
@@ -73,7 +73,7 @@
 //!   messages that wait, and a message in [`Latest`] takes the position of the waiting message that
 //!   it replaces. Exceptions:
 //!   - a message that was [refused](Emitted), and what a [`SlowReader`] policy or [`Latest`] drops;
-//!   - a message for another [loop](manual::all_cores) that has not arrived there before the close;
+//!   - a message for another [loop](manual::all_cores) or machine that comes there after the close;
 //!   - [`Socket::abort`], the deadline of a shutdown, and a server that is dropped;
 //!   - a connection that fails: reset, stalled, silent, or too slow.
 //! - **No closing connection stays for ever.** When a WebSocket connection begins to close, or the
@@ -112,8 +112,8 @@
 //! Timeouts and timers have whole milliseconds, and come late if you poll late. An emit's
 //! [`Queued`](Emitted::Queued) says that the message will be offered to the socket, not that the
 //! peer has read it. A listener that runs for a long time delays all connections of its loop.
-//! Between [loops](manual::all_cores), messages of different senders have no common order. There is
-//! no POST and no HTTP beyond small GET pages, no HTTP/2, no client and no Redis.
+//! Between loops and machines, messages of different senders have no common order. There is no
+//! POST, no HTTP beyond small GET pages, no HTTP/2 and no client.
 //!
 //! # The manual
 //!
@@ -126,6 +126,7 @@
 //! | [Requests, filters, pages](manual::requests) | routes, logins, health checks, refusals |
 //! | [Time, threads, sources](manual::time_and_threads) | timers, other threads, foreign loops, busy polling |
 //! | [All cores](manual::all_cores) | a server on each of several threads, messages between them |
+//! | [Many machines](manual::many_machines) | a bus over Redis, with every loss announced |
 //! | [Compression](manual::compression) | permessage-deflate, and clients with faults |
 //! | [TLS](manual::tls) | certificates, clients' certificates, crypto providers, failures |
 //! | [Close codes](manual::close_codes) | which code to send, what a code means |
@@ -141,13 +142,12 @@
 //!
 //! The public interface has types of three other crates: [`mio`] 1 (sources and interests), `uuid`
 //! 1 ([`Uuid`]) and `bytes` 1 (a [`Message`] can be made from `Bytes`). This crate re-exports the
-//! first two. Log records go to `log` 0.4; a logger receives them only if it uses the same version.
-//! A new major version of one of these four (for `log` also 0.5) is a breaking change of this
-//! crate. All other dependencies are internal and may change in any release, and so may items that
-//! are absent from this documentation.
+//! first two. Log records go to `log` 0.4, and a logger needs the same version. A new major version
+//! of one of these four (for `log` also 0.5) is a breaking change of this crate. All other
+//! dependencies may change in any release, and so may items that this documentation does not have.
 //!
-//! [`http`] and [`protocol`] are of use by themselves: they know no socket and no clock, and
-//! [`protocol`] decodes and encodes the frames of both sides, server and client.
+//! [`http`] and [`protocol`] are of use by themselves, without a socket or a clock. [`protocol`]
+//! has the frames of both sides, server and client.
 
 mod bus;
 mod config;

@@ -51,6 +51,98 @@ pub mod time_and_threads {}
 )]
 pub mod all_cores {}
 
+#[doc = include_str!("many_machines.md")]
+#[doc = ""]
+#[cfg_attr(
+    feature = "redis",
+    doc = "[`Bus`]: crate::Bus
+[prefix]: crate::Bus::prefix
+[outbox_bytes]: crate::Bus::outbox_bytes
+[ready_while_down]: crate::Bus::ready_while_down
+[`Server::bus`]: crate::Server::bus
+[`Loops::bus`]: crate::Loops::bus
+[`BusError`]: crate::BusError
+[`BusFailure`]: crate::BusFailure
+[`BusStats`]: crate::BusStats
+[stats_bus]: crate::Stats::bus
+[unreadable]: crate::BusStats::unreadable
+[Up]: crate::BusEvent::Up
+[Down]: crate::BusEvent::Down
+[NodeGone]: crate::BusEvent::NodeGone
+[NotResolved]: crate::BusFailure::NotResolved
+[Unreachable]: crate::BusFailure::Unreachable
+[ConnectTimeout]: crate::BusFailure::ConnectTimeout
+[Broken]: crate::BusFailure::Broken
+[Closed]: crate::BusFailure::Closed
+[CutForSlowness]: crate::BusFailure::CutForSlowness
+[Silent]: crate::BusFailure::Silent
+[Unanswered]: crate::BusFailure::Unanswered
+[OldServer]: crate::BusFailure::OldServer
+[WrongPassword]: crate::BusFailure::WrongPassword
+[PasswordMissing]: crate::BusFailure::PasswordMissing
+[NoPermission]: crate::BusFailure::NoPermission
+[Loading]: crate::BusFailure::Loading
+[Replica]: crate::BusFailure::Replica
+[OutOfMemory]: crate::BusFailure::OutOfMemory
+[Cluster]: crate::BusFailure::Cluster
+[Sentinel]: crate::BusFailure::Sentinel
+[NoSuchDatabase]: crate::BusFailure::NoSuchDatabase
+[TooManyClients]: crate::BusFailure::TooManyClients
+[ProtectedMode]: crate::BusFailure::ProtectedMode
+[Busy]: crate::BusFailure::Busy
+[Refused]: crate::BusFailure::Refused
+[ProbeLost]: crate::BusFailure::ProbeLost
+[SubscriptionsLost]: crate::BusFailure::SubscriptionsLost
+[Nonsense]: crate::BusFailure::Nonsense
+[Unexpected]: crate::BusFailure::Unexpected
+"
+)]
+#[cfg_attr(
+    not(feature = "redis"),
+    doc = "[`Bus`]: crate::manual::many_machines
+[prefix]: crate::manual::many_machines
+[outbox_bytes]: crate::manual::many_machines
+[ready_while_down]: crate::manual::many_machines
+[`Server::bus`]: crate::manual::many_machines
+[`Loops::bus`]: crate::manual::many_machines
+[`BusError`]: crate::manual::many_machines
+[`BusFailure`]: crate::manual::many_machines
+[`BusStats`]: crate::manual::many_machines
+[stats_bus]: crate::manual::many_machines
+[unreadable]: crate::manual::many_machines
+[Up]: crate::manual::many_machines
+[Down]: crate::manual::many_machines
+[NodeGone]: crate::manual::many_machines
+[NotResolved]: crate::manual::many_machines
+[Unreachable]: crate::manual::many_machines
+[ConnectTimeout]: crate::manual::many_machines
+[Broken]: crate::manual::many_machines
+[Closed]: crate::manual::many_machines
+[CutForSlowness]: crate::manual::many_machines
+[Silent]: crate::manual::many_machines
+[Unanswered]: crate::manual::many_machines
+[OldServer]: crate::manual::many_machines
+[WrongPassword]: crate::manual::many_machines
+[PasswordMissing]: crate::manual::many_machines
+[NoPermission]: crate::manual::many_machines
+[Loading]: crate::manual::many_machines
+[Replica]: crate::manual::many_machines
+[OutOfMemory]: crate::manual::many_machines
+[Cluster]: crate::manual::many_machines
+[Sentinel]: crate::manual::many_machines
+[NoSuchDatabase]: crate::manual::many_machines
+[TooManyClients]: crate::manual::many_machines
+[ProtectedMode]: crate::manual::many_machines
+[Busy]: crate::manual::many_machines
+[Refused]: crate::manual::many_machines
+[ProbeLost]: crate::manual::many_machines
+[SubscriptionsLost]: crate::manual::many_machines
+[Nonsense]: crate::manual::many_machines
+[Unexpected]: crate::manual::many_machines
+"
+)]
+pub mod many_machines {}
+
 // Without the feature, the links to what it brings lead to the chapter that says how to get it.
 #[doc = include_str!("compression.md")]
 #[doc = ""]
