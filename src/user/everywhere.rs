@@ -24,9 +24,9 @@ const ANSWER_TIME: u64 = 1000;
 ///
 /// It has the verbs of [`Sockets`]. They act on the connections of this loop at once, as those do,
 /// and queue a message for each other loop that has something to do with it, and for the other
-/// servers if there is a [bus](crate::Server::bus). None of them waits, and none calls a callback.
-/// A server that runs by itself is the only loop: then nothing is queued, and the same program
-/// works.
+/// servers if there is a [bus](crate::manual::many_machines). None of them waits, and none calls a
+/// callback. A server that runs by itself is the only loop: then nothing is queued, and the same
+/// program works.
 ///
 /// What the verbs do on other loops happens in one of the next turns there. The messages of one
 /// loop on one topic arrive in their order. What is not guaranteed is in the chapters [All
@@ -150,8 +150,8 @@ impl<S> Everywhere<'_, S> {
         Err(error)
     }
 
-    /// Sends a message to each connection of a list, on whatever loops and servers they are. Unknown
-    /// uuids are skipped.
+    /// Sends a message to each connection of a list, on whatever loops and servers they are.
+    /// Unknown uuids are skipped.
     pub fn emit_to_list<'m>(&mut self, to: &[Uuid], message: impl Into<Outgoing<'m>>) -> Sent {
         let (hub, message) = (&mut *self.sockets.hub, message.into());
         if let Some(too_large) = refuse_too_large(hub, &message) {
@@ -205,10 +205,10 @@ impl<S> Everywhere<'_, S> {
         sent
     }
 
-    /// Sends a message to the members of a topic, on whatever loops and servers they are. Only loops
-    /// and servers with members have work with it. The members of this loop get it by an ordinary
-    /// [`publish`](Sockets::publish), before the members of others. If these are the verbs of one
-    /// connection ([`Socket::everywhere`]), that connection is left out.
+    /// Sends a message to the members of a topic, on whatever loops and servers they are. Only
+    /// loops and servers with members have work with it. The members of this loop get it by an
+    /// ordinary [`publish`](Sockets::publish), before the members of others. If these are the verbs
+    /// of one connection ([`Socket::everywhere`]), that connection is left out.
     ///
     /// ```
     /// use ikisocket::Server;
@@ -318,8 +318,8 @@ impl<S> Everywhere<'_, S> {
     // Questions.
 
     /// Asks all loops and servers for the number of their open connections, and calls `then` with
-    /// the sum when all have answered, or a second after this turn began. `then` never runs inside this call. If
-    /// this loop ends before, it does not run.
+    /// the sum when all have answered, or a second after this turn began. `then` never runs inside
+    /// this call. If this loop ends before, it does not run.
     ///
     /// ```
     /// # use ikisocket::{Event, Server};
@@ -372,8 +372,9 @@ impl<S> Everywhere<'_, S> {
         });
     }
 
-    /// Asks all loops of this process for their figures, each with the loop's index, in the order of
-    /// the indexes: see [`count`](Self::count). Other servers are not asked. [`Stats::loops_to_prometheus`] makes a page of them.
+    /// Asks all loops of this process for their figures, each with the loop's index, in the order
+    /// of the indexes: see [`count`](Self::count). Other servers are not asked.
+    /// [`Stats::loops_to_prometheus`] makes a page of them.
     pub fn stats<F>(&mut self, then: F)
     where
         F: FnOnce(&mut S, &mut Sockets<'_, S>, Gathered<Vec<(usize, Stats)>>) + 'static,
@@ -562,7 +563,7 @@ impl<S> fmt::Debug for Everywhere<'_, S> {
 impl<S> Sockets<'_, S> {
     /// The connections of all loops of the process and of all servers of the bus, with the same
     /// verbs: see [`Everywhere`], [`Loops`](crate::Loops) and
-    /// [`Server::bus`](crate::Server::bus).
+    /// [the chapter on many machines](crate::manual::many_machines).
     #[must_use]
     pub fn everywhere(&mut self) -> Everywhere<'_, S> {
         Everywhere { sockets: Sockets { hub: self.hub, registry: self.registry }, own: None }

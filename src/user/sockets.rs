@@ -183,8 +183,8 @@ impl<S> Sockets<'_, S> {
     }
 
     /// Whether the server is ready for clients: it accepts upgrades, and its
-    /// [bus](crate::Server::bus) is up, unless it may be
-    /// [down](crate::Bus::ready_while_down). For a page that a load balancer asks.
+    /// [bus](crate::manual::many_machines) is up, unless it may be
+    /// down (`Bus::ready_while_down`). For a page that a load balancer asks.
     ///
     /// ```
     /// use ikisocket::{Response, Server};
@@ -202,7 +202,7 @@ impl<S> Sockets<'_, S> {
             && self.hub.link.as_ref().is_none_or(|link| link.is_ready())
     }
 
-    /// The name of this server on its [bus](crate::Server::bus), if it has one.
+    /// The name of this server on its [bus](crate::manual::many_machines), if it has one.
     #[must_use]
     pub fn node(&self) -> Option<Node> {
         self.hub.link.as_ref()?.node()

@@ -2,13 +2,13 @@
 
 use uuid::Uuid;
 
-use super::super::Server;
-use super::super::budget::MESSAGE;
 use crate::bus::{
     Answer, Body, Content, Found, GapFrom, LOOP_SHIFT, Letter, Link, Node, Ready, To,
 };
 use crate::hub::Audience;
 use crate::protocol::CloseCode;
+use crate::server::Server;
+use crate::server::budget::MESSAGE;
 use crate::user::{self, Sockets};
 
 /// How long the answers of this server's own loops to a question of another server are awaited, in

@@ -4,11 +4,11 @@
 use std::io;
 use std::io::{ErrorKind, Read, Write};
 
-use super::super::reactor::Reactor;
-use super::super::resolving::Resolving;
 use crate::bus::{Arrived, Engine, Outlet, Seat};
 use crate::hub::NEVER;
 use crate::redis::{Failure, Place};
+use crate::server::reactor::Reactor;
+use crate::server::resolving::Resolving;
 #[cfg(feature = "testing")]
 use crate::transport::memory;
 use crate::transport::{Connecting, PlainStream, Progress, Remote};
@@ -17,7 +17,7 @@ use crate::transport::{Connecting, PlainStream, Progress, Remote};
 const ADDRESS_TIME: u64 = 500;
 
 /// The bus at the loop that holds its connection.
-pub(in super::super) struct Line {
+pub(crate) struct Line {
     pub(super) engine: Engine,
     socket: Socket,
     /// A name whose addresses the system has not said yet.
@@ -67,13 +67,13 @@ impl Line {
 
     /// Begins anew at this time, with connections in memory.
     #[cfg(feature = "testing")]
-    pub(in super::super) fn begin_in_memory(&mut self, dial: Dial, now: u64) {
+    pub(crate) fn begin_in_memory(&mut self, dial: Dial, now: u64) {
         self.engine.begin_at(now);
         self.dial = Some(dial);
     }
 
     /// When something is to be done without an event, or [`NEVER`].
-    pub(in super::super) fn next_deadline(&self) -> u64 {
+    pub(crate) fn next_deadline(&self) -> u64 {
         let next = self.engine.next_deadline().unwrap_or(NEVER);
         match &self.socket {
             Socket::Connecting(connecting, skip_at) if !connecting.is_last() => next.min(*skip_at),
@@ -82,7 +82,7 @@ impl Line {
     }
 
     /// Whether something waits to be written.
-    pub(in super::super) fn has_unsent(&self) -> bool {
+    pub(crate) fn has_unsent(&self) -> bool {
         matches!(self.socket, Socket::Open(_)) && self.engine.unsent_len() > 0
     }
 
