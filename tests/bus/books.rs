@@ -438,7 +438,7 @@ mod tests {
         let changes: [fn(&mut Ledger, &mut Ledger); 9] = [
             |a, _| a.published.get_mut("t").unwrap().queued += 1,
             |a, _| a.published.get_mut("t").unwrap().refused += 1,
-            |_, b| _ = b.lost.clear(),
+            |_, b| b.lost.clear(),
             |_, b| b.received.values_mut().for_each(|tally| tally.number += 1),
             |_, b| b.received.values_mut().for_each(|tally| tally.last -= 1),
             |_, b| b.received.clear(),

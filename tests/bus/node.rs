@@ -4,7 +4,6 @@
 //! place. A thread for the member writes them down.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -71,7 +70,7 @@ pub fn run(loops: usize, address: &str, stable_after: Duration) {
 }
 
 fn print(report: &Report) {
-    writeln!(std::io::stdout(), "{MARK}{report}").unwrap();
+    println!("{MARK}{report}");
 }
 
 // The server.
