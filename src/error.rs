@@ -584,8 +584,9 @@ pub enum BusRefusal {
     /// There is no room among what waits for the bus.
     #[error("too many bytes wait for the bus")]
     Full,
-    /// It is longer than everything that may wait for the bus.
-    #[error("the message is longer than the outbox of the bus")]
+    /// It is longer than everything that may wait for the bus, or the name of its event or topic is
+    /// longer than 65 535 bytes.
+    #[error("the message is longer than the outbox of the bus, or its name than 65535 bytes")]
     TooLarge,
 }
 

@@ -175,7 +175,7 @@ fn connections_of_another_server_are_reached_by_their_uuids() {
 }
 
 #[test]
-fn a_client_that_comes_back_to_another_server_with_its_uuid_is_found_there() {
+fn a_client_that_comes_back_to_another_server_with_its_uuid_is_found() {
     let Some(redis) = Redis::start(&[]) else { return };
     let (mut a, mut b) = (node(&redis), node(&redis));
     meet(&mut [&mut a, &mut b]);
@@ -246,7 +246,7 @@ fn questions_are_answered_by_all_servers_or_name_those_that_did_not() {
 }
 
 #[test]
-fn a_bus_that_goes_down_is_announced_and_comes_back_with_its_subscriptions() {
+fn a_bus_that_goes_down_is_announced_and_its_subscriptions_come_back() {
     let Some(mut redis) = Redis::start(&[]) else { return };
     let (mut a, mut b) = (node(&redis), node(&redis));
     let early = a.sockets().everywhere().publish("room", "too early");
@@ -320,7 +320,7 @@ fn a_bus_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_redis_that_does_not_exist_is_a_named_cause_and_the_server_works_without() {
+fn without_a_redis_the_cause_is_named_and_the_server_works() {
     let mut server = Server::bind("127.0.0.1:0", Notes::default()).unwrap();
     server.bus(Bus::redis("redis+unix:///nowhere/redis.sock").unwrap()).unwrap();
     server.on_bus(|notes, _, event| {
@@ -359,4 +359,74 @@ fn a_server_sleeps_while_its_bus_has_nothing_to_do() {
     turn_all(&mut [&mut a, &mut b], |nodes| {
         nodes.iter().all(|node| node.next_timeout().is_some_and(|time| !time.is_zero()))
     });
+}
+
+/// Publishes bytes that a server would not, as any client of Redis may.
+fn publish_by_hand(redis: &Redis, channel: &str, bytes: &[u8]) {
+    let bytes: Vec<_> = bytes.iter().map(u8::to_string).collect();
+    let script = format!("redis.call('publish','{channel}',string.char({}))", bytes.join(","));
+    redis.ask(&format!("EVAL \"{script}\" 0"));
+}
+
+#[test]
+fn what_other_programs_publish_harms_nothing_and_is_counted() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let mut a = node(&redis);
+    turn_all(&mut [&mut a], |nodes| is_up(nodes[0]));
+    let mut ann = Client::connect(&mut a, "/ws/room");
+    subscribed(&mut a, 3);
+    let stranger = [9; 6];
+    let message = |kind: u8, rest: &[u8]| [&[1, kind], &stranger[..], &[0; 8], rest].concat();
+    for bytes in [&b"hello"[..], &[], &[2; 40], &message(31, b""), &message(1, &[0xff])] {
+        publish_by_hand(&redis, "test:t:room", bytes);
+    }
+    turn_all(&mut [&mut a], |nodes| figures(nodes[0]).unreadable == 5);
+    // A sign of life makes a stranger a server, and its answers may have any number.
+    publish_by_hand(&redis, "test:all", &message(10, b""));
+    turn_all(&mut [&mut a], |nodes| figures(nodes[0]).nodes == 1);
+    let own = format!("test:n:{}", a.sockets().node().unwrap());
+    a.sockets().everywhere().count(|notes, _, open| notes.counts.push(open));
+    let answer = [&[0, 0, 0, 0, 0, 0, 0, 1, 1][..], &[0xff; 8]].concat();
+    publish_by_hand(&redis, &own, &message(8, &answer));
+    turn_all(&mut [&mut a], |nodes| nodes[0].state().counts.len() == 1);
+    assert_eq!(a.state().counts[0].value, usize::MAX);
+    // A readable message reaches the members.
+    publish_by_hand(&redis, "test:t:room", &message(1, b"text"));
+    assert_eq!(next_of(&mut ann, &mut [&mut a]), "text");
+}
+
+#[test]
+fn a_server_with_a_uuid_of_another_takes_nothing_else_that_is_for_it() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (mut a, mut b, mut c) = (node(&redis), node(&redis), node(&redis));
+    meet(&mut [&mut a, &mut b, &mut c]);
+    let ann = Client::connect(&mut a, "/ws/room");
+    let uuid = uuid_of(&mut a);
+    ann.vanish();
+    let mut back = Client::connect(&mut b, &format!("/as/{uuid}"));
+    subscribed(&mut b, 3);
+    let _others: Vec<_> = (0..5).map(|_| Client::connect(&mut c, "/ws/other")).collect();
+    turn_all(&mut [&mut a, &mut b, &mut c], |nodes| nodes[0].stats().open == 0);
+    // Both have asked one question: the answers to one must not be taken for those to the other.
+    a.sockets().everywhere().member_count("nothing", |notes, _, open| notes.counts.push(open));
+    a.flush();
+    b.sockets().everywhere().count(|notes, _, open| notes.counts.push(open));
+    b.flush();
+    turn_all(&mut [&mut c, &mut a, &mut b], |nodes| nodes[2].state().counts.len() == 1);
+    assert_eq!(b.state().counts[0].value, 6);
+    assert_eq!(figures(&b).unreadable, 0);
+    // The server that has made the uuid finds the connection too.
+    assert_eq!(a.sockets().everywhere().emit_to(uuid, "yours"), Ok(Emitted::Queued));
+    assert_eq!(next_of(&mut back, &mut [&mut a, &mut b, &mut c]), "yours");
+}
+
+#[test]
+fn an_event_whose_name_is_too_long_is_refused() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let mut a = node(&redis);
+    turn_all(&mut [&mut a], |nodes| is_up(nodes[0]));
+    let sent = a.sockets().everywhere().fire(&"x".repeat(65_536), "");
+    assert_eq!(sent.bus, BusSent::Refused(BusRefusal::TooLarge));
+    let sent = a.sockets().everywhere().fire(&"x".repeat(65_535), "");
+    assert_eq!(sent.bus, BusSent::Queued);
 }

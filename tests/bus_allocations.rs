@@ -73,7 +73,7 @@ fn messages_allocate_nothing_and_their_numbers_take_few_bytes() {
         let check_all = |expected: &mut Expected, number| {
             for node in 0..nodes {
                 for &(hash, name) in &channels {
-                    let verdict = expected.check(hash, name, node, number);
+                    let verdict = expected.check(hash, name, node, number, |_| true);
                     assert_eq!(verdict, Verdict::Deliver { lost: 0 });
                 }
             }
@@ -89,10 +89,6 @@ fn messages_allocate_nothing_and_their_numbers_take_few_bytes() {
         }
         let allocated = allocations(|| check_all(&mut expected, 1));
         assert_eq!(allocated, 0, "allocations of checks");
-
-        (nodes / 4..nodes).for_each(|node| expected.forget_node(node));
-        let (left, most) = (expected.len(), kept(&region) - of_channels);
-        assert!(most as usize <= left * MOST_BYTES, "{most} bytes for the {left} pairs left");
 
         channels.iter().for_each(|&(hash, name)| expected.end(hash, name));
         assert_eq!(kept(&region), 0, "all is freed with the last members");

@@ -199,3 +199,40 @@ fn the_last_words_of_each_loop_reach_other_servers() {
     listener.close();
     end(b);
 }
+
+#[test]
+fn all_that_was_queued_before_a_shutdown_arrives_also_with_small_turns() {
+    const EACH: usize = 500;
+    let Some(redis) = Redis::start(&[]) else { return };
+    let b = start(&redis);
+    let of_b = b.handle();
+    let mut listener = Member::connect(b.local_addr().unwrap());
+    let address = format!("redis+unix://{}", redis.socket().display());
+    let bus = Bus::redis(&address).unwrap().prefix("test");
+    let build = |index, builder: ikisocket::Builder| {
+        let mut server = room(index, builder.work_per_turn(64))?;
+        server.on(Event::Disconnect, |_, ep| {
+            for _ in 0..EACH {
+                let sent = ep.kws.sockets().everywhere().publish("room", "left");
+                assert_eq!(sent.bus, BusSent::Queued);
+            }
+        });
+        Ok::<_, BuildError>(server)
+    };
+    let a = Loops::new(2).bus(bus).listen("127.0.0.1:0").unwrap().start(build).unwrap();
+    let of_a = a.handle();
+    until(|| figures(&of_a, 0).is_up && figures(&of_b, 0).subscriptions == 3);
+    let members: Vec<Member> = (0..2).map(|_| Member::connect(a.local_addr().unwrap())).collect();
+    let closing: Vec<_> = members
+        .into_iter()
+        .map(|mut member| std::thread::spawn(move || _ = member.closed()))
+        .collect();
+    end(a);
+    closing.into_iter().for_each(|thread| thread.join().unwrap());
+    for number in 0..2 * EACH {
+        assert_eq!(listener.text(), "left", "message {number}");
+    }
+    assert_eq!(figures(&of_b, 0).lost, 0);
+    listener.close();
+    end(b);
+}

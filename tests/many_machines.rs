@@ -56,11 +56,11 @@ fn the_user_of_the_manual_may_do_what_the_bus_needs_and_nothing_else() {
     assert_eq!(redis.ask(&format!("ACL SETUSER chat {line}")), "+OK\r\n");
 
     let (mut a, mut b) = (node(&redis, "chat"), node(&redis, "chat"));
-    turn(&mut [&mut a, &mut b], |node| node.stats().bus.nodes == 1);
+    turn(&mut [&mut a, &mut b], |node| node.stats().bus.unwrap().nodes == 1);
     let sent = a.sockets().everywhere().broadcast("hello");
     assert_eq!(sent.bus, BusSent::Queued);
     turn(&mut [&mut a, &mut b], |node| {
-        let bus = node.stats().bus;
+        let bus = node.stats().bus.unwrap();
         bus.published + bus.received == 1 && bus.round_trip.is_some()
     });
     assert_eq!((a.state(), b.state()), (&None, &None));

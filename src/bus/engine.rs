@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::batch::{Answer, Letter, Opened, Ready, To};
 use super::figures::BusStats;
-use super::frame::{Body, Content, Found, Frame, UuidList, decode, encode_head};
+use super::frame::{Body, Content, Found, Frame, Unreadable, UuidList, decode, encode_head};
 use super::nodes::Nodes;
 use super::numbers::{Expected, Numbering, Verdict};
 use super::outward::{UuidChannel, channel_of};
@@ -39,13 +39,15 @@ pub(crate) struct Engine {
     node: u64,
     /// With the colon.
     prefix: Box<[u8]>,
+    /// The channel of this node, without the prefix.
+    own_channel: Box<[u8]>,
     /// The one of topics.
     hasher: RandomState,
     numbering: Numbering,
     expected: Expected,
     nodes: Nodes,
     has_new_nodes: bool,
-    /// The uuids that the program has set, as far as this was looked at.
+    /// The uuids that the program has set, as far as this was looked into.
     set_uuids: HashSet<Uuid>,
     /// Other nodes that have made some of these uuids, with their number: clients may come back to
     /// another server than before, with the uuid that they had there.
@@ -82,7 +84,7 @@ pub(crate) enum Arrived<'e> {
         node: u64,
         /// The topic, with its hash, if the message was published on one.
         topic: Option<(u64, &'e str)>,
-        /// So many messages before this one are missing.
+        /// The number of messages before this one that are missing.
         lost: u64,
         body: Body<'e>,
     },
@@ -103,6 +105,7 @@ impl Engine {
             session: Session::new(bus.address.clone(), options, node, now),
             node,
             prefix,
+            own_channel: Box::default(),
             hasher,
             numbering: Numbering::default(),
             expected: Expected::default(),
@@ -114,7 +117,9 @@ impl Engine {
             head: Vec::new(),
             stats: BusStats::default(),
         };
+        // The session subscribes to it by itself.
         engine.expected.begin(engine.hasher.hash_one(&own[..]), &own);
+        engine.own_channel = own.into();
         engine.begin_channel(ALL);
         engine
     }
@@ -175,7 +180,12 @@ impl Engine {
         self.session.unsent_len()
     }
 
-    /// The socket has nothing more to read.
+    /// The number of messages that Redis has not confirmed.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.session.unconfirmed()
+    }
+
+    /// The socket has nothing more to read, and all that was read is handled.
     pub(crate) fn drained(&mut self) {
         self.session.drained();
     }
@@ -202,7 +212,6 @@ impl Engine {
     /// Takes a node that has vanished.
     pub(crate) fn next_gone(&mut self, now: u64) -> Option<u64> {
         let node = self.nodes.next_gone(now)?;
-        self.expected.forget_node(node);
         self.has_new_nodes = true;
         self.stats.nodes_gone += 1;
         Some(node)
@@ -303,7 +312,8 @@ impl Engine {
                     To::List(uuids) => {
                         let mut uuids: Vec<(UuidChannel, Uuid)> =
                             uuids.iter().map(|&uuid| (channel_of(uuid), uuid)).collect();
-                        uuids.sort_by_key(|&(of, _)| of); // Stable: those of one node keep their order.
+                        // Stable: those of one node keep their order.
+                        uuids.sort_by_key(|&(of, _)| of);
                         for same in uuids.chunk_by(|(a, _), (b, _)| a == b) {
                             write_channel(same[0].0, &mut channel);
                             let uuids: Vec<_> = same.iter().map(|&(_, uuid)| uuid).collect();
@@ -388,7 +398,7 @@ impl Engine {
         now: u64,
         input: &mut &'i [u8],
     ) -> Option<Arrived<'e>> {
-        let Self { session, expected, nodes, stats, prefix, hasher, .. } = self;
+        let Self { session, expected, nodes, stats, prefix, own_channel, hasher, .. } = self;
         let (channel, payload) = match session.receive(now, input)? {
             SessionEvent::Message { channel, payload } => (channel, payload),
             SessionEvent::Up { was_down_for, .. } => {
@@ -405,20 +415,33 @@ impl Engine {
         let Some(channel) = channel.strip_prefix(&**prefix) else {
             return Some(Arrived::Nothing);
         };
-        let Ok(Frame { node, number, body }) = decode(payload) else {
-            stats.unreadable += 1;
-            return Some(Arrived::Nothing);
+        let Frame { node, number, body } = match decode(payload) {
+            Ok(frame) => frame,
+            // The probe of a server whose uuid a connection of this one has.
+            Err(Unreadable::Version(0)) => return Some(Arrived::Nothing),
+            Err(_) => {
+                // Once, because other programs may publish here again and again.
+                if stats.unreadable == 0 {
+                    log::warn!(
+                        "a message on the bus is not readable: a server may have another version"
+                    );
+                }
+                stats.unreadable += 1;
+                return Some(Arrived::Nothing);
+            }
         };
         if node == self.node {
             return Some(Arrived::Nothing); // Redis sends it to its publisher too.
         }
         self.has_new_nodes |= if let Body::Bye = body {
-            expected.forget_node(node);
             nodes.left(node)
         } else {
             let is_new = nodes.heard(node, now);
             if is_new && nodes.len() > MOST_NODES {
                 nodes.left(node);
+                if stats.unreadable == 0 {
+                    log::warn!("the bus has more than {MOST_NODES} servers: some are not heard");
+                }
                 stats.unreadable += 1;
                 return Some(Arrived::Nothing);
             }
@@ -428,10 +451,13 @@ impl Engine {
         let mut lost = 0;
         match body {
             Body::Heartbeat | Body::Bye => return Some(Arrived::Nothing),
-            Body::Ask { .. } | Body::Answer { .. } => {}
+            Body::Ask { .. } => {}
+            // Those on another server's channel are for its own questions.
+            Body::Answer { .. } if *channel != **own_channel => return Some(Arrived::Nothing),
+            Body::Answer { .. } => {}
             _ => {
                 let hash = topic.map_or_else(|| hasher.hash_one(channel), |(hash, _)| hash);
-                match expected.check(hash, channel, node, number) {
+                match expected.check(hash, channel, node, number, |node| nodes.lives(node)) {
                     Verdict::NotWanted => return Some(Arrived::Nothing),
                     Verdict::Duplicate => {
                         stats.duplicates += 1;

@@ -17,7 +17,7 @@ pub enum BusEvent {
     /// them is handled, what was sent later is not.
     #[non_exhaustive]
     Gap {
-        /// Who sent them.
+        /// Where they come from.
         from: GapFrom,
         /// The topic, if they were published on one by another server.
         topic: Option<Arc<str>>,
@@ -41,7 +41,8 @@ pub enum BusEvent {
         /// Why.
         why: Failure,
         /// The number of messages that Redis has not confirmed. Each may have reached other
-        /// servers, or not.
+        /// servers, or not. Those that other loops of this process have queued in the same moment
+        /// are counted by [`BusStats::unconfirmed`](crate::BusStats::unconfirmed) alone.
         unconfirmed: u64,
     },
     /// A server has given no sign of life for 10 s, though the bus was up. One that shuts down is
@@ -54,7 +55,7 @@ pub enum BusEvent {
     },
 }
 
-/// Who sent the messages that are missing.
+/// Where the messages that are missing come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapFrom {

@@ -215,7 +215,12 @@ impl Link {
     /// Queues a question or an answer; returns `false` if there is no room for it. The loop that
     /// asks notices that by itself, so no gap is noted.
     pub(crate) fn exchange(&mut self, index: u16, letter: Letter, text: &str) -> bool {
-        let more = if let Letter::Answer { answer, .. } = &letter { answer.len() } else { 0 };
+        let more = match &letter {
+            Letter::Answer { answer, .. } => answer.len(),
+            #[cfg(feature = "redis")]
+            Letter::NodeAnswer { answer, .. } => answer.len(),
+            _ => 0,
+        };
         let cost = cost_of(text, more);
         let has_room = self.take_room(index, cost);
         if has_room {

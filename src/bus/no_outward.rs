@@ -18,10 +18,6 @@ impl Post {
 }
 
 impl Link {
-    pub(crate) fn is_away(&self, _uuid: Uuid) -> bool {
-        false
-    }
-
     pub(crate) fn nodes(&self) -> Arc<[u64]> {
         Arc::default()
     }
@@ -32,6 +28,10 @@ impl Link {
 
     pub(crate) fn node(&self) -> Option<Node> {
         None
+    }
+
+    pub(crate) fn is_bus_up(&self) -> bool {
+        false
     }
 
     pub(crate) fn has_bus(&self) -> bool {

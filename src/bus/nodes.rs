@@ -43,8 +43,8 @@ pub(crate) struct Nodes {
 struct Due {
     heartbeat: u64,
     search: u64,
-    /// Whether the last search was put off.
-    is_put_off: bool,
+    /// Whether the last search was delayed.
+    is_delayed: bool,
 }
 
 impl Nodes {
@@ -86,7 +86,7 @@ impl Nodes {
     /// heartbeat is due.
     pub(crate) fn up(&mut self, now: u64) {
         self.heard.values_mut().for_each(|heard| *heard = now);
-        self.due = Some(Due { heartbeat: now, search: now + SEARCH, is_put_off: false });
+        self.due = Some(Due { heartbeat: now, search: now + SEARCH, is_delayed: false });
     }
 
     /// The own bus is down: no node can be heard, so none is gone.
@@ -116,13 +116,13 @@ impl Nodes {
     /// A node that was silent for too long; it is forgotten. Call it until it returns `None`, after
     /// what has come was read.
     ///
-    /// A search that was held up is put off once: after a stop of the process a turn may have no
-    /// budget for all that has come meanwhile. It is not put off twice in a row, because a loop may
+    /// A search that was held up is delayed once: after a stop of the process a turn may have no
+    /// budget for all that has come meanwhile. It is not delayed twice in a row, because a loop may
     /// be late all the time.
     pub(crate) fn next_gone(&mut self, now: u64) -> Option<u64> {
         let due = self.due.as_mut().filter(|due| due.search <= now)?;
-        if now - due.search > LATE && !due.is_put_off {
-            due.is_put_off = true;
+        if now - due.search > LATE && !due.is_delayed {
+            due.is_delayed = true;
             due.search = now + SEARCH;
             return None;
         }
@@ -131,7 +131,7 @@ impl Nodes {
             // The next call goes on with the same search.
             return Some(node);
         }
-        due.is_put_off = false;
+        due.is_delayed = false;
         due.search = now + SEARCH;
         None
     }
@@ -139,6 +139,10 @@ impl Nodes {
     /// When to ask for a heartbeat and for nodes that are gone; `None` while the own bus is down.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         self.due.map(|due| due.heartbeat.min(due.search))
+    }
+
+    pub(crate) fn lives(&self, node: u64) -> bool {
+        self.heard.contains_key(&node)
     }
 
     /// The nodes that live, in no order.
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_announced_while_the_own_bus_is_down_and_the_silence_of_all_begins_anew_at_up() {
+    fn none_is_announced_while_the_own_bus_is_down_and_silence_begins_at_up() {
         let mut looping = Loop::up(1, 0);
         assert!(looping.hear(7));
         looping.run_until(9_900);
@@ -327,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_was_stopped_hears_before_it_announces_and_one_that_is_always_late_announces() {
+    fn a_loop_that_was_stopped_hears_first_and_one_always_late_announces() {
         let mut looping = Loop::up(1, 0);
         looping.hear(7);
         looping.hear(8);
@@ -350,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_are_2_to_2_5_seconds_apart_and_those_of_several_nodes_spread() {
+    fn heartbeats_are_2_to_2_5_seconds_apart_and_those_of_nodes_spread() {
         let mut second_beats = BTreeSet::new();
         for seed in 0..100 {
             let mut looping = Loop::up(seed, 1_000);

@@ -35,6 +35,10 @@ const IDLE: u64 = 10 * 60 * 1000;
 /// How many counters one sweep looks at. That takes about 2 µs, and 30 µs if it drops all of them.
 const LOOKS: usize = 1024;
 
+/// How many counters each new one looks at: so those that are idle are few beside the others,
+/// however often new channels come.
+const LOOKS_OF_NEW: usize = 4;
+
 /// Tables of up to this many entries are not made smaller.
 const KEEP: usize = 64;
 
@@ -77,7 +81,9 @@ impl Numbering {
             counter.last_used = now;
             return number;
         }
+        self.look(LOOKS_OF_NEW, now);
         let number = u64::from(self.epoch) << EPOCH_SHIFT;
+        let counters = &mut self.counters;
         let index = counters.len() as u32;
         counters.push(Counter { channel: channel.into(), hash, next: number + 1, last_used: now });
         self.indexes.insert_unique(hash, index, |&index| counters[index as usize].hash);
@@ -86,7 +92,17 @@ impl Numbering {
 
     /// Drops counters that were idle for 10 minutes, among the next 1024.
     pub fn sweep(&mut self, now: u64) {
-        for _ in 0..self.counters.len().min(LOOKS) {
+        self.look(LOOKS, now);
+        let len = self.counters.len();
+        if self.counters.capacity() > KEEP && len * 8 < self.counters.capacity() {
+            self.counters.shrink_to(len * 2);
+            self.indexes.shrink_to(len * 2, |&index| self.counters[index as usize].hash);
+        }
+    }
+
+    /// Drops counters that were idle for 10 minutes, among the next ones.
+    fn look(&mut self, looks: usize, now: u64) {
+        for _ in 0..self.counters.len().min(looks) {
             if self.sweep_from >= self.counters.len() {
                 self.sweep_from = 0;
             }
@@ -96,11 +112,6 @@ impl Numbering {
             } else {
                 self.drop_counter(self.sweep_from);
             }
-        }
-        let len = self.counters.len();
-        if self.counters.capacity() > KEEP && len * 8 < self.counters.capacity() {
-            self.counters.shrink_to(len * 2);
-            self.indexes.shrink_to(len * 2, |&index| self.counters[index as usize].hash);
         }
     }
 
@@ -137,8 +148,8 @@ impl Numbering {
 
 /// What is expected next of other nodes, in each channel that is wanted here.
 ///
-/// It remembers each node that has published there until [`forget_node`](Self::forget_node). So
-/// the caller forgets nodes that are gone.
+/// It remembers each node that has published there. A node that is gone is forgotten when its place
+/// is needed for another one, so that no search through all channels is needed.
 #[derive(Default)]
 pub struct Expected {
     channels: HashTable<Channel>,
@@ -194,8 +205,15 @@ impl Expected {
         }
     }
 
-    /// Looks at the number of a message of another node.
-    pub fn check(&mut self, hash: u64, channel: &[u8], node: u64, number: u64) -> Verdict {
+    /// Looks at the number of a message of another node. Nodes that do not live may be forgotten.
+    pub fn check(
+        &mut self,
+        hash: u64,
+        channel: &[u8],
+        node: u64,
+        number: u64,
+        is_live: impl Fn(u64) -> bool,
+    ) -> Verdict {
         let Some(known) = self.channels.find_mut(hash, |known| *known.name == *channel) else {
             return Verdict::NotWanted;
         };
@@ -214,7 +232,15 @@ impl Expected {
                 *next = following;
                 Verdict::Deliver { lost }
             }
-            Err(index) => {
+            Err(mut index) => {
+                if nodes.len() == nodes.capacity() {
+                    let before = nodes.len();
+                    nodes.retain(|next| is_live(next.node));
+                    self.pairs -= before - nodes.len();
+                    index = nodes.partition_point(|next| next.node < node);
+                    // If many are gone, the room is for as many as are left.
+                    nodes.shrink_to(2 * nodes.len());
+                }
                 if nodes.len() == nodes.capacity() {
                     // By half. With doubling from four places, one node takes 64 bytes, not 16.
                     nodes.reserve_exact(1 + nodes.len() / 2);
@@ -222,20 +248,6 @@ impl Expected {
                 nodes.insert(index, Next { node, number: following });
                 self.pairs += 1;
                 Verdict::Deliver { lost: 0 }
-            }
-        }
-    }
-
-    /// A node is gone: all that is known of it is dropped. This looks at all channels.
-    pub fn forget_node(&mut self, node: u64) {
-        for known in self.channels.iter_mut() {
-            let nodes = &mut known.nodes;
-            if let Ok(index) = nodes.binary_search_by_key(&node, |next| next.node) {
-                nodes.remove(index);
-                self.pairs -= 1;
-                if nodes.len() * 2 < nodes.capacity() {
-                    nodes.shrink_to_fit();
-                }
             }
         }
     }
@@ -346,7 +358,7 @@ mod tests {
         let mut expected = Expected::default();
         let mut check = |number| {
             expected.begin(1, b"a");
-            expected.check(1, b"a", 7, number)
+            expected.check(1, b"a", 7, number, |_| true)
         };
         assert_eq!(check(number(3, 5)), lost(0), "the first is the base");
         assert_eq!(check(number(3, 6)), lost(0));
@@ -367,39 +379,64 @@ mod tests {
         expected.begin(1, b"a");
         expected.begin(1, b"b");
         for node in [9, 3, 5] {
-            assert_eq!(expected.check(1, b"a", node, node), lost(0));
+            assert_eq!(expected.check(1, b"a", node, node, |_| true), lost(0));
         }
-        assert_eq!(expected.check(1, b"b", 3, 100), lost(0));
-        assert_eq!(expected.check(1, b"c", 3, 0), Verdict::NotWanted);
+        assert_eq!(expected.check(1, b"b", 3, 100, |_| true), lost(0));
+        assert_eq!(expected.check(1, b"c", 3, 0, |_| true), Verdict::NotWanted);
         for node in [3, 5, 9] {
-            assert_eq!(expected.check(1, b"a", node, node + 2), lost(1));
+            assert_eq!(expected.check(1, b"a", node, node + 2, |_| true), lost(1));
         }
         assert_eq!((expected.len(), expected.channels()), (4, 2));
     }
 
     #[test]
-    fn what_is_remembered_goes_with_the_last_member_and_with_the_node() {
+    fn what_is_remembered_goes_with_the_last_member() {
         let mut expected = Expected::default();
         for (hash, channel) in [(1, b"a"), (2, b"b")] {
             expected.begin(hash, channel);
             for node in 0..10 {
-                expected.check(hash, channel, node, 0);
+                expected.check(hash, channel, node, 0, |_| true);
             }
         }
-        expected.forget_node(4);
-        expected.forget_node(4);
-        assert_eq!(expected.len(), 18);
-        assert_eq!(expected.check(1, b"a", 4, 50), lost(0));
-        assert_eq!(expected.check(1, b"a", 5, 50), lost(49));
+        assert_eq!(expected.len(), 20);
+        assert_eq!(expected.check(1, b"a", 5, 50, |_| true), lost(49));
         expected.end(1, b"a");
         expected.end(1, b"a");
-        assert_eq!((expected.len(), expected.channels()), (9, 1));
-        assert_eq!(expected.check(1, b"a", 5, 51), Verdict::NotWanted);
+        assert_eq!((expected.len(), expected.channels()), (10, 1));
+        assert_eq!(expected.check(1, b"a", 5, 51, |_| true), Verdict::NotWanted);
         expected.begin(1, b"a");
-        assert_eq!(expected.check(1, b"a", 5, 60), lost(0));
-        assert_eq!(expected.check(2, b"b", 5, 1), lost(0));
-        (0..10).for_each(|node| expected.forget_node(node));
+        assert_eq!(expected.check(1, b"a", 5, 60, |_| true), lost(0));
+        assert_eq!(expected.check(2, b"b", 5, 1, |_| true), lost(0));
+        expected.end(1, b"a");
+        expected.end(2, b"b");
         assert!(expected.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_are_gone_are_forgotten_when_others_come() {
+        let mut expected = Expected::default();
+        expected.begin(1, b"a");
+        for first in 0..1000 {
+            // Ten live, and one of them is new.
+            let is_live = |node| (first..first + 10).contains(&node);
+            for node in first..first + 10 {
+                expected.check(1, b"a", node, first, is_live);
+            }
+            assert!((10..=20).contains(&expected.len()), "{}", expected.len());
+        }
+        // One that was silent and lives is remembered.
+        assert_eq!(expected.check(1, b"a", 1005, 1009, |_| true), lost(9));
+    }
+
+    #[test]
+    fn idle_counters_are_dropped_however_fast_new_ones_come() {
+        let mut numbering = Numbering::default();
+        let rate = 100; // a second
+        for number in 0..rate * 3600_u64 {
+            numbering.next(&number.to_be_bytes(), number * 1000 / rate);
+        }
+        let active = (rate * IDLE / 1000) as usize;
+        assert!(numbering.len() < 2 * active, "{} of {active}", numbering.len());
     }
 
     /// Numbers that seem random, and are the same in each run.
@@ -492,8 +529,6 @@ mod tests {
             let hash = channel as u64 % 2;
             match dice.roll(20) {
                 0 => {
-                    expected.forget_node(nodes[at].node);
-                    received.retain(|&(_, node), _| node != nodes[at].node);
                     nodes[at] = Node::new(new_node);
                     new_node += 1;
                 }
@@ -524,7 +559,8 @@ mod tests {
                 flying.swap(a, b);
             }
             for sent in flying {
-                let verdict = expected.check(hash, &[channel as u8], sent.node, sent.number);
+                let verdict =
+                    expected.check(hash, &[channel as u8], sent.node, sent.number, |_| true);
                 if !wanted[channel] {
                     assert_eq!(verdict, Verdict::NotWanted);
                     continue;
@@ -537,7 +573,6 @@ mod tests {
                 ));
                 new_counters += usize::from(sent.before > 0 && sent.before == sent.place);
             }
-            assert_eq!(expected.len(), received.len());
         }
         let rare = [duplicates, gaps, new_counters];
         assert!(rare.iter().all(|&times| times > 500), "{rare:?}");

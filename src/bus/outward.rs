@@ -9,12 +9,14 @@ use uuid::Uuid;
 
 use super::batch::{Answer, Batch, Letter, Question, Ready, To, cost_of};
 use super::figures::BusStats;
+use super::frame::LONGEST_TEXT;
 use super::identity::run_of;
 use super::link::Link;
 use super::node::Node;
 use super::outlet::{HOLDER, Outlet};
 use super::post::Post;
 use super::sent::BusSent;
+use crate::error::BusRefusal;
 use crate::protocol::CloseCode;
 
 impl Post {
@@ -55,13 +57,12 @@ impl Link {
         self.post().outlet()
     }
 
-    pub(crate) fn has_bus(&self) -> bool {
-        self.outlet().is_some()
+    pub(crate) fn is_bus_up(&self) -> bool {
+        self.outlet().is_some_and(Outlet::is_up)
     }
 
-    /// Whether there is a bus, and no connection of this process can have this uuid.
-    pub(crate) fn is_away(&self, uuid: Uuid) -> bool {
-        self.outlet().is_some() && self.home(uuid).is_none()
+    pub(crate) fn has_bus(&self) -> bool {
+        self.outlet().is_some()
     }
 
     /// The name of this server on the bus.
@@ -91,13 +92,13 @@ impl Link {
             }
             _ => cost_of(text, message.payload.len()),
         };
-        self.send_away(cost, |batch| batch.push_message(to, text, message, cost))
+        self.send_away(text, cost, |batch| batch.push_message(to, text, message, cost))
     }
 
     /// Queues the close of a connection of another server.
     pub(crate) fn send_close_away(&mut self, uuid: Uuid, code: CloseCode, reason: &str) -> BusSent {
         let cost = cost_of(reason, 0);
-        self.send_away(cost, |batch| batch.push(Letter::Close(uuid, code), reason, cost))
+        self.send_away("", cost, |batch| batch.push(Letter::Close(uuid, code), reason, cost))
     }
 
     /// Queues a question to all other servers.
@@ -105,19 +106,21 @@ impl Link {
         let cost = cost_of(topic, 0);
         // The answer says which loop has asked.
         let query = u64::from(self.index()) << LOOP_SHIFT | query;
-        self.take_away(cost, |batch| batch.push(Letter::Ask { query, question }, topic, cost))
+        self.take_away(topic, cost, |batch| {
+            batch.push(Letter::Ask { query, question }, topic, cost);
+        })
     }
 
     /// Queues the answer to a question of another server.
     pub(crate) fn answer_away(&mut self, node: u64, query: u64, is_complete: bool, answer: Answer) {
         let cost = cost_of("", answer.len());
         let letter = Letter::NodeAnswer { query, node, is_last: true, is_complete, answer };
-        self.take_away(cost, |batch| batch.push(letter, "", cost));
+        self.take_away("", cost, |batch| batch.push(letter, "", cost));
     }
 
     /// Queues a letter for other servers, and counts it.
-    fn send_away(&mut self, cost: usize, push: impl FnOnce(&mut Batch)) -> BusSent {
-        let sent = self.take_away(cost, push);
+    fn send_away(&mut self, text: &str, cost: usize, push: impl FnOnce(&mut Batch)) -> BusSent {
+        let sent = self.take_away(text, cost, push);
         match sent {
             BusSent::Queued => self.bus_stats.published += 1,
             BusSent::Refused(_) => self.bus_stats.refused += 1,
@@ -126,8 +129,11 @@ impl Link {
         sent
     }
 
-    fn take_away(&mut self, cost: usize, push: impl FnOnce(&mut Batch)) -> BusSent {
+    fn take_away(&mut self, text: &str, cost: usize, push: impl FnOnce(&mut Batch)) -> BusSent {
         let Some(outlet) = self.outlet() else { return BusSent::None };
+        if text.len() > LONGEST_TEXT {
+            return BusSent::Refused(BusRefusal::TooLarge);
+        }
         if let Err(refusal) = outlet.take_room(cost) {
             return BusSent::Refused(refusal);
         }

@@ -10,8 +10,8 @@ pub enum BusSent {
     /// The server has no bus, or the message has nothing to do with other servers.
     #[default]
     None,
-    /// It is queued for the bus. It may still be lost: then the other servers notice, or
-    /// [`BusEvent::Down`](crate::BusEvent) counts it as unconfirmed.
+    /// It is queued for the bus. It may still be lost when the bus goes down: then other servers
+    /// notice it by the next message, and it counts as unconfirmed here.
     Queued,
     /// It reaches no other server.
     Refused(BusRefusal),

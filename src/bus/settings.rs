@@ -63,8 +63,8 @@ impl Bus {
 
     /// The most bytes that may wait to be written to Redis: messages, with about 128 bytes for each
     /// beside its own. Default: 16 MiB, from 1 KiB to 256 MiB. What finds no room is refused:
-    /// [`BusRefusal::Full`](crate::BusRefusal::Full). A server takes messages of other servers up to
-    /// this length or 16 MiB, if that is more: let all servers have the same setting.
+    /// [`BusRefusal::Full`](crate::BusRefusal::Full). A server takes messages of other servers up
+    /// to this length or 16 MiB, if that is more: let all servers have the same setting.
     pub fn outbox_bytes(mut self, bytes: usize) -> Self {
         self.outbox_bytes = bytes;
         self

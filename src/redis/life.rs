@@ -10,7 +10,7 @@ const PING_INTERVAL: u64 = 1000;
 const SILENCE: u64 = 2000;
 /// A PING must be answered within this time even if Redis sends other things, in milliseconds.
 /// What Redis had to send before takes less.
-const ANSWER_TIME: u64 = 30_000;
+const ANSWER_TIME: u64 = 10_000;
 /// One PING of this number also asks whether the server still is a master.
 const ROLE_INTERVAL: u64 = 5;
 /// The first byte of a probe on the connection's own channel.

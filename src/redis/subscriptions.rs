@@ -35,6 +35,8 @@ pub(super) struct Subscriptions {
     confirmed: u64,
     /// How often something was asked for on this connection.
     total_asked: u64,
+    /// How many channels were to be asked for when the connection began.
+    first: u64,
     /// Whether there is a connection on which to ask.
     is_open: bool,
 }
@@ -142,6 +144,7 @@ impl Subscriptions {
         let others = self.channels.keys().filter(|&name| Some(name) != first.as_ref()).cloned();
         self.due = first.iter().cloned().chain(others).collect();
         self.channels.values_mut().for_each(|channel| channel.is_due = true);
+        self.first = self.due.len() as u64;
     }
 
     /// The connection has ended, and all subscriptions with it.
@@ -253,9 +256,11 @@ impl Subscriptions {
         Ok(Confirmed::Asked)
     }
 
-    /// Whether all that is wanted is confirmed.
+    /// Whether all that was wanted when the connection began is confirmed. What is wanted since is
+    /// behind that, so that ever new channels cannot delay it.
     pub(super) fn is_settled(&self) -> bool {
-        self.due.is_empty() && self.asked.is_empty()
+        let confirmed = self.asked_and_confirmed().1;
+        confirmed >= self.first || self.due.is_empty() && self.asked.is_empty()
     }
 
     /// How often something was asked for on this connection, and how often that was confirmed.
@@ -293,7 +298,7 @@ mod tests {
 
     /// Redis does all that is asked, and confirms it.
     fn settle(subscriptions: &mut Subscriptions) {
-        while !subscriptions.is_settled() {
+        while !(subscriptions.due.is_empty() && subscriptions.asked.is_empty()) {
             subscriptions.encode(&mut Vec::new());
             while let Some((ask, name)) = subscriptions.asked.front().cloned() {
                 let there = match ask {
@@ -303,6 +308,24 @@ mod tests {
                 assert_eq!(subscriptions.confirm(ask, &name, there), Ok(Confirmed::Asked));
             }
         }
+    }
+
+    #[test]
+    fn ever_new_channels_do_not_delay_those_of_the_beginning() {
+        let mut subscriptions = Subscriptions::default();
+        let names = names(3000);
+        names.iter().for_each(|name| subscriptions.want(name.as_bytes()));
+        subscriptions.open(b"");
+        let mut new = 0;
+        while !subscriptions.is_settled() {
+            subscriptions.encode(&mut Vec::new());
+            let (ask, name) = subscriptions.asked.pop_front().unwrap();
+            subscriptions.asked.push_front((ask, name.clone()));
+            subscriptions.confirm(ask, &name, subscriptions.confirmed + 1).unwrap();
+            new += 1;
+            subscriptions.want(format!("new {new}").as_bytes());
+        }
+        assert_eq!((subscriptions.confirmed(), subscriptions.len()), (3000, 6000));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::Server;
 use super::budget::{LETTERS_PART, LOOK, MESSAGE};
-use crate::bus::{BusEvent, GapFrom, Letter, Link, Opened, Question, Seat, To};
+use crate::bus::{BusEvent, BusSent, GapFrom, Letter, Link, Opened, Question, Seat, To};
 use crate::error::BuildError;
 use crate::hub::Audience;
 use crate::user::{Handle, answer_here};
@@ -40,14 +42,14 @@ impl<S> Server<S> {
     /// Hands over what this turn had for other loops.
     #[inline]
     pub(super) fn hand_letters_over(&mut self) {
-        if let Some(link) = &mut self.hub.link {
-            if link.has_unsent() {
-                link.hand_over();
-            }
-            #[cfg(feature = "redis")]
-            if self.line.is_some() {
-                self.flush_bus();
-            }
+        if let Some(link) = &mut self.hub.link
+            && link.has_unsent()
+        {
+            link.hand_over();
+        }
+        #[cfg(feature = "redis")]
+        if self.line.is_some() {
+            self.flush_bus();
         }
     }
 
@@ -109,6 +111,9 @@ impl<S> Server<S> {
                 let reached = match to {
                     &To::Topic(hash) => self.hub.publish_ready(hash, text, None, message),
                     To::All => self.hub.deliver(Audience::All, None, message),
+                    &To::One(uuid) if self.has_left(uuid) => {
+                        self.send_on(|link| link.send_message_away(To::One(uuid), "", &message))
+                    }
                     To::One(uuid) => self.hub.deliver(Audience::List(&[*uuid]), None, message),
                     To::List(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
                     To::Listeners => {
@@ -121,6 +126,8 @@ impl<S> Server<S> {
             Letter::Close(uuid, code) => {
                 if let Some(token) = self.hub.find(*uuid) {
                     let _ = self.hub.close(token, *code, text); // The sender has checked the code.
+                } else if self.has_left(*uuid) {
+                    self.send_on(|link| link.send_close_away(*uuid, *code, text));
                 }
             }
             &Letter::Ask { query, question } => self.answer(from, query, question, text),
@@ -146,19 +153,40 @@ impl<S> Server<S> {
         }
     }
 
+    /// Whether a connection of this loop may have come back to another server, with the uuid that
+    /// it had here.
+    fn has_left(&self, uuid: Uuid) -> bool {
+        self.hub.link.as_ref().is_some_and(|link| link.has_bus()) && self.hub.find(uuid).is_none()
+    }
+
+    /// Queues what another loop has sent for other servers. Returns how many connections here it
+    /// reaches: none.
+    fn send_on(&mut self, send: impl FnOnce(&mut Link) -> BusSent) -> usize {
+        if let Some(link) = &mut self.hub.link
+            && let BusSent::Refused(_) = send(link)
+        {
+            self.hub.stats.emits_refused.gone += 1;
+        }
+        0
+    }
+
     #[cfg(not(feature = "redis"))]
     fn publish_away(&mut self, _: &Opened<'_>) {}
 
     fn answer(&mut self, to: u16, query: u64, question: Question, topic: &str) {
         let answer = answer_here(&self.hub, self.registry.panics.get(), question, topic);
-        self.hub.work += LOOK
-            * match question {
-                Question::Uuids | Question::Stats => self.hub.open_len(),
-                Question::Members => self.hub.topics.count(topic),
-                Question::Open | Question::MemberCount => 0,
-            };
+        self.hub.work += LOOK * self.looks_for(question, topic);
         if let Some(link) = &mut self.hub.link {
             link.exchange(to, Letter::Answer { query, answer }, "");
+        }
+    }
+
+    /// How many connections are looked at for this question.
+    pub(super) fn looks_for(&self, question: Question, topic: &str) -> usize {
+        match question {
+            Question::Uuids | Question::Stats => self.hub.open_len(),
+            Question::Members => self.hub.topics.count(topic),
+            Question::Open | Question::MemberCount => 0,
         }
     }
 

@@ -335,7 +335,7 @@ impl<S> Server<S> {
 
     /// Calls `handler` when something happens between the loops of the process, or the servers of a
     /// bus: messages for this loop are missing, or the bus goes down or up. A server that runs by
-    /// itself has no such events. The handler may use all verbs.
+    /// itself without a bus has no such events. The handler may use all verbs.
     ///
     /// ```
     /// use ikisocket::{BusEvent, Server};

@@ -136,7 +136,7 @@ impl<S> Server<S> {
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
         #[cfg(feature = "redis")]
-        if self.line.as_ref().is_some_and(|line| line.has_unsent()) {
+        if self.hub.now < stopping.deadline && self.has_last_words() {
             return None;
         }
         (self.hub.is_settled() && !self.has_unsent() && self.hub.has_said_all())

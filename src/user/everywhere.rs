@@ -1,4 +1,4 @@
-//! The verbs for the connections of all loops of the process.
+//! The verbs for the connections of all loops of the process, and of all servers of a bus.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -453,11 +453,16 @@ enum Home {
 
 /// Where the connection with this uuid is, or was, if not on this loop; and what leads there.
 fn other_home(hub: &mut Hub, uuid: Uuid) -> Option<(Home, &mut Link)> {
+    let link = hub.link.as_ref()?;
+    let home = link.home(uuid);
+    // A connection that had its uuid from this loop may have come back to another server with it.
+    let has_left = || home == Some(link.index()) && hub.find(uuid).is_none();
+    let is_away = link.has_bus() && (home.is_none() || has_left());
     let link = hub.link.as_mut()?;
-    if link.is_away(uuid) {
+    if is_away {
         return Some((Home::Away, link));
     }
-    let index = link.home(uuid).filter(|&index| index != link.index())?;
+    let index = home.filter(|&index| index != link.index())?;
     (!link.post().has_ended(index)).then_some((Home::Loop(index), link))
 }
 
@@ -524,7 +529,8 @@ impl Found {
     /// Adds the answer of one loop.
     pub(crate) fn add(&mut self, from: u16, answer: Answer) {
         match answer {
-            Answer::Count(count) => self.count += count,
+            // Another server may say any number.
+            Answer::Count(count) => self.count = self.count.saturating_add(count),
             Answer::Uuids(uuids) => self.uuids.extend(uuids),
             Answer::Stats(stats) => {
                 self.stats.extend(stats.downcast().map(|stats| (from.into(), *stats)).ok());
@@ -592,6 +598,7 @@ impl<S> Sockets<'_, S> {
         missing.iter().for_each(|index| found.missing.insert(index));
         found.missing_nodes.extend(missing_nodes.into_iter().map(Node));
         found.missing_nodes.sort_unstable();
+        found.missing_nodes.dedup();
         let mut context = Context { state, hub: self.hub, registry: self.registry };
         let _ = context.guard("everywhere", None, |context| {
             let (state, mut sockets) = context.lend();

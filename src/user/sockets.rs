@@ -202,6 +202,12 @@ impl<S> Sockets<'_, S> {
             && self.hub.link.as_ref().is_none_or(|link| link.is_ready())
     }
 
+    /// Whether this server has a [bus](crate::manual::many_machines), and it is up.
+    #[must_use]
+    pub fn is_bus_up(&self) -> bool {
+        self.hub.link.as_ref().is_some_and(|link| link.is_bus_up())
+    }
+
     /// The name of this server on its [bus](crate::manual::many_machines), if it has one.
     #[must_use]
     pub fn node(&self) -> Option<Node> {

@@ -8,12 +8,14 @@ use crate::bus::{
 use crate::hub::Audience;
 use crate::protocol::CloseCode;
 use crate::server::Server;
-use crate::server::budget::MESSAGE;
+use crate::server::budget::{LOOK, MESSAGE};
 use crate::user::{self, Sockets};
 
 /// How long the answers of this server's own loops to a question of another server are awaited, in
 /// milliseconds: less than the time that server waits.
 const ANSWER_TIME: u64 = 700;
+/// While this many questions are open, none of another server is taken.
+const MOST_QUESTIONS: usize = 1024;
 
 impl<S> Server<S> {
     pub(super) fn handle_bus_message(
@@ -50,7 +52,10 @@ impl<S> Server<S> {
                 self.close_from_bus(uuid, code, reason);
                 1
             }
+            // Its server finds that an answer is missing.
+            Body::Ask { .. } if self.registry.queries.len() >= MOST_QUESTIONS => 0,
             &Body::Ask { query, question, topic } => {
+                self.hub.work += LOOK * self.looks_for(question, topic);
                 let answer = move |_: &mut S, sockets: &mut Sockets<'_, S>, found: user::Found| {
                     let (is_complete, answer) = found.into_answer(question);
                     if let Some(link) = &mut sockets.hub.link {
@@ -155,7 +160,11 @@ impl<S> Server<S> {
             self.context().answered_by_node(query, node, is_last, is_complete, answer);
         } else if usize::from(index) < link.post().len() {
             let letter = Letter::NodeAnswer { query, node, is_last, is_complete, answer };
-            link.exchange(index, letter, "");
+            if !link.exchange(index, letter, "") {
+                // That loop must not take the rest for all of it.
+                let (is_last, is_complete, answer) = (true, false, Answer::Count(0));
+                link.tell(index, Letter::NodeAnswer { query, node, is_last, is_complete, answer });
+            }
         }
     }
 }

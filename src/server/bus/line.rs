@@ -24,11 +24,12 @@ pub(crate) struct Line {
     pub(super) resolving: Option<Resolving>,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// The poll has reported the end: behind what was read there is more to be read.
+    pub(super) ends: bool,
     /// The connection was found to be broken while it was written.
     pub(super) broken: Option<ErrorKind>,
-    /// What was read and did not fit into the work of its turn, and how much of it is handled.
+    /// What was read and did not fit into the work of its turn.
     pub(super) kept: Vec<u8>,
-    pub(super) handled: usize,
     /// Why the last attempt failed, so that the log has a line for each change.
     pub(super) last_failure: Option<Failure>,
     /// Makes connections in memory.
@@ -56,9 +57,9 @@ impl Line {
             resolving: None,
             readable: false,
             writable: false,
+            ends: false,
             broken: None,
             kept: Vec::new(),
-            handled: 0,
             last_failure: None,
             #[cfg(feature = "testing")]
             dial: None,
@@ -81,15 +82,16 @@ impl Line {
         }
     }
 
-    /// Whether something waits to be written.
-    pub(crate) fn has_unsent(&self) -> bool {
-        matches!(self.socket, Socket::Open(_)) && self.engine.unsent_len() > 0
+    /// Whether Redis has not confirmed all messages.
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        self.engine.unconfirmed() > 0
     }
 
     pub(super) fn close(&mut self) {
         self.socket = Socket::None;
         (self.readable, self.writable, self.broken) = (false, false, None);
-        (self.kept, self.handled) = (Vec::new(), 0);
+        self.kept = Vec::new();
+        self.ends = false;
     }
 
     // Connecting.
@@ -200,16 +202,12 @@ impl Line {
             return match stream.read(buffer) {
                 Ok(0) => Err(None),
                 Ok(len) => {
-                    if len < buffer.len() && stream.short_means_empty() {
-                        self.readable = false;
-                        self.engine.drained();
-                    }
+                    self.readable = len == buffer.len() || self.ends || !stream.short_means_empty();
                     Ok(len)
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;
-                    self.engine.drained();
                     Ok(0)
                 }
                 Err(error) => Err(Some(error.kind())),

@@ -12,7 +12,7 @@ use mio::event::Event;
 use super::Server;
 use super::budget::{LETTERS_PART, MESSAGE};
 use crate::bus::{
-    Arrived, Bus, BusEvent, GapFrom, HOLDER, Letter, Node, Opened, Post, Seat, run_number,
+    Arrived, Bus, BusEvent, GapFrom, HOLDER, Letter, Link, Node, Opened, Post, Seat, run_number,
 };
 use crate::error::BusError;
 #[cfg(feature = "testing")]
@@ -86,7 +86,11 @@ impl<S> Server<S> {
     /// Notes an event of the connection.
     #[cold]
     pub(super) fn note_bus(&mut self, event: &Event) {
-        self.bus_is_ready(event.is_readable() || event.is_read_closed(), event.is_writable());
+        let ends = event.is_read_closed();
+        if let Some(line) = &mut self.line {
+            line.ends |= ends;
+        }
+        self.bus_is_ready(event.is_readable() || ends, event.is_writable());
     }
 
     pub(super) fn bus_is_ready(&mut self, readable: bool, writable: bool) {
@@ -109,6 +113,8 @@ impl<S> Server<S> {
         if self.backlog.take_bus()
             || self.line.as_ref().is_some_and(|line| line.next_deadline() <= now)
         {
+            // If the connection has ended, these are among what is not confirmed.
+            self.flush_bus();
             self.serve_bus(buffer);
         }
     }
@@ -118,13 +124,16 @@ impl<S> Server<S> {
         let Some(mut line) = self.line.take() else { return };
         let now = self.hub.now;
         let until = self.hub.work.saturating_add(self.hub.work_per_turn / LETTERS_PART);
+        // What has come counts as a sign of life.
+        line.readable |= line.next_deadline() <= now;
+        self.receive_by_bus(&mut line, buffer, until);
+        // After what Redis has said before its end.
         if let Some(kind) = line.broken
             && let Some(ended) = line.engine.disconnected(now, Some(kind))
         {
             line.close();
             self.bus_ended(&mut line, ended);
         }
-        self.receive_by_bus(&mut line, buffer, until);
         if let Some(ended) = line.engine.expire(now) {
             line.close();
             self.bus_ended(&mut line, ended);
@@ -137,7 +146,7 @@ impl<S> Server<S> {
             line.close();
             self.bus_ended(&mut line, ended);
         }
-        if line.handled < line.kept.len() || line.readable || line.broken.is_some() {
+        if !line.kept.is_empty() || line.readable || line.broken.is_some() {
             self.backlog.push_bus();
         }
         if let Some(link) = &mut self.hub.link {
@@ -153,14 +162,16 @@ impl<S> Server<S> {
     fn receive_by_bus(&mut self, line: &mut Line, buffer: &mut [u8], until: usize) {
         let kept = std::mem::take(&mut line.kept);
         if !kept.is_empty() {
-            let rest = &kept[std::mem::take(&mut line.handled)..];
-            self.handle_bus_input(line, rest, until);
+            self.handle_bus_input(line, &kept, until);
         }
         while line.readable && line.kept.is_empty() && self.hub.work < until {
             match line.read(buffer) {
                 Ok(len) => {
                     self.hub.work += len;
                     self.handle_bus_input(line, &buffer[..len], until);
+                    if !line.readable && line.kept.is_empty() {
+                        line.engine.drained();
+                    }
                 }
                 Err(kind) => {
                     let ended = line.engine.disconnected(self.hub.now, kind);
@@ -247,7 +258,7 @@ impl<S> Server<S> {
         self.context().bus_event(&event);
     }
 
-    /// Messages of other servers are missing. With a topic, only loops with members are told.
+    /// Messages of other servers are missing. With a topic, this concerns loops with members.
     fn announce_gap(&mut self, from: GapFrom, topic: Option<&str>, lost: Option<u64>) {
         let Some(link) = &mut self.hub.link else { return };
         let event = BusEvent::Gap { from, topic: topic.map(Arc::from), lost };
@@ -277,11 +288,23 @@ impl<S> Server<S> {
         }
     }
 
-    /// Looks at what has changed, publishes what this loop has, and writes what waits.
-    #[cold]
+    /// Publishes what this loop has, and writes what waits.
     pub(super) fn flush_bus(&mut self) {
         let (Some(line), Some(link)) = (&mut self.line, &mut self.hub.link) else { return };
-        let now = self.hub.now;
+        if link.has_outward() {
+            Self::publish_outward(line, link, self.hub.now);
+        }
+        line.write();
+        if let Some(outlet) = link.outlet() {
+            outlet.set_unsent(line.engine.unsent_len());
+        }
+        if line.broken.is_some() {
+            self.backlog.push_bus();
+        }
+    }
+
+    /// Looks at what has changed, and publishes what this loop has.
+    fn publish_outward(line: &mut Line, link: &mut Link, now: u64) {
         let post = link.post().clone();
         let Some(outlet) = post.outlet() else { return };
         if outlet.has_changed() {
@@ -294,20 +317,19 @@ impl<S> Server<S> {
                 line.engine.look_at_uuid(uuid, post.has_set_uuid(uuid), now);
             }
         }
-        if link.has_outward() {
-            let mut letters = link.take_outward();
-            while let Some(letter) = letters.next() {
-                line.engine.publish(&letter, now);
-                outlet.set_unsent(line.engine.unsent_len());
-                outlet.give_room(letter.cost);
-            }
-            link.put_outward_back(letters);
+        let mut letters = link.take_outward();
+        while let Some(letter) = letters.next() {
+            line.engine.publish(&letter, now);
+            outlet.set_unsent(line.engine.unsent_len());
+            outlet.give_room(letter.cost);
         }
-        line.write();
-        outlet.set_unsent(line.engine.unsent_len());
-        if line.broken.is_some() {
-            self.backlog.push_bus();
-        }
+        link.put_outward_back(letters);
+    }
+
+    /// Whether something is on its way to other servers, or has not reached Redis.
+    pub(super) fn has_last_words(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.has_unconfirmed())
+            || self.line.is_some() && self.hub.link.as_ref().is_some_and(|link| link.is_behind())
     }
 
     /// Whether something waits to be published.

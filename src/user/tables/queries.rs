@@ -48,6 +48,12 @@ impl<C, F> Queries<C, F> {
         self.open.borrow_mut().insert(number, query);
     }
 
+    /// The number of open questions.
+    #[cfg(feature = "redis")]
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
     /// Takes a question to end it.
     pub(crate) fn take(&self, number: u64) -> Option<Query<C, F>> {
         self.open.borrow_mut().remove(&number)
