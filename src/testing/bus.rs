@@ -416,6 +416,13 @@ impl<S> BusHarness<S> {
         self.redis.stall_client(node, on);
     }
 
+    /// Stops the connection that a node has now, or lets all that were stopped go on. A connection
+    /// that the node makes meanwhile is not affected. So what was sent on the one may come after
+    /// what was sent on the next, as when a network loses packets.
+    pub fn stall_connection(&mut self, node: usize, on: bool) {
+        self.redis.stall_connections(node, on);
+    }
+
     /// The faults of a node's connections to the Redis, from the next one on: short reads and
     /// writes, the window, interruptions. The ends that [`Faults`] can have are counted for each
     /// connection.
@@ -432,6 +439,11 @@ impl<S> BusHarness<S> {
     /// The same without a word: the subscription is dead, and its connection lives.
     pub fn forget_subscription(&mut self, node: usize, topic: &str) -> bool {
         self.redis.forget_subscription(node, &self.channel(node, topic))
+    }
+
+    /// The Redis forgets all subscriptions of a node, without a word.
+    pub fn forget_subscriptions(&mut self, node: usize) {
+        self.redis.forget_subscriptions(node);
     }
 
     /// The next command of a node is not executed, and gets this reply, in the bytes of RESP3. More

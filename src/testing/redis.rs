@@ -76,7 +76,9 @@ struct Connection {
     is_made: bool,
     /// What Redis has of it; `None` when it has ended there.
     client: Option<Client>,
-    /// The end that the node will see when its network delivers again.
+    /// Whether it delivers nothing, as with a network that does not.
+    is_stalled: bool,
+    /// The end that the node will see when it delivers again.
     late_end: Option<End>,
 }
 
@@ -126,7 +128,14 @@ impl MemoryRedis {
         let (wire, far) = memory::pair(redis.node(node).faults.clone());
         let client = (!redis.is_killed).then(|| redis.new_client());
         let late_end = client.is_none().then_some(End::Reset);
-        redis.connections.push(Connection { node, far, is_made: !is_cut_off, client, late_end });
+        redis.connections.push(Connection {
+            node,
+            far,
+            is_made: !is_cut_off,
+            client,
+            is_stalled: is_cut_off,
+            late_end,
+        });
         Ok(wire)
     }
 
@@ -194,26 +203,21 @@ impl MemoryRedis {
     /// direction, not even ends. What either side has sent is delivered later, unless the node has
     /// reset its connection.
     pub(crate) fn stall_client(&self, node: usize, on: bool) {
+        self.redis().node(node).is_stalled = on;
+        self.stall_connections(node, on);
+    }
+
+    /// The same for the connections that the node has now, or had when they were stopped. Later
+    /// ones are not affected. So what was sent on one may come after what was sent on the next.
+    pub(crate) fn stall_connections(&self, node: usize, on: bool) {
         let mut redis = self.redis();
-        redis.node(node).is_stalled = on;
-        if on {
-            return;
-        }
         for connection in redis.connections.iter_mut().filter(|each| each.node == node) {
-            connection.is_made = true;
-            if let Some(end) = connection.late_end.take() {
-                connection.far.end(end);
-            }
-            if let Some(client) = &mut connection.client
-                && connection.far.is_server_gone()
-            {
-                match connection.far.receive(usize::MAX) {
-                    (_, Some(End::Reset)) => connection.client = None,
-                    (bytes, _) => client.received.extend(bytes),
-                }
+            connection.is_stalled = on;
+            if !on {
+                connection.go_on();
             }
         }
-        redis.connections.retain(Connection::goes_on);
+        redis.connections.retain(Connection::is_known);
     }
 
     /// The process of the node has ended: what it has written is sent, and nothing more.
@@ -261,6 +265,13 @@ impl MemoryRedis {
     /// The same without a word: the node takes the subscription for alive.
     pub(crate) fn forget_subscription(&self, node: usize, channel: &[u8]) -> bool {
         self.redis().client(node).is_some_and(|client| client.channels.remove(channel))
+    }
+
+    /// The same for all subscriptions of the node.
+    pub(crate) fn forget_subscriptions(&self, node: usize) {
+        if let Some(client) = self.redis().client(node) {
+            client.channels.clear();
+        }
     }
 
     /// The node's next command is not executed, and gets this reply. More calls are for the
@@ -327,7 +338,7 @@ impl Redis {
         if connection.client.take().is_none() {
             return;
         }
-        if self.nodes.get(&connection.node).is_some_and(|node| node.is_stalled) {
+        if connection.is_stalled {
             connection.late_end = Some(end);
         } else {
             connection.far.end(end);
@@ -346,18 +357,17 @@ impl Redis {
         for at in 0..self.connections.len() {
             moved |= self.send(at);
         }
-        self.connections.retain(Connection::goes_on);
+        self.connections.retain(Connection::is_known);
         moved
     }
 
     fn read(&mut self, at: usize) -> bool {
-        let Connection { node, far, client: Some(client), .. } = &mut self.connections[at] else {
+        let Connection { node, far, client: Some(client), is_stalled: false, .. } =
+            &mut self.connections[at]
+        else {
             return false;
         };
-        let Node { is_stalled, received_until_cut, .. } = self.nodes.entry(*node).or_default();
-        if *is_stalled {
-            return false;
-        }
+        let Node { received_until_cut, .. } = self.nodes.entry(*node).or_default();
         let most = received_until_cut.map_or(READ_AT_ONCE, |most| most.min(READ_AT_ONCE));
         let (bytes, end) = far.receive(most);
         let is_over = end.is_some() || (bytes.is_empty() && far.is_server_gone());
@@ -422,10 +432,12 @@ impl Redis {
 
     fn send(&mut self, at: usize) -> bool {
         let output_limit = self.output_limit;
-        let Connection { node, far, client: Some(client), .. } = &mut self.connections[at] else {
+        let Connection { node, far, client: Some(client), is_stalled, .. } =
+            &mut self.connections[at]
+        else {
             return false;
         };
-        let Node { is_stalled, sent_until_cut, .. } = self.nodes.entry(*node).or_default();
+        let Node { sent_until_cut, .. } = self.nodes.entry(*node).or_default();
         let mut len = 0;
         let mut is_cut = false;
         if !*is_stalled {
@@ -502,8 +514,24 @@ impl Redis {
 
 impl Connection {
     /// Whether one of its sides still knows it.
-    fn goes_on(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.client.is_some() || !self.far.is_server_gone()
+    }
+
+    /// It delivers again.
+    fn go_on(&mut self) {
+        self.is_made = true;
+        if let Some(end) = self.late_end.take() {
+            self.far.end(end);
+        }
+        if let Some(client) = &mut self.client
+            && self.far.is_server_gone()
+        {
+            match self.far.receive(usize::MAX) {
+                (_, Some(End::Reset)) => self.client = None,
+                (bytes, _) => client.received.extend(bytes),
+            }
+        }
     }
 }
 
