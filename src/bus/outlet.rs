@@ -1,7 +1,7 @@
 //! What all loops of a process share of the bus to other servers: whether it is up, how much waits
 //! for it, and what the loop that holds the connection has to look at.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,11 +27,12 @@ pub(crate) struct Outlet {
 }
 
 /// Topics and uuids whose first or last member in the process has come or gone. Whether there is
-/// one is looked at, so the order of such changes on several loops does not matter.
+/// one is looked at, so the order of such changes on several loops does not matter. They are looked
+/// at in the order of their names, so that tests repeat.
 #[derive(Default)]
 pub(crate) struct Changed {
-    pub(crate) topics: HashSet<Box<str>>,
-    pub(crate) uuids: HashSet<Uuid>,
+    pub(crate) topics: BTreeSet<Box<str>>,
+    pub(crate) uuids: BTreeSet<Uuid>,
 }
 
 impl Outlet {

@@ -141,8 +141,13 @@ impl Subscriptions {
     pub(super) fn open(&mut self, first: &[u8]) {
         self.is_open = true;
         let first = self.channels.get_key_value(first).map(|(name, _)| name.clone());
-        let others = self.channels.keys().filter(|&name| Some(name) != first.as_ref()).cloned();
-        self.due = first.iter().cloned().chain(others).collect();
+        let others = self.channels.keys().filter(|&name| Some(name) != first.as_ref());
+        let mut others: Vec<Name> = others.cloned().collect();
+        // Few have an order, so that tests repeat.
+        if others.len() < BATCH {
+            others.sort_unstable();
+        }
+        self.due = first.into_iter().chain(others).collect();
         self.channels.values_mut().for_each(|channel| channel.is_due = true);
         self.first = self.due.len() as u64;
     }
@@ -326,6 +331,19 @@ mod tests {
             subscriptions.want(format!("new {new}").as_bytes());
         }
         assert_eq!((subscriptions.confirmed(), subscriptions.len()), (3000, 6000));
+    }
+
+    #[test]
+    fn few_channels_are_asked_for_in_the_order_of_their_names_behind_the_first() {
+        let mut subscriptions = Subscriptions::default();
+        let names = names(BATCH);
+        names.iter().rev().for_each(|name| subscriptions.want(name.as_bytes()));
+        subscriptions.open(names[7].as_bytes());
+        subscriptions.encode(&mut Vec::new());
+        let asked: Vec<_> = subscriptions.asked.iter().map(|(_, name)| name.to_vec()).collect();
+        let others = names.iter().filter(|&name| *name != names[7]);
+        let expected: Vec<_> = [&names[7]].into_iter().chain(others).collect();
+        assert!(asked.iter().eq(expected.iter().map(|name| name.as_bytes())));
     }
 
     #[test]
