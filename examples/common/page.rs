@@ -1,9 +1,13 @@
 //! Web pages of the examples, whose people write to each other.
 
-use ikisocket::{HeaderError, Response, Uuid};
+use ikisocket::{HeaderError, Response, Socket, Uuid};
+
+/// What the pages of rooms have in common.
+const ROOM_STYLE: &str = include_str!("room.css");
+const ROOM_SCRIPT: &str = include_str!("room.js");
 
 /// A page. Only scripts and styles with the nonce run, and markup in a message cannot know it. In
-/// the page's text, NONCE stands for it.
+/// the page's text, NONCE stands for it, and ROOM_STYLE and ROOM_SCRIPT for those of rooms.
 pub fn page(text: &str) -> Result<Response, HeaderError> {
     let nonce = Uuid::new_v4().simple();
     let policy = format!(
@@ -11,6 +15,7 @@ pub fn page(text: &str) -> Result<Response, HeaderError> {
          img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'"
     );
+    let text = text.replace("ROOM_STYLE", ROOM_STYLE).replace("ROOM_SCRIPT", ROOM_SCRIPT);
     Response::html(text.replace("NONCE", &nonce.to_string()))
         .with_header("Content-Security-Policy", policy)?
         .with_header("X-Content-Type-Options", "nosniff")?
@@ -27,4 +32,12 @@ pub fn cut(text: &mut String, most: usize) -> bool {
         text.push('…');
     }
     is_longer
+}
+
+/// A name that the query of the client's request has: at most `most` characters of it, or `default`
+/// if it has none.
+pub fn query_name<S>(kws: &Socket<'_, S>, key: &str, default: &str, most: usize) -> String {
+    let mut name = kws.query(key).unwrap_or_default().trim().to_owned();
+    cut(&mut name, most);
+    if name.is_empty() { default.to_owned() } else { name }
 }

@@ -35,7 +35,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::page::{cut, page};
+use common::page::{cut, page, query_name};
 use ikisocket::{
     Builder, BusEvent, Event, EventPayload, Gathered, Incoming, Loops, Response, Server, Socket,
     Sockets, Stats, Uuid,
@@ -141,11 +141,8 @@ fn server(builder: Builder, chat: Chat) -> Result<Server<Chat>, Box<dyn Error>> 
 
 /// The route's callback: a new client.
 fn enter(chat: &mut Chat, kws: &mut Socket<'_, Chat>) {
-    let [room, name] = [("room", "lobby"), ("name", "guest")].map(|(key, default)| {
-        let mut given = kws.query(key).unwrap_or_default().trim().to_owned();
-        cut(&mut given, MAX_NAME);
-        if given.is_empty() { default.to_owned() } else { given }
-    });
+    let [room, name] = [("room", "lobby"), ("name", "guest")]
+        .map(|(key, default)| query_name(kws, key, default, MAX_NAME));
     // Before the list is made: from now on, changes arrive.
     if let Err(error) = kws.join(&room) {
         let _ = kws.close_with(1008, &error.to_string());

@@ -8,6 +8,7 @@ import readline from "node:readline";
 import { chromium } from "playwright-core";
 import WebSocket from "ws";
 import { check, assert, isInSight, look, result, show, views, DESKTOP } from "./views.mjs";
+import { cluster } from "./cluster.mjs";
 import { loops } from "./loops.mjs";
 import { reports } from "./report.mjs";
 
@@ -505,6 +506,7 @@ try {
   await talk(context);
   await secure(context);
   await loops(context);
+  await cluster(start, context);
   await reports(context);
   await context.close();
 } catch (error) {
