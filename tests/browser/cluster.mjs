@@ -12,11 +12,15 @@ const { EXAMPLES, FOLDER } = process.env;
 const PATIENCE = 15_000; // ms for one condition
 const SOON = 5000; // ms until a page says that Redis has ended
 
-/** A redis-server that only a socket in its folder reaches; `start` ends it with the checks. */
-function startRedis(start, folder) {
+/** A redis-server that only a socket in its folder reaches; resolves when it listens. */
+async function startRedis(start, folder) {
   const redis = start("redis-server", "--port", "0", "--unixsocket", `${folder}/s`,
     "--dir", folder, "--save", "", "--appendonly", "no");
-  redis.stdout.resume();
+  const lines = readline.createInterface({ input: redis.stdout });
+  await new Promise((resolve, reject) => {
+    lines.on("line", (line) => /ready to accept connections/iu.test(line) && resolve());
+    redis.gone.then(() => reject(new Error("redis-server ended")), reject);
+  });
   return redis;
 }
 
@@ -80,7 +84,7 @@ async function texts(page) {
 
 async function talks(start, context) {
   const folder = mkdtempSync(`${FOLDER}/redis-`);
-  let redis = startRedis(start, folder);
+  let redis = await startRedis(start, folder);
   const servers = [await serve(start, folder), await serve(start, folder)];
   const [one, two] = servers;
   const ann = await enter(context, one.base, "Ann");
@@ -141,7 +145,7 @@ async function talks(start, context) {
   }
 
   await check("cluster: when Redis is back, all pages say so and see each other", async () => {
-    redis = startRedis(start, folder);
+    redis = await startRedis(start, folder);
     for (const page of [ann, bob, carla]) {
       await isBack(page);
       await notes(page, "Together again after").last().waitFor();
