@@ -5,6 +5,9 @@
 
 #![cfg(unix)]
 
+#[path = "common/redis_process.rs"]
+mod redis_process;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -13,6 +16,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use ikisocket::Uuid;
+use redis_process::Redis;
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
@@ -700,6 +704,118 @@ fn the_number_of_loops_must_be_one_that_can_run() {
     ] {
         let (ended_well, error) = finished("loops", &[&["127.0.0.1:0"], &arguments[..]].concat());
         assert!(!ended_well && error.contains(part), "{error}");
+    }
+}
+
+/// Skips messages of the example `cluster` until one has this key.
+fn find(client: &mut Client, key: &str) -> Value {
+    loop {
+        let message = client.json();
+        if message.get(key).is_some() {
+            return message;
+        }
+    }
+}
+
+/// Skips messages of the example `cluster` until these lists of people have come: the names, by
+/// process, in the order of the processes' names.
+fn sees(client: &mut Client, expected: &[&[&str]]) {
+    let mut lists = BTreeMap::new();
+    while lists.values().collect::<Vec<_>>() != expected.iter().collect::<Vec<_>>() {
+        let list = find(client, "people");
+        let name = |person: &Value| person["name"].as_str().unwrap().to_owned();
+        let mut names: Vec<_> = list["people"].as_array().unwrap().iter().map(name).collect();
+        names.sort_unstable();
+        lists.insert(list["process"].to_string(), names);
+    }
+}
+
+#[test]
+fn a_process_of_the_cluster_that_is_alone_serves_its_people_and_says_why() {
+    let cluster = Example::start_with("cluster", &["--redis", "redis+unix:///nowhere/s"]);
+    let why = "no connection to Redis: entity not found";
+    assert_eq!(cluster.line(), format!("alone: {why}; messages that may be lost: 0"));
+    let ready = cluster.get("/ready");
+    assert!(ready.starts_with("HTTP/1.1 200 ") && ready.contains(why), "{ready}");
+    let page = cluster.get("/");
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<h1>Chat over several"), "{page}");
+    for placeholder in ["NONCE", "ROOM_STYLE", "ROOM_SCRIPT", "MAX_"] {
+        assert!(!page.contains(placeholder), "{placeholder}: {page}");
+    }
+
+    let mut ann = cluster.plain("/ws?name=ann");
+    let mut bob = cluster.plain("/ws?name=bob");
+    let you = find(&mut ann, "you");
+    assert_eq!((&you["you"]["name"], &you["alone"]), (&json!("ann"), &json!(why)));
+    sees(&mut ann, &[&["ann", "bob"]]);
+    ann.send("hello");
+    let message = find(&mut bob, "from");
+    assert_eq!((&message["from"], &message["text"]), (&you["you"], &json!("hello")));
+    assert_eq!(find(&mut ann, "from"), message);
+    assert_eq!(find(&mut ann, "only_here")["only_here"], message["id"]);
+    let metrics = cluster.get("/metrics");
+    assert!(metrics.contains("ikisocket_messages_received_total 1\n"), "{metrics}");
+    cluster.interrupt([ann, bob]);
+}
+
+#[test]
+fn two_processes_of_the_cluster_are_one_chat_while_redis_runs() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let address = format!("redis+unix://{}", redis.socket().display());
+    let start = || Example::start_with("cluster", &["--redis", &address]);
+    let mut nodes = [start(), start()].map(|process| {
+        let line = process.line();
+        let name = line.strip_prefix("together with the others, as process ");
+        (name.unwrap_or_else(|| panic!("{line}")).to_owned(), process)
+    });
+    nodes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let [(_, first), (_, second)] = &nodes;
+    let mut ann = first.plain("/ws?name=ann");
+    let mut bob = second.plain("/ws?name=bob");
+    for client in [&mut ann, &mut bob] {
+        sees(client, &[&["ann"], &["bob"]]);
+    }
+    let talk = |from: &mut Client, to: &mut Client, text: &str| {
+        from.send(text);
+        let message = find(to, "from");
+        assert_eq!(message["text"], text);
+        assert_eq!(find(from, "from"), message, "with the same id, and none before it");
+    };
+    talk(&mut ann, &mut bob, "before");
+    talk(&mut bob, &mut ann, "and back");
+
+    redis.kill();
+    for client in [&mut ann, &mut bob] {
+        assert!(find(client, "alone")["alone"].is_string());
+    }
+    ann.send("alone");
+    let message = find(&mut ann, "from");
+    assert_eq!(find(&mut ann, "only_here")["only_here"], message["id"]);
+    redis.start_again(&[]);
+    for client in [&mut ann, &mut bob] {
+        assert!(find(client, "together")["together"].is_number());
+    }
+    talk(&mut bob, &mut ann, "after");
+    talk(&mut ann, &mut bob, "and back");
+    let [(_, first), (_, second)] = nodes;
+    first.interrupt([ann]);
+    sees(&mut bob, &[&[], &["bob"]]);
+    second.interrupt([bob]);
+}
+
+#[test]
+fn the_cluster_says_what_is_wrong_with_its_arguments() {
+    for (arguments, part) in [
+        (&["--redis", "localhost:6379"][..], "--redis: the address of Redis has no scheme"),
+        (&["--redis", "rediss://localhost"], "run stunnel"),
+        (&["--redis", "redis://:secret@localhost:http"], "port"),
+        (&["--redis"], "--redis"),
+        (&["--prefix", "x"], "--prefix"),
+        (&["at home"], "at home: "),
+    ] {
+        let (ended_well, error) = finished("cluster", &[&["127.0.0.1:0"], arguments].concat());
+        assert!(!ended_well && error.contains(part), "{error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }
 

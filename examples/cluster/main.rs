@@ -166,8 +166,8 @@ fn on_bus(chat: &mut Chat, sockets: &mut Sockets<'_, Chat>, event: &BusEvent) {
             sockets.broadcast(json!({ "together": was_down_for.as_millis() }).to_string());
         }
         BusEvent::Gap { topic: Some(topic), lost, .. } => {
-            // Quoted, as people choose the names of rooms.
-            println!("missing on {topic:?}: {lost:?}");
+            let number = lost.map_or("unknown".to_owned(), |lost| lost.to_string());
+            println!("missing on {topic:?}: {number}"); // Quoted: people choose names of rooms.
             if topic.starts_with("said:") {
                 sockets.publish(topic, json!({ "missing": lost }).to_string());
             }
