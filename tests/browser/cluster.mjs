@@ -169,18 +169,20 @@ async function talks(start, context) {
   });
 
   await check("cluster: messages that a process misses are counted on its pages", async () => {
-    // Redis ends both connections while one process cannot notice it.
-    one.kill("SIGSTOP");
-    const together = notes(bob, "Together again after"), before = await together.count();
-    await ask(folder, "CLIENT KILL TYPE pubsub");
-    await together.nth(before).waitFor();
-    for (const text of ["lost 1", "lost 2", "lost 3"]) {
-      await write(bob, text);
-      await shown(bob, "<i>Bob", text);
+    const together = (page) => notes(page, "Together again after");
+    const [anns, bobs] = [await together(ann).count(), await together(bob).count()];
+    one.kill("SIGSTOP"); // Redis ends both connections, and this process cannot notice it yet.
+    try {
+      await ask(folder, "CLIENT KILL TYPE pubsub");
+      await together(bob).nth(bobs).waitFor();
+      for (const text of ["lost 1", "lost 2", "lost 3"]) {
+        await write(bob, text);
+        await shown(bob, "<i>Bob", text);
+      }
+    } finally {
+      one.kill("SIGCONT");
     }
-    const anns = notes(ann, "Together again after"), annsBefore = await anns.count();
-    one.kill("SIGCONT");
-    await anns.nth(annsBefore).waitFor();
+    await together(ann).nth(anns).waitFor();
     await write(bob, "the fourth");
     for (const page of [ann, carla]) {
       await shown(page, "<i>Bob", "the fourth");
