@@ -10,7 +10,7 @@ mod redis_process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -757,6 +757,19 @@ fn a_process_of_the_cluster_that_is_alone_serves_its_people_and_says_why() {
     let metrics = cluster.get("/metrics");
     assert!(metrics.contains("ikisocket_messages_received_total 1\n"), "{metrics}");
     cluster.interrupt([ann, bob]);
+}
+
+#[test]
+fn a_process_of_the_cluster_whose_redis_refuses_says_so_and_ends_well() {
+    // A port that no process has.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("redis://127.0.0.1:{port}");
+    let cluster = Example::start_with("cluster", &["--redis", &address]);
+    let why = "no connection to Redis: connection refused";
+    assert_eq!(cluster.line(), format!("alone: {why}; messages that may be lost: 0"));
+    let mut ann = cluster.plain("/ws?name=ann");
+    assert_eq!(find(&mut ann, "you")["alone"], why);
+    cluster.interrupt([ann]);
 }
 
 #[test]

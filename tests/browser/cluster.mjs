@@ -137,7 +137,9 @@ async function talks(start, context) {
     const text = await response.text();
     assert(response.status === 200 && text.startsWith("alone: "), `${response.status} ${text}`);
     const metrics = await (await fetch(`${one.base}/metrics`)).text();
-    assert(metrics.includes('ikisocket_connections{state="open"} 2\n'), metrics);
+    for (const line of ['ikisocket_connections{state="open"} 2', "ikisocket_bus_up 0"]) {
+      assert(metrics.includes(`\n${line}\n`), metrics);
+    }
   });
   for (const view of views) {
     await show(ann, view);
