@@ -1,5 +1,5 @@
-//! Servers with a bus in memory, and in virtual time: each fault with what the servers notice of it,
-//! and when.
+//! Servers with a bus in memory, and in virtual time: each fault with what the servers notice of
+//! it, and when.
 
 use std::time::Duration;
 
@@ -216,7 +216,7 @@ fn a_dead_subscription_of_one_topic_is_announced_at_the_next_confirmation() {
 }
 
 #[test]
-fn a_subscription_that_redis_ends_is_a_gap_of_unknown_size_and_begins_again() {
+fn a_subscription_that_redis_ends_is_an_unknown_gap_and_begins_again() {
     let (mut test, [ann, bob, _]) = three_with_clients();
     assert!(test.unsubscribe(1, "room") && !test.unsubscribe(1, "never"));
     assert_eq!(lines(&mut test, 1), ["gap on room"]);
@@ -345,7 +345,7 @@ fn a_node_that_reads_too_slowly_is_cut_off_by_name() {
 }
 
 #[test]
-fn a_node_that_vanishes_is_gone_in_time_and_one_that_ends_is_not_announced() {
+fn a_node_that_vanishes_is_announced_in_time_and_one_that_ends_is_not() {
     let (mut test, _) = three_with_clients();
     test.advance(ms(3000));
     let known = |test: &mut Test| test.node(0).on(0).server().stats().bus.unwrap().nodes;

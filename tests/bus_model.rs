@@ -86,7 +86,6 @@ enum Way {
 #[derive(Clone, Debug)]
 struct Sent {
     by: Name,
-    node: usize,
     on: usize,
     way: Way,
     /// Its place among those on its topic that the bus took from its node. Of a node with several
@@ -407,7 +406,7 @@ impl Model {
 
     fn note(&mut self, number: u64, node: usize, on: usize, way: Way, place: Option<u64>) {
         let by = self.nodes[node].name.clone();
-        self.sent.insert(number, Sent { by, node, on, way, place });
+        self.sent.insert(number, Sent { by, on, way, place });
     }
 
     /// A message comes at once to the clients of these nodes that are in this.

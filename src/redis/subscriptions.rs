@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn few_channels_are_asked_for_in_the_order_of_their_names_behind_the_first() {
+    fn few_channels_are_asked_for_in_the_order_of_their_names() {
         let mut subscriptions = Subscriptions::default();
         let names = names(BATCH);
         names.iter().rev().for_each(|name| subscriptions.want(name.as_bytes()));
