@@ -8,6 +8,7 @@ mod everywhere;
 mod fd;
 mod handle;
 mod loops_handle;
+mod questions;
 mod registry;
 mod route;
 mod shutdown;
@@ -17,11 +18,12 @@ mod tables;
 
 pub(crate) use call::Context;
 pub use defer::Deferred;
-pub(crate) use everywhere::answer_here;
-pub use everywhere::{Everywhere, Gathered, Sent};
+pub use everywhere::{Everywhere, Sent};
 #[cfg(unix)]
 pub use fd::Fd;
 pub use loops_handle::{LoopReport, LoopsHandle};
+pub use questions::Gathered;
+pub(crate) use questions::answer_here;
 #[cfg(feature = "testing")]
 pub(crate) use registry::Caught;
 #[cfg(feature = "redis")]
