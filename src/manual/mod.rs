@@ -54,6 +54,14 @@ pub mod all_cores {}
 #[doc = include_str!("many_machines.md")]
 #[doc = ""]
 #[cfg_attr(
+    all(feature = "redis", feature = "testing"),
+    doc = "[BusHarness]: crate::testing::BusHarness"
+)]
+#[cfg_attr(
+    not(all(feature = "redis", feature = "testing")),
+    doc = "[BusHarness]: crate::manual::many_machines"
+)]
+#[cfg_attr(
     feature = "redis",
     doc = "[`Bus`]: crate::Bus
 [prefix]: crate::Bus::prefix

@@ -69,10 +69,6 @@ impl Backlog {
     /// Whether there is nothing to do without waiting.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        #[cfg(feature = "redis")]
-        if self.bus {
-            return false;
-        }
         !self.has_connections() && !self.has_others() && !self.events
     }
 
@@ -169,6 +165,8 @@ impl Backlog {
     #[cfg(feature = "redis")]
     pub(crate) fn push_bus(&mut self) {
         self.bus = true;
+        // So that nothing else has to be looked at in each turn.
+        self.letters = true;
     }
 
     #[cfg(feature = "redis")]

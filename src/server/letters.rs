@@ -39,16 +39,13 @@ impl<S> Server<S> {
         }
     }
 
-    /// Hands over what this turn had for other loops.
+    /// Hands over what this turn had for other loops and servers.
     #[inline]
     pub(super) fn hand_letters_over(&mut self) {
-        if let Some(link) = &mut self.hub.link
-            && link.has_unsent()
-        {
-            link.hand_over();
-        }
-        #[cfg(feature = "redis")]
-        if self.line.is_some() {
+        if let Some(link) = &mut self.hub.link {
+            if link.has_unsent() {
+                link.hand_over();
+            }
             self.flush_bus();
         }
     }
@@ -172,6 +169,9 @@ impl<S> Server<S> {
 
     #[cfg(not(feature = "redis"))]
     fn publish_away(&mut self, _: &Opened<'_>) {}
+
+    #[cfg(not(feature = "redis"))]
+    fn flush_bus(&mut self) {}
 
     fn answer(&mut self, to: u16, query: u64, question: Question, topic: &str) {
         let answer = answer_here(&self.hub, self.registry.panics.get(), question, topic);
