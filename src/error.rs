@@ -610,7 +610,7 @@ pub enum BusError {
     #[error("this server is one of several loops: give the bus to all by Loops::bus")]
     OneOfLoops,
     /// The server has a bus.
-    #[error("the server has a bus already")]
+    #[error("the server has a bus already; a BusHarness gives it one by itself")]
     Given,
 }
 

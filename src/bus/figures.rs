@@ -19,7 +19,7 @@ pub struct BusStats {
     pub subscriptions: u64,
     /// The bytes that wait for Redis.
     pub queue_bytes: usize,
-    /// The time between the last PING and its answer.
+    /// The time between the last PING and its answer, in whole milliseconds.
     pub round_trip: Option<Duration>,
 
     /// Messages, events and closes that were queued for other servers.

@@ -71,7 +71,7 @@ impl fmt::Debug for Password {
 /// What is wrong with the text of an [`Address`]. The texts of these errors repeat nothing of it,
 /// because any part of a wrong address may be a password.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// There is no `://`.
     #[error("the address of Redis has no scheme: write redis://HOST:PORT or redis+unix:///PATH")]
@@ -129,6 +129,13 @@ pub enum AddressError {
     /// A path of a Unix socket is missing or is relative.
     #[error("the path of a Unix socket is absolute: write redis+unix:///run/redis.sock")]
     InvalidPath,
+}
+
+/// An error that `main` returns is printed with [`Debug`](fmt::Debug): the text says what to do.
+impl fmt::Debug for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Address {
