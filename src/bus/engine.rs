@@ -55,6 +55,7 @@ pub(crate) struct Engine {
     /// Scratch: a channel without the prefix, and the head of a message.
     channel: Vec<u8>,
     head: Vec<u8>,
+    published: u64,
     stats: BusStats,
 }
 
@@ -115,6 +116,7 @@ impl Engine {
             adopted: HashMap::new(),
             channel: Vec::new(),
             head: Vec::new(),
+            published: 0,
             stats: BusStats::default(),
         };
         // The session subscribes to it by itself.
@@ -180,9 +182,9 @@ impl Engine {
         self.session.unsent_len()
     }
 
-    /// The number of messages that Redis has not confirmed.
-    pub(crate) fn unconfirmed(&self) -> u64 {
-        self.session.unconfirmed()
+    /// The number of messages that were published, and of those that Redis has not confirmed.
+    pub(crate) fn published_and_unconfirmed(&self) -> (u64, u64) {
+        (self.published, self.session.unconfirmed())
     }
 
     /// The socket has nothing more to read, and all that was read is handled.
@@ -367,8 +369,9 @@ impl Engine {
         let number = self.numbering.next(channel, now);
         self.encode(number, body);
         let message = [&self.head[..], body.payload()];
-        if self.session.publish(&[&self.prefix, channel], &message).is_err() {
-            self.stats.unconfirmed += 1;
+        match self.session.publish(&[&self.prefix, channel], &message) {
+            Ok(()) => self.published += 1,
+            Err(_) => self.stats.unconfirmed += 1,
         }
     }
 

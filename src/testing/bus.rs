@@ -98,9 +98,9 @@ impl<S> BusHarness<S> {
     /// settles: then their bus is up. `build` gets the number of the node, the index of the loop,
     /// and the builder of its server.
     ///
-    /// Of a [bus](Loops::bus) that `loops` has, the settings count, and not the address. `build` does
-    /// not call [`Server::bus`]: the harness gives each server its bus. Listening sockets are not
-    /// used.
+    /// Of a [bus](Loops::bus) that `loops` has, the settings count, and not the address. `build`
+    /// does not call [`Server::bus`]: the harness gives each server its bus. Listening sockets are
+    /// not used.
     ///
     /// # Errors
     ///

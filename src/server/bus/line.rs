@@ -1,5 +1,6 @@
 //! The connection to Redis: its socket, from the name of the host to reading and writing.
 
+use std::cell::Cell;
 #[cfg(feature = "testing")]
 use std::io;
 use std::io::{ErrorKind, Read, Write};
@@ -30,6 +31,8 @@ pub(crate) struct Line {
     pub(super) broken: Option<ErrorKind>,
     /// What was read and did not fit into the work of its turn.
     pub(super) kept: Vec<u8>,
+    /// The number of messages that were published when all else of a shutdown was over.
+    last_words: Cell<Option<u64>>,
     /// Why the last attempt failed, so that the log has a line for each change.
     pub(super) last_failure: Option<Failure>,
     /// Makes connections in memory.
@@ -60,6 +63,7 @@ impl Line {
             ends: false,
             broken: None,
             kept: Vec::new(),
+            last_words: Cell::new(None),
             last_failure: None,
             #[cfg(feature = "testing")]
             dial: None,
@@ -82,9 +86,12 @@ impl Line {
         }
     }
 
-    /// Whether Redis has not confirmed all messages.
-    pub(crate) fn has_unconfirmed(&self) -> bool {
-        self.engine.unconfirmed() > 0
+    /// Whether Redis has not confirmed all messages that were published when this was first asked.
+    pub(crate) fn has_last_words(&self) -> bool {
+        let (published, unconfirmed) = self.engine.published_and_unconfirmed();
+        let last = self.last_words.get().unwrap_or(published);
+        self.last_words.set(Some(last));
+        published - unconfirmed < last
     }
 
     pub(super) fn close(&mut self) {
@@ -185,7 +192,7 @@ impl Line {
 
     fn open(&mut self, stream: PlainStream, now: u64) -> Option<Arrived<'static>> {
         self.socket = Socket::Open(stream);
-        (self.readable, self.writable) = (true, true);
+        (self.readable, self.writable, self.ends) = (true, true, false);
         self.engine.connected(now);
         None
     }

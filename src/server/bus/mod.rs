@@ -146,6 +146,8 @@ impl<S> Server<S> {
             line.close();
             self.bus_ended(&mut line, ended);
         }
+        // At once: the time of a PING runs, and user code may run before the end of the turn.
+        line.write();
         if !line.kept.is_empty() || line.readable || line.broken.is_some() {
             self.backlog.push_bus();
         }
@@ -328,7 +330,7 @@ impl<S> Server<S> {
 
     /// Whether something is on its way to other servers, or has not reached Redis.
     pub(super) fn has_last_words(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| line.has_unconfirmed())
+        self.line.as_ref().is_some_and(|line| line.has_last_words())
             || self.line.is_some() && self.hub.link.as_ref().is_some_and(|link| link.is_behind())
     }
 
