@@ -197,14 +197,14 @@ fn dead_subscriptions_of_a_live_connection_are_announced_in_a_second() {
 }
 
 #[test]
-fn a_dead_subscription_of_one_topic_is_announced_at_the_next_confirmation() {
+fn a_dead_subscription_of_one_topic_is_announced_in_a_second() {
     let (mut test, [ann, bob, _]) = three_with_clients();
     test.send(ann, "before");
     test.expect(bob, ["before"]);
     assert!(test.forget_subscription(1, "room") && !test.forget_subscription(1, "room"));
     test.send(ann, "missed");
     test.expect_nothing(bob);
-    test.connect(1, "/ws/other").unwrap();
+    test.advance(ms(1000));
     let found = lines(&mut test, 1);
     assert!(found[0].contains("Redis has lost subscriptions"), "{found:?}");
     test.advance(ms(1000));
@@ -455,5 +455,33 @@ fn the_same_test_sends_the_same_bytes_each_time() {
     assert!(first.iter().filter(|line| line.starts_with("down")).count() > 5, "{first:?}");
     for _ in 0..3 {
         assert_eq!(transcript(), first);
+    }
+}
+
+#[test]
+fn every_loop_finds_a_client_that_has_come_back_to_another_server() {
+    for order in ORDERS {
+        let mut test = BusHarness::new(2, &Loops::new(3), order, server).unwrap();
+        let first = test.node(0).connect_to(1, "/ws/room").unwrap();
+        let uuid = test.node(0).uuid(first).unwrap();
+        test.node(0).reset(first);
+        let back = test.node(1).connect_to(2, "/ws/elsewhere").unwrap();
+        let now = test.node(1).uuid(back).unwrap();
+        let mut sockets = test.node(1).on(2).server().sockets();
+        sockets.get(now).unwrap().set_uuid(uuid).unwrap();
+        test.settle();
+        let back = NodeClient { node: 1, client: back };
+        for (node, on) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)] {
+            let mut sockets = test.node(node).on(on).server().sockets();
+            let mut all = sockets.everywhere();
+            assert!(all.emit_to(uuid, "alone").is_ok(), "loop {on} of node {node}");
+            assert!(all.emit_to_list(&[uuid, Uuid::from_u128(1)], "in a list").is_complete());
+            test.settle();
+            test.expect(back, ["alone", "in a list"]);
+        }
+        let mut sockets = test.node(0).on(2).server().sockets();
+        assert_eq!(sockets.everywhere().close(uuid, 4000, "enough"), Ok(true));
+        test.settle();
+        test.expect(back, [Received::close(4000, "enough"), Received::Fin]);
     }
 }

@@ -72,6 +72,9 @@ pub(crate) enum To {
     All,
     One(Uuid),
     List(Box<[Uuid]>),
+    /// The same for a message of another server: it goes on to no server.
+    #[cfg(feature = "redis")]
+    Here(Box<[Uuid]>),
     /// The text of the letter is the event, whose listeners are called.
     Listeners,
 }

@@ -311,7 +311,7 @@ impl Engine {
                         write_channel(channel_of(uuid), &mut channel);
                         self.publish_to(&channel, &Body::Emit(uuid, content), now);
                     }
-                    To::List(uuids) => {
+                    To::List(uuids) | To::Here(uuids) => {
                         let mut uuids: Vec<(UuidChannel, Uuid)> =
                             uuids.iter().map(|&uuid| (channel_of(uuid), uuid)).collect();
                         // Stable: those of one node keep their order.

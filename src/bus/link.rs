@@ -187,7 +187,12 @@ impl Link {
         text: &str,
         message: &Ready<'_>,
     ) -> bool {
-        let list = if let To::List(uuids) = &to { size_of_val(&uuids[..]) } else { 0 };
+        let list = match &to {
+            To::List(uuids) => size_of_val(&uuids[..]),
+            #[cfg(feature = "redis")]
+            To::Here(uuids) => size_of_val(&uuids[..]),
+            _ => 0,
+        };
         let cost = cost_of(text, list + message.payload.len());
         let has_room = self.take_room(index, cost);
         let lane = self.open(index);

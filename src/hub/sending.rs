@@ -21,7 +21,9 @@ use crate::token::{Recipient, Token};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Emitted {
-    /// The message is queued, and will be offered to the socket before the loop waits again.
+    /// The message is queued, and will be offered to the socket before the loop waits again. By
+    /// [`Everywhere::emit_to`](crate::Everywhere::emit_to) it may also be queued for another loop
+    /// or for the bus.
     Queued,
     /// The message is queued, but the peer reads more slowly than the server writes: its socket
     /// takes nothing at the moment.

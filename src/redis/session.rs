@@ -628,6 +628,8 @@ impl Session {
             (self.subscriptions.confirmed() > 0).then_some(&*self.options.own_channel);
         let (asked, _) = self.subscriptions.asked_and_confirmed();
         self.life.ping(now, asked, own_channel, out, &mut self.answers);
+        // Behind the probe, which would come back by a new subscription too.
+        self.subscriptions.ask_again(&self.options.own_channel, out);
     }
 
     // Figures.

@@ -205,6 +205,19 @@ impl Subscriptions {
         }
     }
 
+    /// Asks once more for a channel that is confirmed. The answer says how many subscriptions Redis
+    /// has: so one that has died in silence is noticed.
+    pub(super) fn ask_again(&mut self, name: &[u8], out: &mut Vec<u8>) {
+        let Some((name, channel)) = self.channels.get_key_value(name) else { return };
+        if channel.is_confirmed && channel.is_asked {
+            self.asked.push_back((Ask::Subscribe, name.clone()));
+            self.total_asked += 1;
+            encode_start(2, out);
+            encode_argument(&[Ask::Subscribe.command()], out);
+            encode_argument(&[name], out);
+        }
+    }
+
     /// Removes a channel, and frees memory if most are gone.
     fn forget(&mut self, name: &[u8]) {
         self.channels.remove(name);
@@ -234,6 +247,8 @@ impl Subscriptions {
             }));
         }
         match ask {
+            // It was asked for again.
+            Ask::Subscribe if is_confirmed => {}
             Ask::Subscribe => self.confirmed += 1,
             Ask::Unsubscribe => self.confirmed = self.confirmed.saturating_sub(1),
         }

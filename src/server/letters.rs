@@ -112,7 +112,16 @@ impl<S> Server<S> {
                         self.send_on(|link| link.send_message_away(To::One(uuid), "", &message))
                     }
                     To::One(uuid) => self.hub.deliver(Audience::List(&[*uuid]), None, message),
+                    To::List(uuids) if uuids.iter().any(|&uuid| self.has_left(uuid)) => {
+                        let (away, here): (Vec<_>, Vec<_>) =
+                            uuids.iter().partition(|&&uuid| self.has_left(uuid));
+                        let to = To::List(away.into());
+                        self.send_on(|link| link.send_message_away(to, "", &message));
+                        self.hub.deliver(Audience::List(&here), None, message)
+                    }
                     To::List(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
+                    #[cfg(feature = "redis")]
+                    To::Here(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
                     To::Listeners => {
                         let (state, mut sockets) = self.lend();
                         sockets.fire(state, text, message.to_payload())

@@ -127,7 +127,7 @@ impl<S> Server<S> {
             if same[0].0 == own {
                 here = uuids;
             } else {
-                link.send_message(same[0].0, To::List(uuids.into()), "", &ready);
+                link.send_message(same[0].0, To::Here(uuids.into()), "", &ready);
             }
         }
         self.hub.deliver(Audience::List(&here), None, ready)
