@@ -28,6 +28,7 @@
 //! | `--hostile` | what a client waits beside hostile ones; needs `--features deflate` |
 //! | `--tls` | the table over TLS, with `--reference PROGRAM` or `--only TEXT`; needs `--features tls` |
 //! | `--loops` | what two loops cost beside one, and a hop, with `--only TEXT`; needs valgrind |
+//! | `--bus` | what a message over Redis costs, beside Socket.IO; needs redis-server |
 //! | `--conflation` | what one stalled reader among 500 costs, by what is done about it |
 //! | `--draw` | the picture of the README, from figures.json |
 //!
@@ -42,6 +43,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
+mod bus;
 mod conflation;
 mod deflate;
 mod hostile;
@@ -81,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         #[cfg(feature = "_tls")]
         ["raw-tls", chain, key, address] => tls::raw::serve(chain, key, address.parse()?),
         ["loops-server", count, cores, address] => loops::server::serve(count, cores, address),
+        ["bus-server", redis, prefix, address] => bus::server::serve(redis, prefix, address),
         ["minimal", ..] => minimal::run(&arguments[1..]),
         ["mask", how, offset, rounds] => masks::work(how, offset.parse()?, rounds.parse()?),
         ["feed", keeping, readers, address] => {
@@ -98,6 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--hostile"] => hostile::table(),
         ["--tls", ..] => tls::table(&arguments[1..]),
         ["--loops", ..] => loops::table(&arguments[1..]),
+        ["--bus", ..] => bus::table(&arguments[1..]),
         ["--conflation"] => conflation::table(),
         ["--instructions"] => instructions::table(&Programs::build()?),
         ["--raw-reference", program] => table::raw_reference(Path::new(program)),

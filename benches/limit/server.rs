@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::CORES;
@@ -130,8 +131,10 @@ impl Drop for Running {
 /// A command that runs on one core only, or on those of a list. `taskset` becomes the program it
 /// starts, so that the process has the same id.
 pub fn pinned(cores: &str, program: &Path) -> Command {
-    let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-    if !several || !Path::new("/usr/bin/taskset").exists() {
+    // Asked once: the bench may move to one core later.
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    let several = || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if !SEVERAL.get_or_init(several) || !Path::new("/usr/bin/taskset").exists() {
         return Command::new(program);
     }
     let mut command = Command::new("/usr/bin/taskset");

@@ -20,17 +20,17 @@ use crate::ratio::Ratio;
 mod broadcast;
 mod echo;
 mod hop;
-mod peer;
+pub mod peer;
 mod upgrade;
 pub mod wire;
 
 use wire::Dialer;
 
 /// How long what is in flight may take when a slice is over. A shared machine may stop for seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After the last message the server still has to return to its poll: only a thread that sleeps has
 /// its CPU time up to date in /proc.
-const REST: Duration = Duration::from_millis(1);
+pub const REST: Duration = Duration::from_millis(1);
 
 /// The traffic to one server.
 trait Traffic {
@@ -190,7 +190,7 @@ fn traffic(options: &Options, url: &str) -> Result<Box<dyn Traffic>, Box<dyn Err
 }
 
 /// The CPU time of a process's threads, in nanoseconds.
-fn cpu(pid: u32) -> Result<u64, Box<dyn Error>> {
+pub fn cpu(pid: u32) -> Result<u64, Box<dyn Error>> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let schedule = fs::read_to_string(thread?.path().join("schedstat"))?;

@@ -19,12 +19,22 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// One message as a client sends it. Its payload is letters, which are text as well as binary.
 pub fn masked_frame(size: usize, text: bool) -> Vec<u8> {
     let opcode = if text { Opcode::Text } else { Opcode::Binary };
-    let header = FrameHeader { mask: Some(KEY), ..FrameHeader::new(opcode, size as u64) };
+    masked(opcode, &letters(size))
+}
+
+/// Letters of the alphabet in turn.
+pub fn letters(size: usize) -> Vec<u8> {
+    (b'a'..=b'z').cycle().take(size).collect()
+}
+
+/// A frame as a client sends it.
+pub fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let header = FrameHeader { mask: Some(KEY), ..FrameHeader::new(opcode, payload.len() as u64) };
     let mut frame = Vec::new();
     header.encode(&mut frame);
-    let payload = frame.len();
-    frame.extend((b'a'..=b'z').cycle().take(size));
-    apply_mask(&mut frame[payload..], KEY, 0);
+    let begin = frame.len();
+    frame.extend_from_slice(payload);
+    apply_mask(&mut frame[begin..], KEY, 0);
     frame
 }
 
@@ -107,7 +117,12 @@ impl Peer {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { stream, owed: 0, sent: 0, partial: 0 })
+        Ok(Self::over(stream))
+    }
+
+    /// A connection that is upgraded already.
+    pub fn over(stream: Box<dyn Wire>) -> Self {
+        Self { stream, owed: 0, sent: 0, partial: 0 }
     }
 
     /// Sends `bytes` more of the frames, which are all alike, and what the socket did not take
