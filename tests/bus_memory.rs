@@ -485,3 +485,17 @@ fn every_loop_finds_a_client_that_has_come_back_to_another_server() {
         test.expect(back, [Received::close(4000, "enough"), Received::Fin]);
     }
 }
+
+#[test]
+fn a_question_ends_when_the_bus_goes_down() {
+    let (mut test, _) = three_with_clients();
+    test.stall_redis(true);
+    let mut sockets = test.node(0).on(0).server().sockets();
+    sockets.everywhere().count(|notes, _, open| notes.counts.push(open));
+    test.settle();
+    assert!(test.state(0, 0).counts.is_empty(), "the others have not answered");
+    test.kill_redis();
+    test.settle();
+    let counts = std::mem::take(&mut test.state(0, 0).counts);
+    assert_eq!((counts[0].value, counts[0].missing_nodes.len()), (1, 2));
+}

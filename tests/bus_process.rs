@@ -288,12 +288,15 @@ fn a_connection_that_is_cut_at_any_byte_is_made_again() {
     for round in 1..=30 {
         let way = [Way::ToNode, Way::ToRedis][round % 2];
         proxy.cut_after(way, random.below(3000) as usize);
+        let deadline = Instant::now() + PATIENCE;
         while proxy.cuts() < 2 * round - 1 {
+            assert!(Instant::now() < deadline, "round {round}: it was not cut");
             cluster.publish_everywhere(5, random.below(300) as usize);
         }
         // Once more: inside of the greeting or of the subscriptions, or soon after them.
         proxy.cut_after([Way::ToNode, Way::ToRedis][round / 2 % 2], random.below(200) as usize);
         while proxy.cuts() < 2 * round {
+            assert!(Instant::now() < deadline, "round {round}: it was not cut again");
             cluster.publish_everywhere(5, 100);
         }
         cluster.until_up_again();

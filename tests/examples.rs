@@ -10,7 +10,7 @@ mod redis_process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -761,8 +761,10 @@ fn a_process_of_the_cluster_that_is_alone_serves_its_people_and_says_why() {
 
 #[test]
 fn a_process_of_the_cluster_whose_redis_refuses_says_so_and_ends_well() {
-    // A port that no process has.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // It is bound and does not listen, so no other process can take the port.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket_ipv4().unwrap().port();
     let address = format!("redis://127.0.0.1:{port}");
     let cluster = Example::start_with("cluster", &["--redis", &address]);
     let why = "no connection to Redis: connection refused";

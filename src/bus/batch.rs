@@ -85,6 +85,9 @@ pub(crate) enum Letter {
     Message(To, Content),
     /// The text is the reason.
     Close(Uuid, CloseCode),
+    /// The same for a close by another server: it goes on to no server.
+    #[cfg(feature = "redis")]
+    CloseHere(Uuid, CloseCode),
     Ask {
         /// The number by which the asking loop knows the question.
         query: u64,

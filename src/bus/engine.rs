@@ -47,6 +47,8 @@ pub(crate) struct Engine {
     expected: Expected,
     nodes: Nodes,
     has_new_nodes: bool,
+    /// The log has a line about it.
+    has_too_many_nodes: bool,
     /// The uuids that the program has set, as far as this was looked into.
     set_uuids: HashSet<Uuid>,
     /// Other nodes that have made some of these uuids, with their number: clients may come back to
@@ -112,6 +114,7 @@ impl Engine {
             expected: Expected::default(),
             nodes: Nodes::new(node),
             has_new_nodes: false,
+            has_too_many_nodes: false,
             set_uuids: HashSet::new(),
             adopted: HashMap::new(),
             channel: Vec::new(),
@@ -439,16 +442,14 @@ impl Engine {
         self.has_new_nodes |= if let Body::Bye = body {
             nodes.left(node)
         } else {
-            let is_new = nodes.heard(node, now);
-            if is_new && nodes.len() > MOST_NODES {
-                nodes.left(node);
-                if stats.unreadable == 0 {
+            if nodes.len() >= MOST_NODES && !nodes.lives(node) {
+                if !std::mem::replace(&mut self.has_too_many_nodes, true) {
                     log::warn!("the bus has more than {MOST_NODES} servers: some are not heard");
                 }
                 stats.unreadable += 1;
                 return Some(Arrived::Nothing);
             }
-            is_new
+            nodes.heard(node, now)
         };
         let topic = topic_of(channel).map(|topic| (hasher.hash_one(topic), topic));
         let mut lost = 0;

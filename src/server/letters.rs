@@ -136,6 +136,12 @@ impl<S> Server<S> {
                     self.send_on(|link| link.send_close_away(*uuid, *code, text));
                 }
             }
+            #[cfg(feature = "redis")]
+            Letter::CloseHere(uuid, code) => {
+                if let Some(token) = self.hub.find(*uuid) {
+                    let _ = self.hub.close(token, *code, text); // It was checked when it came.
+                }
+            }
             &Letter::Ask { query, question } => self.answer(from, query, question, text),
             Letter::Answer { .. } => {
                 if let Letter::Answer { query, answer } = opened.letter {

@@ -135,12 +135,15 @@ impl<S> Server<S> {
     #[must_use]
     pub fn finished(&self) -> Option<Finished> {
         let stopping = self.hub.stopping.as_ref()?;
+        if !self.hub.is_settled() || self.has_unsent() || !self.hub.has_said_all() {
+            return None;
+        }
+        // Asked last: from now on it is known which words are the last.
         #[cfg(feature = "redis")]
         if self.hub.now < stopping.deadline && self.has_last_words() {
             return None;
         }
-        (self.hub.is_settled() && !self.has_unsent() && self.hub.has_said_all())
-            .then_some(Finished { remained: stopping.remained })
+        Some(Finished { remained: stopping.remained })
     }
 
     // The phases of a turn, in their order.

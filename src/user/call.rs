@@ -220,6 +220,10 @@ impl<S> Context<'_, S> {
 
     /// Calls the handler of the bus.
     pub(crate) fn bus_event(&mut self, event: &BusEvent) {
+        #[cfg(feature = "redis")]
+        if let BusEvent::Down { .. } = event {
+            self.give_up_nodes();
+        }
         let Some(handler) = &self.registry.on_bus else { return };
         let _ = self.guard("on_bus", None, |context| {
             let (state, mut sockets) = context.lend();
@@ -231,6 +235,20 @@ impl<S> Context<'_, S> {
     /// Adds the answer of another loop to a question, and calls the callback if none is missing.
     pub(crate) fn answered(&mut self, query: u64, from: u16, answer: Answer) {
         if self.registry.queries.add(query, from, |found| found.add(from, answer)) {
+            let (state, mut sockets) = self.lend();
+            sockets.end_query(state, query);
+            self.drain_notifications();
+        }
+    }
+
+    /// The bus is down: a part of each answer may be lost, so none is waited for.
+    #[cfg(feature = "redis")]
+    fn give_up_nodes(&mut self) {
+        let mut over = self.registry.queries.give_up_nodes(|found, nodes| {
+            found.missing_nodes.extend(nodes.into_iter().map(Node));
+        });
+        over.sort_unstable();
+        for query in over {
             let (state, mut sockets) = self.lend();
             sockets.end_query(state, query);
             self.drain_notifications();

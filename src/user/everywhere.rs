@@ -88,7 +88,8 @@ impl<S> Everywhere<'_, S> {
     ///
     /// # Errors
     ///
-    /// [`EmitError::Gone`] if no loop can have a connection with this uuid;
+    /// [`EmitError::Gone`] if no loop can have a connection with this uuid; with a bus, another
+    /// server may have it, so that is not known;
     /// [`EmitError::LoopFull`] if the queue to its loop is full; [`EmitError::Bus`] if the bus does
     /// not take it. Otherwise those of [`Sockets::emit_to`].
     pub fn emit_to<'m>(

@@ -108,11 +108,6 @@ impl Inbox {
         self.received.retain(|(_, of), _| of != topic);
     }
 
-    /// Begins anew with the messages of this node: it is gone, and may be found again.
-    pub fn forget_node(&mut self, node: &str) {
-        self.received.retain(|(of, _), _| of != node);
-    }
-
     pub fn reports(&self) -> impl Iterator<Item = Report> {
         self.received.iter().map(|((node, topic), received)| Report::Received {
             node: node.clone(),
@@ -211,10 +206,7 @@ impl Ledger {
                 self.lost_ever += lost;
             }
             Report::Gap { .. } => self.unknown_gaps += 1,
-            Report::NodeGone(node) => {
-                self.lost.retain(|(of, _), _| *of != node);
-                self.gone.push(node);
-            }
+            Report::NodeGone(node) => self.gone.push(node),
             Report::Closed { node, topic } => *self.closed.entry((node, topic)).or_default() += 1,
             Report::Received { node, topic, tally } => {
                 self.received.insert((node, topic), tally);
@@ -359,8 +351,6 @@ mod tests {
         let tally = Tally { first: 3, last: 8, number: 3 };
         let (node, topic) = ("a".to_owned(), "t".to_owned());
         assert_eq!(inbox.reports().next(), Some(Report::Received { node, topic, tally }));
-        inbox.forget_node("a");
-        assert_eq!(inbox.reports().count(), 2);
         inbox.forget_topic("t");
         assert_eq!(inbox.reports().count(), 0);
     }

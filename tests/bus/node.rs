@@ -279,7 +279,6 @@ fn take(inbox: &mut Inbox, text: &str) {
         Report::Gap { node: Some(node), topic, lost: Some(lost) } => {
             inbox.take_gap(node, topic.as_deref().unwrap_or(ALONE), *lost);
         }
-        Report::NodeGone(node) => inbox.forget_node(node),
         Report::Left(topic) => inbox.forget_topic(topic),
         Report::Counted => inbox.reports().for_each(|report| print(&report)),
         _ => {}

@@ -15,7 +15,7 @@ use crate::user::{self, Sockets};
 /// milliseconds: less than the time that server waits.
 const ANSWER_TIME: u64 = 700;
 /// While this many questions are open, none of another server is taken.
-const MOST_QUESTIONS: usize = 1024;
+const MOST_QUESTIONS: usize = 64;
 
 impl<S> Server<S> {
     pub(super) fn handle_bus_message(
@@ -137,7 +137,7 @@ impl<S> Server<S> {
         let Some(link) = &mut self.hub.link else { return };
         match link.home(uuid) {
             Some(index) if index != link.index() => {
-                link.send_close(index, Letter::Close(uuid, code), reason);
+                link.send_close(index, Letter::CloseHere(uuid, code), reason);
             }
             _ => {
                 if let Some(token) = self.hub.find(uuid) {

@@ -86,6 +86,11 @@ impl Line {
         }
     }
 
+    /// Another loop has words after what were the last ones.
+    pub(super) fn forget_last_words(&mut self) {
+        self.last_words.set(None);
+    }
+
     /// Whether Redis has not confirmed all messages that were published when this was first asked.
     pub(crate) fn has_last_words(&self) -> bool {
         let (published, unconfirmed) = self.engine.published_and_unconfirmed();

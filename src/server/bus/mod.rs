@@ -283,6 +283,7 @@ impl<S> Server<S> {
     /// Publishes a letter of another loop.
     pub(super) fn publish_away(&mut self, letter: &Opened<'_>) {
         let Some(line) = &mut self.line else { return };
+        line.forget_last_words();
         line.engine.publish(letter, self.hub.now);
         if let Some(outlet) = self.hub.link.as_ref().and_then(|link| link.outlet()) {
             outlet.set_unsent(line.engine.unsent_len());

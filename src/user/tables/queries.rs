@@ -48,6 +48,19 @@ impl<C, F> Queries<C, F> {
         self.open.borrow_mut().insert(number, query);
     }
 
+    /// Waits for no other server any more. `missing` is called for each question with the servers
+    /// that have not answered. Returns the questions for which nothing is missing now.
+    #[cfg(feature = "redis")]
+    pub(crate) fn give_up_nodes(&self, missing: impl Fn(&mut F, Vec<u64>)) -> Vec<u64> {
+        let mut open = self.open.borrow_mut();
+        let waiting = open.iter_mut().filter(|(_, query)| !query.missing_nodes.is_empty());
+        let over = waiting.filter_map(|(number, query)| {
+            missing(&mut query.found, std::mem::take(&mut query.missing_nodes));
+            query.is_over().then_some(*number)
+        });
+        over.collect()
+    }
+
     /// The number of open questions.
     #[cfg(feature = "redis")]
     pub(crate) fn len(&self) -> usize {
