@@ -41,6 +41,10 @@ pub(super) const COMMANDS_AT_ONCE: usize = 16;
 pub(super) const COMMANDS_PART: usize = 8;
 /// The messages of other loops get this part of the budget: half of it.
 pub(super) const LETTERS_PART: usize = 2;
+/// The cost of a message of another server for each connection that gets it. With 50 members one
+/// takes 88 instructions, an echo about 700 (`cargo bench --bench limit -- --bus`).
+#[cfg(feature = "redis")]
+pub(super) const DELIVERY: usize = MESSAGE / 8;
 /// The cost of looking at one connection, to answer a question of another loop.
 pub(super) const LOOK: usize = 32;
 /// The cost of an answer to a deferred request, in bytes of a turn's work: an upgrade or a

@@ -8,7 +8,7 @@ use crate::bus::{
 use crate::hub::Audience;
 use crate::protocol::CloseCode;
 use crate::server::Server;
-use crate::server::budget::{LOOK, MESSAGE};
+use crate::server::budget::{DELIVERY, LOOK};
 use crate::user::{self, Sockets};
 
 /// How long the answers of this server's own loops to a question of another server are awaited, in
@@ -72,7 +72,7 @@ impl<S> Server<S> {
             }
             Body::Heartbeat | Body::Bye => 0,
         };
-        self.hub.work += reached * MESSAGE;
+        self.hub.work += reached * DELIVERY;
     }
 
     /// Gives a message of another server to the members of a topic, on all loops.
