@@ -38,8 +38,8 @@ const INSTRUCTIONS_PER_REGISTER: usize = 5;
 /// What precedes and follows the loop: the head up to an aligned address, and the tail.
 const AROUND: usize = 128;
 /// A plain loop aligns nothing and is a little slower for it; a trap is ten times slower. The rest
-/// is for noise.
-const TIME_LIMIT: f64 = 1.5;
+/// is for noise: where the pages of a process lie has made 1.7 of 1.03, with the same instructions.
+const TIME_LIMIT: f64 = 3.0;
 /// What the plain loop takes of the time of `memcpy`, which uses the widest registers in any build.
 const MEMCPY_LIMIT: f64 = 4.0;
 const PAIRS: usize = 400;
