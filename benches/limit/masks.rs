@@ -38,8 +38,11 @@ const INSTRUCTIONS_PER_REGISTER: usize = 5;
 /// What precedes and follows the loop: the head up to an aligned address, and the tail.
 const AROUND: usize = 128;
 /// A plain loop aligns nothing and is a little slower for it; a trap is ten times slower. The rest
-/// is for noise: where the pages of a process lie has made 1.7 of 1.03, with the same instructions.
-const TIME_LIMIT: f64 = 3.0;
+/// is for noise.
+const TIME_LIMIT: f64 = 1.5;
+/// Where the pages of a process lie has made 1.7 of 1.03, with the same instructions. A trap is in
+/// every process, so this many may try to be within the limit.
+const PROCESSES: usize = 3;
 /// What the plain loop takes of the time of `memcpy`, which uses the widest registers in any build.
 const MEMCPY_LIMIT: f64 = 4.0;
 const PAIRS: usize = 400;
@@ -141,13 +144,13 @@ pub fn table() -> Result<(), Box<dyn Error>> {
     for (build, program) in &programs {
         let mut row = format!("| {} | {TIME_LIMIT} |", build.name());
         for offset in OFFSETS {
-            let ratio = time(program, "time", offset)?;
+            let ratio = time_within(TIME_LIMIT, program, "time", offset)?;
             row += &format!(" {ratio} |");
             if ratio.low > TIME_LIMIT {
                 too_many.push(format!("{} at {offset}: {ratio} × the time", build.name()));
             }
         }
-        let ratio = time(program, "plain time", 0)?;
+        let ratio = time_within(MEMCPY_LIMIT, program, "plain time", 0)?;
         println!("{row} {ratio} | {MEMCPY_LIMIT} |");
         if ratio.low > MEMCPY_LIMIT {
             too_many.push(format!("{}, plain loop: {ratio} × the time of memcpy", build.name()));
@@ -217,6 +220,23 @@ fn has_avx512() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
     false
+}
+
+/// The time in the first process that is within the limit, or in the last one.
+fn time_within(
+    limit: f64,
+    program: &Path,
+    how: &str,
+    offset: usize,
+) -> Result<Ratio, Box<dyn Error>> {
+    let mut ratio = time(program, how, offset)?;
+    for _ in 1..PROCESSES {
+        if ratio.low <= limit {
+            break;
+        }
+        ratio = time(program, how, offset)?;
+    }
+    Ok(ratio)
 }
 
 fn time(program: &Path, how: &str, offset: usize) -> Result<Ratio, Box<dyn Error>> {
