@@ -3,7 +3,7 @@
 //! output is whatever is complete.
 
 use super::assembly::Assembly;
-use super::frame::HeaderStart;
+use super::frame::{HeaderStart, KEY_LEN};
 use super::message::interpret;
 use super::{
     Compressed, Decoded, FrameHeader, Opcode, Payload, Rules, Violation, apply_mask, text,
@@ -107,7 +107,10 @@ impl Decoder {
             return None;
         }
         let start = HeaderStart::of_message(input, rules.role)?;
-        let (_, payload) = take_frame(input, start, rules)?;
+        let payload = match start.short_masked_len() {
+            Some(len) if len <= rules.max_message => take_short_frame(input, len)?,
+            _ => take_frame(input, start, rules)?.1,
+        };
         if start.opcode == Opcode::Binary {
             return Some(Ok(Payload::Binary(payload)));
         }
@@ -186,7 +189,17 @@ fn take_whole_frame<'i>(
     take_frame(input, start, rules)
 }
 
-/// The same for a frame whose start was read and is legal.
+/// The payload of a masked frame of at most 125 bytes, unmasked, if the frame is there in full.
+/// [`take_frame`] takes 20 instructions more for such a frame.
+#[inline]
+fn take_short_frame<'i>(input: &mut &'i mut [u8], len: usize) -> Option<&'i mut [u8]> {
+    let frame = input.split_off_mut(..HeaderStart::LEN + KEY_LEN + len)?;
+    let (key, payload) = frame[HeaderStart::LEN..].split_first_chunk_mut()?;
+    apply_mask(payload, *key, 0);
+    Some(payload)
+}
+
+/// The same as [`take_whole_frame`] for a frame whose start was read and is legal.
 #[inline]
 fn take_frame<'i>(
     input: &mut &'i mut [u8],

@@ -29,6 +29,8 @@ const RSV2: u8 = 0x20;
 const RSV3: u8 = 0x10;
 const OPCODE: u8 = 0x0F;
 const MASK: u8 = 0x80;
+/// The length of a masking key in bytes.
+pub(super) const KEY_LEN: usize = 4;
 
 /// The type of a frame (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -208,7 +210,7 @@ impl FrameHeader {
             126..=0xFFFF => 2,
             _ => 8,
         };
-        2 + length + if self.mask.is_some() { 4 } else { 0 }
+        HeaderStart::LEN + length + if self.mask.is_some() { KEY_LEN } else { 0 }
     }
 }
 
@@ -223,6 +225,9 @@ pub(super) struct HeaderStart {
 }
 
 impl HeaderStart {
+    /// Its length in bytes.
+    pub(super) const LEN: usize = 2;
+
     /// Reads the first two bytes; `Ok(None)` if they have not arrived.
     #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
@@ -280,6 +285,14 @@ impl HeaderStart {
         self.second & !MASK
     }
 
+    /// The length of the payload, if the frame is masked and no more bytes hold its length. The
+    /// masking key follows.
+    #[inline]
+    pub(super) fn short_masked_len(self) -> Option<usize> {
+        let is_short = self.is_masked() && u64::from(self.short_len()) <= MAX_SHORT_LEN;
+        is_short.then_some(self.short_len().into())
+    }
+
     /// Checks reserved bits. RSV1 is legal on the first frame of a message if compression was
     /// agreed on (RFC 7692 §6).
     #[cold]
@@ -315,7 +328,7 @@ impl HeaderStart {
         self,
         bytes: &[u8],
     ) -> Result<Option<(FrameHeader, usize)>, Violation> {
-        let rest = bytes.get(2..).unwrap_or_default();
+        let rest = bytes.get(Self::LEN..).unwrap_or_default();
         let (len, rest) = match self.short_len() {
             LEN_16 => {
                 let Some((len, rest)) = rest.split_first_chunk() else {
@@ -595,9 +608,9 @@ fn xor(payload: &mut [u8], key: u32) {
     for word in words {
         *word = (u64::from_le_bytes(*word) ^ twice).to_le_bytes();
     }
-    let (half, rest) = rest.as_chunks_mut();
-    for word in half {
-        *word = (u32::from_le_bytes(*word) ^ key).to_le_bytes();
+    let (half, rest) = rest.split_at_mut(rest.len() & 4);
+    if let Some(half) = half.first_chunk_mut() {
+        *half = (u32::from_le_bytes(*half) ^ key).to_le_bytes();
     }
     for (byte, key) in rest.iter_mut().zip(key.to_le_bytes()) {
         *byte ^= key;
