@@ -192,11 +192,8 @@ impl FrameHeader {
             | flag(self.rsv2, RSV2)
             | flag(self.rsv3, RSV3)
             | self.opcode as u8;
-        out.extend_from_slice(&EncodedHeader::new(
-            first,
-            flag(self.mask.is_some(), MASK),
-            self.len,
-        ));
+        let mask_bit = flag(self.mask.is_some(), MASK);
+        out.extend_from_slice(&EncodedHeader::new(first, mask_bit, self.len));
         if let Some(key) = self.mask {
             out.extend_from_slice(&key);
         }
@@ -205,12 +202,7 @@ impl FrameHeader {
     /// The number of bytes that [`encode`](Self::encode) appends.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        let length = match self.len {
-            0..=MAX_SHORT_LEN => 0,
-            126..=0xFFFF => 2,
-            _ => 8,
-        };
-        HeaderStart::LEN + length + if self.mask.is_some() { KEY_LEN } else { 0 }
+        EncodedHeader::new(0, 0, self.len).len() + if self.mask.is_some() { KEY_LEN } else { 0 }
     }
 }
 
@@ -266,13 +258,8 @@ impl HeaderStart {
     }
 
     #[inline]
-    fn has_reserved_bits(self) -> bool {
-        self.first & (RSV1 | RSV2 | RSV3) != 0
-    }
-
-    /// Whether RSV1 is the only reserved bit that is set.
-    fn has_only_rsv1(self) -> bool {
-        self.first & (RSV1 | RSV2 | RSV3) == RSV1
+    fn reserved_bits(self) -> u8 {
+        self.first & (RSV1 | RSV2 | RSV3)
     }
 
     #[inline]
@@ -298,7 +285,7 @@ impl HeaderStart {
     #[cold]
     fn may_be_compressed(self, rules: &Rules) -> bool {
         rules.compression
-            && self.has_only_rsv1()
+            && self.reserved_bits() == RSV1
             && matches!(self.opcode, Opcode::Text | Opcode::Binary)
     }
 
@@ -306,7 +293,7 @@ impl HeaderStart {
     /// §5.1, §5.2, §5.4).
     #[inline]
     pub(super) fn check(self, rules: &Rules, message_is_open: bool) -> Result<(), Violation> {
-        if self.has_reserved_bits() && !self.may_be_compressed(rules) {
+        if self.reserved_bits() != 0 && !self.may_be_compressed(rules) {
             return Err(Violation::ReservedBits);
         }
         match (rules.role, self.is_masked()) {
