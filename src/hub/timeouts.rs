@@ -307,4 +307,19 @@ mod tests {
             assert_eq!(hub.pop_due(&mut 1), Some((token, Timeout::Close)), "{sent} bytes");
         }
     }
+
+    #[test]
+    fn a_peer_that_was_sent_4_gib_has_as_much_time_to_end_as_before() {
+        let [less, more] = [u32::MAX - 4, u32::MAX - 2].map(|taken| {
+            let mut hub = hub();
+            hub.limits.kernel_holds = 1024 * 1024;
+            let (token, _far) = open(&mut hub, usize::MAX);
+            hub.get_mut(token).unwrap().taken = taken;
+            hub.close(token, CloseCode::NORMAL, "").unwrap();
+            hub.flush_dirty();
+            hub.get(token).unwrap().time
+        });
+        assert!(less > CLOSE);
+        assert_eq!(more, less);
+    }
 }
