@@ -133,6 +133,31 @@ fn a_peer_whose_input_was_deferred_is_read_before_it_is_declared_dead() {
 }
 
 #[test]
+fn a_peer_whose_input_is_handled_late_is_not_taken_for_silent() {
+    let mut server = memory_server_with(Server::builder().work_per_turn(2));
+    server.route("/:name", enter).unwrap();
+    let mut test = common::harness_by_hand(server);
+    let ann = mute(&mut test, "/ann");
+    let mut message = Vec::new();
+    FrameHeader { mask: Some([0; 4]), ..FrameHeader::new(Opcode::Text, 0) }.encode(&mut message);
+    test.write(ann, &message.repeat(20));
+    test.turn();
+    // What she sends now waits behind them.
+    test.send(ann, "still here");
+    while test.state().events("ann").len() < 22 {
+        test.skip(PING_AFTER);
+        test.turn();
+        assert!(!test.state().is_gone("ann"), "{:?}", test.state().events("ann"));
+    }
+    // From then on she is silent.
+    test.skip(PING_AFTER);
+    test.turn();
+    test.skip(DEAD_AFTER);
+    test.turn();
+    assert_eq!(test.state().errors("ann"), [Error::Silent(PING_AFTER + DEAD_AFTER)]);
+}
+
+#[test]
 fn after_an_answered_ping_the_next_is_due_in_time() {
     let mut server =
         memory_server_with(Server::builder().ping_after(PING_AFTER).dead_after(10 * PING_AFTER));

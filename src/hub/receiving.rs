@@ -100,10 +100,16 @@ impl Hub {
         self.get(token)?.stream.has_more_over_tls()
     }
 
-    /// The same as [`read`](Self::read) for input that was not read just now.
-    #[inline]
+    /// The same as [`read`](Self::read) for input that was read earlier. It is a sign of life only
+    /// now: the peer's next one waits behind it.
     pub(crate) fn begin_input(&mut self, token: Token) {
         self.active = Some(token.index);
+        if let Some(connection) = open(&mut self.connections, token) {
+            connection.time = self.now;
+            if std::mem::take(&mut connection.ping_sent) {
+                self.arm(token.index);
+            }
+        }
     }
 
     /// The route of a connection, if it is open.
@@ -194,19 +200,10 @@ impl Hub {
         None
     }
 
-    /// Continues with a message that was decompressed in part. Meanwhile the peer's next sign of
-    /// life waits behind it.
+    /// Continues with a message that was decompressed in part.
     pub(crate) fn inflate_on(&mut self, token: Token) -> Option<Received<'static>> {
-        let connection =
-            named(&mut self.connections, token).filter(|connection| connection.is_open())?;
-        connection.time = self.now;
-        let ping_sent = std::mem::take(&mut connection.ping_sent);
-        let (compression, limit) =
-            (connection.compression.as_mut()?, self.limits.rules.max_message);
-        let result = compression.inflate_on(limit, &mut self.work);
-        if ping_sent {
-            self.arm(token.index);
-        }
+        let compression = open(&mut self.connections, token)?.compression.as_mut()?;
+        let result = compression.inflate_on(self.limits.rules.max_message, &mut self.work);
         self.inflated(token, result)
     }
 
