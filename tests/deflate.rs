@@ -719,6 +719,32 @@ fn a_costly_message_is_decompressed_in_several_turns_beside_others() {
 }
 
 #[test]
+fn a_costly_message_before_a_deferred_answer_is_decompressed_to_its_end() {
+    const LEN: usize = 16 * MIB;
+    let wire = long_frame(Opcode::Binary, &deflated(&vec![0; LEN]));
+    for mode in [Deflate::shared(), Deflate::dedicated()] {
+        for behind in [&b""[..], &frame(TEXT, b"!")] {
+            let mut server = noting(with(mode).max_message(LEN).max_head(60_000));
+            let (deferred, waiting) = std::sync::mpsc::channel();
+            server.filter(move |_, sockets, incoming| {
+                deferred.send(sockets.defer(incoming)).unwrap();
+                Ok(())
+            });
+            let mut test = common::harness(server);
+            let upgrade =
+                Upgrade::to("/ann").header("Sec-WebSocket-Extensions", "permessage-deflate");
+            let ann = test.ask(upgrade).unwrap();
+            test.write(ann, &[&wire, behind].concat());
+            test.settle();
+            waiting.recv().unwrap().accept(|_| {}).unwrap();
+            test.settle();
+            let came: Vec<_> = test.state().iter().map(|(_, len)| *len).collect();
+            assert_eq!(came, [LEN, 1][..1 + behind.len().min(1)], "{mode:?}");
+        }
+    }
+}
+
+#[test]
 fn a_compressed_message_behind_our_close_frame_does_not_fire() {
     for mode in [Deflate::shared(), Deflate::dedicated()] {
         let mut server = noting(with(mode));

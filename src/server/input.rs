@@ -9,7 +9,7 @@ use super::budget::{
     SHORTEST_FRAME,
 };
 use super::{Server, Turn, admission};
-use crate::hub::{Phase, ReadLater, Received};
+use crate::hub::{Connection, Phase, ReadLater, Received};
 use crate::token::Token;
 use crate::user::Context;
 
@@ -131,11 +131,10 @@ impl<S> Server<S> {
             match progress {
                 Progress::Over => return,
                 Progress::Drained if !to_the_end => return,
-                // The end of the stream may be in the socket already.
-                Progress::UsedUp if !self.left.is_empty() => {
-                    return self.keep(token, buffer[self.left.clone()].to_vec(), 0);
+                Progress::UsedUp => {
+                    let left = buffer[self.left.clone()].to_vec();
+                    return self.keep(token, left, 0);
                 }
-                Progress::UsedUp => return self.put_off(token, true),
                 Progress::Drained | Progress::Full | Progress::Unusual => {}
             }
             if reads == READS_PER_SHARE || self.hub.work >= until || self.is_spent() {
@@ -223,11 +222,14 @@ impl<S> Server<S> {
         progress
     }
 
-    /// Keeps input from a byte on until the connection has its turn again.
+    /// Keeps input from a byte on until the connection has its turn again. It has one also if
+    /// nothing is left: a message may be decompressed in part, and the end of the stream may be in
+    /// the socket already.
     #[cold]
     pub(super) fn keep(&mut self, token: Token, bytes: Vec<u8>, from: usize) {
         self.put_off(token, true);
-        if self.hub.get(token).is_some_and(|connection| connection.read_later > ReadLater::Heavy) {
+        let waits = |connection: &Connection| connection.read_later > ReadLater::Heavy;
+        if from < bytes.len() && self.hub.get(token).is_some_and(waits) {
             self.backlog.keep(token, Rest { bytes, from });
             self.set_most_read();
         }
@@ -352,12 +354,7 @@ impl<S> Server<S> {
             self.hub.begin_input(token);
             from += part.len();
             if let Progress::UsedUp = self.serve(token, part.len(), buffer) {
-                from -= self.left.len();
-                if from < bytes.len() {
-                    self.keep(token, bytes, from);
-                } else {
-                    self.put_off(token, true);
-                }
+                self.keep(token, bytes, from - self.left.len());
                 return false;
             }
         }

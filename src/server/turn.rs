@@ -366,9 +366,7 @@ impl<S> Server<S> {
         match early.len() {
             0 => self.hub.end_input(token),
             before => {
-                if let Progress::UsedUp = self.serve(token, before, &mut early)
-                    && !self.left.is_empty()
-                {
+                if let Progress::UsedUp = self.serve(token, before, &mut early) {
                     self.keep(token, early, self.left.start);
                 }
             }
