@@ -4,12 +4,17 @@
 mod common;
 #[path = "common/loops.rs"]
 mod kit;
+#[cfg(unix)]
+#[path = "common/redis_process.rs"]
+mod redis_process;
 
 use std::cell::Cell;
 use std::sync::{Condvar, Mutex, Once, mpsc};
 use std::time::Duration;
 
 use common::{ON_PURPOSE, quiet_panics};
+#[cfg(unix)]
+use ikisocket::{BuildError, Bus, BusEvent, BusRefusal, BusSent};
 use ikisocket::{Loops, LoopsError, LoopsHandle, SendError, Shutdown};
 use kit::{Member, PATIENCE, end, loads, on, room, until};
 use log::{Log, Metadata, Record};
@@ -129,6 +134,44 @@ fn after_a_failure_of_the_first_loop_no_socket_of_any_loop_listens() {
     left.into_iter().for_each(|mut client| assert_eq!(client.closed().0, 1001));
     assert!(matches!(running.join(), Err(LoopsError::Failed { index: 0, .. })));
     assert!(handle.listening_fds().unwrap().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn after_a_failure_of_the_first_loop_the_others_know_that_the_bus_is_down() {
+    quiet_panics();
+    install_logger();
+    let Some(redis) = redis_process::Redis::start(&[]) else { return };
+    let address = format!("redis+unix://{}", redis.socket().display());
+    let build = |index, builder| {
+        let mut server = room(index, builder)?;
+        server.on_bus(|notes, _, event| {
+            notes.0.push(match event {
+                BusEvent::Up { .. } => "up".to_owned(),
+                BusEvent::Down { why, unconfirmed, .. } => format!("down, {unconfirmed}: {why}"),
+                event => format!("{event:?}"),
+            });
+        });
+        Ok::<_, BuildError>(server)
+    };
+    let loops = Loops::new(3).bus(Bus::redis(&address).unwrap());
+    let running = loops.listen("127.0.0.1:0").unwrap().start(build).unwrap();
+    let (handle, address) = (running.handle(), running.local_addr().unwrap());
+    let clients: Vec<_> = (0..3).map(|_| Member::connect(address)).collect();
+    let lines = |index| on(&handle, index, |notes, _| notes.0.clone());
+    until(|| (0..3).all(|index| lines(index) == ["up"]));
+    let_fail(&handle, 0, 1);
+    let down = "down, 0: the loop that holds the connection to Redis has failed";
+    for index in [1, 2] {
+        // They wait for their clients.
+        until(|| lines(index) == ["up", down]);
+        let bus = on(&handle, index, |_, sockets| sockets.everywhere().publish("room", "x").bus);
+        assert_eq!(bus, BusSent::Refused(BusRefusal::Down));
+    }
+    for mut client in clients.into_iter().filter(|client| client.on != 0) {
+        assert_eq!(client.closed().0, 1001);
+    }
+    assert!(matches!(running.join(), Err(LoopsError::Failed { index: 0, .. })));
 }
 
 /// Lets a loop fail while the connections are closed one after the other. Returns whether some were

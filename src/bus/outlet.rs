@@ -52,8 +52,9 @@ impl Outlet {
         self.is_up.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_up(&self, is_up: bool) {
-        self.is_up.store(is_up, Ordering::Release);
+    /// Returns whether the bus was up before.
+    pub(crate) fn set_up(&self, is_up: bool) -> bool {
+        self.is_up.swap(is_up, Ordering::AcqRel)
     }
 
     /// Whether a server with this bus is ready for clients.

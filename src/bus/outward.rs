@@ -8,6 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::batch::{Answer, Batch, Letter, Question, Ready, To, cost_of};
+use super::event::BusEvent;
 use super::figures::BusStats;
 use super::frame::LONGEST_TEXT;
 use super::identity::run_of;
@@ -18,11 +19,27 @@ use super::post::Post;
 use super::sent::BusSent;
 use crate::error::BusRefusal;
 use crate::protocol::CloseCode;
+use crate::redis::Failure;
 
 impl Post {
     /// The number of this server among those of the bus.
     pub(crate) fn node(&self) -> u64 {
         self.identity.run()
+    }
+
+    /// The connection to Redis is gone with the holder's server. If the holder has failed, the
+    /// other loops go on, so their handlers are called. At the end of a shutdown they end too.
+    pub(crate) fn holder_ends(&self, unconfirmed: u64) {
+        let was_up = self.outlet().is_some_and(|outlet| outlet.set_up(false));
+        if !was_up || self.all_finished() || self.shutdown_ended().is_some() {
+            return;
+        }
+        for index in self.alive().without(HOLDER).iter() {
+            let down = BusEvent::Down { why: Failure::LoopFailed, unconfirmed };
+            let mut letters = Batch::default();
+            letters.push(Letter::Bus(down), "", 0);
+            self.hand_over(HOLDER, index, &mut letters);
+        }
     }
 
     /// Makes the holder look whether a topic has members.

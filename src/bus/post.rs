@@ -15,7 +15,7 @@ use super::identity::Identity;
 use super::interest::Interest;
 use super::loop_set::LoopSet;
 #[cfg(feature = "redis")]
-use super::outlet::{HOLDER, Outlet};
+use super::outlet::Outlet;
 use super::set_uuids::SetUuids;
 #[cfg(feature = "redis")]
 use super::settings::Bus;
@@ -182,10 +182,6 @@ impl Post {
     pub(super) fn end(&self, index: u16) {
         let mailbox = self.mailbox(index);
         mailbox.ended.store(true, Ordering::SeqCst);
-        #[cfg(feature = "redis")]
-        if let Some(outlet) = self.outlet().filter(|_| index == HOLDER) {
-            outlet.set_up(false);
-        }
         let mut incoming = mailbox.lock();
         incoming.closed = true;
         incoming.ready = LoopSet::default();

@@ -102,6 +102,7 @@ pub mod all_cores {}
 [ProbeLost]: crate::BusFailure::ProbeLost
 [SubscriptionsLost]: crate::BusFailure::SubscriptionsLost
 [Nonsense]: crate::BusFailure::Nonsense
+[LoopFailed]: crate::BusFailure::LoopFailed
 [Unexpected]: crate::BusFailure::Unexpected
 "
 )]
@@ -146,6 +147,7 @@ pub mod all_cores {}
 [ProbeLost]: crate::manual::many_machines
 [SubscriptionsLost]: crate::manual::many_machines
 [Nonsense]: crate::manual::many_machines
+[LoopFailed]: crate::manual::many_machines
 [Unexpected]: crate::manual::many_machines
 "
 )]

@@ -114,6 +114,9 @@ pub enum Failure {
     /// The bytes are no replies of Redis.
     #[error("what came is not RESP3: {0}")]
     Nonsense(#[from] RespError),
+    /// The loop that holds the connection has failed, and the others of its process shut down.
+    #[error("the loop that holds the connection to Redis has failed")]
+    LoopFailed,
     /// A reply that answers nothing, or not what was asked.
     #[error("an unexpected answer to {0}")]
     Unexpected(&'static str),

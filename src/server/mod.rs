@@ -96,6 +96,10 @@ pub struct Server<S> {
     /// The first field, so that the compiler names this field when a server is sent to another
     /// thread.
     _stays: PhantomData<dyn StaysOnTheThreadThatBuiltIt>,
+    /// The connection of the bus, if this loop holds it. It is dropped before user code of the
+    /// state runs, so that other loops know soon that it is gone.
+    #[cfg(feature = "redis")]
+    line: Option<Box<bus::Line>>,
     state: S,
     hub: Hub,
     registry: Registry<S>,
@@ -106,9 +110,6 @@ pub struct Server<S> {
     /// What TLS needs of it, if connections over TLS may come.
     #[cfg(feature = "_tls")]
     least_buffer: usize,
-    /// The connection of the bus, if this loop holds it.
-    #[cfg(feature = "redis")]
-    line: Option<Box<bus::Line>>,
     /// The commands that other threads have sent for this turn; empty between turns.
     commands: Vec<Command<S>>,
     /// The most work of each kind in one turn.

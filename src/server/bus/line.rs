@@ -4,8 +4,9 @@ use std::cell::Cell;
 #[cfg(feature = "testing")]
 use std::io;
 use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
 
-use crate::bus::{Arrived, Engine, Outlet, Seat};
+use crate::bus::{Arrived, Engine, Outlet, Post, Seat};
 use crate::hub::NEVER;
 use crate::redis::{Failure, Place};
 use crate::server::reactor::Reactor;
@@ -20,6 +21,8 @@ const ADDRESS_TIME: u64 = 500;
 /// The bus at the loop that holds its connection.
 pub(crate) struct Line {
     pub(super) engine: Engine,
+    /// What all loops share, to say there that the line is gone.
+    post: Arc<Post>,
     socket: Socket,
     /// A name whose addresses the system has not said yet.
     pub(super) resolving: Option<Resolving>,
@@ -56,6 +59,7 @@ impl Line {
         let engine = Engine::new(&outlet.bus, seat.post.node(), seat.topic_hasher(), now);
         Self {
             engine,
+            post: seat.post.clone(),
             socket: Socket::None,
             resolving: None,
             readable: false,
@@ -250,6 +254,10 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        // It also comes here when a turn has panicked. Nothing is logged: it may be the logger
+        // that has panicked.
+        let (_, unconfirmed) = self.engine.published_and_unconfirmed();
+        self.post.holder_ends(unconfirmed);
         // The others need not wait for a sign of life, if the socket takes this.
         self.engine.say_goodbye();
         self.write();
