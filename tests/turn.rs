@@ -308,6 +308,25 @@ fn deferred_connections_and_ones_newly_ready_are_all_served() {
 }
 
 #[test]
+fn a_connection_that_waits_has_its_turn_however_much_others_read_at_once() {
+    for work in [2, 8, 64, 128] {
+        let mut test = counting(Server::builder().work_per_turn(work));
+        let [waiting, other] = connect(&mut test, ["waiting", "other"]);
+        test.write(waiting, &frame(TEXT, b"").repeat(1000));
+        test.turn();
+        // With its message the other connection has used the whole budget of a turn.
+        let whole = vec![b'x'; work * 1024];
+        for turn in 0..5 {
+            let before = messages(&mut test, "waiting");
+            test.send(other, &whole);
+            test.turn();
+            let after = messages(&mut test, "waiting");
+            assert!(after > before, "it starves in turn {turn} with a budget of {work}");
+        }
+    }
+}
+
+#[test]
 fn a_turn_over_its_budget_stops_within_a_read_and_the_next_continues() {
     for work in [1, 7, 100] {
         let mut test = counting(Server::builder().work_per_turn(work));

@@ -274,7 +274,10 @@ impl<S> Server<S> {
 
     #[cold]
     fn read_backlog(&mut self, buffer: &mut [u8]) {
-        self.limit = self.hub.work_per_turn;
+        // The part that the others have left to connections that waited before this turn is theirs,
+        // also if one read or message of the others was longer than what is left.
+        let all = self.hub.work_per_turn;
+        self.limit = all.max(self.hub.work.saturating_add(all.saturating_sub(self.limit)));
         while !self.is_spent()
             && let Some(token) = self.backlog.pop_waiting()
         {
