@@ -713,7 +713,7 @@ impl BindError {
                 "; the file is there already: if no server listens there any more, remove it, or let listen_unix_replacing_stale do that"
             }
             io::ErrorKind::NotFound => "; make its directory first",
-            io::ErrorKind::InvalidInput => "; the path of a Unix socket has at most 107 bytes",
+            io::ErrorKind::InvalidInput => "; the path of a Unix socket has 1 to 107 bytes",
             _ => "",
         }
     }

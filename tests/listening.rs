@@ -14,7 +14,7 @@ use std::thread;
 
 use common::{Client, Diary, Entry, enter, server_with, turn_until, upgrade_request};
 use ikisocket::protocol::{Decoded, Decoder, Message, Opcode, Role, Rules};
-use ikisocket::{BindError, Event, PeerAddress, Server, Shutdown};
+use ikisocket::{BindError, Event, Loops, PeerAddress, Server, Shutdown};
 
 /// A path for a socket's file that nothing else uses, and that is gone when the test has ended.
 struct Place(PathBuf);
@@ -213,7 +213,20 @@ fn a_path_where_a_file_is_already_is_an_error_that_says_what_to_do() {
 fn a_path_that_is_too_long_is_an_error_that_says_so() {
     let mut server = Server::builder().build(()).unwrap();
     let error = server.listen_unix("/tmp/".to_owned() + &"x".repeat(200)).unwrap_err();
-    assert!(error.to_string().ends_with("has at most 107 bytes"), "{error}");
+    assert!(error.to_string().ends_with("has 1 to 107 bytes"), "{error}");
+}
+
+#[test]
+fn an_empty_path_is_an_error_and_makes_no_file() {
+    let mut server = Server::builder().build(()).unwrap();
+    for listen in [Server::listen_unix, Server::listen_unix_replacing_stale] {
+        let error = listen(&mut server, "").unwrap_err();
+        let said = "the path is empty; the path of a Unix socket has 1 to 107 bytes";
+        assert!(error.to_string().ends_with(said), "{error}");
+    }
+    assert!(Loops::new(1).listen_unix("").is_err());
+    assert_eq!(server.listening_fds().count(), 0);
+    assert!(!Path::new(".lock").exists());
 }
 
 #[test]
