@@ -793,3 +793,19 @@ fn the_end_of_a_loop_ends_its_memberships_and_what_waited_for_it() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn loops_whose_clocks_were_moved_as_far_as_can_be_shut_down() -> Outcome {
+    let (mut test, _) = start(2)?;
+    for index in 0..2 {
+        test.on(index).skip(Duration::MAX);
+        test.on(index).skip(Duration::MAX);
+    }
+    // The second joins the shutdown of the first.
+    for index in 0..2 {
+        test.on(index).server().sockets().shutdown(Shutdown::default())?;
+        test.settle();
+    }
+    assert!((0..2).all(|index| test.on(index).server().is_finished()));
+    Ok(())
+}

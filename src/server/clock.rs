@@ -4,6 +4,11 @@
 use std::time::Duration;
 use std::time::Instant;
 
+/// The latest time of a virtual clock. Any time on it and any timeout make a sum that is not
+/// [`NEVER`](crate::hub::NEVER), and overflows nowhere.
+#[cfg(feature = "testing")]
+const LATEST: Duration = Duration::from_millis(u64::MAX / 2);
+
 /// The clock of one server.
 pub(crate) enum Clock {
     /// Shows the time since this moment.
@@ -60,7 +65,7 @@ impl Clock {
     #[cfg(feature = "testing")]
     pub(crate) fn advance(&mut self, by: Duration) {
         if let Self::Virtual(since) = self {
-            *since = since.saturating_add(by).min(Duration::from_millis(u64::MAX));
+            *since = since.saturating_add(by).min(LATEST);
         }
     }
 }
