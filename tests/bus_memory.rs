@@ -387,6 +387,48 @@ fn questions_name_the_nodes_that_do_not_answer() {
 }
 
 #[test]
+fn a_question_does_not_wait_for_a_node_that_has_said_goodbye() {
+    // The one of loop 0 holds the connection.
+    for (asking, order) in ORDERS.into_iter().enumerate() {
+        let mut test = BusHarness::new(1, &Loops::new(3), order, server).unwrap();
+        let [slow, leaving] = [(); 2].map(|()| test.add_node(&Loops::new(1)).unwrap());
+        test.advance(ms(3000));
+        let name = test.node(leaving).on(0).server().sockets().node().unwrap();
+        test.stall_network(slow, true);
+        let mut sockets = test.node(0).on(asking).server().sockets();
+        sockets.everywhere().count(|notes, _, open| notes.counts.push(open));
+        test.end_node(leaving);
+        assert!(test.state(0, asking).counts.is_empty(), "one has not answered");
+        test.stall_network(slow, false);
+        let counts = std::mem::take(&mut test.state(0, asking).counts);
+        assert_eq!(counts.len(), 1, "at once");
+        assert_eq!((counts[0].value, &counts[0].missing_nodes[..]), (0, &[name][..]));
+    }
+}
+
+#[test]
+fn a_question_that_is_asked_when_a_node_is_gone_does_not_count_on_it() {
+    let build = |node, index, builder| {
+        let mut server = server(node, index, builder)?;
+        server.on_bus(|_, sockets, event| {
+            if let BusEvent::NodeGone { .. } = event {
+                sockets.everywhere().count(|notes, _, open| notes.counts.push(open));
+            }
+        });
+        Ok::<_, BuildError>(server)
+    };
+    let mut test = BusHarness::new(3, &Loops::new(2), Order::Ascending, build).unwrap();
+    test.advance(ms(3000));
+    test.stop_node(2);
+    test.advance(ms(20_000));
+    for (node, index) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let counts = std::mem::take(&mut test.state(node, index).counts);
+        assert_eq!(counts.len(), 1);
+        assert!(counts[0].is_complete(), "{counts:?}");
+    }
+}
+
+#[test]
 fn an_error_of_redis_is_the_cause_of_down_and_refuses_what_follows() {
     let (mut test, [ann, bob, _]) = three_with_clients();
     test.answer_next_of(0, "PUBLISH", b"-OOM command not allowed when used memory\r\n");

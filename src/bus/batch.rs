@@ -102,6 +102,9 @@ pub(crate) enum Letter {
     /// Something that the handler of the bus is called for.
     #[cfg(feature = "redis")]
     Bus(BusEvent),
+    /// This server has left the bus: no answer of it follows.
+    #[cfg(feature = "redis")]
+    NodeLeft(u64),
     /// The answer of another server's loops, or of ours for another server.
     #[cfg(feature = "redis")]
     NodeAnswer {

@@ -83,6 +83,10 @@ pub(crate) enum Arrived<'e> {
     Unsubscribed {
         topic: Option<&'e str>,
     },
+    /// A node that was known has said that it ends.
+    Left {
+        node: u64,
+    },
     Message {
         node: u64,
         /// The topic, with its hash, if the message was published on one.
@@ -439,22 +443,23 @@ impl Engine {
         if node == self.node {
             return Some(Arrived::Nothing); // Redis sends it to its publisher too.
         }
-        self.has_new_nodes |= if let Body::Bye = body {
-            nodes.left(node)
-        } else {
-            if nodes.len() >= MOST_NODES && !nodes.lives(node) {
-                if !std::mem::replace(&mut self.has_too_many_nodes, true) {
-                    log::warn!("the bus has more than {MOST_NODES} servers: some are not heard");
-                }
-                stats.unreadable += 1;
-                return Some(Arrived::Nothing);
+        if let Body::Bye = body {
+            let was_known = nodes.left(node);
+            self.has_new_nodes |= was_known;
+            return Some(if was_known { Arrived::Left { node } } else { Arrived::Nothing });
+        }
+        if nodes.len() >= MOST_NODES && !nodes.lives(node) {
+            if !std::mem::replace(&mut self.has_too_many_nodes, true) {
+                log::warn!("the bus has more than {MOST_NODES} servers: some are not heard");
             }
-            nodes.heard(node, now)
-        };
+            stats.unreadable += 1;
+            return Some(Arrived::Nothing);
+        }
+        self.has_new_nodes |= nodes.heard(node, now);
         let topic = topic_of(channel).map(|topic| (hasher.hash_one(topic), topic));
         let mut lost = 0;
         match body {
-            Body::Heartbeat | Body::Bye => return Some(Arrived::Nothing),
+            Body::Heartbeat => return Some(Arrived::Nothing),
             Body::Ask { .. } => {}
             // Those on another server's channel are for its own questions.
             Body::Answer { .. } if *channel != **own_channel => return Some(Arrived::Nothing),

@@ -152,6 +152,8 @@ impl<S> Server<S> {
             #[cfg(feature = "redis")]
             Letter::Bus(event) => self.context().bus_event(event),
             #[cfg(feature = "redis")]
+            &Letter::NodeLeft(node) => self.context().give_up_nodes(Some(node)),
+            #[cfg(feature = "redis")]
             Letter::NodeAnswer { .. } => {
                 if let Letter::NodeAnswer { query, node, is_last, is_complete, answer } =
                     opened.letter

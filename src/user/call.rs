@@ -222,7 +222,7 @@ impl<S> Context<'_, S> {
     pub(crate) fn bus_event(&mut self, event: &BusEvent) {
         #[cfg(feature = "redis")]
         if let BusEvent::Down { .. } = event {
-            self.give_up_nodes();
+            self.give_up_nodes(None);
         }
         let Some(handler) = &self.registry.on_bus else { return };
         let _ = self.guard("on_bus", None, |context| {
@@ -241,10 +241,11 @@ impl<S> Context<'_, S> {
         }
     }
 
-    /// The bus is down: a part of each answer may be lost, so none is waited for.
+    /// This server has left, or without a number, the bus is down: then a part of each answer may
+    /// be lost. No answer that is missing is waited for.
     #[cfg(feature = "redis")]
-    fn give_up_nodes(&mut self) {
-        let mut over = self.registry.queries.give_up_nodes(|found, nodes| {
+    pub(crate) fn give_up_nodes(&mut self, node: Option<u64>) {
+        let mut over = self.registry.queries.give_up_nodes(node, |found, nodes| {
             found.missing_nodes.extend(nodes.into_iter().map(Node));
         });
         over.sort_unstable();

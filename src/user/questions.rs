@@ -22,8 +22,9 @@ pub struct Gathered<T> {
     /// The indexes of the loops that did not answer: because they have ended, because their queue
     /// or the way back was full, or because they did not come to it for a second.
     pub missing: Vec<usize>,
-    /// The servers of the bus that did not answer within a second, or not wholly. If the bus is
-    /// down, these are all that were known when it went down.
+    /// The servers of the bus that did not answer within a second, or not wholly. One that ends
+    /// before it has answered is among them, and is not waited for once it has said so. If the bus
+    /// is down, these are all that were known when it went down.
     pub missing_nodes: Vec<Node>,
 }
 

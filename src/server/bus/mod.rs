@@ -140,6 +140,7 @@ impl<S> Server<S> {
         }
         while let Some(node) = line.engine.next_gone(now) {
             log::warn!("the bus: node {} has given no sign of life for 10 s", Node(node));
+            self.node_has_left(&mut line, node);
             self.tell_loops(BusEvent::NodeGone { node: Node(node) });
         }
         if let Some(ended) = line.connect(&self.reactor, now) {
@@ -152,9 +153,7 @@ impl<S> Server<S> {
             self.backlog.push_bus();
         }
         if let Some(link) = &mut self.hub.link {
-            if let (Some(nodes), Some(outlet)) = (line.engine.take_new_nodes(), link.outlet()) {
-                outlet.set_nodes(nodes);
-            }
+            note_nodes(&mut line, link);
             link.set_bus_stats(line.engine.stats());
         }
         self.line = Some(line);
@@ -196,6 +195,7 @@ impl<S> Server<S> {
                     self.handle_bus_message(node, topic, lost, &body);
                     self.context().drain_notifications();
                 }
+                Arrived::Left { node } => self.node_has_left(line, node),
                 Arrived::Unsubscribed { topic } => {
                     log::warn!("the bus: Redis has ended a subscription by itself");
                     self.announce_gap(GapFrom::Unknown, topic, None);
@@ -226,6 +226,16 @@ impl<S> Server<S> {
             outlet.set_up(true);
         }
         self.tell_loops(BusEvent::Up { was_down_for: Duration::from_millis(was_down_for) });
+    }
+
+    /// A node has said that it ends, or is gone: no question of any loop waits for it.
+    fn node_has_left(&mut self, line: &mut Line, node: u64) {
+        let Some(link) = &mut self.hub.link else { return };
+        // First: a question that is asked from now on does not count on it. Each one that was asked
+        // before is there when its loop handles the letter.
+        note_nodes(line, link);
+        link.tell_all("", || Letter::NodeLeft(node));
+        self.context().give_up_nodes(Some(node));
     }
 
     /// The connection has ended, or could not be made.
@@ -338,5 +348,12 @@ impl<S> Server<S> {
     /// Whether something waits to be published.
     pub(super) fn has_unpublished(&self) -> bool {
         self.line.is_some() && self.hub.link.as_ref().is_some_and(|link| link.has_outward())
+    }
+}
+
+/// Tells all loops which nodes live, if these are others than before.
+fn note_nodes(line: &mut Line, link: &Link) {
+    if let (Some(nodes), Some(outlet)) = (line.engine.take_new_nodes(), link.outlet()) {
+        outlet.set_nodes(nodes);
     }
 }

@@ -48,15 +48,22 @@ impl<C, F> Queries<C, F> {
         self.open.borrow_mut().insert(number, query);
     }
 
-    /// Waits for no other server any more. `missing` is called for each question with the servers
-    /// that have not answered. Returns the questions for which nothing is missing now.
+    /// Waits no more for this server, or for none if there is no number. `missing` is called for
+    /// each question with those of them that have not answered. Returns the questions for which
+    /// nothing is missing now.
     #[cfg(feature = "redis")]
-    pub(crate) fn give_up_nodes(&self, missing: impl Fn(&mut F, Vec<u64>)) -> Vec<u64> {
+    pub(crate) fn give_up_nodes(
+        &self,
+        node: Option<u64>,
+        missing: impl Fn(&mut F, Vec<u64>),
+    ) -> Vec<u64> {
         let mut open = self.open.borrow_mut();
-        let waiting = open.iter_mut().filter(|(_, query)| !query.missing_nodes.is_empty());
-        let over = waiting.filter_map(|(number, query)| {
-            missing(&mut query.found, std::mem::take(&mut query.missing_nodes));
-            query.is_over().then_some(*number)
+        let is_given_up = |each: &mut u64| node.is_none_or(|node| node == *each);
+        let over = open.iter_mut().filter_map(|(number, query)| {
+            let nodes: Vec<_> = query.missing_nodes.extract_if(.., is_given_up).collect();
+            let has_waited = !nodes.is_empty();
+            missing(&mut query.found, nodes);
+            (has_waited && query.is_over()).then_some(*number)
         });
         over.collect()
     }
