@@ -387,6 +387,43 @@ fn questions_name_the_nodes_that_do_not_answer() {
 }
 
 #[test]
+fn a_question_counts_on_other_nodes_from_250_ms_after_up_on() {
+    let build = |node, index, builder| {
+        let mut server = server(node, index, builder)?;
+        server.on_bus(|_, sockets, event| {
+            if let BusEvent::Up { .. } = event {
+                sockets.everywhere().count(|notes, _, open| notes.counts.push(open));
+            }
+        });
+        Ok::<_, BuildError>(server)
+    };
+    let counts = |test: &mut Test, node: usize, index| {
+        let counts = std::mem::take(&mut test.state(node, index).counts);
+        counts.iter().map(|open| (open.value, open.is_complete())).collect::<Vec<_>>()
+    };
+    for order in ORDERS {
+        let mut test = BusHarness::new(5, &Loops::new(1), order, build).unwrap();
+        test.advance(ms(3000));
+        (0..5).for_each(|node| _ = test.connect(node, "/ws/room").unwrap());
+        let new = test.add_node(&Loops::new(2)).unwrap();
+        // Those that it does not know yet are not named.
+        assert_eq!(counts(&mut test, new, 0), [(0, true)]);
+        assert_eq!(counts(&mut test, new, 1), [(0, true)]);
+        test.advance(ms(250));
+        for index in 0..2 {
+            let mut sockets = test.node(new).on(index).server().sockets();
+            sockets.everywhere().count(|notes, _, open| notes.counts.push(open));
+            assert_eq!(counts(&mut test, new, index), [(5, true)]);
+        }
+        // After an outage they are known at once.
+        test.cut(new);
+        test.advance(ms(5000));
+        assert_eq!(counts(&mut test, new, 0), [(5, true)]);
+        assert_eq!(counts(&mut test, new, 1), [(5, true)]);
+    }
+}
+
+#[test]
 fn a_question_does_not_wait_for_a_node_that_has_said_goodbye() {
     // The one of loop 0 holds the connection.
     for (asking, order) in ORDERS.into_iter().enumerate() {

@@ -26,6 +26,11 @@ pub enum BusEvent {
     },
     /// The bus is up: messages reach other servers, and theirs reach this one. It needs the feature
     /// `redis`.
+    ///
+    /// Another server is known when it is first heard, which is within 250 ms of this event, if
+    /// Redis and both loops are in time. Until then a [question](crate::Everywhere::count) does not
+    /// wait for it, and its answer is complete without it. A server that was known when the bus
+    /// went down is known at the next `Up`.
     #[cfg(feature = "redis")]
     #[non_exhaustive]
     Up {

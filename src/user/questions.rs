@@ -29,7 +29,7 @@ pub struct Gathered<T> {
 }
 
 impl<T> Gathered<T> {
-    /// Whether all loops and servers have answered.
+    /// Whether all loops have answered, and all servers that were known at the question.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.missing_nodes.is_empty()
@@ -40,6 +40,11 @@ impl<S> Everywhere<'_, S> {
     /// Asks all loops and servers for the number of their open connections, and calls `then` with
     /// the sum when all have answered, or a second after this turn began. `then` never runs inside
     /// this call. If this loop ends before, it does not run.
+    ///
+    /// The servers are those that this one
+    /// [knows](crate::manual::many_machines#questions-to-all-servers) when it asks. Others are not
+    /// in the sum, nor in [`missing_nodes`](Gathered::missing_nodes): in the first 250 ms after the
+    /// bus is up, this may be all others.
     ///
     /// ```
     /// # use ikisocket::{Event, Server};

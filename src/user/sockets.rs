@@ -184,7 +184,8 @@ impl<S> Sockets<'_, S> {
 
     /// Whether the server is ready for clients: it accepts upgrades, and its
     /// [bus](crate::manual::many_machines) is up, unless it may be
-    /// down (`Bus::ready_while_down`). For a page that a load balancer asks.
+    /// down (`Bus::ready_while_down`). For a page that a load balancer asks. It does not say that
+    /// other servers are [known](crate::manual::many_machines#questions-to-all-servers).
     ///
     /// ```
     /// use ikisocket::{Response, Server};
