@@ -204,7 +204,7 @@ pub use outbox::Deflate;
 pub use outbox::{Latest, Outgoing, Uncompressed};
 pub use protocol::{CloseCode, Message, Payload};
 #[cfg(feature = "redis")]
-pub use redis::{AddressError as BusAddressError, Failure as BusFailure};
+pub use redis::{BusAddressError, BusFailure, RespError};
 pub use server::{Finished, Server, Turn};
 pub use token::{ConnectionId, Recipient, SourceId};
 #[cfg(feature = "_tls")]

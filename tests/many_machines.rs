@@ -80,7 +80,7 @@ fn the_user_of_the_manual_may_do_what_the_bus_needs_and_nothing_else() {
 fn each_cause_for_which_the_bus_is_down_has_its_row() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let code = fs::read_to_string(root.join("src/redis/failure.rs")).unwrap();
-    let (_, after) = code.split_once("pub enum Failure {\n").unwrap();
+    let (_, after) = code.split_once("pub enum BusFailure {\n").unwrap();
     let (body, _) = after.split_once("\n}\n").unwrap();
     let chapter = chapter();
     let mut count = 0;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 #[path = "common/redis_process.rs"]
 mod redis_process;
 
-use ikisocket::redis::{Failure, Session, SessionEvent, SessionOptions};
+use ikisocket::redis::{BusFailure, Session, SessionEvent, SessionOptions};
 use redis_process::Redis;
 
 /// What does not happen by then fails the test.
@@ -172,14 +172,14 @@ fn signs_of_life_pass_and_the_probe_comes_back() {
 #[test]
 fn what_redis_refuses_has_its_name() {
     for (settings, login, expected) in [
-        (&["--requirepass", "secret"][..], "", Failure::PasswordMissing),
-        (&["--requirepass", "secret"], ":wrong@", Failure::WrongPassword),
-        (&["--cluster-enabled", "yes", "--port", "1"], "", Failure::Cluster),
-        (&["--replicaof", "127.0.0.1 1"], "", Failure::Replica),
+        (&["--requirepass", "secret"][..], "", BusFailure::PasswordMissing),
+        (&["--requirepass", "secret"], ":wrong@", BusFailure::WrongPassword),
+        (&["--cluster-enabled", "yes", "--port", "1"], "", BusFailure::Cluster),
+        (&["--replicaof", "127.0.0.1 1"], "", BusFailure::Replica),
         (
             &["--user", "app", "on", ">pw", "~*", "&*", "+@all", "-publish"],
             "app:pw@",
-            Failure::NoPermission("".into()),
+            BusFailure::NoPermission("".into()),
         ),
     ] {
         let Some(redis) = Redis::start(settings) else { return };

@@ -5,7 +5,7 @@ mod scripted;
 
 use std::io::ErrorKind;
 
-use ikisocket::redis::{Failure, NotTaken, RespError, SessionOptions};
+use ikisocket::redis::{BusFailure, NotTaken, RespError, SessionOptions};
 use scripted::{HELLO, OWN, Pair, Seen};
 
 // The greeting.
@@ -33,21 +33,21 @@ fn each_refusal_of_a_greeting_has_its_name_and_shows_no_password() {
     let hello = |from: &str, to: &str| HELLO.replacen(from, to, 1);
     let unknown = "-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `secret`";
     for (answer, expected) in [
-        (unknown.to_owned() + "\r\n", Failure::OldServer),
-        ("-NOPROTO unsupported protocol version\r\n".into(), Failure::OldServer),
-        ("*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n".into(), Failure::OldServer),
-        (hello(":3", ":2"), Failure::OldServer),
-        ("-WRONGPASS invalid username-password pair\r\n".into(), Failure::WrongPassword),
-        ("-NOAUTH HELLO must be called with\r\n".into(), Failure::PasswordMissing),
-        ("-ERR max number of clients reached\r\n".into(), Failure::TooManyClients),
-        ("-DENIED Redis is running in protected mode\r\n".into(), Failure::ProtectedMode),
-        ("-ERR secret\r\n".into(), Failure::Refused("ERR".into())),
-        (hello("$10\r\nstandalone", "$7\r\ncluster"), Failure::Cluster),
-        (hello("$10\r\nstandalone", "$8\r\nsentinel"), Failure::Sentinel),
-        (hello("$6\r\nmaster", "$7\r\nreplica"), Failure::Replica),
-        (hello("$6\r\nmaster", "$5\r\nslave"), Failure::Replica),
-        ("+OK\r\n".into(), Failure::Unexpected("HELLO")),
-        ("HTTP/1.1 400 Bad Request\r\n".into(), Failure::Nonsense(RespError::UnknownType(b'H'))),
+        (unknown.to_owned() + "\r\n", BusFailure::OldServer),
+        ("-NOPROTO unsupported protocol version\r\n".into(), BusFailure::OldServer),
+        ("*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n".into(), BusFailure::OldServer),
+        (hello(":3", ":2"), BusFailure::OldServer),
+        ("-WRONGPASS invalid username-password pair\r\n".into(), BusFailure::WrongPassword),
+        ("-NOAUTH HELLO must be called with\r\n".into(), BusFailure::PasswordMissing),
+        ("-ERR max number of clients reached\r\n".into(), BusFailure::TooManyClients),
+        ("-DENIED Redis is running in protected mode\r\n".into(), BusFailure::ProtectedMode),
+        ("-ERR secret\r\n".into(), BusFailure::Refused("ERR".into())),
+        (hello("$10\r\nstandalone", "$7\r\ncluster"), BusFailure::Cluster),
+        (hello("$10\r\nstandalone", "$8\r\nsentinel"), BusFailure::Sentinel),
+        (hello("$6\r\nmaster", "$7\r\nreplica"), BusFailure::Replica),
+        (hello("$6\r\nmaster", "$5\r\nslave"), BusFailure::Replica),
+        ("+OK\r\n".into(), BusFailure::Unexpected("HELLO")),
+        ("HTTP/1.1 400 Bad Request\r\n".into(), BusFailure::Nonsense(RespError::UnknownType(b'H'))),
     ] {
         let mut pair = Pair::new("redis://app:secret@localhost");
         pair.redis.hello = answer;
@@ -65,11 +65,11 @@ fn a_redis_that_loads_or_has_no_such_database_is_down_by_name() {
     let mut pair = Pair::new("redis://localhost/99");
     pair.redis.ping = "-LOADING Redis is loading the dataset in memory\r\n".into();
     pair.turn();
-    assert_eq!(pair.take_seen(), [Seen::Down(Failure::Loading, 0)]);
+    assert_eq!(pair.take_seen(), [Seen::Down(BusFailure::Loading, 0)]);
     pair.redis.ping = "+PONG\r\n".into();
     pair.redis.select = "-ERR DB index is out of range\r\n".into();
     pair.pass(200);
-    assert!(matches!(pair.take_seen()[0], Seen::Failed(Failure::NoSuchDatabase, _)));
+    assert!(matches!(pair.take_seen()[0], Seen::Failed(BusFailure::NoSuchDatabase, _)));
     pair.redis.select = "+OK\r\n".into();
     pair.pass(1000);
     assert!(matches!(pair.take_seen()[..], [Seen::Up(200..=1200)]));
@@ -84,10 +84,10 @@ fn down_is_reported_once_and_each_failed_attempt_as_failed() {
     assert_eq!(pair.take_seen(), []);
     pair.is_reachable = false;
     pair.close(None);
-    assert_eq!(pair.take_seen(), [Seen::Down(Failure::Closed, 0)]);
+    assert_eq!(pair.take_seen(), [Seen::Down(BusFailure::Closed, 0)]);
     pair.pass(3000);
     let failed = pair.take_seen();
-    let refused = Failure::Unreachable(ErrorKind::ConnectionRefused);
+    let refused = BusFailure::Unreachable(ErrorKind::ConnectionRefused);
     assert!(failed.len() > 3);
     assert!(failed.iter().all(|seen| matches!(seen, Seen::Failed(why, _) if *why == refused)));
     pair.is_reachable = true;
@@ -147,26 +147,26 @@ fn an_attempt_that_nothing_answers_ends_in_time() {
     pair.session.connecting(0);
     assert_eq!(pair.session.expire(4999), None);
     let event = pair.session.expire(5000).map(Seen::from);
-    assert_eq!(event, Some(Seen::Down(Failure::ConnectTimeout { ms: 5000 }, 0)));
+    assert_eq!(event, Some(Seen::Down(BusFailure::ConnectTimeout { ms: 5000 }, 0)));
 
     let mut pair = Pair::new("redis://localhost");
     pair.session.connecting(0);
     let event = pair.session.not_resolved(10).map(Seen::from);
-    assert_eq!(event, Some(Seen::Down(Failure::NotResolved, 0)));
+    assert_eq!(event, Some(Seen::Down(BusFailure::NotResolved, 0)));
 
     let mut pair = Pair::new("redis://localhost");
     pair.redis.reads = false;
     pair.pass(1999);
     assert_eq!(pair.seen, []);
     pair.pass(1);
-    assert_eq!(pair.take_seen(), [Seen::Down(Failure::Silent { ms: 2000 }, 0)]);
+    assert_eq!(pair.take_seen(), [Seen::Down(BusFailure::Silent { ms: 2000 }, 0)]);
 }
 
 #[test]
 fn each_end_of_a_connection_has_its_name() {
     for (error, expected) in [
-        (None, Failure::Closed),
-        (Some(ErrorKind::ConnectionReset), Failure::Broken(ErrorKind::ConnectionReset)),
+        (None, BusFailure::Closed),
+        (Some(ErrorKind::ConnectionReset), BusFailure::Broken(ErrorKind::ConnectionReset)),
     ] {
         let mut pair = Pair::up();
         pair.close(error);
@@ -188,7 +188,7 @@ fn each_end_of_a_connection_has_its_name() {
         pair.close(error);
         assert_eq!(
             pair.take_seen(),
-            [Seen::Down(Failure::CutForSlowness { behind: out.len() }, 0)]
+            [Seen::Down(BusFailure::CutForSlowness { behind: out.len() }, 0)]
         );
     }
 }
@@ -304,7 +304,7 @@ fn a_subscription_that_dies_in_silence_is_noticed_within_a_second() {
     assert_eq!(pair.take_seen(), []);
     pair.redis.channels.remove(&b"app:1"[..]);
     pair.pass(1000);
-    let lost = Failure::SubscriptionsLost { here: 4, there: 3 };
+    let lost = BusFailure::SubscriptionsLost { here: 4, there: 3 };
     assert_eq!(pair.take_seen(), [Seen::Down(lost, 0)]);
 }
 
@@ -383,16 +383,16 @@ fn a_subscription_that_redis_ends_is_reported_and_asked_for_again() {
 #[test]
 fn confirmations_that_do_not_fit_end_the_connection() {
     for (push, expected) in [
-        (&b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:2\r\n"[..], Failure::Unexpected("SUBSCRIBE")),
-        (b">3\r\n$11\r\nunsubscribe\r\n$1\r\nx\r\n:1\r\n", Failure::Unexpected("UNSUBSCRIBE")),
+        (&b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:2\r\n"[..], BusFailure::Unexpected("SUBSCRIBE")),
+        (b">3\r\n$11\r\nunsubscribe\r\n$1\r\nx\r\n:1\r\n", BusFailure::Unexpected("UNSUBSCRIBE")),
         (
             b">3\r\n$11\r\nunsubscribe\r\n$7\r\napp:own\r\n:7\r\n",
-            Failure::SubscriptionsLost { here: 0, there: 7 },
+            BusFailure::SubscriptionsLost { here: 0, there: 7 },
         ),
-        (b">2\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n", Failure::Unexpected("a subscription")),
-        (b">3\r\n$11\r\nunsubscribe\r\n_\r\n:0\r\n", Failure::Unexpected("a subscription")),
-        (b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n", Failure::Unexpected("a subscription")),
-        (b">0\r\n", Failure::Unexpected("a subscription")),
+        (b">2\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n", BusFailure::Unexpected("a subscription")),
+        (b">3\r\n$11\r\nunsubscribe\r\n_\r\n:0\r\n", BusFailure::Unexpected("a subscription")),
+        (b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n", BusFailure::Unexpected("a subscription")),
+        (b">0\r\n", BusFailure::Unexpected("a subscription")),
     ] {
         let mut pair = Pair::up();
         pair.redis.out.extend(push);
@@ -414,7 +414,7 @@ fn a_redis_that_answers_but_confirms_nothing_is_noticed_at_its_next_pong() {
     pair.pass(999);
     assert_eq!(pair.take_seen(), []);
     pair.pass(1);
-    let lost = Failure::SubscriptionsLost { here: 2, there: 1 };
+    let lost = BusFailure::SubscriptionsLost { here: 2, there: 1 };
     assert_eq!(pair.take_seen(), [Seen::Down(lost, 0)]);
 }
 
@@ -444,7 +444,7 @@ fn silence_is_noticed_within_three_seconds_whenever_it_begins() {
         pair.pass(last_byte + 2999 - pair.now);
         assert_eq!(pair.take_seen(), [], "silent since {begins}");
         pair.pass(1);
-        let silent = Failure::Silent { ms: 2000 };
+        let silent = BusFailure::Silent { ms: 2000 };
         assert!(pair.take_seen().contains(&Seen::Down(silent, 0)), "silent since {begins}");
     }
 }
@@ -461,7 +461,7 @@ fn what_comes_is_a_sign_of_life_until_a_ping_is_unanswered_for_too_long() {
     }
     // The first PING went out after a second.
     assert_eq!(silent_for, 11_000);
-    let unanswered = Failure::Unanswered { ms: 10_000 };
+    let unanswered = BusFailure::Unanswered { ms: 10_000 };
     assert!(pair.seen.contains(&Seen::Down(unanswered, 0)));
 }
 
@@ -489,7 +489,7 @@ fn subscriptions_that_died_on_a_live_connection_are_noticed_in_a_second() {
     pair.pass(499);
     assert_eq!(pair.take_seen(), []);
     pair.pass(1);
-    assert_eq!(pair.take_seen(), [Seen::Down(Failure::ProbeLost, 0)]);
+    assert_eq!(pair.take_seen(), [Seen::Down(BusFailure::ProbeLost, 0)]);
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn a_master_that_becomes_a_replica_is_noticed_in_five_seconds() {
     pair.pass(6000);
     pair.redis.hello = HELLO.replacen("$6\r\nmaster", "$7\r\nreplica", 1);
     pair.pass(5000);
-    assert!(pair.take_seen().contains(&Seen::Down(Failure::Replica, 0)));
+    assert!(pair.take_seen().contains(&Seen::Down(BusFailure::Replica, 0)));
 }
 
 // Messages.
@@ -576,28 +576,28 @@ fn down_counts_what_redis_has_not_confirmed() {
     pair.redis.out.extend(b":0\r\n:3\r\n");
     pair.turn();
     pair.close(None);
-    assert_eq!(pair.take_seen(), [Seen::Down(Failure::Closed, 5)]);
+    assert_eq!(pair.take_seen(), [Seen::Down(BusFailure::Closed, 5)]);
     assert_eq!(pair.session.unconfirmed(), 0);
     pair.pass(1000);
     pair.close(None);
-    assert_eq!(pair.take_seen()[1..], [Seen::Down(Failure::Closed, 0)], "counted once");
+    assert_eq!(pair.take_seen()[1..], [Seen::Down(BusFailure::Closed, 0)], "counted once");
 }
 
 #[test]
 fn each_refusal_of_a_message_is_a_cause_of_down() {
     for (answer, expected) in [
-        ("-OOM command not allowed when used memory > 'maxmemory'.", Failure::OutOfMemory),
-        ("-READONLY You can't write against a read only replica.", Failure::Replica),
-        ("-MASTERDOWN Link with MASTER is down", Failure::Replica),
-        ("-LOADING Redis is loading the dataset in memory", Failure::Loading),
-        ("-MOVED 3999 127.0.0.1:6381", Failure::Cluster),
-        ("-CROSSSLOT Keys in request don't hash to the same slot", Failure::Cluster),
-        ("-NOPERM no channel", Failure::NoPermission("no channel".into())),
-        ("-BUSY a script", Failure::Busy),
-        ("-ERR other", Failure::Refused("ERR other".into())),
-        ("!9\r\nERR other", Failure::Refused("ERR other".into())),
-        ("+OK", Failure::Unexpected("PUBLISH")),
-        ("_", Failure::Unexpected("PUBLISH")),
+        ("-OOM command not allowed when used memory > 'maxmemory'.", BusFailure::OutOfMemory),
+        ("-READONLY You can't write against a read only replica.", BusFailure::Replica),
+        ("-MASTERDOWN Link with MASTER is down", BusFailure::Replica),
+        ("-LOADING Redis is loading the dataset in memory", BusFailure::Loading),
+        ("-MOVED 3999 127.0.0.1:6381", BusFailure::Cluster),
+        ("-CROSSSLOT Keys in request don't hash to the same slot", BusFailure::Cluster),
+        ("-NOPERM no channel", BusFailure::NoPermission("no channel".into())),
+        ("-BUSY a script", BusFailure::Busy),
+        ("-ERR other", BusFailure::Refused("ERR other".into())),
+        ("!9\r\nERR other", BusFailure::Refused("ERR other".into())),
+        ("+OK", BusFailure::Unexpected("PUBLISH")),
+        ("_", BusFailure::Unexpected("PUBLISH")),
     ] {
         let mut pair = Pair::up();
         pair.redis.publish = Some(format!("{answer}\r\n"));
@@ -611,18 +611,18 @@ fn each_refusal_of_a_message_is_a_cause_of_down() {
 fn hostile_replies_end_the_connection_by_name() {
     let limit = 64 * 1024 * 1024;
     for (reply, expected) in [
-        (&b"$1073741824\r\n"[..], Failure::Nonsense(RespError::TooLong { limit })),
+        (&b"$1073741824\r\n"[..], BusFailure::Nonsense(RespError::TooLong { limit })),
         (
             b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1073741824\r\n",
-            Failure::Nonsense(RespError::TooLong { limit }),
+            BusFailure::Nonsense(RespError::TooLong { limit }),
         ),
-        (b"*1073741824\r\n", Failure::Nonsense(RespError::TooManyElements { limit: 1024 })),
-        (b"*?\r\n", Failure::Nonsense(RespError::Streamed)),
-        (b"\0", Failure::Nonsense(RespError::UnknownType(0))),
-        (b"+PONG\n", Failure::Nonsense(RespError::NoLineEnd)),
-        (b"+PONG\r\n", Failure::Unexpected("nothing")),
-        (b":0\r\n", Failure::Unexpected("nothing")),
-        (b"-ERR out of the blue\r\n", Failure::Refused("ERR out of the blue".into())),
+        (b"*1073741824\r\n", BusFailure::Nonsense(RespError::TooManyElements { limit: 1024 })),
+        (b"*?\r\n", BusFailure::Nonsense(RespError::Streamed)),
+        (b"\0", BusFailure::Nonsense(RespError::UnknownType(0))),
+        (b"+PONG\n", BusFailure::Nonsense(RespError::NoLineEnd)),
+        (b"+PONG\r\n", BusFailure::Unexpected("nothing")),
+        (b":0\r\n", BusFailure::Unexpected("nothing")),
+        (b"-ERR out of the blue\r\n", BusFailure::Refused("ERR out of the blue".into())),
     ] {
         for piece in [usize::MAX, 1, 3] {
             let mut pair = Pair::up();

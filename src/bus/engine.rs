@@ -22,7 +22,7 @@ use super::nodes::Nodes;
 use super::numbers::{Expected, Numbering, Verdict};
 use super::outward::{UuidChannel, channel_of};
 use super::settings::Bus;
-use crate::redis::{Address, Failure, ReplyLimits, Session, SessionEvent, SessionOptions};
+use crate::redis::{Address, BusFailure, ReplyLimits, Session, SessionEvent, SessionOptions};
 
 const ALL: &[u8] = b"all";
 /// The most uuids in one part of an answer.
@@ -71,12 +71,12 @@ pub(crate) enum Arrived<'e> {
     },
     /// Close the socket.
     Down {
-        failure: Failure,
+        failure: BusFailure,
         unconfirmed: u64,
     },
     /// Another attempt has failed. Close the socket.
     Failed {
-        failure: Failure,
+        failure: BusFailure,
         retry_in: u64,
     },
     /// Redis has ended the subscription of a topic, or of another channel.

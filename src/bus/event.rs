@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::node::Node;
 #[cfg(feature = "redis")]
-use crate::redis::Failure;
+use crate::redis::BusFailure;
 
 /// What happened between the loops of the process, or between the servers of a bus:
 /// [`Server::on_bus`](crate::Server::on_bus).
@@ -44,7 +44,7 @@ pub enum BusEvent {
     #[non_exhaustive]
     Down {
         /// Why.
-        why: Failure,
+        why: BusFailure,
         /// The number of messages that Redis has not confirmed. Each may have reached other
         /// servers, or not. Those that other loops of this process have queued in the same moment
         /// are counted by [`BusStats::unconfirmed`](crate::BusStats::unconfirmed) alone.

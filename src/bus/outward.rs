@@ -19,7 +19,7 @@ use super::post::Post;
 use super::sent::BusSent;
 use crate::error::BusRefusal;
 use crate::protocol::CloseCode;
-use crate::redis::Failure;
+use crate::redis::BusFailure;
 
 impl Post {
     /// The number of this server among those of the bus.
@@ -35,7 +35,7 @@ impl Post {
             return;
         }
         for index in self.alive().without(HOLDER).iter() {
-            let down = BusEvent::Down { why: Failure::LoopFailed, unconfirmed };
+            let down = BusEvent::Down { why: BusFailure::LoopFailed, unconfirmed };
             let mut letters = Batch::default();
             letters.push(Letter::Bus(down), "", 0);
             self.hand_over(HOLDER, index, &mut letters);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::BusError;
-use crate::redis::{Address, AddressError};
+use crate::redis::{Address, BusAddressError};
 
 /// The longest prefix, in bytes.
 const MAX_PREFIX: usize = 64;
@@ -43,7 +43,7 @@ impl Bus {
     ///
     /// [`BusAddressError`](crate::BusAddressError) says what is wrong with the address. Its text
     /// repeats no part of it, because that may be a password.
-    pub fn redis(address: &str) -> Result<Self, AddressError> {
+    pub fn redis(address: &str) -> Result<Self, BusAddressError> {
         Ok(Self {
             address: address.parse()?,
             prefix: "ikisocket".into(),

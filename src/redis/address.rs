@@ -30,7 +30,7 @@ const PORT: u16 = 6379;
 /// let address: Address = "redis://app:s%40fe@cache.internal/2".parse()?;
 /// assert_eq!(address.place(), &Place::Tcp { host: "cache.internal".into(), port: 6379 });
 /// assert_eq!(address.to_string(), "redis://cache.internal:6379/2"); // without the password
-/// # Ok::<(), ikisocket::redis::AddressError>(())
+/// # Ok::<(), ikisocket::redis::BusAddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -72,7 +72,7 @@ impl fmt::Debug for Password {
 /// because any part of a wrong address may be a password.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
-pub enum AddressError {
+pub enum BusAddressError {
     /// There is no `://`.
     #[error("the address of Redis has no scheme: write redis://HOST:PORT or redis+unix:///PATH")]
     NoScheme,
@@ -132,7 +132,7 @@ pub enum AddressError {
 }
 
 /// An error that `main` returns is printed with [`Debug`](fmt::Debug): the text says what to do.
-impl fmt::Debug for AddressError {
+impl fmt::Debug for BusAddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -162,22 +162,22 @@ impl Address {
 }
 
 impl FromStr for Address {
-    type Err = AddressError;
+    type Err = BusAddressError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let (scheme, rest) = text.split_once("://").ok_or(AddressError::NoScheme)?;
+    fn from_str(text: &str) -> Result<Self, BusAddressError> {
+        let (scheme, rest) = text.split_once("://").ok_or(BusAddressError::NoScheme)?;
         let is_unix = match &*scheme.to_ascii_lowercase() {
             "redis" => false,
             "redis+unix" | "unix" => true,
-            "rediss" => return Err(AddressError::Tls),
-            _ => return Err(AddressError::UnknownScheme),
+            "rediss" => return Err(BusAddressError::Tls),
+            _ => return Err(BusAddressError::UnknownScheme),
         };
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) => (rest, Some(query)),
             None => (rest, None),
         };
         if rest.contains('#') || query.is_some_and(|query| query.contains('#')) {
-            return Err(AddressError::UnknownParameter);
+            return Err(BusAddressError::UnknownParameter);
         }
         let at = rest.find('/').unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
@@ -194,17 +194,17 @@ impl FromStr for Address {
     }
 }
 
-fn tcp(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), AddressError> {
+fn tcp(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), BusAddressError> {
     if host.is_empty() {
-        return Err(AddressError::NoHost);
+        return Err(BusAddressError::NoHost);
     }
     let (host, port) = match host.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or(AddressError::InvalidHost)?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| AddressError::InvalidHost)?;
+            let (host, port) = rest.split_once(']').ok_or(BusAddressError::InvalidHost)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| BusAddressError::InvalidHost)?;
             let port = match port {
                 "" => None,
-                port => Some(port.strip_prefix(':').ok_or(AddressError::InvalidHost)?),
+                port => Some(port.strip_prefix(':').ok_or(BusAddressError::InvalidHost)?),
             };
             (host, port)
         }
@@ -215,20 +215,20 @@ fn tcp(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), Addr
     };
     let port = match port {
         Some(port) if port.bytes().all(|digit| digit.is_ascii_digit()) => {
-            port.parse().ok().filter(|&port| port > 0).ok_or(AddressError::InvalidPort)?
+            port.parse().ok().filter(|&port| port > 0).ok_or(BusAddressError::InvalidPort)?
         }
-        Some(_) => return Err(AddressError::InvalidPort),
+        Some(_) => return Err(BusAddressError::InvalidPort),
         None => PORT,
     };
     if host.is_empty() {
-        return Err(AddressError::NoHost);
+        return Err(BusAddressError::NoHost);
     }
     let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
     if !host.bytes().all(is_usual) {
-        return Err(AddressError::InvalidHost);
+        return Err(BusAddressError::InvalidHost);
     }
     if query.is_some() {
-        return Err(AddressError::UnknownParameter);
+        return Err(BusAddressError::UnknownParameter);
     }
     let database = match path.strip_prefix('/') {
         None | Some("") => 0,
@@ -237,45 +237,45 @@ fn tcp(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), Addr
     Ok((Place::Tcp { host: host.into(), port }, database))
 }
 
-fn unix(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), AddressError> {
+fn unix(host: &str, path: &str, query: Option<&str>) -> Result<(Place, u32), BusAddressError> {
     if !host.is_empty() || path.len() < 2 {
-        return Err(AddressError::InvalidPath);
+        return Err(BusAddressError::InvalidPath);
     }
     let database = match query {
         None => 0,
-        Some(query) => number(query.strip_prefix("db=").ok_or(AddressError::UnknownParameter)?)?,
+        Some(query) => number(query.strip_prefix("db=").ok_or(BusAddressError::UnknownParameter)?)?,
     };
     Ok((Place::Unix { path: decoded(path)?.into() }, database))
 }
 
-fn number(text: &str) -> Result<u32, AddressError> {
+fn number(text: &str) -> Result<u32, BusAddressError> {
     match text.bytes().all(|digit| digit.is_ascii_digit()) {
-        true => text.parse().map_err(|_| AddressError::InvalidDatabase),
-        false => Err(AddressError::InvalidDatabase),
+        true => text.parse().map_err(|_| BusAddressError::InvalidDatabase),
+        false => Err(BusAddressError::InvalidDatabase),
     }
 }
 
 /// The user and the password.
-fn login(text: &str) -> Result<(Option<Box<str>>, Option<Password>), AddressError> {
-    let (user, password) = text.split_once(':').ok_or(AddressError::NoPassword)?;
+fn login(text: &str) -> Result<(Option<Box<str>>, Option<Password>), BusAddressError> {
+    let (user, password) = text.split_once(':').ok_or(BusAddressError::NoPassword)?;
     if password.is_empty() {
-        return if user.is_empty() { Ok((None, None)) } else { Err(AddressError::NoPassword) };
+        return if user.is_empty() { Ok((None, None)) } else { Err(BusAddressError::NoPassword) };
     }
     let password = Password(decoded(password)?.into());
     let user = if user.is_empty() { None } else { Some(decoded(user)?.into()) };
     Ok((user, Some(password)))
 }
 
-fn decoded(text: &str) -> Result<String, AddressError> {
+fn decoded(text: &str) -> Result<String, BusAddressError> {
     let encoded = text.split('%').skip(1);
     let is_hex = |rest: &str| {
         rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
     };
     if !encoded.into_iter().all(is_hex) {
-        return Err(AddressError::InvalidEncoding);
+        return Err(BusAddressError::InvalidEncoding);
     }
     let bytes = percent_decode_str(text).decode_utf8();
-    bytes.map(Into::into).map_err(|_| AddressError::InvalidEncoding)
+    bytes.map(Into::into).map_err(|_| BusAddressError::InvalidEncoding)
 }
 
 /// The address without user and password, for logs.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn error(text: &str) -> AddressError {
+    fn error(text: &str) -> BusAddressError {
         text.parse::<Address>().unwrap_err()
     }
 
@@ -386,38 +386,38 @@ mod tests {
     #[test]
     fn each_mistake_has_an_error_that_says_what_to_write() {
         for (text, expected, says) in [
-            ("localhost:6379", AddressError::NoScheme, "redis://HOST:PORT"),
-            ("", AddressError::NoScheme, "redis+unix:///PATH"),
-            ("http://host", AddressError::UnknownScheme, "redis://HOST:PORT"),
-            ("redis-sentinel://host", AddressError::UnknownScheme, "redis://HOST:PORT"),
-            ("rediss://host:6380", AddressError::Tls, "stunnel"),
-            ("redis://", AddressError::NoHost, "redis://HOST:PORT"),
-            ("redis://:6379", AddressError::NoHost, "redis://HOST:PORT"),
-            ("redis://app:secret@", AddressError::NoHost, "redis://HOST:PORT"),
-            ("redis:///0", AddressError::NoHost, "redis://HOST:PORT"),
-            ("redis://::1:6379", AddressError::InvalidPort, "65535"),
-            ("redis://[::1", AddressError::InvalidHost, "brackets"),
-            ("redis://[host]", AddressError::InvalidHost, "brackets"),
-            ("redis://[::1]6379", AddressError::InvalidHost, "brackets"),
-            ("redis://my host", AddressError::InvalidHost, "name"),
-            ("redis://host:0", AddressError::InvalidPort, "65535"),
-            ("redis://host:65536", AddressError::InvalidPort, "65535"),
-            ("redis://host:+1", AddressError::InvalidPort, "65535"),
-            ("redis://host:", AddressError::InvalidPort, "65535"),
-            ("redis://app:a/b@host", AddressError::InvalidPort, "%2F"),
-            ("redis://app@host", AddressError::NoPassword, "redis://:PASSWORD@HOST"),
-            ("redis://app:@host", AddressError::NoPassword, "redis://:PASSWORD@HOST"),
-            ("redis://app:%f@host", AddressError::InvalidEncoding, "percent-encoded"),
-            ("redis://app:%ff@host", AddressError::InvalidEncoding, "UTF-8"),
-            ("redis://host/x", AddressError::InvalidDatabase, "redis://HOST/2"),
-            ("redis://host/-1", AddressError::InvalidDatabase, "?db=2"),
-            ("redis://host/4294967296", AddressError::InvalidDatabase, "?db=2"),
-            ("redis://host?db=1", AddressError::UnknownParameter, "?db=NUMBER"),
-            ("redis://host/1#x", AddressError::UnknownParameter, "?db=NUMBER"),
-            ("redis+unix:///a?database=1", AddressError::UnknownParameter, "?db=NUMBER"),
-            ("redis+unix:///a?db=x", AddressError::InvalidDatabase, "?db=2"),
-            ("redis+unix://run/redis.sock", AddressError::InvalidPath, "absolute"),
-            ("redis+unix:///", AddressError::InvalidPath, "absolute"),
+            ("localhost:6379", BusAddressError::NoScheme, "redis://HOST:PORT"),
+            ("", BusAddressError::NoScheme, "redis+unix:///PATH"),
+            ("http://host", BusAddressError::UnknownScheme, "redis://HOST:PORT"),
+            ("redis-sentinel://host", BusAddressError::UnknownScheme, "redis://HOST:PORT"),
+            ("rediss://host:6380", BusAddressError::Tls, "stunnel"),
+            ("redis://", BusAddressError::NoHost, "redis://HOST:PORT"),
+            ("redis://:6379", BusAddressError::NoHost, "redis://HOST:PORT"),
+            ("redis://app:secret@", BusAddressError::NoHost, "redis://HOST:PORT"),
+            ("redis:///0", BusAddressError::NoHost, "redis://HOST:PORT"),
+            ("redis://::1:6379", BusAddressError::InvalidPort, "65535"),
+            ("redis://[::1", BusAddressError::InvalidHost, "brackets"),
+            ("redis://[host]", BusAddressError::InvalidHost, "brackets"),
+            ("redis://[::1]6379", BusAddressError::InvalidHost, "brackets"),
+            ("redis://my host", BusAddressError::InvalidHost, "name"),
+            ("redis://host:0", BusAddressError::InvalidPort, "65535"),
+            ("redis://host:65536", BusAddressError::InvalidPort, "65535"),
+            ("redis://host:+1", BusAddressError::InvalidPort, "65535"),
+            ("redis://host:", BusAddressError::InvalidPort, "65535"),
+            ("redis://app:a/b@host", BusAddressError::InvalidPort, "%2F"),
+            ("redis://app@host", BusAddressError::NoPassword, "redis://:PASSWORD@HOST"),
+            ("redis://app:@host", BusAddressError::NoPassword, "redis://:PASSWORD@HOST"),
+            ("redis://app:%f@host", BusAddressError::InvalidEncoding, "percent-encoded"),
+            ("redis://app:%ff@host", BusAddressError::InvalidEncoding, "UTF-8"),
+            ("redis://host/x", BusAddressError::InvalidDatabase, "redis://HOST/2"),
+            ("redis://host/-1", BusAddressError::InvalidDatabase, "?db=2"),
+            ("redis://host/4294967296", BusAddressError::InvalidDatabase, "?db=2"),
+            ("redis://host?db=1", BusAddressError::UnknownParameter, "?db=NUMBER"),
+            ("redis://host/1#x", BusAddressError::UnknownParameter, "?db=NUMBER"),
+            ("redis+unix:///a?database=1", BusAddressError::UnknownParameter, "?db=NUMBER"),
+            ("redis+unix:///a?db=x", BusAddressError::InvalidDatabase, "?db=2"),
+            ("redis+unix://run/redis.sock", BusAddressError::InvalidPath, "absolute"),
+            ("redis+unix:///", BusAddressError::InvalidPath, "absolute"),
         ] {
             let found = error(text);
             assert_eq!(found, expected, "{text}");

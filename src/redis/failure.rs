@@ -13,7 +13,7 @@ const MAX_TEXT: usize = 200;
 /// Why there is no connection to Redis.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Failure {
+pub enum BusFailure {
     /// The host name was not resolved.
     #[error("the name of the Redis host cannot be resolved")]
     NotResolved,
@@ -122,7 +122,7 @@ pub enum Failure {
     Unexpected(&'static str),
 }
 
-impl Failure {
+impl BusFailure {
     /// What an error reply says. The text of one that answers HELLO may repeat the password.
     pub(super) fn of_reply(line: &[u8], answers_hello: bool) -> Self {
         let text = String::from_utf8_lossy(line);
@@ -161,46 +161,46 @@ mod tests {
     #[test]
     fn each_error_of_redis_has_its_name() {
         for (line, expected) in [
-            ("LOADING Redis is loading the dataset in memory", Failure::Loading),
-            ("READONLY You can't write against a read only replica.", Failure::Replica),
-            ("MASTERDOWN Link with MASTER is down", Failure::Replica),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Failure::OutOfMemory),
-            ("MOVED 3999 127.0.0.1:6381", Failure::Cluster),
-            ("CROSSSLOT Keys in request don't hash to the same slot", Failure::Cluster),
-            ("ERR SELECT is not allowed in cluster mode", Failure::Cluster),
-            ("ERR DB index is out of range", Failure::NoSuchDatabase),
-            ("ERR max number of clients reached", Failure::TooManyClients),
-            ("DENIED Redis is running in protected mode", Failure::ProtectedMode),
-            ("BUSY Redis is busy running a script.", Failure::Busy),
-            ("ERR no\r\nmore", Failure::Refused("ERR no  more".into())),
+            ("LOADING Redis is loading the dataset in memory", BusFailure::Loading),
+            ("READONLY You can't write against a read only replica.", BusFailure::Replica),
+            ("MASTERDOWN Link with MASTER is down", BusFailure::Replica),
+            ("OOM command not allowed when used memory > 'maxmemory'.", BusFailure::OutOfMemory),
+            ("MOVED 3999 127.0.0.1:6381", BusFailure::Cluster),
+            ("CROSSSLOT Keys in request don't hash to the same slot", BusFailure::Cluster),
+            ("ERR SELECT is not allowed in cluster mode", BusFailure::Cluster),
+            ("ERR DB index is out of range", BusFailure::NoSuchDatabase),
+            ("ERR max number of clients reached", BusFailure::TooManyClients),
+            ("DENIED Redis is running in protected mode", BusFailure::ProtectedMode),
+            ("BUSY Redis is busy running a script.", BusFailure::Busy),
+            ("ERR no\r\nmore", BusFailure::Refused("ERR no  more".into())),
             (
                 "NOPERM this user has no permissions to run the 'publish' command",
-                Failure::NoPermission(
+                BusFailure::NoPermission(
                     "this user has no permissions to run the 'publish' command".into(),
                 ),
             ),
         ] {
-            assert_eq!(Failure::of_reply(line.as_bytes(), false), expected, "{line}");
+            assert_eq!(BusFailure::of_reply(line.as_bytes(), false), expected, "{line}");
         }
-        let long = Failure::of_reply(&b"x".repeat(10_000), false);
-        assert_eq!(long, Failure::Refused("x".repeat(MAX_TEXT).into()));
-        assert_eq!(Failure::of_reply(b"\xff", false), Failure::Refused("\u{fffd}".into()));
+        let long = BusFailure::of_reply(&b"x".repeat(10_000), false);
+        assert_eq!(long, BusFailure::Refused("x".repeat(MAX_TEXT).into()));
+        assert_eq!(BusFailure::of_reply(b"\xff", false), BusFailure::Refused("\u{fffd}".into()));
     }
 
     #[test]
     fn an_answer_to_hello_is_never_repeated() {
         for (line, expected) in [
-            ("WRONGPASS invalid username-password pair", Failure::WrongPassword),
-            ("NOAUTH HELLO must be called with", Failure::PasswordMissing),
-            ("NOPROTO unsupported protocol version", Failure::OldServer),
+            ("WRONGPASS invalid username-password pair", BusFailure::WrongPassword),
+            ("NOAUTH HELLO must be called with", BusFailure::PasswordMissing),
+            ("NOPROTO unsupported protocol version", BusFailure::OldServer),
             (
                 "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `secret`",
-                Failure::OldServer,
+                BusFailure::OldServer,
             ),
-            ("ERR Protocol `secret`", Failure::Refused("ERR".into())),
-            ("NOPERM secret", Failure::Refused("NOPERM".into())),
+            ("ERR Protocol `secret`", BusFailure::Refused("ERR".into())),
+            ("NOPERM secret", BusFailure::Refused("NOPERM".into())),
         ] {
-            let found = Failure::of_reply(line.as_bytes(), true);
+            let found = BusFailure::of_reply(line.as_bytes(), true);
             assert_eq!(found, expected);
             assert!(!format!("{found} {found:?}").contains("secret"));
         }

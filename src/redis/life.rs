@@ -1,7 +1,7 @@
 //! The signs of life of a connection to Redis: what is sent to get one, and when there is none.
 
 use super::answers::{Answers, Expected};
-use super::failure::Failure;
+use super::failure::BusFailure;
 use super::resp::encode_command;
 
 /// A PING and a probe are sent this often, in milliseconds.
@@ -99,14 +99,14 @@ impl Life {
 
     /// A PING is answered. Redis answers in order: what was sent before is answered too, and the
     /// probe has come back. So often has it confirmed something of the subscriptions.
-    pub(super) fn answered(&mut self, now: u64, confirmed: u64) -> Result<(), Failure> {
+    pub(super) fn answered(&mut self, now: u64, confirmed: u64) -> Result<(), BusFailure> {
         let Some(ping) = self.ping.take() else { return Ok(()) };
         self.round_trip = Some(now.saturating_sub(ping.sent_at));
         if confirmed < ping.asked {
-            return Err(Failure::SubscriptionsLost { here: ping.asked, there: confirmed });
+            return Err(BusFailure::SubscriptionsLost { here: ping.asked, there: confirmed });
         }
         match self.probe.take() {
-            Some(_) => Err(Failure::ProbeLost),
+            Some(_) => Err(BusFailure::ProbeLost),
             None => Ok(()),
         }
     }
@@ -117,13 +117,13 @@ impl Life {
     }
 
     /// When something that was sent then has been without an answer for too long, and why.
-    pub(super) fn silence_ends(&self, sent_at: u64) -> (u64, Failure) {
+    pub(super) fn silence_ends(&self, sent_at: u64) -> (u64, BusFailure) {
         let silent = sent_at.max(self.heard_at) + SILENCE;
         let unanswered = sent_at + ANSWER_TIME;
         if silent <= unanswered {
-            (silent, Failure::Silent { ms: SILENCE })
+            (silent, BusFailure::Silent { ms: SILENCE })
         } else {
-            (unanswered, Failure::Unanswered { ms: ANSWER_TIME })
+            (unanswered, BusFailure::Unanswered { ms: ANSWER_TIME })
         }
     }
 

@@ -12,8 +12,8 @@ mod resp;
 mod session;
 mod subscriptions;
 
-pub use address::{Address, AddressError, Place};
-pub use failure::Failure;
+pub use address::{Address, BusAddressError, Place};
+pub use failure::BusFailure;
 pub use resp::{
     ChannelMessage, Elements, MAX_DEPTH, Missing, Reply, ReplyLimits, RespError, Scan, Scanner,
     Value, command_len, encode_command,

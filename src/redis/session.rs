@@ -16,7 +16,7 @@ use std::io::ErrorKind;
 
 use super::address::Address;
 use super::answers::{Answers, Expected};
-use super::failure::Failure;
+use super::failure::BusFailure;
 use super::life::Life;
 use super::outbox::Outbox;
 use super::resp::{
@@ -82,7 +82,7 @@ pub enum SessionEvent<'e> {
     #[non_exhaustive]
     Down {
         /// Why.
-        failure: Failure,
+        failure: BusFailure,
         /// The number of messages that Redis has not confirmed. Each may have reached other
         /// servers, or not.
         unconfirmed: u64,
@@ -91,7 +91,7 @@ pub enum SessionEvent<'e> {
     #[non_exhaustive]
     Failed {
         /// Why.
-        failure: Failure,
+        failure: BusFailure,
         /// The time until the next attempt, in milliseconds.
         retry_in: u64,
     },
@@ -154,7 +154,7 @@ pub struct Session {
     down_since: u64,
     /// Whether `Down` was ever reported: each later one ends an `Up`.
     is_reported: bool,
-    last_failure: Option<Failure>,
+    last_failure: Option<BusFailure>,
     random: u64,
 }
 
@@ -173,7 +173,7 @@ enum Outcome {
     Message,
     Unsubscribed,
     Up,
-    Failed(Failure),
+    Failed(BusFailure),
 }
 
 impl Session {
@@ -274,10 +274,10 @@ impl Session {
     ) -> Option<SessionEvent<'static>> {
         let failure = match (self.phase, error) {
             (Phase::Offline { .. }, _) => return None,
-            (Phase::Connecting { .. }, Some(kind)) => Failure::Unreachable(kind),
-            _ if self.behind >= BEHIND => Failure::CutForSlowness { behind: self.behind },
-            (_, Some(kind)) => Failure::Broken(kind),
-            (_, None) => Failure::Closed,
+            (Phase::Connecting { .. }, Some(kind)) => BusFailure::Unreachable(kind),
+            _ if self.behind >= BEHIND => BusFailure::CutForSlowness { behind: self.behind },
+            (_, Some(kind)) => BusFailure::Broken(kind),
+            (_, None) => BusFailure::Closed,
         };
         Some(self.fail(now, failure))
     }
@@ -285,11 +285,11 @@ impl Session {
     /// The name of the host could not be resolved.
     pub fn not_resolved(&mut self, now: u64) -> Option<SessionEvent<'static>> {
         let is_connecting = matches!(self.phase, Phase::Connecting { .. });
-        is_connecting.then(|| self.fail(now, Failure::NotResolved))
+        is_connecting.then(|| self.fail(now, BusFailure::NotResolved))
     }
 
     /// Ends the connection with this failure.
-    fn fail(&mut self, now: u64, failure: Failure) -> SessionEvent<'static> {
+    fn fail(&mut self, now: u64, failure: BusFailure) -> SessionEvent<'static> {
         let was_up = matches!(self.phase, Phase::Up { .. });
         if let Phase::Up { since } = self.phase {
             self.down_since = now;
@@ -496,11 +496,11 @@ impl Session {
             Value::Push(elements) => self.handle_push(elements),
             Value::Error(text) | Value::BulkError(text) => {
                 let answers_hello = self.answers.next() == Some(Expected::Hello);
-                Outcome::Failed(Failure::of_reply(text, answers_hello))
+                Outcome::Failed(BusFailure::of_reply(text, answers_hello))
             }
             value => {
                 let Some(expected) = self.answers.take() else {
-                    return Outcome::Failed(Failure::Unexpected("nothing"));
+                    return Outcome::Failed(BusFailure::Unexpected("nothing"));
                 };
                 self.handle_answer(now, expected, value).unwrap_or_else(Outcome::Failed)
             }
@@ -508,7 +508,7 @@ impl Session {
     }
 
     fn handle_push(&mut self, mut elements: Elements<'_>) -> Outcome {
-        let unexpected = Outcome::Failed(Failure::Unexpected("a subscription"));
+        let unexpected = Outcome::Failed(BusFailure::Unexpected("a subscription"));
         let mut next = || elements.next().map(|reply| reply.value);
         let Some(Value::Bulk(kind) | Value::Simple(kind)) = next() else { return unexpected };
         let ask = match kind {
@@ -547,27 +547,27 @@ impl Session {
         now: u64,
         expected: Expected,
         value: Value<'_>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Outcome, BusFailure> {
         match (expected, value) {
             (Expected::Hello | Expected::Role, Value::Map(elements)) => greet(elements)?,
             // A server that answers HELLO like this speaks RESP2.
-            (Expected::Hello, Value::Array(_)) => return Err(Failure::OldServer),
-            (Expected::Hello | Expected::Role, _) => return Err(Failure::Unexpected("HELLO")),
+            (Expected::Hello, Value::Array(_)) => return Err(BusFailure::OldServer),
+            (Expected::Hello | Expected::Role, _) => return Err(BusFailure::Unexpected("HELLO")),
             (Expected::Select, Value::Simple(b"OK")) => {}
-            (Expected::Select, _) => return Err(Failure::Unexpected("SELECT")),
+            (Expected::Select, _) => return Err(BusFailure::Unexpected("SELECT")),
             (Expected::Ping, Value::Simple(b"PONG")) => self.pong(now)?,
-            (Expected::Ping, _) => return Err(Failure::Unexpected("PING")),
+            (Expected::Ping, _) => return Err(BusFailure::Unexpected("PING")),
             (Expected::Probe, Value::Integer(_)) => {}
             (Expected::Publish, Value::Integer(_)) => self.answers.confirm(),
             (Expected::Probe | Expected::Publish, _) => {
-                return Err(Failure::Unexpected("PUBLISH"));
+                return Err(BusFailure::Unexpected("PUBLISH"));
             }
         }
         Ok(Outcome::Nothing)
     }
 
     /// A PING is answered.
-    fn pong(&mut self, now: u64) -> Result<(), Failure> {
+    fn pong(&mut self, now: u64) -> Result<(), BusFailure> {
         if let Phase::Greeting { .. } = self.phase {
             self.phase = Phase::Subscribing;
             self.subscriptions.open(&self.options.own_channel);
@@ -600,7 +600,7 @@ impl Session {
         let (ends, failure) = match self.phase {
             Phase::Offline { .. } => return None,
             Phase::Connecting { since } => {
-                (since + CONNECT_TIME, Failure::ConnectTimeout { ms: CONNECT_TIME })
+                (since + CONNECT_TIME, BusFailure::ConnectTimeout { ms: CONNECT_TIME })
             }
             Phase::Greeting { since } => self.life.silence_ends(since),
             Phase::Subscribing | Phase::Up { .. } => {
@@ -642,7 +642,7 @@ impl Session {
 
     /// Why the last connection or attempt has failed.
     #[must_use]
-    pub fn last_failure(&self) -> Option<&Failure> {
+    pub fn last_failure(&self) -> Option<&BusFailure> {
         self.last_failure.as_ref()
     }
 
@@ -715,26 +715,26 @@ fn second_and_third(value: Value<'_>) -> Option<(&[u8], Value<'_>)> {
 }
 
 /// What HELLO says of the server.
-fn greet(mut elements: Elements<'_>) -> Result<(), Failure> {
+fn greet(mut elements: Elements<'_>) -> Result<(), BusFailure> {
     let mut speaks_resp3 = false;
     while let (Some(key), Some(value)) = (elements.next(), elements.next()) {
         let (Value::Bulk(key) | Value::Simple(key)) = key.value else { continue };
         match (key, value.value) {
             (b"proto", Value::Integer(3)) => speaks_resp3 = true,
             (b"mode", Value::Bulk(b"cluster") | Value::Simple(b"cluster")) => {
-                return Err(Failure::Cluster);
+                return Err(BusFailure::Cluster);
             }
             (b"mode", Value::Bulk(b"sentinel") | Value::Simple(b"sentinel")) => {
-                return Err(Failure::Sentinel);
+                return Err(BusFailure::Sentinel);
             }
             (
                 b"role",
                 Value::Bulk(b"replica" | b"slave") | Value::Simple(b"replica" | b"slave"),
             ) => {
-                return Err(Failure::Replica);
+                return Err(BusFailure::Replica);
             }
             _ => {}
         }
     }
-    if speaks_resp3 { Ok(()) } else { Err(Failure::OldServer) }
+    if speaks_resp3 { Ok(()) } else { Err(BusFailure::OldServer) }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::failure::Failure;
+use super::failure::BusFailure;
 use super::resp::{encode_argument, encode_start};
 
 /// The most channels of one command.
@@ -232,7 +232,7 @@ impl Subscriptions {
         ask: Ask,
         name: &[u8],
         there: u64,
-    ) -> Result<Confirmed, Failure> {
+    ) -> Result<Confirmed, BusFailure> {
         let was_asked = self.asked.front().is_some_and(|first| first.0 == ask && *first.1 == *name);
         if was_asked {
             self.asked.pop_front();
@@ -241,7 +241,7 @@ impl Subscriptions {
         let is_confirmed = channel.as_ref().is_some_and(|channel| channel.is_confirmed);
         let ends = ask == Ask::Unsubscribe && is_confirmed;
         if !(was_asked || ends) {
-            return Err(Failure::Unexpected(match ask {
+            return Err(BusFailure::Unexpected(match ask {
                 Ask::Subscribe => "SUBSCRIBE",
                 Ask::Unsubscribe => "UNSUBSCRIBE",
             }));
@@ -253,7 +253,7 @@ impl Subscriptions {
             Ask::Unsubscribe => self.confirmed = self.confirmed.saturating_sub(1),
         }
         if there != self.confirmed {
-            return Err(Failure::SubscriptionsLost { here: self.confirmed, there });
+            return Err(BusFailure::SubscriptionsLost { here: self.confirmed, there });
         }
         let Some(channel) = channel else { return Ok(Confirmed::Asked) };
         channel.is_confirmed = ask == Ask::Subscribe;

@@ -687,13 +687,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::redis::{Failure, Session, SessionEvent, SessionOptions, encode_command};
+    use crate::redis::{BusFailure, Session, SessionEvent, SessionOptions, encode_command};
 
     #[derive(Clone, Debug, PartialEq)]
     enum Seen {
         Up,
-        Down(Failure, u64),
-        Failed(Failure),
+        Down(BusFailure, u64),
+        Failed(BusFailure),
         /// The channel, a space, and the payload.
         Message(String),
         Unsubscribed(String),
@@ -1121,10 +1121,10 @@ mod tests {
         three.redis.kill();
         three.pass(3000);
         let seen = three.take_seen();
-        let reset = Failure::Broken(ErrorKind::ConnectionReset);
+        let reset = BusFailure::Broken(ErrorKind::ConnectionReset);
         for (seen, unconfirmed) in seen.iter().zip([1, 0, 0]) {
             assert_eq!(seen[0], Seen::Down(reset.clone(), unconfirmed));
-            let refused = Failure::Unreachable(ErrorKind::ConnectionRefused);
+            let refused = BusFailure::Unreachable(ErrorKind::ConnectionRefused);
             assert!(seen.len() > 3);
             assert!(seen[1..].iter().all(|each| *each == Seen::Failed(refused.clone())));
         }
@@ -1159,7 +1159,7 @@ mod tests {
         three.servers[0].publish("too late");
         three.pass(3000);
         for (seen, unconfirmed) in three.take_seen().into_iter().zip([1, 0, 0]) {
-            assert_eq!(seen[0], Seen::Down(Failure::Silent { ms: 2000 }, unconfirmed));
+            assert_eq!(seen[0], Seen::Down(BusFailure::Silent { ms: 2000 }, unconfirmed));
         }
         assert!(three.redis.clients() > 3, "it does not know yet which connections have ended");
         three.redis.stall(false);
@@ -1177,8 +1177,8 @@ mod tests {
         three.pass(10_000);
         let seen = three.take_seen();
         assert_eq!(seen[1..], vec![[message("to 1 and 2")]; 2]);
-        assert_eq!(seen[0][0], Seen::Down(Failure::Silent { ms: 2000 }, 1));
-        assert_eq!(seen[0][1], Seen::Failed(Failure::ConnectTimeout { ms: 5000 }), "{seen:?}");
+        assert_eq!(seen[0][0], Seen::Down(BusFailure::Silent { ms: 2000 }, 1));
+        assert_eq!(seen[0][1], Seen::Failed(BusFailure::ConnectTimeout { ms: 5000 }), "{seen:?}");
         assert_eq!(three.redis.subscriptions(0).len(), 0, "of its newest connection");
         three.redis.stall_client(0, false);
         three.pass(10_000);
@@ -1196,7 +1196,7 @@ mod tests {
         assert!(is_down(&seen[1]) && is_down(&seen[2]));
         three.redis.stall_client(0, false);
         three.settle();
-        let reset = Failure::Broken(ErrorKind::ConnectionReset);
+        let reset = BusFailure::Broken(ErrorKind::ConnectionReset);
         assert_eq!(three.take_seen()[0], [Seen::Down(reset, 0)]);
     }
 
@@ -1223,7 +1223,7 @@ mod tests {
         let mut three = Three::up();
         three.redis.cut(1);
         three.settle();
-        assert_eq!(three.take_seen(), [vec![], vec![Seen::Down(Failure::Closed, 0)], vec![]]);
+        assert_eq!(three.take_seen(), [vec![], vec![Seen::Down(BusFailure::Closed, 0)], vec![]]);
         three.servers[0].publish("missed");
         three.pass(1000);
         let seen = three.take_seen();
@@ -1262,7 +1262,7 @@ mod tests {
             let cuts: Vec<_> = cuts.cloned().collect();
             let unconfirmed = match cuts[..] {
                 [] => 0,
-                [Seen::Down(Failure::Broken(ErrorKind::ConnectionReset), unconfirmed)] => {
+                [Seen::Down(BusFailure::Broken(ErrorKind::ConnectionReset), unconfirmed)] => {
                     unconfirmed as usize
                 }
                 _ => panic!("{cuts:?} after {at}"),
@@ -1321,11 +1321,11 @@ mod tests {
         three.servers[0].publish("missed");
         assert_eq!(three.take_seen()[1], [], "its own channel is alive");
         three.pass(5000);
-        let lost = Failure::SubscriptionsLost { here: 2, there: 1 };
+        let lost = BusFailure::SubscriptionsLost { here: 2, there: 1 };
         assert_eq!(three.take_seen()[1], [Seen::Down(lost, 0), Seen::Up]);
         assert!(three.redis.forget_subscription(1, b"n:1"));
         three.pass(5000);
-        assert_eq!(three.take_seen()[1], [Seen::Down(Failure::ProbeLost, 0), Seen::Up]);
+        assert_eq!(three.take_seen()[1], [Seen::Down(BusFailure::ProbeLost, 0), Seen::Up]);
     }
 
     #[test]
@@ -1334,12 +1334,15 @@ mod tests {
         three.redis.answer_next_of(0, b"PUBLISH", b"-OOM command not allowed.\r\n");
         three.servers[0].publish("not executed");
         three.settle();
-        assert_eq!(three.take_seen(), [vec![Seen::Down(Failure::OutOfMemory, 1)], vec![], vec![]]);
+        assert_eq!(
+            three.take_seen(),
+            [vec![Seen::Down(BusFailure::OutOfMemory, 1)], vec![], vec![]]
+        );
         three.redis.answer_next(0, b"-LOADING\r\n");
         three.redis.answer_next(1, b"+nonsense\r\n");
         three.pass(5000);
         let seen = three.take_seen();
-        assert_eq!(seen[0], [Seen::Failed(Failure::Loading), Seen::Up]);
+        assert_eq!(seen[0], [Seen::Failed(BusFailure::Loading), Seen::Up]);
         assert!(is_down(&seen[1]) && seen[1][1] == Seen::Up, "{seen:?}");
     }
 
@@ -1363,7 +1366,7 @@ mod tests {
         }
         three.settle();
         let seen = three.take_seen();
-        let Some(Seen::Down(Failure::CutForSlowness { behind }, 0)) = seen[1].last() else {
+        let Some(Seen::Down(BusFailure::CutForSlowness { behind }, 0)) = seen[1].last() else {
             panic!("{:?}", seen[1].last())
         };
         assert!((200_000..300_000).contains(behind), "{behind}");

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use ikisocket::redis::{
-    Failure, Reply, ReplyLimits, Scan, Scanner, Session, SessionEvent, SessionOptions, Value,
+    BusFailure, Reply, ReplyLimits, Scan, Scanner, Session, SessionEvent, SessionOptions, Value,
     encode_command,
 };
 
@@ -20,8 +20,8 @@ pub const HELLO: &str = "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
     Up(u64),
-    Down(Failure, u64),
-    Failed(Failure, u64),
+    Down(BusFailure, u64),
+    Failed(BusFailure, u64),
     Message(String, Vec<u8>),
     Unsubscribed(String),
 }

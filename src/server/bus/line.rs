@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::bus::{Arrived, Engine, Outlet, Post, Seat};
 use crate::hub::NEVER;
-use crate::redis::{Failure, Place};
+use crate::redis::{BusFailure, Place};
 use crate::server::reactor::Reactor;
 use crate::server::resolving::Resolving;
 #[cfg(feature = "testing")]
@@ -37,7 +37,7 @@ pub(crate) struct Line {
     /// The number of messages that were published when all else of a shutdown was over.
     last_words: Cell<Option<u64>>,
     /// Why the last attempt failed, so that the log has a line for each change.
-    pub(super) last_failure: Option<Failure>,
+    pub(super) last_failure: Option<BusFailure>,
     /// Makes connections in memory.
     #[cfg(feature = "testing")]
     dial: Option<Dial>,
