@@ -349,8 +349,8 @@ impl Builder {
     ///
     /// - It handles at least one message whole, however much work that is.
     /// - One read of a [`receive_buffer`](Self::receive_buffer) may exceed it.
-    /// - If it was exceeded so, connections that have waited since an earlier turn have their half
-    ///   all the same.
+    /// - Connections that have waited since an earlier turn have their half, even if it was
+    ///   exceeded in one of these ways.
     /// - A broadcast reaches all its connections in the same turn.
     /// - The work of your callbacks counts only as far as it is in the table.
     ///

@@ -97,10 +97,10 @@ impl ListeningSocket {
     }
 }
 
-/// Refuses an empty path: at that, Linux would listen under a name of its own choice, which no
-/// client knows (unix(7), autobind).
+/// Refuses an empty path: Linux would listen under a name of its own choice, which no client knows
+/// (unix(7), autobind).
 #[cfg(unix)]
-fn is_not_empty(path: &Path) -> io::Result<()> {
+fn refuse_empty(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty"));
     }
@@ -203,7 +203,7 @@ impl Listener {
 
     #[cfg(unix)]
     pub(crate) fn bind_unix(path: &Path) -> io::Result<Self> {
-        is_not_empty(path)?;
+        refuse_empty(path)?;
         let socket = UnixListener::bind(path)?;
         Ok(Self::Unix { _file: SocketFile::at(path), socket })
     }
@@ -222,7 +222,7 @@ impl Listener {
     /// is removed first.
     #[cfg(unix)]
     pub(crate) fn bind_unix_replacing_stale(path: &Path) -> io::Result<Self> {
-        is_not_empty(path)?;
+        refuse_empty(path)?;
         let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");
         let lock = File::options().create(true).truncate(false).write(true).open(lock)?;

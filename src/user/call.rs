@@ -241,8 +241,8 @@ impl<S> Context<'_, S> {
         }
     }
 
-    /// This server has left, or without a number, the bus is down: then a part of each answer may
-    /// be lost. No answer that is missing is waited for.
+    /// Waits no more for the answers of this server, which has left. Without a number it waits for
+    /// no server: the bus is down, and a part of each answer may be lost.
     #[cfg(feature = "redis")]
     pub(crate) fn give_up_nodes(&mut self, node: Option<u64>) {
         let mut over = self.registry.queries.give_up_nodes(node, |found, nodes| {

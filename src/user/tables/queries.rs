@@ -48,8 +48,8 @@ impl<C, F> Queries<C, F> {
         self.open.borrow_mut().insert(number, query);
     }
 
-    /// Waits no more for this server, or for none if there is no number. `missing` is called for
-    /// each question with those of them that have not answered. Returns the questions for which
+    /// Waits no more for this server, or for any server if there is no number. `missing` is called
+    /// for each question with those of them that have not answered. Returns the questions for which
     /// nothing is missing now.
     #[cfg(feature = "redis")]
     pub(crate) fn give_up_nodes(
