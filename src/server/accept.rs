@@ -437,6 +437,9 @@ impl<S> Server<S> {
                     return self.shortage.pause(listener, now);
                 }
             }
+            if !self.reactor.may_accept_more(listener) {
+                return;
+            }
         }
         self.backlog.push_listener(listener);
     }

@@ -109,6 +109,11 @@ impl Reactor {
         listening.socket.accept()
     }
 
+    /// Whether another connection may be waiting at this listener.
+    pub(crate) fn may_accept_more(&self, listener: usize) -> bool {
+        self.listeners.get(listener).is_some_and(|listening| listening.socket.may_have_more())
+    }
+
     /// What the connections of this listener begin with.
     pub(crate) fn over(&self, listener: usize) -> &Over {
         &self.listeners[listener].over

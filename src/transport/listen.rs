@@ -19,6 +19,10 @@ use mio::event::Source;
 use mio::net::TcpListener;
 #[cfg(unix)]
 use mio::net::UnixListener;
+#[cfg(unix)]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+#[cfg(unix)]
+use rustix::io::Errno;
 use socket2::SockRef;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Type};
@@ -320,6 +324,22 @@ impl Listener {
         }
     }
 
+    /// Whether another connection may be waiting.
+    ///
+    /// accept(2) would say it too, but takes 3.6 µs if there is none, because Linux makes a socket
+    /// and a file before it looks. poll(2) takes 0.3 µs.
+    pub(crate) fn may_have_more(&self) -> bool {
+        #[cfg(unix)]
+        {
+            let fd = self.fd();
+            let mut listener = [PollFd::new(&fd, PollFlags::IN)];
+            // If poll(2) fails, accept(2) has the answer.
+            !matches!(poll(&mut listener, Some(&Timespec::default())), Ok(0))
+        }
+        #[cfg(not(unix))]
+        true
+    }
+
     fn accept_one(&self) -> io::Result<(Socket, PeerAddress)> {
         match self {
             Self::Tcp { socket, options, .. } => {
@@ -391,14 +411,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether accepting has to wait until a resource is free: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+/// Whether accepting has to wait until a descriptor or memory is free.
+#[cfg(unix)]
 fn is_exhaustion(error: &io::Error) -> bool {
-    const ENOMEM: i32 = 12;
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    const ENOBUFS: i32 = 105;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    const ENOBUFS: i32 = 55;
-    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOBUFS))
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
+#[cfg(not(unix))]
+fn is_exhaustion(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::OutOfMemory
 }
