@@ -118,7 +118,7 @@ pub fn table() -> Result<(), Box<dyn Error>> {
     println!("| build | at most | {}plain loop |", heads());
     println!("|---|---|{}---|", "---|".repeat(OFFSETS.len()));
     for (build, program) in &programs {
-        let limit = LEN / register(*build) * INSTRUCTIONS_PER_REGISTER + AROUND;
+        let limit = LEN / register() * INSTRUCTIONS_PER_REGISTER + AROUND;
         let mut row = format!("| {} | {limit} |", build.name());
         let works = OFFSETS.map(|offset| ("ours", offset)).into_iter().chain([("plain", 0)]);
         for (how, offset) in works {
@@ -166,13 +166,9 @@ fn heads() -> String {
     OFFSETS.iter().map(|offset| format!("at {offset} | ")).collect()
 }
 
-/// The bytes of the widest register that every processor of this build has.
-fn register(build: Build) -> usize {
-    match build {
-        Build::Generic => 16,
-        Build::Native if !Build::V3.runs_here() => 16,
-        Build::V3 | Build::Native => 32,
-    }
+/// The bytes of the widest register that every build uses on this processor.
+fn register() -> usize {
+    if Build::V3.runs_here() { 32 } else { 16 }
 }
 
 /// The instructions of one masking; `None` if valgrind cannot run the program.

@@ -218,10 +218,10 @@ fn answer<S>(context: &mut Context<'_, S>, token: Token, mut request: Request) {
     let destination = match (&place.route, &place.page) {
         (Some((route, names)), page) if page.is_none() || request.asks_websocket() => {
             request.set_params(names, &values);
-            check_upgrade(hub, &registry.routes[*route as usize].policy, &request)
+            check_upgrade(hub, &registry.routes[*route as usize].policy, &request, head_only)
                 .map(|key| Destination::Connection { route: *route, key })
         }
-        (_, Some((page, names))) => check_method(&request).map(|()| {
+        (_, Some((page, names))) => check_method(&request, head_only).map(|()| {
             request.set_params(names, &values);
             Destination::Page { page: *page, head_only }
         }),
@@ -317,8 +317,8 @@ fn check_room(hub: &Hub) -> Result<(), Refusal> {
 }
 
 /// Checks the method: HEAD is allowed where GET is, at every path (RFC 9110 §9.1).
-fn check_method(request: &Request) -> Result<(), Refusal> {
-    if request.has_method("GET") || request.has_method("HEAD") {
+fn check_method(request: &Request, head_only: bool) -> Result<(), Refusal> {
+    if head_only || request.has_method("GET") {
         return Ok(());
     }
     Err(Refusal::MethodNotAllowed { allow: "GET, HEAD" })
@@ -328,14 +328,19 @@ fn check_method(request: &Request) -> Result<(), Refusal> {
 ///
 /// HEAD gets the refusal that GET would get. If GET would be upgraded, HEAD gets 426: a handshake
 /// is a GET (RFC 6455 §4.1).
-fn check_upgrade(hub: &Hub, policy: &Policy, request: &Request) -> Result<Key, Refusal> {
-    check_method(request)?;
+fn check_upgrade(
+    hub: &Hub,
+    policy: &Policy,
+    request: &Request,
+    head_only: bool,
+) -> Result<Key, Refusal> {
+    check_method(request, head_only)?;
     let key = http::check_handshake(request)?;
     if !policy.origins.is_empty() && !http::origin_allowed(request, &policy.origins) {
         return Err(Refusal::OriginNotAllowed);
     }
     check_room(hub)?;
-    if request.has_method("HEAD") {
+    if head_only {
         return Err(Refusal::UpgradeRequired);
     }
     Ok(key)

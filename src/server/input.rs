@@ -203,19 +203,21 @@ impl<S> Server<S> {
         let mut progress = Progress::Over;
         match end {
             None => return Progress::Over,
-            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return Progress::Over,
-            Some(Err(error)) if error.kind() == ErrorKind::Interrupted => return Progress::Full,
             Some(Ok(_)) => self.hub.peer_finished(token),
-            Some(Err(error)) => {
-                // Behind what broke a TLS session, the peer's input is discarded until its FIN,
-                // which may be in the socket already.
-                progress = match self.hub.has_more_over_tls(token) {
-                    None => Progress::Over,
-                    Some(false) => Progress::Drained,
-                    Some(true) => Progress::Full,
-                };
-                self.hub.socket_failed(token, error);
-            }
+            Some(Err(error)) => match error.kind() {
+                ErrorKind::WouldBlock => return Progress::Over,
+                ErrorKind::Interrupted => return Progress::Full,
+                _ => {
+                    // Behind what broke a TLS session, the peer's input is discarded until its FIN,
+                    // which may be in the socket already.
+                    progress = match self.hub.has_more_over_tls(token) {
+                        None => Progress::Over,
+                        Some(false) => Progress::Drained,
+                        Some(true) => Progress::Full,
+                    };
+                    self.hub.socket_failed(token, error);
+                }
+            },
         }
         self.hub.work += END;
         self.context().drain_notifications();
