@@ -77,6 +77,39 @@ pub(crate) enum Audience<'a> {
     List(&'a [Uuid]),
 }
 
+/// A frame in the log, on its way to the connections of an audience.
+struct Staging<'h> {
+    stage: &'h mut Stage,
+    shared: &'h Shared,
+    /// The most bytes that may wait for a connection.
+    most: usize,
+    /// The slot of the connection that does not get it.
+    except: Option<u32>,
+    active: Option<u32>,
+    dirty: &'h mut Vec<Token>,
+    /// Connections that need more work.
+    rest: &'h mut Vec<Token>,
+    reached: usize,
+}
+
+impl Staging<'_> {
+    /// Refers one connection to the frame. Inlined by force: called, it costs 25 of 50 instructions.
+    #[inline(always)]
+    fn add(&mut self, index: u32, connection: &mut Connection) {
+        if !connection.is_open() || self.except == Some(index) {
+            return;
+        }
+        let token = Token { index, generation: connection.generation };
+        if connection.compression.is_some()
+            || !connection.outbox.stage_shared(self.stage, self.shared, self.most)
+        {
+            return self.rest.push(token);
+        }
+        self.reached += 1;
+        schedule_flush(connection, token, self.dirty, self.active);
+    }
+}
+
 impl Hub {
     /// Encodes a message once and gives it to all open connections of an audience except one;
     /// returns how many accepted it.
@@ -136,42 +169,31 @@ impl Hub {
         rest: &mut Vec<Token>,
     ) -> usize {
         let Self { connections, names, topics, stage, dirty, active, limits, stats, .. } = self;
-        let mut reached = 0;
-        let mut stage_one = |index: u32, connection: &mut Connection| {
-            if !connection.is_open() || except.is_some_and(|except| except.index == index) {
-                return;
-            }
-            let token = Token { index, generation: connection.generation };
-            if connection.compression.is_some()
-                || !connection.outbox.stage_shared(stage, shared, limits.max_outbox)
-            {
-                rest.push(token);
-                return;
-            }
-            reached += 1;
-            schedule_flush(connection, token, dirty, *active);
-        };
+        let except = except.map(|except| except.index);
+        let most = limits.max_outbox;
+        let mut staging =
+            Staging { stage, shared, most, except, active: *active, dirty, rest, reached: 0 };
         match to {
             Audience::All => {
-                connections.iter_mut().for_each(|(index, each)| stage_one(index as u32, each))
+                connections.iter_mut().for_each(|(index, each)| staging.add(index as u32, each))
             }
             Audience::Topic(topic) => {
                 for index in topics.members(topic) {
                     if let Some(connection) = connections.get_mut(index as usize) {
-                        stage_one(index, connection);
+                        staging.add(index, connection);
                     }
                 }
             }
             Audience::List(uuids) => {
                 for uuid in uuids {
                     match names.find(connections, *uuid) {
-                        Some(index) => stage_one(index, &mut connections[index as usize]),
+                        Some(index) => staging.add(index, &mut connections[index as usize]),
                         None => stats.emits_refused.gone += 1,
                     }
                 }
             }
         }
-        reached
+        staging.reached
     }
 
     /// Gives one connection a shared frame, whatever waits there; returns whether it accepted it.
