@@ -45,7 +45,7 @@ impl<S> Server<S> {
     #[cfg(feature = "redis")]
     pub(crate) fn tell_bus_ready(&mut self, readiness: memory::Readiness) {
         let memory::Readiness { readable, writable, read_closed } = readiness;
-        self.bus_is_ready(readable || read_closed, writable);
+        self.bus_is_ready(readable, writable, read_closed);
     }
 
     pub(crate) fn uuid_of(&self, token: Token) -> Option<uuid::Uuid> {

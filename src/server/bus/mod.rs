@@ -86,17 +86,14 @@ impl<S> Server<S> {
     /// Notes an event of the connection.
     #[cold]
     pub(super) fn note_bus(&mut self, event: &Event) {
-        let ends = event.is_read_closed();
-        if let Some(line) = &mut self.line {
-            line.ends |= ends;
-        }
-        self.bus_is_ready(event.is_readable() || ends, event.is_writable());
+        self.bus_is_ready(event.is_readable(), event.is_writable(), event.is_read_closed());
     }
 
-    pub(super) fn bus_is_ready(&mut self, readable: bool, writable: bool) {
+    pub(super) fn bus_is_ready(&mut self, readable: bool, writable: bool, read_closed: bool) {
         if let Some(line) = &mut self.line {
-            line.readable |= readable;
+            line.readable |= readable || read_closed;
             line.writable |= writable;
+            line.ends |= read_closed;
             self.backlog.push_bus();
         }
     }
