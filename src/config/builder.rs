@@ -88,7 +88,7 @@ impl Default for Builder {
             work_per_turn: 8 * 1024,
             handle_queue: 64 * 1024,
             max_topics: 1024,
-            receive_buffer: 256 * 1024,
+            receive_buffer: 1024 * 1024,
             nodelay: true,
             measure_turns: false,
             #[cfg(feature = "_tls")]
@@ -381,11 +381,15 @@ impl Builder {
         self
     }
 
-    /// The size of the one buffer into which every connection's input is read, in bytes. Default:
-    /// 256 KiB. Range: 1 KiB to 1 GiB.
+    /// The size of the one buffer into which every connection's input is read, in bytes. Default: 1
+    /// MiB. Range: 1 KiB to 1 GiB.
     ///
-    /// A message that arrives in one read is handled without being copied. The part of the buffer
-    /// that is never used costs no memory. A server that speaks TLS has at least 36 KiB.
+    /// A message that arrives in one read is handled without being copied. A longer one is read in
+    /// parts: over loopback, messages of 400 KB to 4 MB took up to 2.5 times the CPU in parts of
+    /// 256 KiB. With a smaller buffer, a connection that has much to read delays the others less.
+    ///
+    /// The part of the buffer that is never used costs no memory. A server that speaks TLS has at
+    /// least 36 KiB.
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = bytes;
         self
