@@ -1,7 +1,8 @@
 //! raw: the program that servers are compared with. It makes the system calls that no server can
-//! avoid, one recv and one send for each readable socket. It finds where frames end, and rewrites
-//! their headers. It does not unmask, validate or dispatch. It understands only clients that keep
-//! to the protocol.
+//! avoid, one recv and one send for each readable socket. One of its calls can be avoided: it
+//! accepts until accept(2) finds no connection, as uWebSockets does. It finds where frames end, and
+//! rewrites their headers. It does not unmask, validate or dispatch. It understands only clients
+//! that keep to the protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;

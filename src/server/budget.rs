@@ -6,7 +6,7 @@ pub(super) use crate::hub::MESSAGE;
 /// The largest budget, so that sums with it do not overflow.
 pub(super) const MOST_WORK: usize = usize::MAX / 4;
 /// The share of one connection, after which other waiting connections are served: 256 messages, or
-/// 256 KiB read. One read may be longer.
+/// 256 KiB read. It is at least one read of any length.
 pub(super) const SHARE: usize = 256 * MESSAGE;
 /// The share of a connection that has just become ready, when many have: all of a hundred such
 /// connections are served in one turn.

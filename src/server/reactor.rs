@@ -111,7 +111,7 @@ impl Reactor {
 
     /// Whether another connection may be waiting at this listener.
     pub(crate) fn may_accept_more(&self, listener: usize) -> bool {
-        self.listeners.get(listener).is_some_and(|listening| listening.socket.may_have_more())
+        self.listeners.get(listener).is_some_and(|listening| listening.socket.may_accept_more())
     }
 
     /// What the connections of this listener begin with.

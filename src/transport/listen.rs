@@ -328,7 +328,7 @@ impl Listener {
     ///
     /// accept(2) would say it too, but takes 3.6 µs if there is none, because Linux makes a socket
     /// and a file before it looks. poll(2) takes 0.3 µs.
-    pub(crate) fn may_have_more(&self) -> bool {
+    pub(crate) fn may_accept_more(&self) -> bool {
         #[cfg(unix)]
         {
             let fd = self.fd();
