@@ -268,9 +268,10 @@ fn passed_descriptors_delay_no_message_and_are_closed_at_once() {
     kept.set_nonblocking(true).unwrap();
     // struct cmsghdr, and one descriptor: SOL_SOCKET and SCM_RIGHTS are 1 on Linux.
     let mut control = (size_of::<usize>() + 3 * size_of::<i32>()).to_ne_bytes().to_vec();
-    for number in [1, 1, passed.as_raw_fd(), 0] {
+    for number in [1, 1, passed.as_raw_fd()] {
         control.extend_from_slice(&number.to_ne_bytes());
     }
+    control.resize(control.len().next_multiple_of(size_of::<usize>()), 0);
     for message in [b"one", b"two"] {
         let message = frame(TEXT, message);
         let slices = [std::io::IoSlice::new(&message)];

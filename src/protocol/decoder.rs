@@ -480,7 +480,7 @@ mod tests {
         let mut decoder = Decoder::new();
         assert_eq!(feed(&mut decoder, &[], &rules), (vec![], None));
         assert!(decoder.is_idle());
-        let huge = FrameHeader { mask: Some(KEY), ..FrameHeader::new(Binary, i64::MAX as u64) };
+        let huge = FrameHeader { mask: Some(KEY), ..FrameHeader::new(Binary, isize::MAX as u64) };
         let mut header = Vec::new();
         huge.encode(&mut header);
         feed(&mut decoder, &header[..13], &rules);

@@ -687,12 +687,12 @@ impl<'b> ChannelMessage<'b> {
 fn take_bulk(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = bytes.strip_prefix(b"$")?;
     let mut len = 0_usize;
-    // A length of 1 GiB and more has no business here.
+    // Nine digits fit into 32 bits; a greater length has no business here.
     for read in 0..10 {
         let (&byte, behind) = rest.split_first()?;
         rest = behind;
         match byte {
-            b'0'..=b'9' => len = len * 10 + usize::from(byte - b'0'),
+            b'0'..=b'9' if read < 9 => len = len * 10 + usize::from(byte - b'0'),
             b'\r' if read > 0 => {
                 let (payload, behind) = rest.strip_prefix(b"\n")?.split_at_checked(len)?;
                 return Some((payload, behind.strip_prefix(CRLF)?));

@@ -23,6 +23,7 @@ use mio::net::UnixListener;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[cfg(unix)]
 use rustix::io::Errno;
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 use socket2::SockRef;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Type};
@@ -129,6 +130,7 @@ fn is_stale(path: &Path) -> bool {
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) nodelay: bool,
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     pub(crate) notsent_lowat: usize,
 }
 
