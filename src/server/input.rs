@@ -5,12 +5,14 @@ use std::io::ErrorKind;
 
 use super::backlog::{Queue, Rest};
 use super::budget::{
-    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, READ, READS_PER_SHARE, REST_AT_ONCE, SHARE,
-    SHORTEST_FRAME,
+    CLOSING_PART, END, FRESH_PART, FRESH_SHARE, HEAVY, LEAST_READ, READ, READS_PER_SHARE,
+    REST_AT_ONCE, SHARE,
 };
 use super::{Server, Turn, admission};
 use crate::hub::{Connection, Phase, ReadLater, Received};
 use crate::token::Token;
+#[cfg(feature = "_tls")]
+use crate::transport::tls::LEAST_BUFFER;
 use crate::user::Context;
 
 /// The poll's report on a connection.
@@ -148,7 +150,8 @@ impl<S> Server<S> {
     /// Reads once from a connection in any state, and handles the input until its share is used up.
     #[cold]
     pub(super) fn read_once(&mut self, token: Token, buffer: &mut [u8]) -> Progress {
-        let buffer = &mut buffer[..self.most_read];
+        let most = self.most_read_from(token).min(buffer.len());
+        let buffer = &mut buffer[..most];
         match self.hub.read(token, buffer) {
             Some(Ok(read @ 1..)) => {
                 self.hub.work += read;
@@ -170,6 +173,17 @@ impl<S> Server<S> {
             }
             end => self.stop_reading(token, end),
         }
+    }
+
+    /// The most bytes of the next read from a connection: TLS needs room for whole records.
+    fn most_read_from(&self, token: Token) -> usize {
+        #[cfg(feature = "_tls")]
+        if self.hub.get(token).is_some_and(|connection| connection.stream.tls().is_some()) {
+            return self.most_read.max(LEAST_BUFFER);
+        }
+        #[cfg(not(feature = "_tls"))]
+        let _ = token;
+        self.most_read
     }
 
     /// Handles the first `read` bytes of `buffer` until the connection's share is used up. If
@@ -237,11 +251,11 @@ impl<S> Server<S> {
         }
     }
 
-    /// Fixes the length of one read. A share that is used up exactly leaves no rest.
+    /// Fixes the length of one read, so that little is kept beside what is kept already.
     pub(super) fn set_most_read(&mut self) {
         self.usual_limit = 0;
         let room = self.buffer_len.saturating_sub(self.backlog.kept());
-        self.most_read = room.max(SHARE * SHORTEST_FRAME).min(self.buffer_len);
+        self.most_read = room.max(LEAST_READ).min(self.buffer_len);
     }
 
     /// Reads from a connection later: in this turn if its budget allows, otherwise in the next.
