@@ -114,6 +114,32 @@ fn a_peer_of_a_unix_socket_has_no_address_and_its_descriptor_is_there() {
     assert_eq!(server.local_addrs().len(), 1, "only the TCP address that the kit listens on");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peer_of_a_unix_socket_may_have_an_address_of_any_length() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, socket};
+    let place = Place::new("address");
+    let mut server = server_at(&place);
+    let listening = SocketAddrUnix::new(&place.0).unwrap();
+    let folder = std::env::temp_dir();
+    // All 108 bytes: then the kernel adds a null byte, and the length is one more than there is
+    // room for (unix(7)).
+    for len in [100, 106, 107, 108] {
+        let mut own = folder.join(format!("{}-", std::process::id())).into_os_string();
+        own.push("x".repeat(len - own.len()));
+        let own = Place(own.into());
+        let peer = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&peer, &SocketAddrUnix::new(&own.0).unwrap()).unwrap();
+        connect(&peer, &listening).unwrap();
+        let mut peer = UnixStream::from(peer);
+        peer.write_all(upgrade_request("/ann").as_bytes()).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let mut answer = [0; 12];
+        turn_until(&mut server, |_| peer.read(&mut answer).is_ok());
+        assert_eq!(&answer, b"HTTP/1.1 101", "{len} bytes");
+    }
+}
+
 // IPv4 by a socket that listens for both.
 
 #[test]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use mio::event::Source;
 use mio::net::TcpListener;
 #[cfg(unix)]
-use mio::net::UnixListener;
+use mio::net::{UnixListener, UnixStream};
 #[cfg(unix)]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[cfg(unix)]
@@ -355,8 +355,12 @@ impl Listener {
             }
             #[cfg(unix)]
             Self::Unix { socket, .. } => {
-                let (stream, _) = socket.accept()?;
-                Ok((Socket::Unix(stream), PeerAddress::Unix))
+                // Not mio's accept: it panics if a client has bound a path of 108 bytes. The kernel
+                // reports a length of one byte more than `sockaddr_un` has (unix(7)).
+                let (stream, _) = SockRef::from(socket).accept()?;
+                let stream = std::os::unix::net::UnixStream::from(stream);
+                stream.set_nonblocking(true)?;
+                Ok((Socket::Unix(UnixStream::from_std(stream)), PeerAddress::Unix))
             }
         }
     }
