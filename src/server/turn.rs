@@ -325,6 +325,9 @@ impl<S> Server<S> {
 
     #[cold]
     fn accept_and_run(&mut self, woken: Vec<SourceId>) {
+        // The callbacks of this turn may have taken long. What connects now has its whole time for
+        // the handshake.
+        self.hub.now = self.clock();
         for listener in self.backlog.take_listeners() {
             self.accept(listener);
         }
@@ -461,5 +464,24 @@ impl<S> Server<S> {
     pub(super) fn begin_ending(&mut self) {
         self.limit = self.hub.ending_limit();
         self.share = SHARE.min(self.hub.work_per_turn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_has_its_whole_time_however_long_callbacks_took_before() {
+        let settings = Server::builder().handshake_timeout(Duration::from_secs(10));
+        let mut server = settings.build(()).unwrap();
+        let address = server.listen("127.0.0.1:0").unwrap();
+        server.clock.stop();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        server.hub.now = server.clock();
+        server.clock.advance(Duration::from_secs(60));
+        server.backlog.push_listener(0);
+        server.accept_and_run(Vec::new());
+        assert_eq!(server.hub.next_deadline(), Some(server.clock() + 10_000));
     }
 }
