@@ -34,11 +34,16 @@ impl Shortage {
         self.resume_at = now.saturating_add(ACCEPT_PAUSE);
     }
 
-    /// Takes the listeners that are to try again.
+    /// Takes the listeners that are to try again. Each of them is the first in its turn: often
+    /// there is one free descriptor, and the first gets it.
     #[cold]
     pub(super) fn resume(&mut self) -> Vec<usize> {
         self.resume_at = NEVER;
-        std::mem::take(&mut self.paused)
+        let mut listeners = std::mem::take(&mut self.paused);
+        if let 2.. = listeners.len() {
+            listeners.rotate_left(1);
+        }
+        listeners
     }
 
     /// Notes that this listener could not accept a connection; returns whether that is the first
@@ -67,7 +72,7 @@ mod tests {
             shortage.pause(listener, now);
         }
         assert_eq!(shortage.resume_at, 30 + ACCEPT_PAUSE);
-        assert_eq!((shortage.resume(), shortage.resume_at), (vec![3, 5], NEVER));
+        assert_eq!((shortage.resume(), shortage.resume_at), (vec![5, 3], NEVER));
         assert!(shortage.resume().is_empty());
     }
 

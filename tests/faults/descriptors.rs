@@ -1,6 +1,8 @@
 //! A process without descriptors, and one with many connections that have sent no request.
 
 use std::fs::File;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -69,6 +71,49 @@ fn exhaustion() {
     }
     taken.pop();
     assert!(last.head(&mut server).starts_with("HTTP/1.1 101 "));
+}
+
+#[test]
+fn without_descriptors_a_crowded_listener_leaves_others_their_turn() {
+    alone(
+        "descriptors::without_descriptors_a_crowded_listener_leaves_others_their_turn",
+        60,
+        crowded,
+    );
+}
+
+fn crowded() {
+    if only_plain("without a descriptor a client has no handshake") {
+        return;
+    }
+    let mut server = server(Server::builder());
+    let crowded = server.local_addr().unwrap();
+    let quiet = ["127.0.0.1:0"; 2].map(|address| server.listen(address).unwrap());
+    let mut open: Vec<_> = (0..6).map(|_| Peer::connect(&mut server)).collect();
+    turn_until(&mut server, "all to be accepted", |server| server.stats().accepted == 6);
+    let connect = |to| TcpStream::connect(to).unwrap();
+    let _crowd: Vec<_> = (0..10).map(|_| connect(crowded)).collect();
+    let _quiet = quiet.map(|address| {
+        let mut client = connect(address);
+        client.write_all(get("/").as_bytes()).unwrap();
+        client
+    });
+    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(taken.len() < 60, "there is a limit");
+    assert_eq!(server.poll(Some(Duration::ZERO)).unwrap().accepted, 0);
+    // Each that ends makes room for one more: the end of the client's own socket is taken at once.
+    for _ in 0..6 {
+        let before = server.stats();
+        open.pop().unwrap().reset();
+        taken.push(File::open("/dev/null").unwrap());
+        turn_until(&mut server, "one to be accepted", |server| {
+            server.stats().accepted > before.accepted
+        });
+        for _ in 0..3 {
+            turn(&mut server);
+        }
+    }
+    assert_eq!(server.stats().requests_refused.not_found, 2, "both have had their turn");
 }
 
 #[test]
@@ -153,7 +198,7 @@ fn one_line() {
     let mut came = 0;
     let mut come_and_go = |test: &mut Harness<_>| {
         // The one that is left: the newcomer's own socket has it, and then the server's side of it.
-        let newcomer = std::net::TcpStream::connect(address).unwrap();
+        let newcomer = TcpStream::connect(address).unwrap();
         assert_eq!(test.turn().accepted, 0);
         drop(newcomer);
         test.skip(Duration::from_millis(250));
