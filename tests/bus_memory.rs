@@ -578,3 +578,53 @@ fn a_question_ends_when_the_bus_goes_down() {
     let counts = std::mem::take(&mut test.state(0, 0).counts);
     assert_eq!((counts[0].value, counts[0].missing_nodes.len()), (1, 2));
 }
+
+/// A message of another program on a channel that all nodes have, as Redis passes it on.
+fn by_hand(kind: u8, node: u64, number: u64, rest: &[u8]) -> Vec<u8> {
+    let (node, number) = (node.to_be_bytes(), number.to_be_bytes());
+    let frame = [&[1, kind], &node[2..], &number, rest].concat();
+    let push = format!(">3\r\n$7\r\nmessage\r\n$13\r\nikisocket:all\r\n${}\r\n", frame.len());
+    [push.as_bytes(), &frame, b"\r\n"].concat()
+}
+
+/// How many turns the loop of a node takes until it has handled what other programs have published.
+fn turns_for(test: &mut Test, messages: &[Vec<u8>]) -> u64 {
+    test.answer_next_of(0, "PING", &[&messages.concat()[..], b"+PONG\r\n"].concat());
+    let before = test.node(0).on(0).server().stats().turns;
+    test.advance(ms(1000));
+    test.node(0).on(0).server().stats().turns - before
+}
+
+#[test]
+fn what_other_programs_publish_takes_its_time_from_the_turns_budget() {
+    const HEARTBEAT: u8 = 10;
+    const BYE: u8 = 11;
+    const TO_A_LIST: u8 = 4;
+    let loops = Loops::with_settings(1, Server::builder().work_per_turn(16));
+    let mut test = BusHarness::new(1, &loops, Order::Ascending, server).unwrap();
+    let many: Vec<_> = (1..=50).map(|node| by_hand(HEARTBEAT, node, 0, b"")).collect();
+    turns_for(&mut test, &many);
+
+    // Servers that come and end: for each one all loops get the list of the others.
+    let come_and_end = |node| [HEARTBEAT, BYE].map(|kind| by_hand(kind, node, 0, b""));
+    let turns = turns_for(&mut test, &(100..300).flat_map(come_and_end).collect::<Vec<_>>());
+    assert!(turns > 50, "{turns} turns for 200 servers");
+
+    // Lists of connections that are not here.
+    let list = [&1000_u32.to_be_bytes()[..], &[7; 16_000]].concat();
+    let lists: Vec<_> = (0..20).map(|number| by_hand(TO_A_LIST, 1, number, &list)).collect();
+    let turns = turns_for(&mut test, &lists);
+    assert!(turns >= 20, "{turns} turns for 20 lists of 1000");
+
+    // Servers that are gone, and the same time without any.
+    let turns = |test: &mut Test| {
+        let before = test.node(0).on(0).server().stats().turns;
+        test.advance(ms(12_000));
+        test.node(0).on(0).server().stats().turns - before
+    };
+    lines(&mut test, 0);
+    let busy = turns(&mut test);
+    assert_eq!(lines(&mut test, 0).len(), 50);
+    let idle = turns(&mut test);
+    assert!(busy > idle + 20, "{busy} turns, in which 50 servers were gone, and {idle}");
+}

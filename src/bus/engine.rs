@@ -231,6 +231,11 @@ impl Engine {
         std::mem::take(&mut self.has_new_nodes).then(|| self.nodes.live().collect())
     }
 
+    /// The number of nodes that live.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     pub(crate) fn stats(&self) -> BusStats {
         BusStats {
             nodes: self.nodes.len(),

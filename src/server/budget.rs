@@ -48,7 +48,10 @@ pub(super) const LETTERS_PART: usize = 2;
 /// takes 88 instructions, an echo about 700 (`cargo bench --bench limit -- --bus`).
 #[cfg(feature = "redis")]
 pub(super) const DELIVERY: usize = MESSAGE / 8;
-/// The cost of looking at one connection, to answer a question of another loop.
+/// Servers that are found to be gone get this part of the budget: an eighth.
+#[cfg(feature = "redis")]
+pub(super) const GONE_PART: usize = 8;
+/// The cost of looking at one connection, to answer a question of another loop, or at one server.
 pub(super) const LOOK: usize = 32;
 /// The cost of an answer to a deferred request, in bytes of a turn's work: an upgrade or a
 /// response.

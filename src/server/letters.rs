@@ -121,7 +121,11 @@ impl<S> Server<S> {
                     }
                     To::List(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
                     #[cfg(feature = "redis")]
-                    To::Here(uuids) => self.hub.deliver(Audience::List(uuids), None, message),
+                    To::Here(uuids) => {
+                        self.hub.deliver(Audience::List(uuids), None, message);
+                        // Any program may have sent it: what is not here takes as long.
+                        uuids.len()
+                    }
                     To::Listeners => {
                         let (state, mut sockets) = self.lend();
                         sockets.fire(state, text, message.to_payload())

@@ -108,14 +108,16 @@ impl<S> Server<S> {
         ready
     }
 
-    /// Gives a message of another server to the connections with these uuids.
+    /// Gives a message of another server to the connections with these uuids. Returns how many were
+    /// looked for, which takes as long if they are not here.
     fn emit_from_bus(&mut self, uuids: &[Uuid], content: &Content<'_>) -> usize {
         let mut ready = content.to_ready();
         let Some(link) = &mut self.hub.link else { return 0 };
         let own = link.index();
         let home = |link: &Link, uuid| link.home(uuid).unwrap_or(own);
         if uuids.iter().all(|&uuid| home(link, uuid) == own) {
-            return self.hub.deliver(Audience::List(uuids), None, ready);
+            self.hub.deliver(Audience::List(uuids), None, ready);
+            return uuids.len();
         }
         ready = ready.share();
         let mut by_loop: Vec<(u16, Uuid)> =
@@ -130,7 +132,8 @@ impl<S> Server<S> {
                 link.send_message(same[0].0, To::Here(uuids.into()), "", &ready);
             }
         }
-        self.hub.deliver(Audience::List(&here), None, ready)
+        self.hub.deliver(Audience::List(&here), None, ready);
+        uuids.len()
     }
 
     fn close_from_bus(&mut self, uuid: Uuid, code: CloseCode, reason: &str) {

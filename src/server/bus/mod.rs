@@ -10,7 +10,7 @@ use std::time::Duration;
 use mio::event::Event;
 
 use super::Server;
-use super::budget::{LETTERS_PART, MESSAGE};
+use super::budget::{GONE_PART, LETTERS_PART, LOOK, MESSAGE};
 use crate::bus::{
     Arrived, Bus, BusEvent, GapFrom, HOLDER, Letter, Link, Node, Opened, Post, Seat, run_number,
 };
@@ -135,7 +135,12 @@ impl<S> Server<S> {
             line.close();
             self.bus_ended(&mut line, ended);
         }
-        while let Some(node) = line.engine.next_gone(now) {
+        // Some in each turn, because one takes the longer the more there are. Then the deadline of
+        // the search is still due.
+        let enough = self.hub.work.saturating_add(self.hub.work_per_turn / GONE_PART);
+        while self.hub.work < enough
+            && let Some(node) = line.engine.next_gone(now)
+        {
             log::warn!("the bus: node {} has given no sign of life for 10 s", Node(node));
             self.node_has_left(&mut line, node);
             self.tell_loops(BusEvent::NodeGone { node: Node(node) });
@@ -227,6 +232,7 @@ impl<S> Server<S> {
 
     /// A node has said that it ends, or is gone: no question of any loop waits for it.
     fn node_has_left(&mut self, line: &mut Line, node: u64) {
+        self.hub.work += MESSAGE + LOOK * line.engine.nodes();
         let Some(link) = &mut self.hub.link else { return };
         // First: a question that is asked from now on does not count on it. Each one that was asked
         // before is there when its loop handles the letter.
