@@ -17,8 +17,8 @@ use crate::transport::tls::TlsStats;
 /// [`Sockets::stats`](crate::Sockets::stats).
 ///
 /// The figures up to `memberships` describe the moment of the call, which looks at every
-/// connection. All others are counts since the server was built: they never fall, and cost nothing
-/// to read.
+/// connection. All others are counts since the server was built and never fall, except the first
+/// five of a [bus](crate::manual::many_machines#metrics-and-log), from `is_up` to `round_trip`.
 ///
 /// ```
 /// use ikisocket::{Response, Server};
