@@ -28,7 +28,19 @@ impl<S> Socket<'_, S> {
             .expect("a connection that is lent stays in its slot until the turn ends")
     }
 
-    /// All open connections.
+    /// All open connections. They borrow this one mutably, so what an emit says about them is asked
+    /// for before:
+    ///
+    /// ```
+    /// use ikisocket::{Event, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0", ())?;
+    /// server.on(Event::Message, |_, ep| {
+    ///     let open = ep.kws.sockets().len(); // it does not compile inside the call of `emit`
+    ///     ep.kws.emit(format!("{open} are here"));
+    /// });
+    /// # Ok::<(), ikisocket::BindError>(())
+    /// ```
     #[must_use]
     pub fn sockets(&mut self) -> Sockets<'_, S> {
         Sockets { hub: self.hub, registry: self.registry }
@@ -371,8 +383,9 @@ impl<S> Socket<'_, S> {
     /// The value of a `:name` or `*name` of the route's pattern, percent-decoded.
     ///
     /// It is borrowed from the connection, as is what [`query`](Self::query),
-    /// [`header`](Self::header) and [`attribute`](Self::attribute) give. A verb that changes the
-    /// connection needs a copy:
+    /// [`header`](Self::header), [`cookie`](Self::cookie), [`attribute`](Self::attribute) and
+    /// [`string_attribute`](Self::string_attribute) give. While such a value is in use, the
+    /// connection can neither emit nor join. A copy allows both:
     ///
     /// ```
     /// # let mut server = ikisocket::Server::bind("127.0.0.1:0", ())?;
@@ -403,7 +416,8 @@ impl<S> Socket<'_, S> {
         self.request()?.header(name)
     }
 
-    /// The value of a cookie, percent-decoded.
+    /// The value of a cookie, percent-decoded. It is borrowed from the connection: see
+    /// [`param`](Self::param).
     #[must_use]
     pub fn cookie(&self, name: &str) -> Option<Cow<'_, str>> {
         self.request()?.cookie(name)
@@ -442,7 +456,8 @@ impl<S> Socket<'_, S> {
         self.attributes_mut().get_mut(key)
     }
 
-    /// The value under a name, if it was set from a `String` or a `&'static str`.
+    /// The value under a name, if it was set from a `String` or a `&'static str`. It is borrowed
+    /// from the connection: see [`param`](Self::param).
     #[must_use]
     pub fn string_attribute(&self, key: &str) -> Option<&str> {
         self.attributes().string(key)
