@@ -144,7 +144,8 @@ fn a_server_that_was_built_elsewhere_is_refused() {
     let build = |index: usize, builder: Builder| {
         if index == 1 { Server::builder().build(()) } else { builder.build(()) }
     };
-    let reason = "the server was not built from the builder of its loop".to_owned();
+    let reason =
+        "build the server from the builder that the closure gets, not from another one".to_owned();
     assert_eq!(
         Loops::new(2).start(build).unwrap_err(),
         LoopsError::Build { index: 1, reason: reason.clone() }

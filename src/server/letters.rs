@@ -35,7 +35,10 @@ impl<S> Server<S> {
             |link: &Link| link.index() == seat.index && Arc::ptr_eq(link.post(), &seat.post);
         match link {
             Some(link) if is_of_loop(link) => Ok(self),
-            _ => Err("the server was not built from the builder of its loop".to_owned()),
+            _ => {
+                Err("build the server from the builder that the closure gets, not from another one"
+                    .to_owned())
+            }
         }
     }
 
