@@ -189,7 +189,7 @@ pub enum Error {
     /// More bytes would have waited for this peer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
     #[error(
-        "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes are waiting"
+        "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes (max_outbox) are waiting"
     )]
     SlowConsumer {
         /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes
@@ -402,7 +402,7 @@ pub enum EmitError {
     Gone(Recipient),
     /// The message by itself is larger than [`Builder::max_outbox`](crate::Builder::max_outbox).
     /// The connection stays open.
-    #[error("a message of {len} bytes is larger than the outbox limit of {limit} bytes")]
+    #[error("a message of {len} bytes is longer than max_outbox ({limit} bytes)")]
     TooLarge {
         /// The message's length in bytes.
         len: usize,
@@ -492,7 +492,9 @@ pub enum TopicError {
     },
     /// The connection is in as many topics as are allowed: leave one, or raise
     /// [`Builder::max_topics_per_connection`](crate::Builder::max_topics_per_connection).
-    #[error("the connection is in {limit} topics already, the most that are allowed")]
+    #[error(
+        "the connection is in {limit} topics already: leave one, or raise max_topics_per_connection"
+    )]
     TooMany {
         /// The limit.
         limit: usize,
@@ -664,7 +666,7 @@ pub enum BindError {
     NoAddress,
     /// The operating system refused the address, for instance because another socket listens there
     /// already.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}{}", Self::tcp_advice(error))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -674,7 +676,7 @@ pub enum BindError {
     },
     /// The operating system refused the path of a Unix socket, for instance because a file is there
     /// already. The file may belong to another server, or be left by one that has crashed.
-    #[error("cannot listen on {}: {error}{}", path.display(), Self::advice(error))]
+    #[error("cannot listen on {}: {error}{}", path.display(), Self::unix_advice(error))]
     ListenUnix {
         /// The path.
         path: PathBuf,
@@ -706,8 +708,24 @@ pub enum BindError {
 }
 
 impl BindError {
+    /// Advice about a TCP address that cannot be listened on.
+    fn tcp_advice(error: &IoError) -> &'static str {
+        match error.kind {
+            io::ErrorKind::AddrInUse => {
+                "; another socket listens there: end its program, or choose another port (0: any free one)"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; a port below 1024 may need a privilege: choose a higher one, or let systemd pass the socket"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "; this machine has no such address: 0.0.0.0 or [::] stands for all that it has"
+            }
+            _ => "",
+        }
+    }
+
     /// Advice about a path that cannot be listened on.
-    fn advice(error: &IoError) -> &'static str {
+    fn unix_advice(error: &IoError) -> &'static str {
         match error.kind {
             io::ErrorKind::AddrInUse => {
                 "; the file is there already: if no server listens there any more, remove it, or let listen_unix_replacing_stale do that"
@@ -746,7 +764,9 @@ pub enum RouteError {
     #[error("{0}")]
     Pattern(#[from] crate::http::PatternError),
     /// There is a route or page for the same paths already.
-    #[error("`{pattern}` is taken already")]
+    #[error(
+        "the paths of `{pattern}` are taken already, perhaps with other names of the parameters"
+    )]
     Duplicate {
         /// The pattern.
         pattern: String,
@@ -828,6 +848,19 @@ mod tests {
             ("👩\u{200d}🚀", "👩\u{200d}🚀"),
         ] {
             assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_has_advice_in_its_error() {
+        for (kind, advice) in [
+            (io::ErrorKind::AddrInUse, "choose another port"),
+            (io::ErrorKind::PermissionDenied, "a port below 1024"),
+            (io::ErrorKind::AddrNotAvailable, "this machine has no such address"),
+        ] {
+            let address = ([127, 0, 0, 1], 80).into();
+            let error = BindError::Listen { address, error: io::Error::from(kind).into() };
+            assert!(error.to_string().contains(advice), "{error}");
         }
     }
 

@@ -642,6 +642,7 @@ fn a_port_in_use_is_an_error_that_names_the_address() {
     let BindError::Listen { address, error: cause } = &error else { panic!("{error:?}") };
     assert_eq!((*address, cause.kind), (taken, ErrorKind::AddrInUse));
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
+    assert!(error.to_string().contains("another socket listens there"), "{error}");
     assert_eq!(format!("{error:?}"), error.to_string(), "`main` prints it with Debug");
     let cause = error.source().and_then(|cause| cause.source()).unwrap();
     assert_eq!(cause.downcast_ref::<std::io::Error>().unwrap().kind(), ErrorKind::AddrInUse);
