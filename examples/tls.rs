@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             Long("clients") => roots = Some(value(&mut arguments)?),
             Long("required") => demand = ClientCertificates::Required,
             Short('h') | Long("help") => {
-                println!("{}", certificate::HELP);
+                let options = "[--name NAME CERT KEY] [--clients ROOTS] [--required]";
+                println!("tls [ADDR] --tls CERT KEY {options}\n\n{}", certificate::HELP);
                 return Ok(());
             }
             other => return Err(other.unexpected().into()),

@@ -77,6 +77,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         match argument {
             Value(word) => address = word.string()?,
             Long("redis") => redis = arguments.value()?.string()?,
+            Short('h') | Long("help") => {
+                println!("cluster [ADDR] [--redis redis://HOST:PORT]");
+                return Ok(());
+            }
             other => return Err(other.unexpected().into()),
         }
     }

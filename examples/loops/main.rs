@@ -106,6 +106,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         match argument {
             Value(word) => address = word.string()?,
             Long("loops") => count = arguments.value()?.parse()?,
+            Short('h') | Long("help") => {
+                println!("loops [ADDR] [--loops N]");
+                return Ok(());
+            }
             other => return Err(other.unexpected().into()),
         }
     }
