@@ -858,7 +858,9 @@ fn the_metrics_are_those_of_the_server() {
 fn finished(name: &str, arguments: &[&str]) -> (bool, String) {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
-    let output = Command::new(program).args(arguments).output().unwrap();
+    let output = Command::new(&program).args(arguments).output();
+    let output = output
+        .unwrap_or_else(|error| panic!("{program:?}: {error}: run `cargo build --examples` first"));
     let printed = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(printed).unwrap())
 }

@@ -151,6 +151,12 @@ fn the_verbs_of_a_handle_do_what_those_of_the_sockets_do() {
     test.expect(bob, ["to both", "to all", "to bobs"]);
     assert_eq!(test.state().notes, ["own data", "own data"]);
 
+    for refuse in [true, false] {
+        handle.refuse_upgrades(refuse).unwrap();
+        test.turn();
+        assert_eq!(test.server().sockets().is_refusing(), refuse);
+    }
+
     let illegal = Shutdown::default().code(CloseCode::from(1005));
     let error = CloseError::IllegalCode(illegal.code);
     assert_eq!(handle.shutdown(illegal), Err(SendError::Close(error)));

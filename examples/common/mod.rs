@@ -20,7 +20,13 @@ const LONGEST_WAIT: Duration = Duration::from_millis(250);
 /// The address to listen on: the first argument, or `default`.
 #[allow(dead_code)] // An example with options of its own has no use for it.
 pub fn address(default: &str) -> String {
-    std::env::args().nth(1).unwrap_or_else(|| default.to_owned())
+    let mut arguments = std::env::args();
+    let (program, address) = (arguments.next().unwrap_or_default(), arguments.next());
+    if address.as_ref().is_some_and(|word| word.starts_with('-')) {
+        eprintln!("usage: {program} [ADDR]   (default: {default})");
+        std::process::exit(2);
+    }
+    address.unwrap_or_else(|| default.to_owned())
 }
 
 /// A flag that Ctrl-C raises. A second Ctrl-C ends the process at once.

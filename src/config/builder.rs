@@ -316,7 +316,8 @@ impl Builder {
     ///
     /// One unit takes at most a microsecond on a machine of 2024, and much less where no peer is
     /// hostile. So the default bounds a turn to about 8 ms, without the time of your callbacks. A
-    /// small budget suits a loop that has something else to do between turns.
+    /// small budget suits a loop that has something else to do between turns. Under a flood it also
+    /// costs throughput, because there are more turns.
     ///
     /// | work | units |
     /// |---|---|

@@ -110,7 +110,7 @@ by_cause! {
     EmitsRefused {
         /// The connection was closed.
         closed,
-        /// No open connection had this uuid.
+        /// No open connection had this uuid or id.
         gone,
         /// The message by itself was larger than the outbox limit. A broadcast, publish or list
         /// counts once.
@@ -361,7 +361,9 @@ fn page(loops: Vec<(Option<usize>, &Stats)>) -> String {
         "Connections that were upgraded to WebSocket.",
         |stats| stats.upgraded,
     );
-    text.one("pages_total", "counter", "Requests that a page answered.", |stats| stats.pages);
+    text.one("pages_total", "counter", "Requests for pages that were answered.", |stats| {
+        stats.pages
+    });
     text.causes("requests_refused_total", "Requests that were refused.", |stats| {
         stats.requests_refused.iter()
     });

@@ -18,9 +18,11 @@ impl<S> Handle<S> {
         Self { sender: registry.inbox.sender() }
     }
 
-    /// Runs `command` on the loop, with the state and the sockets, in one of its next turns. It
-    /// never runs inside this call, also not on the loop's own thread, and this call does not wait
-    /// for it. If you need a result, let the closure send it, for instance over a channel.
+    /// Runs code on the loop, with the state and the sockets, in one of its next turns. (To send a
+    /// message use [`emit_to`](Self::emit_to), [`broadcast`](Self::broadcast) or
+    /// [`publish`](Self::publish).) It never runs inside this call, also not on the loop's own
+    /// thread, and this call does not wait for it. If you need a result, let the closure send it,
+    /// for instance over a channel.
     ///
     /// A panic in the closure is caught like any other
     /// ([`Server::on_panic`](crate::Server::on_panic)). If the server is dropped before a command
@@ -137,6 +139,15 @@ impl<S> Handle<S> {
         self.send(move |state, sockets| {
             sockets.fire(state, &event, data.payload());
         })
+    }
+
+    /// Sets whether new WebSocket connections get 503: [`Sockets::refuse_upgrades`].
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`send`](Self::send).
+    pub fn refuse_upgrades(&self, refuse: bool) -> Result<(), SendError> {
+        self.send(move |_, sockets| sockets.refuse_upgrades(refuse))
     }
 
     /// Starts a shutdown: [`Sockets::shutdown`]. With [`Loops`](crate::Loops) all loops shut down.
