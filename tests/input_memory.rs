@@ -19,8 +19,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const CONNECTIONS: usize = 100;
 const BUFFER: usize = 256 * 1024;
 
-/// The bytes that each may have beside that. Over TLS it is the least that a read takes, 36 KiB, and
-/// an incomplete record.
+/// The bytes that each may have beside that. Over TLS that is the least that a read takes, 36 KiB,
+/// and an incomplete record.
 fn of_each() -> usize {
     if over_tls() { (36 + 18) * 1024 } else { 1536 }
 }

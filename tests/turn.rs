@@ -330,6 +330,25 @@ fn a_connection_that_waits_has_its_turn_however_much_others_read_at_once() {
 }
 
 #[test]
+fn beside_floods_whose_input_is_kept_long_messages_have_their_share() {
+    const TURNS: usize = 10;
+    let mut test = counting(Server::builder().receive_buffer(64 * 1024));
+    let flooders: Vec<_> =
+        (0..20).map(|number| test.connect(format!("/flood{number}").as_str()).unwrap()).collect();
+    let other = test.connect("/other").unwrap();
+    let flood = frame(TEXT, b"").repeat(20_000);
+    flooders.iter().for_each(|&flooder| test.write(flooder, &flood));
+    test.write(other, &frame(TEXT, &vec![b'x'; 32 * 1024]).repeat(10 * TURNS));
+    for _ in 0..TURNS {
+        test.turn();
+    }
+    // It is read as much as a receive buffer holds, but the end of it may be half a message.
+    let least = 2 * TURNS - 2;
+    let came = messages(&mut test, "other");
+    assert!(came >= least, "{came} messages of 32 KiB in {TURNS} turns");
+}
+
+#[test]
 fn a_turn_over_its_budget_stops_within_a_read_and_the_next_continues() {
     for work in [1, 7, 100] {
         let mut test = counting(Server::builder().work_per_turn(work));

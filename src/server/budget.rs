@@ -11,7 +11,7 @@ pub(super) const SHARE: usize = 256 * MESSAGE;
 /// The share of a connection that has just become ready, when many have: all of a hundred such
 /// connections are served in one turn.
 pub(super) const FRESH_SHARE: usize = 64 * MESSAGE;
-/// The most reads in one share: some may be interrupted.
+/// The most reads in one share, if they are not shortened: some may be interrupted.
 pub(super) const READS_PER_SHARE: usize = 4;
 /// While connections wait from earlier turns, connections that become ready get this part of the
 /// budget: half of it.

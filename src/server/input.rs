@@ -128,7 +128,11 @@ impl<S> Server<S> {
         to_the_end: bool,
         buffer: &mut [u8],
     ) {
-        let until = self.hub.work.saturating_add(self.share.saturating_sub(buffer.len()));
+        let most = self.most_read_from(token);
+        let until = self.hub.work.saturating_add(self.share.saturating_sub(most));
+        // Short reads may be as long as a full one together. Otherwise connections whose input is
+        // kept would leave the others less than their part.
+        let most_reads = READS_PER_SHARE.max(self.buffer_len / most);
         for reads in 1.. {
             match progress {
                 Progress::Over => return,
@@ -139,7 +143,7 @@ impl<S> Server<S> {
                 }
                 Progress::Drained | Progress::Full | Progress::Unusual => {}
             }
-            if reads == READS_PER_SHARE || self.hub.work >= until || self.is_spent() {
+            if reads == most_reads || self.hub.work >= until || self.is_spent() {
                 break;
             }
             progress = self.read_once(token, buffer);
