@@ -108,6 +108,25 @@ fn if_one_loop_fails_all_shut_down_and_join_says_which_and_why() {
     }
 }
 
+#[test]
+fn a_handle_takes_no_loop_for_all_when_one_has_failed() {
+    quiet_panics();
+    install_logger();
+    let running = Loops::new(2).listen("127.0.0.1:0").unwrap().start(room).unwrap();
+    let (handle, address) = (running.handle(), running.local_addr().unwrap());
+    let mut clients: Vec<_> = (0..2).map(|_| Member::connect(address)).collect();
+    let uuids: Vec<_> = clients.iter().map(|client| client.uuid).collect();
+    let_fail(&handle, 1, 1);
+    until(|| handle.one(1).unwrap().send(|_, _| {}) == Err(SendError::Gone));
+    // Loop 0 waits for its client.
+    assert_eq!(handle.emit_to(uuids[1], "to a connection that has ended"), Ok(()));
+    assert_eq!(handle.emit_to_list(uuids.clone(), "to both"), Ok(()));
+    assert_eq!(clients[0].closed().0, 1001);
+    assert!(running.join().is_err());
+    assert_eq!(handle.emit_to(uuids[0], "to nothing"), Err(SendError::Gone));
+    assert_eq!(handle.emit_to_list(uuids, "to nothing"), Err(SendError::Gone));
+}
+
 #[cfg(unix)]
 #[test]
 fn after_a_failure_of_the_first_loop_no_socket_of_any_loop_listens() {

@@ -85,21 +85,19 @@ impl<S> LoopsHandle<S> {
     }
 
     /// Sends a message to one connection, on whatever loop it is: [`Handle::emit_to`] of that loop.
-    /// If no loop can have it, nothing happens.
+    /// If no loop can have it, or its loop has ended, nothing happens.
     ///
     /// # Errors
     ///
-    /// The same as those of [`Handle::send`].
+    /// The same as those of [`send_each`](Self::send_each).
     pub fn emit_to(
         &self,
         to: Uuid,
         message: impl Into<Outgoing<'static>>,
     ) -> Result<(), SendError> {
         self.check()?;
-        match self.post.home(to) {
-            Some(index) => self.handles[usize::from(index)].emit_to(to, message),
-            None => Ok(()),
-        }
+        let Some(index) = self.post.home(to) else { return Ok(()) };
+        first_error(std::iter::once(self.handles[usize::from(index)].emit_to(to, message)))
     }
 
     /// Sends a message to each connection of a list, on whatever loops they are:
@@ -303,10 +301,11 @@ impl<S> LoopsHandle<S> {
     }
 }
 
-/// The first error of all, each of which is made.
+/// The first error of all, each of which is made. A loop that has ended has no connections, so it
+/// is no error that nothing can be sent to it.
 fn first_error(results: impl Iterator<Item = Result<(), SendError>>) -> Result<(), SendError> {
     let results: Vec<_> = results.collect();
-    results.into_iter().collect()
+    results.into_iter().filter(|result| *result != Err(SendError::Gone)).collect()
 }
 
 impl<S> Sockets<'_, S> {
