@@ -371,6 +371,15 @@ fn a_plain_request_at_a_tls_port_gets_a_readable_400() {
 }
 
 #[test]
+fn a_plain_head_request_at_a_tls_port_gets_the_400_without_a_body() {
+    let mut server = server(&tls_as("localhost"));
+    let text =
+        String::from_utf8(answer(&mut server, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+    assert!(text.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{text}");
+    assert!(text.contains("\r\nContent-Length: 51\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+}
+
+#[test]
 fn bytes_that_are_no_tls_end_the_connection_and_are_counted() {
     let mut server = server(&tls_as("localhost"));
     assert_eq!(answer(&mut server, b"\x00\x01\x02"), b"");

@@ -391,6 +391,10 @@ impl TlsStream {
         if first[0] != HANDSHAKE {
             if looks_like_http(first) {
                 self.unsent = PLAIN_HTTP.to_vec();
+                // The response to HEAD has no body (RFC 9110 §9.3.2).
+                if !first.starts_with(b"HEAD ") {
+                    self.unsent.extend_from_slice(PLAIN_HTTP_BODY);
+                }
                 return Err(TlsFailure::PlainHttp);
             }
             return Err(TlsFailure::NotTls);
@@ -425,8 +429,8 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 51\r\n\
-    \r\n\
-    This port speaks TLS: use https:// or wss:// here.\n";
+    \r\n";
+const PLAIN_HTTP_BODY: &[u8; 51] = b"This port speaks TLS: use https:// or wss:// here.\n";
 
 /// Whether bytes begin like a request: with a method in capitals.
 fn looks_like_http(first: &[u8]) -> bool {
