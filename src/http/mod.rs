@@ -21,10 +21,12 @@
 //! The cost of a head: a usual one takes 1 to 3 µs of CPU, and half of that in a server. The most
 //! expensive heads that are known take about 4 ns for each byte, so 60 µs at the default limit of
 //! 16 KiB: lists of thousands of elements, and paths that consist of escapes. Each step goes
-//! through the head once, and no step takes longer for a byte because of the bytes before it. Only
-//! `choose_subprotocol` can take longer, about 1 ns for each offer and each of the server's own
-//! names of the same length. `query` and `cookie` take up to 2 ns for each byte at each call.
-//! (`cargo bench --bench micro -- request` measures them.)
+//! through the head once, and no step takes longer for a byte because of the bytes before it. Two
+//! steps can take longer. `choose_subprotocol` takes about 1 ns for each offer and each of the
+//! server's own names of the same length. The search for a route takes about 0.3 ns for each byte
+//! of a segment and each pattern that has a parameter there and agrees with the path before it.
+//! `query` and `cookie` take up to 2 ns for each byte at each call. (`cargo bench --bench micro --
+//! request` measures most of them.)
 //!
 //! ```
 //! use ikisocket::http::{
