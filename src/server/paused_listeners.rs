@@ -31,7 +31,8 @@ impl Shortage {
         if !self.paused.contains(&listener) {
             self.paused.push(listener);
         }
-        self.resume_at = now.saturating_add(ACCEPT_PAUSE);
+        // Others that wait already try again no later, however often this one finds no descriptor.
+        self.resume_at = self.resume_at.min(now.saturating_add(ACCEPT_PAUSE));
     }
 
     /// Takes the listeners that are to try again. Each of them is the first in its turn: often
@@ -71,9 +72,17 @@ mod tests {
         for (listener, now) in [(3, 10), (5, 20), (3, 30)] {
             shortage.pause(listener, now);
         }
-        assert_eq!(shortage.resume_at, 30 + ACCEPT_PAUSE);
+        assert_eq!(shortage.resume_at, 10 + ACCEPT_PAUSE);
         assert_eq!((shortage.resume(), shortage.resume_at), (vec![5, 3], NEVER));
         assert!(shortage.resume().is_empty());
+    }
+
+    #[test]
+    fn a_listener_tries_again_no_later_because_others_find_no_descriptor() {
+        let mut shortage = Shortage::default();
+        shortage.pause(3, 0);
+        (1..10).for_each(|times| shortage.pause(5, times * ACCEPT_PAUSE / 10));
+        assert_eq!(shortage.resume_at, ACCEPT_PAUSE);
     }
 
     #[test]
