@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use common::{Client, Diary, Entry, enter, server_with, turn_until, upgrade_request};
 use ikisocket::protocol::{Decoded, Decoder, Message, Opcode, Role, Rules};
@@ -59,6 +60,21 @@ fn connect(server: &mut Server<Diary>, place: &Path) -> UnixStream {
     });
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     stream
+}
+
+// Many at once.
+
+#[cfg(target_os = "linux")]
+#[test]
+fn hundreds_of_clients_can_connect_while_the_loop_is_busy() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let server = Server::bind("127.0.0.1:0", ()).unwrap();
+    let address = server.local_addr().unwrap();
+    // The loop does not turn.
+    let clients: Vec<_> = (0..most.trim().parse::<usize>().unwrap().min(400))
+        .map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(1)).unwrap())
+        .collect();
+    assert!(clients.len() >= 128, "mio's own limit would be enough");
 }
 
 // Unix sockets.

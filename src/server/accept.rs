@@ -22,6 +22,11 @@ impl<S> Server<S> {
     /// was 0. If a name has several addresses, the server listens on the first that the operating
     /// system accepts.
     ///
+    /// As many connections may wait to be accepted as the system allows: on Linux that is
+    /// `net.core.somaxconn`, 4096 by default. A socket that is made elsewhere
+    /// ([`listen_on`](Self::listen_on)) keeps its own limit, which is 128 for a
+    /// [`std::net::TcpListener`].
+    ///
     /// # Errors
     ///
     /// [`BindError::Listen`] with the address and the operating system's error;

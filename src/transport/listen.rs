@@ -36,6 +36,10 @@ use crate::transport::{PeerAddress, canonical};
 /// suspected.
 const FAILURES: u32 = 64;
 
+/// The most connections that may wait to be accepted: systems lower it to their own limit
+/// (`net.core.somaxconn`, which is 4096 since Linux 5.4).
+const BACKLOG: i32 = i32::MAX;
+
 /// A listening socket that was made elsewhere, for [`Server::listen_on`](crate::Server::listen_on).
 /// It is made from a [`std::net::TcpListener`], or on Unix from a
 /// [`std::os::unix::net::UnixListener`].
@@ -174,7 +178,11 @@ pub(crate) enum Accepted {
 
 impl Listener {
     fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
-        Self::of_tcp(TcpListener::bind(address)?, options)
+        let socket = TcpListener::bind(address)?;
+        // mio allows 128. While more wait, because many connect or a callback takes long, Linux
+        // drops each SYN, and its client tries again after a second.
+        SockRef::from(&socket).listen(BACKLOG)?;
+        Self::of_tcp(socket, options)
     }
 
     /// Listens on the first address of a name that the operating system accepts.
