@@ -22,7 +22,7 @@ const BUFFER: usize = 256 * 1024;
 /// The bytes that each may have beside that. Over TLS that is the least that a read takes, 36 KiB,
 /// and an incomplete record.
 fn of_each() -> usize {
-    if over_tls() { (36 + 18) * 1024 } else { 1536 }
+    if over_tls() { (36 + 18) * 1024 } else { 16 * 1024 }
 }
 
 /// What all else of the server may grow by, in bytes: its lists.

@@ -356,7 +356,7 @@ impl Builder {
     /// - The work of your callbacks counts only as far as it is in the table.
     ///
     /// If the budget ends in the middle of a read, the rest of the input is kept: at most one
-    /// buffer's length for the whole server, and 1.5 KiB for each connection, or 36 KiB for each
+    /// buffer's length for the whole server, and 16 KiB for each connection, or 36 KiB for each
     /// one over TLS.
     pub fn work_per_turn(mut self, work: usize) -> Self {
         self.work_per_turn = work;

@@ -21,11 +21,9 @@ pub(super) const CLOSING_PART: usize = 8;
 /// A connection that had to wait and then took this much of its turn, in bytes, has to wait when it
 /// is ready again.
 pub(super) const HEAVY: usize = SHARE / 8;
-/// The shortest frame of a client: two bytes of header and the masking key (RFC 6455 §5.2).
-const SHORTEST_FRAME: usize = 6;
-/// The least that a read may ask for, however much input is kept: a share of the shortest frames,
-/// which leaves nothing.
-pub(super) const LEAST_READ: usize = SHARE / MESSAGE * SHORTEST_FRAME;
+/// The least that a read may ask for, however much input is kept. The less it is, the less can be
+/// kept for each connection, and the more reads a long message takes beside floods.
+pub(super) const LEAST_READ: usize = 16 * 1024;
 /// Kept input is handled in parts of this length, in bytes, because it is copied once more.
 pub(super) const REST_AT_ONCE: usize = 16 * 1024;
 /// The cost of the end of a connection, in bytes of a turn's work: its events and its system calls.

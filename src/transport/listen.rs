@@ -23,7 +23,6 @@ use mio::net::{UnixListener, UnixStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[cfg(unix)]
 use rustix::io::Errno;
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 use socket2::SockRef;
 #[cfg(unix)]
 use socket2::{Domain, SockAddr, Type};
