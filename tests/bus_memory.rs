@@ -628,3 +628,26 @@ fn what_other_programs_publish_takes_its_time_from_the_turns_budget() {
     let idle = turns(&mut test);
     assert!(busy > idle + 20, "{busy} turns, in which 50 servers were gone, and {idle}");
 }
+
+#[test]
+fn a_loop_that_stands_still_gets_each_message_or_counts_it_as_lost_once() {
+    const BROADCAST: u8 = 2;
+    let loops = Loops::new(2).queue_bytes(4096);
+    let mut test = BusHarness::new(1, &loops, Order::Ascending, server).unwrap();
+    let reader = test.node(0).connect_to(1, "/ws/room").unwrap();
+    let reader = NodeClient { node: 0, client: reader };
+    test.state(0, 1).lines.clear();
+    test.node(0).stall(1);
+    // Each second one is missing.
+    let every_second = (0..500).map(|place| by_hand(BROADCAST, 7, 2 * place, b"text"));
+    turns_for(&mut test, &every_second.collect::<Vec<_>>());
+    test.node(0).resume(1);
+    let received = test.received(reader).len();
+    let gaps = std::mem::take(&mut test.state(0, 1).lines);
+    let sizes = gaps.iter().filter_map(|gap| {
+        let size = gap.strip_prefix("gap of ").or_else(|| gap.split("Some(").nth(1))?;
+        size.split([' ', ')']).next()?.parse::<usize>().ok()
+    });
+    assert!((1..100).contains(&received) && gaps.len() < 100, "{received}, {gaps:?}");
+    assert_eq!(received + sizes.sum::<usize>(), 999, "{gaps:?}");
+}

@@ -255,11 +255,11 @@ impl Batch {
         });
     }
 
-    /// Notes that a letter is missing here.
-    pub(crate) fn push_gap(&mut self) {
+    /// Notes that this many messages are missing here.
+    pub(crate) fn push_gap(&mut self, missing: u64) {
         match self.entries.back_mut() {
-            Some(Entry { letter: Letter::Gap(lost), .. }) => *lost += 1,
-            _ => self.push(Letter::Gap(1), "", 0),
+            Some(Entry { letter: Letter::Gap(lost), .. }) => *lost = lost.saturating_add(missing),
+            _ => self.push(Letter::Gap(missing), "", 0),
         }
     }
 
@@ -274,7 +274,7 @@ impl Batch {
             (self.entries.back_mut(), later.entries.front())
             && let Letter::Gap(more) = first.letter
         {
-            *lost += more;
+            *lost = lost.saturating_add(more);
             later.entries.pop_front();
         }
         self.entries.append(&mut later.entries);
@@ -355,13 +355,13 @@ mod tests {
         let message = text("m");
         let ready = Ready::new(&message);
         batch.push_message(To::Topic(0), "a", &ready, 1);
-        batch.push_gap();
-        batch.push_gap();
+        batch.push_gap(1);
+        batch.push_gap(1);
         lane.append(&mut batch, KEPT);
-        batch.push_gap();
+        batch.push_gap(1);
         batch.push_message(To::Topic(0), "b", &ready, 1);
         lane.append(&mut batch, KEPT);
-        batch.push_gap();
+        batch.push_gap(1);
         lane.append(&mut batch, KEPT);
         let order: Vec<_> = told(&mut lane).into_iter().map(|(text, _)| text).collect();
         assert_eq!(order, ["a", "gap 3", "b", "gap 1"]);

@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Letter, Ready, To, cost_of};
 #[cfg(feature = "redis")]
+use super::event::BusEvent;
+#[cfg(feature = "redis")]
 use super::figures::BusStats;
 use super::loop_set::LoopSet;
 use super::post::{HandedOver, Post, Seat};
@@ -20,7 +22,7 @@ use super::post::{HandedOver, Post, Seat};
 #[non_exhaustive]
 pub struct LoopStats {
     /// Messages, events, closes, questions and answers that were queued for other loops, one for
-    /// each loop.
+    /// each loop. With a bus, also news of other servers.
     pub queued: u64,
     /// Those that came from other loops and were handled.
     pub received: u64,
@@ -194,12 +196,12 @@ impl Link {
             _ => 0,
         };
         let cost = cost_of(text, list + message.payload.len());
-        let has_room = self.take_room(index, cost);
+        let has_room = self.take_room(index, cost, self.post.limit);
         let lane = self.open(index);
         if has_room {
             lane.push_message(to, text, message, cost);
         } else {
-            lane.push_gap();
+            lane.push_gap(1);
         }
         has_room
     }
@@ -207,12 +209,12 @@ impl Link {
     /// Queues the close of a connection; returns `false` if there is no room for it.
     pub(crate) fn send_close(&mut self, index: u16, letter: Letter, reason: &str) -> bool {
         let cost = cost_of(reason, 0);
-        let has_room = self.take_room(index, cost);
+        let has_room = self.take_room(index, cost, self.post.limit);
         let lane = self.open(index);
         if has_room {
             lane.push(letter, reason, cost);
         } else {
-            lane.push_gap();
+            lane.push_gap(1);
         }
         has_room
     }
@@ -227,17 +229,37 @@ impl Link {
             _ => 0,
         };
         let cost = cost_of(text, more);
-        let has_room = self.take_room(index, cost);
+        let has_room = self.take_room(index, cost, self.post.limit);
         if has_room {
             self.open(index).push(letter, text, cost);
         }
         has_room
     }
 
-    /// Queues a letter for one loop, whatever waits there.
+    /// Queues news of other servers for one loop. They have as much room again as messages, so a
+    /// queue that is full of messages refuses none. Returns `false` if there is no room: only a
+    /// program that publishes news without end gets there.
     #[cfg(feature = "redis")]
-    pub(crate) fn tell(&mut self, index: u16, letter: Letter) {
-        self.open(index).push(letter, "", 0);
+    pub(crate) fn tell(&mut self, index: u16, letter: Letter) -> bool {
+        let topic = match &letter {
+            Letter::Bus(BusEvent::Gap { topic: Some(topic), .. }) => topic.len(),
+            _ => 0,
+        };
+        let cost = cost_of("", topic);
+        let has_room = self.take_room(index, cost, 2 * self.post.limit);
+        if has_room {
+            self.open(index).push(letter, "", cost);
+        }
+        has_room
+    }
+
+    /// Queues the news that messages of other servers are missing. Without room for it, they are
+    /// missing as those that this loop could not queue.
+    #[cfg(feature = "redis")]
+    pub(crate) fn tell_gap(&mut self, index: u16, gap: BusEvent, lost: u64) {
+        if !self.tell(index, Letter::Bus(gap)) {
+            self.open(index).push_gap(lost);
+        }
     }
 
     /// Queues a letter for all other loops, whatever waits there.
@@ -253,14 +275,14 @@ impl Link {
         &mut self.outgoing[usize::from(index)].batch
     }
 
-    /// Takes the room for a letter of this cost in a lane, if there is any.
-    fn take_room(&mut self, index: u16, cost: usize) -> bool {
+    /// Takes the room for a letter of this cost in a lane, if it does not exceed the limit then.
+    fn take_room(&mut self, index: u16, cost: usize, limit: usize) -> bool {
         let mailbox = self.post.mailbox(index);
         let handled = mailbox.handled[usize::from(self.index)].0.load(Ordering::Acquire);
         let lane = &mut self.outgoing[usize::from(index)];
         let held = (lane.put - handled) as usize;
         // A letter that is longer than the limit may wait alone.
-        let has_room = held == 0 || held + cost <= self.post.limit;
+        let has_room = held == 0 || held + cost <= limit;
         if has_room {
             lane.put += cost as u64;
             self.stats.queued += 1;
@@ -387,7 +409,7 @@ impl Link {
 
     /// Counts what this loop was refused; returns whether that is to be logged now.
     pub(crate) fn count_lost(&mut self, lost: u64, now: u64) -> bool {
-        self.stats.lost += lost;
+        self.stats.lost = self.stats.lost.saturating_add(lost);
         let is_due = self.gap_logged_at.is_none_or(|last| now.saturating_sub(last) >= QUIET);
         if is_due {
             self.gap_logged_at = Some(now);
@@ -429,6 +451,8 @@ mod tests {
     use mio::{Events, Poll, Token, Waker};
 
     use super::super::batch::Opened;
+    #[cfg(feature = "redis")]
+    use super::super::{event::GapFrom, node::Node};
     use super::*;
     use crate::outbox::Outgoing as Message;
     use crate::protocol::CloseCode;
@@ -605,6 +629,38 @@ mod tests {
         let read = b.read(0, 99);
         assert_eq!(read.last().map(String::as_str), Some("reason"));
         assert!(a.publish(1, "empty again", ""));
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn news_of_other_servers_have_as_much_room_again_then_count_as_missing() {
+        let [mut a, mut b] = places(1024);
+        while a.publish(1, "full", "") {}
+        let gap = || BusEvent::Gap {
+            from: GapFrom::Node(Node(7)),
+            topic: Some("prices".into()),
+            lost: Some(3),
+        };
+        for _ in 0..100_000 {
+            a.link.tell_gap(1, gap(), 3);
+            a.link.hand_over();
+        }
+        assert!(!a.link.tell(1, Letter::NodeLeft(7)));
+        b.link.collect();
+        let mut letters = b.link.take_letters(0);
+        let (mut told, mut lost, mut cost) = (0, 0, 0);
+        while let Some(opened) = letters.next() {
+            cost += opened.cost;
+            match opened.letter {
+                Letter::Bus(_) => told += 1,
+                Letter::Gap(missing) => lost += missing,
+                _ => assert_eq!((told, opened.text), (0, "full")),
+            }
+        }
+        assert!((1..=8).contains(&told) && cost <= 2048, "{told} of {cost} bytes");
+        assert_eq!(3 * told + lost, 300_000 + 1, "the first gap is of a message");
+        b.link.put_back(0, letters, told, cost);
+        assert!(a.link.tell(1, Letter::NodeLeft(7)), "it is empty again");
     }
 
     #[test]

@@ -164,7 +164,8 @@ impl<S> Server<S> {
         } else if usize::from(index) < link.post().len() {
             let letter = Letter::NodeAnswer { query, node, is_last, is_complete, answer };
             if !link.exchange(index, letter, "") {
-                // That loop must not take the rest for all of it.
+                // That loop must not take the rest for all of it. If this finds no room either, a
+                // program floods the bus, and may answer in any name.
                 let (is_last, is_complete, answer) = (true, false, Answer::Count(0));
                 link.tell(index, Letter::NodeAnswer { query, node, is_last, is_complete, answer });
             }

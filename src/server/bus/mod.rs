@@ -237,7 +237,10 @@ impl<S> Server<S> {
         // First: a question that is asked from now on does not count on it. Each one that was asked
         // before is there when its loop handles the letter.
         note_nodes(line, link);
-        link.tell_all("", || Letter::NodeLeft(node));
+        for index in link.others().iter() {
+            // Without room there, a question of that loop waits until its time is over.
+            link.tell(index, Letter::NodeLeft(node));
+        }
         self.context().give_up_nodes(Some(node));
     }
 
@@ -277,17 +280,13 @@ impl<S> Server<S> {
     fn announce_gap(&mut self, from: GapFrom, topic: Option<&str>, lost: Option<u64>) {
         let Some(link) = &mut self.hub.link else { return };
         let event = BusEvent::Gap { from, topic: topic.map(Arc::from), lost };
-        match topic {
-            None => self.tell_loops(event),
-            Some(topic) => {
-                let loops = link.post().loops_with_members(topic);
-                for index in loops.without(link.index()).iter() {
-                    link.tell(index, Letter::Bus(event.clone()));
-                }
-                if loops.contains(link.index()) {
-                    self.context().bus_event(&event);
-                }
-            }
+        let own = link.index();
+        let loops = topic.map(|topic| link.post().loops_with_members(topic));
+        for index in loops.map_or(link.others(), |loops| loops.without(own)).iter() {
+            link.tell_gap(index, event.clone(), lost.unwrap_or(1));
+        }
+        if loops.is_none_or(|loops| loops.contains(own)) {
+            self.context().bus_event(&event);
         }
     }
 
