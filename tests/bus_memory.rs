@@ -630,6 +630,18 @@ fn what_other_programs_publish_takes_its_time_from_the_turns_budget() {
 }
 
 #[test]
+fn a_node_that_has_read_all_in_several_turns_was_not_cut_off_for_slowness() {
+    let loops = Loops::with_settings(1, Server::builder().work_per_turn(16));
+    let mut test = BusHarness::new(1, &loops, Order::Ascending, server).unwrap();
+    lines(&mut test, 0);
+    let broadcasts: Vec<_> = (0..200).map(|number| by_hand(2, 7, number, &[b'x'; 1000])).collect();
+    assert!(turns_for(&mut test, &broadcasts) > 20);
+    assert_eq!(test.node(0).on(0).server().stats().bus.unwrap().received, 200);
+    test.cut(0);
+    assert_eq!(lines(&mut test, 0), ["down, 0: Redis has closed the connection"]);
+}
+
+#[test]
 fn a_loop_that_stands_still_gets_each_message_or_counts_it_as_lost_once() {
     const BROADCAST: u8 = 2;
     let loops = Loops::new(2).queue_bytes(4096);

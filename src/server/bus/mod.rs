@@ -172,9 +172,6 @@ impl<S> Server<S> {
                 Ok(len) => {
                     self.hub.work += len;
                     self.handle_bus_input(line, &buffer[..len], until);
-                    if !line.readable && line.kept.is_empty() {
-                        line.engine.drained();
-                    }
                 }
                 Err(kind) => {
                     let ended = line.engine.disconnected(self.hub.now, kind);
@@ -184,6 +181,10 @@ impl<S> Server<S> {
                     }
                 }
             }
+        }
+        // Also if the last of it was kept from a turn before.
+        if !line.readable && line.kept.is_empty() {
+            line.engine.drained();
         }
     }
 
