@@ -67,10 +67,14 @@ impl Nodes {
         self.last = Some((node, now));
         let is_new = self.heard.insert(node, now).is_none();
         if is_new {
-            // The new node does not know this one. All others have the same reason to speak.
+            // The new node does not know this one. All others have the same reason to speak. One
+            // heartbeat is for all that come until then: the least of many random times would be
+            // at once, again and again.
             let soon = now + self.random() % WELCOME;
-            if let Some(due) = &mut self.due {
-                due.heartbeat = due.heartbeat.min(soon);
+            if let Some(due) = &mut self.due
+                && due.heartbeat > now + WELCOME
+            {
+                due.heartbeat = soon;
             }
         }
         is_new
@@ -221,6 +225,22 @@ mod tests {
             looping.hear(7);
             looping.run_until(100 + WELCOME + 1000);
             assert_eq!(looping.heartbeats.len(), 2, "it is not new any more");
+        }
+    }
+
+    #[test]
+    fn nodes_that_come_without_end_are_told_by_few_heartbeats() {
+        for seed in 0..10 {
+            let mut looping = Loop::up(seed, 0);
+            for now in 0..2000 {
+                looping.run_until(now);
+                (0..10).for_each(|node| _ = looping.hear(now * 10 + node));
+            }
+            // One each 125 ms, on the average.
+            let heartbeats = looping.heartbeats.len();
+            assert!((8..=40).contains(&heartbeats), "{heartbeats} in 2 s");
+            let waits = looping.heartbeats.windows(2).map(|pair| pair[1] - pair[0]);
+            assert!(waits.max() <= Some(WELCOME), "a new node is told within {WELCOME} ms");
         }
     }
 
