@@ -227,6 +227,21 @@ fn up_comes_when_all_that_is_wanted_is_confirmed() {
 }
 
 #[test]
+fn a_channel_that_is_confirmed_has_its_messages_before_up() {
+    let mut pair = Pair::new("redis://localhost");
+    pair.want_numbered(2);
+    pair.redis.confirms = false;
+    pair.turn();
+    pair.redis.out.extend(b">3\r\n$9\r\nsubscribe\r\n$7\r\napp:own\r\n:1\r\n");
+    pair.redis.out.extend(b">3\r\n$9\r\nsubscribe\r\n$5\r\napp:0\r\n:2\r\n");
+    pair.redis.message(b"app:0", b"early");
+    pair.redis.out.extend(b">3\r\n$9\r\nsubscribe\r\n$5\r\napp:1\r\n:3\r\n");
+    pair.turn();
+    let early = Seen::Message("app:0".into(), b"early".into());
+    assert_eq!(pair.take_seen(), [early, Seen::Up(0)]);
+}
+
+#[test]
 fn channels_are_subscribed_in_batches_of_500_again_after_each_end() {
     let mut pair = Pair::up();
     pair.want_numbered(1200);

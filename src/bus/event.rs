@@ -38,8 +38,10 @@ pub enum BusEvent {
         was_down_for: Duration,
     },
     /// The bus is down: messages reach only the connections of this process. What other servers
-    /// publish until [`Up`](Self::Up) does not come here. The event comes once, however often the
-    /// connection fails to be made again. It needs the feature `redis`.
+    /// publish on a topic does not come here until Redis has confirmed the topic's subscription
+    /// again. [`Up`](Self::Up) fires when all are confirmed, so a few messages, and gaps, may come
+    /// before it. The event comes once, however often the connection fails to be made again. It
+    /// needs the feature `redis`.
     #[cfg(feature = "redis")]
     #[non_exhaustive]
     Down {

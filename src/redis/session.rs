@@ -77,8 +77,8 @@ pub enum SessionEvent<'e> {
         was_down_for: u64,
     },
     /// The connection has ended, or the first attempt has failed. Close the socket. What other
-    /// servers publish from now on does not come here, nor does an unknown part of what they have
-    /// published before.
+    /// servers publish in a channel from now on does not come here until that is confirmed again,
+    /// which may be before `Up`, nor does an unknown part of what they have published before.
     #[non_exhaustive]
     Down {
         /// Why.
