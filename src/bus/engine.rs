@@ -29,6 +29,8 @@ const ALL: &[u8] = b"all";
 const UUIDS_AT_ONCE: usize = 4096;
 /// A bus has no more servers than this: numbers that a broken publisher invents would take memory.
 const MOST_NODES: usize = 4096;
+/// A table of uuids with room for no more than this is not made smaller.
+const KEEP_UUIDS: usize = 64;
 /// What is received may be as long as this, in bytes, whatever may be sent.
 const LEAST_REPLY: usize = 16 * 1024 * 1024;
 /// A message on the wire is longer than its payload by less than this.
@@ -270,6 +272,10 @@ impl Engine {
             if is_set { self.set_uuids.insert(uuid) } else { self.set_uuids.remove(&uuid) };
         if !is_new {
             return;
+        }
+        let (len, room) = (self.set_uuids.len(), self.set_uuids.capacity());
+        if !is_set && room > KEEP_UUIDS && len * 8 < room {
+            self.set_uuids.shrink_to(len * 2);
         }
         let of = channel_of(uuid);
         if let UuidChannel::Node(node) = of {
@@ -530,5 +536,21 @@ fn write_channel(of: UuidChannel, channel: &mut Vec<u8>) {
             let mut buffer = Uuid::encode_buffer();
             channel.extend_from_slice(uuid.hyphenated().encode_lower(&mut buffer).as_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_set_uuids_is_small_again_when_most_are_gone() {
+        let bus = Bus::redis("redis://localhost").unwrap();
+        let mut engine = Engine::new(&bus, 1, RandomState::new(), 0);
+        for (uuids, is_set) in [(0..20_000, true), (10..20_000, false)] {
+            uuids.map(Uuid::from_u128).for_each(|uuid| engine.look_at_uuid(uuid, is_set, 0));
+        }
+        let room = engine.set_uuids.capacity();
+        assert!(room <= 2 * KEEP_UUIDS, "room for {room} uuids of 10");
     }
 }
