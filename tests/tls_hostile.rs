@@ -625,6 +625,21 @@ fn a_client_that_reads_nothing_of_the_handshake_is_gone_after_its_time() {
 }
 
 #[test]
+fn a_handshake_goes_on_that_the_loop_was_too_busy_for() {
+    let limit = Duration::from_secs(5);
+    for version in VERSIONS {
+        let mut test = server(Server::builder().handshake_timeout(limit));
+        let client = test.dial_tls(server_settings(), Faults::none()).unwrap();
+        test.settle();
+        test.skip(3 * limit);
+        let mut tls = TlsClient::new(&config(version));
+        tls.write(&Upgrade::to("/ws").encode());
+        exchange(&mut test, client, &mut tls);
+        assert!(tls.plaintext.starts_with(b"HTTP/1.1 101 "), "{}", tls.plaintext.escape_ascii());
+    }
+}
+
+#[test]
 fn records_of_one_byte_leave_other_connections_their_share() {
     let work = 1 << 20;
     let builder = Server::builder().work_per_turn(work).receive_buffer(1 << 20);

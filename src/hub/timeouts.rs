@@ -68,6 +68,24 @@ impl Hub {
         }
     }
 
+    /// Gives a TLS handshake its time again if that has passed because the loop was not turned:
+    /// what the client has sent meanwhile waits. Returns whether it did.
+    pub(crate) fn forgive_late_handshake(&mut self, token: Token) -> bool {
+        let (now, timeout) = (self.now, self.limits.handshake_timeout);
+        let is_late = self.get_mut(token).is_some_and(|connection| {
+            let is_late = connection.is_shaking_hands()
+                && now.saturating_sub(connection.time.saturating_add(timeout)) >= LATE;
+            if is_late {
+                connection.time = now;
+            }
+            is_late
+        });
+        if is_late {
+            self.rearm(token);
+        }
+        is_late
+    }
+
     /// Does what is due, except for late request heads, which get a response.
     pub(crate) fn expire(&mut self, token: Token, timeout: Timeout) {
         match timeout {

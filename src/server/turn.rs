@@ -440,6 +440,9 @@ impl<S> Server<S> {
             self.hub.work += TIMEOUT;
             // A TLS handshake takes much time: it has its turn among the others of its kind.
             let shakes_hands = self.hub.get(token).is_some_and(Connection::is_shaking_hands);
+            if shakes_hands && self.hub.forgive_late_handshake(token) {
+                continue;
+            }
             if timeout != Timeout::Ping && !shakes_hands {
                 self.read_in_order(token, true, buffer);
                 if !self.hub.is_still_due(token, timeout) {
