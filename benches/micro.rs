@@ -13,6 +13,8 @@
 
 use std::hint::black_box;
 use std::io::{Read, Write};
+#[cfg(unix)]
+use std::net::TcpListener;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use criterion::{Bencher, BenchmarkId, Criterion, Throughput};
 use ikisocket::Server;
 use ikisocket::http::accept_key;
 use ikisocket::protocol::{Decoder, FrameHeader, Opcode, Role, Rules, apply_mask, encode_frame};
+#[cfg(unix)]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 #[cfg(feature = "deflate")]
 #[path = "micro/deflate.rs"]
@@ -233,6 +237,23 @@ fn timers(criterion: &mut Criterion) {
 
 fn accept(criterion: &mut Criterion) {
     criterion.bench_function("accept key", |b| b.iter(|| accept_key(black_box(KEY))));
+    #[cfg(unix)]
+    no_connection(criterion);
+}
+
+/// Two ways to find that no connection waits to be accepted.
+#[cfg(unix)]
+fn no_connection(criterion: &mut Criterion) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut group = criterion.benchmark_group("no connection waits");
+    group.bench_function("accept(2)", |b| b.iter(|| listener.accept().unwrap_err()));
+    group.bench_function("poll(2)", |b| {
+        b.iter(|| {
+            let mut listeners = [PollFd::new(&listener, PollFlags::IN)];
+            assert_eq!(poll(&mut listeners, Some(&Timespec::default())), Ok(0));
+        });
+    });
 }
 
 /// Decodes one whole frame again and again.

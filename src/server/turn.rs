@@ -31,7 +31,7 @@ impl<S> Server<S> {
     // The loop.
 
     /// Turns the loop until a shutdown has finished. Without a shutdown it never returns, except
-    /// with an error.
+    /// with an error, also if the server listens nowhere: call [`listen`](Self::listen) before.
     ///
     /// # Errors
     ///
