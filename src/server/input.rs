@@ -130,9 +130,6 @@ impl<S> Server<S> {
     ) {
         let most = self.most_read_from(token);
         let until = self.hub.work.saturating_add(self.share.saturating_sub(most));
-        // Short reads may be as long as a full one together. Otherwise connections whose input is
-        // kept would leave the others less than their part.
-        let most_reads = READS_PER_SHARE.max(self.buffer_len / most);
         for reads in 1.. {
             match progress {
                 Progress::Over => return,
@@ -143,7 +140,10 @@ impl<S> Server<S> {
                 }
                 Progress::Drained | Progress::Full | Progress::Unusual => {}
             }
-            if reads == most_reads || self.hub.work >= until || self.is_spent() {
+            // Short reads may be as long as a full one together. Otherwise connections whose input
+            // is kept would leave the others less than their part.
+            let enough_reads = reads >= READS_PER_SHARE && reads * most >= self.buffer_len;
+            if enough_reads || self.hub.work >= until || self.is_spent() {
                 break;
             }
             progress = self.read_once(token, buffer);
