@@ -189,7 +189,8 @@ pub enum Error {
     /// More bytes would have waited for this peer than
     /// [`Builder::max_outbox`](crate::Builder::max_outbox) allows.
     #[error(
-        "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes (max_outbox) are waiting"
+        "slow consumer: a frame of {frame} bytes does not fit: {waiting} of {limit} bytes \
+         (max_outbox) are waiting"
     )]
     SlowConsumer {
         /// The length in bytes of the frame that had no room. A message with a key counts 128 bytes
@@ -712,10 +713,12 @@ impl BindError {
     fn tcp_advice(error: &IoError) -> &'static str {
         match error.kind {
             io::ErrorKind::AddrInUse => {
-                "; another socket listens there: end its program, or choose another port (0: any free one)"
+                "; another socket listens there: end its program, or choose another port (0: any \
+                 free one)"
             }
             io::ErrorKind::PermissionDenied => {
-                "; a port below 1024 may need a privilege: choose a higher one, or let systemd pass the socket"
+                "; a port below 1024 may need a privilege: choose a higher one, or let systemd \
+                 pass the socket"
             }
             io::ErrorKind::AddrNotAvailable => {
                 "; this machine has no such address: 0.0.0.0 or [::] stands for all that it has"

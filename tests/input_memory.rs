@@ -8,7 +8,7 @@ use std::alloc::System;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use common::{Stream, listen, over_tls, turn_until};
+use common::{Stream, listen, over_tls, turn_until, upgrade_request};
 use ikisocket::{Event, Server};
 use socket2::SockRef;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -28,10 +28,6 @@ fn of_each() -> usize {
 /// What all else of the server may grow by, in bytes: its lists.
 const ALL_ELSE: usize = 128 * 1024;
 
-const REQUEST: &[u8] =
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-
 /// Bytes that are allocated since `region` began and not freed.
 fn live(region: &Region<'_, System>) -> isize {
     let counted = region.change();
@@ -49,7 +45,7 @@ fn floods_of_all_connections_leave_one_receive_buffer_unhandled() {
     for number in 1..=CONNECTIONS {
         let mut client = Stream::connect(&mut server);
         SockRef::from(client.socket()).set_send_buffer_size(1 << 20).unwrap();
-        client.write_all(REQUEST).unwrap();
+        client.write_all(upgrade_request("/ws").as_bytes()).unwrap();
         turn_until(&mut server, |server| server.sockets().len() == number);
         clients.push(client);
     }

@@ -163,7 +163,9 @@ fn loops_cost_little_beside_their_servers_and_give_memory_back() {
     for (bytes, payload) in [(1024 * KIB, 100), (8 * 1024 * KIB, 10_000)] {
         let (most, left) = left_of_a_burst(4, bytes as usize, payload);
         println!("of {} KiB in queues {} KiB are left", most / KIB, left / KIB);
-        assert!(most >= 3 * bytes, "each of 12 queues was long");
+        // With pointers of 32 bits, what each message takes beside its payload is shorter.
+        let least = if cfg!(target_pointer_width = "64") { 4 } else { 3 };
+        assert!(most >= least * bytes, "each of 12 queues was long");
         assert!(left < 512 * KIB, "{left} bytes are left");
     }
 

@@ -592,7 +592,8 @@ fn a_slow_consumer_is_given_up_at_its_outbox_limit_to_the_byte() {
     let error = Error::SlowConsumer { frame: 2, waiting: 1024, limit: 1024 };
     assert_eq!(
         error.to_string(),
-        "slow consumer: a frame of 2 bytes does not fit: 1024 of 1024 bytes (max_outbox) are waiting"
+        "slow consumer: a frame of 2 bytes does not fit: 1024 of 1024 bytes (max_outbox) are \
+         waiting"
     );
     assert_eq!(test.state().errors("slow"), [error]);
     test.resume_reading(slow);

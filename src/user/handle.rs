@@ -18,11 +18,12 @@ impl<S> Handle<S> {
         Self { sender: registry.inbox.sender() }
     }
 
-    /// Runs code on the loop, with the state and the sockets, in one of its next turns. (To send a
-    /// message use [`emit_to`](Self::emit_to), [`broadcast`](Self::broadcast) or
-    /// [`publish`](Self::publish).) It never runs inside this call, also not on the loop's own
-    /// thread, and this call does not wait for it. If you need a result, let the closure send it,
-    /// for instance over a channel.
+    /// Runs code on the loop, with the state and the sockets, in one of its next turns. The code
+    /// never runs inside this call, also not on the loop's own thread, and this call does not wait
+    /// for it. If you need a result, let the closure send it, for instance over a channel.
+    ///
+    /// To send a message use [`emit_to`](Self::emit_to), [`broadcast`](Self::broadcast) or
+    /// [`publish`](Self::publish).
     ///
     /// A panic in the closure is caught like any other
     /// ([`Server::on_panic`](crate::Server::on_panic)). If the server is dropped before a command
